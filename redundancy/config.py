@@ -1,0 +1,281 @@
+"""The fields a config may have, their types and defaults, and what is wrong with a given one.
+
+Knows nothing of files and data sets: what can be said of a config alone is said here, before any work.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+
+from redundancy.errors import ConfigError, nearest
+
+METHODS = ("semantic", "random")
+LAYERS = ("start", "middle", "end")
+RULES = ("cosine_raw_mean", "cosine_unit_mean", "medoid", "minimax")
+AUGMENTATIONS = ("none", "flip", "crop", "crop_flip")
+BUDGETS = ("steps", "epochs")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field: its default (whose type is the field's type), what it means, and its own check.
+
+    Attributes:
+      section: heading under which the field is listed.
+      default: value of a config that does not set it; () stands for a tuple of `item`.
+      doc: what it means, with its unit.
+      wanted: the allowed values in words, for the error message.
+      check: value -> whether it is allowed.
+      item: type of the items, where the field is a tuple.
+    """
+
+    section: str
+    default: Any
+    doc: str
+    wanted: str = ""
+    check: Callable[[Any], bool] = lambda value: True
+    item: type | None = None
+
+
+def _at_least(low):
+    return dict(wanted=f"a number of at least {low}", check=lambda value: value >= low)
+
+
+def _one_of(names):
+    return dict(wanted="one of " + ", ".join(names), check=lambda value: value in names)
+
+
+def _some_of(names):
+    return dict(
+        item=str,
+        wanted="different names out of " + ", ".join(names),
+        check=lambda value: len(set(value)) == len(value) and all(name in names for name in value),
+    )
+
+
+FIELDS: dict[str, Field] = {
+    # Data
+    "dataset": Field(
+        "Data",
+        "digits",
+        "TFDS name (builder, builder/config, builder:version), folder of images, or .npz file",
+        wanted="a name or a path",
+        check=bool,
+    ),
+    "data_dir": Field("Data", "", "where TFDS keeps prepared data sets; '' is TFDS's own default"),
+    "train_split": Field("Data", "train", "split that is trained on and pruned", "a split's name", bool),
+    "test_split": Field(
+        "Data",
+        "auto",
+        "split that accuracy is measured on; 'auto' is test, else validation or val, else held out; '' holds out",
+    ),
+    "holdout": Field(
+        "Data",
+        0.2,
+        "share of each class of the train split held out for measuring where there is no test split",
+        "a number above 0 and below 1",
+        lambda value: 0 < value < 1,
+    ),
+    "image_size": Field(
+        "Data", 0, "side in pixels that images are resized and cropped to; 0 keeps them as stored", **_at_least(0)
+    ),
+    "resident_mb": Field(
+        "Data", 2048, "MB of decoded images up to which a set lives on the device; above it streams", **_at_least(0)
+    ),
+    "mean": Field("Data", (0.5,), "mean of pixel / 255, one or one per channel", item=float),
+    "std": Field(
+        "Data",
+        (0.25,),
+        "standard deviation of pixel / 255, one or one per channel",
+        "numbers above 0",
+        lambda value: all(item > 0 for item in value),
+        float,
+    ),
+    "augmentation": Field("Data", "crop_flip", "random change of each training image", **_one_of(AUGMENTATIONS)),
+    "pad": Field("Data", 4, "pixels of zero padding before the random crop", **_at_least(0)),
+    # Model
+    "depth": Field(
+        "Model",
+        32,
+        "layers of the ResNet v2, 6n+2",
+        "8, 14, 20, 26, 32 or another number of the form 6n+2",
+        lambda value: value >= 8 and value % 6 == 2,
+    ),
+    "widths": Field(
+        "Model",
+        (16, 32, 64),
+        "channels of the three residual stages",
+        "three numbers of at least 1",
+        lambda value: len(value) == 3 and min(value) >= 1,
+        int,
+    ),
+    "dtype": Field("Model", "float32", "type that convolutions compute in", **_one_of(DTYPES)),
+    "bn_group_size": Field(
+        "Model", 0, "images over which BatchNorm takes its statistics; 0 is the whole batch", **_at_least(0)
+    ),
+    "bn_momentum": Field(
+        "Model",
+        0.9,
+        "share of BatchNorm's running statistics kept at each step",
+        "a number from 0 up to, not including, 1",
+        lambda value: 0 <= value < 1,
+    ),
+    # Training
+    "steps": Field("Training", 100_000, "steps of one training on the full set", **_at_least(1)),
+    "budget": Field(
+        "Training",
+        "steps",
+        "what subsets share with the full set: 'steps' the same steps, 'epochs' the same epochs",
+        **_one_of(BUDGETS),
+    ),
+    "batch_size": Field("Training", 128, "images of one step and one trial", **_at_least(1)),
+    "lr": Field("Training", 0.1, "peak learning rate", "a number above 0", lambda value: value > 0),
+    "warmup_steps": Field("Training", 2500, "steps of linear warm-up from 0", **_at_least(0)),
+    "momentum": Field(
+        "Training",
+        0.9,
+        "momentum of SGD",
+        "a number from 0 up to, not including, 1",
+        lambda value: 0 <= value < 1,
+    ),
+    "nesterov": Field("Training", False, "whether the momentum is Nesterov's"),
+    "l2": Field(
+        "Training", 1e-4, "factor of the L2 penalty's gradient, on kernels alone (no bias, no BatchNorm)", **_at_least(0)
+    ),
+    "seed": Field("Training", 0, "seed of everything random", **_at_least(0)),
+    "eval_batch_size": Field("Training", 500, "images of one evaluation or embedding step", **_at_least(1)),
+    "log_every": Field("Training", 100, "steps between two lines of metrics", **_at_least(1)),
+    "checkpoint_every": Field("Training", 5000, "steps between two checkpoints", **_at_least(1)),
+    "data_parallel": Field(
+        "Training", 0, "devices that share one trial's batch; 0 spreads trials first", **_at_least(0)
+    ),
+    "pack": Field("Training", 0, "trials trained in one program; 0 is one per device", **_at_least(0)),
+    "steps_per_dispatch": Field(
+        "Training", 0, "steps in one device program; 0 is 1 on CPU and 50 elsewhere", **_at_least(0)
+    ),
+    # Selection
+    "layers": Field(
+        "Selection", ("end",), "layers whose pooled output is embedded and clustered", **_some_of(LAYERS)
+    ),
+    "embedding_parts": Field("Selection", 8, "files that each layer's embeddings are written in", **_at_least(1)),
+    "rule": Field(
+        "Selection", "cosine_raw_mean", "which image of a redundant group is kept", **_one_of(RULES)
+    ),
+    # Experiment
+    "fractions": Field(
+        "Experiment",
+        (0.95, 0.9, 0.8, 0.7, 0.6, 0.5),
+        "kept shares of the full set to compare with it",
+        "different numbers above 0 and up to 1, told apart by four decimals",
+        lambda value: all(0.0001 <= item <= 1 for item in value)
+        and len({f"{item:.4f}" for item in value}) == len(value),
+        float,
+    ),
+    "methods": Field("Experiment", METHODS, "ways of choosing what is kept", **_some_of(METHODS)),
+    "trials": Field("Experiment", 10, "trainings of each method and fraction, with paired seeds", **_at_least(1)),
+    # Report
+    "report_fraction": Field(
+        "Report",
+        0.9,
+        "kept share whose groups the report shows; the nearest of `fractions` is taken",
+        "a number above 0 and up to 1",
+        lambda value: 0 < value <= 1,
+    ),
+    "report_classes": Field("Report", 10, "classes whose groups the report shows at most", **_at_least(1)),
+    "report_groups": Field("Report", 12, "redundant groups shown of each class at most", **_at_least(1)),
+}
+
+
+def defaults() -> ml_collections.ConfigDict:
+    """A config with every field at its default, for configs/*.py to start from."""
+    config = ml_collections.ConfigDict()
+    for name, field in FIELDS.items():
+        config[name] = field.default
+    return config
+
+
+def _convert(name: str, field: Field, value: Any) -> Any:
+    """`value` in the type of the field; raises ConfigError where it has another."""
+
+    def fail(wanted):
+        raise ConfigError(
+            f"config.{name} is {value!r} ({type(value).__name__}); wanted: {wanted} ({field.doc})."
+        )
+
+    def scalar(item, kind):
+        if kind is float and isinstance(item, (int, float)) and not isinstance(item, bool):
+            return float(item)
+        if kind is int and isinstance(item, float) and item.is_integer():
+            return int(item)
+        if type(item) is not kind:
+            fail({float: "a number", int: "a whole number", str: "a text", bool: "True or False"}[kind])
+        return item
+
+    if isinstance(field.default, tuple):
+        if isinstance(value, (str, int, float)):
+            value = (value,)
+        if not isinstance(value, (tuple, list)):
+            fail(f"a tuple of {field.item.__name__}")
+        converted = tuple(scalar(item, field.item) for item in value)
+    else:
+        converted = scalar(value, type(field.default))
+    numbers = converted if isinstance(converted, tuple) else (converted,)
+    if any(isinstance(item, float) and not abs(item) < float("inf") for item in numbers):
+        fail("finite numbers")
+    if not field.check(converted):
+        fail(field.wanted)
+    return converted
+
+
+def _check_together(config: ml_collections.ConfigDict) -> None:
+    """What no field shows alone."""
+    if config.warmup_steps > config.steps:
+        raise ConfigError(
+            f"config.warmup_steps is {config.warmup_steps}, more than config.steps, {config.steps}; "
+            "lower warmup_steps or raise steps."
+        )
+    if config.bn_group_size and config.batch_size % config.bn_group_size:
+        raise ConfigError(
+            f"config.bn_group_size is {config.bn_group_size} and does not divide config.batch_size, "
+            f"{config.batch_size}; choose a divisor, or 0 for the whole batch."
+        )
+    if "semantic" in config.methods and not config.layers:
+        raise ConfigError("config.layers is empty, but the method semantic needs one; add 'end'.")
+    for name in ("mean", "std"):
+        if len(config[name]) not in (1, 3):
+            raise ConfigError(
+                f"config.{name} has {len(config[name])} numbers; wanted: one for all channels or three."
+            )
+
+
+def resolve(given: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:
+    """The complete, checked config: `given` over the defaults.
+
+    Raises:
+      ConfigError: an unknown field (with the nearest right name), a value of the wrong type or out of range.
+    """
+    config = defaults()
+    for name in given:
+        if name not in FIELDS:
+            raise ConfigError(
+                f"config.{name} is not a field.{nearest(name, FIELDS)} Fields: {', '.join(FIELDS)}."
+            )
+        with config.ignore_type():
+            config[name] = _convert(name, FIELDS[name], given[name])
+    _check_together(config)
+    return ml_collections.FrozenConfigDict(config)
+
+
+def to_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as JSON types (tuples become lists), fields in the order of FIELDS."""
+    return json.loads(json.dumps({name: config[name] for name in FIELDS}))
+
+
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Names of the fields whose values differ between two configs in JSON form, those missing in one included."""
+    absent = object()
+    return [name for name in sorted({*first, *second}) if first.get(name, absent) != second.get(name, absent)]

@@ -1,0 +1,26 @@
+"""Errors a user can act on. main.py prints their text alone; every other exception is a bug."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user gave is wrong: says which file or field, what was found, what is wanted, what to do."""
+
+
+class ConfigError(UserError):
+    """A field of the config, or the config as a whole, is wrong."""
+
+
+class DataError(UserError):
+    """A data set, or an artifact read from disk, is wrong."""
+
+
+class WorkdirError(UserError):
+    """The workdir cannot be used: another config's, unwritable, or an earlier stage is missing."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' Did you mean "x"?' for the known name nearest to `name`, or '' when none is near."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f' Did you mean "{matches[0]}"?' if matches else ""

@@ -1,0 +1,180 @@
+"""Local and gs:// paths behind one set of functions: whole-file atomic writes, JSON, Parquet, checksums.
+
+Paths are plain strings. A file is there whole or not at all. Nothing here knows what the files mean.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import posixpath
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from redundancy.errors import DataError
+
+
+def is_local(path: str) -> bool:
+    return "://" not in path or path.startswith("file://")
+
+
+def _filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        return fsspec.core.url_to_fs(path)
+    except ImportError as error:
+        raise DataError(f'{path}: {error}. Install the extra: pip install "redundancy[gcp]".') from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}. Wanted: a local path or gs://bucket/path.") from error
+
+
+def join(root: str, *parts: str) -> str:
+    """`root` and `parts` joined by slashes, for local paths and URLs alike."""
+    return posixpath.join(root, *parts)
+
+
+def exists(path: str) -> bool:
+    fs, name = _filesystem(path)
+    return fs.exists(name)
+
+
+def make_dirs(path: str) -> None:
+    if is_local(path):
+        fs, name = _filesystem(path)
+        fs.makedirs(name, exist_ok=True)
+
+
+def remove(path: str) -> None:
+    """Removes a file or a folder with all in it; no error where there is none."""
+    fs, name = _filesystem(path)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(name, recursive=True)
+
+
+def list_dir(path: str) -> list[str]:
+    """Sorted base names of what lies in a folder; [] where there is no such folder."""
+    fs, name = _filesystem(path)
+    try:
+        # Listings are cached by fsspec's remote file systems; another process may have written since.
+        fs.invalidate_cache(name)
+        entries = fs.ls(name, detail=False)
+    except FileNotFoundError:
+        return []
+    return sorted(base for entry in entries if (base := posixpath.basename(entry.rstrip("/"))) and base[0] != ".")
+
+
+def read_bytes(path: str) -> bytes:
+    fs, name = _filesystem(path)
+    return fs.cat_file(name)
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Writes the whole file or nothing: a reader never sees a part, whenever this process dies."""
+    fs, name = _filesystem(path)
+    if not is_local(path):
+        fs.pipe_file(name, data)
+        return
+    folder, base = os.path.split(name)
+    os.makedirs(folder, exist_ok=True)
+    scratch = os.path.join(folder, f".{base}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(scratch, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, name)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(scratch)
+        raise
+
+
+def read_json(path: str) -> Any:
+    """Raises DataError where the file is not JSON."""
+    data = read_bytes(path)
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}); delete it and run the stage that writes it again.") from error
+
+
+def write_json(path: str, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_text(path: str, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def sha256(path: str) -> str:
+    """Hex SHA-256 of the file."""
+    fs, name = _filesystem(path)
+    digest = hashlib.sha256()
+    with fs.open(name, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_parquet(path: str, tables: Sequence[pa.Table], metadata: dict[str, str] | None = None) -> str:
+    """Writes each table as one row group of a Parquet file, atomically; returns the file's SHA-256.
+
+    Args:
+      path: file to write.
+      tables: at least one, all of one schema.
+      metadata: key-value pairs for the file's schema.
+    """
+    schema = tables[0].schema.with_metadata(metadata or {})
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema), row_group_size=max(1, table.num_rows))
+    data = buffer.getbuffer()
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def _parquet_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; run the stage that writes it again.") from error
+    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        first = str(error).splitlines()[0]
+        raise DataError(
+            f"{path} cannot be read as Parquet ({first}); it is truncated or damaged. "
+            "Delete it and its folder's manifest.json, and run the stage that writes it again."
+        ) from error
+
+
+def read_parquet(path: str, columns: Sequence[str] | None = None, filters=None) -> pa.Table:
+    """Reads a Parquet file, or the rows that `filters` (pyarrow's form) let through.
+
+    Raises:
+      DataError: the file is missing, truncated, damaged, or lacks a column.
+    """
+    fs, name = _filesystem(path)
+    with _parquet_errors(path):
+        schema = pq.read_schema(name, filesystem=fs)
+        missing = [column for column in columns or () if column not in schema.names]
+        if missing:
+            raise DataError(f"{path} has no column {missing[0]!r}; it has {schema.names}.")
+        table = pq.read_table(name, columns=columns, filters=filters, filesystem=fs)
+        return table.replace_schema_metadata(schema.metadata)
+
+
+def parquet_metadata(table: pa.Table) -> dict[str, str]:
+    """The key-value pairs that write_parquet was given."""
+    return {
+        key.decode(): value.decode()
+        for key, value in (table.schema.metadata or {}).items()
+        if key != b"ARROW:schema"
+    }

@@ -1,0 +1,158 @@
+"""Where each artifact of a workdir lies, whose config the workdir is, and which stages are finished.
+
+A stage's manifest is written last: a stage with a manifest is finished, and its outputs are whole.
+"""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from redundancy import config as config_lib
+from redundancy import storage
+from redundancy.errors import WorkdirError
+
+STAGES = ("train", "embed", "link", "select", "sweep", "report")
+_PACKAGES = ("redundancy", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+class Workdir:
+    """Paths of one experiment's artifacts below `root` (local or gs://)."""
+
+    def __init__(self, root: str):
+        self.root = root.rstrip("/") or "/"
+
+    def path(self, *parts: str) -> str:
+        return storage.join(self.root, *parts)
+
+    @property
+    def config(self) -> str:
+        return self.path("config.json")
+
+    @property
+    def pretrain(self) -> str:
+        return self.path("pretrain")
+
+    def embeddings(self, layer: str) -> str:
+        return self.path("embeddings", layer)
+
+    def merges(self, layer: str) -> str:
+        return self.path("merges", layer)
+
+    @property
+    def subsets(self) -> str:
+        return self.path("subsets")
+
+    def subset(self, name: str) -> str:
+        """File of the subset `name`, see `subset_name`."""
+        return self.path("subsets", f"{name}.parquet")
+
+    @property
+    def runs(self) -> str:
+        return self.path("runs")
+
+    def run(self, name: str) -> str:
+        """Folder of the run `name`, see `run_name`."""
+        return self.path("runs", name)
+
+    @property
+    def results(self) -> str:
+        return self.path("results.csv")
+
+    @property
+    def report(self) -> str:
+        return self.path("report")
+
+    def claim(self, config: Mapping[str, Any]) -> None:
+        """Makes the workdir this config's, or checks that it already is.
+
+        Raises:
+          WorkdirError: the workdir was made by another config; names the differing fields.
+        """
+        wanted = config_lib.to_json(config)
+        if storage.exists(self.config):
+            found = storage.read_json(self.config).get("config", {})
+            fields = config_lib.differing(found, wanted)
+            if fields:
+                shown = "; ".join(
+                    f"{name}: {found.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} here" for name in fields
+                )
+                raise WorkdirError(
+                    f"{self.root} was made with another config. Differing: {shown}. "
+                    "Use these values, or choose another --workdir."
+                )
+            return
+        storage.write_json(self.config, {"config": wanted, "versions": versions()})
+
+    def claim_dataset(self, fingerprint: Mapping[str, Any]) -> None:
+        """Records the data set's fingerprint beside the config, or checks that it is the recorded one.
+
+        Raises:
+          WorkdirError: positions in this workdir are those of another data set.
+        """
+        found = storage.read_json(self.config)
+        recorded = found.get("dataset")
+        if recorded is None:
+            storage.write_json(self.config, {**found, "dataset": dict(fingerprint)})
+            return
+        self.check_fingerprint(recorded, fingerprint, self.config)
+
+    def check_fingerprint(self, recorded: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
+        """Raises WorkdirError where two fingerprints differ; `where` is the file that holds `recorded`."""
+        fields = config_lib.differing(dict(recorded), dict(given))
+        if fields:
+            shown = "; ".join(f"{name}: {recorded.get(name)!r} recorded, {given.get(name)!r} now" for name in fields)
+            raise WorkdirError(
+                f"{where} belongs to another data set. Differing: {shown}. "
+                "Positions would name other images: restore that data set or choose another --workdir."
+            )
+
+    def dataset_fingerprint(self) -> dict[str, Any] | None:
+        """The recorded fingerprint, or None before the first stage that opens the data set."""
+        return storage.read_json(self.config).get("dataset") if storage.exists(self.config) else None
+
+
+def read_manifest(folder: str) -> dict[str, Any] | None:
+    """The manifest of a finished folder of artifacts, or None where the folder is not finished."""
+    path = storage.join(folder, "manifest.json")
+    return storage.read_json(path) if storage.exists(path) else None
+
+
+def need_manifest(folder: str, stage: str) -> dict[str, Any]:
+    """The manifest of `folder`.
+
+    Raises:
+      WorkdirError: the stage that writes it has not finished.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise WorkdirError(f'{folder} has no manifest.json: run "redundancy {stage}" with this workdir first.')
+    return manifest
+
+
+def write_manifest(folder: str, manifest: Mapping[str, Any]) -> None:
+    """Marks `folder` as finished. Call it last."""
+    storage.write_json(storage.join(folder, "manifest.json"), dict(manifest))
+
+
+def subset_name(method: str, fraction: float, trial: int | None = None, layer: str = "end") -> str:
+    """'semantic-0.9000', 'random-0.9000-trial2', 'semantic-start-0.9000' for another layer than end."""
+    middle = "" if layer == "end" else f"-{layer}"
+    suffix = "" if trial is None else f"-trial{trial}"
+    return f"{method}{middle}-{fraction:.4f}{suffix}"
+
+
+def run_name(method: str, fraction: float, trial: int, layer: str = "end") -> str:
+    """'semantic-0.9000-trial2', 'full-1.0000-trial0'."""
+    return subset_name(method, fraction, trial, layer)
