@@ -1,0 +1,53 @@
+"""BatchNorm whose statistics are taken over a fixed number of images, whatever the batch and the devices.
+
+Goyal et al. 2017 (section 4) treat the number of images behind each statistic as a hyper-parameter of its own.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class BatchNorm(nn.Module):
+    """Normalises each channel over groups of images.
+
+    Statistics and normalisation are float32; the output has `dtype`. In training the batch is cut into
+    consecutive groups of `group_size` images, each normalised by its own mean and variance; the running
+    statistics take the mean over groups. In evaluation the running statistics serve.
+
+    Attributes:
+      group_size: images in a group; 0 is the whole batch. Must divide the batch.
+      momentum: share of the running statistics kept at each training step.
+      epsilon: added to the variance.
+      dtype: type of the output.
+    """
+
+    group_size: int = 0
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """x: `[B, H, W, C]` -> the same shape."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        if not train:
+            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+            return (x * factor + (bias - running_mean.value * factor)).astype(self.dtype)
+
+        size = self.group_size or x.shape[0]
+        grouped = x.astype(jnp.float32).reshape(x.shape[0] // size, size, *x.shape[1:])
+        mean = grouped.mean(axis=(1, 2, 3))
+        var = jnp.maximum(jnp.square(grouped).mean(axis=(1, 2, 3)) - jnp.square(mean), 0.0)
+        if not self.is_initializing():
+            keep = self.momentum
+            running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(axis=0)
+            running_var.value = keep * running_var.value + (1 - keep) * var.mean(axis=0)
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        offset = bias - mean * factor
+        normal = grouped * factor[:, None, None, None] + offset[:, None, None, None]
+        return normal.reshape(x.shape).astype(self.dtype)

@@ -1,0 +1,1 @@
+"""Training: packs of trials on a mesh ("trial", "data"), checkpoints, metrics."""
