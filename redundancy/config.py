@@ -198,6 +198,12 @@ def defaults() -> ml_collections.ConfigDict:
     return config
 
 
+def check_variant(arg: str, known: tuple[str, ...]) -> None:
+    """Raises ConfigError where a config file's argument is none of `known` and not empty."""
+    if arg and arg not in known:
+        raise ConfigError(f"the config has no argument {arg!r}.{nearest(arg, known)} Arguments: {', '.join(known)}.")
+
+
 def _convert(name: str, field: Field, value: Any) -> Any:
     """`value` in the type of the field; raises ConfigError where it has another."""
 

@@ -65,7 +65,7 @@ def put(mesh: Mesh, spec: P, tree):
     return jax.tree.map(put_one, tree)
 
 
-def pack_size(config, mesh: Mesh) -> int:
-    """Trials in one pack: config.pack rounded up to a multiple of the mesh's trial axis."""
+def pack_size(config, mesh: Mesh, num_trials: int) -> int:
+    """Trials in one pack: config.pack, or as few as there are, rounded up to a multiple of the mesh's trial axis."""
     axis = mesh.shape["trial"]
-    return -(-max(config.pack, 1) // axis) * axis
+    return -(-min(max(config.pack, 1), num_trials) // axis) * axis

@@ -1,0 +1,37 @@
+"""CIFAR-10 as in the paper's section 4.1: ResNet-32, 100,000 steps, 10 trials of each subset.
+
+    redundancy run --config configs/cifar10.py --workdir DIR --config.data_dir=TFDS_DIR
+
+Assumed, since our copy of the paper's text lost its numbers: batch_size, lr, warmup_steps, momentum, l2,
+the augmentation, and the fractions. Steps, depth and trials are the paper's.
+
+`:quick` ends on two CPU cores, with an accuracy far above chance and far below the paper's network's.
+`:smoke` takes about a minute, with no meaning in its numbers.
+"""
+
+from redundancy.config import check_variant, defaults
+
+
+def get_config(arg: str = ""):
+    check_variant(arg, ("quick", "smoke"))
+    config = defaults()
+    config.dataset = "cifar10"
+    config.mean, config.std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    config.augmentation, config.pad = "crop_flip", 4
+    config.depth, config.widths = 32, (16, 32, 64)
+    config.steps, config.warmup_steps, config.batch_size = 100_000, 2500, 128
+    config.lr, config.momentum, config.l2 = 0.1, 0.9, 1e-4
+    config.fractions, config.trials = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5), 10
+    if arg:
+        config.depth = 8
+        config.fractions, config.trials = (0.9, 0.5), 2
+        config.log_every = 50
+    if arg == "quick":
+        config.widths = (8, 16, 32)
+        config.steps, config.warmup_steps = 600, 60
+        config.checkpoint_every = 200
+    if arg == "smoke":
+        config.widths = (4, 4, 8)
+        config.steps, config.warmup_steps, config.trials = 10, 1, 1
+        config.log_every, config.checkpoint_every = 5, 5
+    return config

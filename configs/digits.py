@@ -1,0 +1,32 @@
+"""The demo: 1,347 handwritten digits for training and 450 for testing, bundled with scikit-learn.
+
+    redundancy run --config configs/digits.py --workdir DIR
+
+The whole pipeline, minutes on a laptop's CPU, no download.
+`:quick` is a shorter one; `:smoke` takes seconds, with no meaning in its numbers.
+"""
+
+from redundancy.config import check_variant, defaults
+
+
+def get_config(arg: str = ""):
+    check_variant(arg, ("quick", "smoke"))
+    config = defaults()
+    config.dataset = "digits"
+    config.mean, config.std = (0.305,), (0.376,)
+    config.augmentation, config.pad = "crop", 1
+    config.depth, config.widths = 8, (16, 32, 64)
+    config.steps, config.warmup_steps, config.batch_size = 400, 40, 64
+    config.lr = 0.1
+    config.fractions, config.trials = (0.9, 0.5, 0.2), 3
+    config.embedding_parts = 2
+    config.log_every, config.checkpoint_every = 50, 200
+    if arg == "quick":
+        config.steps, config.warmup_steps = 200, 20
+        config.fractions, config.trials = (0.9, 0.5), 2
+    if arg == "smoke":
+        config.widths = (4, 8, 8)
+        config.steps, config.warmup_steps = 20, 2
+        config.fractions, config.trials = (0.9, 0.5), 2
+        config.log_every, config.checkpoint_every = 5, 10
+    return config

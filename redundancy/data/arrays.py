@@ -1,0 +1,165 @@
+"""Data sets in one .npz file of image and label arrays. Never imports TensorFlow, never unpickles."""
+
+import hashlib
+import io
+import posixpath
+import zipfile
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from redundancy import storage
+from redundancy.data import images, splits
+from redundancy.data.dataset import Dataset
+from redundancy.errors import ConfigError, DataError
+
+_LAYOUTS = (
+    {"train": ("train_images", "train_labels"), "test": ("test_images", "test_labels")},
+    {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")},
+    {"train": ("images", "labels")},
+)
+_WANTED = "train_images, train_labels[, test_images, test_labels], or x_train, y_train, …, or images, labels"
+
+
+class ArrayDataset(Dataset):
+    """Images held in memory; `_read` picks rows, resized where config.image_size differs from their size."""
+
+    def __init__(self, images_by_split: dict[str, np.ndarray], image_size: int, **kwargs):
+        super().__init__(**kwargs)
+        self._images = images_by_split
+        self._image_size = image_size
+
+    def _read(self, part, positions):
+        picked = self._images[part.stored][positions]
+        if picked.shape[1:] == self.image_shape:
+            return picked
+        resized = [images.fit(Image.fromarray(image.squeeze()), self._image_size) for image in picked]
+        return np.stack(resized).reshape(len(picked), *self.image_shape)
+
+
+def open_arrays(config) -> ArrayDataset:
+    """Opens the .npz file config.dataset.
+
+    Keys: train_images uint8 [N, H, W, C] or [N, H, W] and train_labels, any integers [N] or [N, 1]; perhaps
+    test_images and test_labels; or Keras' x_train, y_train, x_test, y_test; or images and labels; perhaps
+    label_names or class_names.
+
+    Raises:
+      ConfigError: no such file or split.
+      DataError: damaged, pickled, without the keys, or arrays of the wrong type or shape.
+    """
+    path = config.dataset
+    arrays, digest = _load(path)
+    stored = _split_arrays(path, arrays)
+    train, test = splits.choose(config.train_split, config.test_split, tuple(stored))
+    pictures = {name: stored[name][0] for name in (train, test) if name}
+    shape = pictures[train].shape[1:]
+    if test and pictures[test].shape[1:] != shape:
+        raise DataError(
+            f"{path}: images of {test} have the shape {pictures[test].shape[1:]}, those of {train} {shape}; "
+            "wanted one shape."
+        )
+    if config.image_size:
+        if shape[2] not in (1, 3) and shape[:2] != (config.image_size,) * 2:
+            raise ConfigError(
+                f"config.image_size is {config.image_size}, but {path} has {shape[2]} channels, and only images of 1 "
+                "or 3 are resized; set it to 0."
+            )
+        shape = (config.image_size, config.image_size, shape[2])
+    class_names = _class_names(path, arrays, stored[train][1])
+    parts = splits.make(
+        path, class_names, (train, stored[train][1]), (test, stored[test][1]) if test else None, config.holdout
+    )
+    name = posixpath.basename(path)
+    fingerprint = {"name": name, "sha256": digest, "split": train, "shard_lengths": [parts[0].num_stored]}
+    fingerprint |= (
+        {"test_split": test, "test_shard_lengths": [parts[1].num_stored]} if test else {"holdout": config.holdout}
+    )
+    return ArrayDataset(
+        pictures,
+        config.image_size,
+        name=name,
+        class_names=class_names,
+        image_shape=shape,
+        fingerprint=fingerprint,
+        splits=parts,
+        resident_mb=config.resident_mb,
+    )
+
+
+def _load(path: str) -> tuple[dict[str, np.ndarray], str]:
+    """All arrays of the file that may be wanted, and its SHA-256."""
+    try:
+        data = storage.read_bytes(path)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ConfigError(f"config.dataset is {path!r}, but there is no such file; check the path.") from error
+    known = {key for layout in _LAYOUTS for keys in layout.values() for key in keys} | {"label_names", "class_names"}
+    key = ""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = {}
+            for key in known & set(file.files):
+                arrays[key] = file[key]
+            if not arrays:
+                raise DataError(f"{path} has the arrays {sorted(file.files)}; wanted: {_WANTED}.")
+    except (ValueError, AttributeError, TypeError) as error:
+        what = f"its array {key!r}" if key else "it"
+        raise DataError(
+            f"{path}: {what} holds pickled Python objects or is no array, and is not loaded, since unpickling can run "
+            f"any program. Wanted: plain uint8 and integer arrays: {_WANTED}. Save them again with numpy.savez."
+        ) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError) as error:
+        raise DataError(
+            f"{path} cannot be read as .npz ({error or type(error).__name__}); it is truncated or damaged. "
+            "Write it again with numpy.savez."
+        ) from error
+    return arrays, hashlib.sha256(data).hexdigest()
+
+
+def _split_arrays(path: str, arrays: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    layout = next((each for each in _LAYOUTS if each["train"][0] in arrays), None)
+    if layout is None:
+        raise DataError(f"{path} has the arrays {sorted(arrays)}; wanted: {_WANTED}.")
+    stored = {}
+    for split, (image_key, label_key) in layout.items():
+        present = [key for key in (image_key, label_key) if key in arrays]
+        if split != "train" and not present:
+            continue
+        if len(present) < 2:
+            raise DataError(f"{path} has {present[0]!r} alone; wanted both {image_key!r} and {label_key!r}.")
+        stored[split] = _checked(path, image_key, arrays[image_key], label_key, arrays[label_key])
+    return stored
+
+
+def _checked(path, image_key, pictures, label_key, labels):
+    if pictures.ndim == 3:
+        pictures = pictures[..., None]
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or not all(pictures.shape[1:]):
+        raise DataError(
+            f"{path}: {image_key} is {pictures.dtype} {list(pictures.shape)}; "
+            "wanted uint8 [N, height, width, channels] or [N, height, width]."
+        )
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: {label_key} is {labels.dtype} {list(labels.shape)}; wanted integers [N] or [N, 1], "
+            "the class of each image."
+        )
+    if len(labels) != len(pictures):
+        raise DataError(f"{path}: {len(pictures)} {image_key} but {len(labels)} {label_key}; wanted one label an image.")
+    return pictures, labels.astype(np.int64)
+
+
+def _class_names(path: str, arrays: dict[str, np.ndarray], labels: np.ndarray) -> tuple[str, ...]:
+    for key in ("label_names", "class_names"):
+        if key in arrays:
+            return tuple(
+                name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+                for name in arrays[key].reshape(-1).tolist()
+            )
+    highest = int(labels.max(initial=0))
+    if highest > len(labels):
+        raise DataError(f"{path}: a label is {highest}, with {len(labels)} images; wanted classes numbered from 0.")
+    return tuple(str(label) for label in range(highest + 1))

@@ -1,0 +1,66 @@
+"""Random changes of training images, and normalisation, on the device. Pure JAX; knows nothing of data sets."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from redundancy.errors import ConfigError
+
+
+def augment(images: jax.Array, key: jax.Array, positions: jax.Array, kind: str, pad: int) -> jax.Array:
+    """Crops and flips each image at random.
+
+    What happens to an image depends on (key, its position) alone, not on its place in the batch, so batches may be
+    reordered and sharded. Works under jit, scan, vmap and shard_map.
+
+    Args:
+      images: uint8 [B, H, W, C].
+      key: the key of this trial and step.
+      positions: int32 [B].
+      kind: 'none', 'flip' (horizontal, half of the time), 'crop' (`pad` pixels of zeros around, then H x W cut out at
+        random) or 'crop_flip'.
+      pad: pixels.
+
+    Returns:
+      uint8 [B, H, W, C].
+    """
+    if kind not in ("none", "flip", "crop", "crop_flip"):
+        raise ValueError(f"kind is {kind!r}; wanted 'none', 'flip', 'crop' or 'crop_flip'")
+    if kind == "none":
+        return images
+    bits = jax.vmap(lambda position: jax.random.bits(jax.random.fold_in(key, position), (3,)))(positions)
+    if "crop" in kind and pad:
+        offsets = (bits[:, :2] % (2 * pad + 1)).astype(jnp.int32)
+        images = _crop(images, offsets, pad)
+    if "flip" in kind:
+        flip = (bits[:, 2] >> 31).astype(bool)
+        images = jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
+    return images
+
+
+def _crop(images: jax.Array, offsets: jax.Array, pad: int) -> jax.Array:
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    cut = functools.partial(jax.lax.dynamic_slice, slice_sizes=images.shape[1:])
+    return jax.vmap(lambda image, offset: cut(image, (offset[0], offset[1], 0)))(padded, offsets)
+
+
+def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...], dtype=jnp.float32) -> jax.Array:
+    """(images / 255 - mean) / std, computed in float32.
+
+    Args:
+      images: uint8 [..., C].
+      mean, std: one number, or one per channel.
+      dtype: of the result.
+
+    Raises:
+      ConfigError: neither one number nor one per channel.
+    """
+    for name, numbers in (("mean", mean), ("std", std)):
+        if len(numbers) not in (1, images.shape[-1]):
+            raise ConfigError(
+                f"config.{name} has {len(numbers)} numbers, but the images have {images.shape[-1]} channels; "
+                "wanted one number, or one per channel."
+            )
+    scaled = images.astype(jnp.float32) / 255
+    return ((scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)).astype(dtype)

@@ -1,0 +1,67 @@
+"""Finds out what config.dataset names, and opens it. TensorFlow is imported only for TFDS sets."""
+
+import os
+
+from redundancy.data.dataset import Dataset
+from redundancy.errors import ConfigError
+
+
+def open_dataset(config) -> Dataset:
+    """Opens the data set that a config names; prepares it first where TFDS has to.
+
+    Args:
+      config: resolved config; read are dataset, data_dir, train_split, test_split, holdout, image_size, resident_mb.
+
+    Returns:
+      the data set; labels are read, images not yet.
+
+    Raises:
+      ConfigError: no such data set or split, or an image_size is needed.
+      DataError: the data set is damaged, cannot be prepared, or its labels are wrong.
+    """
+    path = os.path.expanduser(config.dataset)
+    if path.endswith(".npz"):
+        from redundancy.data.arrays import open_arrays
+
+        return open_arrays(config)
+    if "://" in path:
+        from redundancy.data.tfds_source import open_prepared
+
+        return open_prepared(config, path)
+    if os.path.isdir(path):
+        if prepared := _prepared(path):
+            from redundancy.data.tfds_source import open_prepared
+
+            return open_prepared(config, prepared)
+        from redundancy.data.folder import open_folder
+
+        return open_folder(config)
+    if os.path.exists(path):
+        raise ConfigError(f"config.dataset is {path!r}, a file; wanted a folder, an .npz file or a TFDS name.")
+    if path[0] in "./\\" or path != config.dataset or path.count("/") > 1:
+        raise ConfigError(
+            f"config.dataset is {config.dataset!r}, but there is no such folder or file (from {os.getcwd()}); "
+            "check the path, or give a TFDS name such as 'cifar10'."
+        )
+    from redundancy.data.tfds_source import open_named
+
+    return open_named(config)
+
+
+def _prepared(path: str) -> str | None:
+    """The folder with dataset_info.json: `path`, or the one version or config folder in it that has one."""
+    if os.path.exists(os.path.join(path, "dataset_info.json")):
+        return path
+    with os.scandir(path) as entries:
+        found = sorted(
+            entry.path
+            for entry in entries
+            if entry.is_dir()
+            and ".incomplete" not in entry.name
+            and os.path.exists(os.path.join(entry.path, "dataset_info.json"))
+        )
+    if len(found) > 1:
+        raise ConfigError(
+            f"config.dataset is {path!r}, which holds several prepared data sets: {', '.join(found)}; name one of them."
+        )
+    return found[0] if found else None

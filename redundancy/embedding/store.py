@@ -1,0 +1,310 @@
+"""The sharded embedding store: Parquet parts that can be written apart, and a manifest that makes them one.
+
+A folder holds part-00003-of-00016.parquet with columns position int64, label int32 and embedding, a fixed-size list
+of float32; rows are sorted by (label, position), each label being a row group, so that a class is a push-down read
+over all parts. manifest.json is written last. Embeddings of any model can be brought in this form.
+"""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from redundancy import storage, workdir
+from redundancy.errors import DataError
+
+_IDENTITY = "identity"
+_FIELDS = (
+    "layer", "dimension", "num_examples", "num_stored", "class_names", "class_counts", "checkpoint", "fingerprint", "parts",
+)  # fmt: skip
+
+
+def part_name(index: int, num_parts: int) -> str:
+    """'part-00003-of-00016.parquet'."""
+    return f"part-{index:05d}-of-{num_parts:05d}.parquet"
+
+
+def part_positions(positions: np.ndarray, num_parts: int) -> list[np.ndarray]:
+    """Positions of each part: contiguous chunks of `positions`, ascending int64, whose sizes differ by at most one.
+
+    No part is empty: with fewer positions than `num_parts` there are fewer parts.
+    """
+    return np.array_split(positions, min(num_parts, len(positions))) if len(positions) else []
+
+
+def _check_vectors(embeddings: np.ndarray, positions: np.ndarray, where: str, remedy: str) -> None:
+    """Raises DataError naming the first position whose embedding has no cosine."""
+    finite = np.isfinite(embeddings).all(axis=1)
+    sound = finite & embeddings.any(axis=1)
+    if sound.all():
+        return
+    wrong = np.flatnonzero(~sound)
+    row = wrong[np.argmin(positions[wrong])]
+    what = "is a zero vector" if finite[row] else "holds NaN or infinity"
+    raise DataError(
+        f"{where}: the embedding of position {positions[row]} {what} ({len(wrong)} such of {len(positions)} rows); "
+        f"wanted finite numbers, not all 0, or it has no cosine. {remedy}"
+    )
+
+
+def write_part(
+    folder: str,
+    index: int,
+    num_parts: int,
+    positions: np.ndarray,
+    labels: np.ndarray,
+    embeddings: np.ndarray,
+    identity: Mapping[str, Any],
+) -> None:
+    """Writes one part, whole or not at all.
+
+    Args:
+      folder: the store's folder.
+      index: number of the part, 0…num_parts-1.
+      num_parts: parts of the store.
+      positions: [n] int64, n at least 1.
+      labels: [n] int32.
+      embeddings: [n, d] float32.
+      identity: JSON values that tell whose embeddings these are: layer, checkpoint, fingerprint.
+
+    Raises:
+      DataError: an embedding holds NaN or infinity, or is zero.
+    """
+    positions, labels = np.asarray(positions, np.int64), np.asarray(labels, np.int32)
+    embeddings = np.asarray(embeddings, np.float32)
+    if embeddings.ndim != 2 or not len(positions) == len(labels) == len(embeddings) > 0:
+        raise ValueError(f"shapes {positions.shape}, {labels.shape}, {embeddings.shape}; wanted [n], [n], [n, d], n > 0")
+    _check_vectors(
+        embeddings,
+        positions,
+        f'layer "{identity["layer"]}"',
+        "Look at that image; where many are wrong the training has diverged: lower the learning rate and train again.",
+    )
+    order = np.lexsort((positions, labels))
+    positions, labels, embeddings = positions[order], labels[order], embeddings[order]
+    borders = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
+    tables = []
+    for start, stop in itertools.pairwise(borders):
+        flat = pa.array(embeddings[start:stop].reshape(-1))
+        tables.append(
+            pa.table(
+                {
+                    "position": positions[start:stop],
+                    "label": labels[start:stop],
+                    "embedding": pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1]),
+                }
+            )
+        )
+    metadata = {_IDENTITY: json.dumps(dict(identity), sort_keys=True)}
+    storage.write_parquet(storage.join(folder, part_name(index, num_parts)), tables, metadata)
+
+
+def _is_done(path: str, identity: Mapping[str, Any]) -> bool:
+    if not storage.exists(path):
+        return False
+    try:
+        found = storage.parquet_metadata(storage.read_parquet(path, ["position", "label", "embedding"])).get(_IDENTITY)
+    except DataError:
+        return False
+    return found == json.dumps(dict(identity), sort_keys=True)
+
+
+def part_done(folder: str, index: int, num_parts: int, identity: Mapping[str, Any]) -> bool:
+    """Whether the part is there, readable to its end, and has this identity; a part that is not may be rewritten."""
+    return _is_done(storage.join(folder, part_name(index, num_parts)), identity)
+
+
+def finish(
+    folder: str, num_parts: int, identity: Mapping[str, Any], class_names: Sequence[str], num_stored: int
+) -> dict[str, Any]:
+    """Writes the manifest, which makes the parts a store.
+
+    Args:
+      folder: the store's folder.
+      num_parts: parts of the store, all of them written.
+      identity: as given to `write_part`.
+      class_names: name of each label 0…
+      num_stored: positions of the split in stored order, those not embedded included; each position is below it.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      DataError: a part is missing, damaged or of another identity, or has a label without a name.
+    """
+    parts, counts, dimensions = [], np.zeros(len(class_names), np.int64), set()
+    for index in range(num_parts):
+        path = storage.join(folder, part_name(index, num_parts))
+        if not _is_done(path, identity):
+            raise DataError(f"{path} is missing, damaged or of another model; run the stage that writes it again.")
+        table = storage.read_parquet(path, ["label", "embedding"])
+        dimensions.add(table.schema.field("embedding").type.list_size)
+        labels = table["label"].to_numpy()
+        if labels.min() < 0 or labels.max() >= len(class_names):
+            raise DataError(
+                f"{path} has labels {labels.min()}…{labels.max()}; wanted 0…{len(class_names) - 1}, "
+                f"the {len(class_names)} class names."
+            )
+        counts += np.bincount(labels, minlength=len(class_names))
+        parts.append({"file": part_name(index, num_parts), "rows": table.num_rows, "sha256": storage.sha256(path)})
+    if len(dimensions) != 1:
+        raise DataError(f"{folder}: parts hold embeddings of {sorted(dimensions)} numbers; wanted one dimension.")
+    manifest = {
+        "layer": identity["layer"],
+        "dimension": dimensions.pop(),
+        "num_examples": int(counts.sum()),
+        "num_stored": int(num_stored),
+        "class_names": list(class_names),
+        "class_counts": {str(label): int(counts[label]) for label in np.flatnonzero(counts)},
+        "checkpoint": identity.get("checkpoint"),
+        "fingerprint": identity.get("fingerprint"),
+        "parts": parts,
+    }
+    workdir.write_manifest(folder, manifest)
+    return manifest
+
+
+class EmbeddingStore:
+    """A finished store, its parts checked against the manifest when it is opened.
+
+    Attributes:
+      manifest: as `finish` returned it.
+      layer: name of the embedded layer.
+      dimension: numbers in one embedding.
+      num_examples: embedded images.
+      class_counts: images of each label that has any.
+    """
+
+    def __init__(self, folder: str):
+        """Opens the store.
+
+        Raises:
+          WorkdirError: there is no manifest, so the store is not finished.
+          DataError: the manifest lacks a field; a part is missing, or differs from what the manifest says of it.
+        """
+        self.folder = folder
+        self.manifest = workdir.need_manifest(folder, "embed")
+        missing = [name for name in _FIELDS if name not in self.manifest]
+        if missing:
+            raise DataError(f"{self._manifest_path} has no {missing[0]!r}; wanted: {', '.join(_FIELDS)}.")
+        self.layer: str = self.manifest["layer"]
+        self.dimension: int = self.manifest["dimension"]
+        self.num_examples: int = self.manifest["num_examples"]
+        self.class_counts = {int(label): int(count) for label, count in self.manifest["class_counts"].items()}
+        rows = 0
+        for part in self.manifest["parts"]:
+            rows += self._check_part(part)
+        if not rows == self.num_examples == sum(self.class_counts.values()):
+            raise DataError(
+                f"{self._manifest_path} says {self.num_examples} examples and class counts that sum to "
+                f"{sum(self.class_counts.values())}, but the parts hold {rows} rows; wanted one number. "
+                f"{self._remedy(self._manifest_path)}"
+            )
+
+    @property
+    def _manifest_path(self) -> str:
+        return storage.join(self.folder, "manifest.json")
+
+    @property
+    def _paths(self) -> list[str]:
+        return [storage.join(self.folder, part["file"]) for part in self.manifest["parts"]]
+
+    def _remedy(self, path: str) -> str:
+        both = f"{path} and {self._manifest_path}" if path != self._manifest_path else path
+        return f'Delete {both} and run "redundancy embed" again, or bring the right files back.'
+
+    def _check_part(self, part: Mapping[str, Any]) -> int:
+        """Rows of a part that is as the manifest says; raises DataError for any other."""
+        path = storage.join(self.folder, part["file"])
+        if not storage.exists(path):
+            raise DataError(f"{path} is missing, but the manifest names it. {self._remedy(path)}")
+        found = storage.sha256(path)
+        if found != part["sha256"]:
+            raise DataError(
+                f"{path} has SHA-256 {found[:12]}…, the manifest says {part['sha256'][:12]}…: it is truncated, damaged "
+                f"or another file. {self._remedy(path)}"
+            )
+        rows = storage.read_parquet(path, ["position"]).num_rows
+        if rows != part["rows"]:
+            raise DataError(f"{path} has {rows} rows, the manifest says {part['rows']}. {self._remedy(path)}")
+        return rows
+
+    def read_class(self, label: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of one class, of which alone the files are read.
+
+        Returns:
+          positions [n] int64 ascending, embeddings [n, dimension] float32.
+
+        Raises:
+          DataError: an embedding holds NaN or infinity, is zero or of another length.
+        """
+        wanted = pa.list_(pa.float32(), self.dimension)
+        positions, embeddings = [np.empty(0, np.int64)], [np.empty((0, self.dimension), np.float32)]
+        for path in self._paths:
+            table = storage.read_parquet(path, ["position", "embedding"], filters=[("label", "==", label)])
+            column = table["embedding"]
+            # The name of the list's items is free.
+            if not (pa.types.is_fixed_size_list(column.type) and column.type.list_size == self.dimension) or (
+                column.type.value_type != pa.float32()
+            ):
+                raise DataError(f"{path}: column embedding is {column.type}; wanted {wanted}.")
+            flat = column.combine_chunks().flatten()
+            if column.null_count or flat.null_count:
+                raise DataError(f"{path}: label {label} has empty embeddings; wanted {wanted} in each row.")
+            positions.append(table["position"].to_numpy().astype(np.int64, copy=False))
+            embeddings.append(flat.to_numpy().reshape(-1, self.dimension))
+        position, embedding = np.concatenate(positions), np.concatenate(embeddings)
+        _check_vectors(
+            embedding,
+            position,
+            f'{self.folder} (layer "{self.layer}", label {label})',
+            "Leave that image out of the store, or embed it again.",
+        )
+        order = np.argsort(position, kind="stable")
+        return position[order], embedding[order]
+
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """The label of every embedded image.
+
+        Returns:
+          positions [num_examples] int64 ascending, labels [num_examples] int32.
+
+        Raises:
+          DataError: a position occurs twice or is out of range, or labels are not those the manifest counts.
+        """
+        tables = [storage.read_parquet(path, ["position", "label"]) for path in self._paths]
+        positions = np.concatenate([table["position"].to_numpy() for table in tables]).astype(np.int64, copy=False)
+        labels = np.concatenate([table["label"].to_numpy() for table in tables]).astype(np.int32, copy=False)
+        order = np.argsort(positions, kind="stable")
+        positions, labels = positions[order], labels[order]
+        num_stored, num_classes = self.manifest["num_stored"], len(self.manifest["class_names"])
+        outside = np.flatnonzero((positions < 0) | (positions >= num_stored))
+        if len(outside):
+            raise DataError(
+                f"{self.folder} has position {positions[outside[0]]}; wanted 0…{num_stored - 1}, the positions of the "
+                "data set. These embeddings belong to another data set or split."
+            )
+        twice = np.flatnonzero(np.diff(positions) == 0)
+        if len(twice):
+            raise DataError(
+                f"{self.folder} has position {positions[twice[0]]} more than once; wanted one embedding of each image."
+            )
+        outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+        if len(outside):
+            raise DataError(
+                f"{self.folder}: position {positions[outside[0]]} has label {labels[outside[0]]}; wanted "
+                f"0…{num_classes - 1}, the {num_classes} class names of the manifest."
+            )
+        counts = {label: count for label, count in enumerate(np.bincount(labels).tolist()) if count}
+        if counts != self.class_counts:
+            label = min(
+                label for label in {*counts, *self.class_counts} if counts.get(label) != self.class_counts.get(label)
+            )
+            raise DataError(
+                f"{self.folder} has {counts.get(label, 0)} images of label {label}, its manifest counts "
+                f"{self.class_counts.get(label, 0)}. {self._remedy(self._manifest_path)}"
+            )
+        return positions, labels

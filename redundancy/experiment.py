@@ -1,0 +1,154 @@
+"""The table of runs that a config asks for, which of them are done, and the stage `sweep` that does the rest."""
+
+import csv
+import dataclasses
+import io
+import itertools
+
+import numpy as np
+from absl import logging
+
+from redundancy import storage
+from redundancy.data import open_dataset
+from redundancy.selection.stages import read_subset
+from redundancy.training.loop import Job, result_path, train_pack
+from redundancy.training.mesh import make_mesh, pack_size
+from redundancy.training.trainer import Trainer
+from redundancy.workdir import Workdir, need_manifest, read_manifest, run_name, subset_name, write_manifest
+
+COLUMNS = (
+    "run",
+    "method",
+    "layer",
+    "fraction",
+    "size",
+    "trial",
+    "seed",
+    "steps",
+    "test_accuracy",
+    "test_correct",
+    "test_size",
+    "test_loss",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One row of the table: a training on the full set or on one subset, with one trial's seed.
+
+    Attributes:
+      method: "full", "semantic" or "random".
+      layer: layer that the subset was made from; "end" where the method has none.
+      fraction: kept share of the full set.
+      trial: number of the trial; runs of one trial share initialisation and order.
+      steps: steps of the training.
+      subset: name of the subset, None for the full set.
+    """
+
+    method: str
+    layer: str
+    fraction: float
+    trial: int
+    steps: int
+    subset: str | None
+
+    @property
+    def name(self) -> str:
+        return run_name(self.method, self.fraction, self.trial, self.layer)
+
+    @property
+    def seed(self) -> int:
+        return self.trial + 1
+
+
+def table(config) -> list[Run]:
+    """All runs of a resolved config: the full set, then method x layer x fraction, each for every trial.
+
+    A fraction of 1.0 is the full set, which is trained once per trial whatever the methods.
+    """
+    runs = [Run("full", "end", 1.0, trial, config.steps, None) for trial in range(config.trials)]
+    kinds = [
+        (method, layer) for method in config.methods for layer in (config.layers if method == "semantic" else ("end",))
+    ]
+    for (method, layer), fraction in itertools.product(kinds, sorted(config.fractions, reverse=True)):
+        if fraction == 1.0:
+            continue
+        steps = config.steps if config.budget == "steps" else max(1, round(config.steps * fraction))
+        for trial in range(config.trials):
+            subset = subset_name(method, fraction, trial if method == "random" else None, layer)
+            runs.append(Run(method, layer, fraction, trial, steps, subset))
+    return runs
+
+
+def is_done(workdir: Workdir, run: Run) -> bool:
+    return storage.exists(result_path(workdir.run(run.name)))
+
+
+def _kept(workdir: Workdir, run: Run, dataset) -> np.ndarray:
+    """Positions that a run trains on, int64 `[n]`; checked against the data set."""
+    if run.subset is None:
+        return dataset.train.positions
+    path = workdir.subset(run.subset)
+    subset = read_subset(path)
+    workdir.check_fingerprint(subset.metadata["fingerprint"], dataset.fingerprint, path)
+    return subset.kept_positions
+
+
+def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
+    """Derives results.csv from the runs' own result.json, rows in the table's order."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for run in runs:
+        result = storage.read_json(result_path(workdir.run(run.name)))
+        row = {
+            "run": run.name,
+            "method": run.method,
+            "layer": run.layer,
+            "fraction": f"{run.fraction:.4f}",
+            "size": result["images"],
+            "trial": run.trial,
+            "seed": config.seed,
+            **{name: result[name] for name in ("steps", "test_accuracy", "test_correct", "test_size", "test_loss")},
+        }
+        writer.writerow(row)
+    storage.write_text(workdir.results, buffer.getvalue())
+
+
+def _packs(runs: list[Run], size: int) -> list[list[Run]]:
+    """The table cut into packs of up to `size` runs of the same number of steps."""
+    packs = []
+    for _, group in itertools.groupby(sorted(runs, key=lambda run: -run.steps), key=lambda run: run.steps):
+        same = list(group)
+        packs.extend(same[first : first + size] for first in range(0, len(same), size))
+    return packs
+
+
+def sweep(config, workdir: Workdir) -> None:
+    """Trains every run of the table that has no result, then writes results.csv and runs/manifest.json."""
+    if read_manifest(workdir.runs) is not None:
+        logging.info("sweep: finished already")
+        return
+    need_manifest(workdir.subsets, "select")
+    dataset = open_dataset(config)
+    workdir.claim_dataset(dataset.fingerprint)
+    runs = table(config)
+    todo = [run for run in runs if not is_done(workdir, run)]
+    logging.info("sweep: %d of %d runs to do", len(todo), len(runs))
+    if todo:
+        mesh = make_mesh(config, num_trials=len(todo))
+        size = pack_size(config, mesh, num_trials=len(todo))
+        trainer = Trainer(config, dataset, mesh)
+        done = len(runs) - len(todo)
+        for pack in _packs(todo, size):
+            jobs = [Job(run.name, workdir.run(run.name), _kept(workdir, run, dataset), run.seed) for run in pack]
+            for job, run in zip(jobs, pack, strict=True):
+                storage.write_json(storage.join(job.folder, "run.json"), dataclasses.asdict(run))
+            names = jobs[0].name if len(jobs) == 1 else f"{jobs[0].name} and {len(jobs) - 1} more"
+            what = f"sweep {done + 1}/{len(runs)} {names}"
+            results = train_pack(trainer, jobs, size, pack[0].steps, what)
+            done += len(pack)
+            for job, result in zip(jobs, results, strict=True):
+                logging.info("sweep: %s test accuracy %.4f", job.name, result["test_accuracy"])
+    write_results(workdir, config, runs)
+    write_manifest(workdir.runs, {"runs": [run.name for run in runs], "results_sha256": storage.sha256(workdir.results)})

@@ -1,0 +1,207 @@
+"""The command line: flags, process start-up, call the stage."""
+
+import errno
+import logging as std_logging
+import os
+import pathlib
+import sys
+
+# Read by TensorFlow and by Orbax's path library when they are first imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("EPATH_USE_TF", "false")
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from redundancy import config as config_lib
+from redundancy.errors import ConfigError, UserError, nearest
+from redundancy.workdir import STAGES, Workdir
+
+USAGE = """\
+redundancy: find the images a labelled data set does not need, and show what leaving them out costs.
+
+  redundancy STAGE --config FILE[:ARG] --workdir DIR [--config.FIELD=VALUE ...] [--debug]
+
+  redundancy run --config configs/digits.py --workdir /tmp/digits       everything, in minutes, on a laptop
+
+The way through, each stage reading what the one before wrote in DIR (a folder, or gs://bucket/path):
+
+  train    trains a ResNet on the full set              pretrain/
+  embed    runs every training image through it         embeddings/LAYER/
+  link     links the images of each class, nearest      merges/LAYER/
+           first, by complete linkage
+  select   cuts the links at each fraction, keeps one   subsets/
+           image of each group; draws random subsets
+  sweep    trains on the full set and every subset,     runs/, results.csv
+           several trials each, paired by seed
+  report   puts the answer on one page                  report/index.html
+  run      all of them, in order
+
+A finished stage is left alone, an interrupted one continues: give the same command again.
+
+  --config    a Python file with get_config(arg); configs/ has digits.py, fashion_mnist.py, cifar10.py,
+              cifar100.py and folder.py. An argument shrinks it: configs/cifar10.py:quick, :smoke.
+  --config.FIELD=VALUE  overrides a field, for example --config.fractions=0.9,0.8 --config.trials=5
+  --debug     shows the stack trace of an error
+  --helpfull  all flags
+
+Your own images: --config configs/folder.py:PATH, where PATH holds train/CLASS/*.jpg or CLASS/*.jpg.
+"""
+
+_FLAGS = flags.FLAGS
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with its argument after a colon.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this experiment's artifacts, local or gs://.")
+_DEBUG = flags.DEFINE_bool("debug", False, "Show stack traces.")
+
+_EXIT_ERROR = 1
+_EXIT_USAGE = 2
+
+
+def _stage(name: str):
+    """The stage's function; imported late, so that a mistake in the command line is told at once."""
+    match name:
+        case "train":
+            from redundancy.training.pretrain import train as stage
+        case "embed":
+            from redundancy.embedding.extract import embed as stage
+        case "link":
+            from redundancy.selection.stages import link as stage
+        case "select":
+            from redundancy.selection.stages import select as stage
+        case "sweep":
+            from redundancy.experiment import sweep as stage
+        case "report":
+            from redundancy.report.stage import report as stage
+    return stage
+
+
+def _check_fields(argv: list[str]) -> None:
+    """Unknown fields in --config.FIELD flags, told before ml_collections stumbles over them."""
+    for arg in argv:
+        name = arg.lstrip("-").partition("=")[0]
+        if arg.startswith("-") and name.startswith("config."):
+            field = name.removeprefix("config.")
+            if field not in config_lib.FIELDS and field.removeprefix("no") not in config_lib.FIELDS:
+                raise ConfigError(f"--config.{field}: there is no such field.{nearest(field, config_lib.FIELDS)}")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Flags and what is left of the command line; mistakes are UserErrors."""
+    _check_fields(argv[1:])
+    for index, arg in enumerate(argv[1:], 1):
+        if arg in ("--config", "-config") and index + 1 < len(argv):
+            _check_config_file(argv[index + 1])
+        elif arg.startswith(("--config=", "-config=")):
+            _check_config_file(arg.split("=", 1)[1])
+    try:
+        return _FLAGS(argv)
+    except UserError:
+        raise
+    except flags.Error as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    except Exception as error:
+        raise ConfigError(f"the config file cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _check_config_file(value: str) -> None:
+    path = value.split(":", 1)[0]
+    if not os.path.isfile(path):
+        raise ConfigError(f"--config={value}: there is no file {path}. Wanted: a Python file with get_config(arg).")
+
+
+def _resolved_config():
+    given = _CONFIG.value
+    if not hasattr(given, "items"):
+        raise ConfigError(f"get_config returned {type(given).__name__}; wanted an ml_collections.ConfigDict.")
+    return config_lib.resolve(given)
+
+
+def _main(argv: list[str]) -> None:
+    if len(argv) != 2:
+        raise ConfigError(
+            f"wanted one stage, got {argv[1:]}; stages: {', '.join(STAGES)}, run." if argv[1:] else USAGE
+        )
+    name = argv[1]
+    if name not in (*STAGES, "run"):
+        raise ConfigError(f"{name!r} is not a stage.{nearest(name, (*STAGES, 'run'))} Stages: {', '.join(STAGES)}, run.")
+    for flag, value in (("--config", _CONFIG.value), ("--workdir", _WORKDIR.value)):
+        if not value:
+            raise ConfigError(f'{flag} is missing; for example "redundancy {name} --config configs/digits.py --workdir DIR".')
+    config = _resolved_config()
+    workdir = Workdir(_WORKDIR.value)
+    workdir.claim(config)
+    for stage in STAGES if name == "run" else (name,):
+        logging.info("stage %s", stage)
+        _stage(stage)(config, workdir)
+    if name in ("run", "report"):
+        print(f"report: {workdir.report}/index.html")
+
+
+class _OwnLines(std_logging.Filter):
+    """Lets through this package's lines, and of the libraries' only warnings and errors."""
+
+    def filter(self, record):
+        own = str(pathlib.Path(__file__).parent) in record.pathname
+        return own or record.levelno >= std_logging.WARNING
+
+
+def _start_logging() -> None:
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    logging.set_stderrthreshold(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(_OwnLines())
+
+
+def _explain(error: BaseException) -> str:
+    """One message for an exception that is no UserError."""
+    if isinstance(error, OSError) and error.errno:
+        where = f"{error.filename}: " if error.filename else ""
+        hint = {
+            errno.ENOSPC: " Free some space and give the same command again; finished work is kept.",
+            errno.EDQUOT: " Free some space and give the same command again; finished work is kept.",
+            errno.EACCES: " Choose a --workdir that you may write to.",
+            errno.EROFS: " Choose a --workdir that you may write to.",
+            errno.ENOTDIR: " Choose a --workdir that is a folder.",
+        }.get(error.errno, "")
+        return f"{where}{error.strerror}.{hint}"
+    text = str(error).strip()
+    first = text.splitlines()[0] if text else ""
+    return f"{type(error).__name__}: {first} (a bug, or a fault of this machine; --debug shows where)"
+
+
+def entry(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    argv = list(sys.argv if argv is None else argv)
+    if len(argv) < 2 or argv[1] in ("-h", "--help", "-help", "help"):
+        print(USAGE, end="")
+        return 0 if len(argv) >= 2 else _EXIT_USAGE
+    debug = "--debug" in argv
+    try:
+        rest = _parse(argv)
+        debug = _DEBUG.value
+        _start_logging()
+        _main(rest)
+        return 0
+    except KeyboardInterrupt:
+        print("redundancy: interrupted; give the same command again to continue.", file=sys.stderr)
+        return 130
+    except ConfigError as error:
+        message, code = str(error), _EXIT_USAGE
+        if debug:
+            raise
+    except UserError as error:
+        message, code = str(error), _EXIT_ERROR
+        if debug:
+            raise
+    except Exception as error:
+        message, code = _explain(error), _EXIT_ERROR
+        if debug:
+            raise
+    print(f"redundancy: error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

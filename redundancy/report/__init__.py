@@ -1,0 +1,1 @@
+"""The report on a finished experiment: statistics, figures, galleries and the page that holds them."""

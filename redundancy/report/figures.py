@@ -1,0 +1,220 @@
+"""The figures, as SVG and PNG bytes. Pure: numbers in, bytes out, the same bytes for the same numbers.
+
+Matplotlib's object interface with the Agg canvas: no display, no state shared with the caller.
+"""
+
+import dataclasses
+import html
+import io
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from redundancy.report.statistics import FULL, Summary
+
+# Okabe and Ito's palette, told apart under the common forms of colour blindness.
+SEMANTIC, RANDOM = "#0072b2", "#d55e00"
+LAYER_COLORS = {"end": SEMANTIC, "middle": "#cc79a7", "start": "#e69f00"}
+LAYER_MARKERS = {"end": "o", "middle": "D", "start": "^"}
+INK, GRID, MUTED = "#1f2328", "#d8dbdf", "#8b9198"
+_PNG_DPI = 200
+_TITLE_LENGTH = 20
+
+_STYLE = {
+    "svg.hashsalt": "redundancy",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 6,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A drawn figure: a file for print (`svg`, `png`), and `inline`, the SVG element for the page."""
+
+    name: str
+    svg: bytes
+    png: bytes
+    inline: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    label: str
+    color: str
+    marker: str
+    style: str
+    summaries: list[Summary]
+
+
+def _inline(svg: str, name: str, description: str) -> str:
+    """The SVG element alone, its ids made unique by `name` and its ink following the page's colours."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.S)
+    view_box = re.search(r'viewBox="([^"]+)"', svg).group(1)
+    opening = f'<svg class="plot" viewBox="{view_box}" role="img" aria-label="{html.escape(description)}">'
+    svg = opening + svg[svg.index(">") + 1 :]
+
+    def adapt(tag: re.Match) -> str:
+        text = re.sub(r'\bid="', f'id="{name}-', tag.group())
+        text = text.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
+        for color, variable in ((INK, "currentColor"), (GRID, "var(--grid)"), (MUTED, "var(--muted)")):
+            text = text.replace(color, variable)
+        return text
+
+    # Tags alone: what stands between them may be a class name.
+    return re.sub(r"<[^>]*>", adapt, svg)
+
+
+def _finish(figure: Figure, name: str, description: str) -> Plot:
+    svg, png = io.BytesIO(), io.BytesIO()
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes in the PNG; the SVG holds it as text.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        figure.savefig(png, format="png", dpi=_PNG_DPI, metadata={"Software": None}, facecolor="white")
+    text = svg.getvalue().decode()
+    return Plot(name, svg.getvalue(), png.getvalue(), _inline(text, name, description))
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[_Line]:
+    """The lines to draw: semantic on each of `layers`, then the other methods."""
+    lines = []
+    for layer in layers:
+        found = [item for item in summaries if item.method == "semantic" and item.layer == layer]
+        label = "semantic clustering" if len(layers) == 1 else f"semantic clustering, {layer}"
+        color, marker = LAYER_COLORS.get(layer, SEMANTIC), LAYER_MARKERS.get(layer, "o")
+        # A single layer is "the" semantic method, whichever it is, and keeps its one colour.
+        if len(layers) == 1:
+            color, marker = SEMANTIC, "o"
+        lines.append(_Line(label, color, marker, "-", found))
+    found = [item for item in summaries if item.method == "random"]
+    lines.append(_Line("random", RANDOM, "s", "--", found))
+    return [line for line in lines if line.summaries]
+
+
+def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size: int, name: str) -> Plot:
+    """Test accuracy against subset size (Figures 2, 5, 8, 9): means, bars of one standard deviation over trials.
+
+    Args:
+      summaries: of all methods and fractions.
+      layers: whose semantic clustering is drawn, one line each.
+      full_size: images of the full training set.
+      name: of the figure and its files.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = _new_figure(5.8, 3.8)
+        axes = figure.add_subplot()
+        full = next((item for item in summaries if item.method == FULL), None)
+        lines = _lines(summaries, layers)
+        shares = [100 * item.size / full_size for line in lines for item in line.summaries] + [100.0]
+        span = max(max(shares) - min(shares), 1.0)
+        legend = {}
+        if full:
+            mean, std = 100 * full.mean, 100 * full.std
+            axes.axhline(mean, color=INK, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+            if math.isfinite(std):
+                axes.axhspan(mean - std, mean + std, color=MUTED, alpha=0.16, linewidth=0, zorder=0)
+        for index, line in enumerate(lines):
+            # Lines step aside from each other so that their bars do not hide one another.
+            shift = span * 0.009 * (index - (len(lines) - 1) / 2)
+            ordered = sorted(line.summaries, key=lambda item: item.size)
+            x = [100 * item.size / full_size + shift for item in ordered]
+            y = [100 * item.mean for item in ordered]
+            if full and ordered[-1].size < full_size:
+                axes.plot(
+                    [x[-1], 100], [y[-1], 100 * full.mean], color=line.color, linewidth=1, linestyle=line.style, alpha=0.6
+                )
+            bars = [0.0 if math.isnan(item.std) else 100 * item.std for item in ordered]
+            drawn = axes.errorbar(
+                x, y, yerr=bars if any(bars) else None, color=line.color, marker=line.marker, linestyle=line.style,
+                capsize=3, elinewidth=1.2, markeredgewidth=1.2, zorder=3,
+            )  # fmt: skip
+            legend[line.label] = drawn[0]
+        if full:
+            drawn = axes.errorbar(
+                [100], [100 * full.mean], yerr=None if math.isnan(full.std) else [100 * full.std], color=INK,
+                marker="*", markersize=11, linestyle="none", capsize=3, elinewidth=1.2, zorder=4,
+            )  # fmt: skip
+            legend["full set"] = drawn[0]
+        axes.set_xlim(min(shares) - 0.05 * span, 100 + 0.05 * span)
+        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
+        axes.set_xlabel("Size of the training set (% of the full set)")
+        axes.set_ylabel("Test accuracy (%)")
+        axes.grid(axis="y")
+        axes.tick_params(length=0)
+        if legend:
+            axes.legend(legend.values(), legend.keys(), loc="lower right")
+        return _finish(figure, name, "Test accuracy against subset size; the table of results holds the same numbers.")
+
+
+def _printable(text: str, length: int = _TITLE_LENGTH) -> str:
+    """Text that a figure can hold: no control characters (SVG allows none), not longer than `length`."""
+    clean = "".join(letter if letter.isprintable() else " " for letter in text)
+    return clean if len(clean) <= length else clean[: length - 1] + "…"
+
+
+def group_size_plot(counts: Sequence[tuple[str, Mapping[int, int]]], name: str) -> Plot:
+    """Number of groups by group size, one panel each, log y (Figures 4, 7, 10).
+
+    Args:
+      counts: for each panel its title, and group size -> number of groups.
+      name: of the figure and its files.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = _new_figure(max(3.2, 2.5 * len(counts)), 2.9)
+        panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
+        largest = max(max(sizes) for _, sizes in counts)
+        tallest = max(max(sizes.values()) for _, sizes in counts)
+        ticks = FixedLocator(range(1, 11)) if largest <= 10 else MaxNLocator(8, integer=True)
+        for axes, (title, sizes) in zip(panels, counts, strict=True):
+            colors = [MUTED if size == 1 else SEMANTIC for size in sizes]
+            axes.bar(list(sizes), list(sizes.values()), color=colors, width=0.72)
+            if largest <= 10:
+                for size, count in sizes.items():
+                    axes.annotate(
+                        f"{count:,}", (size, count), (0, 2), textcoords="offset points", ha="center", fontsize=8.5
+                    )
+            axes.set_yscale("log")
+            axes.set_ylim(0.6, tallest * 2)
+            axes.set_xlim(0.4, max(largest, 3) + 0.6)
+            axes.xaxis.set_major_locator(ticks)
+            axes.yaxis.set_major_locator(FixedLocator([10.0**power for power in range(8)]))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            axes.set_title(_printable(title), loc="left", parse_math=False)
+            axes.set_xlabel("Images in the group")
+            axes.grid(axis="y")
+            axes.tick_params(length=0)
+        panels[0].set_ylabel("Number of groups (log scale)")
+        return _finish(figure, name, "Number of groups by group size, on a logarithmic scale.")

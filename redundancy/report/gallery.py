@@ -1,0 +1,104 @@
+"""Which redundant groups to show, and the neighbours that were left outside. Pure: arrays in, positions out."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """All groups of a subset, members of a group side by side, its kept image first, then by dissimilarity.
+
+    Attributes:
+      positions: [N] int64, images in that order.
+      dissimilarity: [N] float64, to the group's kept image.
+      starts, sizes: [G] int64, a group's first row and number of rows.
+      labels: [G] int64, its class.
+      spread: [G] float64, largest dissimilarity to the kept image; 0 for a group of one.
+    """
+
+    positions: np.ndarray
+    dissimilarity: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+    spread: np.ndarray
+
+    def members(self, index: int) -> np.ndarray:
+        """[m] int64 positions of a group, the kept one first."""
+        return self.positions[self.starts[index] : self.starts[index] + self.sizes[index]]
+
+    def distances(self, index: int) -> np.ndarray:
+        """[m] float64 dissimilarities to the kept image, in the order of `members`."""
+        return self.dissimilarity[self.starts[index] : self.starts[index] + self.sizes[index]]
+
+
+def make_groups(positions, labels, group, kept, dissimilarity) -> Groups:
+    """The groups of a subset.
+
+    Args:
+      positions, labels, group: [N] integers; group is unique over the data set.
+      kept: [N] bool, one True in each group.
+      dissimilarity: [N] float, to the group's kept image.
+    """
+    order = np.lexsort((positions, dissimilarity, ~np.asarray(kept, bool), group))
+    group, dissimilarity = np.asarray(group)[order], np.asarray(dissimilarity, np.float64)[order]
+    dissimilarity = np.where(np.asarray(kept, bool)[order], 0.0, dissimilarity)
+    starts = np.flatnonzero(np.diff(group, prepend=group[:1] - 1)) if group.size else np.zeros(0, np.int64)
+    sizes = np.diff(starts, append=group.size)
+    return Groups(
+        positions=np.asarray(positions)[order],
+        dissimilarity=dissimilarity,
+        starts=starts,
+        sizes=sizes,
+        labels=np.asarray(labels)[order][starts].astype(np.int64),
+        spread=np.maximum.reduceat(dissimilarity, starts) if starts.size else np.zeros(0),
+    )
+
+
+def classes_with_groups(groups: Groups) -> np.ndarray:
+    """Labels, ascending, of the classes that have a group of two or more."""
+    return np.unique(groups.labels[groups.sizes > 1])
+
+
+def choose_groups(groups: Groups, label: int, count: int) -> list[int]:
+    """Indices of up to `count` redundant groups of a class: its largest and its tightest, half and half, in the
+    order of size (descending), then spread."""
+    found = np.flatnonzero((groups.labels == label) & (groups.sizes > 1))
+    large = found[np.lexsort((groups.spread[found], -groups.sizes[found]))]
+    tight = found[np.lexsort((-groups.sizes[found], groups.spread[found]))]
+    mixed = dict.fromkeys([*large[: (count + 1) // 2].tolist(), *tight.tolist()])
+    chosen = set(list(mixed)[:count])
+    return [index for index in large.tolist() if index in chosen]
+
+
+def size_counts(groups: Groups, label: int | None = None) -> dict[int, int]:
+    """Number of groups by group size, ones included, of a class or (None) of the whole data set."""
+    sizes = groups.sizes if label is None else groups.sizes[groups.labels == label]
+    found, counts = np.unique(sizes, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def nearest_outside(positions, embeddings, members, kept: int) -> tuple[int, float] | None:
+    """The image of the class nearest to a group's kept image that is not in the group.
+
+    Args:
+      positions: [n] int64, all images of the class, ascending.
+      embeddings: [n, d] float32, their embeddings.
+      members: [m] int64, positions of the group.
+      kept: position of the kept image.
+
+    Returns:
+      Its position and its 1 - cos to the kept image (ties go to the lowest position), or None where the group is
+      the whole class.
+    """
+    outside = np.flatnonzero(~np.isin(positions, members))
+    if not outside.size:
+        return None
+    rows = np.asarray(embeddings, np.float64)
+    centre = rows[np.searchsorted(positions, kept)]
+    others = rows[outside]
+    norms = np.linalg.norm(others, axis=1) * np.linalg.norm(centre)
+    dissimilarity = 1 - (others @ centre) / np.maximum(norms, np.finfo(np.float64).tiny)
+    best = int(np.argmin(dissimilarity))
+    return int(positions[outside[best]]), max(0.0, float(dissimilarity[best]))

@@ -1,0 +1,148 @@
+"""The page: what was computed, filled into page.html. Pure; everything from outside is escaped by the template."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from redundancy import config as config_lib
+from redundancy.report import images, words
+from redundancy.report.figures import Plot
+from redundancy.report.statistics import FULL, Summary, find
+
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader("redundancy.report", "."),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+_ENVIRONMENT.filters.update(
+    percent=words.percent, accuracy=words.accuracy, points=words.points, interval=words.interval, small=words.small,
+    plural=words.plural, class_title=words.class_title,
+)  # fmt: skip
+
+_RULES = {
+    "cosine_raw_mean": "the image nearest, by cosine, to the mean of the group's embeddings",
+    "cosine_unit_mean": "the image nearest, by cosine, to the mean of the group's embeddings scaled to unit length",
+    "medoid": "the image with the least sum of dissimilarities to the rest of the group",
+    "minimax": "the image whose farthest fellow of the group is nearest",
+}
+
+
+def method_name(method: str, layer: str, several_layers: bool) -> str:
+    """A method as the page calls it."""
+    if method == FULL:
+        return "full set"
+    return f"{method}, {layer}" if several_layers and method == "semantic" else method
+
+
+def config_source(config: Mapping[str, Any]) -> str:
+    """A config file that gives this config: the fields that differ from their defaults."""
+    lines = ["from redundancy import config as config_lib", "", "", "def get_config():", "    config = config_lib.defaults()"]
+    for name, field in config_lib.FIELDS.items():
+        if config[name] != field.default:
+            lines.append(f"    config.{name} = {config[name]!r}")
+    return "\n".join([*lines, "    return config", ""])
+
+
+def config_sections(config: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Section -> its fields with name, value, whether it is the default, and what it means."""
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for name, field in config_lib.FIELDS.items():
+        value = config[name]
+        shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        row = dict(name=name, value=shown or "''", changed=value != field.default, doc=field.doc)
+        sections.setdefault(field.section, []).append(row)
+    return sections
+
+
+def _headlines(full_size, test_size, class_count, run_count, fraction, summaries, class_rows) -> list[tuple[str, str]]:
+    """Pairs of a number and what it counts."""
+    full = find(summaries, FULL, 1.0)
+    spread = f" (std {words.accuracy(full.std)})" if full and full.trials > 1 else ""
+    numbers = [
+        (f"{full_size:,}", f"training images in {words.plural(class_count, 'class')}"),
+        (
+            f"{words.accuracy(full.mean)}%" if full else "–",
+            f"test accuracy of the full set on {words.plural(test_size, 'image')}{spread}",
+        ),
+        (f"{run_count:,}", "trainings compared" if run_count != 1 else "training"),
+    ]
+    if class_rows:
+        total = class_rows[-1]
+        numbers += [
+            (f"{total['groups']:,}", f"redundant groups at {words.percent(fraction)} kept, of up to {total['largest']} images"),
+            (f"{total['images'] - total['kept']:,}", f"images dropped at {words.percent(fraction)} kept"),
+        ]
+    return numbers
+
+
+def render(
+    *,
+    config: Mapping[str, Any],
+    name: str,
+    class_names: Sequence[str],
+    image_shape: tuple[int, int, int],
+    full_size: int,
+    test_size: int,
+    run_count: int,
+    fraction: float,
+    layer: str,
+    summaries: Sequence[Summary],
+    plots: Mapping[str, Plot],
+    class_rows: Sequence[Mapping[str, Any]],
+    shown: Sequence[Mapping[str, Any]],
+    neighbours: Sequence[Mapping[str, Any]],
+    thumbnails: Mapping[int, str],
+    versions: Mapping[str, str],
+    fingerprint: Mapping[str, Any],
+) -> str:
+    """The whole page as HTML.
+
+    Args:
+      config: resolved config.
+      name: of the data set.
+      class_names: by label.
+      image_shape: (H, W, C) in pixels.
+      full_size, test_size, run_count: numbers of training images, test images and trainings.
+      fraction, layer: whose groups are shown.
+      summaries: all results.
+      plots: by name: figure2, figure4 (where there are groups), figure8 (where there are several layers).
+      class_rows: Table 1, the whole data set last; empty without a semantic subset.
+      shown: galleries, see stage._gallery_context.
+      neighbours: Figure 12, see stage.find_neighbours.
+      thumbnails: position -> data URI, of every position in `shown` and `neighbours`.
+      versions, fingerprint: as recorded in the workdir.
+    """
+    sentence, verdict = words.answer(summaries, name, fraction, layer, test_size)
+    several_layers = len({item.layer for item in summaries if item.method == "semantic"}) > 1
+    width, height = images.shown_size(image_shape)
+    return _ENVIRONMENT.get_template("page.html").render(
+        config=config,
+        name=name,
+        class_names=class_names,
+        image_width=width,
+        image_height=height,
+        pixelated=width > image_shape[1],
+        full_size=full_size,
+        test_size=test_size,
+        fraction=fraction,
+        layer=layer,
+        sentence=sentence,
+        verdict=verdict,
+        headlines=_headlines(full_size, test_size, len(class_names), run_count, fraction, summaries, class_rows),
+        rows=[(method_name(item.method, item.layer, several_layers), item) for item in summaries],
+        trials=max(item.trials for item in summaries),
+        plots={key: Markup(plot.inline) for key, plot in plots.items()},
+        class_rows=class_rows,
+        shown=shown,
+        neighbours=neighbours,
+        thumbnails=thumbnails,
+        versions=versions,
+        fingerprint=fingerprint,
+        sections=config_sections(config),
+        source=config_source(config),
+        rule_words=_RULES.get(config["rule"], config["rule"]),
+    )

@@ -1,0 +1,162 @@
+"""What the trials say: mean and spread of each method and fraction, and differences between paired trials.
+
+Pure: takes runs, returns numbers as shares of 1 (0.01 is one percentage point). Knows nothing of files or words.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+FULL = "full"
+# Differences of accuracies that are equal up to rounding: no spread was seen between the pairs.
+_NO_SPREAD = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training: a row of results.csv.
+
+    Attributes:
+      method, layer, fraction, size, trial: which subset was trained on, and as which trial.
+      accuracy: share of the test images classified right.
+      test_size: number of test images.
+    """
+
+    method: str
+    layer: str
+    fraction: float
+    size: int
+    trial: int
+    accuracy: float
+    test_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Mean difference of paired trials, with its Student t interval over the pairs.
+
+    `low` and `high` are NaN where no interval can be estimated: one pair, or pairs that all differ by the same.
+    """
+
+    mean: float
+    low: float
+    high: float
+    pairs: int
+
+    @property
+    def has_interval(self) -> bool:
+        return math.isfinite(self.low)
+
+    @property
+    def sign(self) -> int:
+        """-1 or 1 where the whole interval lies on one side of 0, else 0: these pairs cannot tell."""
+        if not self.has_interval:
+            return 0
+        return -1 if self.high < 0 else 1 if self.low > 0 else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """All trials of one method, layer and fraction.
+
+    Attributes:
+      method, layer, fraction, size, trials: what was trained on, and how often.
+      mean, std: of the test accuracy over trials; std (ddof=1) is NaN for one trial.
+      to_full: difference to the full set, paired by trial; None for the full set itself or where no trial pairs.
+      to_random: difference to random subsets of the same fraction; None for these, the full set, or without any.
+    """
+
+    method: str
+    layer: str
+    fraction: float
+    size: int
+    trials: int
+    mean: float
+    std: float
+    to_full: Difference | None
+    to_random: Difference | None
+
+
+def same_fraction(first: float, second: float) -> bool:
+    """Whether two fractions name the same artifacts, which carry four decimals."""
+    return f"{first:.4f}" == f"{second:.4f}"
+
+
+def parse_results(text: str) -> list[Run]:
+    """The rows of results.csv, in the order of the file."""
+    return [
+        Run(
+            method=row["method"],
+            layer=row["layer"],
+            fraction=float(row["fraction"]),
+            size=int(row["size"]),
+            trial=int(row["trial"]),
+            accuracy=float(row["test_accuracy"]),
+            test_size=int(row["test_size"]),
+        )
+        for row in csv.DictReader(io.StringIO(text))
+    ]
+
+
+def paired_difference(first: dict[int, float], second: dict[int, float]) -> Difference | None:
+    """Mean of first - second over the trials that both have, with its interval.
+
+    Args:
+      first, second: trial -> accuracy.
+
+    Returns:
+      None where no trial is in both.
+    """
+    differences = np.array([first[trial] - second[trial] for trial in sorted(first.keys() & second.keys())])
+    if not differences.size:
+        return None
+    mean = float(differences.mean())
+    low = high = math.nan
+    if differences.size > 1 and np.ptp(differences) > _NO_SPREAD:
+        low, high = stats.t.interval(CONFIDENCE, differences.size - 1, loc=mean, scale=stats.sem(differences))
+    return Difference(mean, float(low), float(high), int(differences.size))
+
+
+def summarise(runs: Iterable[Run]) -> list[Summary]:
+    """One summary of each method, layer and fraction: the full set first, then by method and layer as they come,
+    fractions descending."""
+    cells: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        cells.setdefault((run.method, run.layer, f"{run.fraction:.4f}"), []).append(run)
+    accuracies = {key: {run.trial: run.accuracy for run in members} for key, members in cells.items()}
+    full = next((value for key, value in accuracies.items() if key[0] == FULL), {})
+    random = {key[2]: value for key, value in accuracies.items() if key[0] == "random"}
+    series = list(dict.fromkeys(key[:2] for key in cells))
+
+    summaries = []
+    for (method, layer, text), members in cells.items():
+        own = accuracies[method, layer, text]
+        values = np.array(list(own.values()))
+        summaries.append(
+            Summary(
+                method=method,
+                layer=layer,
+                fraction=members[0].fraction,
+                size=members[0].size,
+                trials=len(own),
+                mean=float(values.mean()),
+                std=float(values.std(ddof=1)) if values.size > 1 else math.nan,
+                to_full=None if method == FULL else paired_difference(own, full),
+                to_random=None if method in (FULL, "random") else paired_difference(own, random.get(text, {})),
+            )
+        )
+    return sorted(summaries, key=lambda item: (item.method != FULL, series.index((item.method, item.layer)), -item.fraction))
+
+
+def find(summaries: Sequence[Summary], method: str, fraction: float, layer: str | None = None) -> Summary | None:
+    """The summary of a method at a fraction (and layer), or None."""
+    for item in summaries:
+        if item.method == method and same_fraction(item.fraction, fraction) and layer in (None, item.layer):
+            return item
+    return None

@@ -1,0 +1,138 @@
+"""Groups of one class at any number of groups, the image kept of each, and how far the others are from it.
+
+Knows nothing of files, classes and fractions. Computed in float64.
+"""
+
+import numpy as np
+
+from redundancy.selection import dissimilarity
+from redundancy.selection.linkage import Merges
+
+# Exact ties of the rules differ by rounding: for a group of two equally long vectors every rule is one.
+_TIE = 1e-9
+_BATCH_ELEMENTS = 1 << 22
+
+
+def groups(merges: Merges, n: int, k: int) -> np.ndarray:
+    """The k groups that are left after the first n - k merges, in O(n).
+
+    No two images of a group are further apart than the height of the group's last merge.
+
+    Args:
+      merges: at least the first n - k merges of the n images.
+      n: images.
+      k: groups wanted, n - len(merges) … n.
+
+    Returns:
+      [n] int64, each image's group, 0…k-1 in the order of the groups' lowest members.
+    """
+    if not n - len(merges) <= k <= n:
+        raise ValueError(f"{k} groups of {n} images cannot be cut from {len(merges)} merges")
+    made = n - k
+    top = list(range(n + made))
+    for row, left, right in zip(
+        range(n + made - 1, n - 1, -1), merges.left[:made][::-1].tolist(), merges.right[:made][::-1].tolist(), strict=True
+    ):
+        top[left] = top[right] = top[row]
+    cluster = np.array(top[:n], np.int64)
+    images = np.arange(n)
+    lowest = np.empty(n + made, np.int64)
+    # Where a cluster occurs several times the last assignment stays, in this order that of its lowest image.
+    lowest[cluster[::-1]] = images[::-1]
+    number = np.cumsum(lowest[cluster] == images) - 1
+    return number[lowest[cluster]]
+
+
+def _cosine_to_centre(vectors: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Cosine of each row to the mean of its segment; 0 where the mean vanishes and has no direction."""
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    centres = np.add.reduceat(vectors, starts, axis=0)
+    centre_lengths = np.sqrt(np.einsum("gd,gd->g", centres, centres))
+    vanishes = centre_lengths <= 1e-12 * np.add.reduceat(lengths, starts)
+    centres /= np.where(vanishes, np.inf, centre_lengths)[:, None]
+    return np.einsum("nd,nd->n", vectors, np.repeat(centres, sizes, axis=0)) / lengths
+
+
+def _negative_sum(units: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Minus the sum of each row's dissimilarities to its segment: the sum of 1 - cos needs the vectors' sum alone."""
+    totals = np.repeat(np.add.reduceat(units, starts, axis=0), sizes, axis=0)
+    return np.einsum("nd,nd->n", units, totals) - np.repeat(sizes, sizes)
+
+
+def _negative_maximum(units: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Minus the greatest of each row's dissimilarities to its segment."""
+    out = np.empty(len(units))
+    for size in np.unique(sizes):
+        of_size = starts[sizes == size]
+        batch = max(1, _BATCH_ELEMENTS // (size * max(size, units.shape[1])))
+        for first in range(0, len(of_size), batch):
+            rows = of_size[first : first + batch, None] + np.arange(size)
+            members = units[rows]
+            step = max(1, _BATCH_ELEMENTS // rows.size)
+            for row in range(0, size, step):
+                some = slice(row, row + step)
+                out[rows[:, some]] = -dissimilarity.between_all(members[:, some], members).max(axis=-1)
+    return out
+
+
+def representatives(embeddings: np.ndarray, group: np.ndarray, rule: str) -> np.ndarray:
+    """The image kept of each group (PAPER.md, protocol step 4). Ties within 1e-9 go to the lowest index.
+
+    Rules:
+      cosine_raw_mean: nearest by cosine to the mean of the group's embeddings.
+      cosine_unit_mean: nearest by cosine to the mean of the group's unit vectors.
+      medoid: least sum of dissimilarities to the group; but for ties the same image as cosine_unit_mean.
+      minimax: least greatest dissimilarity to the group.
+
+    Args:
+      embeddings: [n, d] float32, finite and no row zero.
+      group: [n] int64, all of 0…k-1.
+      rule: one of the above.
+
+    Returns:
+      [k] int64, index of the kept image of each group, in the order of the groups.
+    """
+    order = np.argsort(group, kind="stable")
+    sizes = np.bincount(group)
+    starts = np.cumsum(sizes) - sizes
+    kept = order[starts]
+    several = sizes > 1
+    if not several.any():
+        return kept
+    # Most images are alone in their group: only the others are looked at.
+    rows = order[np.repeat(several, sizes)]
+    sizes = sizes[several]
+    starts = np.cumsum(sizes) - sizes
+    vectors = embeddings[rows]
+    if rule == "cosine_raw_mean":
+        scores = _cosine_to_centre(vectors.astype(np.float64), starts, sizes)
+    elif rule == "cosine_unit_mean":
+        scores = _cosine_to_centre(dissimilarity.normalized(vectors), starts, sizes)
+    elif rule == "medoid":
+        scores = _negative_sum(dissimilarity.normalized(vectors), starts, sizes)
+    elif rule == "minimax":
+        scores = _negative_maximum(dissimilarity.unit_vectors(vectors), starts, sizes)
+    else:
+        raise ValueError(f"no rule {rule!r}")
+    best = np.maximum.reduceat(scores, starts)
+    tied = scores >= np.repeat(best, sizes) - _TIE
+    kept[several] = rows[np.minimum.reduceat(np.where(tied, np.arange(len(rows)), len(rows)), starts)]
+    return kept
+
+
+def dissimilarity_to(embeddings: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Dissimilarity of each image to the one that is kept in its place; 0 for the kept image itself.
+
+    Args:
+      embeddings: [n, d] float32, finite and no row zero.
+      kept: [n] int64, index of the image kept for each image.
+
+    Returns:
+      [n] float64.
+    """
+    out = np.zeros(len(kept))
+    dropped = np.flatnonzero(kept != np.arange(len(kept)))
+    out[dropped] = dissimilarity.between_rows(
+        dissimilarity.unit_vectors(embeddings[dropped]), dissimilarity.unit_vectors(embeddings[kept[dropped]])
+    )
+    return out

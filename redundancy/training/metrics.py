@@ -1,0 +1,78 @@
+"""A run's metrics: lines of JSON, and the same numbers as TensorBoard events. Imports no TensorFlow."""
+
+import io
+import json
+import time
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from redundancy import storage
+
+
+def _event_bytes(event: Event) -> bytes:
+    buffer = io.BytesIO()
+    RecordWriter(buffer).write(event.SerializeToString())
+    return buffer.getvalue()
+
+
+def _line_events(line: dict) -> bytes:
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name not in ("step", "time")]
+    return _event_bytes(Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values)))
+
+
+def read(folder: str) -> list[dict]:
+    """The metric lines of a run's folder, in order; a line cut off by a kill is left out."""
+    path = storage.join(folder, "metrics.jsonl")
+    if not storage.exists(path):
+        return []
+    lines = []
+    for text in storage.read_bytes(path).decode(errors="replace").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+class MetricsWriter:
+    """Appends to metrics.jsonl and tensorboard/events.out.tfevents.* of a run's folder.
+
+    Args:
+      folder: the run's folder.
+      step: step that the run continues from; lines after it are dropped, so no step appears twice.
+    """
+
+    def __init__(self, folder: str, step: int = 0):
+        self._paths = {
+            "jsonl": storage.join(folder, "metrics.jsonl"),
+            "events": storage.join(folder, "tensorboard", "events.out.tfevents.0000000000.redundancy"),
+        }
+        self._data = {"jsonl": b"", "events": _event_bytes(Event(wall_time=0.0, file_version="brain.Event:2"))}
+        for line in read(folder):
+            if line["step"] <= step:
+                self._add(line)
+        for kind, path in self._paths.items():
+            storage.write_bytes(path, self._data[kind])
+        self._written = {kind: len(data) for kind, data in self._data.items()}
+
+    def _add(self, line: dict) -> None:
+        self._data["jsonl"] += (json.dumps(line) + "\n").encode()
+        self._data["events"] += _line_events(line)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line: `step`, the time, and the values."""
+        self._add({"step": step, "time": round(time.time(), 3), **values})
+        for kind, path in self._paths.items():
+            if storage.is_local(path):
+                with open(path, "ab") as file:
+                    file.write(self._data[kind][self._written[kind] :])
+                self._written[kind] = len(self._data[kind])
+
+    def flush(self) -> None:
+        """Makes what was written visible on storage that cannot append."""
+        for kind, path in self._paths.items():
+            if not storage.is_local(path) and self._written[kind] < len(self._data[kind]):
+                storage.write_bytes(path, self._data[kind])
+                self._written[kind] = len(self._data[kind])

@@ -1,0 +1,27 @@
+"""The stage `train`: the network that embeds, trained on the whole training set."""
+
+from absl import logging
+
+from redundancy.data import open_dataset
+from redundancy.training.loop import PRETRAIN_SEED, Job, train_pack
+from redundancy.training.mesh import make_mesh, pack_size
+from redundancy.training.trainer import Trainer
+from redundancy.workdir import Workdir, read_manifest, write_manifest
+
+
+def train(config, workdir: Workdir) -> None:
+    """Trains on the full set and writes pretrain/: checkpoints, metrics, result, manifest."""
+    if read_manifest(workdir.pretrain) is not None:
+        logging.info("train: finished already")
+        return
+    dataset = open_dataset(config)
+    workdir.claim_dataset(dataset.fingerprint)
+    mesh = make_mesh(config, num_trials=1)
+    trainer = Trainer(config, dataset, mesh)
+    job = Job("pretrain", workdir.pretrain, dataset.train.positions, PRETRAIN_SEED)
+    (result,) = train_pack(trainer, [job], pack_size(config, mesh, num_trials=1), config.steps, "train")
+    logging.info("train: test accuracy %.4f", result["test_accuracy"])
+    write_manifest(
+        workdir.pretrain,
+        {"step": config.steps, "fingerprint": dataset.fingerprint, "test_accuracy": result["test_accuracy"]},
+    )

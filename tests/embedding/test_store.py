@@ -1,0 +1,233 @@
+"""The embedding store: what is written is read, and whatever is wrong with a part is said before work begins."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from redundancy import storage
+from redundancy.embedding import store
+from redundancy.errors import DataError, WorkdirError
+
+IDENTITY = {"layer": "end", "checkpoint": "step 7", "fingerprint": {"name": "synthetic"}}
+NAMES = ["zero", "one", "two", "three"]
+
+
+def _rows(n=40, dimension=6, num_stored=60, seed=0):
+    generator = np.random.default_rng(seed)
+    positions = np.sort(generator.choice(num_stored, n, replace=False))
+    labels = generator.integers(3, size=n).astype(np.int32)
+    return positions, labels, generator.normal(size=(n, dimension)).astype(np.float32)
+
+
+def _write(folder, positions, labels, embeddings, num_parts=3, identity=IDENTITY, num_stored=60):
+    parts = store.part_positions(positions, num_parts)
+    at = 0
+    for index, part in enumerate(parts):
+        rows = slice(at, at + len(part))
+        at += len(part)
+        store.write_part(folder, index, len(parts), part, labels[rows], embeddings[rows], identity)
+    return store.finish(folder, len(parts), identity, NAMES, num_stored)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return str(tmp_path / "end")
+
+
+def _edit_manifest(folder, **changes):
+    path = storage.join(folder, "manifest.json")
+    storage.write_json(path, {**storage.read_json(path), **changes})
+
+
+def test_part_positions():
+    positions = np.array([1, 2, 5, 7, 8, 11, 12])
+    parts = store.part_positions(positions, 3)
+    assert [part.tolist() for part in parts] == [[1, 2, 5], [7, 8], [11, 12]]
+    assert [len(part) for part in store.part_positions(positions, 16)] == [1] * 7
+    assert store.part_positions(positions[:0], 4) == []
+    assert store.part_name(3, 16) == "part-00003-of-00016.parquet"
+
+
+def test_round_trip(folder):
+    positions, labels, embeddings = _rows()
+    manifest = _write(folder, positions, labels, embeddings)
+    opened = store.EmbeddingStore(folder)
+    assert opened.manifest == manifest
+    assert (opened.layer, opened.dimension, opened.num_examples) == ("end", 6, 40)
+    assert opened.class_counts == {label: int((labels == label).sum()) for label in range(3)}
+    assert manifest["fingerprint"] == {"name": "synthetic"}
+    assert manifest["checkpoint"] == "step 7"
+    found_positions, found_labels = opened.labels()
+    assert (found_positions == positions).all()
+    assert (found_labels == labels).all()
+    assert (found_positions.dtype, found_labels.dtype) == (np.int64, np.int32)
+    for label in range(3):
+        of_class, vectors = opened.read_class(label)
+        assert (of_class == positions[labels == label]).all()
+        assert (vectors == embeddings[labels == label]).all()
+        assert (of_class.dtype, vectors.dtype) == (np.int64, np.float32)
+    assert [len(rows) for rows in opened.read_class(3)] == [0, 0]
+
+
+def test_rows_in_any_order_make_sorted_row_groups_of_one_class(folder):
+    positions, labels, embeddings = _rows()
+    order = np.random.default_rng(1).permutation(40)
+    store.write_part(folder, 0, 1, positions[order], labels[order], embeddings[order], IDENTITY)
+    file = pq.ParquetFile(storage.join(folder, store.part_name(0, 1)))
+    assert file.num_row_groups == 3
+    table = file.read()
+    assert table.schema.field("embedding").type.list_size == 6
+    by_class = np.lexsort((positions, labels))
+    assert table["label"].to_pylist() == labels[by_class].tolist()
+    assert table["position"].to_pylist() == positions[by_class].tolist()
+    for label in range(3):
+        assert set(file.read_row_group(label)["label"].to_pylist()) == {label}
+
+
+def test_part_done(folder):
+    positions, labels, embeddings = _rows()
+    path = storage.join(folder, store.part_name(0, 1))
+    assert not store.part_done(folder, 0, 1, IDENTITY)
+    store.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
+    assert store.part_done(folder, 0, 1, IDENTITY)
+    assert not store.part_done(folder, 0, 1, {**IDENTITY, "checkpoint": "step 8"})
+    assert not store.part_done(folder, 0, 2, IDENTITY)
+    data = storage.read_bytes(path)
+    storage.write_bytes(path, data[: len(data) // 2])
+    assert not store.part_done(folder, 0, 1, IDENTITY)
+    with pytest.raises(DataError, match="missing, damaged or of another model"):
+        store.finish(folder, 1, IDENTITY, NAMES, 60)
+    store.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
+    assert storage.read_bytes(path) == data
+
+
+@pytest.mark.parametrize(("value", "what"), [(np.nan, "NaN or infinity"), (np.inf, "NaN or infinity"), (0, "a zero vector")])
+def test_an_embedding_without_cosine_is_not_written(folder, value, what):
+    positions, labels, embeddings = _rows()
+    embeddings[[9, 4]] = value
+    with pytest.raises(DataError, match=rf'layer "end": the embedding of position {positions[4]} .*{what}.*\(2 such'):
+        store.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
+    assert storage.list_dir(folder) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, 0])
+def test_an_embedding_without_cosine_brought_by_someone_is_found(folder, value, monkeypatch):
+    positions, labels, embeddings = _rows()
+    embeddings[4] = value
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_check_vectors", lambda *_: None)
+        _write(folder, positions, labels, embeddings)
+    opened = store.EmbeddingStore(folder)
+    with pytest.raises(DataError, match=rf"{folder}.*label {labels[4]}.*position {positions[4]}"):
+        opened.read_class(labels[4])
+
+
+def test_an_unfinished_store_is_not_opened(folder):
+    positions, labels, embeddings = _rows()
+    store.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
+    with pytest.raises(WorkdirError, match='redundancy embed'):
+        store.EmbeddingStore(folder)
+
+
+def _truncate(path):
+    storage.write_bytes(path, storage.read_bytes(path)[:-100])
+
+
+def _flip(path):
+    data = bytearray(storage.read_bytes(path))
+    data[len(data) // 3] ^= 1
+    storage.write_bytes(path, bytes(data))
+
+
+def _replace(path):
+    folder, name = path.rsplit("/", 1)
+    positions, labels, embeddings = _rows(seed=5)
+    other = storage.join(folder, "other")
+    _write(other, positions, labels, embeddings)
+    storage.write_bytes(path, storage.read_bytes(storage.join(other, name)))
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (storage.remove, "is missing"),
+        (_truncate, "SHA-256"),
+        (_flip, "SHA-256"),
+        (_replace, "SHA-256"),
+        (lambda path: storage.write_bytes(path, b""), "SHA-256"),
+    ],
+)
+def test_a_damaged_part_is_named_with_the_way_out(folder, damage, what):
+    _write(folder, *_rows())
+    path = storage.join(folder, store.part_name(1, 3))
+    damage(path)
+    with pytest.raises(DataError, match=f"{path} .*{what}.*Delete {path} and .*manifest.json.*redundancy embed"):
+        store.EmbeddingStore(folder)
+
+
+def test_a_manifest_that_disagrees_with_its_parts(folder):
+    manifest = _write(folder, *_rows())
+    parts = manifest["parts"]
+    _edit_manifest(folder, parts=[{**parts[0], "rows": 3}, *parts[1:]])
+    with pytest.raises(DataError, match=r"has 14 rows, the manifest says 3"):
+        store.EmbeddingStore(folder)
+    _edit_manifest(folder, parts=parts[:2])
+    with pytest.raises(DataError, match=r"says 40 examples .* parts hold 27 rows"):
+        store.EmbeddingStore(folder)
+    counts = manifest["class_counts"]
+    swapped = {"0": counts["0"] + 1, "1": counts["1"] - 1, "2": counts["2"]}
+    _edit_manifest(folder, parts=parts, class_counts=swapped)
+    with pytest.raises(DataError, match=f"has {counts['0']} images of label 0, its manifest counts {swapped['0']}"):
+        store.EmbeddingStore(folder).labels()
+    storage.write_text(storage.join(folder, "manifest.json"), json.dumps({"layer": "end"}))
+    with pytest.raises(DataError, match="has no 'dimension'"):
+        store.EmbeddingStore(folder)
+
+
+def test_embeddings_of_another_length_are_refused(folder):
+    _write(folder, *_rows())
+    _edit_manifest(folder, dimension=7)
+    with pytest.raises(DataError, match=r"column embedding is .*\[6\].*wanted .*\[7\]"):
+        store.EmbeddingStore(folder).read_class(0)
+
+
+def test_parts_of_different_dimensions_are_not_finished(folder):
+    positions, labels, embeddings = _rows()
+    store.write_part(folder, 0, 2, positions[:20], labels[:20], embeddings[:20], IDENTITY)
+    store.write_part(folder, 1, 2, positions[20:], labels[20:], embeddings[20:, :5], IDENTITY)
+    with pytest.raises(DataError, match=r"\[5, 6\]"):
+        store.finish(folder, 2, IDENTITY, NAMES, 60)
+
+
+def test_a_doubled_position_is_refused(folder):
+    positions, labels, embeddings = _rows()
+    positions[17] = positions[16]
+    _write(folder, positions, labels, embeddings)
+    with pytest.raises(DataError, match=f"position {positions[16]} more than once"):
+        store.EmbeddingStore(folder).labels()
+
+
+@pytest.mark.parametrize("position", [-1, 60])
+def test_a_position_out_of_range_is_refused(folder, position):
+    positions, labels, embeddings = _rows()
+    positions[-1] = position
+    _write(folder, positions, labels, embeddings)
+    with pytest.raises(DataError, match=rf"position {position}; wanted 0…59"):
+        store.EmbeddingStore(folder).labels()
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_label_without_name_is_refused(folder, label):
+    positions, labels, embeddings = _rows()
+    labels[3] = label
+    with pytest.raises(DataError, match="wanted 0…3, the 4 class names"):
+        _write(folder, positions, labels, embeddings)
+
+
+def test_other_names_than_the_labels_are_refused(folder):
+    _write(folder, *_rows())
+    _edit_manifest(folder, class_names=["only"])
+    with pytest.raises(DataError, match="wanted 0…0, the 1 class names"):
+        store.EmbeddingStore(folder).labels()

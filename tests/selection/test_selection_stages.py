@@ -1,0 +1,299 @@
+"""link and select on a synthetic store: what they write, that they repeat byte for byte, and what they refuse."""
+
+import hashlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from redundancy import config as config_lib
+from redundancy import storage
+from redundancy.embedding.store import EmbeddingStore
+from redundancy.errors import ConfigError, DataError, WorkdirError
+from redundancy.selection import cut, linkage, methods, stages
+from redundancy.selection.subset import Subset, read_subset, write_subset
+from redundancy.workdir import Workdir, read_manifest, subset_name
+
+SIZES = tuple(3 + number % 7 for number in range(20))
+
+
+def _files(workdir, *folders):
+    """SHA-256 of each file below the folders."""
+    return {
+        str(path.relative_to(workdir.root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in folders
+        for path in sorted(pathlib.Path(workdir.path(folder)).rglob("*"))
+        if path.is_file()
+    }
+
+
+def _run(config, workdir):
+    stages.link(config, workdir)
+    stages.select(config, workdir)
+
+
+def test_semantic_subsets_are_those_of_the_pure_functions(synthetic):
+    config, workdir = synthetic(sizes=(30, 1, 12, 7), fractions=(1.0, 0.9, 0.5, 0.01), rule="medoid")
+    _run(config, workdir)
+    store = EmbeddingStore(workdir.embeddings("end"))
+    positions, labels = store.labels()
+    for fraction in config.fractions:
+        subset = stages.read_subset(workdir.subset(subset_name("semantic", fraction)))
+        assert (subset.positions == positions).all()
+        assert (subset.labels == labels).all()
+        counts = methods.class_counts(store.class_counts, fraction)
+        first_group = 0
+        for label, count in counts.items():
+            rows = np.flatnonzero(labels == label)
+            _, vectors = store.read_class(label)
+            group = cut.groups(linkage.complete_linkage(vectors, len(rows) - 1), len(rows), count)
+            kept = cut.representatives(vectors, group, "medoid")
+            assert (subset.group[rows] == group + first_group).all()
+            assert (np.flatnonzero(subset.kept[rows]) == np.sort(kept)).all()
+            assert (subset.dissimilarity[rows] == cut.dissimilarity_to(vectors, kept[group])).all()
+            first_group += count
+        assert subset.metadata["size"] == len(subset.kept_positions) == sum(counts.values())
+        assert subset.metadata["fraction"] == fraction
+        assert (subset.metadata["method"], subset.metadata["layer"], subset.metadata["rule"]) == ("semantic", "end", "medoid")
+        assert subset.metadata["fingerprint"] == workdir.dataset_fingerprint()
+        assert (subset.dissimilarity[subset.kept] == 0).all()
+    full = stages.read_subset(workdir.subset(subset_name("semantic", 1.0)))
+    assert full.kept.all()
+    fewest = stages.read_subset(workdir.subset(subset_name("semantic", 0.01)))
+    assert np.bincount(fewest.labels[fewest.kept]).tolist() == [1, 1, 1, 1]
+    by_label, overall = methods.mean_dissimilarity(fewest)
+    assert set(by_label) == {0, 2, 3}
+    assert overall == pytest.approx(np.mean(list(by_label.values())))
+
+
+def test_random_subsets(synthetic):
+    config, workdir = synthetic(fractions=(0.9, 0.5), trials=3, seed=4)
+    _run(config, workdir)
+    store = EmbeddingStore(workdir.embeddings("end"))
+    positions, labels = store.labels()
+    for fraction in config.fractions:
+        counts = methods.class_counts(store.class_counts, fraction)
+        subsets = [stages.read_subset(workdir.subset(subset_name("random", fraction, trial))) for trial in range(3)]
+        for trial, subset in enumerate(subsets):
+            assert {label: int(subset.kept[labels == label].sum()) for label in counts} == counts
+            assert (subset.kept == methods.random_subset(labels, positions, fraction, (4, trial))).all()
+            assert (subset.group == -1).all()
+            assert np.isnan(subset.dissimilarity).all()
+            assert (subset.metadata["trial"], subset.metadata["seed"]) == (trial, [4, trial])
+        assert not (subsets[0].kept == subsets[1].kept).all()
+    manifest = read_manifest(workdir.subsets)
+    assert {file["file"] for file in manifest["files"]} == set(storage.list_dir(workdir.subsets)) - {"manifest.json"}
+    assert len(manifest["files"]) == 2 + 2 * 3
+    assert {file["size"] for file in manifest["files"]} == {45, 25}
+
+
+def test_layers(synthetic):
+    config, workdir = synthetic(layers=("end", "start"), fractions=(0.8,), methods=("semantic",))
+    _run(config, workdir)
+    assert set(storage.list_dir(workdir.subsets)) == {
+        "semantic-0.8000.parquet", "semantic-start-0.8000.parquet", "manifest.json",
+    }  # fmt: skip
+
+
+def test_random_alone_needs_labels_only(synthetic):
+    config, workdir = synthetic(methods=("random",))
+    _run(config, workdir)
+    assert not storage.exists(workdir.path("merges"))
+    assert len(read_manifest(workdir.subsets)["files"]) == 4
+
+
+def test_a_finished_stage_is_a_no_op(synthetic, monkeypatch):
+    config, workdir = synthetic()
+    _run(config, workdir)
+    before = _files(workdir, "merges", "subsets")
+
+    def fail(*_, **__):
+        raise AssertionError("worked again")
+
+    monkeypatch.setattr(storage, "write_bytes", fail)
+    _run(config, workdir)
+    assert _files(workdir, "merges", "subsets") == before
+
+
+def test_two_workdirs_of_the_same_embeddings_are_byte_identical(synthetic):
+    first, second = synthetic("one", sizes=SIZES), synthetic("two", sizes=SIZES)
+    _run(*first)
+    _run(*second)
+    found = _files(first[1], "merges", "subsets")
+    assert found == _files(second[1], "merges", "subsets")
+    assert sum(name.startswith("merges") for name in found) == 16 + 1
+    manifest = read_manifest(first[1].merges("end"))
+    assert {label: of["images"] for label, of in manifest["classes"].items()} == {str(k): n for k, n in enumerate(SIZES)}
+
+
+def test_a_killed_link_continues_and_ends_the_same(synthetic):
+    config, workdir = synthetic("killed", sizes=SIZES)
+    script = f"""
+import os, signal
+from redundancy import config, storage
+from redundancy.selection import stages
+from redundancy.workdir import Workdir
+write, written = storage.write_parquet, []
+def write_then_die(path, *args):
+    if len(written) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(path)
+    return write(path, *args)
+storage.write_parquet = write_then_die
+workdir = Workdir({workdir.root!r})
+stages.link(config.resolve(storage.read_json(workdir.config)["config"]), workdir)
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    folder = workdir.merges("end")
+    parts = {name: os.stat(storage.join(folder, name)).st_mtime_ns for name in storage.list_dir(folder)}
+    assert len(parts) == 5
+    assert read_manifest(folder) is None
+    with pytest.raises(WorkdirError, match="redundancy link"):
+        stages.select(config, workdir)
+    _run(config, workdir)
+    assert parts.items() <= {name: os.stat(storage.join(folder, name)).st_mtime_ns for name in storage.list_dir(folder)}.items()
+    unbroken = synthetic("unbroken", sizes=SIZES)
+    _run(*unbroken)
+    assert _files(workdir, "merges", "subsets") == _files(unbroken[1], "merges", "subsets")
+
+
+def test_a_damaged_part_of_an_interrupted_link_is_made_again(synthetic):
+    config, workdir = synthetic()
+    stages.link(config, workdir)
+    before = _files(workdir, "merges")
+    folder = workdir.merges("end")
+    storage.remove(storage.join(folder, "manifest.json"))
+    path = storage.join(folder, "part-00002-of-00004.parquet")
+    storage.write_bytes(path, storage.read_bytes(path)[:200])
+    stages.link(config, workdir)
+    assert _files(workdir, "merges") == before
+
+
+def test_an_interrupted_select_ends_the_same(synthetic, monkeypatch):
+    config, workdir = synthetic()
+    _run(config, workdir)
+    before = _files(workdir, "subsets")
+    storage.remove(storage.join(workdir.subsets, "manifest.json"))
+    storage.remove(workdir.subset("semantic-0.5000"))
+    storage.write_bytes(workdir.subset("random-0.5000-trial1"), b"half")
+    stages.select(config, workdir)
+    assert _files(workdir, "subsets") == before
+
+
+def _other_embeddings(synthetic, workdir):
+    storage.remove(workdir.embeddings("end"))
+    _, other = synthetic("other", store_seed=9)
+    os.rename(other.embeddings("end"), workdir.embeddings("end"))
+
+
+def test_other_embeddings_are_refused(synthetic):
+    config, workdir = synthetic()
+    stages.link(config, workdir)
+    _other_embeddings(synthetic, workdir)
+    for stage in (stages.link, stages.select):
+        with pytest.raises(WorkdirError, match=rf"{workdir.merges('end')} was made from other embeddings.*link.* again"):
+            stage(config, workdir)
+
+
+def test_subsets_of_other_embeddings_are_refused(synthetic):
+    config, workdir = synthetic()
+    _run(config, workdir)
+    _other_embeddings(synthetic, workdir)
+    with pytest.raises(WorkdirError, match=r"subsets was made from other embeddings/end"):
+        stages.select(config, workdir)
+
+
+def test_embeddings_of_another_data_set_are_refused(synthetic):
+    config, workdir = synthetic()
+    found = storage.read_json(workdir.config)
+    storage.write_json(workdir.config, {**found, "dataset": {**found["dataset"], "shard_lengths": [98]}})
+    for stage in (stages.link, stages.select):
+        with pytest.raises(WorkdirError, match=r"another data set\. Differing: shard_lengths"):
+            stage(config, workdir)
+
+
+def test_damaged_merges_are_refused(synthetic):
+    config, workdir = synthetic()
+    stages.link(config, workdir)
+    path = storage.join(workdir.merges("end"), "part-00001-of-00004.parquet")
+    storage.write_bytes(path, storage.read_bytes(path) + b"x")
+    with pytest.raises(DataError, match=rf"{path} is missing, damaged .*redundancy link"):
+        stages.select(config, workdir)
+    assert not storage.exists(workdir.subsets)
+
+
+def test_merges_of_larger_fractions_are_refused(synthetic):
+    config, workdir = synthetic(fractions=(0.9,))
+    stages.link(config, workdir)
+    smaller = config_lib.resolve({**config_lib.to_json(config), "fractions": (0.5,)})
+    with pytest.raises(WorkdirError, match=r"linked for fractions \[0.9\], and 0.5 needs more merges"):
+        stages.select(smaller, workdir)
+
+
+def test_layers_that_disagree_are_refused(synthetic):
+    config, workdir = synthetic(layers=("end", "start"), fractions=(0.8,))
+    _, other = synthetic("other", layers=("start",), store_seed=3)
+    storage.remove(workdir.embeddings("start"))
+    os.rename(other.embeddings("start"), workdir.embeddings("start"))
+    stages.link(config, workdir)
+    with pytest.raises(DataError, match="hold other images or labels"):
+        stages.select(config, workdir)
+
+
+def test_no_layer_to_read_labels_from(synthetic):
+    config, workdir = synthetic(methods=("random",), layers=())
+    with pytest.raises(ConfigError, match="layers is empty"):
+        stages.select(config, workdir)
+
+
+def test_a_damaged_finished_subset_is_named(synthetic):
+    config, workdir = synthetic()
+    _run(config, workdir)
+    path = workdir.subset("semantic-0.5000")
+    storage.write_bytes(path, storage.read_bytes(path)[:100])
+    with pytest.raises(DataError, match=f"{path} is missing, damaged"):
+        stages.select(config, workdir)
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read_subset(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"positions": [1, 3, 3]}, "position 3 in row 2 is not above"),
+        ({"positions": [1, 5, 3]}, "position 3 in row 2 is not above"),
+        ({"positions": [-1, 3, 5]}, "position -1; wanted 0…8"),
+        ({"positions": [1, 3, 9]}, "position 9; wanted 0…8"),
+        ({"kept": [False, False, False]}, "keeps none"),
+        ({"kept": [True, True, True]}, "keeps 3 images, its metadata says 2"),
+        ({"kept": [True, False, True], "group": [0, 1, 0]}, "wanted one of each"),
+        ({"group": [0, 1, 2]}, "wanted one of each"),
+        ({"metadata": {}}, "metadata has no 'method'"),
+    ],
+)
+def test_a_wrong_subset_is_refused(tmp_path, changes, what):
+    metadata = dict(method="semantic", layer="end", fraction=0.7, size=2, num_stored=9, fingerprint={})
+    right = dict(positions=[1, 3, 5], labels=[0, 0, 1], group=[0, 0, 1], kept=[True, False, True], metadata=metadata)
+    path = str(tmp_path / "subset.parquet")
+
+    def write(positions, labels, group, kept, metadata):
+        columns = np.array(positions), np.array(labels, np.int32), np.array(group), np.array(kept)
+        write_subset(path, Subset(*columns, np.array([0, 0.5, 0]), metadata))
+
+    write(**right)
+    assert read_subset(path).kept_positions.tolist() == [1, 5]
+    write(**{**right, **changes})
+    with pytest.raises(DataError, match=what):
+        read_subset(path)
+
+
+def test_select_in_an_empty_workdir_names_the_stage(tmp_path, synthetic):
+    config, _ = synthetic()
+    empty = Workdir(str(tmp_path / "empty"))
+    for stage in (stages.link, stages.select):
+        with pytest.raises(WorkdirError, match="redundancy embed"):
+            stage(config, empty)
