@@ -1,0 +1,7 @@
+"""`python -m redundancy`, the same as the command `redundancy`."""
+
+import sys
+
+from redundancy.main import entry
+
+sys.exit(entry())

@@ -1,0 +1,67 @@
+"""Shared fixtures. The environment is set before JAX or TensorFlow is imported anywhere."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("EPATH_USE_TF", "false")
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+REPO = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repo() -> pathlib.Path:
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def digits_npz(tmp_path_factory) -> pathlib.Path:
+    """The bundled digits as an .npz file: 1,347 for training, 450 for testing."""
+    digits = load_digits()
+    images = np.round(digits.images * 255 / 16).astype(np.uint8)
+    path = tmp_path_factory.mktemp("digits") / "digits.npz"
+    np.savez(
+        path,
+        train_images=images[:1347],
+        train_labels=digits.target[:1347],
+        test_images=images[1347:],
+        test_labels=digits.target[1347:],
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def child_env(tmp_path_factory) -> dict[str, str]:
+    """Environment of child processes: CPU, one device, compiled programs shared between them."""
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }
+
+
+@pytest.fixture
+def redundancy(child_env):
+    """Runs the command line in a process of its own: redundancy("run", "--config=…") -> CompletedProcess."""
+
+    def run(*args, timeout=300, **kwargs):
+        return subprocess.run(
+            [sys.executable, "-m", "redundancy", *map(str, args)],
+            cwd=REPO,
+            env=child_env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            **kwargs,
+        )
+
+    return run

@@ -1,0 +1,92 @@
+"""Which configs are accepted, what a wrong one is told, and that every shipped config resolves."""
+
+import pathlib
+import runpy
+
+import ml_collections
+import pytest
+
+from redundancy import config as config_lib
+from redundancy.errors import ConfigError
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+REQUIRED = ("fractions", "methods", "trials", "steps", "batch_size", "seed", "dataset")
+
+
+def test_defaults_resolve_to_themselves():
+    config = config_lib.resolve(config_lib.defaults())
+    assert {name: config[name] for name in config_lib.FIELDS} == {
+        name: field.default for name, field in config_lib.FIELDS.items()
+    }
+
+
+def test_a_plain_config_dict_is_completed():
+    config = config_lib.resolve(ml_collections.ConfigDict({"steps": 5000, "lr": 1, "fractions": [0.5]}))
+    assert (config.steps, config.lr, config.fractions, config.depth) == (5000, 1.0, (0.5,), 32)
+    assert isinstance(config.lr, float)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"stepz": 5}, 'Did you mean "steps"?'),
+        ({"steps": "many"}, "a whole number"),
+        ({"steps": 2.5}, "a whole number"),
+        ({"steps": True}, "a whole number"),
+        ({"steps": 0}, "at least 1"),
+        ({"lr": float("nan")}, "finite"),
+        ({"lr": 0}, "above 0"),
+        ({"depth": 33}, "6n+2"),
+        ({"widths": (16, 32)}, "three numbers"),
+        ({"fractions": (0.9, 0.90001)}, "told apart"),
+        ({"fractions": (0.0,)}, "above 0"),
+        ({"fractions": (1.2,)}, "up to 1"),
+        ({"methods": ("semantik",)}, "semantic, random"),
+        ({"methods": ("random", "random")}, "different names"),
+        ({"layers": ()}, "layers is empty"),
+        ({"nesterov": "yes"}, "True or False"),
+        ({"steps": 10, "warmup_steps": 11}, "warmup_steps"),
+        ({"batch_size": 64, "bn_group_size": 24}, "does not divide"),
+        ({"holdout": 1.0}, "below 1"),
+        ({"mean": (0.1, 0.2)}, "one for all channels or three"),
+    ],
+)
+def test_a_wrong_config_says_the_field_and_what_is_wanted(given, said):
+    with pytest.raises(ConfigError) as caught:
+        config_lib.resolve(given)
+    assert said in str(caught.value)
+    assert next(iter(given)) in str(caught.value) or "config." in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_shipped_config_resolves_and_documents_its_command(path):
+    module = runpy.run_path(str(path))
+    arguments = ["images"] if path.stem == "folder" else ["", "quick", "smoke"]
+    for argument in arguments:
+        config = config_lib.resolve(module["get_config"](argument))
+        assert all(name in config for name in REQUIRED)
+    assert f"--config configs/{path.stem}.py" in module["__doc__"]
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar100", "fashion_mnist"])
+def test_an_unknown_argument_names_the_nearest(name):
+    with pytest.raises(ConfigError, match='"quick"'):
+        runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]("quik")
+
+
+def test_the_papers_cifar_recipe():
+    config = runpy.run_path(str(CONFIGS / "cifar10.py"))["get_config"]()
+    assert (config.depth, tuple(config.widths), config.steps, config.trials) == (32, (16, 32, 64), 100_000, 10)
+    assert (config.batch_size, config.lr, config.warmup_steps) == (128, 0.1, 2500)
+    assert (config.momentum, config.nesterov, config.l2) == (0.9, False, 1e-4)
+    assert (config.augmentation, config.pad) == ("crop_flip", 4)
+
+
+def test_json_form_round_trips():
+    config = config_lib.resolve({"fractions": (0.9, 0.25), "seed": 3})
+    assert config_lib.resolve(config_lib.to_json(config)) == config
+    assert config_lib.differing(config_lib.to_json(config), config_lib.to_json(config)) == []
+
+
+def test_differing_names_changed_and_missing_fields():
+    assert config_lib.differing({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b", "c"]
