@@ -5,13 +5,17 @@ of float32; rows are sorted by (label, position), each label being a row group, 
 over all parts. manifest.json is written last. Embeddings of any model can be brought in this form.
 """
 
+import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from redundancy import storage, workdir
 from redundancy.errors import DataError
@@ -232,6 +236,28 @@ class EmbeddingStore:
             raise DataError(f"{path} has {rows} rows, the manifest says {part['rows']}. {self._remedy(path)}")
         return rows
 
+    @functools.cached_property
+    def _files(self) -> list[tuple[str, pq.ParquetFile, np.ndarray]]:
+        """Of each part its path, the open file, and the lowest and highest label of its row groups, [groups, 2].
+
+        Opened once: a footer with a thousand row groups takes longer to read than the rows of a class.
+        """
+        files = []
+        for path in self._paths:
+            filesystem, name = fsspec.core.url_to_fs(path)
+            file = pq.ParquetFile(name, filesystem=filesystem)
+            missing = {"position", "label", "embedding"}.difference(file.schema_arrow.names)
+            if missing:
+                raise DataError(f"{path} has no column {min(missing)!r}; it has {file.schema_arrow.names}.")
+            column = file.schema_arrow.get_field_index("label")
+            everything = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
+            ranges = []
+            for number in range(file.num_row_groups):
+                found = file.metadata.row_group(number).column(column).statistics
+                ranges.append((found.min, found.max) if found is not None and found.has_min_max else everything)
+            files.append((path, file, np.array(ranges, np.int64).reshape(-1, 2)))
+        return files
+
     def read_class(self, label: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of one class, of which alone the files are read.
 
@@ -243,8 +269,10 @@ class EmbeddingStore:
         """
         wanted = pa.list_(pa.float32(), self.dimension)
         positions, embeddings = [np.empty(0, np.int64)], [np.empty((0, self.dimension), np.float32)]
-        for path in self._paths:
-            table = storage.read_parquet(path, ["position", "embedding"], filters=[("label", "==", label)])
+        for path, file, ranges in self._files:
+            row_groups = np.flatnonzero((ranges[:, 0] <= label) & (label <= ranges[:, 1])).tolist()
+            table = file.read_row_groups(row_groups, ["position", "label", "embedding"])
+            table = table.filter(pc.equal(table["label"], label))
             column = table["embedding"]
             # The name of the list's items is free.
             if not (pa.types.is_fixed_size_list(column.type) and column.type.list_size == self.dimension) or (

@@ -231,3 +231,30 @@ def test_other_names_than_the_labels_are_refused(folder):
     _edit_manifest(folder, class_names=["only"])
     with pytest.raises(DataError, match="wanted 0…0, the 1 class names"):
         store.EmbeddingStore(folder).labels()
+
+
+def test_parts_of_another_writer_with_mixed_row_groups(folder):
+    positions, labels, embeddings = _rows()
+    manifest = _write(folder, positions, labels, embeddings, num_parts=1)
+    path = storage.join(folder, store.part_name(0, 1))
+    table = pq.read_table(path).take(np.random.default_rng(2).permutation(40))
+    pq.write_table(table, path, row_group_size=7, write_statistics=False)
+    _edit_manifest(folder, parts=[{**manifest["parts"][0], "sha256": storage.sha256(path)}])
+    for label in range(4):
+        of_class, vectors = store.EmbeddingStore(folder).read_class(label)
+        assert (of_class == positions[labels == label]).all()
+        assert (vectors == embeddings[labels == label]).all()
+
+
+def test_only_the_rows_of_the_class_are_read(folder, monkeypatch):
+    _write(folder, *_rows())
+    opened = store.EmbeddingStore(folder)
+    read, groups = pq.ParquetFile.read_row_groups, []
+
+    def count(self, row_groups, *args):
+        groups.extend(row_groups)
+        return read(self, row_groups, *args)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", count)
+    opened.read_class(1)
+    assert groups == [1, 1, 1]
