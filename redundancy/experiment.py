@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from redundancy import storage
-from redundancy.data import open_dataset
+from redundancy.data import shared_dataset
 from redundancy.selection.stages import read_subset
 from redundancy.training.loop import Job, result_path, train_pack
 from redundancy.training.mesh import make_mesh, pack_size
@@ -130,7 +130,7 @@ def sweep(config, workdir: Workdir) -> None:
         logging.info("sweep: finished already")
         return
     need_manifest(workdir.subsets, "select")
-    dataset = open_dataset(config)
+    dataset = shared_dataset(config)
     workdir.claim_dataset(dataset.fingerprint)
     runs = table(config)
     todo = [run for run in runs if not is_done(workdir, run)]

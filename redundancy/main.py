@@ -7,7 +7,7 @@ import pathlib
 import sys
 
 # Read by TensorFlow and by Orbax's path library when they are first imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 from absl import flags, logging

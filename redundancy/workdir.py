@@ -77,11 +77,13 @@ class Workdir:
     def claim(self, config: Mapping[str, Any]) -> None:
         """Makes the workdir this config's, or checks that it already is.
 
+        A workdir that holds nothing but a config (its first stage found something wrong) is free for another.
+
         Raises:
           WorkdirError: the workdir was made by another config; names the differing fields.
         """
         wanted = config_lib.to_json(config)
-        if storage.exists(self.config):
+        if storage.exists(self.config) and storage.list_dir(self.root) != ["config.json"]:
             found = storage.read_json(self.config).get("config", {})
             fields = config_lib.differing(found, wanted)
             if fields:

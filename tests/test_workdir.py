@@ -9,7 +9,9 @@ from redundancy.workdir import Workdir, need_manifest, run_name, subset_name, wr
 
 def test_another_config_is_refused_and_the_fields_named(tmp_path):
     workdir = Workdir(str(tmp_path / "w"))
-    workdir.claim(config_lib.resolve({"trials": 3}))
+    workdir.claim(config_lib.resolve({"trials": 4}))
+    workdir.claim(config_lib.resolve({"trials": 3}))  # nothing was made with 4 trials
+    (tmp_path / "w" / "pretrain").mkdir()
     workdir.claim(config_lib.resolve({"trials": 3}))
     with pytest.raises(WorkdirError) as caught:
         workdir.claim(config_lib.resolve({"trials": 5, "fractions": (0.9,)}))

@@ -1,16 +1,25 @@
 """Finds out what config.dataset names, and opens it. TensorFlow is imported only for TFDS sets."""
 
+import functools
 import os
 
 from redundancy.data.dataset import Dataset
 from redundancy.errors import ConfigError
 
 
+@functools.lru_cache(maxsize=1)
+def shared_dataset(config) -> Dataset:
+    """`open_dataset` for the stages, which share the labels and pixels read in one process."""
+    return open_dataset(config)
+
+
 def open_dataset(config) -> Dataset:
     """Opens the data set that a config names; prepares it first where TFDS has to.
 
+    A word that TFDS knows is TFDS's, even where a folder of that name lies here; ./digits is the folder.
+
     Args:
-      config: resolved config; read are dataset, data_dir, train_split, test_split, holdout, image_size, resident_mb.
+      config: resolved, frozen config; read are dataset, data_dir, train_split, test_split, holdout, image_size, resident_mb.
 
     Returns:
       the data set; labels are read, images not yet.
@@ -28,7 +37,7 @@ def open_dataset(config) -> Dataset:
         from redundancy.data.tfds_source import open_prepared
 
         return open_prepared(config, path)
-    if os.path.isdir(path):
+    if os.path.isdir(path) and not (path.isidentifier() and _is_builder(path)):
         if prepared := _prepared(path):
             from redundancy.data.tfds_source import open_prepared
 
@@ -36,7 +45,7 @@ def open_dataset(config) -> Dataset:
         from redundancy.data.folder import open_folder
 
         return open_folder(config)
-    if os.path.exists(path):
+    if os.path.isfile(path):
         raise ConfigError(f"config.dataset is {path!r}, a file; wanted a folder, an .npz file or a TFDS name.")
     if path[0] in "./\\" or path != config.dataset or path.count("/") > 1:
         raise ConfigError(
@@ -46,6 +55,12 @@ def open_dataset(config) -> Dataset:
     from redundancy.data.tfds_source import open_named
 
     return open_named(config)
+
+
+def _is_builder(name: str) -> bool:
+    from redundancy.data.tfds_source import builder_names
+
+    return name in builder_names()
 
 
 def _prepared(path: str) -> str | None:

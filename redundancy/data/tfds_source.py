@@ -79,6 +79,11 @@ class TfdsDataset(Dataset):
         return records.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
+def builder_names() -> list[str]:
+    """The data sets that can be opened by name alone."""
+    return [*tfds.list_builders(with_community_datasets=False), "digits"]
+
+
 def open_named(config) -> TfdsDataset:
     """Opens a data set by its TFDS name, preparing it in config.data_dir where that has not been done.
 
@@ -90,10 +95,9 @@ def open_named(config) -> TfdsDataset:
     try:
         builder = Digits(**arguments) if name in ("digits", "digits:1.0.0") else tfds.builder(name, **arguments)
     except tfds.core.DatasetNotFoundError as error:
-        known = [*tfds.list_builders(with_community_datasets=False), "digits"]
         raise ConfigError(
             f"config.dataset is {name!r}, which is neither a TFDS data set nor a folder or file here."
-            f"{nearest(re.split('[/:]', name)[0], known)} Give a name from "
+            f"{nearest(re.split('[/:]', name)[0], builder_names())} Give a name from "
             "https://www.tensorflow.org/datasets/catalog, a folder of images, or an .npz file."
         ) from error
     except (AssertionError, ValueError, KeyError) as error:

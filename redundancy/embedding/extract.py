@@ -3,7 +3,7 @@
 import numpy as np
 from absl import logging
 
-from redundancy.data import open_dataset
+from redundancy.data import shared_dataset
 from redundancy.embedding import store
 from redundancy.progress import Progress
 from redundancy.training.checkpoints import Checkpoints
@@ -20,7 +20,7 @@ def embed(config, workdir: Workdir) -> None:
         logging.info("embed: finished already")
         return
     step = need_manifest(workdir.pretrain, "train")["step"]
-    dataset = open_dataset(config)
+    dataset = shared_dataset(config)
     workdir.claim_dataset(dataset.fingerprint)
     positions, labels = dataset.train.positions, dataset.train.labels
     parts = store.part_positions(positions, config.embedding_parts)

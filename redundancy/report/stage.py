@@ -9,7 +9,7 @@ from absl import logging
 
 import redundancy
 from redundancy import storage
-from redundancy.data import open_dataset
+from redundancy.data import shared_dataset
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError
 from redundancy.report import figures, gallery, images, page, statistics, words
@@ -168,10 +168,10 @@ def report(config, workdir: Workdir) -> None:
     inputs = _inputs(workdir)
     finished = read_manifest(workdir.report)
     if finished and finished.get("inputs") == inputs:
-        logging.info("report: already there, %s", storage.join(workdir.report, "index.html"))
+        logging.info("report: finished already")
         return
 
-    dataset = open_dataset(config)
+    dataset = shared_dataset(config)
     recorded = storage.read_json(workdir.config)
     if recorded.get("dataset"):
         workdir.check_fingerprint(recorded["dataset"], dataset.fingerprint, workdir.config)

@@ -158,7 +158,7 @@ def link(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
         manifest = read_manifest(folder)
         if manifest is not None:
             _check_embeddings(folder, manifest, embeddings)
-            logging.info("link %s: finished before, %s.", layer, folder)
+            logging.info("link %s: finished already", layer)
             continue
         _link_layer(_open_store(workdir, layer), folder, embeddings, config.fractions)
 
@@ -256,7 +256,7 @@ def _finished(workdir: Workdir, inputs: Mapping[str, Any]) -> bool:
         path = storage.join(workdir.subsets, file["file"])
         if not storage.exists(path) or storage.sha256(path) != file["sha256"]:
             raise DataError(f"{path} is missing, damaged or another file than the manifest names. {remedy}")
-    logging.info("select: finished before, %s.", workdir.subsets)
+    logging.info("select: finished already")
     return True
 
 

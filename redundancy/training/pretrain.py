@@ -2,7 +2,7 @@
 
 from absl import logging
 
-from redundancy.data import open_dataset
+from redundancy.data import shared_dataset
 from redundancy.training.loop import PRETRAIN_SEED, Job, train_pack
 from redundancy.training.mesh import make_mesh, pack_size
 from redundancy.training.trainer import Trainer
@@ -14,7 +14,7 @@ def train(config, workdir: Workdir) -> None:
     if read_manifest(workdir.pretrain) is not None:
         logging.info("train: finished already")
         return
-    dataset = open_dataset(config)
+    dataset = shared_dataset(config)
     workdir.claim_dataset(dataset.fingerprint)
     mesh = make_mesh(config, num_trials=1)
     trainer = Trainer(config, dataset, mesh)

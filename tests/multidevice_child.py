@@ -1,0 +1,66 @@
+"""Run by test_multidevice.py with 8 host devices: trains the same two trials on several meshes, prints JSON."""
+
+import json
+import re
+import sys
+import tempfile
+
+import jax
+import numpy as np
+from jax.sharding import AxisType
+
+from redundancy import config as config_lib
+from redundancy.data import open_dataset
+from redundancy.training.loop import Job, train_pack
+from redundancy.training.mesh import make_mesh
+from redundancy.training.trainer import Trainer
+
+FIELDS = {
+    "depth": 8,
+    "widths": (4, 4, 8),
+    "augmentation": "crop",
+    "pad": 1,
+    "steps": 4,
+    "warmup_steps": 1,
+    "batch_size": 32,
+    "eval_batch_size": 100,
+}
+
+
+def all_reduces(trainer, trials):
+    """Device groups of every all-reduce in the compiled training step."""
+    state = trainer.stack([trainer.init_state(1)] * trials)
+    kept = [trainer.dataset.train.positions] * trials
+    item = next(trainer.feed.train_items(kept, [(0, 1)] * trials, trainer.config.batch_size, 0, 1, 1))
+    with jax.set_mesh(trainer.mesh):
+        args = (state, np.ones(trials, np.uint32), np.float32(4), trainer.feed.arrays["train"], trainer.put_items(item))
+        text = trainer._train.lower(*args).compile().as_text()
+    return re.findall(r"all-reduce\(.*?replica_groups=(\S+?), ", text)
+
+
+def main(npz):
+    out = {"devices": jax.device_count()}
+    for group in (0, 4):
+        config = config_lib.resolve({**FIELDS, "dataset": npz, "bn_group_size": group})
+        dataset = open_dataset(config)
+        for shape in ((1, 1), (2, 1), (2, 4), (1, 8)):
+            devices = jax.devices()[: shape[0] * shape[1]]
+            mesh = jax.make_mesh(shape, ("trial", "data"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+            trainer = Trainer(config, dataset, mesh)
+            with tempfile.TemporaryDirectory() as folder:
+                kept = (dataset.train.positions, dataset.train.positions[::2])
+                jobs = [Job(f"run{i}", f"{folder}/run{i}", positions, i + 1) for i, positions in enumerate(kept)]
+                results = train_pack(trainer, jobs, 2, config.steps, "pack")
+            (layers,) = trainer.embed(trainer.init_state(1), np.arange(90))
+            out[f"{group} {shape}"] = {
+                "loss": [result["test_loss"] for result in results],
+                "size": results[0]["test_size"],
+                "embedding": np.asarray(layers["end"]).mean(axis=1).tolist(),
+            }
+            if shape == (2, 4):
+                out[f"{group} all_reduces"] = all_reduces(trainer, 2)
+    auto = {trials: dict(make_mesh(config, trials).shape) for trials in (1, 2, 3, 8, 100)}
+    print(json.dumps({**out, "auto": auto}))
+
+
+main(sys.argv[1])

@@ -1,0 +1,188 @@
+"""The whole way, as a user walks it: from one command to the page, killed in every stage, on several kinds of data."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from redundancy.selection.stages import read_subset
+from redundancy.workdir import STAGES
+
+DIGITS = "--config=configs/digits.py:smoke"
+
+
+def artifacts(workdir):
+    """What must not depend on interruptions: subsets and results, by name."""
+    files = [*sorted((workdir / "subsets").iterdir()), workdir / "results.csv"]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def results(workdir):
+    return list(csv.DictReader((workdir / "results.csv").open()))
+
+
+@pytest.fixture(scope="module")
+def flags(digits_npz):
+    return (DIGITS, f"--config.dataset={digits_npz}")
+
+
+@pytest.fixture(scope="module")
+def unbroken(flags, child_env, repo, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken") / "w"
+    command = [sys.executable, "-m", "redundancy", "run", *flags, f"--workdir={workdir}"]
+    done = subprocess.run(command, cwd=repo, env=child_env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def test_run_ends_with_a_report_and_the_table_of_runs(unbroken):
+    workdir, done = unbroken
+    assert f"report: {workdir}/report/index.html" in done.stdout
+    page = (workdir / "report" / "index.html").read_text()
+    assert "<svg" in page
+    assert "data:image/png;base64," in page
+    rows = results(workdir)
+    assert len(rows) == 2 + 2 * 2 * 2
+    assert {row["run"] for row in rows} >= {"full-1.0000-trial1", "semantic-0.9000-trial0", "random-0.5000-trial1"}
+    for row in rows:
+        assert int(row["test_correct"]) / int(row["test_size"]) == float(row["test_accuracy"])
+        assert int(row["size"]) == round(float(row["fraction"]) * 1347 + 1e-9)
+
+
+def test_subsets_are_what_the_runs_were_trained_on(unbroken):
+    workdir, _ = unbroken
+    for row in results(workdir):
+        if row["method"] == "full":
+            continue
+        trial = f"-trial{row['trial']}" if row["method"] == "random" else ""
+        subset = read_subset(str(workdir / "subsets" / f"{row['method']}-{row['fraction']}{trial}.parquet"))
+        assert subset.kept.sum() == int(row["size"])
+        counts, kept = np.bincount(subset.labels), np.bincount(subset.labels[subset.kept], minlength=10)
+        # Largest remainder: no class is a whole image away from its share.
+        assert np.all(np.abs(kept - counts * int(row["size"]) / counts.sum()) < 1)
+
+
+def test_a_finished_run_is_a_no_op(unbroken, redundancy, flags):
+    workdir, _ = unbroken
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    done = redundancy("run", *flags, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    for stage in STAGES:
+        assert re.search(rf" {stage}[ a-z]*: finished already", done.stderr), stage
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()} == before
+
+
+def test_logs_are_plain_lines_with_rate_and_time_left(unbroken):
+    _, done = unbroken
+    assert "train: 20/20 steps" in done.stderr
+    assert "/s" in done.stderr
+    assert "\r" not in done.stderr
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_it_ends_with_the_same_subsets_and_results(unbroken, flags, child_env, repo, tmp_path):
+    workdir = tmp_path / "w"
+    moments = {
+        "train": "pretrain/checkpoints/10",
+        "embed": "embeddings/end/part-00000-of-00002.parquet",
+        "link": "merges/end/part-*.parquet",
+        "select": "subsets/*.parquet",
+        "sweep before a result": "runs/*/checkpoints/10",
+        "sweep": "runs/semantic-0.9000-trial1/result.json",
+        "report": "report/figures/*",
+    }
+    command = [sys.executable, "-m", "redundancy", "run", *flags, f"--workdir={workdir}"]
+    for moment, pattern in moments.items():
+        child = subprocess.Popen(command, cwd=repo, env=child_env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 200
+        while not any(workdir.glob(pattern)):
+            assert child.poll() is None, (moment, child.stderr.read().decode()[-2000:])
+            assert time.monotonic() < deadline, moment
+            time.sleep(0.001)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL, moment
+        child.stderr.close()
+    done = subprocess.run(command, cwd=repo, env=child_env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert artifacts(workdir) == artifacts(unbroken[0])
+
+
+@pytest.mark.slow
+def test_the_embedded_digits_through_tfds(redundancy, tmp_path, unbroken):
+    done = redundancy("run", DIGITS, f"--config.data_dir={tmp_path}/tfds", f"--workdir={tmp_path}/w")
+    assert done.returncode == 0, done.stderr
+    # The same images as in the .npz file, so the same numbers.
+    assert (tmp_path / "w" / "results.csv").read_bytes() == (unbroken[0] / "results.csv").read_bytes()
+
+
+def _photos(folder, rng):
+    """JPEG photos of varied sizes in 3 classes, one of them with few images; held-out test."""
+    for name, count in (("arcs", 14), ("bars", 9), ("cats & <b>dogs", 3)):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            height, width = rng.integers(30, 90, size=2)
+            pixels = rng.integers(0, 255, size=(height, width, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.jpg")
+
+
+SHRUNK = (
+    "--config.image_size=16",
+    "--config.depth=8",
+    "--config.widths=(4,4,8)",
+    "--config.steps=4",
+    "--config.warmup_steps=1",
+    "--config.batch_size=8",
+    "--config.fractions=(0.9,0.5)",
+    "--config.trials=1",
+)
+
+
+@pytest.mark.slow
+def test_a_folder_of_photos_of_varied_sizes(redundancy, tmp_path):
+    _photos(tmp_path / "photos", np.random.default_rng(0))
+    run = ("run", f"--config=configs/folder.py:{tmp_path}/photos", f"--workdir={tmp_path}/w", *SHRUNK)
+    done = redundancy(*run)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "w" / "report" / "index.html").read_text()
+    assert "cats &amp; &lt;b&gt;dogs" in page
+    assert "<b>dogs" not in page
+    # Another image in the folder makes other positions: the finished workdir must not be continued with it.
+    Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "arcs" / "new.jpg")
+    (tmp_path / "w" / "report" / "manifest.json").unlink()
+    refused = redundancy(*run)
+    assert refused.returncode == 1
+    assert "another data set" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_corrupt_photo_is_named_before_any_work(redundancy, tmp_path):
+    _photos(tmp_path / "photos", np.random.default_rng(0))
+    victim = tmp_path / "photos" / "bars" / "3.jpg"
+    victim.write_bytes(victim.read_bytes()[:200])
+    done = redundancy("run", f"--config=configs/folder.py:{tmp_path}/photos", f"--workdir={tmp_path}/w", *SHRUNK)
+    assert done.returncode == 1
+    assert "bars/3.jpg" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path / "w") == ["config.json"]
+
+
+@pytest.mark.slow
+def test_real_photos(redundancy, repo, tmp_path):
+    archive = repo.parent / "shared" / "data" / "photos.tar"
+    if not archive.exists():
+        pytest.skip("the photos are not here")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="data")
+    done = redundancy(
+        "run", f"--config=configs/folder.py:{tmp_path}/imagenette", f"--workdir={tmp_path}/w", *SHRUNK
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(results(tmp_path / "w")) == 1 + 2 * 2

@@ -1,0 +1,119 @@
+"""The command line: what it explains, and what it says to mistakes. Every call is a process of its own."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from redundancy.workdir import STAGES
+
+DIGITS = "--config=configs/digits.py:smoke"
+
+
+def fails(done, *said, code=None):
+    """The process failed with one line that says it, and no stack trace."""
+    assert done.returncode != 0
+    if code is not None:
+        assert done.returncode == code
+    assert "Traceback" not in done.stderr, done.stderr
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("redundancy: error: "), done.stderr
+    for text in said:
+        assert text in message, message
+
+
+def test_help_explains_the_way_through(redundancy):
+    for flag in ("--help", "-h", "help"):
+        done = redundancy(flag)
+        assert done.returncode == 0
+        assert all(f"\n  {stage} " in done.stdout for stage in (*STAGES, "run"))
+        assert "configs/digits.py" in done.stdout
+
+
+def test_mistakes_in_the_command_line(redundancy, tmp_path):
+    workdir = f"--workdir={tmp_path / 'w'}"
+    assert redundancy().returncode == 2
+    fails(redundancy("trian", DIGITS, workdir), '"train"', code=2)
+    fails(redundancy("train", workdir), "--config is missing", code=2)
+    fails(redundancy("train", DIGITS), "--workdir is missing", code=2)
+    fails(redundancy("train", "--config=configs/digitz.py", workdir), "no file configs/digitz.py", code=2)
+    fails(redundancy("train", DIGITS, workdir, "--config.stepz=3"), 'Did you mean "steps"?', code=2)
+    fails(redundancy("train", DIGITS, workdir, "--config.steps=many"), "config.steps", "many", code=2)
+    fails(redundancy("train", DIGITS, workdir, "--config.steps=0"), "config.steps is 0", code=2)
+    fails(redundancy("train", "--config=configs/digits.py:smok", workdir), '"smoke"', code=2)
+    fails(redundancy("train", DIGITS, workdir, "--workdirr=x"), "workdirr", code=2)
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_broken_config_file_is_named(redundancy, tmp_path):
+    (tmp_path / "broken.py").write_text("def get_config(arg=''):\n    return 1 / 0\n")
+    (tmp_path / "number.py").write_text("def get_config(arg=''):\n    return 3\n")
+    fails(redundancy("train", f"--config={tmp_path}/broken.py", f"--workdir={tmp_path}/w"), "ZeroDivisionError")
+    fails(redundancy("train", f"--config={tmp_path}/number.py", f"--workdir={tmp_path}/w"), "ConfigDict")
+
+
+def test_debug_shows_the_trace(redundancy, tmp_path):
+    done = redundancy("train", DIGITS, f"--workdir={tmp_path}/w", "--config.depth=9", "--debug")
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_a_stage_before_its_turn_names_the_one_to_run(redundancy, tmp_path, digits_npz):
+    flags = (DIGITS, f"--config.dataset={digits_npz}", f"--workdir={tmp_path}/w")
+    fails(redundancy("embed", *flags), 'run "redundancy train"', code=1)
+    fails(redundancy("link", *flags), 'run "redundancy embed"')
+    fails(redundancy("select", *flags), "run")
+    fails(redundancy("sweep", *flags), 'run "redundancy select"')
+    fails(redundancy("report", *flags), "run")
+
+
+def test_another_config_in_the_same_workdir(redundancy, tmp_path, digits_npz):
+    flags = (DIGITS, f"--config.dataset={digits_npz}", f"--workdir={tmp_path}/w")
+    fails(redundancy("embed", *flags), "redundancy train")
+    (tmp_path / "w" / "pretrain").mkdir()
+    fails(redundancy("embed", *flags, "--config.trials=7"), "trials: 2 there, 7 here", "another --workdir", code=1)
+
+
+def test_an_unwritable_workdir(redundancy, tmp_path, digits_npz):
+    (tmp_path / "file").write_text("not a folder")
+    flags = (DIGITS, f"--config.dataset={digits_npz}")
+    fails(redundancy("train", *flags, f"--workdir={tmp_path}/file/w"), "Not a directory", "--workdir")
+    fails(redundancy("train", *flags, "--workdir=/proc/none"), "/proc/none")
+
+
+def test_a_full_disk_leaves_no_half_written_file(redundancy, tmp_path, digits_npz):
+    full = pathlib.Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full")
+    from redundancy import storage
+
+    target = tmp_path / "w"
+    target.mkdir()
+    # A write that meets ENOSPC is simulated where it happens for every file: opening the scratch file.
+    import builtins
+
+    real = builtins.open
+
+    def open_full(path, mode="r", *args, **kwargs):
+        if "w" in mode and str(path).startswith(str(target)):
+            return real("/dev/full", mode, *args, **kwargs)
+        return real(path, mode, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builtins, "open", open_full)
+        with pytest.raises(OSError, match="No space left"):
+            storage.write_json(str(target / "config.json"), {"a": 1})
+    assert list(target.iterdir()) == []
+
+
+def test_wrong_data_sets_are_told_before_any_work(redundancy, tmp_path, digits_npz):
+    missing = f"--config.dataset={tmp_path}/none.npz"
+    fails(redundancy("train", DIGITS, missing, f"--workdir={tmp_path}/a"), "none.npz")
+    split = (f"--config.dataset={digits_npz}", "--config.train_split=trian")
+    fails(redundancy("train", DIGITS, *split, f"--workdir={tmp_path}/b"), "train_split")
+    np.savez(tmp_path / "gap.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.array([0, 0, 2, 2]))
+    gap = f"--config.dataset={tmp_path}/gap.npz"
+    fails(redundancy("train", DIGITS, gap, "--config.test_split=", f"--workdir={tmp_path}/c"), "1")
+    np.savez(tmp_path / "pickled.npz", images=np.array([{"a": 1}], dtype=object), labels=np.array([0]))
+    pickled = f"--config.dataset={tmp_path}/pickled.npz"
+    fails(redundancy("train", DIGITS, pickled, f"--workdir={tmp_path}/d"), "pickled.npz")

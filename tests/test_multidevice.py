@@ -1,0 +1,90 @@
+"""One or eight devices: the same training to float tolerance, trials that never talk to each other."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+
+
+@pytest.fixture(scope="module")
+def measured(digits_npz, child_env, repo):
+    child = subprocess.run(
+        [sys.executable, repo / "tests" / "multidevice_child.py", digits_npz],
+        env={**child_env, **EIGHT},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert child.returncode == 0, child.stderr[-3000:]
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [0, 4])
+@pytest.mark.parametrize("mesh", ["(2, 1)", "(2, 4)", "(1, 8)"])
+def test_training_does_not_depend_on_the_mesh(measured, group, mesh):
+    assert measured["devices"] == 8
+    one, several = measured[f"{group} (1, 1)"], measured[f"{group} {mesh}"]
+    np.testing.assert_allclose(several["loss"], one["loss"], rtol=2e-5)
+    np.testing.assert_allclose(several["embedding"], one["embedding"], rtol=1e-4, atol=1e-6)
+    assert several["size"] == 450
+
+
+@pytest.mark.slow
+def test_the_batch_norm_rule_matters(measured):
+    assert abs(measured["0 (1, 1)"]["loss"][0] - measured["4 (1, 1)"]["loss"][0]) > 1e-4
+
+
+@pytest.mark.slow
+def test_no_collective_crosses_trials(measured):
+    """On the mesh (2, 4) devices 0-3 hold one trial and 4-7 the other."""
+    for group in (0, 4):
+        groups = measured[f"{group} all_reduces"]
+        assert groups
+        for text in groups:
+            listed = [set(map(int, part.split(","))) for part in re.findall(r"\{([\d,]+)\}", text)]
+            compact = text.startswith("[2,4]<=[8]")
+            assert compact or (listed and all(part <= {0, 1, 2, 3} or part <= {4, 5, 6, 7} for part in listed)), text
+
+
+@pytest.mark.slow
+def test_batch_norm_groups_within_a_device_need_no_exchange_of_statistics(measured):
+    # With groups of 4 of the 8 images a device holds, only gradients and metrics are reduced.
+    assert len(measured["4 all_reduces"]) < len(measured["0 all_reduces"])
+
+
+@pytest.mark.slow
+def test_trials_are_spread_before_batches(measured):
+    assert measured["auto"] == {
+        "1": {"trial": 1, "data": 8},
+        "2": {"trial": 2, "data": 4},
+        "3": {"trial": 2, "data": 4},
+        "8": {"trial": 8, "data": 1},
+        "100": {"trial": 8, "data": 1},
+    }
+
+
+@pytest.mark.slow
+def test_subsets_of_the_same_embeddings_are_identical_on_eight_devices(redundancy, digits_npz, child_env, tmp_path):
+    first, second = tmp_path / "one", tmp_path / "eight"
+    flags = ["--config=configs/digits.py:smoke", f"--config.dataset={digits_npz}"]
+    for stage in ("train", "embed"):
+        done = redundancy(stage, *flags, f"--workdir={first}")
+        assert done.returncode == 0, done.stderr
+    shutil.copytree(first, second)
+    for workdir, environment in ((first, {}), (second, EIGHT)):
+        child_env.update({"XLA_FLAGS": "", **environment})
+        for stage in ("link", "select"):
+            done = redundancy(stage, *flags, f"--workdir={workdir}")
+            assert done.returncode == 0, done.stderr
+    child_env["XLA_FLAGS"] = ""
+    names = sorted(path.name for path in (first / "subsets").iterdir())
+    assert len(names) == 2 + 4 + 1
+    for name in names:
+        assert (first / "subsets" / name).read_bytes() == (second / "subsets" / name).read_bytes()
