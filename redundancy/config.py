@@ -144,7 +144,10 @@ FIELDS: dict[str, Field] = {
     ),
     "nesterov": Field("Training", False, "whether the momentum is Nesterov's"),
     "l2": Field(
-        "Training", 1e-4, "factor of the L2 penalty's gradient, on kernels alone (no bias, no BatchNorm)", **_at_least(0)
+        "Training",
+        1e-4,
+        "factor of the L2 penalty's gradient, on kernels alone (no bias, no BatchNorm)",
+        **_at_least(0),
     ),
     "seed": Field("Training", 0, "seed of everything random", **_at_least(0)),
     "eval_batch_size": Field("Training", 500, "images of one evaluation or embedding step", **_at_least(1)),
@@ -158,21 +161,18 @@ FIELDS: dict[str, Field] = {
         "Training", 0, "steps in one device program; 0 is 1 on CPU and 50 elsewhere", **_at_least(0)
     ),
     # Selection
-    "layers": Field(
-        "Selection", ("end",), "layers whose pooled output is embedded and clustered", **_some_of(LAYERS)
-    ),
+    "layers": Field("Selection", ("end",), "layers whose pooled output is embedded and clustered", **_some_of(LAYERS)),
     "embedding_parts": Field("Selection", 8, "files that each layer's embeddings are written in", **_at_least(1)),
-    "rule": Field(
-        "Selection", "cosine_raw_mean", "which image of a redundant group is kept", **_one_of(RULES)
-    ),
+    "rule": Field("Selection", "cosine_raw_mean", "which image of a redundant group is kept", **_one_of(RULES)),
     # Experiment
     "fractions": Field(
         "Experiment",
         (0.95, 0.9, 0.8, 0.7, 0.6, 0.5),
         "kept shares of the full set to compare with it",
         "different numbers above 0 and up to 1, told apart by four decimals",
-        lambda value: all(0.0001 <= item <= 1 for item in value)
-        and len({f"{item:.4f}" for item in value}) == len(value),
+        lambda value: (
+            all(0.0001 <= item <= 1 for item in value) and len({f"{item:.4f}" for item in value}) == len(value)
+        ),
         float,
     ),
     "methods": Field("Experiment", METHODS, "ways of choosing what is kept", **_some_of(METHODS)),
@@ -208,9 +208,7 @@ def _convert(name: str, field: Field, value: Any) -> Any:
     """`value` in the type of the field; raises ConfigError where it has another."""
 
     def fail(wanted):
-        raise ConfigError(
-            f"config.{name} is {value!r} ({type(value).__name__}); wanted: {wanted} ({field.doc})."
-        )
+        raise ConfigError(f"config.{name} is {value!r} ({type(value).__name__}); wanted: {wanted} ({field.doc}).")
 
     def scalar(item, kind):
         if kind is float and isinstance(item, (int, float)) and not isinstance(item, bool):
@@ -253,9 +251,7 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
         raise ConfigError("config.layers is empty, but the method semantic needs one; add 'end'.")
     for name in ("mean", "std"):
         if len(config[name]) not in (1, 3):
-            raise ConfigError(
-                f"config.{name} has {len(config[name])} numbers; wanted: one for all channels or three."
-            )
+            raise ConfigError(f"config.{name} has {len(config[name])} numbers; wanted: one for all channels or three.")
 
 
 def resolve(given: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:
@@ -267,9 +263,7 @@ def resolve(given: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collecti
     config = defaults()
     for name in given:
         if name not in FIELDS:
-            raise ConfigError(
-                f"config.{name} is not a field.{nearest(name, FIELDS)} Fields: {', '.join(FIELDS)}."
-            )
+            raise ConfigError(f"config.{name} is not a field.{nearest(name, FIELDS)} Fields: {', '.join(FIELDS)}.")
         with config.ignore_type():
             config[name] = _convert(name, FIELDS[name], given[name])
     _check_together(config)

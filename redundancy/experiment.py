@@ -151,4 +151,6 @@ def sweep(config, workdir: Workdir) -> None:
             for job, result in zip(jobs, results, strict=True):
                 logging.info("sweep: %s test accuracy %.4f", job.name, result["test_accuracy"])
     write_results(workdir, config, runs)
-    write_manifest(workdir.runs, {"runs": [run.name for run in runs], "results_sha256": storage.sha256(workdir.results)})
+    write_manifest(
+        workdir.runs, {"runs": [run.name for run in runs], "results_sha256": storage.sha256(workdir.results)}
+    )

@@ -118,15 +118,17 @@ def _resolved_config():
 
 def _main(argv: list[str]) -> None:
     if len(argv) != 2:
-        raise ConfigError(
-            f"wanted one stage, got {argv[1:]}; stages: {', '.join(STAGES)}, run." if argv[1:] else USAGE
-        )
+        raise ConfigError(f"wanted one stage, got {argv[1:]}; stages: {', '.join(STAGES)}, run." if argv[1:] else USAGE)
     name = argv[1]
     if name not in (*STAGES, "run"):
-        raise ConfigError(f"{name!r} is not a stage.{nearest(name, (*STAGES, 'run'))} Stages: {', '.join(STAGES)}, run.")
+        raise ConfigError(
+            f"{name!r} is not a stage.{nearest(name, (*STAGES, 'run'))} Stages: {', '.join(STAGES)}, run."
+        )
     for flag, value in (("--config", _CONFIG.value), ("--workdir", _WORKDIR.value)):
         if not value:
-            raise ConfigError(f'{flag} is missing; for example "redundancy {name} --config configs/digits.py --workdir DIR".')
+            raise ConfigError(
+                f'{flag} is missing; for example "redundancy {name} --config configs/digits.py --workdir DIR".'
+            )
     config = _resolved_config()
     workdir = Workdir(_WORKDIR.value)
     workdir.claim(config)

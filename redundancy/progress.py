@@ -56,9 +56,7 @@ class Progress:
         left = (self._total - self._done) / rate if rate else float("inf")
         when = f"in {_duration(seconds)}" if end else f"{_duration(left)} left" if rate else "? left"
         note = f", {self._note}" if self._note else ""
-        logging.info(
-            "%s: %d/%d %s, %.4g/s, %s%s", self._what, self._done, self._total, self._unit, rate, when, note
-        )
+        logging.info("%s: %d/%d %s, %.4g/s, %s%s", self._what, self._done, self._total, self._unit, rate, when, note)
 
     def __exit__(self, kind, value, trace):
         if self._bar is not None:

@@ -174,7 +174,5 @@ def read_parquet(path: str, columns: Sequence[str] | None = None, filters=None) 
 def parquet_metadata(table: pa.Table) -> dict[str, str]:
     """The key-value pairs that write_parquet was given."""
     return {
-        key.decode(): value.decode()
-        for key, value in (table.schema.metadata or {}).items()
-        if key != b"ARROW:schema"
+        key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items() if key != b"ARROW:schema"
     }

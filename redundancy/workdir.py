@@ -88,7 +88,8 @@ class Workdir:
             fields = config_lib.differing(found, wanted)
             if fields:
                 shown = "; ".join(
-                    f"{name}: {found.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} here" for name in fields
+                    f"{name}: {found.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} here"
+                    for name in fields
                 )
                 raise WorkdirError(
                     f"{self.root} was made with another config. Differing: {shown}. "

@@ -181,8 +181,6 @@ def test_real_photos(redundancy, repo, tmp_path):
         pytest.skip("the photos are not here")
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path, filter="data")
-    done = redundancy(
-        "run", f"--config=configs/folder.py:{tmp_path}/imagenette", f"--workdir={tmp_path}/w", *SHRUNK
-    )
+    done = redundancy("run", f"--config=configs/folder.py:{tmp_path}/imagenette", f"--workdir={tmp_path}/w", *SHRUNK)
     assert done.returncode == 0, done.stderr
     assert len(results(tmp_path / "w")) == 1 + 2 * 2

@@ -148,7 +148,9 @@ def _checked(path, image_key, pictures, label_key, labels):
             "the class of each image."
         )
     if len(labels) != len(pictures):
-        raise DataError(f"{path}: {len(pictures)} {image_key} but {len(labels)} {label_key}; wanted one label an image.")
+        raise DataError(
+            f"{path}: {len(pictures)} {image_key} but {len(labels)} {label_key}; wanted one label an image."
+        )
     return pictures, labels.astype(np.int64)
 
 

@@ -161,7 +161,9 @@ def _open(config, builder) -> TfdsDataset:
     stored = {name: _stored(builder, name) for name in (train, test) if name}
     labels = {name: _labels(builder, name, stored[name], label_key) for name in stored}
     class_names = tuple(label.names or map(str, range(label.num_classes)))
-    parts = splits.make(where, class_names, (train, labels[train]), (test, labels[test]) if test else None, config.holdout)
+    parts = splits.make(
+        where, class_names, (train, labels[train]), (test, labels[test]) if test else None, config.holdout
+    )
     size = config.image_size
     return TfdsDataset(
         builder,

@@ -30,9 +30,7 @@ def embed(config, workdir: Workdir) -> None:
     }
 
     def done(index):
-        return all(
-            store.part_done(workdir.embeddings(layer), index, len(parts), identities[layer]) for layer in layers
-        )
+        return all(store.part_done(workdir.embeddings(layer), index, len(parts), identities[layer]) for layer in layers)
 
     missing = [index for index in range(len(parts)) if not done(index)]
     if missing:

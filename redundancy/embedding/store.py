@@ -80,7 +80,9 @@ def write_part(
     positions, labels = np.asarray(positions, np.int64), np.asarray(labels, np.int32)
     embeddings = np.asarray(embeddings, np.float32)
     if embeddings.ndim != 2 or not len(positions) == len(labels) == len(embeddings) > 0:
-        raise ValueError(f"shapes {positions.shape}, {labels.shape}, {embeddings.shape}; wanted [n], [n], [n, d], n > 0")
+        raise ValueError(
+            f"shapes {positions.shape}, {labels.shape}, {embeddings.shape}; wanted [n], [n], [n, d], n > 0"
+        )
     _check_vectors(
         embeddings,
         positions,

@@ -61,9 +61,7 @@ class ResNet(nn.Module):
           pixels of the first convolution, "middle" of the second stage, "end" of the last BatchNorm and ReLU,
           which the logits are made of.
         """
-        norm = functools.partial(
-            BatchNorm, group_size=self.bn_group_size, momentum=self.bn_momentum, dtype=self.dtype
-        )
+        norm = functools.partial(BatchNorm, group_size=self.bn_group_size, momentum=self.bn_momentum, dtype=self.dtype)
         conv = functools.partial(
             nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), padding="SAME"
         )

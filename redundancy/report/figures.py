@@ -153,7 +153,12 @@ def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size
             y = [100 * item.mean for item in ordered]
             if full and ordered[-1].size < full_size:
                 axes.plot(
-                    [x[-1], 100], [y[-1], 100 * full.mean], color=line.color, linewidth=1, linestyle=line.style, alpha=0.6
+                    [x[-1], 100],
+                    [y[-1], 100 * full.mean],
+                    color=line.color,
+                    linewidth=1,
+                    linestyle=line.style,
+                    alpha=0.6,
                 )
             bars = [0.0 if math.isnan(item.std) else 100 * item.std for item in ordered]
             drawn = axes.errorbar(

@@ -40,7 +40,13 @@ def method_name(method: str, layer: str, several_layers: bool) -> str:
 
 def config_source(config: Mapping[str, Any]) -> str:
     """A config file that gives this config: the fields that differ from their defaults."""
-    lines = ["from redundancy import config as config_lib", "", "", "def get_config():", "    config = config_lib.defaults()"]
+    lines = [
+        "from redundancy import config as config_lib",
+        "",
+        "",
+        "def get_config():",
+        "    config = config_lib.defaults()",
+    ]
     for name, field in config_lib.FIELDS.items():
         if config[name] != field.default:
             lines.append(f"    config.{name} = {config[name]!r}")
@@ -73,7 +79,10 @@ def _headlines(full_size, test_size, class_count, run_count, fraction, summaries
     if class_rows:
         total = class_rows[-1]
         numbers += [
-            (f"{total['groups']:,}", f"redundant groups at {words.percent(fraction)} kept, of up to {total['largest']} images"),
+            (
+                f"{total['groups']:,}",
+                f"redundant groups at {words.percent(fraction)} kept, of up to {total['largest']} images",
+            ),
             (f"{total['images'] - total['kept']:,}", f"images dropped at {words.percent(fraction)} kept"),
         ]
     return numbers

@@ -136,7 +136,10 @@ def _plots(config, summaries, groups, labels, class_names, full_size: int) -> di
     if "semantic" in config.methods and len(config.layers) > 1:
         plots["figure8"] = figures.accuracy_plot(summaries, list(config.layers), full_size, "figure8")
     if labels:
-        counts = [(words.class_title(class_names[label]), gallery.size_counts(groups, label)) for label in labels[:_FIGURE_CLASSES]]
+        counts = [
+            (words.class_title(class_names[label]), gallery.size_counts(groups, label))
+            for label in labels[:_FIGURE_CLASSES]
+        ]
         if len(class_names) > 1:
             counts.append((f"All {len(class_names):,} classes", gallery.size_counts(groups)))
         plots["figure4"] = figures.group_size_plot(counts, "figure4")

@@ -151,7 +151,9 @@ def summarise(runs: Iterable[Run]) -> list[Summary]:
                 to_random=None if method in (FULL, "random") else paired_difference(own, random.get(text, {})),
             )
         )
-    return sorted(summaries, key=lambda item: (item.method != FULL, series.index((item.method, item.layer)), -item.fraction))
+    return sorted(
+        summaries, key=lambda item: (item.method != FULL, series.index((item.method, item.layer)), -item.fraction)
+    )
 
 
 def find(summaries: Sequence[Summary], method: str, fraction: float, layer: str | None = None) -> Summary | None:

@@ -75,9 +75,7 @@ def _verdict(difference: Difference, what: str, decimals: int) -> str:
     )
 
 
-def answer(
-    summaries: Sequence[Summary], name: str, fraction: float, layer: str, test_size: int
-) -> tuple[str, str]:
+def answer(summaries: Sequence[Summary], name: str, fraction: float, layer: str, test_size: int) -> tuple[str, str]:
     """What came out, in one sentence, and what may and may not be concluded from it, in another.
 
     Args:
@@ -89,7 +87,10 @@ def answer(
     """
     decimals = 2 if test_size >= _FINE_TEST_SIZE else 1
     if fraction >= 1:
-        return f"Nothing of {name} was dropped: the config asks for no fraction near its report fraction below 100%.", ""
+        return (
+            f"Nothing of {name} was dropped: the config asks for no fraction near its report fraction below 100%.",
+            "",
+        )
     dropped = percent(1 - fraction)
     semantic = find(summaries, "semantic", fraction, layer)
     random = find(summaries, "random", fraction)
@@ -102,7 +103,9 @@ def answer(
     else:
         chosen = f"Dropping a random {dropped} of {name}"
     change = main.to_full
-    sentence = f"{chosen} changed mean test accuracy by {points(change.mean, decimals)} points ({_how_sure(change, decimals)})"
+    sentence = (
+        f"{chosen} changed mean test accuracy by {points(change.mean, decimals)} points ({_how_sure(change, decimals)})"
+    )
     if semantic and random and random.to_full:
         other = random.to_full
         beside = f" ({interval(other, decimals)})" if other.has_interval else ""

@@ -31,7 +31,10 @@ def groups(merges: Merges, n: int, k: int) -> np.ndarray:
     made = n - k
     top = list(range(n + made))
     for row, left, right in zip(
-        range(n + made - 1, n - 1, -1), merges.left[:made][::-1].tolist(), merges.right[:made][::-1].tolist(), strict=True
+        range(n + made - 1, n - 1, -1),
+        merges.left[:made][::-1].tolist(),
+        merges.right[:made][::-1].tolist(),
+        strict=True,
     ):
         top[left] = top[right] = top[row]
     cluster = np.array(top[:n], np.int64)

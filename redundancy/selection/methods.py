@@ -56,9 +56,7 @@ def rows_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:
     return dict(zip(found.tolist(), np.split(order, starts[1:]), strict=True)) if len(labels) else {}
 
 
-def random_subset(
-    labels: np.ndarray, positions: np.ndarray, fraction: float, seed: tuple[int, ...]
-) -> np.ndarray:
+def random_subset(labels: np.ndarray, positions: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
     """A uniformly random subset with the counts of `class_counts`, drawn in each class by itself.
 
     Depends on the seed and on which positions each class has: not on the order of the rows, nor on other classes

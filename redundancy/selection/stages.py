@@ -107,12 +107,15 @@ def _link_layer(store: EmbeddingStore, folder: str, embeddings: str, fractions: 
         logging.warning("%s: no images of %d classes, for example %r.", store.folder, len(empty), empty[0])
     num_merges = _num_merges(counts, fractions)
     # A class that does not fit ends the stage before hours of work, not after.
-    linkage.check_memory(max((counts[label] for label, number in num_merges.items() if number), default=0), store.dimension)
+    linkage.check_memory(
+        max((counts[label] for label, number in num_merges.items() if number), default=0), store.dimension
+    )
     labels = sorted(counts)
     num_parts = min(_MAX_PARTS, len(labels))
     parts = [labels[index::num_parts] for index in range(num_parts)]
     identity = json.dumps(
-        {"layer": store.layer, "embeddings": embeddings, "merges": {str(k): v for k, v in num_merges.items()}}, sort_keys=True
+        {"layer": store.layer, "embeddings": embeddings, "merges": {str(k): v for k, v in num_merges.items()}},
+        sort_keys=True,
     )
     paths = [storage.join(folder, part_name(index, num_parts)) for index in range(num_parts)]
     todo = [index for index in range(num_parts) if not _is_done(paths[index], identity)]
@@ -134,7 +137,8 @@ def _link_layer(store: EmbeddingStore, folder: str, embeddings: str, fractions: 
             "fractions": list(fractions),
             "classes": {str(label): {"images": counts[label], "merges": num_merges[label]} for label in labels},
             "parts": [
-                {"file": part_name(index, num_parts), "sha256": storage.sha256(path)} for index, path in enumerate(paths)
+                {"file": part_name(index, num_parts), "sha256": storage.sha256(path)}
+                for index, path in enumerate(paths)
             ],
         },
     )
@@ -229,7 +233,9 @@ def _semantic_subsets(
     ]
 
 
-def _need_merges(workdir: Workdir, store: EmbeddingStore, embeddings: str, fractions: Sequence[float]) -> dict[int, Merges]:
+def _need_merges(
+    workdir: Workdir, store: EmbeddingStore, embeddings: str, fractions: Sequence[float]
+) -> dict[int, Merges]:
     """The layer's merges; raises WorkdirError where they are not these embeddings', or not deep enough."""
     folder = workdir.merges(store.layer)
     manifest = need_manifest(folder, "link")
@@ -288,7 +294,9 @@ def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
     base = {"fingerprint": stores[0].manifest["fingerprint"], "num_stored": stores[0].manifest["num_stored"]}
     # Read before anything is written: damaged merges end the stage here.
     merges = [
-        _need_merges(workdir, store, inputs[f"embeddings/{store.layer}"], config.fractions) for store in stores if semantic
+        _need_merges(workdir, store, inputs[f"embeddings/{store.layer}"], config.fractions)
+        for store in stores
+        if semantic
     ]
     files = []
 

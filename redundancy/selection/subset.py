@@ -92,9 +92,13 @@ def read_subset(path: str) -> Subset:
     table = storage.read_parquet(path, list(_COLUMNS))
     found = storage.parquet_metadata(table)
     metadata: Mapping[str, Any] = json.loads(found.get(_METADATA, "{}"))
-    missing = [name for name in ("method", "layer", "fraction", "size", "num_stored", "fingerprint") if name not in metadata]
+    missing = [
+        name for name in ("method", "layer", "fraction", "size", "num_stored", "fingerprint") if name not in metadata
+    ]
     if missing:
-        raise DataError(f"{path}: the metadata has no {missing[0]!r}; it was not written by redundancy select. {_REMEDY}")
+        raise DataError(
+            f"{path}: the metadata has no {missing[0]!r}; it was not written by redundancy select. {_REMEDY}"
+        )
     for name, kind in _COLUMNS.items():
         column = table[name]
         if column.type != kind or (name != "dissimilarity" and column.null_count):

@@ -18,7 +18,9 @@ def _event_bytes(event: Event) -> bytes:
 
 
 def _line_events(line: dict) -> bytes:
-    values = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name not in ("step", "time")]
+    values = [
+        Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name not in ("step", "time")
+    ]
     return _event_bytes(Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values)))
 
 

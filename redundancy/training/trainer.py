@@ -180,7 +180,9 @@ class Trainer:
             for item, mask in self.feed.once("test", positions, self._eval_batch_size):
                 item, mask = put(self.mesh, P("data"), (item, mask))
                 batches.append(self._evaluate(states, self.feed.arrays["test"], item, mask))
-        sums = jax.tree.map(lambda *leaves: np.sum(np.stack(leaves), axis=0, dtype=np.float64), *jax.device_get(batches))
+        sums = jax.tree.map(
+            lambda *leaves: np.sum(np.stack(leaves), axis=0, dtype=np.float64), *jax.device_get(batches)
+        )
         if not np.all(sums["count"] == len(positions)):
             raise AssertionError(f"evaluation saw {sums['count']} test images, not {len(positions)}")
         return sums["correct"].astype(np.int64), sums["loss"] / len(positions)

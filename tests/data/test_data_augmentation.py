@@ -41,7 +41,9 @@ def test_every_outcome_is_allowed_and_occurs(kind):
 
 
 def test_keys_differ():
-    assert not np.array_equal(augment(IMAGES, KEY, POSITIONS, "crop_flip", 4), augment(IMAGES, jax.random.key(8), POSITIONS, "crop_flip", 4))
+    assert not np.array_equal(
+        augment(IMAGES, KEY, POSITIONS, "crop_flip", 4), augment(IMAGES, jax.random.key(8), POSITIONS, "crop_flip", 4)
+    )
 
 
 def test_works_in_shard_map_and_scan():

@@ -13,7 +13,9 @@ def test_auto_takes_the_first_split_there_is():
     assert splits.choose("test", "auto", ("train", "test")) == ("test", None)
 
 
-@pytest.mark.parametrize(("train", "test", "field"), [("trian", "auto", "train_split"), ("train", "tets", "test_split")])
+@pytest.mark.parametrize(
+    ("train", "test", "field"), [("trian", "auto", "train_split"), ("train", "tets", "test_split")]
+)
 def test_missing_split_names_field_and_nearest(train, test, field):
     with pytest.raises(ConfigError, match=rf"config\.{field} .*Did you mean") as error:
         splits.choose(train, test, ("train", "test"))

@@ -69,7 +69,9 @@ def test_positions_are_places_in_stored_order(data_dir, resident):
     for position, example in enumerate(examples):
         file, index = example["tfds_id"].decode().split("__")
         assert first[file[file.index("-0") :]] + int(index) == position
-    labels = {p: n for part in (resident.train, resident.test) for p, n in zip(part.positions, part.labels, strict=True)}
+    labels = {
+        p: n for part in (resident.train, resident.test) for p, n in zip(part.positions, part.labels, strict=True)
+    }
     assert [labels[p] for p in range(60)] == [example["kind"] for example in examples]
 
 

@@ -103,7 +103,9 @@ def test_part_done(folder):
     assert storage.read_bytes(path) == data
 
 
-@pytest.mark.parametrize(("value", "what"), [(np.nan, "NaN or infinity"), (np.inf, "NaN or infinity"), (0, "a zero vector")])
+@pytest.mark.parametrize(
+    ("value", "what"), [(np.nan, "NaN or infinity"), (np.inf, "NaN or infinity"), (0, "a zero vector")]
+)
 def test_an_embedding_without_cosine_is_not_written(folder, value, what):
     positions, labels, embeddings = _rows()
     embeddings[[9, 4]] = value
@@ -127,7 +129,7 @@ def test_an_embedding_without_cosine_brought_by_someone_is_found(folder, value, 
 def test_an_unfinished_store_is_not_opened(folder):
     positions, labels, embeddings = _rows()
     store.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
-    with pytest.raises(WorkdirError, match='redundancy embed'):
+    with pytest.raises(WorkdirError, match="redundancy embed"):
         store.EmbeddingStore(folder)
 
 

@@ -88,7 +88,15 @@ def test_page_shows_the_kept_and_dropped_images_of_the_subset(tmp_path):
     assert page.images["outside"]
     assert "script" not in page.tags
     words = page.words()
-    for part in ("Figure 2.", "Figure 4.", "Table 1.", "Figure 12.", "Dropping 10% of", "3 paired trials", "paired by seed"):
+    for part in (
+        "Figure 2.",
+        "Figure 4.",
+        "Table 1.",
+        "Figure 12.",
+        "Dropping 10% of",
+        "3 paired trials",
+        "paired by seed",
+    ):
         assert part in words
     files = read_manifest(workdir.report)["files"]
     assert {"figures/figure2.svg", "figures/figure2.png", "figures/figure4.svg", "figures/figure4.png"} <= set(files)

@@ -94,7 +94,9 @@ def answer(semantic, random=None, full=FULL, fraction=0.9):
 
 def test_answer_says_when_trials_cannot_tell():
     sentence, verdict = answer({0: 0.96, 1: 0.985, 2: 0.955}, {0: 0.95, 1: 0.95, 2: 0.95})
-    assert sentence.startswith("Dropping 10% of digits, chosen by semantic clustering, changed mean test accuracy by −0.3")
+    assert sentence.startswith(
+        "Dropping 10% of digits, chosen by semantic clustering, changed mean test accuracy by −0.3"
+    )
     assert "3 paired trials" in sentence
     assert "a random 10%" in sentence
     assert "cannot tell" in verdict
@@ -120,7 +122,8 @@ def test_answer_where_nothing_was_dropped():
 
 
 @pytest.mark.parametrize(
-    ("share", "text"), [(0.9, "90%"), (1 - 0.9, "10%"), (0.125, "12.5%"), (1.0, "100%"), (0.0001, "0.01%"), (1 - 0.95, "5%")]
+    ("share", "text"),
+    [(0.9, "90%"), (1 - 0.9, "10%"), (0.125, "12.5%"), (1.0, "100%"), (0.0001, "0.01%"), (1 - 0.95, "5%")],
 )
 def test_percent(share, text):
     assert words.percent(share) == text

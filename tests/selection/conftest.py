@@ -31,9 +31,7 @@ def write_store(workdir, layer, sizes, dimension, num_parts, seed):
     parts = store.part_positions(positions, num_parts)
     for index, part in enumerate(parts):
         rows = np.searchsorted(positions, part)
-        store.write_part(
-            workdir.embeddings(layer), index, len(parts), part, labels[rows], embeddings[rows], identity
-        )
+        store.write_part(workdir.embeddings(layer), index, len(parts), part, labels[rows], embeddings[rows], identity)
     names = [f"class {label}" for label in range(len(sizes))]
     store.finish(workdir.embeddings(layer), len(parts), identity, names, 2 * sum(sizes))
 

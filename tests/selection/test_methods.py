@@ -27,9 +27,7 @@ def test_class_counts(sizes, fraction):
         assert all(abs(counts[label] - part) < 1 for label, part in enumerate(share))
         rounded_up = [label for label, part in enumerate(share) if counts[label] > part]
         rounded_down = [label for label, part in enumerate(share) if counts[label] < part]
-        assert all(
-            (share[up] % 1, -up) > (share[down] % 1, -down) for up in rounded_up for down in rounded_down
-        )
+        assert all((share[up] % 1, -up) > (share[down] % 1, -down) for up in rounded_up for down in rounded_down)
     by_label = dict(reversed(list(enumerate(sizes))))
     assert methods.class_counts(by_label, fraction) == counts
     assert methods.class_counts(np.array(sizes), fraction) == counts

@@ -58,7 +58,11 @@ def test_semantic_subsets_are_those_of_the_pure_functions(synthetic):
             first_group += count
         assert subset.metadata["size"] == len(subset.kept_positions) == sum(counts.values())
         assert subset.metadata["fraction"] == fraction
-        assert (subset.metadata["method"], subset.metadata["layer"], subset.metadata["rule"]) == ("semantic", "end", "medoid")
+        assert (subset.metadata["method"], subset.metadata["layer"], subset.metadata["rule"]) == (
+            "semantic",
+            "end",
+            "medoid",
+        )
         assert subset.metadata["fingerprint"] == workdir.dataset_fingerprint()
         assert (subset.dissimilarity[subset.kept] == 0).all()
     full = stages.read_subset(workdir.subset(subset_name("semantic", 1.0)))
@@ -127,7 +131,9 @@ def test_two_workdirs_of_the_same_embeddings_are_byte_identical(synthetic):
     assert found == _files(second[1], "merges", "subsets")
     assert sum(name.startswith("merges") for name in found) == 16 + 1
     manifest = read_manifest(first[1].merges("end"))
-    assert {label: of["images"] for label, of in manifest["classes"].items()} == {str(k): n for k, n in enumerate(SIZES)}
+    assert {label: of["images"] for label, of in manifest["classes"].items()} == {
+        str(k): n for k, n in enumerate(SIZES)
+    }
 
 
 def test_a_killed_link_continues_and_ends_the_same(synthetic):
@@ -155,7 +161,10 @@ stages.link(config.resolve(storage.read_json(workdir.config)["config"]), workdir
     with pytest.raises(WorkdirError, match="redundancy link"):
         stages.select(config, workdir)
     _run(config, workdir)
-    assert parts.items() <= {name: os.stat(storage.join(folder, name)).st_mtime_ns for name in storage.list_dir(folder)}.items()
+    assert (
+        parts.items()
+        <= {name: os.stat(storage.join(folder, name)).st_mtime_ns for name in storage.list_dir(folder)}.items()
+    )
     unbroken = synthetic("unbroken", sizes=SIZES)
     _run(*unbroken)
     assert _files(workdir, "merges", "subsets") == _files(unbroken[1], "merges", "subsets")
@@ -195,7 +204,9 @@ def test_other_embeddings_are_refused(synthetic):
     stages.link(config, workdir)
     _other_embeddings(synthetic, workdir)
     for stage in (stages.link, stages.select):
-        with pytest.raises(WorkdirError, match=rf"{workdir.merges('end')} was made from other embeddings.*link.* again"):
+        with pytest.raises(
+            WorkdirError, match=rf"{workdir.merges('end')} was made from other embeddings.*link.* again"
+        ):
             stage(config, workdir)
 
 

@@ -128,9 +128,7 @@ def test_evaluation_counts_every_image_once_and_equals_numpy(trainer):
     correct, loss = trainer.evaluate(trainer.stack([state]))
     images = trainer.dataset.read("test", trainer.dataset.test.positions)
     x = (images.astype(np.float32) / 255 - 0.3) / 0.4
-    logits, _ = trainer.model.apply(
-        {"params": state["params"], "batch_stats": state["batch_stats"]}, x, train=False
-    )
+    logits, _ = trainer.model.apply({"params": state["params"], "batch_stats": state["batch_stats"]}, x, train=False)
     labels = trainer.dataset.test.labels
     assert correct[0] == (np.asarray(logits).argmax(-1) == labels).sum()
     oracle = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -143,9 +141,7 @@ def test_embedding_covers_positions_in_order(trainer):
     (layers,) = trainer.embed(state, positions)
     images = trainer.dataset.read("train", positions)
     x = (images.astype(np.float32) / 255 - 0.3) / 0.4
-    _, expected = trainer.model.apply(
-        {"params": state["params"], "batch_stats": state["batch_stats"]}, x, train=False
-    )
+    _, expected = trainer.model.apply({"params": state["params"], "batch_stats": state["batch_stats"]}, x, train=False)
     for name, layer in layers.items():
         np.testing.assert_allclose(layer, expected[name], rtol=1e-4, atol=1e-6)
 

@@ -82,7 +82,11 @@ def test_pooled_layers_and_logits_have_the_papers_sizes():
     model = make_model(config_lib.resolve({"depth": 14, "dtype": "bfloat16"}), 7)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
     logits, layers = model.apply(variables, jnp.ones((5, 16, 16, 3)), train=False)
-    assert {name: layer.shape for name, layer in layers.items()} == {"start": (5, 16), "middle": (5, 32), "end": (5, 64)}
+    assert {name: layer.shape for name, layer in layers.items()} == {
+        "start": (5, 16),
+        "middle": (5, 32),
+        "end": (5, 64),
+    }
     assert logits.shape == (5, 7)
     assert {array.dtype for array in (logits, *layers.values())} == {jnp.dtype("float32")}
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
