@@ -8,16 +8,16 @@ import contextlib
 import dataclasses
 import functools
 import re
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
 from absl import logging
 
 from redundancy.data import order, splits
 from redundancy.data.dataset import Dataset, check_image_size
 from redundancy.data.digits import Digits
+from redundancy.data.quiet_tensorflow import tf, tfds
 from redundancy.errors import ConfigError, DataError, nearest
 
 SHUFFLE_BUFFER = 8192
@@ -132,6 +132,8 @@ def _prepare(builder):
     place = f"{builder.info.full_name} is not in {builder.data_dir}"
     if not isinstance(builder, Digits):
         logging.warning("%s; TFDS downloads and prepares it now. Offline this fails after some minutes.", place)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     try:
         builder.download_and_prepare()
     except Exception as error:
@@ -146,9 +148,6 @@ def _prepare(builder):
 
 
 def _open(config, builder) -> TfdsDataset:
-    with contextlib.suppress(RuntimeError, ValueError):
-        for kind in ("GPU", "TPU"):
-            tf.config.set_visible_devices([], kind)
     where = builder.info.full_name
     _check_readable(builder)
     image_key, label_key = _keys(builder)

@@ -79,7 +79,7 @@ def _negative_maximum(units: np.ndarray, starts: np.ndarray, sizes: np.ndarray) 
 
 
 def representatives(embeddings: np.ndarray, group: np.ndarray, rule: str) -> np.ndarray:
-    """The image kept of each group (PAPER.md, protocol step 4). Ties within 1e-9 go to the lowest index.
+    """The image kept of each group (the paper's section 3.2). Ties within 1e-9 go to the lowest index.
 
     Rules:
       cosine_raw_mean: nearest by cosine to the mean of the group's embeddings.

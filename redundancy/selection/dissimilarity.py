@@ -1,4 +1,4 @@
-"""Dissimilarity of images: one minus the cosine of the angle between their embeddings (PAPER.md, protocol step 3).
+"""Dissimilarity of images: one minus the cosine of the angle between their embeddings (the paper's section 3.2).
 
 The value of a pair has the same bits whatever the number of BLAS threads, the block size, the order of the two or
 the machine's matrix-product routine. Knows nothing of files and classes.

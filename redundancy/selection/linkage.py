@@ -74,7 +74,7 @@ def _condensed(embeddings: np.ndarray) -> np.ndarray:
 
 
 def complete_linkage(embeddings: np.ndarray, num_merges: int) -> Merges:
-    """The first merges of agglomerative clustering with complete linkage (PAPER.md, protocol step 3).
+    """The first merges of agglomerative clustering with complete linkage (the paper's section 3.2).
 
     The merges are SciPy's on dissimilarities that have the same bits on every machine and any number of threads (see
     `dissimilarity`), so they are too. Where dissimilarities tie, SciPy's order decides.

@@ -84,7 +84,7 @@ def random_subset(labels: np.ndarray, positions: np.ndarray, fraction: float, se
 def semantic_subset(
     merges: Merges, embeddings: np.ndarray, k: int, rule: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Redundant groups of one class and the image kept of each (PAPER.md, protocol steps 3 and 4).
+    """Redundant groups of one class and the image kept of each (the paper's section 3.2).
 
     Args:
       merges: at least the first n - k merges of the class.
@@ -103,7 +103,7 @@ def semantic_subset(
 
 
 def mean_dissimilarity(subset: Subset) -> tuple[dict[int, float], float]:
-    """PAPER.md, Table 1: the dropped images' mean dissimilarity to the kept one, averaged over groups of two or more.
+    """The paper's Table 1: the dropped images' mean dissimilarity to the kept one, averaged over groups of two or more.
 
     Args:
       subset: of a method that has groups.

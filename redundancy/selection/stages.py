@@ -145,7 +145,7 @@ def _link_layer(store: EmbeddingStore, folder: str, embeddings: str, fractions: 
 
 
 def link(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
-    """Links the images of each class as far down as the smallest fraction asks (PAPER.md, protocol step 3).
+    """Links the images of each class as far down as the smallest fraction asks (the paper's section 3.2).
 
     A part of the merges that an interrupted run finished is kept.
 
@@ -267,7 +267,7 @@ def _finished(workdir: Workdir, inputs: Mapping[str, Any]) -> bool:
 
 
 def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
-    """Writes the subset of every method, layer, fraction and, where it is drawn, trial (PAPER.md, protocol steps 4, 5).
+    """Writes the subset of every method, layer, fraction and, where it is drawn, trial (the paper's section 3.2).
 
     Raises:
       ConfigError: no layer whose embeddings tell the labels.

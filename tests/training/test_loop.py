@@ -117,8 +117,8 @@ def test_trials_differ_and_runs_of_a_trial_share_their_start(trainer):
     assert not np.array_equal(first["params"]["conv0"]["kernel"], second["params"]["conv0"]["kernel"])
     assert_equal_trees(first, trainer.init_state(1))
     kept = np.arange(0, 1347, 3)
-    full = list(trainer.feed.train_items([np.arange(1347)], [(0, 1)], 1347, 0, 1, 1))[0]["position"].ravel()
-    subset = list(trainer.feed.train_items([kept], [(0, 1)], len(kept), 0, 1, 1))[0]["position"].ravel()
+    full = next(iter(trainer.feed.train_items([np.arange(1347)], [(0, 1)], 1347, 0, 1, 1)))["position"].ravel()
+    subset = next(iter(trainer.feed.train_items([kept], [(0, 1)], len(kept), 0, 1, 1)))["position"].ravel()
     np.testing.assert_array_equal(full[full % 3 == 0], subset)
 
 
