@@ -1,5 +1,6 @@
 """Progress of long work: a bar with rate and time left on a terminal, plain lines in a log."""
 
+import shutil
 import sys
 import time
 
@@ -33,8 +34,15 @@ class Progress:
     def __enter__(self):
         self._start = self._said = time.monotonic()
         if sys.stderr.isatty():
+            # A terminal that does not tell its size is taken for one of no rows by tqdm, which then draws nothing.
+            columns, lines = shutil.get_terminal_size((100, 24))
             self._bar = tqdm(
-                total=self._total, initial=self._done, desc=self._what, unit=f" {self._unit}", dynamic_ncols=True
+                total=self._total,
+                initial=self._done,
+                desc=self._what,
+                unit=f" {self._unit}",
+                ncols=columns,
+                nrows=lines,
             )
         return self
 

@@ -1,0 +1,47 @@
+"""A bar on a terminal, plain lines in a log; both tell the rate and the time left."""
+
+import contextlib
+import logging
+import os
+import pty
+import subprocess
+import sys
+
+from redundancy.progress import Progress
+
+PROGRAM = """
+import time
+from redundancy.progress import Progress
+with Progress("embed", 5, "images") as progress:
+    for _ in range(5):
+        time.sleep(0.15)
+        progress.advance(1, "loss 0.5")
+"""
+
+
+def test_a_bar_on_a_terminal_even_where_it_tells_no_size():
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux ends a terminal whose other side is gone with EIO
+        while data := os.read(ours, 1024):
+            shown += data
+    os.close(ours)
+    assert child.wait() == 0
+    text = shown.decode()
+    assert "embed:" in text
+    assert "5/5" in text
+    assert "images/s" in text
+    assert "loss 0.5" in text
+
+
+def test_lines_in_a_log(caplog):
+    caplog.set_level(logging.INFO, logger="absl")
+    with Progress("embed", 10, "images", done=4, every_s=0) as progress:
+        for _ in range(6):
+            progress.advance()
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0].startswith("embed: 5/10 images, ")
+    assert lines[0].endswith(" left")
+    assert lines[-1].startswith("embed: 10/10 images")
