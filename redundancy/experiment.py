@@ -9,7 +9,9 @@ import numpy as np
 from absl import logging
 
 from redundancy import storage
+from redundancy.config import differing
 from redundancy.data import shared_dataset
+from redundancy.errors import WorkdirError
 from redundancy.selection.stages import read_subset
 from redundancy.training.loop import Job, result_path, train_pack
 from redundancy.training.mesh import make_mesh, pack_size
@@ -94,6 +96,24 @@ def _kept(workdir: Workdir, run: Run, dataset) -> np.ndarray:
     return subset.kept_positions
 
 
+def _claim(workdir: Workdir, run: Run) -> None:
+    """Records what a run trains on, or checks that its folder holds the training of just that.
+
+    Raises:
+      WorkdirError: the folder's checkpoints or result come from another subset or another run.
+    """
+    path = storage.join(workdir.run(run.name), "run.json")
+    subset = run.subset and storage.sha256(workdir.subset(run.subset))
+    wanted = {**dataclasses.asdict(run), "subset_sha256": subset}
+    if not storage.exists(path):
+        storage.write_json(path, wanted)
+    elif fields := differing(storage.read_json(path), wanted):
+        raise WorkdirError(
+            f"{workdir.run(run.name)} was trained on something else (differing: {', '.join(fields)}). "
+            "Delete this folder to train the run again, or restore the subset."
+        )
+
+
 def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
     """Derives results.csv from the runs' own result.json, rows in the table's order."""
     buffer = io.StringIO()
@@ -133,6 +153,8 @@ def sweep(config, workdir: Workdir) -> None:
     dataset = shared_dataset(config)
     workdir.claim_dataset(dataset.fingerprint)
     runs = table(config)
+    for run in runs:
+        _claim(workdir, run)
     todo = [run for run in runs if not is_done(workdir, run)]
     logging.info("sweep: %d of %d runs to do", len(todo), len(runs))
     if todo:
@@ -142,8 +164,6 @@ def sweep(config, workdir: Workdir) -> None:
         done = len(runs) - len(todo)
         for pack in _packs(todo, size):
             jobs = [Job(run.name, workdir.run(run.name), _kept(workdir, run, dataset), run.seed) for run in pack]
-            for job, run in zip(jobs, pack, strict=True):
-                storage.write_json(storage.join(job.folder, "run.json"), dataclasses.asdict(run))
             names = jobs[0].name if len(jobs) == 1 else f"{jobs[0].name} and {len(jobs) - 1} more"
             what = f"sweep {done + 1}/{len(runs)} {names}"
             results = train_pack(trainer, jobs, size, pack[0].steps, what)

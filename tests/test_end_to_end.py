@@ -36,7 +36,12 @@ def flags(digits_npz):
 
 @pytest.fixture(scope="module")
 def unbroken(flags, child_env, repo, tmp_path_factory):
+    """A whole run on arrays, on a machine without TensorFlow."""
     workdir = tmp_path_factory.mktemp("unbroken") / "w"
+    absent = tmp_path_factory.mktemp("absent")
+    for module in ("tensorflow", "tensorflow_datasets"):
+        (absent / f"{module}.py").write_text(f"raise ImportError('{module} was imported')")
+    child_env = {**child_env, "PYTHONPATH": str(absent)}
     command = [sys.executable, "-m", "redundancy", "run", *flags, f"--workdir={workdir}"]
     done = subprocess.run(command, cwd=repo, env=child_env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
