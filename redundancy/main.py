@@ -5,6 +5,7 @@ import logging as std_logging
 import os
 import pathlib
 import sys
+import threading
 
 # Read by TensorFlow and by Orbax's path library when they are first imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -146,6 +147,8 @@ class _OwnLines(std_logging.Filter):
         own = str(pathlib.Path(__file__).parent) in record.pathname
         # TFDS warns of its own use of a deprecated attribute at every split it opens.
         noise = "FeatureConnector.dtype" in record.getMessage()
+        # What a library logs with its stack trace also reaches us as an exception, which tells it in one line.
+        noise = noise or bool(record.exc_info) or record.name == "asyncio"
         return own or (record.levelno >= std_logging.WARNING and not noise)
 
 
@@ -186,6 +189,9 @@ def entry(argv: list[str] | None = None) -> int:
         rest = _parse(argv)
         debug = _DEBUG.value
         _start_logging()
+        if not debug:
+            # Threads and event loops of the libraries print traces of what also reaches this one as an exception.
+            sys.unraisablehook = threading.excepthook = lambda _: None
         _main(rest)
         return 0
     except KeyboardInterrupt:

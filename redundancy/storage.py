@@ -88,9 +88,11 @@ def write_bytes(path: str, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, name)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(scratch)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = path
         raise
 
 

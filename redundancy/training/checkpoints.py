@@ -1,5 +1,6 @@
 """Checkpoints of single trials, by Orbax. The one module that knows Orbax."""
 
+import contextlib
 import os
 
 # Orbax's paths take TensorFlow's own gs:// client where TensorFlow is installed; the rest of the project uses
@@ -42,10 +43,15 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state) -> None:
-        """Saves in the background; a later save or close waits for it."""
+        """Saves in the background; a later save or close waits for it.
+
+        Raises:
+          WorkdirError: this checkpoint, or the one before it, cannot be written.
+        """
         if step not in self._manager.all_steps():
             tree = flax.serialization.to_state_dict(state)
-            self._manager.save(step, args=ocp.args.StandardSave(jax.tree.map(np.asarray, tree)), force=True)
+            with self._write_errors():
+                self._manager.save(step, args=ocp.args.StandardSave(jax.tree.map(np.asarray, tree)), force=True)
 
     def restore(self, step: int, like):
         """The state of a step, with the structure, shapes and dtypes of `like`.
@@ -75,9 +81,27 @@ class Checkpoints:
         return flax.serialization.from_state_dict(like, tree)
 
     def close(self) -> None:
-        """Waits for the last save."""
-        self._manager.wait_until_finished()
+        """Waits for the last save.
+
+        Raises:
+          WorkdirError: it cannot be written.
+        """
+        with self._write_errors():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _write_errors(self):
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds, ValueError for a full disk among them
+            text = str(error)
+            full = "No space left" in text or "quota" in text.lower()
+            hint = "no space left. Free some space" if full else f"{text.splitlines()[0]}. Mend that"
+            raise WorkdirError(
+                f"{self.folder}: a checkpoint cannot be written: {hint} and give the same command again; "
+                "it continues from the last checkpoint."
+            ) from error
 
 
 def common_step(all_checkpoints: list[Checkpoints]) -> int | None:
