@@ -41,8 +41,11 @@ class Field:
     item: type | None = None
 
 
+_MOST = 2**31 - 1
+
+
 def _at_least(low):
-    return dict(wanted=f"a number of at least {low}", check=lambda value: value >= low)
+    return dict(wanted=f"a number from {low} to {_MOST}", check=lambda value: low <= value <= _MOST)
 
 
 def _one_of(names):
@@ -52,8 +55,8 @@ def _one_of(names):
 def _some_of(names):
     return dict(
         item=str,
-        wanted="different names out of " + ", ".join(names),
-        check=lambda value: len(set(value)) == len(value) and all(name in names for name in value),
+        wanted="one or more different names out of " + ", ".join(names),
+        check=lambda value: 0 < len(set(value)) == len(value) and all(name in names for name in value),
     )
 
 
@@ -169,9 +172,9 @@ FIELDS: dict[str, Field] = {
         "Experiment",
         (0.95, 0.9, 0.8, 0.7, 0.6, 0.5),
         "kept shares of the full set to compare with it",
-        "different numbers above 0 and up to 1, told apart by four decimals",
+        "one or more different numbers above 0 and up to 1, told apart by four decimals",
         lambda value: (
-            all(0.0001 <= item <= 1 for item in value) and len({f"{item:.4f}" for item in value}) == len(value)
+            all(0.0001 <= item <= 1 for item in value) and 0 < len({f"{item:.4f}" for item in value}) == len(value)
         ),
         float,
     ),
@@ -224,6 +227,11 @@ def _convert(name: str, field: Field, value: Any) -> Any:
             value = (value,)
         if not isinstance(value, (tuple, list)):
             fail(f"a tuple of {field.item.__name__}")
+        if field.item is str:
+            # On the command line "start,end" arrives as one text.
+            value = [
+                part for item in value for part in (item.replace(" ", "").split(",") if type(item) is str else [item])
+            ]
         converted = tuple(scalar(item, field.item) for item in value)
     else:
         converted = scalar(value, type(field.default))
@@ -247,8 +255,6 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
             f"config.bn_group_size is {config.bn_group_size} and does not divide config.batch_size, "
             f"{config.batch_size}; choose a divisor, or 0 for the whole batch."
         )
-    if "semantic" in config.methods and not config.layers:
-        raise ConfigError("config.layers is empty, but the method semantic needs one; add 'end'.")
     for name in ("mean", "std"):
         if len(config[name]) not in (1, 3):
             raise ConfigError(f"config.{name} has {len(config[name])} numbers; wanted: one for all channels or three.")

@@ -11,12 +11,12 @@ from absl import logging
 from redundancy import storage
 from redundancy.config import differing
 from redundancy.data import shared_dataset
-from redundancy.errors import WorkdirError
+from redundancy.errors import DataError, WorkdirError
 from redundancy.selection.stages import read_subset
 from redundancy.training.loop import Job, result_path, train_pack
 from redundancy.training.mesh import make_mesh, pack_size
 from redundancy.training.trainer import Trainer
-from redundancy.workdir import Workdir, need_manifest, read_manifest, run_name, subset_name, write_manifest
+from redundancy.workdir import Workdir, need_fields, need_manifest, read_manifest, run_name, subset_name, write_manifest
 
 COLUMNS = (
     "run",
@@ -96,18 +96,42 @@ def _kept(workdir: Workdir, run: Run, dataset) -> np.ndarray:
     return subset.kept_positions
 
 
-def _claim(workdir: Workdir, run: Run) -> None:
+def _subset_digests(workdir: Workdir) -> dict[str, str]:
+    """SHA-256 of every subset file, by the subset's name, as the stage select wrote them; the files are checked.
+
+    Raises:
+      WorkdirError: the stage select has not finished.
+      DataError: a file is missing or another one than was written.
+    """
+    digests = {}
+    for file in need_manifest(workdir.subsets, "select", files=list)["files"]:
+        name = file["file"].removesuffix(".parquet")
+        path = workdir.subset(name)
+        if not storage.exists(path) or storage.sha256(path) != file["sha256"]:
+            raise DataError(
+                f"{path} is missing, damaged or another file than the manifest names. Delete {workdir.subsets} and "
+                'run "redundancy select" again.'
+            )
+        digests[name] = file["sha256"]
+    return digests
+
+
+def _claim(workdir: Workdir, run: Run, digests: dict[str, str]) -> None:
     """Records what a run trains on, or checks that its folder holds the training of just that.
 
     Raises:
+      DataError: there is no such subset.
       WorkdirError: the folder's checkpoints or result come from another subset or another run.
     """
+    if run.subset is not None and run.subset not in digests:
+        raise DataError(f'{workdir.subsets} has no {run.subset}. Delete this folder and run "redundancy select" again.')
     path = storage.join(workdir.run(run.name), "run.json")
-    subset = run.subset and storage.sha256(workdir.subset(run.subset))
-    wanted = {**dataclasses.asdict(run), "subset_sha256": subset}
+    wanted = {**dataclasses.asdict(run), "subset_sha256": run.subset and digests[run.subset]}
     if not storage.exists(path):
         storage.write_json(path, wanted)
-    elif fields := differing(storage.read_json(path), wanted):
+        return
+    found = need_fields(path, storage.read_json(path), method=str)
+    if fields := differing(found, wanted):
         raise WorkdirError(
             f"{workdir.run(run.name)} was trained on something else (differing: {', '.join(fields)}). "
             "Delete this folder to train the run again, or restore the subset."
@@ -120,7 +144,8 @@ def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for run in runs:
-        result = storage.read_json(result_path(workdir.run(run.name)))
+        path = result_path(workdir.run(run.name))
+        result = need_fields(path, storage.read_json(path), images=int, steps=int, test_correct=int, test_size=int)
         row = {
             "run": run.name,
             "method": run.method,
@@ -145,16 +170,25 @@ def _packs(runs: list[Run], size: int) -> list[list[Run]]:
 
 
 def sweep(config, workdir: Workdir) -> None:
-    """Trains every run of the table that has no result, then writes results.csv and runs/manifest.json."""
-    if read_manifest(workdir.runs) is not None:
-        logging.info("sweep: finished already")
-        return
-    need_manifest(workdir.subsets, "select")
-    dataset = shared_dataset(config)
-    workdir.claim_dataset(dataset.fingerprint)
+    """Trains every run of the table that has no result, then writes results.csv and runs/manifest.json.
+
+    Raises:
+      WorkdirError: the stage select has not finished, or the runs there are of other subsets.
+      DataError: a subset or a result is damaged.
+    """
+    digests = _subset_digests(workdir)
     runs = table(config)
     for run in runs:
-        _claim(workdir, run)
+        _claim(workdir, run, digests)
+    finished = read_manifest(workdir.runs, results_sha256=str)
+    if finished is not None:
+        if not storage.exists(workdir.results) or storage.sha256(workdir.results) != finished["results_sha256"]:
+            logging.warning("%s is missing or was changed; it is written again from the runs", workdir.results)
+            write_results(workdir, config, runs)
+        logging.info("sweep: finished already")
+        return
+    dataset = shared_dataset(config)
+    workdir.claim_dataset(dataset.fingerprint)
     todo = [run for run in runs if not is_done(workdir, run)]
     logging.info("sweep: %d of %d runs to do", len(todo), len(runs))
     if todo:

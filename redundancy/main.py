@@ -4,6 +4,7 @@ import errno
 import logging as std_logging
 import os
 import pathlib
+import re
 import sys
 import threading
 
@@ -78,12 +79,16 @@ def _stage(name: str):
 
 def _check_fields(argv: list[str]) -> None:
     """Unknown fields in --config.FIELD flags, told before ml_collections stumbles over them."""
+    seen = set()
     for arg in argv:
         name = arg.lstrip("-").partition("=")[0]
         if arg.startswith("-") and name.startswith("config."):
             field = name.removeprefix("config.")
             if field not in config_lib.FIELDS and field.removeprefix("no") not in config_lib.FIELDS:
                 raise ConfigError(f"--config.{field}: there is no such field.{nearest(field, config_lib.FIELDS)}")
+            if field in seen:
+                raise ConfigError(f"--config.{field} is given twice; give it once.")
+            seen.add(field)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -99,7 +104,11 @@ def _parse(argv: list[str]) -> list[str]:
     except UserError:
         raise
     except flags.Error as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        text = str(error).splitlines()[0]
+        named = re.search(r"--config\.(\w+)", text)
+        field = config_lib.FIELDS.get(named[1]) if named else None
+        wanted = f". Wanted: {field.wanted or type(field.default).__name__} ({field.doc})." if field else ""
+        raise ConfigError(text + wanted) from error
     except Exception as error:
         raise ConfigError(f"the config file cannot be read: {type(error).__name__}: {error}") from error
 
@@ -170,7 +179,10 @@ def _explain(error: BaseException) -> str:
             errno.EDQUOT: " Free some space and give the same command again; finished work is kept.",
             errno.EACCES: " Choose a --workdir that you may write to.",
             errno.EROFS: " Choose a --workdir that you may write to.",
-            errno.ENOTDIR: " Choose a --workdir that is a folder.",
+            errno.EPERM: " Choose a --workdir that you may write to.",
+            errno.ENOTDIR: " A file stands where a folder is wanted: remove it or choose another --workdir.",
+            errno.EEXIST: " A file stands where a folder is wanted: remove it or choose another --workdir.",
+            errno.ENOENT: " It was removed; give the command of the stage that writes it again.",
         }.get(error.errno, "")
         return f"{where}{error.strerror}.{hint}"
     text = str(error).strip()
@@ -181,7 +193,8 @@ def _explain(error: BaseException) -> str:
 def entry(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     argv = list(sys.argv if argv is None else argv)
-    if len(argv) < 2 or argv[1] in ("-h", "--help", "-help", "help"):
+    sys.argv = argv  # where ml_collections looks for --config.FIELD
+    if len(argv) < 2 or argv[1] == "help" or {"-h", "--help", "-help"} & set(argv[1:]):
         print(USAGE, end="")
         return 0 if len(argv) >= 2 else _EXIT_USAGE
     debug = "--debug" in argv

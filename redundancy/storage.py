@@ -28,7 +28,8 @@ def _filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return fsspec.core.url_to_fs(path)
     except ImportError as error:
-        raise DataError(f'{path}: {error}. Install the extra: pip install "redundancy[gcp]".') from error
+        hint = ' Install the extra: pip install "redundancy[gcp]".' if path.startswith(("gs://", "gcs://")) else ""
+        raise DataError(f"{path}: {error}.{hint}") from error
     except ValueError as error:
         raise DataError(f"{path}: {error}. Wanted: a local path or gs://bucket/path.") from error
 

@@ -10,8 +10,12 @@ from typing import Any
 
 from redundancy import config as config_lib
 from redundancy import storage
-from redundancy.errors import WorkdirError
+from redundancy.errors import DataError, WorkdirError
 
+# What only a run of a config can have made; embeddings may be anybody's.
+_OF_A_CONFIG = {"pretrain", "merges", "subsets", "runs", "results.csv"}
+# Fields that say where a machine keeps a data set, not which it is: the fingerprint tells that.
+_PLACES = ("data_dir",)
 STAGES = ("train", "embed", "link", "select", "sweep", "report")
 _PACKAGES = ("redundancy", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow")
 
@@ -83,9 +87,15 @@ class Workdir:
           WorkdirError: the workdir was made by another config; names the differing fields.
         """
         wanted = config_lib.to_json(config)
-        if storage.exists(self.config) and storage.list_dir(self.root) != ["config.json"]:
-            found = storage.read_json(self.config).get("config", {})
-            fields = config_lib.differing(found, wanted)
+        made = set(storage.list_dir(self.root))
+        if "config.json" not in made and made & _OF_A_CONFIG:
+            raise WorkdirError(
+                f"{self.root} holds {', '.join(sorted(made & _OF_A_CONFIG))} but no config.json, so nothing tells which "
+                "config made them. Restore config.json, or choose another --workdir."
+            )
+        if "config.json" in made and made != {"config.json"}:
+            found = need_fields(self.config, storage.read_json(self.config), config=dict)["config"]
+            fields = [name for name in config_lib.differing(found, wanted) if name not in _PLACES]
             if fields:
                 shown = "; ".join(
                     f"{name}: {found.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} here"
@@ -96,7 +106,12 @@ class Workdir:
                     "Use these values, or choose another --workdir."
                 )
             return
-        storage.write_json(self.config, {"config": wanted, "versions": versions()})
+        try:
+            storage.write_json(self.config, {"config": wanted, "versions": versions()})
+        except OSError as error:
+            raise WorkdirError(
+                f"--workdir {self.root} cannot be written to ({error.strerror or error}). Choose another folder."
+            ) from error
 
     def claim_dataset(self, fingerprint: Mapping[str, Any]) -> None:
         """Records the data set's fingerprint beside the config, or checks that it is the recorded one.
@@ -126,19 +141,39 @@ class Workdir:
         return storage.read_json(self.config).get("dataset") if storage.exists(self.config) else None
 
 
-def read_manifest(folder: str) -> dict[str, Any] | None:
-    """The manifest of a finished folder of artifacts, or None where the folder is not finished."""
+def need_fields(path: str, value: Any, **fields: type) -> dict[str, Any]:
+    """`value`, read from the file `path`, if it is an object with these fields of these types.
+
+    Raises:
+      DataError: it is not.
+    """
+    for name, kind in fields.items():
+        if not isinstance(value, dict) or not isinstance(value.get(name), kind):
+            raise DataError(
+                f"{path} has no {name!r} that is a {kind.__name__}: it was not written by this program, or was changed "
+                "since. Delete it and run the stage that writes it again."
+            )
+    return value
+
+
+def read_manifest(folder: str, **fields: type) -> dict[str, Any] | None:
+    """The manifest of a finished folder of artifacts, or None where the folder is not finished.
+
+    Raises:
+      DataError: the manifest is no JSON, or lacks one of `fields` with its type.
+    """
     path = storage.join(folder, "manifest.json")
-    return storage.read_json(path) if storage.exists(path) else None
+    return need_fields(path, storage.read_json(path), **fields) if storage.exists(path) else None
 
 
-def need_manifest(folder: str, stage: str) -> dict[str, Any]:
-    """The manifest of `folder`.
+def need_manifest(folder: str, stage: str, **fields: type) -> dict[str, Any]:
+    """The manifest of `folder`, as `read_manifest`.
 
     Raises:
       WorkdirError: the stage that writes it has not finished.
+      DataError: as `read_manifest`.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, **fields)
     if manifest is None:
         raise WorkdirError(f'{folder} has no manifest.json: run "redundancy {stage}" with this workdir first.')
     return manifest

@@ -33,7 +33,7 @@ def test_a_plain_config_dict_is_completed():
         ({"steps": "many"}, "a whole number"),
         ({"steps": 2.5}, "a whole number"),
         ({"steps": True}, "a whole number"),
-        ({"steps": 0}, "at least 1"),
+        ({"steps": 0}, "from 1 to"),
         ({"lr": float("nan")}, "finite"),
         ({"lr": 0}, "above 0"),
         ({"depth": 33}, "6n+2"),
@@ -43,7 +43,10 @@ def test_a_plain_config_dict_is_completed():
         ({"fractions": (1.2,)}, "up to 1"),
         ({"methods": ("semantik",)}, "semantic, random"),
         ({"methods": ("random", "random")}, "different names"),
-        ({"layers": ()}, "layers is empty"),
+        ({"layers": ()}, "one or more"),
+        ({"methods": ()}, "one or more"),
+        ({"fractions": ()}, "one or more"),
+        ({"seed": 10**24}, "from 0 to"),
         ({"nesterov": "yes"}, "True or False"),
         ({"steps": 10, "warmup_steps": 11}, "warmup_steps"),
         ({"batch_size": 64, "bn_group_size": 24}, "does not divide"),
@@ -80,6 +83,11 @@ def test_the_papers_cifar_recipe():
     assert (config.batch_size, config.lr, config.warmup_steps) == (128, 0.1, 2500)
     assert (config.momentum, config.nesterov, config.l2) == (0.9, False, 1e-4)
     assert (config.augmentation, config.pad) == ("crop_flip", 4)
+
+
+def test_names_may_come_as_one_text():
+    config = config_lib.resolve({"layers": "start,end", "methods": ("random, semantic",)})
+    assert (config.layers, config.methods) == (("start", "end"), ("random", "semantic"))
 
 
 def test_json_form_round_trips():

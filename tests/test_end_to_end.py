@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from redundancy.selection.stages import read_subset
-from redundancy.workdir import STAGES
+from redundancy import config as config_lib
+from redundancy import storage
+from redundancy.embedding.extract import embed
+from redundancy.embedding.store import EmbeddingStore
+from redundancy.errors import DataError, WorkdirError
+from redundancy.experiment import sweep
+from redundancy.report.stage import report
+from redundancy.selection.stages import link, read_subset, select
+from redundancy.training.pretrain import train
+from redundancy.workdir import STAGES, Workdir
 
 DIGITS = "--config=configs/digits.py:smoke"
 
@@ -189,3 +198,77 @@ def test_real_photos(redundancy, repo, tmp_path):
     done = redundancy("run", f"--config=configs/folder.py:{tmp_path}/imagenette", f"--workdir={tmp_path}/w", *SHRUNK)
     assert done.returncode == 0, done.stderr
     assert len(results(tmp_path / "w")) == 1 + 2 * 2
+
+
+@pytest.fixture
+def finished(unbroken, tmp_path):
+    """A copy of a finished workdir to tamper with, and its config."""
+    shutil.copytree(unbroken[0], tmp_path / "w")
+    workdir = Workdir(str(tmp_path / "w"))
+    return workdir, config_lib.resolve(storage.read_json(workdir.config)["config"])
+
+
+def test_results_that_were_changed_or_lost_are_derived_again(finished, unbroken):
+    workdir, config = finished
+    right = (unbroken[0] / "results.csv").read_bytes()
+    storage.write_bytes(workdir.results, right.replace(b"1212", b"9999"))
+    storage.remove(workdir.report)
+    with pytest.raises(DataError, match=r'results\.csv is missing or was changed.*run|Run "redundancy sweep"'):
+        report(config, workdir)
+    for damage in (lambda: None, lambda: storage.remove(workdir.results)):
+        damage()
+        sweep(config, workdir)
+        assert storage.read_bytes(workdir.results) == right
+
+
+def test_subsets_made_anew_are_not_taken_for_those_of_the_runs(finished):
+    workdir, config = finished
+    other = config_lib.resolve({**config_lib.to_json(config), "seed": 8})
+    storage.remove(workdir.subsets)
+    select(other, workdir)
+    with pytest.raises(WorkdirError, match="was trained on something else"):
+        sweep(config, workdir)
+
+
+def test_a_subset_file_in_another_ones_place_is_refused(finished):
+    workdir, config = finished
+    storage.remove(workdir.runs)
+    storage.write_bytes(workdir.subset("semantic-0.9000"), storage.read_bytes(workdir.subset("semantic-0.5000")))
+    with pytest.raises(DataError, match=r"semantic-0\.9000\.parquet is missing, damaged or another"):
+        sweep(config, workdir)
+    storage.remove(workdir.subset("semantic-0.9000"))
+    with pytest.raises(DataError, match=r"semantic-0\.9000\.parquet is missing"):
+        sweep(config, workdir)
+
+
+def test_a_workdir_that_lost_its_config_is_not_taken_for_another_configs(finished):
+    workdir, config = finished
+    storage.remove(workdir.config)
+    with pytest.raises(WorkdirError, match=r"no config\.json"):
+        workdir.claim(config)
+
+
+def test_a_lost_checkpoint_says_how_to_train_again(finished):
+    workdir, config = finished
+    storage.remove(workdir.embeddings("end"))
+    storage.remove(storage.join(workdir.pretrain, "checkpoints"))
+    with pytest.raises(WorkdirError, match=r"20 is missing\. Delete .*pretrain and run"):
+        embed(config, workdir)
+    storage.remove(workdir.pretrain)
+    train(config, workdir)
+    embed(config, workdir)
+
+
+@pytest.mark.parametrize("folder", ["pretrain", "merges/end", "subsets", "runs", "embeddings/end"])
+@pytest.mark.parametrize("text", ["{}", "[]", "{"])
+def test_a_manifest_of_the_wrong_shape_is_named(finished, folder, text):
+    workdir, config = finished
+    storage.write_text(workdir.path(folder, "manifest.json"), text)
+
+    def every_stage():
+        for stage in (train, embed, link, select, sweep, report):
+            stage(config, workdir)
+        EmbeddingStore(workdir.embeddings("end"))
+
+    with pytest.raises(DataError, match=rf"{folder}/manifest\.json"):
+        every_stage()

@@ -3,8 +3,8 @@
 import pytest
 
 from redundancy import config as config_lib
-from redundancy import experiment, storage
-from redundancy.errors import WorkdirError
+from redundancy import experiment
+from redundancy.errors import DataError, WorkdirError
 from redundancy.workdir import Workdir
 
 
@@ -79,9 +79,9 @@ def test_packs_hold_runs_of_equal_length_once_each():
 def test_a_run_of_another_subset_is_refused(tmp_path):
     workdir = Workdir(str(tmp_path))
     run = experiment.table(config_lib.resolve({"fractions": (0.9,), "trials": 1}))[1]
-    storage.write_text(workdir.subset(run.subset), "first")
-    experiment._claim(workdir, run)
-    experiment._claim(workdir, run)
-    storage.write_text(workdir.subset(run.subset), "second")
+    experiment._claim(workdir, run, {"semantic-0.9000": "first"})
+    experiment._claim(workdir, run, {"semantic-0.9000": "first"})
     with pytest.raises(WorkdirError, match="subset_sha256"):
-        experiment._claim(workdir, run)
+        experiment._claim(workdir, run, {"semantic-0.9000": "second"})
+    with pytest.raises(DataError, match=r"no semantic-0\.9000"):
+        experiment._claim(workdir, run, {})

@@ -140,6 +140,11 @@ def _checked(path, image_key, pictures, label_key, labels):
             f"{path}: {image_key} is {pictures.dtype} {list(pictures.shape)}; "
             "wanted uint8 [N, height, width, channels] or [N, height, width]."
         )
+    if pictures.shape[1] in (1, 3) and pictures.shape[3] > 4:
+        raise DataError(
+            f"{path}: {image_key} is {list(pictures.shape)}, which looks like [N, channels, height, width]; "
+            "wanted [N, height, width, channels]: transpose it by (0, 2, 3, 1)."
+        )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":

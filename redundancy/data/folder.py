@@ -95,6 +95,11 @@ def _split_folders(root: str) -> dict[str, str]:
     """Folder of each stored split."""
     names = _folders(root)
     if "train" in names:
+        others = [name for name in names if name not in _SPLITS]
+        if others:
+            logging.warning(
+                "%s: beside train/, the folders %s are not read; the splits are %s.", root, others, ", ".join(_SPLITS)
+            )
         return {name: os.path.join(root, name) for name in names if name in _SPLITS}
     if not names:
         raise DataError(f"{root} holds no folders; wanted a folder of images laid out as {_WANTED}.")
@@ -104,7 +109,9 @@ def _split_folders(root: str) -> dict[str, str]:
 def _class_names(folder: str) -> tuple[str, ...]:
     names = tuple(_folders(folder))
     if not names:
-        raise DataError(f"{folder} holds no class folders; wanted {_WANTED}.")
+        raise DataError(
+            f"{folder} holds no class folders; wanted {_WANTED}. A folder named train is always the split, never a class."
+        )
     return names
 
 

@@ -16,7 +16,11 @@ HOLDOUT_SEED = 20_190_611
 
 
 def choose(
-    train_split: str, test_split: str, names: Sequence[str], has: Callable[[str], bool] | None = None
+    train_split: str,
+    test_split: str,
+    names: Sequence[str],
+    has: Callable[[str], bool] | None = None,
+    overlap: Callable[[str, str], bool] = str.__eq__,
 ) -> tuple[str, str | None]:
     """The stored splits for training and for measuring; None where the latter is to be held out.
 
@@ -24,18 +28,24 @@ def choose(
       train_split, test_split: as in the config.
       names: the stored splits.
       has: whether something names a stored split or a part of one; by default membership in `names`.
+      overlap: whether two splits share images; by default whether they are the same.
 
     Raises:
-      ConfigError: a split that is not there.
+      ConfigError: a split that is not there, or measuring on images that are trained on.
     """
     has = has or names.__contains__
     if not has(train_split):
         raise _unknown("train_split", train_split, names)
     if test_split == "auto":
-        taken = train_split.split("[")[0]
-        return train_split, next((n for n in ("test", "validation", "val") if n in names and n != taken), None)
+        usual = (name for name in ("test", "validation", "val") if name in names)
+        return train_split, next((name for name in usual if not overlap(train_split, name)), None)
     if test_split and not has(test_split):
         raise _unknown("test_split", test_split, names)
+    if test_split and overlap(train_split, test_split):
+        raise ConfigError(
+            f"config.test_split is {test_split!r}, which shares images with config.train_split, {train_split!r}: "
+            "accuracy would be measured on images that are trained on. Name another split, or '' to hold a share out."
+        )
     return train_split, test_split or None
 
 

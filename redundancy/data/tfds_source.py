@@ -4,6 +4,7 @@ A position is an example's place in its split's files, counted shard by shard; i
 file on, so that nothing depends on the number of reader threads. TensorFlow never gets to see an accelerator.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -35,6 +36,17 @@ class _Stored:
     @property
     def num_examples(self) -> int:
         return sum(self.takes)
+
+    def overlaps(self, other: "_Stored") -> bool:
+        """Whether some example is in both."""
+        theirs = collections.defaultdict(list)
+        for file, skip, take in zip(other.files, other.skips, other.takes, strict=True):
+            theirs[file].append((skip, skip + take))
+        return any(
+            skip < end and start < skip + take
+            for file, skip, take in zip(self.files, self.skips, self.takes, strict=True)
+            for start, end in theirs[file]
+        )
 
 
 class TfdsDataset(Dataset):
@@ -154,10 +166,19 @@ def _open(config, builder) -> TfdsDataset:
     image, label = builder.info.features[image_key], builder.info.features[label_key]
     names = tuple(builder.info.splits)
     train, test = splits.choose(
-        config.train_split, config.test_split, names, lambda name: _stored(builder, name) is not None
+        config.train_split,
+        config.test_split,
+        names,
+        has=lambda name: _stored(builder, name) is not None,
+        overlap=lambda first, second: _stored(builder, first).overlaps(_stored(builder, second)),
     )
     check_image_size(where, image.shape, config.image_size, f"shape {image.shape}")
     stored = {name: _stored(builder, name) for name in (train, test) if name}
+    for name, part in stored.items():
+        if not part.num_examples:
+            raise ConfigError(
+                f"the split {name!r} of {where} holds no image; name a larger slice of {', '.join(names)}."
+            )
     labels = {name: _labels(builder, name, stored[name], label_key) for name in stored}
     class_names = tuple(label.names or map(str, range(label.num_classes)))
     parts = splits.make(
@@ -213,7 +234,8 @@ def _stored(builder, name: str) -> _Stored | None:
         instructions = builder.info.splits[name].file_instructions
     except (KeyError, ValueError, AssertionError):
         return None
-    return _Stored(*zip(*((str(i.filename), i.skip, i.take) for i in instructions if i.take), strict=True) or ((),) * 3)
+    parts = [(str(i.filename), i.skip, i.take) for i in instructions if i.take]
+    return _Stored(*zip(*parts, strict=True)) if parts else _Stored((), (), ())
 
 
 def _fingerprint(builder, stored, train, test, holdout) -> dict:

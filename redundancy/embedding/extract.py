@@ -5,6 +5,7 @@ from absl import logging
 
 from redundancy.data import shared_dataset
 from redundancy.embedding import store
+from redundancy.errors import WorkdirError
 from redundancy.progress import Progress
 from redundancy.training.checkpoints import Checkpoints
 from redundancy.training.loop import PRETRAIN_SEED
@@ -19,7 +20,7 @@ def embed(config, workdir: Workdir) -> None:
     if not layers:
         logging.info("embed: finished already")
         return
-    step = need_manifest(workdir.pretrain, "train")["step"]
+    step = need_manifest(workdir.pretrain, "train", step=int)["step"]
     dataset = shared_dataset(config)
     workdir.claim_dataset(dataset.fingerprint)
     positions, labels = dataset.train.positions, dataset.train.labels
@@ -36,6 +37,10 @@ def embed(config, workdir: Workdir) -> None:
     if missing:
         trainer = Trainer(config, dataset, make_mesh(config, num_trials=1))
         checkpoints = Checkpoints(workdir.pretrain)
+        if step not in checkpoints.steps():
+            raise WorkdirError(
+                f'{checkpoints.folder}/{step} is missing. Delete {workdir.pretrain} and run "redundancy train" again.'
+            )
         state = checkpoints.restore(step, trainer.init_state(PRETRAIN_SEED))
         checkpoints.close()
         total = sum(len(part) for part in parts)

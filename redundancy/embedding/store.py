@@ -193,9 +193,12 @@ class EmbeddingStore:
         """
         self.folder = folder
         self.manifest = workdir.need_manifest(folder, "embed")
-        missing = [name for name in _FIELDS if name not in self.manifest]
+        missing = [name for name in _FIELDS if not isinstance(self.manifest, dict) or name not in self.manifest]
         if missing:
-            raise DataError(f"{self._manifest_path} has no {missing[0]!r}; wanted: {', '.join(_FIELDS)}.")
+            raise DataError(
+                f"{self._manifest_path} has no {missing[0]!r}; wanted: {', '.join(_FIELDS)}. "
+                f"{self._remedy(self._manifest_path)}"
+            )
         self.layer: str = self.manifest["layer"]
         self.dimension: int = self.manifest["dimension"]
         self.num_examples: int = self.manifest["num_examples"]

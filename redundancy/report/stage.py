@@ -167,7 +167,12 @@ def report(config, workdir: Workdir) -> None:
       DataError: an artifact is missing or damaged.
     """
     need_manifest(workdir.subsets, "select")
-    need_manifest(workdir.runs, "sweep")
+    sweep = need_manifest(workdir.runs, "sweep", results_sha256=str)
+    if not storage.exists(workdir.results) or storage.sha256(workdir.results) != sweep["results_sha256"]:
+        raise DataError(
+            f"{workdir.results} is missing or was changed since the sweep. "
+            'Run "redundancy sweep" again: it writes the file from the runs, without training.'
+        )
     inputs = _inputs(workdir)
     finished = read_manifest(workdir.report)
     if finished and finished.get("inputs") == inputs:

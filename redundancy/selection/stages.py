@@ -11,7 +11,7 @@ from absl import logging
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore, part_name
-from redundancy.errors import ConfigError, DataError, WorkdirError
+from redundancy.errors import DataError, WorkdirError
 from redundancy.progress import Progress
 from redundancy.selection import linkage, methods
 from redundancy.selection.linkage import Merges
@@ -159,7 +159,7 @@ def link(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
     for layer in config.layers:
         folder = workdir.merges(layer)
         embeddings = _manifest_sha256(workdir.embeddings(layer))
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, embeddings=str)
         if manifest is not None:
             _check_embeddings(folder, manifest, embeddings)
             logging.info("link %s: finished already", layer)
@@ -238,7 +238,7 @@ def _need_merges(
 ) -> dict[int, Merges]:
     """The layer's merges; raises WorkdirError where they are not these embeddings', or not deep enough."""
     folder = workdir.merges(store.layer)
-    manifest = need_manifest(folder, "link")
+    manifest = need_manifest(folder, "link", embeddings=str, classes=dict, fractions=list, parts=list)
     _check_embeddings(folder, manifest, embeddings)
     for label, needed in _num_merges(store.class_counts, fractions).items():
         if manifest["classes"][str(label)]["merges"] < needed:
@@ -251,7 +251,7 @@ def _need_merges(
 
 def _finished(workdir: Workdir, inputs: Mapping[str, Any]) -> bool:
     """Whether the subsets are made; raises where they are not whole, or of other inputs than the present ones."""
-    manifest = read_manifest(workdir.subsets)
+    manifest = read_manifest(workdir.subsets, inputs=dict, files=list)
     if manifest is None:
         return False
     remedy = f'Delete {workdir.subsets} and run "redundancy select" again.'
@@ -270,14 +270,11 @@ def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
     """Writes the subset of every method, layer, fraction and, where it is drawn, trial (the paper's section 3.2).
 
     Raises:
-      ConfigError: no layer whose embeddings tell the labels.
       WorkdirError: embeddings or merges are not finished, or do not belong together or to the workdir's data set.
       DataError: an artifact is damaged.
     """
     semantic = "semantic" in config.methods
     layers = config.layers if semantic else config.layers[:1]
-    if not layers:
-        raise ConfigError("config.layers is empty, but select reads the labels beside a layer's embeddings; add 'end'.")
     inputs = {f"embeddings/{layer}": _manifest_sha256(workdir.embeddings(layer)) for layer in layers}
     if semantic:
         inputs |= {f"merges/{layer}": _manifest_sha256(workdir.merges(layer)) for layer in layers}

@@ -32,7 +32,7 @@ class Checkpoints:
     """
 
     def __init__(self, run_folder: str):
-        self.folder = _folder(run_folder)
+        self._run_folder, self.folder = run_folder, _folder(run_folder)
         storage.make_dirs(self.folder)
         self._manager = ocp.CheckpointManager(
             self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=_KEPT, create=True)
@@ -65,7 +65,7 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged or foreign checkpoint
             raise WorkdirError(
                 f"{self.folder}/{step} cannot be restored ({type(error).__name__}: {str(error).splitlines()[0]}). "
-                f"Delete {self.folder} to train this run again."
+                f"Delete {self._run_folder} to train this run again."
             ) from error
         wrong = [
             f"{jax.tree_util.keystr(path)} {found.shape} {found.dtype}, wanted {wanted.shape} {wanted.dtype}"
@@ -76,7 +76,8 @@ class Checkpoints:
         ]
         if wrong:
             raise WorkdirError(
-                f"{self.folder}/{step} holds another network: {wrong[0]}. Delete {self.folder} to train this run again."
+                f"{self.folder}/{step} holds another network: {wrong[0]}. "
+                f"Delete {self._run_folder} to train this run again."
             )
         return flax.serialization.from_state_dict(like, tree)
 

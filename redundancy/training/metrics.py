@@ -1,5 +1,6 @@
 """A run's metrics: lines of JSON, and the same numbers as TensorBoard events. Imports no TensorFlow."""
 
+import contextlib
 import io
 import json
 import time
@@ -31,10 +32,10 @@ def read(folder: str) -> list[dict]:
         return []
     lines = []
     for text in storage.read_bytes(path).decode(errors="replace").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and {"step", "time"} <= line.keys():
+                lines.append(line)
     return lines
 
 

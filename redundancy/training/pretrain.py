@@ -11,7 +11,7 @@ from redundancy.workdir import Workdir, read_manifest, write_manifest
 
 def train(config, workdir: Workdir) -> None:
     """Trains on the full set and writes pretrain/: checkpoints, metrics, result, manifest."""
-    if read_manifest(workdir.pretrain) is not None:
+    if read_manifest(workdir.pretrain, step=int) is not None:
         logging.info("train: finished already")
         return
     dataset = shared_dataset(config)

@@ -54,3 +54,9 @@ def test_wrong_labels():
         splits.make("x", "ab", good, ("test", np.array([-1, -1])), 0.5)
     with pytest.raises(DataError, match="no images"):
         splits.make("x", "ab", ("train", np.array([], int)), None, 0.5)
+
+
+def test_measuring_on_trained_images_is_refused():
+    with pytest.raises(ConfigError, match=r"shares images with config\.train_split"):
+        splits.choose("train", "train", ("train", "test"))
+    assert splits.choose("test", "auto", ("train", "test")) == ("test", None)

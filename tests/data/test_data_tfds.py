@@ -178,3 +178,27 @@ print(len(open_dataset(config.resolve({{"data_dir": {str(tmp_path)!r}}})).train.
     assert np.array_equal(np.concatenate([data.train.labels, data.test.labels]), bundled.target)
     assert data.image_shape == (8, 8, 1)
     assert (data.fingerprint["name"], data.fingerprint["version"]) == ("digits", "1.0.0")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared"),
+    [
+        ("train", "test", False),
+        ("train", "train", True),
+        ("train[:50%]", "train[50%:]", False),
+        ("train[:60%]", "train[50%:]", True),
+        ("train+test", "test", True),
+        ("all", "train[:1]", True),
+    ],
+)
+def test_splits_that_share_images_are_seen(data_dir, first, second, shared):
+    from redundancy.data import tfds_source
+
+    builder = TinyPictures(data_dir=data_dir)
+    parts = (tfds_source._stored(builder, name) for name in (first, second))
+    assert next(parts).overlaps(next(parts)) == shared
+
+
+def test_an_empty_slice_is_told(data_dir):
+    with pytest.raises((ConfigError, DataError), match="train"):
+        open_tiny(data_dir, train_split="train[:0%]")

@@ -90,5 +90,5 @@ def make_workdir(root, images, labels, class_names=None, workdir_root=None, grou
     else:
         _write_subsets(workdir, config, dataset, group)
     _write_results(workdir, config, len(images))
-    write_manifest(workdir.runs, {})
+    write_manifest(workdir.runs, {"results_sha256": storage.sha256(workdir.results)})
     return config, workdir

@@ -8,10 +8,10 @@ import pytest
 from synthetic import make_workdir, noise_images
 
 from redundancy import storage
-from redundancy.errors import WorkdirError
+from redundancy.errors import DataError, WorkdirError
 from redundancy.report.stage import report, report_fraction
 from redundancy.selection.stages import read_subset
-from redundancy.workdir import Workdir, read_manifest, subset_name
+from redundancy.workdir import Workdir, read_manifest, subset_name, write_manifest
 
 HOSTILE = ['"><script>alert(1)</script> id="x"', "$x_1$ <b>数字</b> & é"]
 _VOID = {"meta", "link", "img", "br"}
@@ -136,6 +136,9 @@ def test_finished_report_is_left_alone_until_results_change(tmp_path):
     report(config, workdir)
     assert storage.read_bytes(page) == b"mine"
     storage.write_bytes(workdir.results, storage.read_bytes(workdir.results).replace(b"0.9722", b"0.9733"))
+    with pytest.raises(DataError, match=r"results\.csv is missing or was changed"):
+        report(config, workdir)
+    write_manifest(workdir.runs, {"results_sha256": storage.sha256(workdir.results)})
     report(config, workdir)
     assert storage.read_bytes(page) != b"mine"
 
