@@ -16,7 +16,7 @@ from redundancy.workdir import Workdir, need_manifest, read_manifest
 
 def embed(config, workdir: Workdir) -> None:
     """Writes embeddings/LAYER/ for every configured layer. Parts that are there already are kept."""
-    layers = [layer for layer in config.layers if read_manifest(workdir.embeddings(layer)) is None]
+    layers = [layer for layer in config.layers if read_manifest(workdir.embeddings(layer), parts=list) is None]
     if not layers:
         logging.info("embed: finished already")
         return
