@@ -208,11 +208,11 @@ def group_size_plot(counts: Sequence[tuple[str, Mapping[int, int]]], name: str) 
             if largest <= 10:
                 for size, count in sizes.items():
                     axes.annotate(
-                        f"{count:,}", (size, count), (0, 2), textcoords="offset points", ha="center", fontsize=8.5
+                        f"{count:,}", (size, count), (0, 2), textcoords="offset points", ha="center", fontsize=7.5
                     )
             axes.set_yscale("log")
             axes.set_ylim(0.6, tallest * 2)
-            axes.set_xlim(0.4, max(largest, 3) + 0.6)
+            axes.set_xlim(0.1, max(largest, 3) + 0.6)
             axes.xaxis.set_major_locator(ticks)
             axes.yaxis.set_major_locator(FixedLocator([10.0**power for power in range(8)]))
             axes.yaxis.set_minor_locator(NullLocator())
