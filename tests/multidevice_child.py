@@ -58,6 +58,12 @@ def main(npz):
                 "embedding": np.asarray(layers["end"]).mean(axis=1).tolist(),
             }
             if shape == (2, 4):
+                looped = Trainer(config, dataset, mesh)
+                looped._unroll = False
+                with tempfile.TemporaryDirectory() as folder:
+                    jobs = [Job(f"run{i}", f"{folder}/run{i}", kept[i % 2], i % 2 + 1) for i in range(4)]
+                    results = train_pack(looped, jobs, 4, config.steps, "looped")
+                out[f"{group} looped"] = [result["test_loss"] for result in results]
                 out[f"{group} all_reduces"] = all_reduces(trainer, 2)
     auto = {trials: dict(make_mesh(config, trials).shape) for trials in (1, 2, 3, 8, 100)}
     print(json.dumps({**out, "auto": auto}))

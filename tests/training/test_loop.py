@@ -153,6 +153,17 @@ def test_steps_in_one_dispatch_change_nothing(digits_npz, unbroken, tmp_path):
     assert result["test_loss"] == pytest.approx(unbroken[1]["test_loss"], rel=1e-4)
 
 
+def test_loops_on_the_device_equal_unrolled_steps_and_trials(digits_npz, unbroken, tmp_path):
+    """The form that accelerators run: trials one after the other, several steps in a scan."""
+    looped = make_trainer(digits_npz, steps_per_dispatch=4)
+    looped._unroll = False
+    pack = [job(tmp_path, "first"), job(tmp_path, "second", trial=1)]
+    first, second = train_pack(looped, pack, 2, 9, "pack")
+    assert first["test_loss"] == pytest.approx(unbroken[1]["test_loss"], rel=1e-4)
+    assert second["test_loss"] != pytest.approx(first["test_loss"], rel=1e-3)
+    assert [line["step"] for line in metrics.read(pack[0].folder)] == [4, 8, 9]
+
+
 def test_streamed_training_equals_resident_training(digits_npz, unbroken, tmp_path):
     streamed = make_trainer(digits_npz, resident_mb=0)
     assert type(streamed.feed).__name__ == "StreamingFeed"
