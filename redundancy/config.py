@@ -201,6 +201,17 @@ def defaults() -> ml_collections.ConfigDict:
     return config
 
 
+def describe() -> str:
+    """The fields as text, by section: name, default, meaning."""
+    lines, section = [], None
+    for name, field in FIELDS.items():
+        if field.section != section:
+            section = field.section
+            lines += ["", section]
+        lines.append(f"  {name + ' = ' + repr(field.default):<44} {field.doc}")
+    return "\n".join(lines) + "\n"
+
+
 def check_variant(arg: str, known: tuple[str, ...]) -> None:
     """Raises ConfigError where a config file's argument is none of `known` and not empty."""
     if arg and arg not in known:

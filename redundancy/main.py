@@ -45,7 +45,7 @@ A finished stage is left alone, an interrupted one continues: give the same comm
               cifar100.py and folder.py. An argument shrinks it: configs/cifar10.py:quick, :smoke.
   --config.FIELD=VALUE  overrides a field, for example --config.fractions=0.9,0.8 --config.trials=5
   --debug     shows the stack trace of an error
-  --helpfull  all flags
+  --helpfull  the fields of a config, with their meaning and defaults
 
 Your own images: --config configs/folder.py:PATH, where PATH holds train/CLASS/*.jpg or CLASS/*.jpg.
 """
@@ -197,6 +197,9 @@ def entry(argv: list[str] | None = None) -> int:
     if len(argv) < 2 or argv[1] == "help" or {"-h", "--help", "-help"} & set(argv[1:]):
         print(USAGE, end="")
         return 0 if len(argv) >= 2 else _EXIT_USAGE
+    if "--helpfull" in argv:
+        print(USAGE + config_lib.describe(), end="")
+        return 0
     debug = "--debug" in argv
     try:
         rest = _parse(argv)

@@ -5,6 +5,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from redundancy.config import FIELDS
 from redundancy.workdir import STAGES
 
 DIGITS = "--config=configs/digits.py:smoke"
@@ -28,6 +29,12 @@ def test_help_explains_the_way_through(redundancy):
         assert done.returncode == 0
         assert all(f"\n  {stage} " in done.stdout for stage in (*STAGES, "run"))
         assert "configs/digits.py" in done.stdout
+
+
+def test_full_help_lists_every_field(redundancy):
+    done = redundancy("--helpfull")
+    assert done.returncode == 0
+    assert all(f"\n  {name} = " in done.stdout for name in FIELDS)
 
 
 def test_mistakes_in_the_command_line(redundancy, tmp_path):
