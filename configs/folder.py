@@ -2,9 +2,12 @@
 
     redundancy run --config configs/folder.py:PATH --workdir DIR
 
-Images are resized and cropped to 64 x 64 pixels (--config.image_size). Where there is no test/ or validation/
-folder, a fifth of each class is held out for measuring (--config.holdout). The recipe suits a few thousand to
-some hundred thousand images; with more, raise --config.steps and --config.depth.
+A first look, about ten minutes on two CPU cores: images are resized and cropped to 32 x 32 pixels, and a small network
+sees 19,200 of them. For an answer to rely on, on an accelerator:
+--config.image_size=64 --config.depth=20 --config.batch_size=128 --config.steps=20000 --config.trials=10.
+
+Where there is no test/ or validation/ folder, a fifth of each class is held out for measuring (--config.holdout).
+`:PATH:smoke` takes about a minute, with no meaning in its numbers. The recipe is ours.
 """
 
 import os
@@ -14,15 +17,19 @@ from redundancy.errors import ConfigError
 
 
 def get_config(arg: str = ""):
-    if not arg:
+    path, smoke = (arg.removesuffix(":smoke"), True) if arg.endswith(":smoke") else (arg, False)
+    if not path:
         raise ConfigError("wanted the folder after a colon: --config configs/folder.py:PATH")
     config = defaults()
-    config.dataset = os.path.abspath(os.path.expanduser(arg))
-    config.image_size = 64
+    config.dataset = os.path.abspath(os.path.expanduser(path))
+    config.image_size = 32
     config.mean, config.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    config.augmentation, config.pad = "crop_flip", 8
-    config.depth, config.widths = 14, (16, 32, 64)
-    config.steps, config.warmup_steps, config.batch_size = 1000, 100, 64
-    config.fractions, config.trials = (0.9, 0.7, 0.5), 3
-    config.log_every, config.checkpoint_every = 50, 250
+    config.augmentation, config.pad = "crop_flip", 4
+    config.depth, config.widths = 8, (16, 32, 64)
+    config.steps, config.warmup_steps, config.batch_size = 300, 30, 64
+    config.fractions, config.trials = (0.9, 0.5), 3
+    config.log_every, config.checkpoint_every = 50, 100
+    if smoke:
+        config.widths = (4, 4, 8)
+        config.steps, config.warmup_steps, config.trials = 10, 1, 1
     return config

@@ -64,7 +64,7 @@ def test_a_wrong_config_says_the_field_and_what_is_wanted(given, said):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_every_shipped_config_resolves_and_documents_its_command(path):
     module = runpy.run_path(str(path))
-    arguments = ["images"] if path.stem == "folder" else ["", "quick", "smoke"]
+    arguments = ["images", "images:smoke"] if path.stem == "folder" else ["", "quick", "smoke"]
     for argument in arguments:
         config = config_lib.resolve(module["get_config"](argument))
         assert all(name in config for name in REQUIRED)
