@@ -114,11 +114,16 @@ def write_text(path: str, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def open_read(path: str) -> io.IOBase:
+    """The file, opened for reading bytes, with seek."""
+    fs, name = _filesystem(path)
+    return fs.open(name, "rb")
+
+
 def sha256(path: str) -> str:
     """Hex SHA-256 of the file."""
-    fs, name = _filesystem(path)
     digest = hashlib.sha256()
-    with fs.open(name, "rb") as file:
+    with open_read(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
@@ -158,20 +163,35 @@ def _parquet_errors(path: str) -> Iterator[None]:
         ) from error
 
 
-def read_parquet(path: str, columns: Sequence[str] | None = None, filters=None) -> pa.Table:
-    """Reads a Parquet file, or the rows that `filters` (pyarrow's form) let through.
+def open_parquet(path: str, columns: Sequence[str] = ()) -> pq.ParquetFile:
+    """Opens a Parquet file, whose rows are read when they are asked for; the caller closes it.
+
+    Raises:
+      DataError: the file is missing, truncated, damaged, or lacks one of `columns`.
+    """
+    with _parquet_errors(path):
+        file = pq.ParquetFile(open_read(path))
+    names = file.schema_arrow.names
+    for column in columns:
+        if column not in names:
+            file.close(force=True)
+            raise DataError(f"{path} has no column {column!r}; it has {names}.")
+    return file
+
+
+def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads a Parquet file.
 
     Raises:
       DataError: the file is missing, truncated, damaged, or lacks a column.
     """
-    fs, name = _filesystem(path)
-    with _parquet_errors(path):
-        schema = pq.read_schema(name, filesystem=fs)
-        missing = [column for column in columns or () if column not in schema.names]
-        if missing:
-            raise DataError(f"{path} has no column {missing[0]!r}; it has {schema.names}.")
-        table = pq.read_table(name, columns=columns, filters=filters, filesystem=fs)
-        return table.replace_schema_metadata(schema.metadata)
+    file = open_parquet(path, columns or ())
+    try:
+        with _parquet_errors(path):
+            table = file.read(columns)
+            return table.replace_schema_metadata(file.schema_arrow.metadata)
+    finally:
+        file.close(force=True)
 
 
 def parquet_metadata(table: pa.Table) -> dict[str, str]:

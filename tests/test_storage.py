@@ -42,8 +42,7 @@ def test_parquet_round_trip_with_metadata_and_row_groups(tmp_path):
     read = storage.read_parquet(path)
     assert read["position"].to_pylist() == list(range(9))
     assert storage.parquet_metadata(read) == {"layer": "end"}
-    some = storage.read_parquet(path, columns=["position"], filters=[("position", ">=", 7)])
-    assert some["position"].to_pylist() == [7, 8]
+    assert storage.read_parquet(path, ["value"]).column_names == ["value"]
     assert pa.parquet.ParquetFile(path).num_row_groups == 2
 
 

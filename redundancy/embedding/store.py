@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -249,11 +248,7 @@ class EmbeddingStore:
         """
         files = []
         for path in self._paths:
-            filesystem, name = fsspec.core.url_to_fs(path)
-            file = pq.ParquetFile(name, filesystem=filesystem)
-            missing = {"position", "label", "embedding"}.difference(file.schema_arrow.names)
-            if missing:
-                raise DataError(f"{path} has no column {min(missing)!r}; it has {file.schema_arrow.names}.")
+            file = storage.open_parquet(path, ["position", "label", "embedding"])
             column = file.schema_arrow.get_field_index("label")
             everything = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
             ranges = []
