@@ -161,7 +161,7 @@ FIELDS: dict[str, Field] = {
     ),
     "pack": Field("Training", 0, "trials trained in one program; 0 is one per device", **_at_least(0)),
     "steps_per_dispatch": Field(
-        "Training", 0, "steps in one device program; 0 is 1 on CPU and 50 elsewhere", **_at_least(0)
+        "Training", 0, "steps in one device program; 0 is 1 on CPU and for streamed sets, 50 elsewhere", **_at_least(0)
     ),
     # Selection
     "layers": Field("Selection", ("end",), "layers whose pooled output is embedded and clustered", **_some_of(LAYERS)),
