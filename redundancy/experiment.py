@@ -189,14 +189,16 @@ def sweep(config, workdir: Workdir) -> None:
         return
     dataset = shared_dataset(config)
     workdir.claim_dataset(dataset.fingerprint)
-    todo = [run for run in runs if not is_done(workdir, run)]
-    logging.info("sweep: %d of %d runs to do", len(todo), len(runs))
-    if todo:
-        mesh = make_mesh(config, num_trials=len(todo))
-        size = pack_size(config, mesh, num_trials=len(todo))
+    # The mesh and the packs follow from the whole table, not from what is left of it: an interrupted sweep goes on
+    # with the same programs, and so with the same bits.
+    mesh = make_mesh(config, num_trials=len(runs))
+    size = pack_size(config, mesh, num_trials=len(runs))
+    left = [[run for run in pack if not is_done(workdir, run)] for pack in _packs(runs, size)]
+    done = len(runs) - sum(map(len, left))
+    logging.info("sweep: %d of %d runs to do", len(runs) - done, len(runs))
+    if done < len(runs):
         trainer = Trainer(config, dataset, mesh)
-        done = len(runs) - len(todo)
-        for pack in _packs(todo, size):
+        for pack in filter(None, left):
             jobs = [Job(run.name, workdir.run(run.name), _kept(workdir, run, dataset), run.seed) for run in pack]
             names = jobs[0].name if len(jobs) == 1 else f"{jobs[0].name} and {len(jobs) - 1} more"
             what = f"sweep {done + 1}/{len(runs)} {names}"

@@ -27,15 +27,20 @@ FIELDS = {
 }
 
 
-def all_reduces(trainer, trials):
-    """Device groups of every all-reduce in the compiled training step."""
+def collectives(trainer, trials):
+    """Of every collective in the compiled training step its kind and its device groups."""
     state = trainer.stack([trainer.init_state(1)] * trials)
     kept = [trainer.dataset.train.positions] * trials
     item = next(trainer.feed.train_items(kept, [(0, 1)] * trials, trainer.config.batch_size, 0, 1, 1))
     with jax.set_mesh(trainer.mesh):
         args = (state, np.ones(trials, np.uint32), np.float32(4), trainer.feed.arrays["train"], trainer.put_items(item))
         text = trainer._train.lower(*args).compile().as_text()
-    return re.findall(r"all-reduce\(.*?replica_groups=(\S+?), ", text)
+    kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
+    lines = re.findall(rf" ((?:{kinds})(?:-start)?\(.*)", text)
+    return [
+        (line.split("(")[0], re.search(r"(?:replica_groups|source_target_pairs)=(\S+?),? ", line + " ")[1])
+        for line in lines
+    ]
 
 
 def main(npz):
@@ -64,7 +69,7 @@ def main(npz):
                     jobs = [Job(f"run{i}", f"{folder}/run{i}", kept[i % 2], i % 2 + 1) for i in range(4)]
                     results = train_pack(looped, jobs, 4, config.steps, "looped")
                 out[f"{group} looped"] = [result["test_loss"] for result in results]
-                out[f"{group} all_reduces"] = all_reduces(trainer, 2)
+                out[f"{group} collectives"] = collectives(trainer, 2)
     auto = {trials: dict(make_mesh(config, trials).shape) for trials in (1, 2, 3, 8, 100)}
     print(json.dumps({**out, "auto": auto}))
 

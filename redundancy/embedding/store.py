@@ -107,19 +107,21 @@ def write_part(
     storage.write_parquet(storage.join(folder, part_name(index, num_parts)), tables, metadata)
 
 
-def _is_done(path: str, identity: Mapping[str, Any]) -> bool:
+def _read_done(path: str, identity: Mapping[str, Any]) -> pa.Table | None:
+    """The part's rows, or None where it is missing, not readable to its end, or of another identity."""
     if not storage.exists(path):
-        return False
+        return None
     try:
-        found = storage.parquet_metadata(storage.read_parquet(path, ["position", "label", "embedding"])).get(_IDENTITY)
+        table = storage.read_parquet(path, ["position", "label", "embedding"])
     except DataError:
-        return False
-    return found == json.dumps(dict(identity), sort_keys=True)
+        return None
+    found = storage.parquet_metadata(table).get(_IDENTITY)
+    return table if found == json.dumps(dict(identity), sort_keys=True) else None
 
 
 def part_done(folder: str, index: int, num_parts: int, identity: Mapping[str, Any]) -> bool:
     """Whether the part is there, readable to its end, and has this identity; a part that is not may be rewritten."""
-    return _is_done(storage.join(folder, part_name(index, num_parts)), identity)
+    return _read_done(storage.join(folder, part_name(index, num_parts)), identity) is not None
 
 
 def finish(
@@ -143,9 +145,9 @@ def finish(
     parts, counts, dimensions = [], np.zeros(len(class_names), np.int64), set()
     for index in range(num_parts):
         path = storage.join(folder, part_name(index, num_parts))
-        if not _is_done(path, identity):
+        table = _read_done(path, identity)
+        if table is None:
             raise DataError(f"{path} is missing, damaged or of another model; run the stage that writes it again.")
-        table = storage.read_parquet(path, ["label", "embedding"])
         dimensions.add(table.schema.field("embedding").type.list_size)
         labels = table["label"].to_numpy()
         if labels.min() < 0 or labels.max() >= len(class_names):
