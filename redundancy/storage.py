@@ -97,6 +97,40 @@ def write_bytes(path: str, data: bytes) -> None:
         raise
 
 
+def create_bytes(path: str, data: bytes) -> bool:
+    """Writes the whole file unless there is one; of several that try at once, one succeeds. Returns whether it did."""
+    fs, name = _filesystem(path)
+    if not is_local(path):
+        try:
+            fs.pipe_file(name, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    folder, base = os.path.split(name)
+    os.makedirs(folder, exist_ok=True)
+    scratch = os.path.join(folder, f".{base}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(scratch, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(scratch, name)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            if os.path.exists(name):
+                return False
+            os.replace(scratch, name)
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(scratch)
+    return True
+
+
 def read_json(path: str) -> Any:
     """Raises DataError where the file is not JSON."""
     data = read_bytes(path)
@@ -129,11 +163,10 @@ def sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def write_parquet(path: str, tables: Sequence[pa.Table], metadata: dict[str, str] | None = None) -> str:
-    """Writes each table as one row group of a Parquet file, atomically; returns the file's SHA-256.
+def parquet_bytes(tables: Sequence[pa.Table], metadata: dict[str, str] | None = None) -> bytes | memoryview:
+    """A Parquet file with each table as one row group.
 
     Args:
-      path: file to write.
       tables: at least one, all of one schema.
       metadata: key-value pairs for the file's schema.
     """
@@ -142,7 +175,12 @@ def write_parquet(path: str, tables: Sequence[pa.Table], metadata: dict[str, str
     with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table.cast(schema), row_group_size=max(1, table.num_rows))
-    data = buffer.getbuffer()
+    return buffer.getbuffer()
+
+
+def write_parquet(path: str, tables: Sequence[pa.Table], metadata: dict[str, str] | None = None) -> str:
+    """Writes what `parquet_bytes` makes, atomically; returns the file's SHA-256."""
+    data = parquet_bytes(tables, metadata)
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
 

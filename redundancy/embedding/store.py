@@ -185,8 +185,12 @@ class EmbeddingStore:
       class_counts: images of each label that has any.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, check: bool = True):
         """Opens the store.
+
+        Args:
+          folder: the store's folder.
+          check: whether to read every part and compare it with the manifest; not needed where another process has.
 
         Raises:
           WorkdirError: there is no manifest, so the store is not finished.
@@ -204,6 +208,8 @@ class EmbeddingStore:
         self.dimension: int = self.manifest["dimension"]
         self.num_examples: int = self.manifest["num_examples"]
         self.class_counts = {int(label): int(count) for label, count in self.manifest["class_counts"].items()}
+        if not check:
+            return
         rows = 0
         for part in self.manifest["parts"]:
             rows += self._check_part(part)

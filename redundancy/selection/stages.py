@@ -1,27 +1,26 @@
 """The stages link (embeddings to merges) and select (merges to subsets)."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
-import pyarrow as pa
 from absl import logging
 
 from redundancy import storage
-from redundancy.embedding.store import EmbeddingStore, part_name
+from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
 from redundancy.progress import Progress
-from redundancy.selection import linkage, methods
+from redundancy.selection import local, merges, methods
 from redundancy.selection.linkage import Merges
 from redundancy.selection.subset import Subset, read_subset, write_subset
+from redundancy.selection.tasks import ClassTask
 from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, write_manifest
 
 __all__ = ["Subset", "link", "read_subset", "select"]
 
-_IDENTITY = "identity"
-_MAX_PARTS = 16
+# Runs the tasks and calls the function after each: `local.run`, or a cluster's.
+Engine = Callable[[Sequence[ClassTask], Callable[[ClassTask], None]], None]
 
 
 def _manifest_sha256(folder: str) -> str | None:
@@ -54,100 +53,50 @@ def _num_merges(counts: Mapping[int, int], fractions: Sequence[float]) -> dict[i
     return {label: size - min(of_fraction[label] for of_fraction in kept) for label, size in sorted(counts.items())}
 
 
-def _write_merges(path: str, merges: Mapping[int, Merges], identity: str) -> None:
-    """Writes one part: a row group of each class, in the order of the labels."""
-    tables = [
-        pa.table(
-            {
-                "label": np.full(len(of_class), label, np.int32),
-                "left": of_class.left,
-                "right": of_class.right,
-                "height": of_class.height,
-                "size": of_class.size,
-            }
-        )
-        for label, of_class in sorted(merges.items())
-    ]
-    storage.write_parquet(path, [table for table in tables if table.num_rows] or tables[:1], {_IDENTITY: identity})
-
-
-def _read_merges(folder: str, manifest: Mapping[str, Any]) -> dict[int, Merges]:
-    """Merges of each class; raises DataError where a part is not the one that the manifest names."""
-    tables = []
-    for part in manifest["parts"]:
-        path = storage.join(folder, part["file"])
-        if not storage.exists(path) or storage.sha256(path) != part["sha256"]:
-            raise DataError(
-                f"{path} is missing, damaged or another file than the manifest names. Delete it and "
-                f'{storage.join(folder, "manifest.json")} and run "redundancy link" again.'
-            )
-        tables.append(storage.read_parquet(path, ["label", "left", "right", "height", "size"]))
-    table = pa.concat_tables(tables)
-    columns = [table[name].to_numpy() for name in ("left", "right", "height", "size")]
-    rows, none = methods.rows_by_class(table["label"].to_numpy()), np.empty(0, np.int64)
-    return {
-        label: Merges(*(column[rows.get(label, none)] for column in columns)) for label in map(int, manifest["classes"])
-    }
-
-
-def _is_done(path: str, identity: str) -> bool:
-    if not storage.exists(path):
-        return False
-    try:
-        return storage.parquet_metadata(storage.read_parquet(path)).get(_IDENTITY) == identity
-    except DataError:
-        return False
-
-
-def _link_layer(store: EmbeddingStore, folder: str, embeddings: str, fractions: Sequence[float]) -> None:
+def _link_layer(
+    store: EmbeddingStore, folder: str, embeddings: str, fractions: Sequence[float], engine: Engine
+) -> None:
     store.labels()
-    counts = store.class_counts
-    empty = [name for label, name in enumerate(store.manifest["class_names"]) if label not in counts]
+    counts, names = store.class_counts, store.manifest["class_names"]
+    empty = [name for label, name in enumerate(names) if label not in counts]
     if empty:
         logging.warning("%s: no images of %d classes, for example %r.", store.folder, len(empty), empty[0])
     num_merges = _num_merges(counts, fractions)
-    # A class that does not fit ends the stage before hours of work, not after.
-    linkage.check_memory(
-        max((counts[label] for label, number in num_merges.items() if number), default=0), store.dimension
-    )
-    labels = sorted(counts)
-    num_parts = min(_MAX_PARTS, len(labels))
-    parts = [labels[index::num_parts] for index in range(num_parts)]
-    identity = json.dumps(
-        {"layer": store.layer, "embeddings": embeddings, "merges": {str(k): v for k, v in num_merges.items()}},
-        sort_keys=True,
-    )
-    paths = [storage.join(folder, part_name(index, num_parts)) for index in range(num_parts)]
-    todo = [index for index in range(num_parts) if not _is_done(paths[index], identity)]
-    done = sum(counts[label] for index in set(range(num_parts)).difference(todo) for label in parts[index])
-    with Progress(f"link {store.layer}", store.num_examples, "images", done=done) as progress:
-        for index in sorted(todo, key=lambda index: -max(counts[label] for label in parts[index])):
-            merges = {}
-            for label in sorted(parts[index], key=lambda label: -counts[label]):
-                _, vectors = store.read_class(label)
-                merges[label] = linkage.complete_linkage(vectors, num_merges[label])
-                progress.advance(counts[label], note=store.manifest["class_names"][label])
-            _write_merges(paths[index], merges, identity)
-    write_manifest(
+    every = [
+        ClassTask(store.folder, embeddings, folder, label, counts[label], number)
+        for label, number in num_merges.items()
+    ]
+    identities = {task.label: task.identity for task in every}
+    done = merges.finished_classes(folder, identities)
+    todo = [task for task in every if task.label not in done]
+    with Progress(
+        f"link {store.layer}", store.num_examples, "images", done=sum(counts[label] for label in done)
+    ) as progress:
+        engine(todo, lambda task: progress.advance(task.num_images, note=names[task.label]))
+    merges.pack(
         folder,
+        identities,
         {
             "layer": store.layer,
             "fingerprint": store.manifest["fingerprint"],
             "embeddings": embeddings,
             "fractions": list(fractions),
-            "classes": {str(label): {"images": counts[label], "merges": num_merges[label]} for label in labels},
-            "parts": [
-                {"file": part_name(index, num_parts), "sha256": storage.sha256(path)}
-                for index, path in enumerate(paths)
-            ],
+            "classes": {
+                str(label): {"images": counts[label], "merges": number} for label, number in num_merges.items()
+            },
         },
     )
 
 
-def link(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
+def link(config: ml_collections.FrozenConfigDict, workdir: Workdir, engine: Engine = local.run) -> None:
     """Links the images of each class as far down as the smallest fraction asks (the paper's section 3.2).
 
-    A part of the merges that an interrupted run finished is kept.
+    Classes that an interrupted run finished are kept.
+
+    Args:
+      config: layers, fractions and methods count.
+      workdir: holds finished embeddings.
+      engine: runs the tasks, see `local.run`.
 
     Raises:
       WorkdirError: the embeddings are not finished or of another data set, or finished merges are of others.
@@ -164,7 +113,7 @@ def link(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
             _check_embeddings(folder, manifest, embeddings)
             logging.info("link %s: finished already", layer)
             continue
-        _link_layer(_open_store(workdir, layer), folder, embeddings, config.fractions)
+        _link_layer(_open_store(workdir, layer), folder, embeddings, config.fractions, engine)
 
 
 def _random_subsets(
@@ -193,7 +142,7 @@ def _semantic_subsets(
     positions: np.ndarray,
     labels: np.ndarray,
     store: EmbeddingStore,
-    merges: Mapping[int, Merges],
+    linked: Mapping[int, Merges],
 ) -> list[Subset]:
     """One subset of each fraction; each class is read once."""
     counts = [methods.class_counts(store.class_counts, fraction) for fraction in config.fractions]
@@ -206,7 +155,7 @@ def _semantic_subsets(
             _, vectors = store.read_class(label)
             for number, of_fraction in enumerate(counts):
                 group[number, rows], kept[number, rows], dissimilarity[number, rows] = methods.semantic_subset(
-                    merges[label], vectors, of_fraction[label], config.rule
+                    linked[label], vectors, of_fraction[label], config.rule
                 )
                 group[number, rows] += first_group[number]
                 first_group[number] += of_fraction[label]
@@ -246,7 +195,7 @@ def _need_merges(
                 f"{folder} was linked for fractions {manifest['fractions']}, and {min(fractions)} needs more merges. "
                 f'Delete {folder} and run "redundancy link" again.'
             )
-    return _read_merges(folder, manifest)
+    return merges.read(folder, manifest["parts"], list(map(int, manifest["classes"])))
 
 
 def _finished(workdir: Workdir, inputs: Mapping[str, Any]) -> bool:
@@ -290,7 +239,7 @@ def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
             )
     base = {"fingerprint": stores[0].manifest["fingerprint"], "num_stored": stores[0].manifest["num_stored"]}
     # Read before anything is written: damaged merges end the stage here.
-    merges = [
+    linked = [
         _need_merges(workdir, store, inputs[f"embeddings/{store.layer}"], config.fractions)
         for store in stores
         if semantic
@@ -305,7 +254,7 @@ def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
         shown = {key: of[key] for key in ("method", "layer", "fraction", "trial", "size")}
         files.append({"file": path.rsplit("/", 1)[-1], "sha256": sha256, **shown})
 
-    for store, of_layer in zip(stores if semantic else (), merges, strict=True):
+    for store, of_layer in zip(stores if semantic else (), linked, strict=True):
         for subset in _semantic_subsets(config, base, positions, labels, store, of_layer):
             write(subset)
     if "random" in config.methods:

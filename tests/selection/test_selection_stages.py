@@ -14,7 +14,7 @@ from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
-from redundancy.selection import cut, linkage, methods, stages
+from redundancy.selection import cut, linkage, merges, methods, stages
 from redundancy.selection.subset import Subset, read_subset, write_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name
 
@@ -136,48 +136,62 @@ def test_two_workdirs_of_the_same_embeddings_are_byte_identical(synthetic):
     }
 
 
-def test_a_killed_link_continues_and_ends_the_same(synthetic):
+def _classes(workdir):
+    """Of each class's file its name and when it was written."""
+    folder = merges.scratch(workdir.merges("end"))
+    return {name: os.stat(storage.join(folder, name)).st_mtime_ns for name in storage.list_dir(folder)}
+
+
+def test_a_killed_link_continues_and_ends_the_same(synthetic, monkeypatch):
     config, workdir = synthetic("killed", sizes=SIZES)
     script = f"""
 import os, signal
 from redundancy import config, storage
 from redundancy.selection import stages
 from redundancy.workdir import Workdir
-write, written = storage.write_parquet, []
-def write_then_die(path, *args):
-    if len(written) == 5:
+create, created = storage.create_bytes, []
+def create_then_die(path, data):
+    if len(created) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-    written.append(path)
-    return write(path, *args)
-storage.write_parquet = write_then_die
+    created.append(path)
+    return create(path, data)
+storage.create_bytes = create_then_die
 workdir = Workdir({workdir.root!r})
 stages.link(config.resolve(storage.read_json(workdir.config)["config"]), workdir)
 """
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
-    folder = workdir.merges("end")
-    parts = {name: os.stat(storage.join(folder, name)).st_mtime_ns for name in storage.list_dir(folder)}
-    assert len(parts) == 5
-    assert read_manifest(folder) is None
+    finished = _classes(workdir)
+    assert 0 < len(finished) <= 5
+    assert read_manifest(workdir.merges("end")) is None
     with pytest.raises(WorkdirError, match="redundancy link"):
         stages.select(config, workdir)
+    created = []
+    create = storage.create_bytes
+    monkeypatch.setattr(storage, "create_bytes", lambda path, data: created.append(path) or create(path, data))
     _run(config, workdir)
-    assert (
-        parts.items()
-        <= {name: os.stat(storage.join(folder, name)).st_mtime_ns for name in storage.list_dir(folder)}.items()
-    )
+    assert len(created) == len(SIZES) - len(finished)
     unbroken = synthetic("unbroken", sizes=SIZES)
     _run(*unbroken)
     assert _files(workdir, "merges", "subsets") == _files(unbroken[1], "merges", "subsets")
 
 
-def test_a_damaged_part_of_an_interrupted_link_is_made_again(synthetic):
+def test_a_link_killed_while_packing_ends_the_same(synthetic, monkeypatch):
     config, workdir = synthetic()
     stages.link(config, workdir)
     before = _files(workdir, "merges")
-    folder = workdir.merges("end")
-    storage.remove(storage.join(folder, "manifest.json"))
-    path = storage.join(folder, "part-00002-of-00004.parquet")
+    storage.remove(workdir.merges("end"))
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merges, "write_manifest", die)
+        with pytest.raises(KeyboardInterrupt):
+            stages.link(config, workdir)
+    path = storage.join(workdir.merges("end"), "part-00002-of-00004.parquet")
     storage.write_bytes(path, storage.read_bytes(path)[:200])
+    damaged = merges.class_path(workdir.merges("end"), 2)
+    storage.write_bytes(damaged, storage.read_bytes(damaged)[:100])
     stages.link(config, workdir)
     assert _files(workdir, "merges") == before
 

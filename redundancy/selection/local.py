@@ -1,0 +1,48 @@
+"""Links classes on this machine: as many at once as there are cores, the largest first."""
+
+import concurrent.futures
+import os
+from collections.abc import Callable, Sequence
+
+import threadpoolctl
+
+from redundancy.selection import tasks
+from redundancy.selection.tasks import ClassTask
+
+# Such a class keeps all cores busy alone, and two of them would need twice the memory.
+_LARGE = 20_000
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(todo: Sequence[ClassTask], finished: Callable[[ClassTask], None]) -> None:
+    """Runs the tasks, the largest class first.
+
+    Threads do it: the work is in compiled code that holds no lock, and XLA's threads are shared by all.
+
+    Args:
+      todo: classes to link.
+      finished: called in this thread after each.
+
+    Raises:
+      DataError: a class is damaged or does not fit in memory; the others' files stay.
+    """
+    todo = sorted(todo, key=lambda task: (-task.num_images, task.label))
+    for task in todo:
+        if task.num_images >= _LARGE:
+            tasks.link_class(task)
+            finished(task)
+    small = [task for task in todo if task.num_images < _LARGE]
+    # One BLAS thread for each class: the classes fill the cores.
+    with threadpoolctl.threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+        futures = {pool.submit(tasks.link_class, task): task for task in small}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                finished(futures[future])
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

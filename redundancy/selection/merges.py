@@ -1,0 +1,129 @@
+"""Merges on disk: a file for each linked class while the stage runs, then a few parts and a manifest.
+
+A class's file is created once, whatever is retried; it is whole or not there. When all classes are linked their
+merges are packed into part-00003-of-00016.parquet, a row group of each class, and the classes' files are removed.
+"""
+
+import concurrent.futures
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from redundancy import storage
+from redundancy.embedding.store import part_name
+from redundancy.errors import DataError
+from redundancy.selection import methods
+from redundancy.selection.linkage import Merges
+from redundancy.workdir import write_manifest
+
+_IDENTITY = "identity"
+_COLUMNS = ("label", "left", "right", "height", "size")
+_MAX_PARTS = 16
+_READERS = 16
+
+
+def scratch(folder: str) -> str:
+    """Where the files of the classes lie until they are packed."""
+    return storage.join(folder, "classes")
+
+
+def class_path(folder: str, label: int) -> str:
+    """'…/classes/class-00012.parquet'."""
+    return storage.join(scratch(folder), f"class-{label:05d}.parquet")
+
+
+def _table(label: int, merges: Merges) -> pa.Table:
+    columns = (np.full(len(merges), label, np.int32), merges.left, merges.right, merges.height, merges.size)
+    return pa.table(dict(zip(_COLUMNS, columns, strict=True)))
+
+
+def _rows(table: pa.Table) -> Merges:
+    return Merges(*(table[name].to_numpy() for name in _COLUMNS[1:]))
+
+
+def read_class(path: str, identity: str) -> Merges | None:
+    """The merges of a class, or None where its file is missing, not readable to its end, or of another identity."""
+    try:
+        table = storage.read_parquet(path, _COLUMNS)
+    except DataError:
+        return None
+    return _rows(table) if storage.parquet_metadata(table).get(_IDENTITY) == identity else None
+
+
+def create_class(path: str, label: int, merges: Merges, identity: str) -> None:
+    """Writes the merges of a class unless they are there: of several writers of one class the first wins.
+
+    The file's bytes depend on the arguments alone.
+    """
+    data = storage.parquet_bytes([_table(label, merges)], {_IDENTITY: identity})
+    if not storage.create_bytes(path, data) and read_class(path, identity) is None:
+        storage.write_bytes(path, data)  # what lay there was damaged, or of other embeddings
+
+
+def finished_classes(folder: str, identities: Mapping[int, str]) -> set[int]:
+    """Labels whose files are there, readable, and of the wanted identity."""
+    there = set(storage.list_dir(scratch(folder)))
+    candidates = [label for label in identities if class_path(folder, label).rsplit("/", 1)[-1] in there]
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        found = pool.map(lambda label: read_class(class_path(folder, label), identities[label]), candidates)
+        return {label for label, merges in zip(candidates, found, strict=True) if merges is not None}
+
+
+def pack(folder: str, identities: Mapping[int, str], manifest: Mapping[str, Any]) -> None:
+    """Packs the files of all classes into parts, writes the manifest and removes the files of the classes.
+
+    Args:
+      folder: the layer's merges.
+      identities: of each class.
+      manifest: fields of the manifest; "parts" is added.
+
+    Raises:
+      DataError: a class's file is missing or damaged.
+    """
+    labels = sorted(identities)
+    num_parts = min(_MAX_PARTS, len(labels))
+    shared = json.dumps({name: manifest[name] for name in ("layer", "embeddings", "classes")}, sort_keys=True)
+    parts = []
+
+    def read(label):
+        path = class_path(folder, label)
+        merges = read_class(path, identities[label])
+        if merges is None:
+            raise DataError(f'{path} is missing, damaged or of other embeddings. Run "redundancy link" again.')
+        return _table(label, merges)
+
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        for index in range(num_parts):
+            tables = list(pool.map(read, labels[index::num_parts]))
+            tables = [table for table in tables if table.num_rows] or tables[:1]
+            name = part_name(index, num_parts)
+            sha256 = storage.write_parquet(storage.join(folder, name), tables, {_IDENTITY: shared})
+            parts.append({"file": name, "sha256": sha256})
+    write_manifest(folder, {**manifest, "parts": parts})
+    storage.remove(scratch(folder))
+
+
+def read(folder: str, parts: Sequence[Mapping[str, str]], labels: Sequence[int]) -> dict[int, Merges]:
+    """The merges of each of `labels`.
+
+    Raises:
+      DataError: a part is not the one that the manifest names.
+    """
+
+    def table(part):
+        path = storage.join(folder, part["file"])
+        if not storage.exists(path) or storage.sha256(path) != part["sha256"]:
+            raise DataError(
+                f"{path} is missing, damaged or another file than the manifest names. Delete it and "
+                f'{storage.join(folder, "manifest.json")} and run "redundancy link" again.'
+            )
+        return storage.read_parquet(path, _COLUMNS)
+
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        everything = pa.concat_tables(pool.map(table, parts))
+    columns = [everything[name].to_numpy() for name in _COLUMNS[1:]]
+    rows, none = methods.rows_by_class(everything["label"].to_numpy()), np.empty(0, np.int64)
+    return {label: Merges(*(column[rows.get(label, none)] for column in columns)) for label in labels}
