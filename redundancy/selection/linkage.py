@@ -1,16 +1,37 @@
-"""Complete linkage of one class: the merges, lowest first. Knows nothing of files, classes and fractions."""
+"""Complete linkage of one class: the merges, lowest first, exact. Knows nothing of files, classes and fractions.
+
+Merges up to a height depend on the pairs up to that height alone, so pairs are computed up to a threshold, guessed from
+a sample, and the threshold is raised until enough merges are made (`pairs`, `counting`). Where nearly all pairs would be
+needed they are all computed at once (`chain`). Both give the same merges, those of the total order of pairs
+(dissimilarity, i, j): where dissimilarities tie, the pair of the lower images comes first.
+"""
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import os
+from collections.abc import Callable
 
+import numba
 import numpy as np
-from scipy.cluster import hierarchy
 
 from redundancy.errors import DataError
-from redundancy.selection import dissimilarity
+from redundancy.selection import chain, dissimilarity, pairs
+from redundancy.selection.counting import Counter
+from redundancy.selection.dissimilarity import Units
+from redundancy.selection.pairs import Centred, Pairs, TooManyPairs
 
 _BLOCK_ROWS = 256
+_SMALL = 256  # images up to which all pairs are computed whatever is wanted: it is the faster way
+_DENSE_SHARE = 0.3  # share of all pairs from which all of them are
+# Memory of a pair while it is sorted, and of its place in the table of counts.
+_BYTES_PER_PAIR = 2 * 16 + 8 + 48
+_MOST_PAIRS = 1 << 27  # pairs computed between two raises of the threshold
+_SAMPLE_PAIRS = 1 << 22
+_SAMPLE_HITS = 256
+_MANY = 1 << 15  # pairs that are worth putting in order by and by
+BELOW_ALL, _ABOVE_ALL = -1.0, 2.5  # dissimilarities are 0…2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +54,7 @@ class Merges:
         return len(self.left)
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
     """Bytes this process can still get; all of the machine's where the system does not say."""
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as file:
         for line in file:
@@ -42,30 +63,97 @@ def _available_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def check_memory(n: int, dimension: int) -> None:
-    """Says before the work whether a class of `n` images can be linked.
+@numba.njit(nogil=True, cache=True)
+def _numbered(n, first, second):
+    """Numbers of the two clusters, and the size of the made one, from an image of each: see `Merges`."""
+    parent, number, size = np.arange(n), np.arange(n), np.ones(n, np.int64)
+    left, right = np.empty(len(first), np.int64), np.empty(len(first), np.int64)
+    total = np.empty(len(first), np.int64)
+    for row in range(len(first)):
+        roots = np.empty(2, np.int64)
+        for side in range(2):
+            image = np.int64(first[row] if side == 0 else second[row])
+            while parent[image] != image:
+                parent[image] = parent[parent[image]]
+                image = parent[image]
+            roots[side] = image
+        one, other = roots
+        left[row], right[row] = min(number[one], number[other]), max(number[one], number[other])
+        if size[one] > size[other]:
+            one, other = other, one
+        parent[one] = other
+        size[other] += size[one]
+        number[other], total[row] = n + row, size[other]
+    return left, right, total
 
-    Raises:
-      DataError: its dissimilarities do not fit in the memory that is available.
+
+def _merges(n: int, first: np.ndarray, second: np.ndarray, height: np.ndarray) -> Merges:
+    left, right, size = _numbered(n, first, second)
+    return Merges(left, right, np.asarray(height, np.float64).copy(), size)
+
+
+@numba.njit(nogil=True, cache=True)
+def _hashes(grid, factors):
+    out = np.empty(len(grid), np.uint64)
+    for row in range(len(grid)):
+        total = np.uint64(0)
+        for column in range(grid.shape[1]):
+            total += np.uint64(np.int64(grid[row, column])) * factors[column]
+        out[row] = total
+    return out
+
+
+def duplicates(grid: np.ndarray) -> np.ndarray:
+    """Of each row the number of the distinct row that it equals: [n, d] int32 to [n] int64, 0…u-1.
+
+    Distinct rows are numbered in the order of their last occurrences.
     """
-    # SciPy works on a copy of the condensed matrix.
-    needed = 2 * 8 * (n * (n - 1) // 2) + 8 * n * (dimension + _BLOCK_ROWS)
-    available = _available_memory()
-    if needed > available:
-        raise DataError(
-            f"A class of {n} images needs {needed / 2**30:.1f} GiB of memory for the dissimilarities of its pairs, "
-            f"and {available / 2**30:.1f} GiB are available. Link on a machine with more memory, or split the class."
-        )
+    n = len(grid)
+    factors = np.random.default_rng(0).integers(1, 2**63, grid.shape[1], np.uint64, endpoint=True) * 2 + 1
+    hashes = _hashes(grid, factors)
+    order = np.argsort(hashes, kind="stable")
+    equal = hashes[order[1:]] == hashes[order[:-1]]
+    suspects = np.flatnonzero(equal)
+    if not len(suspects):
+        return np.arange(n)
+    for start in range(0, len(suspects), 4096):
+        some = suspects[start : start + 4096]
+        equal[some] = (grid[order[some + 1]] == grid[order[some]]).all(axis=1)
+        if not equal[some].all():
+            # Different rows of one hash may alternate in its run: sorted by all columns, equal rows are neighbours.
+            order = np.lexsort((np.arange(n), *grid.T))
+            equal = (grid[order[1:]] == grid[order[:-1]]).all(axis=1)
+            break
+    run = np.concatenate(([0], np.cumsum(~equal)))
+    last = np.empty(run[-1] + 1, np.int64)
+    last[run] = order  # the last assignment stays, and rows ascend within a run
+    rank = np.empty(len(last), np.int64)
+    rank[np.argsort(last)] = np.arange(len(last))
+    out = np.empty(n, np.int64)
+    out[order] = rank[run]
+    return out
 
 
-def _condensed(embeddings: np.ndarray) -> np.ndarray:
-    """Dissimilarities of all pairs i < j in SciPy's order: [n, d] to [n (n - 1) / 2] float64."""
-    units = dissimilarity.unit_vectors(embeddings)
+def _merges_of_duplicates(distinct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The merges of equal rows, at height 0, in the total order: an image of each of the two clusters.
+
+    The k-th of equal rows joins those before it when its pair with the one before comes, the last between them.
+    """
+    order = np.argsort(distinct, kind="stable")
+    again = distinct[order[1:]] == distinct[order[:-1]]
+    first, second = order[:-1][again], order[1:][again]
+    order = np.argsort(first)  # an image is followed by one equal image at most
+    return first[order], second[order]
+
+
+def _condensed(units: Units) -> np.ndarray:
+    """Dissimilarities of all pairs i < j in SciPy's order: [n (n - 1) / 2] float64."""
     n = len(units)
     out = np.empty(n * (n - 1) // 2, np.float64)
     at = 0
+    vectors = units.grid * 2.0**-26
     for start in range(0, n - 1, _BLOCK_ROWS):
-        block = dissimilarity.between_all(units[start : start + _BLOCK_ROWS], units[start:])
+        block = dissimilarity.between_all(vectors[start : start + _BLOCK_ROWS], vectors[start:])
         for row in range(min(_BLOCK_ROWS, n - 1 - start)):
             length = n - 1 - start - row
             out[at : at + length] = block[row, row + 1 :]
@@ -73,25 +161,209 @@ def _condensed(embeddings: np.ndarray) -> np.ndarray:
     return out
 
 
-def complete_linkage(embeddings: np.ndarray, num_merges: int) -> Merges:
+def first_target(n: int, num_merges: int) -> int:
+    """Pairs with which to begin, nearest first: enough for most classes, and few beside the n² / 2 that are computed.
+
+    Of trained networks' embeddings, keeping 90 % takes about 0.4 pairs per image, 50 % about 15, 10 % about 400; this
+    is at least twice as many, up to 30 % kept.
+    """
+    share = num_merges / n
+    return int(n * (3 + 20 * share**2 + 1000 * share**5))
+
+
+class Threshold:
+    """Dissimilarities of a sample of pairs, which say how many pairs a threshold lets through.
+
+    The same class gives the same sample on every machine.
+    """
+
+    def __init__(self, centred: Centred, target: int):
+        """Draws a sample in which the `target` nearest pairs leave enough to count."""
+        n = len(centred.rows)
+        self._num_pairs = n * (n - 1) // 2
+        wanted = min(_SAMPLE_PAIRS, _SAMPLE_HITS * self._num_pairs // max(target, 1))
+        # A power of two, so that classes of all sizes share a few compiled programs.
+        side = 1 << int(np.log2(min(n, max(_SMALL, wanted**0.5))))
+        generator = np.random.default_rng(n)
+        first, second = (generator.choice(n, side, replace=False, shuffle=False) for _ in range(2))
+        self._values = centred.between(first, second)[first[:, None] != second]
+
+    def at(self, target: int, above: float) -> float:
+        """A threshold that about `target` pairs are within, and in any case more than are within `above`."""
+        if target >= self._num_pairs:
+            return _ABOVE_ALL
+        number = int(target / self._num_pairs * len(self._values))
+        if number >= len(self._values):
+            return _ABOVE_ALL
+        self._values.partition(number)
+        found = max(0.0, float(self._values[number]))
+        return found if found > above else float(self._values[self._values > above].min(initial=_ABOVE_ALL))
+
+
+def next_target(num_pairs: int, num_merges: int, wanted: int) -> int:
+    """Pairs to go on with, where the `num_pairs` nearest gave `num_merges` of the `wanted` merges."""
+    # Merges come ever more slowly: about as the square root of the pairs.
+    growth = (wanted / max(num_merges, wanted / 16, 1)) ** 2.5
+    return int(num_pairs * min(64, max(2, 1.5 * growth)))
+
+
+class Linker:
+    """The linkage of one class, from threshold to threshold.
+
+    `run` does all of it; or pairs computed elsewhere are fed.
+    """
+
+    def __init__(self, units: Units, num_merges: int):
+        """Prepares the first `num_merges` merges of n images, 0…n-1 of them.
+
+        Equal images are merged first, and from then on stand for one: a class of n copies has no n² / 2 pairs.
+        """
+        n = len(units)
+        self._n, self._wanted = n, num_merges
+        self._distinct = duplicates(units.grid)
+        self._last = np.empty(self._distinct.max(initial=-1) + 1, np.int64)
+        self._last[self._distinct] = np.arange(n)
+        self.units = units if len(self._last) == n else units.take(self._last)
+        self._equal = _merges_of_duplicates(self._distinct)
+        self._counter = Counter(len(self._last), max(0, num_merges - len(self._equal[0])))
+        self._dense = None
+        self._num_pairs = 0
+        self._sample = None
+        self.threshold = BELOW_ALL
+
+    @property
+    def _left(self) -> int:
+        """Merges still to make of distinct images."""
+        made = len(self._dense[0]) if self._dense is not None else self._counter.num_merges
+        return self._wanted - len(self._equal[0]) - made
+
+    @property
+    def done(self) -> bool:
+        return self._left <= 0
+
+    @functools.cached_property
+    def centred(self) -> Centred:
+        return Centred.of(self.units)
+
+    def next_threshold(self) -> float | None:
+        """Up to where pairs are wanted next, or None where all of them should be computed at once.
+
+        Raises:
+          DataError: so many pairs do not fit in the memory that is available.
+        """
+        n, wanted = len(self.units), self._wanted - len(self._equal[0])
+        every = n * (n - 1) // 2
+        if n <= _SMALL:
+            return None
+        target = first_target(n, wanted)
+        if self.threshold > BELOW_ALL:
+            target = next_target(max(target, self._num_pairs), self._counter.num_merges, wanted)
+        target = min(target, self._num_pairs + _MOST_PAIRS, every)
+        if target >= _DENSE_SHARE * every and self._dense_bytes <= available_memory():
+            return None
+        if _BYTES_PER_PAIR * (target - self._num_pairs) > available_memory():
+            raise self._too_large(target)
+        self._sample = self._sample or Threshold(self.centred, target)
+        return self._sample.at(target, self.threshold)
+
+    @property
+    def _dense_bytes(self) -> int:
+        n = len(self.units)
+        return chain.BYTES_PER_PAIR * (n * (n - 1) // 2) + 8 * n * (self.units.grid.shape[1] + _BLOCK_ROWS)
+
+    def _too_large(self, num_pairs: int) -> DataError:
+        needed = min(self._dense_bytes, _BYTES_PER_PAIR * num_pairs)
+        return DataError(
+            f"{len(self.units)} different images of one class need {needed / 2**30:.1f} GiB of memory for the "
+            f"dissimilarities of their pairs, and {available_memory() / 2**30:.1f} GiB are available. Link on a machine "
+            "with more memory, keep a larger fraction, or split the class."
+        )
+
+    def within(
+        self, threshold: float, rows: tuple[int, int] | None = None, advance: Callable[[float], None] | None = None
+    ) -> Pairs:
+        """The pairs of `units` above the last threshold and up to this one, see `pairs.within`.
+
+        Raises:
+          DataError: they do not fit in the memory that is available.
+        """
+        limit = available_memory() // _BYTES_PER_PAIR
+        try:
+            return pairs.within(
+                self.units, threshold, self.threshold, rows, centred=self.centred, limit=limit, advance=advance
+            )
+        except TooManyPairs as error:
+            raise self._too_large(error.num_pairs) from error
+
+    def feed(self, found: Pairs, threshold: float) -> None:
+        """Takes all pairs of `units` above the last threshold and up to this one, in any order."""
+        value = found.dissimilarity
+        # Often the nearer half suffices: only what is needed is put in order.
+        places = [len(value) >> shift for shift in (3, 2, 1)] if len(value) >= _MANY else []
+        borders = [self.threshold, *(np.partition(value, places)[places] if places else ()), threshold]
+        for above, up_to in itertools.pairwise(borders):
+            some = found.take(np.flatnonzero((above < value) & (value <= up_to))).ordered()
+            self._counter.feed(some.i, some.j, some.dissimilarity)
+            if self.done:
+                break
+        self._num_pairs += len(found)
+        self.threshold = threshold
+
+    def link_all(self) -> None:
+        """Computes all pairs at once."""
+        made = chain.linkage(len(self.units), _condensed(self.units))
+        self._dense = tuple(column[: self._wanted - len(self._equal[0])] for column in made)
+
+    def run(self, advance: Callable[[float], None] | None = None) -> None:
+        """Makes all merges, computing pairs here.
+
+        Args:
+          advance: told which share of the first threshold's pairs is computed; seldom is there a second one.
+        """
+        while not self.done:
+            threshold = self.next_threshold()
+            if threshold is not None:
+                try:
+                    found = self.within(threshold, advance=advance)
+                except DataError:
+                    # So many pairs at one dissimilarity that no threshold is low enough.
+                    if self._dense_bytes > available_memory():
+                        raise
+                    threshold = None
+            if threshold is None:
+                self.link_all()
+            else:
+                self.feed(found, threshold)
+            advance = None
+
+    def merges(self) -> Merges:
+        first, second, height = self._dense if self._dense is not None else self._counter.merges()
+        equal = self._equal
+        columns = (
+            (equal[0], self._last[first]), (equal[1], self._last[second]), (np.zeros(len(equal[0])), height),
+        )  # fmt: skip
+        return _merges(self._n, *(np.concatenate(column)[: self._wanted] for column in columns))
+
+
+def complete_linkage(embeddings: np.ndarray, num_merges: int, advance: Callable[[float], None] | None = None) -> Merges:
     """The first merges of agglomerative clustering with complete linkage (the paper's section 3.2).
 
-    The merges are SciPy's on dissimilarities that have the same bits on every machine and any number of threads (see
-    `dissimilarity`), so they are too. Where dissimilarities tie, SciPy's order decides.
+    Exact and the same on every machine and any number of threads and devices: dissimilarities have the same bits
+    everywhere (see `dissimilarity`). Where they tie, the total order of pairs (dissimilarity, i, j) decides.
 
     Args:
       embeddings: [n, d] float32, finite and no row zero.
       num_merges: 0…n-1, how many merges are wanted; n - num_merges clusters remain.
+      advance: see `Linker.run`.
 
     Raises:
-      DataError: the pairs of so many images do not fit in memory.
+      DataError: the pairs that are needed do not fit in memory.
     """
-    n, dimension = embeddings.shape
+    n = len(embeddings)
     if not 0 <= num_merges <= max(0, n - 1):
         raise ValueError(f"num_merges is {num_merges} for {n} images; wanted 0…{max(0, n - 1)}")
     if num_merges == 0:
         return Merges(*(np.empty(0, dtype) for dtype in (np.int64, np.int64, np.float64, np.int64)))
-    check_memory(n, dimension)
-    rows = hierarchy.linkage(_condensed(embeddings), method="complete")[:num_merges]
-    left, right, height, size = rows.T
-    return Merges(left.astype(np.int64), right.astype(np.int64), height.copy(), size.astype(np.int64))
+    linker = Linker(dissimilarity.units(embeddings), num_merges)
+    linker.run(advance)
+    return linker.merges()

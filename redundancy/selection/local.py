@@ -10,7 +10,7 @@ from redundancy.selection import tasks
 from redundancy.selection.tasks import ClassTask
 
 # Such a class keeps all cores busy alone, and two of them would need twice the memory.
-_LARGE = 20_000
+_LARGE = 10_000
 
 
 def cores() -> int:
@@ -18,14 +18,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(todo: Sequence[ClassTask], finished: Callable[[ClassTask], None]) -> None:
+def run(todo: Sequence[ClassTask], finished: Callable[..., None]) -> None:
     """Runs the tasks, the largest class first.
 
     Threads do it: the work is in compiled code that holds no lock, and XLA's threads are shared by all.
 
     Args:
       todo: classes to link.
-      finished: called in this thread after each.
+      finished: called in this thread with each class; with a large one in steps, and how many more images are done.
 
     Raises:
       DataError: a class is damaged or does not fit in memory; the others' files stay.
@@ -33,8 +33,7 @@ def run(todo: Sequence[ClassTask], finished: Callable[[ClassTask], None]) -> Non
     todo = sorted(todo, key=lambda task: (-task.num_images, task.label))
     for task in todo:
         if task.num_images >= _LARGE:
-            tasks.link_class(task)
-            finished(task)
+            _run_large(task, finished)
     small = [task for task in todo if task.num_images < _LARGE]
     # One BLAS thread for each class: the classes fill the cores.
     with threadpoolctl.threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(cores()) as pool:
@@ -46,3 +45,16 @@ def run(todo: Sequence[ClassTask], finished: Callable[[ClassTask], None]) -> Non
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _run_large(task: ClassTask, finished: Callable[..., None]) -> None:
+    done = 0
+
+    def share(value: float) -> None:
+        nonlocal done
+        images = min(task.num_images - 1, int(value * task.num_images))
+        finished(task, images - done)
+        done = images
+
+    tasks.link_class(task, share)
+    finished(task, task.num_images - done)

@@ -44,23 +44,34 @@ def _rows(table: pa.Table) -> Merges:
     return Merges(*(table[name].to_numpy() for name in _COLUMNS[1:]))
 
 
-def read_class(path: str, identity: str) -> Merges | None:
-    """The merges of a class, or None where its file is missing, not readable to its end, or of another identity."""
+def read_whole(path: str, columns: Sequence[str], identity: str) -> pa.Table | None:
+    """The columns of a file, or None where it is missing, not readable to its end, or of another identity."""
     try:
-        table = storage.read_parquet(path, _COLUMNS)
+        table = storage.read_parquet(path, columns)
     except DataError:
         return None
-    return _rows(table) if storage.parquet_metadata(table).get(_IDENTITY) == identity else None
+    return table if storage.parquet_metadata(table).get(_IDENTITY) == identity else None
+
+
+def create_once(path: str, table: pa.Table, identity: str) -> None:
+    """Writes a file unless it is there: of several writers of the same the first wins.
+
+    The file's bytes depend on the table and the identity alone.
+    """
+    data = storage.parquet_bytes([table], {_IDENTITY: identity})
+    if not storage.create_bytes(path, data) and read_whole(path, table.column_names, identity) is None:
+        storage.write_bytes(path, data)  # what lay there was damaged, or of other embeddings
+
+
+def read_class(path: str, identity: str) -> Merges | None:
+    """The merges of a class, or None where its file is missing, not readable to its end, or of another identity."""
+    table = read_whole(path, _COLUMNS, identity)
+    return None if table is None else _rows(table)
 
 
 def create_class(path: str, label: int, merges: Merges, identity: str) -> None:
-    """Writes the merges of a class unless they are there: of several writers of one class the first wins.
-
-    The file's bytes depend on the arguments alone.
-    """
-    data = storage.parquet_bytes([_table(label, merges)], {_IDENTITY: identity})
-    if not storage.create_bytes(path, data) and read_class(path, identity) is None:
-        storage.write_bytes(path, data)  # what lay there was damaged, or of other embeddings
+    """Writes the merges of a class once, see `create_once`."""
+    create_once(path, _table(label, merges), identity)
 
 
 def finished_classes(folder: str, identities: Mapping[int, str]) -> set[int]:

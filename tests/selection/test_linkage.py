@@ -1,15 +1,18 @@
-"""Complete linkage against scikit-learn and the definition, and cuts of its merges at every number of groups."""
+"""Complete linkage against scikit-learn, SciPy and the definition, and cuts of its merges at every number of groups."""
 
 import os
 import subprocess
 import sys
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies
+from oracle import assert_same, by_definition, by_scipy, ordered_pairs
 from sklearn.cluster import AgglomerativeClustering
 
 from redundancy.errors import DataError
-from redundancy.selection import cut, dissimilarity, linkage
+from redundancy.selection import counting, cut, dissimilarity, linkage, pairs
 
 
 def _embeddings(n, dimension, seed=0):
@@ -137,7 +140,7 @@ def test_dissimilarities_have_the_same_bits_in_any_order_and_block():
     reverse = np.ascontiguousarray(units[:, ::-1])
     assert (dissimilarity.between_all(reverse, reverse) == whole).all()
     assert (dissimilarity.between_rows(units[:-1], units[1:]) == np.diagonal(whole, 1)).all()
-    assert (linkage._condensed(_embeddings(300, 513)) == whole[np.triu_indices(300, 1)]).all()
+    assert (linkage._condensed(dissimilarity.units(_embeddings(300, 513))) == whole[np.triu_indices(300, 1)]).all()
 
 
 def test_merges_do_not_depend_on_threads():
@@ -159,10 +162,158 @@ def test_merges_do_not_depend_on_threads():
     assert len(found) == 1
 
 
-def test_a_class_too_large_for_memory_is_refused_before_work(monkeypatch):
-    monkeypatch.setattr(linkage, "_available_memory", lambda: 2**20)
-    with pytest.raises(DataError, match=r"class of 1000000 images needs 74\d\d\.\d GiB"):
-        linkage.check_memory(1_000_000, 64)
-    with pytest.raises(DataError, match="more memory"):
-        linkage.complete_linkage(_embeddings(900, 4), 5)
+@pytest.fixture
+def always_counting(monkeypatch):
+    """Pairs and counting even where all pairs at once would be quicker."""
+    monkeypatch.setattr(linkage, "_SMALL", 0)
+    monkeypatch.setattr(linkage, "_DENSE_SHARE", 2)
+
+
+def _tricky(kind, n, dimension, generator):
+    """Embeddings of a kind that linkages stumble over."""
+    normal = generator.normal(size=(n, dimension))
+    match kind:
+        case "distinct":
+            return normal
+        case "duplicates":
+            return normal[generator.integers(max(1, n // 3), size=n)]
+        case "identical":
+            return np.repeat(normal[:1], n, axis=0)
+        case "ties":
+            return np.concatenate([generator.integers(0, 2, size=(n, dimension)), np.ones((n, 1))], axis=1)
+        case "near ties":
+            return generator.integers(1, 3, size=(n, dimension)) + 1e-7 * normal
+        case "tight":
+            return 1 + 1e-4 * normal
+        case "equidistant":
+            return np.eye(n)
+        case "lengths":
+            return normal * 10.0 ** generator.uniform(-30, 30, size=(n, 1))
+
+
+KINDS = ("distinct", "duplicates", "identical", "ties", "near ties", "tight", "equidistant", "lengths")
+
+
+@hypothesis.given(
+    kind=strategies.sampled_from(KINDS),
+    n=strategies.integers(2, 40),
+    dimension=strategies.integers(1, 5),
+    seed=strategies.integers(0, 2**32 - 1),
+    made=strategies.floats(0, 1),
+)
+@hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
+def test_merges_are_those_of_the_total_order(kind, n, dimension, seed, made):
+    embeddings = _tricky(kind, n, dimension, np.random.default_rng(seed)).astype(np.float32)
+    num_merges = 1 + int(made * (n - 2))
+    expected = by_scipy(embeddings)
+    assert_same(linkage.complete_linkage(embeddings, n - 1), expected)
+    assert_same(linkage.complete_linkage(embeddings, num_merges), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linkage, "_SMALL", 0)
+        patch.setattr(linkage, "_DENSE_SHARE", 2)
+        # One merge's pairs at a time: many thresholds, and the counts kept between them.
+        patch.setattr(linkage, "_MOST_PAIRS", 7)
+        assert_same(linkage.complete_linkage(embeddings, num_merges), expected)
+
+
+@hypothesis.given(
+    values=strategies.lists(
+        strategies.lists(
+            strategies.floats(allow_nan=False, allow_infinity=False, width=32), min_size=2, max_size=2
+        ).filter(any),
+        min_size=2,
+        max_size=12,
+    )
+)
+@hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
+def test_merges_of_any_floats_are_those_of_the_definition(values):
+    embeddings = np.array(values, np.float32)
+    expected = by_definition(embeddings)
+    assert_same(by_scipy(embeddings), expected)
+    assert_same(linkage.complete_linkage(embeddings, len(embeddings) - 1), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_larger_classes_at_every_depth(kind, always_counting):
+    embeddings = _tricky(kind, 600, 9, np.random.default_rng(5)).astype(np.float32)
+    expected = by_scipy(embeddings)
+    for kept in (0.95, 0.9, 0.8, 0.7, 0.5, 0.3, 0.1):
+        assert_same(linkage.complete_linkage(embeddings, 600 - round(kept * 600)), expected)
+
+
+def test_both_ways_give_the_same_merges(monkeypatch):
+    embeddings = _embeddings(1100, 12)
+    counted = linkage.complete_linkage(embeddings, 700)
+    monkeypatch.setattr(linkage, "_SMALL", 2000)
+    assert_same(linkage.complete_linkage(embeddings, 700), counted)
+
+
+def test_a_threshold_that_is_too_low_is_raised_and_the_counts_kept(monkeypatch, always_counting):
+    embeddings = _embeddings(900, 8)
+    expected = by_scipy(embeddings)
+    monkeypatch.setattr(linkage, "first_target", lambda n, num_merges: 40)
+    thresholds = []
+    within = pairs.within
+
+    def note(units, threshold, above, *arguments, **named):
+        thresholds.append((above, threshold))
+        return within(units, threshold, above, *arguments, **named)
+
+    monkeypatch.setattr(pairs, "within", note)
+    assert_same(linkage.complete_linkage(embeddings, 450), expected)
+    assert len(thresholds) > 2
+    assert [above for above, _ in thresholds[1:]] == [threshold for _, threshold in thresholds[:-1]]
+
+
+def test_the_first_guess_suffices_for_a_class_like_a_trained_networks():
+    # One pass over the pairs, and not many more of them than are needed.
+    generator = np.random.default_rng(0)
+    low = generator.normal(size=(3000, 8)) @ generator.normal(size=(8, 32))
+    embeddings = np.maximum(low + 0.3 * generator.normal(size=low.shape), 0.01).astype(np.float32)
+    for kept in (0.9, 0.5):
+        linker = linkage.Linker(dissimilarity.units(embeddings), 3000 - round(kept * 3000))
+        threshold = linker.next_threshold()
+        linker.feed(linker.within(threshold), threshold)
+        assert linker.done
+        assert linker._num_pairs < 3000 * 100
+
+
+def test_a_class_of_very_many_copies_needs_no_pairs():
+    generator = np.random.default_rng(0)
+    embeddings = _embeddings(50, 6)[generator.integers(50, size=100_000)]
+    merges = linkage.complete_linkage(embeddings, 99_999)
+    assert (merges.height[:99_950] == 0).all()
+    assert (merges.height[99_950:] > 0).all()
+    assert merges.size[-1] == 100_000
+    assert len(np.unique(embeddings[cut.groups(merges, 100_000, 50) == 3], axis=0)) == 1
+
+
+def test_duplicates_are_told_apart_where_hashes_are_not(monkeypatch):
+    generator = np.random.default_rng(0)
+    grid = generator.integers(0, 3, size=(300, 4)).astype(np.int32)
+    expected = linkage.duplicates(grid)
+    _, first = np.unique(grid, axis=0, return_inverse=True)
+    assert len(set(zip(first.tolist(), expected.tolist(), strict=True))) == expected.max() + 1 == first.max() + 1
+    last = [np.flatnonzero(expected == number)[-1] for number in range(expected.max() + 1)]
+    assert last == sorted(last)
+    monkeypatch.setattr(linkage, "_hashes", lambda grid, factors: np.zeros(len(grid), np.uint64))
+    assert (linkage.duplicates(grid) == expected).all()
+
+
+def test_counting_grows_its_tables():
+    # All pairs of many images: more edges and slots than it begins with.
+    embeddings = _embeddings(400, 5)
+    i, j, value = (np.asarray(column) for column in ordered_pairs(embeddings))
+    counter = counting.Counter(400, 399)
+    for start in range(0, len(i), 977):
+        some = slice(start, start + 977)
+        counter.feed(i[some].astype(np.int32), j[some].astype(np.int32), value[some])
+    assert counter.num_merges == 399
+    assert np.array_equal(counter.merges()[2], by_scipy(embeddings).height)
+
+
+def test_memory_is_asked_for_before_the_work(monkeypatch, always_counting):
+    monkeypatch.setattr(linkage, "available_memory", lambda: 2**12)
+    with pytest.raises(DataError, match=r"8\d\d different images of one class need .* GiB .* more memory"):
+        linkage.complete_linkage(_embeddings(900, 4), 450)
     assert len(linkage.complete_linkage(_embeddings(900, 4), 0)) == 0

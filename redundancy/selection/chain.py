@@ -1,0 +1,83 @@
+"""Complete linkage from all pairs by nearest-neighbour chains (Murtagh 1983): O(n²) time and memory, compiled.
+
+For few clusters of few images, where nearly all pairs are needed. Ties are decided as everywhere in this package, by the
+total order of (dissimilarity, i, j): a cluster pair is as far apart as the last of its pairs in that order, whose number
+is carried along. Knows nothing of embeddings.
+"""
+
+import numba
+import numpy as np
+
+# Bytes for each pair: its dissimilarity and the number of the pair that it is.
+BYTES_PER_PAIR = 12
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _at(n, one, other):
+    """Place of a pair in the condensed matrix, SciPy's order."""
+    if one > other:
+        one, other = other, one
+    return n * one - one * (one + 1) // 2 + (other - one - 1)
+
+
+@numba.njit(nogil=True, cache=True)
+def _chain(n, value, number):
+    left, right = np.empty(n - 1, np.int32), np.empty(n - 1, np.int32)
+    height, last = np.empty(n - 1), np.empty(n - 1, np.int64)
+    active = np.arange(n)  # the clusters there are, each by one of its images
+    place = np.arange(n)
+    num_active = n
+    chain = np.empty(n + 1, np.int64)
+    length = 0
+    for merge in range(n - 1):
+        if length == 0:
+            chain[0] = active[0]
+            length = 1
+        while True:
+            tip = chain[length - 1]
+            best, best_value, best_number = np.int64(-1), np.inf, np.int64(0)
+            for position in range(num_active):
+                cluster = active[position]
+                if cluster == tip:
+                    continue
+                at = _at(n, tip, cluster)
+                if value[at] < best_value or (value[at] == best_value and number[at] < best_number):
+                    best, best_value, best_number = cluster, value[at], np.int64(number[at])
+            if length > 1 and best == chain[length - 2]:
+                break
+            chain[length] = best
+            length += 1
+        one, other = chain[length - 1], chain[length - 2]
+        length -= 2
+        left[merge], right[merge], height[merge], last[merge] = one, other, best_value, best_number
+        # `one` goes, `other` stands for both.
+        num_active -= 1
+        moved = active[num_active]
+        active[place[one]] = moved
+        place[moved] = place[one]
+        for position in range(num_active):
+            cluster = active[position]
+            if cluster == other:
+                continue
+            of_one, of_other = _at(n, one, cluster), _at(n, other, cluster)
+            if value[of_one] > value[of_other] or (
+                value[of_one] == value[of_other] and number[of_one] > number[of_other]
+            ):
+                value[of_other], number[of_other] = value[of_one], number[of_one]
+    return left, right, height, last
+
+
+def linkage(n: int, condensed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All n - 1 merges in the total order.
+
+    Args:
+      n: images, at least 2.
+      condensed: [n (n - 1) / 2] float64, overwritten.
+
+    Returns:
+      An image of each of the two clusters, [n - 1] int32 twice, and the height, [n - 1] float64.
+    """
+    number = np.arange(len(condensed), dtype=np.uint32 if len(condensed) <= 2**32 else np.int64)
+    left, right, height, last = _chain(n, condensed, number)
+    order = np.lexsort((last, height))
+    return left[order], right[order], height[order]

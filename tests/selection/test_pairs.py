@@ -1,0 +1,153 @@
+"""Pairs up to a dissimilarity: every one, each once, the same bits whatever the blocks and devices."""
+
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from redundancy.selection import dissimilarity, pairs
+
+
+def _clustered(n, dimension, seed=0, spread=0.4):
+    generator = np.random.default_rng(seed)
+    centres = np.abs(generator.normal(size=(8, dimension)))
+    return (centres[generator.integers(8, size=n)] + spread * generator.normal(size=(n, dimension))).astype(np.float32)
+
+
+def _all(embeddings):
+    units = dissimilarity.unit_vectors(embeddings)
+    i, j = np.triu_indices(len(units), 1)
+    return i, j, dissimilarity.between_all(units, units)[i, j]
+
+
+def _expected(embeddings, threshold, above=-1.0):
+    i, j, value = _all(embeddings)
+    some = (above < value) & (value <= threshold)
+    order = np.lexsort((j[some], i[some], value[some]))
+    return i[some][order], j[some][order], value[some][order]
+
+
+def _same(found, expected):
+    found = found.ordered()
+    return all(
+        np.array_equal(*columns) for columns in zip((found.i, found.j, found.dissimilarity), expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("n", "dimension"), [(2, 3), (65, 1), (700, 5), (1300, 130), (4200, 6)])
+def test_every_pair_is_found_once(n, dimension):
+    embeddings = _clustered(n, dimension)
+    units = dissimilarity.units(embeddings)
+    for share in (0.001, 0.05):
+        value = _all(embeddings)[2]
+        # A value that occurs: on the threshold counts as within.
+        place = int(share * len(value))
+        threshold = np.partition(value, place)[place]
+        assert _same(pairs.within(units, threshold), _expected(embeddings, threshold))
+        assert _same(
+            pairs.within(units, threshold, above=threshold / 2), _expected(embeddings, threshold, threshold / 2)
+        )
+
+
+@pytest.mark.parametrize("size", [64, 192, 256, 1024])
+def test_the_block_size_changes_nothing(size):
+    embeddings = _clustered(900, 24)
+    found = pairs.within(dissimilarity.units(embeddings), 0.1, size=size)
+    assert len(found) > 900
+    assert _same(found, _expected(embeddings, 0.1))
+
+
+def test_blocks_of_rows_add_up():
+    embeddings = _clustered(1000, 8)
+    units = dissimilarity.units(embeddings)
+    borders = (0, 0, 1, 250, 511, 512, 999, 1000)
+    parts = [pairs.within(units, 0.05, rows=rows) for rows in itertools.pairwise(borders)]
+    assert _same(pairs.concatenate(parts), _expected(embeddings, 0.05))
+
+
+def test_values_beyond_float32_decide():
+    # Within a class of nearly equal images float32 products of unit vectors are 0 or 1e-7 apart, and all alike.
+    generator = np.random.default_rng(0)
+    embeddings = (1 + 1e-4 * generator.normal(size=(600, 64))).astype(np.float32)
+    value = np.sort(_all(embeddings)[2])
+    threshold = value[len(value) // 100]
+    assert threshold < 1e-8
+    assert _same(pairs.within(dissimilarity.units(embeddings), threshold), _expected(embeddings, threshold))
+
+
+def test_few_pairs_are_proposed_that_are_not_within():
+    # The bound on float32's error is what keeps pairs from being missed; were it loose, all pairs would be recomputed.
+    embeddings = _clustered(2000, 64)
+    units = dissimilarity.units(embeddings)
+    value = np.sort(_all(embeddings)[2])
+    threshold = value[10_000]
+    centred = pairs.Centred.of(units)
+    blocks = pairs._Blocks(centred, threshold, 256, 0, jax.local_devices()[:1])
+    proposed = sum(
+        int(np.unpackbits(np.asarray(blocks.proposed(row, column, 1))).sum())
+        for row in range(blocks.num)
+        for column in range(row + 1, blocks.num)
+    )
+    assert proposed < 1.02 * 10_000
+
+
+def test_extreme_lengths():
+    generator = np.random.default_rng(0)
+    directions = _clustered(300, 8).astype(np.float64)
+    expected = _expected(directions.astype(np.float32), 0.2)
+    lengths = 10.0 ** generator.uniform(-30, 37, size=(300, 1))
+    found = pairs.within(dissimilarity.units((directions * lengths).astype(np.float32)), 0.2).ordered()
+    np.testing.assert_allclose(len(found), len(expected[0]), atol=2)
+    np.testing.assert_allclose(np.sort(found.dissimilarity)[:100], expected[2][:100], atol=1e-7)
+    assert pairs.within(dissimilarity.units(np.float32([[1e-45, 0], [1e38, 0], [3e38, 3e38]])), 0.1).i.tolist() == [0]
+
+
+def test_units_are_the_same_whatever_way_they_are_used():
+    embeddings = _clustered(200, 37)
+    units = dissimilarity.units(embeddings)
+    vectors = dissimilarity.unit_vectors(embeddings)
+    whole = dissimilarity.between_all(vectors, vectors)
+    i, j = np.triu_indices(200, 1)
+    assert np.array_equal(dissimilarity.between_pairs(units, i, j), whole[i, j])
+    assert np.array_equal(dissimilarity.between_pairs(units.take(j), np.arange(50), np.arange(50)), np.zeros(50))
+
+
+def test_more_pairs_than_there_is_memory_for():
+    with pytest.raises(pairs.TooManyPairs):
+        pairs.within(dissimilarity.units(_clustered(500, 4)), 2.0, limit=1000)
+
+
+def test_progress_ends_at_one():
+    told = []
+    pairs.within(dissimilarity.units(_clustered(1500, 4)), 0.001, advance=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1
+
+
+def test_devices_share_the_rows_and_change_nothing(tmp_path):
+    embeddings = _clustered(1500, 12)
+    np.save(tmp_path / "x.npy", embeddings)
+    script = f"""
+import hashlib, jax, numpy as np
+from redundancy.selection import dissimilarity, pairs
+assert len(jax.local_devices()) == 8
+used, proposed = set(), pairs._proposed
+def note(*arguments):
+    used.add(arguments[0].devices().pop())
+    return proposed(*arguments)
+pairs._proposed = note
+found = pairs.within(dissimilarity.units(np.load({str(tmp_path / "x.npy")!r})), 0.05, size=128).ordered()
+assert len(used) == 8, used
+print(hashlib.sha256(found.i.tobytes() + found.j.tobytes() + found.dissimilarity.tobytes()).hexdigest())
+"""
+    environ = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = pairs.within(dissimilarity.units(embeddings), 0.05).ordered()
+    whole = hashlib.sha256(found.i.tobytes() + found.j.tobytes() + found.dissimilarity.tobytes()).hexdigest()
+    assert done.stdout.strip() == whole
