@@ -65,9 +65,8 @@ FIELDS: dict[str, Field] = {
     "dataset": Field(
         "Data",
         "digits",
-        "TFDS name (builder, builder/config, builder:version), folder of images, or .npz file",
-        wanted="a name or a path",
-        check=bool,
+        "TFDS name (builder, builder/config, builder:version), folder of images, or .npz file; '' is none: link and "
+        "select alone, on imported embeddings",
     ),
     "data_dir": Field("Data", "", "where TFDS keeps prepared data sets; '' is TFDS's own default"),
     "train_split": Field("Data", "train", "split that is trained on and pruned", "a split's name", bool),
@@ -215,7 +214,9 @@ def describe() -> str:
 def check_variant(arg: str, known: tuple[str, ...]) -> None:
     """Raises ConfigError where a config file's argument is none of `known` and not empty."""
     if arg and arg not in known:
-        raise ConfigError(f"the config has no argument {arg!r}.{nearest(arg, known)} Arguments: {', '.join(known)}.")
+        raise ConfigError(
+            f"the config has no argument {arg!r}.{nearest(arg, known)} Arguments: {', '.join(known) or 'none'}."
+        )
 
 
 def _convert(name: str, field: Field, value: Any) -> Any:
@@ -285,6 +286,16 @@ def resolve(given: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collecti
             config[name] = _convert(name, FIELDS[name], given[name])
     _check_together(config)
     return ml_collections.FrozenConfigDict(config)
+
+
+def need_dataset(config: Mapping[str, Any], what: str) -> None:
+    """Raises ConfigError where the config has no data set; `what` needs one."""
+    if not config["dataset"]:
+        raise ConfigError(
+            f"config.dataset is '': this config has no data set, and {what} needs one. With imported embeddings alone "
+            "there are link, select and export; for the other stages give the config of the embeddings' data set, or "
+            "--config.dataset."
+        )
 
 
 def to_json(config: Mapping[str, Any]) -> dict[str, Any]:

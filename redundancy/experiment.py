@@ -87,12 +87,30 @@ def is_done(workdir: Workdir, run: Run) -> bool:
 
 
 def _kept(workdir: Workdir, run: Run, dataset) -> np.ndarray:
-    """Positions that a run trains on, int64 `[n]`; checked against the data set."""
+    """Positions that a run trains on, int64 `[n]`.
+
+    Raises:
+      WorkdirError: the subset is of another data set.
+      DataError: the subset is damaged, or its labels are not the data set's.
+    """
     if run.subset is None:
         return dataset.train.positions
     path = workdir.subset(run.subset)
     subset = read_subset(path)
     workdir.check_fingerprint(subset.metadata["fingerprint"], dataset.fingerprint, path)
+    train = dataset.train
+    rows = np.minimum(np.searchsorted(train.positions, subset.positions), len(train.positions) - 1)
+    wrong = (train.positions[rows] != subset.positions) | (train.labels[rows] != subset.labels)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        there = train.positions[rows[first]] == subset.positions[first]
+        right = f"label {train.labels[rows[first]]}" if there else "no such training image"
+        raise DataError(
+            f"{path}: position {subset.positions[first]} has label {subset.labels[first]}; the data set "
+            f"{dataset.name!r} has {right} ({int(wrong.sum())} of {len(wrong)} positions disagree). The embeddings "
+            f"have other labels than the data set: delete {workdir.path('embeddings')}, {workdir.path('merges')} and "
+            f"{workdir.subsets} and make them again from this data set (import with --config compares the labels)."
+        )
     return subset.kept_positions
 
 
@@ -196,6 +214,8 @@ def sweep(config, workdir: Workdir) -> None:
     left = [[run for run in pack if not is_done(workdir, run)] for pack in _packs(runs, size)]
     done = len(runs) - sum(map(len, left))
     logging.info("sweep: %d of %d runs to do", len(runs) - done, len(runs))
+    for run in {run.subset: run for pack in left for run in pack}.values():
+        _kept(workdir, run, dataset)  # a wrong subset is told before the first training, not before its own
     if done < len(runs):
         trainer = Trainer(config, dataset, mesh)
         for pack in filter(None, left):

@@ -1,6 +1,7 @@
 """The command line: flags, process start-up, call the stage."""
 
 import errno
+import functools
 import logging as std_logging
 import os
 import pathlib
@@ -15,6 +16,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 from absl import flags, logging
 from ml_collections import config_flags
 
+from redundancy import commands
 from redundancy import config as config_lib
 from redundancy.errors import ConfigError, UserError, nearest
 from redundancy.workdir import STAGES, Workdir
@@ -25,6 +27,7 @@ redundancy: find the images a labelled data set does not need, and show what lea
   redundancy STAGE --config FILE[:ARG] --workdir DIR [--config.FIELD=VALUE ...] [--debug]
 
   redundancy run --config configs/digits.py --workdir /tmp/digits       everything, in minutes, on a laptop
+  redundancy import --workdir DIR --embeddings E.npy --labels Y.npy     your own embeddings, no training
 
 The way through, each stage reading what the one before wrote in DIR (a folder, or gs://bucket/path):
 
@@ -41,9 +44,17 @@ The way through, each stage reading what the one before wrote in DIR (a folder, 
 
 A finished stage is left alone, an interrupted one continues: give the same command again.
 
+Beside the way, without training:
+
+  import   brings embeddings of any model into      "redundancy import --help"
+           embeddings/LAYER/, for link and select
+  export   writes what a subset keeps to a file     "redundancy export --help"
+           for other tools
+
   --config    a Python file with get_config(arg); configs/ has digits.py, fashion_mnist.py, cifar10.py,
-              cifar100.py and folder.py. An argument shrinks it: configs/cifar10.py:quick, :smoke.
+              cifar100.py, folder.py and embeddings.py. An argument shrinks it: configs/cifar10.py:quick, :smoke.
   --config.FIELD=VALUE  overrides a field, for example --config.fractions=0.9,0.8 --config.trials=5
+  --scheduler for link and run: local:WORKERS, or tcp://HOST:PORT of a Dask scheduler; default: this machine
   --debug     shows the stack trace of an error
   --helpfull  the fields of a config, with their meaning and defaults
 
@@ -59,6 +70,9 @@ _EXIT_ERROR = 1
 _EXIT_USAGE = 2
 
 
+_NEED_DATASET = ("train", "embed", "sweep", "report", "run")
+
+
 def _stage(name: str):
     """The stage's function; imported late, so that a mistake in the command line is told at once."""
     match name:
@@ -67,7 +81,9 @@ def _stage(name: str):
         case "embed":
             from redundancy.embedding.extract import embed as stage
         case "link":
-            from redundancy.selection.stages import link as stage
+            from redundancy.selection.stages import link
+
+            stage = functools.partial(link, engine=commands.engine())
         case "select":
             from redundancy.selection.stages import select as stage
         case "sweep":
@@ -127,19 +143,25 @@ def _resolved_config():
 
 
 def _main(argv: list[str]) -> None:
+    known = (*STAGES, "run", *commands.HELP)
     if len(argv) != 2:
-        raise ConfigError(f"wanted one stage, got {argv[1:]}; stages: {', '.join(STAGES)}, run." if argv[1:] else USAGE)
+        raise ConfigError(f"wanted one stage, got {argv[1:]}; stages: {', '.join(known)}." if argv[1:] else USAGE)
     name = argv[1]
-    if name not in (*STAGES, "run"):
-        raise ConfigError(
-            f"{name!r} is not a stage.{nearest(name, (*STAGES, 'run'))} Stages: {', '.join(STAGES)}, run."
-        )
+    if name not in known:
+        raise ConfigError(f"{name!r} is not a stage.{nearest(name, known)} Stages: {', '.join(known)}.")
+    commands.check_flags(name)
+    if name in commands.HELP:
+        config = _resolved_config() if _CONFIG.value else None
+        commands.run(name, Workdir(_WORKDIR.value), config)
+        return
     for flag, value in (("--config", _CONFIG.value), ("--workdir", _WORKDIR.value)):
         if not value:
             raise ConfigError(
                 f'{flag} is missing; for example "redundancy {name} --config configs/digits.py --workdir DIR".'
             )
     config = _resolved_config()
+    if name in _NEED_DATASET:
+        config_lib.need_dataset(config, name)
     workdir = Workdir(_WORKDIR.value)
     workdir.claim(config)
     for stage in STAGES if name == "run" else (name,):
@@ -192,10 +214,11 @@ def _explain(error: BaseException) -> str:
 
 def entry(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    argv = list(sys.argv if argv is None else argv)
+    argv = [commands.spelled(arg) for arg in (sys.argv if argv is None else argv)]
     sys.argv = argv  # where ml_collections looks for --config.FIELD
     if len(argv) < 2 or argv[1] == "help" or {"-h", "--help", "-help"} & set(argv[1:]):
-        print(USAGE, end="")
+        of_command = next((commands.HELP[arg] for arg in argv[1:2] if arg in commands.HELP), USAGE)
+        print(of_command, end="")
         return 0 if len(argv) >= 2 else _EXIT_USAGE
     if "--helpfull" in argv:
         print(USAGE + config_lib.describe(), end="")

@@ -5,7 +5,7 @@ A stage's manifest is written last: a stage with a manifest is finished, and its
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from redundancy import config as config_lib
@@ -15,7 +15,9 @@ from redundancy.errors import DataError, WorkdirError
 # What only a run of a config can have made; embeddings may be anybody's.
 _OF_A_CONFIG = {"pretrain", "merges", "subsets", "runs", "results.csv"}
 # Fields that say where a machine keeps a data set, not which it is: the fingerprint tells that.
-_PLACES = ("data_dir",)
+_PLACES = {"data_dir"}
+# Fields of a data set's fingerprint that those of earlier versions lack.
+_ADDED = {"labels_sha256", "files"}
 STAGES = ("train", "embed", "link", "select", "sweep", "report")
 _PACKAGES = ("redundancy", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow")
 
@@ -79,12 +81,13 @@ class Workdir:
         return self.path("report")
 
     def claim(self, config: Mapping[str, Any]) -> None:
-        """Makes the workdir this config's, or checks that it already is.
+        """Makes the workdir this config's, or checks that all that lies there can be this config's too.
 
-        A workdir that holds nothing but a config (its first stage found something wrong) is free for another.
+        A field may differ from the workdir's as long as nothing there depends on it, see `_dependents`. The workdir's
+        config.json is then written with the new config.
 
         Raises:
-          WorkdirError: the workdir was made by another config; names the differing fields.
+          WorkdirError: something there was made with another value of a field; names the fields and what depends.
         """
         wanted = config_lib.to_json(config)
         made = set(storage.list_dir(self.root))
@@ -93,25 +96,78 @@ class Workdir:
                 f"{self.root} holds {', '.join(sorted(made & _OF_A_CONFIG))} but no config.json, so nothing tells which "
                 "config made them. Restore config.json, or choose another --workdir."
             )
+        recorded = {"config": wanted, "versions": versions()}
         if "config.json" in made and made != {"config.json"}:
-            found = need_fields(self.config, storage.read_json(self.config), config=dict)["config"]
-            fields = [name for name in config_lib.differing(found, wanted) if name not in _PLACES]
-            if fields:
-                shown = "; ".join(
-                    f"{name}: {found.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} here"
-                    for name in fields
-                )
-                raise WorkdirError(
-                    f"{self.root} was made with another config. Differing: {shown}. "
-                    "Use these values, or choose another --workdir."
-                )
-            return
+            recorded = need_fields(self.config, storage.read_json(self.config), config=dict)
+            fields = config_lib.differing(recorded["config"], wanted)
+            if not fields:
+                return
+            self._check_free(recorded["config"], wanted, fields, made)
+            recorded = {**recorded, "config": wanted}
         try:
-            storage.write_json(self.config, {"config": wanted, "versions": versions()})
+            storage.write_json(self.config, recorded)
         except OSError as error:
             raise WorkdirError(
                 f"--workdir {self.root} cannot be written to ({error.strerror or error}). Choose another folder."
             ) from error
+
+    def _check_free(
+        self, found: Mapping[str, Any], wanted: Mapping[str, Any], fields: Sequence[str], made: set[str]
+    ) -> None:
+        """Raises WorkdirError where something in the workdir depends on one of the differing `fields`."""
+        dependents = self._dependents(made)
+        if dependents:  # a field of another version of this program may matter to anything
+            dependents = dict.fromkeys(set(fields) - set(config_lib.FIELDS), self.root) | dependents
+        fixed = [name for name in fields if name in dependents]
+        if not fixed:
+            return
+        shown = "; ".join(
+            f"{name}: {found.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} here" for name in fixed
+        )
+        folders = sorted({dependents[name] for name in fixed})
+        again = f"delete {' and '.join(folders)}, " if {*folders} <= {self.subsets, self.report} else ""
+        raise WorkdirError(
+            f"{self.root} was made with another config. Differing: {shown} ({' and '.join(folders)} made with it). "
+            f"Use these values, {again}or choose another --workdir."
+        )
+
+    def _dependents(self, made: set[str]) -> dict[str, str]:
+        """For each field of the config that something in the workdir depends on, what does.
+
+        Imported embeddings depend on none, merges neither: they tell how deep they are. Subsets of other fractions,
+        methods, layers and trials have other names, and lie side by side until there are runs.
+        """
+        fields: dict[str, str] = {}
+
+        def depends(what: str, *sections: str, but: Collection[str] = ()) -> None:
+            for name, field in config_lib.FIELDS.items():
+                if field.section in sections and name not in but:
+                    fields.setdefault(name, what)
+
+        runs = next((self.path(name) for name in ("runs", "results.csv") if name in made), None)
+        if runs is not None:
+            depends(runs, "Data", "Model", "Training", "Selection", "Experiment", but={*_PLACES, "embedding_parts"})
+        if "pretrain" in made:
+            depends(self.pretrain, "Data", "Model", "Training", but={*_PLACES, "budget"})
+        if "embeddings" in made and (folder := self._embedded_layer(unfinished="pretrain" in made)):
+            depends(folder, "Data", "Model", "Training", but={*_PLACES, "budget"})
+            fields.setdefault("embedding_parts", folder)
+        names = storage.list_dir(self.subsets) if "subsets" in made else []
+        for method, name in (("random", "seed"), ("semantic", "rule")):
+            if any(file.startswith(f"{method}-") for file in names):
+                fields.setdefault(name, self.subsets)
+        if "report" in made:
+            depends(self.report, "Report")
+        return fields
+
+    def _embedded_layer(self, unfinished: bool) -> str | None:
+        """Folder of a layer that the stage `embed` made, or, with `unfinished`, may have begun; None without one."""
+        for layer in storage.list_dir(self.path("embeddings")):
+            manifest = read_manifest(self.embeddings(layer))
+            checkpoint = manifest.get("checkpoint") if isinstance(manifest, dict) else None
+            if (manifest is None and unfinished) or str(checkpoint).startswith("pretrain/"):
+                return self.embeddings(layer)
+        return None
 
     def claim_dataset(self, fingerprint: Mapping[str, Any]) -> None:
         """Records the data set's fingerprint beside the config, or checks that it is the recorded one.
@@ -128,7 +184,12 @@ class Workdir:
 
     def check_fingerprint(self, recorded: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
         """Raises WorkdirError where two fingerprints differ; `where` is the file that holds `recorded`."""
-        fields = config_lib.differing(dict(recorded), dict(given))
+        one_sided = recorded.keys() ^ given.keys()
+        fields = [
+            name
+            for name in config_lib.differing(dict(recorded), dict(given))
+            if not (name in _ADDED and name in one_sided)
+        ]
         if fields:
             shown = "; ".join(f"{name}: {recorded.get(name)!r} recorded, {given.get(name)!r} now" for name in fields)
             raise WorkdirError(
@@ -175,7 +236,10 @@ def need_manifest(folder: str, stage: str, **fields: type) -> dict[str, Any]:
     """
     manifest = read_manifest(folder, **fields)
     if manifest is None:
-        raise WorkdirError(f'{folder} has no manifest.json: run "redundancy {stage}" with this workdir first.')
+        imported = ' (or "redundancy import")' if stage == "embed" else ""
+        raise WorkdirError(
+            f'{folder} has no manifest.json: run "redundancy {stage}"{imported} with this workdir first.'
+        )
     return manifest
 
 

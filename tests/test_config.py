@@ -7,6 +7,7 @@ import ml_collections
 import pytest
 
 from redundancy import config as config_lib
+from redundancy.data import open_dataset
 from redundancy.errors import ConfigError
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
@@ -64,7 +65,7 @@ def test_a_wrong_config_says_the_field_and_what_is_wanted(given, said):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_every_shipped_config_resolves_and_documents_its_command(path):
     module = runpy.run_path(str(path))
-    arguments = ["images", "images:smoke"] if path.stem == "folder" else ["", "quick", "smoke"]
+    arguments = {"folder": ["images", "images:smoke"], "embeddings": [""]}.get(path.stem, ["", "quick", "smoke"])
     for argument in arguments:
         config = config_lib.resolve(module["get_config"](argument))
         assert all(name in config for name in REQUIRED)
@@ -98,3 +99,13 @@ def test_json_form_round_trips():
 
 def test_differing_names_changed_and_missing_fields():
     assert config_lib.differing({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b", "c"]
+
+
+def test_a_config_without_a_data_set():
+    config = config_lib.resolve(runpy.run_path(str(CONFIGS / "embeddings.py"))["get_config"]())
+    with pytest.raises(ConfigError, match="this config has no data set, and train needs one"):
+        config_lib.need_dataset(config, "train")
+    with pytest.raises(ConfigError, match="no data set"):
+        open_dataset(config)
+    with pytest.raises(ConfigError, match=r"no argument 'quick'\. Arguments: none"):
+        runpy.run_path(str(CONFIGS / "embeddings.py"))["get_config"]("quick")

@@ -1,10 +1,13 @@
 """The table of runs, packs of it, and runs that belong to their subset."""
 
+import numpy as np
 import pytest
 
 from redundancy import config as config_lib
 from redundancy import experiment
+from redundancy.data import open_dataset
 from redundancy.errors import DataError, WorkdirError
+from redundancy.selection.subset import Subset, write_subset
 from redundancy.workdir import Workdir
 
 
@@ -85,3 +88,30 @@ def test_a_run_of_another_subset_is_refused(tmp_path):
         experiment._claim(workdir, run, {"semantic-0.9000": "second"})
     with pytest.raises(DataError, match=r"no semantic-0\.9000"):
         experiment._claim(workdir, run, {})
+
+
+def test_a_subset_with_other_labels_than_the_data_set_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "set.npz", images=rng.integers(0, 256, (30, 8, 8), np.uint8), labels=np.arange(30) % 3)
+    dataset = open_dataset(config_lib.resolve({"dataset": str(tmp_path / "set.npz")}))
+    workdir, train = Workdir(str(tmp_path / "w")), dataset.train
+    run = experiment.Run("semantic", "end", 0.9, 0, 10, "semantic-0.9000")
+    none = np.full(len(train.positions), -1), np.ones(len(train.positions), bool), np.zeros(len(train.positions))
+    metadata = dict(method="semantic", layer="end", fraction=0.9, size=len(train.positions), num_stored=30)
+    metadata["fingerprint"] = dataset.fingerprint
+
+    def kept(positions, labels):
+        write_subset(workdir.subset("semantic-0.9000"), Subset(positions, labels, *none, metadata))
+        return experiment._kept(workdir, run, dataset)
+
+    assert (kept(train.positions, train.labels) == train.positions).all()
+    wrong = train.labels.copy()
+    wrong[[4, 6]] = (wrong[[4, 6]] + 1) % 3
+    said = rf"position {train.positions[4]} has label {wrong[4]}; .* has label {train.labels[4]} \(2 of 24 positions"
+    with pytest.raises(DataError, match=said):
+        kept(train.positions, wrong)
+    held_out = next(position for position in range(30) if position not in train.positions)
+    positions = np.sort(np.append(train.positions[1:], held_out))
+    labels = (positions % 3).astype(np.int32)
+    with pytest.raises(DataError, match=rf"position {held_out} .* has no such training image \(1 of 24"):
+        kept(positions, labels)

@@ -3,9 +3,11 @@
 import subprocess
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from redundancy.config import FIELDS
+from redundancy.selection import linkage, methods
 from redundancy.workdir import STAGES
 
 DIGITS = "--config=configs/digits.py:smoke"
@@ -27,8 +29,14 @@ def test_help_explains_the_way_through(redundancy):
     for flag in ("--help", "-h", "help"):
         done = redundancy(flag)
         assert done.returncode == 0
-        assert all(f"\n  {stage} " in done.stdout for stage in (*STAGES, "run"))
+        assert all(f"\n  {stage} " in done.stdout for stage in (*STAGES, "run", "import", "export"))
         assert "configs/digits.py" in done.stdout
+        assert "--scheduler" in done.stdout
+    for command, words in (("import", ("--columns", "--class-names", "--parts")), ("export", ("--dropped", "tfds"))):
+        done = redundancy(command, "--help")
+        assert done.returncode == 0
+        assert done.stdout.startswith(f"redundancy {command}: ")
+        assert all(word in done.stdout for word in words)
 
 
 def test_full_help_lists_every_field(redundancy):
@@ -50,6 +58,82 @@ def test_mistakes_in_the_command_line(redundancy, tmp_path):
     fails(redundancy("train", "--config=configs/digits.py:smok", workdir), '"smoke"', code=2)
     fails(redundancy("train", DIGITS, workdir, "--workdirr=x"), "workdirr", code=2)
     assert not (tmp_path / "w").exists()
+
+
+def test_flags_of_other_commands_and_those_missing(redundancy, tmp_path):
+    workdir = f"--workdir={tmp_path / 'w'}"
+    fails(redundancy("imprt", workdir), 'Did you mean "import"?', code=2)
+    fails(redundancy("import", workdir), "--embeddings is missing", "redundancy import --workdir DIR", code=2)
+    fails(redundancy("import", "--embeddings=E.npy"), "--workdir is missing", code=2)
+    fails(redundancy("import", workdir, "--embeddings=E.npy", "--fraction=1"), "--fraction is a flag of export", code=2)
+    fails(redundancy("import", workdir, "--embeddings=E.npy", "--parts=0"), "--parts=0", code=2)
+    fails(redundancy("import", workdir, f"--embeddings={tmp_path}/E.npy"), "E.npy: there is no such file", code=2)
+    export = ("export", workdir, "--fraction=0.9", "--format=npy", f"--output={tmp_path}/out")
+    fails(redundancy(*export[:-1]), "--output is missing", code=2)
+    fails(redundancy(*export, DIGITS), "export needs none", code=2)
+    fails(redundancy(*export, "--class-names=x"), "--class-names is a flag of import, not of export", code=2)
+    fails(redundancy(*export, "--trial=first"), "--trial=first", code=2)
+    fails(redundancy(*export, "--format=csv"), "npy|txt|parquet|tfds", code=2)
+    fails(redundancy(*export), "redundancy select", code=1)
+    fails(redundancy("select", DIGITS, workdir, "--scheduler=local"), "a flag of link and run", code=2)
+    fails(redundancy("run", DIGITS, workdir, "--scheduler=tpc://x"), "--scheduler=tpc://x", "tcp://HOST:PORT", code=2)
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_config_without_data_set_is_for_link_and_select(redundancy, tmp_path):
+    for stage in ("train", "sweep", "run"):
+        done = redundancy(stage, "--config=configs/embeddings.py", f"--workdir={tmp_path}/w")
+        fails(done, "this config has no data set", f"{stage} needs one", code=2)
+    fails(
+        redundancy("link", "--config=configs/embeddings.py", f"--workdir={tmp_path}/w"),
+        'or "redundancy import"',
+        code=1,
+    )
+
+
+def test_from_embeddings_to_what_is_kept(redundancy, tmp_path):
+    rng = np.random.default_rng(0)
+    embeddings, labels = rng.normal(size=(120, 6)).astype(np.float32), rng.permutation(np.arange(120) % 3)
+    np.save(tmp_path / "E.npy", embeddings)
+    np.save(tmp_path / "Y.npy", labels)
+    (tmp_path / "I.txt").write_text("".join(f"img/{row}.jpg\n" for row in range(120)))
+
+    def command(line):
+        words = line.replace("W", str(tmp_path / "w")).replace("FILE", str(tmp_path / "kept")).split()
+        done = redundancy(*(str(tmp_path / word) if word in ("E.npy", "Y.npy", "I.txt") else word for word in words))
+        assert done.returncode == 0, done.stderr
+        return done
+
+    command("import --workdir W --embeddings E.npy --labels Y.npy --ids I.txt")
+    command("link --config configs/embeddings.py --workdir W")
+    command("select --config configs/embeddings.py --workdir W --config.fractions=(0.9,0.5)")
+    for form in ("npy", "txt", "parquet"):
+        command(f"export --workdir W --fraction 0.9 --format {form} --output FILE.{form}")
+    counts = methods.class_counts(np.bincount(labels), 0.9)
+    expected = []
+    for label, count in counts.items():
+        rows = np.flatnonzero(labels == label)
+        tree = linkage.complete_linkage(embeddings[rows], len(rows) - count)
+        _, kept, _ = methods.semantic_subset(tree, embeddings[rows], count, "cosine_raw_mean")
+        expected += rows[kept].tolist()
+    kept = np.load(tmp_path / "kept.npy")
+    assert kept.tolist() == sorted(expected)
+    assert (tmp_path / "kept.txt").read_text().splitlines() == [f"img/{row}.jpg" for row in kept]
+    assert pq.read_table(tmp_path / "kept.parquet")["position"].to_pylist() == kept.tolist()
+    # More of the fractions, later; a smaller one than was linked for is told.
+    command("select --config configs/embeddings.py --workdir W")
+    assert {path.name for path in (tmp_path / "w" / "subsets").iterdir()} == {
+        "manifest.json",
+        *(f"semantic-{fraction:.4f}.parquet" for fraction in (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)),
+    }
+    refused = ("export", f"--workdir={tmp_path}/w", "--fraction=0.9", "--format=tfds", f"--output={tmp_path}/kept.tfds")
+    fails(redundancy(*refused), "is not one of TFDS", code=1)
+    smaller = ("select", "--config=configs/embeddings.py", f"--workdir={tmp_path}/w", "--config.fractions=0.3")
+    fails(redundancy(*smaller), "0.3 needs more merges", code=1)
+    command("import --workdir W --embeddings E.npy --labels Y.npy")
+    np.save(tmp_path / "Y.npy", labels[::-1])
+    again = ("import", f"--workdir={tmp_path}/w", f"--embeddings={tmp_path}/E.npy", f"--labels={tmp_path}/Y.npy")
+    fails(redundancy(*again), "overwrites nothing", code=1)
 
 
 def test_a_broken_config_file_is_named(redundancy, tmp_path):
@@ -78,7 +162,9 @@ def test_another_config_in_the_same_workdir(redundancy, tmp_path, digits_npz):
     flags = (DIGITS, f"--config.dataset={digits_npz}", f"--workdir={tmp_path}/w")
     fails(redundancy("embed", *flags), "redundancy train")
     (tmp_path / "w" / "pretrain").mkdir()
-    fails(redundancy("embed", *flags, "--config.trials=7"), "trials: 2 there, 7 here", "another --workdir", code=1)
+    fails(redundancy("embed", *flags, "--config.lr=7"), "lr: 0.1 there, 7.0 here", "another --workdir", code=1)
+    # Nothing depends on the number of trials yet.
+    fails(redundancy("embed", *flags, "--config.trials=7"), 'run "redundancy train"', code=1)
 
 
 def test_an_unwritable_workdir(redundancy, tmp_path, digits_npz):

@@ -1,6 +1,7 @@
 """The README's Python blocks do what it says of them."""
 
 import re
+import shlex
 import textwrap
 
 import numpy as np
@@ -16,21 +17,24 @@ def blocks(repo):
 
 @pytest.mark.slow
 def test_own_embeddings_are_clustered_and_read_back(repo, redundancy, tmp_path):
-    reading, writing = blocks(repo)
+    (reading,) = blocks(repo)
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 4, size=300).astype(np.int32)
-    names = {
-        "positions": np.arange(300),
-        "labels": labels,
-        "embeddings": rng.normal(size=(300, 12)).astype(np.float32),
-        "class_names": ["a", "b", "c", "d"],
-    }
-    exec(writing.split("redundancy link")[0].replace("DIR", str(tmp_path)), names)
-    for stage in ("link", "select"):
-        assert f"redundancy {stage} " in (repo / "README.md").read_text()
-        done = redundancy(stage, "--config=configs/digits.py", f"--workdir={tmp_path}")
+    labels = rng.integers(0, 4, size=300)
+    np.save(tmp_path / "E.npy", rng.normal(size=(300, 12)).astype(np.float32))
+    np.save(tmp_path / "Y.npy", labels)
+    (tmp_path / "I.txt").write_text("".join(f"image {row}\n" for row in range(300)))
+    section = (repo / "README.md").read_text().split("## Your own embeddings")[1].split("\n## ")[0]
+    commands = re.findall(r"^ {4}redundancy (.*)$", section, flags=re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["import", "link", "select", "export"]
+    for command in commands:
+        words = [
+            re.sub(r"^(DIR|E\.npy|Y\.npy|I\.txt|kept\.txt)$", rf"{tmp_path}/\1", word) for word in shlex.split(command)
+        ]
+        done = redundancy(*words)
         assert done.returncode == 0, done.stderr
-    exec(reading.replace("DIR", str(tmp_path)), names)
+    names = {}
+    exec(reading.replace("DIR", f"{tmp_path}/DIR"), names)
+    assert (tmp_path / "kept.txt").read_text().splitlines() == [f"image {position}" for position in names["kept"]]
     assert len(names["kept"]) == 270
     counts = np.bincount(labels)
     kept = np.bincount(labels[names["kept"]])
@@ -41,5 +45,5 @@ def test_every_config_and_stage_is_listed(repo):
     text = (repo / "README.md").read_text()
     for path in (repo / "configs").glob("*.py"):
         assert f"configs/{path.name}" in text
-    for stage in ("train", "embed", "link", "select", "sweep", "report", "run"):
+    for stage in ("train", "embed", "link", "select", "sweep", "report", "run", "import", "export"):
         assert f"| `{stage}` |" in text

@@ -3,21 +3,91 @@
 import pytest
 
 from redundancy import config as config_lib
+from redundancy import storage
 from redundancy.errors import WorkdirError
 from redundancy.workdir import Workdir, need_manifest, run_name, subset_name, write_manifest
 
 
-def test_another_config_is_refused_and_the_fields_named(tmp_path):
-    workdir = Workdir(str(tmp_path / "w"))
-    workdir.claim(config_lib.resolve({"trials": 4}))
-    workdir.claim(config_lib.resolve({"trials": 3}))  # nothing was made with 4 trials
-    (tmp_path / "w" / "pretrain").mkdir()
-    workdir.claim(config_lib.resolve({"trials": 3}))
+def claim(workdir, **fields):
+    workdir.claim(config_lib.resolve(fields))
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    (tmp_path / "w").mkdir()
+    return Workdir(str(tmp_path / "w"))
+
+
+def recorded(workdir):
+    return storage.read_json(workdir.config)["config"]
+
+
+def test_another_config_is_refused_and_the_fields_named(workdir):
+    claim(workdir, lr=0.4)
+    claim(workdir, lr=0.3)  # nothing was made with 0.4
+    storage.make_dirs(workdir.pretrain)
+    claim(workdir, lr=0.3)
     with pytest.raises(WorkdirError) as caught:
-        workdir.claim(config_lib.resolve({"trials": 5, "fractions": (0.9,)}))
-    assert "trials: 3 there, 5 here" in str(caught.value)
-    assert "fractions" in str(caught.value)
+        claim(workdir, lr=0.5, depth=8)
+    assert "lr: 0.3 there, 0.5 here" in str(caught.value)
+    assert "depth" in str(caught.value)
     assert "seed" not in str(caught.value)
+    assert workdir.pretrain in str(caught.value)
+    assert recorded(workdir)["lr"] == 0.3
+
+
+LATER = {"fractions": (0.9,), "methods": ("semantic",), "trials": 7, "layers": ("start",), "report_groups": 3}
+
+
+def test_what_nothing_depends_on_yet_may_differ(workdir):
+    claim(workdir)
+    workdir.claim_dataset({"name": "digits"})
+    storage.make_dirs(workdir.pretrain)
+    claim(workdir, **LATER, rule="medoid", budget="epochs", embedding_parts=3)
+    assert recorded(workdir)["fractions"] == [0.9]
+    assert workdir.dataset_fingerprint() == {"name": "digits"}
+    storage.make_dirs(workdir.merges("end"))
+    write_manifest(workdir.embeddings("end"), {"checkpoint": "pretrain/checkpoints/3"})
+    with pytest.raises(WorkdirError, match="embedding_parts: 3 there, 8 here"):
+        claim(workdir, **LATER)
+    storage.remove(workdir.pretrain)
+    with pytest.raises(WorkdirError, match=f"steps: .*{workdir.embeddings('end')} made"):
+        claim(workdir, embedding_parts=3, steps=5000)
+    storage.make_dirs(workdir.runs)
+    with pytest.raises(WorkdirError, match=f"fractions: .*layers: .*methods: .*trials: .*{workdir.runs} made"):
+        claim(workdir, embedding_parts=3, rule="medoid", budget="epochs")
+    claim(workdir, **{**LATER, "report_groups": 4}, rule="medoid", budget="epochs", embedding_parts=3)
+    storage.make_dirs(workdir.report)
+    with pytest.raises(
+        WorkdirError,
+        match=rf"report_groups: 4 there, 12 here \({workdir.report} made with it.*delete {workdir.report},",
+    ):
+        claim(workdir, **{**LATER, "report_groups": 12}, rule="medoid", budget="epochs", embedding_parts=3)
+    claim(
+        workdir, **{**LATER, "report_groups": 4}, rule="medoid", budget="epochs", embedding_parts=3, data_dir="/there"
+    )
+    assert recorded(workdir)["data_dir"] == "/there"
+
+
+def test_imported_embeddings_depend_on_no_field(workdir):
+    write_manifest(workdir.embeddings("end"), {"checkpoint": {"sha256": "0"}})
+    claim(workdir, dataset="")
+    claim(workdir, dataset="digits", depth=8, widths=(4, 4, 4), steps=3000, seed=4, embedding_parts=2)
+    assert recorded(workdir)["depth"] == 8
+
+
+def test_subsets_depend_on_rule_and_seed(workdir):
+    claim(workdir)
+    storage.write_text(workdir.subset("semantic-0.9000"), "")
+    claim(workdir, seed=1)
+    with pytest.raises(WorkdirError, match=f"rule: .*delete {workdir.subsets}, or choose"):
+        claim(workdir, seed=1, rule="medoid")
+    storage.write_text(workdir.subset("random-0.9000-trial0"), "")
+    with pytest.raises(WorkdirError, match="seed: 1 there, 2 here"):
+        claim(workdir, seed=2)
+    claim(workdir, seed=1, fractions=(0.3,))
+    storage.remove(workdir.subsets)
+    claim(workdir, seed=2, rule="medoid")
 
 
 def test_another_data_set_is_refused(tmp_path):
@@ -29,6 +99,16 @@ def test_another_data_set_is_refused(tmp_path):
     assert workdir.dataset_fingerprint() == {"name": "digits", "shard_lengths": [10]}
     with pytest.raises(WorkdirError, match=r"shard_lengths: \[10\] recorded, \[11\] now"):
         workdir.claim_dataset({"name": "digits", "shard_lengths": [11]})
+
+
+def test_fields_that_earlier_versions_did_not_record_are_no_difference(workdir):
+    claim(workdir)
+    workdir.claim_dataset({"name": "digits"})
+    workdir.claim_dataset({"name": "digits", "labels_sha256": "a", "files": [["f", 0, 1]]})
+    with pytest.raises(WorkdirError, match="labels_sha256: 'a' recorded, 'b' now"):
+        workdir.check_fingerprint(
+            {"name": "digits", "labels_sha256": "a"}, {"name": "digits", "labels_sha256": "b"}, "x"
+        )
 
 
 def test_a_missing_stage_is_named(tmp_path):

@@ -7,6 +7,7 @@ by batch. This module never imports TensorFlow or JAX.
 import collections
 import concurrent.futures
 import dataclasses
+import hashlib
 import math
 from collections.abc import Iterator
 
@@ -37,6 +38,11 @@ class Split:
     labels: np.ndarray
 
 
+def labels_sha256(labels: np.ndarray) -> str:
+    """Checksum of the labels int [n] in ascending position, for fingerprints: 16 hex digits of SHA-256."""
+    return hashlib.sha256(np.ascontiguousarray(labels, "<i4").tobytes()).hexdigest()[:16]
+
+
 class Dataset:
     """A labelled image set with a train and a test split.
 
@@ -44,7 +50,8 @@ class Dataset:
       name: short name, without folders.
       class_names: names of the classes; a label is an index into them.
       image_shape: (height, width, channels) of all images that `read` and `stream` return.
-      fingerprint: JSON that identifies what positions mean: name, config, version, split, shard lengths, …
+      fingerprint: JSON that identifies what positions mean: name, config, version, split, shard lengths, …, and
+        labels_sha256, the checksum of the training labels.
       train, test: the splits.
       resident: whether all images of both splits, decoded, fit in config.resident_mb.
     """
@@ -61,8 +68,8 @@ class Dataset:
         self.name = name
         self.class_names = class_names
         self.image_shape = image_shape
-        self.fingerprint = fingerprint
         self.train, self.test = splits
+        self.fingerprint = {**fingerprint, "labels_sha256": labels_sha256(self.train.labels)}
         images = len(self.train.positions) + len(self.test.positions)
         self.resident = images * math.prod(image_shape) <= resident_mb * 1e6
         self._whole: dict[str, np.ndarray] = {}

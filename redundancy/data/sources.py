@@ -3,6 +3,7 @@
 import functools
 import os
 
+from redundancy import config as config_lib
 from redundancy.data.dataset import Dataset
 from redundancy.errors import ConfigError
 
@@ -28,6 +29,7 @@ def open_dataset(config) -> Dataset:
       ConfigError: no such data set or split, or an image_size is needed.
       DataError: the data set is damaged, cannot be prepared, or its labels are wrong.
     """
+    config_lib.need_dataset(config, "what opens the data set")
     path = os.path.expanduser(config.dataset)
     if path.endswith(".npz"):
         from redundancy.data.arrays import open_arrays

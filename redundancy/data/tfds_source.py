@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from absl import logging
 
-from redundancy.data import order, splits
+from redundancy.data import order, splits, tfds_ids
 from redundancy.data.dataset import Dataset, check_image_size
 from redundancy.data.digits import Digits
 from redundancy.data.quiet_tensorflow import tf, tfds
@@ -246,6 +246,8 @@ def _fingerprint(builder, stored, train, test, holdout) -> dict:
         "split": train,
         "shard_lengths": list(stored[train].takes),
     }
+    if files := tfds_ids.describe_files(stored[train].files, stored[train].skips):
+        found["files"] = files
     return found | (
         {"test_split": test, "test_shard_lengths": list(stored[test].takes)} if test else {"holdout": holdout}
     )

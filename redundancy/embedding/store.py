@@ -5,9 +5,11 @@ of float32; rows are sorted by (label, position), each label being a row group, 
 over all parts. manifest.json is written last. Embeddings of any model can be brought in this form.
 """
 
+import concurrent.futures
 import functools
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from redundancy import storage, workdir
+from redundancy.data.dataset import labels_sha256
 from redundancy.errors import DataError
 
 _IDENTITY = "identity"
@@ -117,6 +120,17 @@ def _read_done(path: str, identity: Mapping[str, Any]) -> pa.Table | None:
         return None
     found = storage.parquet_metadata(table).get(_IDENTITY)
     return table if found == json.dumps(dict(identity), sort_keys=True) else None
+
+
+def part_identity(path: str) -> dict[str, Any] | None:
+    """The identity that a part was written with; None where the file is damaged or has none."""
+    try:
+        file = storage.open_parquet(path)
+    except DataError:
+        return None
+    found = (file.schema_arrow.metadata or {}).get(_IDENTITY.encode())
+    file.close(force=True)
+    return json.loads(found) if found else None
 
 
 def part_done(folder: str, index: int, num_parts: int, identity: Mapping[str, Any]) -> bool:
@@ -230,7 +244,9 @@ class EmbeddingStore:
 
     def _remedy(self, path: str) -> str:
         both = f"{path} and {self._manifest_path}" if path != self._manifest_path else path
-        return f'Delete {both} and run "redundancy embed" again, or bring the right files back.'
+        return (
+            f'Delete {both} and run "redundancy embed" (or "redundancy import") again, or bring the right files back.'
+        )
 
     def _check_part(self, part: Mapping[str, Any]) -> int:
         """Rows of a part that is as the manifest says; raises DataError for any other."""
@@ -266,6 +282,49 @@ class EmbeddingStore:
             files.append((path, file, np.array(ranges, np.int64).reshape(-1, 2)))
         return files
 
+    def _vectors(self, path: str, table: pa.Table) -> np.ndarray:
+        """The column embedding as [n, dimension] float32; raises DataError where it is of another type."""
+        wanted, column = pa.list_(pa.float32(), self.dimension), table["embedding"]
+        # The name of the list's items is free.
+        if not (pa.types.is_fixed_size_list(column.type) and column.type.list_size == self.dimension) or (
+            column.type.value_type != pa.float32()
+        ):
+            raise DataError(f"{path}: column embedding is {column.type}; wanted {wanted}.")
+        flat = column.combine_chunks().flatten()
+        if column.null_count or flat.null_count:
+            raise DataError(f"{path} has empty embeddings; wanted {wanted} in each row.")
+        return flat.to_numpy().reshape(-1, self.dimension)
+
+    def _check_vectors(self, embeddings: np.ndarray, positions: np.ndarray, label: int) -> None:
+        _check_vectors(
+            embeddings,
+            positions,
+            f'{self.folder} (layer "{self.layer}", label {label})',
+            "Leave that image out of the store, or embed it again.",
+        )
+
+    def check_vectors(self) -> None:
+        """Reads every embedding once, several parts at a time, so that none is found wrong after hours of work.
+
+        Raises:
+          DataError: an embedding holds NaN or infinity, is zero or of another length.
+        """
+
+        def check(path):
+            file = storage.open_parquet(path, ["position", "label", "embedding"])
+            try:
+                for number in range(file.num_row_groups):
+                    table = file.read_row_group(number, ["position", "label", "embedding"])
+                    if table.num_rows:
+                        vectors, positions = self._vectors(path, table), table["position"].to_numpy()
+                        self._check_vectors(vectors, positions, table["label"][0].as_py())
+            finally:
+                file.close(force=True)
+
+        with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            for _ in pool.map(check, self._paths):
+                pass
+
     def read_class(self, label: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of one class, of which alone the files are read.
 
@@ -275,30 +334,15 @@ class EmbeddingStore:
         Raises:
           DataError: an embedding holds NaN or infinity, is zero or of another length.
         """
-        wanted = pa.list_(pa.float32(), self.dimension)
         positions, embeddings = [np.empty(0, np.int64)], [np.empty((0, self.dimension), np.float32)]
         for path, file, ranges in self._files:
             row_groups = np.flatnonzero((ranges[:, 0] <= label) & (label <= ranges[:, 1])).tolist()
             table = file.read_row_groups(row_groups, ["position", "label", "embedding"])
             table = table.filter(pc.equal(table["label"], label))
-            column = table["embedding"]
-            # The name of the list's items is free.
-            if not (pa.types.is_fixed_size_list(column.type) and column.type.list_size == self.dimension) or (
-                column.type.value_type != pa.float32()
-            ):
-                raise DataError(f"{path}: column embedding is {column.type}; wanted {wanted}.")
-            flat = column.combine_chunks().flatten()
-            if column.null_count or flat.null_count:
-                raise DataError(f"{path}: label {label} has empty embeddings; wanted {wanted} in each row.")
             positions.append(table["position"].to_numpy().astype(np.int64, copy=False))
-            embeddings.append(flat.to_numpy().reshape(-1, self.dimension))
+            embeddings.append(self._vectors(path, table))
         position, embedding = np.concatenate(positions), np.concatenate(embeddings)
-        _check_vectors(
-            embedding,
-            position,
-            f'{self.folder} (layer "{self.layer}", label {label})',
-            "Leave that image out of the store, or embed it again.",
-        )
+        self._check_vectors(embedding, position, label)
         order = np.argsort(position, kind="stable")
         return position[order], embedding[order]
 
@@ -344,3 +388,21 @@ class EmbeddingStore:
                 f"{self.class_counts.get(label, 0)}. {self._remedy(self._manifest_path)}"
             )
         return positions, labels
+
+    def check_labels(self, dataset: Mapping[str, Any] | None) -> None:
+        """Compares the labels with those of the data set, of which its fingerprint holds a checksum.
+
+        Args:
+          dataset: fingerprint of the workdir's data set; None, or one without the checksum, has nothing to compare.
+
+        Raises:
+          DataError: the labels are others; or as `labels`.
+        """
+        wanted = (dataset or {}).get("labels_sha256")
+        if wanted is not None and (found := labels_sha256(self.labels()[1])) != wanted:
+            raise DataError(
+                f"{self.folder}: the labels disagree with those of the data set {dataset.get('name')!r} (their "
+                f"checksum is {found}, the data set's {wanted}), so these are embeddings of other images, in another order or "
+                f'with labels numbered otherwise. Delete {self.folder} and run "redundancy embed" again, or '
+                '"redundancy import" with --config, which names the first image that disagrees.'
+            )

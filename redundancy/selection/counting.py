@@ -2,7 +2,7 @@
 
 Two clusters merge when the last of the pairs between them has come; the height is that pair's dissimilarity. So the
 merges up to any height depend on the pairs up to that height alone. Known since HPC-CLUST (Matias Rodrigues, von Mering
-2014) and SparseHC (Nguyen, Schmidt, Kwoh 2014), and used by GSHAC (2026). Knows nothing of embeddings.
+2013) and SparseHC (Nguyen, Schmidt, Kwoh 2014), and used by GSHAC (arXiv 2604.11656). Knows nothing of embeddings.
 """
 
 import numba

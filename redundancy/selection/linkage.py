@@ -17,10 +17,11 @@ import numba
 import numpy as np
 
 from redundancy.errors import DataError
-from redundancy.selection import chain, dissimilarity, pairs
+from redundancy.selection import bounds, chain, dissimilarity, pairs
+from redundancy.selection.bounds import Rows
 from redundancy.selection.counting import Counter
 from redundancy.selection.dissimilarity import Units
-from redundancy.selection.pairs import Centred, Pairs, TooManyPairs
+from redundancy.selection.pairs import Pairs, TooManyPairs
 
 _BLOCK_ROWS = 256
 _SMALL = 256  # images up to which all pairs are computed whatever is wanted: it is the faster way
@@ -177,7 +178,7 @@ class Threshold:
     The same class gives the same sample on every machine.
     """
 
-    def __init__(self, centred: Centred, target: int):
+    def __init__(self, centred: Rows, target: int):
         """Draws a sample in which the `target` nearest pairs leave enough to count."""
         n = len(centred.rows)
         self._num_pairs = n * (n - 1) // 2
@@ -242,8 +243,8 @@ class Linker:
         return self._left <= 0
 
     @functools.cached_property
-    def centred(self) -> Centred:
-        return Centred.of(self.units)
+    def centred(self) -> Rows:
+        return bounds.centred(self.units)
 
     def next_threshold(self) -> float | None:
         """Up to where pairs are wanted next, or None where all of them should be computed at once.

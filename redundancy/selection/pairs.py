@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numba
 import numpy as np
 
-from redundancy.selection import dissimilarity
+from redundancy.selection import bounds, dissimilarity
+from redundancy.selection.bounds import Rows
 from redundancy.selection.dissimilarity import Units
 
 # On CPU a block of rows meets panels of several blocks, whose product just fits a core's cache; with no more shapes than
@@ -27,6 +28,7 @@ _LARGE_CPU_BLOCK = 512
 _ACCELERATOR_BLOCKS = (1024, 2048, 4096, 8192)
 _BLOCKS_WANTED = 8
 _IN_FLIGHT = 3
+_CAPACITY = 1 << 16  # words with proposed pairs that an accelerator sends of each block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,113 +83,90 @@ def concatenate(parts: list[Pairs]) -> Pairs:
 
 
 @jax.jit
-def _proposed(rows, columns, row_bounds, column_bounds):
+def _proposed(rows, columns, row_limits, column_limits):
     """Which pairs may be within the threshold: [r, d], [c, d], [r], [c] float32 to [r, c / 8] uint8.
 
     Bit k of byte [r, b] is the pair (r, k c / 8 + b): so laid out, XLA's loop over b runs in SIMD.
     """
     product = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
-    near = (product >= row_bounds[:, None] + column_bounds[None, :]).astype(jnp.uint8)
+    near = (product >= row_limits[:, None] + column_limits[None, :]).astype(jnp.uint8)
     width = near.shape[1] // 8
     return functools.reduce(jnp.bitwise_or, (near[:, k * width : (k + 1) * width] << k for k in range(8)))
 
 
-@jax.jit
-def _product(rows, columns):
-    return jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
+@functools.partial(jax.jit, static_argnums=1)
+def _compacted(bits, capacity):
+    """The words of `_proposed` that are not 0: how many, their places, and the first `capacity` of them.
 
-
-@numba.njit(nogil=True, cache=True)
-def _fill_centred(grid, rows, half):
-    n, dimension = grid.shape
-    mean = np.zeros(dimension, np.int64)
-    for row in range(n):
-        for column in range(dimension):
-            mean[column] += np.int64(grid[row, column])
-    for column in range(dimension):
-        mean[column] //= n
-    for row in range(n):
-        total = 0.0
-        for column in range(dimension):
-            value = np.float32(np.float64(np.int64(grid[row, column]) - mean[column]) * 2.0**-26)
-            rows[row, column] = value
-            total += np.float64(value) * np.float64(value)
-        half[row] = total / 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Centred:
-    """Unit vectors around their mean, where they are short, and with them the errors of float32 products.
-
-    So a class of nearly equal images is told apart as well as any other.
-
-    Attributes:
-      rows: [n, d] float32.
-      half: [n] float64, half the squared lengths of `rows`.
+    An accelerator so sends a few of them instead of all.
     """
-
-    rows: np.ndarray
-    half: np.ndarray
-
-    @classmethod
-    def of(cls, units: Units) -> "Centred":
-        rows, half = np.empty(units.grid.shape, np.float32), np.empty(len(units))
-        _fill_centred(units.grid, rows, half)
-        return cls(rows, half)
-
-    def between(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Dissimilarities, near enough to choose a threshold by: of rows [a] to rows [b], [a, b] float32."""
-        product = np.asarray(_product(self.rows[first], self.rows[second]))
-        return (self.half[first].astype(np.float32)[:, None] + self.half[second].astype(np.float32)) - product
+    words = jax.lax.bitcast_convert_type(bits.reshape(-1, 4), jnp.uint32)
+    (places,) = jnp.nonzero(words, size=capacity, fill_value=0)
+    return jnp.count_nonzero(words), places, words[places]
 
 
 @numba.njit(nogil=True, cache=True)
-def _decide(words, first_row, first_column, low, high, above, threshold, grid, excess, i, j, value):
+def _compact(words):
+    """Places and values of the words that are not 0: [w] uint32 to [m] int64, [m] uint32."""
+    total = 0
+    for word in words:
+        total += word != 0
+    places, values = np.empty(total, np.int64), np.empty(total, np.uint32)
+    found = 0
+    if total:
+        for place in range(len(words)):
+            if words[place] != 0:
+                places[found], values[found] = place, words[place]
+                found += 1
+    return places, values
+
+
+@numba.njit(nogil=True, cache=True)
+def _decide(
+    places, words, bytes_in_row, first_row, first_column, low, high, above, threshold, grid, excess, i, j, value
+):
     """Exact values of the proposed pairs (i, j), i < j, low ≤ i < high, of one block.
 
     Args:
-      words: [r, c / 64] uint64, `_proposed`'s bytes.
+      places: [m] int, of which words of `_proposed`.
+      words: [m] uint32.
+      bytes_in_row: bytes that `_proposed` has for each row.
 
     Returns:
       How many are above `above` and up to `threshold`; the first len(i) of them are in i, j, value.
     """
-    n, bytes_in_row = len(grid), words.shape[1] * 8
+    n, words_in_row = len(grid), bytes_in_row // 4
     found = 0
-    for row in range(max(0, low - first_row), min(words.shape[0], high - first_row)):
-        for number in range(words.shape[1]):
-            word = words[row, number]
-            if word == 0:
+    for number in range(len(places)):
+        one = np.int64(first_row + places[number] // words_in_row)
+        if one < low or one >= high:
+            continue
+        first_byte = np.int64(places[number] % words_in_row) * 4
+        word = np.uint64(words[number])
+        for position in range(32):
+            if not (word >> np.uint64(position)) & np.uint64(1):
                 continue
-            for byte in range(8):
-                bits = (word >> np.uint64(8 * byte)) & np.uint64(255)
-                for bit in range(8):
-                    if not (bits >> np.uint64(bit)) & np.uint64(1):
-                        continue
-                    one = first_row + row
-                    other = first_column + bit * bytes_in_row + number * 8 + byte
-                    if other <= one or other >= n:
-                        continue
-                    exact = dissimilarity.pair(grid, excess, one, other)
-                    if above < exact <= threshold:
-                        if found < len(i):
-                            i[found], j[found], value[found] = one, other, exact
-                        found += 1
+            other = np.int64(first_column + (position % 8) * bytes_in_row + first_byte + position // 8)
+            if other <= one or other >= n:
+                continue
+            exact = dissimilarity.pair(grid, excess, one, other)
+            if above < exact <= threshold:
+                if found < len(i):
+                    i[found], j[found], value[found] = one, other, exact
+                found += 1
     return found
 
 
 class _Blocks:
-    """Blocks of centred rows, the last one padded with rows that are near to none, on the devices that work on them."""
+    """Blocks of rows, the last one padded with rows that are near to none, on the devices that work on them."""
 
-    def __init__(self, centred: Centred, threshold: float, size: int, first: int, devices: list[jax.Device]):
-        n, dimension = centred.rows.shape
-        self._size, self._rows = size, centred.rows
+    def __init__(self, rows: Rows, threshold: float, size: int, first: int, devices: list[jax.Device]):
+        n = len(rows.rows)
+        self._size, self._rows = size, rows.rows
         self.num = -(-n // size)
-        # |x - y|² / 2 = |x|² / 2 + |y|² / 2 - xy, and rounding moves xy by less than d 2**-24 |x| |y|, which is below
-        # d 2**-24 (|x|² + |y|²) / 2; twice as much is allowed for, and a little for the bounds' own rounding.
-        slack = (dimension + 64) * 2.0**-23
-        self._bounds = np.full(self.num * size, np.inf, np.float32)
-        self._bounds[:n] = (1 - slack) * centred.half - threshold / 2 - 2.0**-21 * (centred.half + threshold)
-        # Host memory is a CPU's own: nothing needs to be put there.
+        self._limits = np.full(self.num * size, np.inf, np.float32)
+        self._limits[:n] = rows.limits(threshold)
+        # A lone CPU device reads the host's memory: nothing needs to be put there.
         self._resident = len(devices) > 1 or devices[0].platform != "cpu"
         self._devices = devices
         self.panel = 1 if self._resident else max(1, _PANEL_COLUMNS // size)
@@ -197,19 +176,29 @@ class _Blocks:
 
     def _slice(self, block: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         part = slice(block * self._size, (block + count) * self._size)
-        rows, bounds = self._rows[part], self._bounds[part]
-        if len(rows) < len(bounds):
-            rows = np.concatenate([rows, np.zeros((len(bounds) - len(rows), rows.shape[1]), np.float32)])
-        return rows, bounds
+        rows, limits = self._rows[part], self._limits[part]
+        if len(rows) < len(limits):
+            rows = np.concatenate([rows, np.zeros((len(limits) - len(rows), rows.shape[1]), np.float32)])
+        return rows, limits
 
-    def proposed(self, row: int, column: int, count: int) -> jax.Array:
-        """`_proposed` of block `row` and of `count` blocks from `column` on; returns before it is computed."""
+    def propose(self, row: int, column: int, count: int) -> tuple[jax.Array, ...]:
+        """Begins `_proposed` of block `row` and of `count` blocks from `column` on; `words` waits for it."""
         if self._resident:
             on = self._on[row % len(self._devices)]
-            (rows, row_bounds), (columns, column_bounds) = on[row], on[column]
+            (rows, row_limits), (columns, column_limits) = on[row], on[column]
         else:
-            (rows, row_bounds), (columns, column_bounds) = self._slice(row, 1), self._slice(column, count)
-        return _proposed(rows, columns, row_bounds, column_bounds)
+            (rows, row_limits), (columns, column_limits) = self._slice(row, 1), self._slice(column, count)
+        bits = _proposed(rows, columns, row_limits, column_limits)
+        return (bits, *_compacted(bits, _CAPACITY)) if self._resident else (bits,)
+
+    @staticmethod
+    def words(begun: tuple[jax.Array, ...]) -> tuple[np.ndarray, np.ndarray, int]:
+        """Places and values of the words that are not 0, and the bytes in a row."""
+        bits, bytes_in_row = begun[0], begun[0].shape[1]
+        if len(begun) == 4 and int(begun[1]) <= _CAPACITY:
+            number = int(begun[1])
+            return np.asarray(begun[2])[:number], np.asarray(begun[3])[:number], bytes_in_row
+        return *_compact(np.asarray(bits).view(np.uint32).reshape(-1)), bytes_in_row
 
 
 def block_size(n: int, devices: list[jax.Device]) -> int:
@@ -225,7 +214,7 @@ def within(
     threshold: float,
     above: float = -1.0,
     rows: tuple[int, int] | None = None,
-    centred: Centred | None = None,
+    centred: Rows | None = None,
     devices: list[jax.Device] | None = None,
     size: int | None = None,
     limit: int | None = None,
@@ -240,9 +229,9 @@ def within(
       threshold: the greatest dissimilarity wanted.
       above: pairs up to here are left out; below 0 none is.
       rows: (low, high): only pairs with low ≤ i < high; by default all.
-      centred: of the same units, where it is there already.
+      centred: `bounds.centred` of the same units, where it is there already.
       devices: devices that share the work, block rows dealt out in turn; by default all of this process.
-      size: rows of a block, a multiple of 64; by default chosen by n.
+      size: rows of a block, a multiple of 32; by default chosen by n.
       limit: pairs that there is memory for.
       advance: told now and then which share of the work is done.
 
@@ -257,20 +246,23 @@ def within(
     devices = devices or jax.local_devices()
     size = size or block_size(n, devices)
     first = low // size
-    blocks = _Blocks(centred or Centred.of(units), threshold, size, first, devices)
+    whole = centred or bounds.centred(units)
+    short = bounds.projected(whole, threshold) if devices[0].platform == "cpu" else whole
+    blocks = _Blocks(short, threshold, size, first, devices)
     rows_of_blocks = range(first, min(blocks.num, -(-high // size)))
     total = sum(blocks.num - row for row in rows_of_blocks)
     found, num_found, done = [], 0, 0
     capacity = 1 << 12
 
-    def decide(row, column, count, bits):
+    def decide(row, column, count, begun):
         nonlocal capacity, num_found, done
-        words = np.asarray(bits).view(np.uint64)
+        places, words, bytes_in_row = blocks.words(begun)
         while True:
             i, j, value = np.empty(capacity, np.int32), np.empty(capacity, np.int32), np.empty(capacity)
             inside = _decide(
-                words, row * size, column * size, low, high, above, threshold, units.grid, units.excess, i, j, value
-            )
+                places, words, bytes_in_row, row * size, column * size, low, high, above, threshold, units.grid,
+                units.excess, i, j, value,
+            )  # fmt: skip
             num_found += inside
             if limit is not None and num_found > limit:
                 raise TooManyPairs(num_found)
@@ -288,7 +280,7 @@ def within(
     for row in rows_of_blocks:
         for column in range(row, blocks.num, blocks.panel):
             count = min(blocks.panel, blocks.num - column)
-            pending.append((row, column, count, blocks.proposed(row, column, count)))
+            pending.append((row, column, count, blocks.propose(row, column, count)))
             if len(pending) > _IN_FLIGHT * len(devices):
                 decide(*pending.popleft())
     for block in pending:

@@ -1,6 +1,7 @@
 """The stages link (embeddings to merges) and select (merges to subsets)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -8,6 +9,7 @@ import numpy as np
 from absl import logging
 
 from redundancy import storage
+from redundancy.config import METHODS
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
 from redundancy.progress import Progress
@@ -19,8 +21,9 @@ from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_nam
 
 __all__ = ["Subset", "link", "read_subset", "select"]
 
-# Runs the tasks and calls the function after each: `local.run`, or a cluster's.
-Engine = Callable[[Sequence[ClassTask], Callable[[ClassTask], None]], None]
+# Runs the tasks and calls the function after each: `local.run`, or a cluster's. A large class may be told of in steps,
+# each with how many more of its images are done.
+Engine = Callable[[Sequence[ClassTask], Callable[..., None]], None]
 
 
 def _manifest_sha256(folder: str) -> str | None:
@@ -29,12 +32,13 @@ def _manifest_sha256(folder: str) -> str | None:
 
 
 def _open_store(workdir: Workdir, layer: str) -> EmbeddingStore:
-    """The layer's store; raises WorkdirError where it belongs to another data set than the workdir."""
+    """The layer's store; raises WorkdirError where it is of another data set than the workdir's, or DataError of its labels."""
     store = EmbeddingStore(workdir.embeddings(layer))
     dataset = workdir.dataset_fingerprint()
     if dataset is not None:
         where = storage.join(store.folder, "manifest.json")
         workdir.check_fingerprint(store.manifest["fingerprint"] or {}, dataset, where)
+        store.check_labels(dataset)
     return store
 
 
@@ -47,6 +51,19 @@ def _check_embeddings(folder: str, manifest: Mapping[str, Any], embeddings: str 
         )
 
 
+def _check_depth(workdir: Workdir, folder: str, manifest: Mapping[str, Any], fractions: Sequence[float]) -> None:
+    """Raises WorkdirError where finished merges do not go down to all of the fractions."""
+    counts = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
+    for label, needed in _num_merges(counts, fractions).items():
+        if manifest["classes"][str(label)]["merges"] < needed:
+            made = [folder] + ([workdir.subsets] if storage.exists(workdir.subsets) else [])
+            raise WorkdirError(
+                f"{folder} was linked for fractions {manifest['fractions']}, and {min(fractions)} needs more merges. "
+                f'Delete {" and ".join(made)}, and run "redundancy link" and "redundancy select" again with '
+                "all the --config.fractions that you want."
+            )
+
+
 def _num_merges(counts: Mapping[int, int], fractions: Sequence[float]) -> dict[int, int]:
     """Merges of each class that the fractions need."""
     kept = [methods.class_counts(counts, fraction) for fraction in fractions]
@@ -57,6 +74,7 @@ def _link_layer(
     store: EmbeddingStore, folder: str, embeddings: str, fractions: Sequence[float], engine: Engine
 ) -> None:
     store.labels()
+    store.check_vectors()
     counts, names = store.class_counts, store.manifest["class_names"]
     empty = [name for label, name in enumerate(names) if label not in counts]
     if empty:
@@ -72,7 +90,11 @@ def _link_layer(
     with Progress(
         f"link {store.layer}", store.num_examples, "images", done=sum(counts[label] for label in done)
     ) as progress:
-        engine(todo, lambda task: progress.advance(task.num_images, note=names[task.label]))
+
+        def finished(task: ClassTask, images: int | None = None) -> None:
+            progress.advance(task.num_images if images is None else images, note=names[task.label])
+
+        engine(todo, finished)
     merges.pack(
         folder,
         identities,
@@ -108,44 +130,59 @@ def link(config: ml_collections.FrozenConfigDict, workdir: Workdir, engine: Engi
     for layer in config.layers:
         folder = workdir.merges(layer)
         embeddings = _manifest_sha256(workdir.embeddings(layer))
-        manifest = read_manifest(folder, embeddings=str)
+        manifest = read_manifest(folder, embeddings=str, classes=dict, fractions=list)
         if manifest is not None:
             _check_embeddings(folder, manifest, embeddings)
+            _check_depth(workdir, folder, manifest, config.fractions)
             logging.info("link %s: finished already", layer)
             continue
         _link_layer(_open_store(workdir, layer), folder, embeddings, config.fractions, engine)
 
 
-def _random_subsets(
-    config: ml_collections.FrozenConfigDict, base: Mapping[str, Any], positions: np.ndarray, labels: np.ndarray
-) -> Iterator[Subset]:
-    for fraction in config.fractions:
-        for trial in range(config.trials):
-            kept = methods.random_subset(labels, positions, fraction, (config.seed, trial))
-            metadata = {
-                **base,
-                "method": "random",
-                "layer": None,
-                "rule": None,
-                "fraction": fraction,
-                "trial": trial,
-                "seed": [config.seed, trial],
-                "size": int(kept.sum()),
-            }
-            no_group, no_value = np.full(len(labels), -1, np.int64), np.full(len(labels), np.nan)
-            yield Subset(positions, labels, no_group, kept, no_value, metadata)
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """A subset that a config asks for; layer or trial is None where the method has none."""
+
+    method: str
+    layer: str | None
+    fraction: float
+    trial: int | None
+
+    @property
+    def name(self) -> str:
+        return subset_name(self.method, self.fraction, self.trial, self.layer or "end")
+
+
+def _asked_for(config: ml_collections.FrozenConfigDict) -> list[_Asked]:
+    layers, trials = config.layers, range(config.trials)
+    semantic = [_Asked("semantic", layer, fraction, None) for layer in layers for fraction in config.fractions]
+    random = [_Asked("random", None, fraction, trial) for fraction in config.fractions for trial in trials]
+    return [each for each in semantic + random if each.method in config.methods]
+
+
+def _random_subset(asked: _Asked, seed: int, base: Mapping[str, Any], positions, labels) -> Subset:
+    kept = methods.random_subset(labels, positions, asked.fraction, (seed, asked.trial))
+    metadata = {
+        **base,
+        **dataclasses.asdict(asked),
+        "rule": None,
+        "seed": [seed, asked.trial],
+        "size": int(kept.sum()),
+    }
+    no_group, no_value = np.full(len(labels), -1, np.int64), np.full(len(labels), np.nan)
+    return Subset(positions, labels, no_group, kept, no_value, metadata)
 
 
 def _semantic_subsets(
-    config: ml_collections.FrozenConfigDict,
-    base: Mapping[str, Any],
+    asked: Sequence[_Asked],
+    rule: str,
     positions: np.ndarray,
     labels: np.ndarray,
     store: EmbeddingStore,
     linked: Mapping[int, Merges],
 ) -> list[Subset]:
-    """One subset of each fraction; each class is read once."""
-    counts = [methods.class_counts(store.class_counts, fraction) for fraction in config.fractions]
+    """The subsets asked for of one layer; each class is read once."""
+    counts = [methods.class_counts(store.class_counts, each.fraction) for each in asked]
     group = np.zeros((len(counts), len(labels)), np.int64)
     kept = np.zeros(group.shape, bool)
     dissimilarity = np.zeros(group.shape)
@@ -155,7 +192,7 @@ def _semantic_subsets(
             _, vectors = store.read_class(label)
             for number, of_fraction in enumerate(counts):
                 group[number, rows], kept[number, rows], dissimilarity[number, rows] = methods.semantic_subset(
-                    linked[label], vectors, of_fraction[label], config.rule
+                    linked[label], vectors, of_fraction[label], rule
                 )
                 group[number, rows] += first_group[number]
                 first_group[number] += of_fraction[label]
@@ -168,66 +205,101 @@ def _semantic_subsets(
             kept[number],
             dissimilarity[number],
             {
-                **base,
-                "method": "semantic",
-                "layer": store.layer,
-                "rule": config.rule,
-                "fraction": fraction,
-                "trial": None,
+                **_base(store),
+                **dataclasses.asdict(each),
+                "rule": rule,
                 "seed": None,
                 "size": int(kept[number].sum()),
             },
         )
-        for number, fraction in enumerate(config.fractions)
+        for number, each in enumerate(asked)
     ]
 
 
+def _base(store: EmbeddingStore) -> dict[str, Any]:
+    """What the metadata of a subset says of the data set."""
+    return {"fingerprint": store.manifest["fingerprint"], "num_stored": store.manifest["num_stored"]}
+
+
 def _need_merges(
-    workdir: Workdir, store: EmbeddingStore, embeddings: str, fractions: Sequence[float]
+    workdir: Workdir, store: EmbeddingStore, embeddings: str, asked: Sequence[_Asked]
 ) -> dict[int, Merges]:
     """The layer's merges; raises WorkdirError where they are not these embeddings', or not deep enough."""
+    fractions = [each.fraction for each in asked]
     folder = workdir.merges(store.layer)
     manifest = need_manifest(folder, "link", embeddings=str, classes=dict, fractions=list, parts=list)
     _check_embeddings(folder, manifest, embeddings)
-    for label, needed in _num_merges(store.class_counts, fractions).items():
-        if manifest["classes"][str(label)]["merges"] < needed:
-            raise WorkdirError(
-                f"{folder} was linked for fractions {manifest['fractions']}, and {min(fractions)} needs more merges. "
-                f'Delete {folder} and run "redundancy link" again.'
-            )
+    _check_depth(workdir, folder, manifest, fractions)
     return merges.read(folder, manifest["parts"], list(map(int, manifest["classes"])))
 
 
-def _finished(workdir: Workdir, inputs: Mapping[str, Any]) -> bool:
-    """Whether the subsets are made; raises where they are not whole, or of other inputs than the present ones."""
+def _earlier(
+    config: ml_collections.FrozenConfigDict, workdir: Workdir, inputs: Mapping[str, str | None]
+) -> dict[str, Any] | None:
+    """The manifest of the subsets made before, to which this config's can be added; None where there is none.
+
+    Raises:
+      WorkdirError: they were made of other inputs than the present ones, by another rule or with another seed.
+      DataError: they are not whole.
+    """
     manifest = read_manifest(workdir.subsets, inputs=dict, files=list)
     if manifest is None:
-        return False
+        return None
     remedy = f'Delete {workdir.subsets} and run "redundancy select" again.'
+    recorded = manifest["inputs"]
     for name, present in inputs.items():
-        if present is not None and manifest["inputs"].get(name) != present:
+        if present is not None and recorded.get(name, present) != present:
             raise WorkdirError(f"{workdir.subsets} was made from other {name} than the present ones. {remedy}")
+    for method, field in (("semantic", "rule"), ("random", "seed")):
+        if method in config.methods and manifest.get(field) not in (None, config[field]):
+            raise WorkdirError(
+                f"{workdir.subsets} was made with {field} {manifest[field]!r}, and config.{field} is {config[field]!r}"
+                f". Use that value; or: {remedy}"
+            )
     for file in manifest["files"]:
         path = storage.join(workdir.subsets, file["file"])
         if not storage.exists(path) or storage.sha256(path) != file["sha256"]:
             raise DataError(f"{path} is missing, damaged or another file than the manifest names. {remedy}")
-    logging.info("select: finished already")
-    return True
+    return manifest
+
+
+def _check_same_images(workdir: Workdir, files: Sequence[Mapping[str, Any]], positions, labels) -> None:
+    """Raises DataError where the subsets made before, perhaps of another layer, are of other images or labels."""
+    for file in files[:1]:
+        path = storage.join(workdir.subsets, file["file"])
+        before = read_subset(path)
+        if not (np.array_equal(before.positions, positions) and np.array_equal(before.labels, labels)):
+            raise DataError(
+                f"{path} holds other images or labels than the embeddings do now; wanted the same in every layer. "
+                f'Delete {workdir.subsets} and run "redundancy select" again, or choose another --workdir.'
+            )
+
+
+def _in_order(file: Mapping[str, Any]) -> tuple:
+    return METHODS.index(file["method"]), file["layer"] or "", -file["fraction"], file["trial"] or 0
 
 
 def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
     """Writes the subset of every method, layer, fraction and, where it is drawn, trial (the paper's section 3.2).
 
+    Subsets of other fractions, methods, layers or trials made before stay, and the manifest lists all.
+
     Raises:
-      WorkdirError: embeddings or merges are not finished, or do not belong together or to the workdir's data set.
-      DataError: an artifact is damaged.
+      WorkdirError: embeddings or merges are not finished, do not belong together or to the workdir's data set, or the
+        subsets made before are of other ones, or of another rule or seed.
+      DataError: an artifact is damaged, or the embeddings' labels are not the data set's.
     """
     semantic = "semantic" in config.methods
     layers = config.layers if semantic else config.layers[:1]
     inputs = {f"embeddings/{layer}": _manifest_sha256(workdir.embeddings(layer)) for layer in layers}
     if semantic:
         inputs |= {f"merges/{layer}": _manifest_sha256(workdir.merges(layer)) for layer in layers}
-    if _finished(workdir, inputs):
+    earlier = _earlier(config, workdir, inputs) or {"inputs": {}, "files": []}
+    files = list(earlier["files"])
+    made = {file["file"].removesuffix(".parquet") for file in files}
+    missing = [each for each in _asked_for(config) if each.name not in made]
+    if not missing:
+        logging.info("select: finished already")
         return
     stores = [_open_store(workdir, layer) for layer in layers]
     positions, labels = stores[0].labels()
@@ -237,14 +309,14 @@ def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
                 f"{store.folder} and {stores[0].folder} hold other images or labels; wanted the same in every layer. "
                 'Delete both and run "redundancy embed" again.'
             )
-    base = {"fingerprint": stores[0].manifest["fingerprint"], "num_stored": stores[0].manifest["num_stored"]}
+    _check_same_images(workdir, files, positions, labels)
+    by_store = [(store, [each for each in missing if each.layer == store.layer]) for store in stores]
     # Read before anything is written: damaged merges end the stage here.
     linked = [
-        _need_merges(workdir, store, inputs[f"embeddings/{store.layer}"], config.fractions)
-        for store in stores
-        if semantic
+        (store, of_store, _need_merges(workdir, store, inputs[f"embeddings/{store.layer}"], of_store))
+        for store, of_store in by_store
+        if of_store
     ]
-    files = []
 
     def write(subset: Subset) -> None:
         of = subset.metadata
@@ -254,10 +326,17 @@ def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
         shown = {key: of[key] for key in ("method", "layer", "fraction", "trial", "size")}
         files.append({"file": path.rsplit("/", 1)[-1], "sha256": sha256, **shown})
 
-    for store, of_layer in zip(stores if semantic else (), linked, strict=True):
-        for subset in _semantic_subsets(config, base, positions, labels, store, of_layer):
+    for store, of_store, of_layer in linked:
+        for subset in _semantic_subsets(of_store, config.rule, positions, labels, store, of_layer):
             write(subset)
-    if "random" in config.methods:
-        for subset in _random_subsets(config, base, positions, labels):
-            write(subset)
-    write_manifest(workdir.subsets, {"fingerprint": base["fingerprint"], "inputs": inputs, "files": files})
+    for each in missing:
+        if each.method == "random":
+            write(_random_subset(each, config.seed, _base(stores[0]), positions, labels))
+    manifest = {
+        "fingerprint": stores[0].manifest["fingerprint"],
+        "inputs": earlier["inputs"] | {name: sha256 for name, sha256 in inputs.items() if sha256 is not None},
+        "rule": config.rule if semantic else earlier.get("rule"),
+        "seed": config.seed if "random" in config.methods else earlier.get("seed"),
+        "files": sorted(files, key=_in_order),
+    }
+    write_manifest(workdir.subsets, manifest)

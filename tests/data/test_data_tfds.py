@@ -6,7 +6,7 @@ import pytest
 import sklearn.datasets
 
 from redundancy import config
-from redundancy.data import open_dataset
+from redundancy.data import dataset, open_dataset, tfds_ids
 from redundancy.errors import ConfigError, DataError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -164,7 +164,7 @@ def test_damaged_records(tmp_path):
 def test_digits_are_scikit_learns(tmp_path):
     program = f"""
 from redundancy import config
-from redundancy.data import open_dataset
+from redundancy.data import dataset, open_dataset, tfds_ids
 print(len(open_dataset(config.resolve({{"data_dir": {str(tmp_path)!r}}})).train.labels))
 """
     # Two at once: neither may see or leave half a data set.
@@ -202,3 +202,32 @@ def test_splits_that_share_images_are_seen(data_dir, first, second, shared):
 def test_an_empty_slice_is_told(data_dir):
     with pytest.raises((ConfigError, DataError), match="train"):
         open_tiny(data_dir, train_split="train[:0%]")
+
+
+@pytest.mark.parametrize("split", ["train", "train[30%:80%]", "train[:10]+train[12:50]", "train[40:]"])
+def test_the_fingerprint_tells_tfds_ids(data_dir, split):
+    data = open_tiny(data_dir, train_split=split)
+    read_config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
+    stored = TinyPictures(data_dir=data_dir).as_dataset(split=split, read_config=read_config)
+    ids = [example["tfds_id"].decode() for example in tfds.as_numpy(stored)]
+    assert tfds_ids.example_ids(data.fingerprint, np.arange(len(ids))) == ids
+    positions = np.arange(len(ids))[::-3]
+    assert tfds_ids.example_ids(data.fingerprint, positions) == [ids[position] for position in positions]
+
+
+def test_files_are_described_in_few_words():
+    def shards(count, *skipped):
+        return [f"/data/x-train.tfrecord-{n:05d}-of-{count:05d}" for n in range(count) if n not in skipped]
+
+    assert tfds_ids.describe_files(shards(1024), [0] * 1024) == [["x-train.tfrecord-00000-of-01024", 0, 1024]]
+    assert tfds_ids.describe_files(shards(4, 1), [7, 0, 0]) == [
+        ["x-train.tfrecord-00000-of-00004", 7, 1],
+        ["x-train.tfrecord-00002-of-00004", 0, 2],
+    ]
+    assert tfds_ids.describe_files(["/a/x", "/b/x"], [0, 0]) == []
+
+
+def test_the_fingerprint_holds_a_checksum_of_the_labels(resident, streaming):
+    found = resident.fingerprint["labels_sha256"]
+    assert found == streaming.fingerprint["labels_sha256"] == dataset.labels_sha256(resident.train.labels.astype(int))
+    assert found != dataset.labels_sha256(resident.train.labels[::-1])

@@ -54,7 +54,10 @@ def test_few_merges_are_the_first_of_all():
         assert getattr(few, name).dtype == (np.float64 if name == "height" else np.int64)
 
 
-def test_no_pair_of_a_group_is_further_apart_than_its_height():
+@pytest.mark.parametrize("small", [0, 1000])
+def test_no_pair_of_a_group_is_further_apart_than_its_height(small, monkeypatch):
+    monkeypatch.setattr(linkage, "_SMALL", small)
+    monkeypatch.setattr(linkage, "_DENSE_SHARE", 2)
     embeddings = _embeddings(200, 6)
     n = len(embeddings)
     units = dissimilarity.unit_vectors(embeddings)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from redundancy.selection import dissimilarity, pairs
+from redundancy.selection import bounds, dissimilarity, pairs
 
 
 def _clustered(n, dimension, seed=0, spread=0.4):
@@ -80,16 +80,71 @@ def test_values_beyond_float32_decide():
     assert _same(pairs.within(dissimilarity.units(embeddings), threshold), _expected(embeddings, threshold))
 
 
+def _long(kind, n=700, dimension=640, seed=0):
+    generator = np.random.default_rng(seed)
+    match kind:
+        case "trained":  # most of the variance in some tens of directions, as of a trained network
+            spread = np.arange(1, dimension + 1) ** -0.9
+            return np.maximum(generator.normal(size=(n, dimension)) * spread + 0.1, 0).astype(np.float32)
+        case "few directions":
+            return (generator.normal(size=(n, 20)) @ generator.normal(size=(20, dimension))).astype(np.float32)
+        case "tight":
+            return (1 + 1e-4 * _long("trained", n, dimension, seed)).astype(np.float32)
+        case "in clumps":
+            return (
+                _long("trained", 9, dimension)[generator.integers(9, size=n)] + 1e-5 * _long("trained", n, dimension)
+            ).astype(np.float32)
+        case "all directions":
+            return generator.normal(size=(n, dimension)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["trained", "few directions", "tight", "in clumps", "all directions"])
+@pytest.mark.parametrize("share", [1e-5, 0.01])
+def test_long_embeddings_are_projected_and_no_pair_is_lost(kind, share):
+    embeddings = _long(kind)
+    value = _all(embeddings)[2]
+    threshold = np.partition(value, int(share * len(value)))[int(share * len(value))]
+    units = dissimilarity.units(embeddings)
+    whole = bounds.centred(units)
+    short = bounds.projected(whole, threshold)
+    # Where it pays: for few pairs of what has few directions.
+    if kind == "all directions":
+        assert short is whole
+    elif share < 0.001 and kind != "in clumps":
+        assert short.rows.shape[1] == 64
+    assert _same(pairs.within(units, threshold), _expected(embeddings, threshold))
+
+
+@pytest.mark.parametrize("kind", ["trained", "tight", "all directions"])
+def test_the_bounds_hold_for_every_pair(kind):
+    # As far as rounding may go in any order of the sums: with nothing to spare, some pair would fail.
+    embeddings = _long(kind, 600, 300)
+    units = dissimilarity.units(embeddings)
+    whole = bounds.centred(units)
+    i, j, value = _all(embeddings)
+    directions, growth = bounds._orthonormal(whole.rows[:64])
+    assert growth < 1e-4
+    for rows in (whole, bounds._projected(whole, slice(None), directions, growth)):
+        exact = rows.rows.astype(np.float64)
+        squares = np.einsum("nd,nd->n", exact, exact)
+        distance = (squares[i] + squares[j]) / 2 - np.einsum("nd,nd->n", exact[i], exact[j])
+        assert (distance <= rows.widen * value + rows.loose[i] + rows.loose[j]).all()
+        for threshold in np.quantile(value, [0.001, 0.5]):
+            limits = rows.limits(threshold)
+            proposed = rows.rows[i][:, None] @ rows.rows[j][:, :, None]
+            assert (proposed[:, 0, 0] >= limits[i] + limits[j])[value <= threshold].all()
+
+
 def test_few_pairs_are_proposed_that_are_not_within():
     # The bound on float32's error is what keeps pairs from being missed; were it loose, all pairs would be recomputed.
     embeddings = _clustered(2000, 64)
     units = dissimilarity.units(embeddings)
     value = np.sort(_all(embeddings)[2])
     threshold = value[10_000]
-    centred = pairs.Centred.of(units)
+    centred = bounds.centred(units)
     blocks = pairs._Blocks(centred, threshold, 256, 0, jax.local_devices()[:1])
     proposed = sum(
-        int(np.unpackbits(np.asarray(blocks.proposed(row, column, 1))).sum())
+        int(np.unpackbits(np.asarray(blocks.propose(row, column, 1)[0])).sum())
         for row in range(blocks.num)
         for column in range(row + 1, blocks.num)
     )
@@ -141,8 +196,12 @@ def note(*arguments):
     used.add(arguments[0].devices().pop())
     return proposed(*arguments)
 pairs._proposed = note
-found = pairs.within(dissimilarity.units(np.load({str(tmp_path / "x.npy")!r})), 0.05, size=128).ordered()
+units = dissimilarity.units(np.load({str(tmp_path / "x.npy")!r}))
+found = pairs.within(units, 0.05, size=128).ordered()
 assert len(used) == 8, used
+pairs._CAPACITY = 2  # of more words than that all are sent
+again = pairs.within(units, 0.05, size=128).ordered()
+assert (found.i == again.i).all() and (found.j == again.j).all()
 print(hashlib.sha256(found.i.tobytes() + found.j.tobytes() + found.dissimilarity.tobytes()).hexdigest())
 """
     environ = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}

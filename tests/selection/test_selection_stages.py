@@ -8,10 +8,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from redundancy import config as config_lib
 from redundancy import storage
+from redundancy.data.dataset import labels_sha256
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
 from redundancy.selection import cut, linkage, merges, methods, stages
@@ -241,6 +243,25 @@ def test_embeddings_of_another_data_set_are_refused(synthetic):
             stage(config, workdir)
 
 
+@pytest.mark.parametrize(("value", "what"), [(np.nan, "NaN or infinity"), (np.inf, "NaN"), (0, "zero vector")])
+def test_a_wrong_embedding_is_named_before_any_class_is_linked(synthetic, value, what):
+    # As another program might have written it: the store's own writer refuses such a row.
+    config, workdir = synthetic()
+    folder = workdir.embeddings("end")
+    manifest = storage.read_json(storage.join(folder, "manifest.json"))
+    path = storage.join(folder, manifest["parts"][1]["file"])
+    table = storage.read_parquet(path)
+    vectors = np.stack(table["embedding"].to_numpy())
+    vectors[5] = value
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    table = table.set_column(2, table.schema.field("embedding"), column)
+    manifest["parts"][1]["sha256"] = storage.write_parquet(path, [table], storage.parquet_metadata(table))
+    storage.write_json(storage.join(folder, "manifest.json"), manifest)
+    with pytest.raises(DataError, match=rf"position {table['position'][5].as_py()} .*{what}"):
+        stages.link(config, workdir)
+    assert not storage.exists(workdir.merges("end"))
+
+
 def test_damaged_merges_are_refused(synthetic):
     config, workdir = synthetic()
     stages.link(config, workdir)
@@ -255,8 +276,107 @@ def test_merges_of_larger_fractions_are_refused(synthetic):
     config, workdir = synthetic(fractions=(0.9,))
     stages.link(config, workdir)
     smaller = config_lib.resolve({**config_lib.to_json(config), "fractions": (0.5,)})
-    with pytest.raises(WorkdirError, match=r"linked for fractions \[0.9\], and 0.5 needs more merges"):
+    with pytest.raises(
+        WorkdirError,
+        match=rf"linked for fractions \[0.9\], and 0.5 needs more merges. Delete {workdir.merges('end')}, and",
+    ):
         stages.select(smaller, workdir)
+    with pytest.raises(WorkdirError, match="0.5 needs more merges"):
+        stages.link(smaller, workdir)
+    stages.link(_with(config, fractions=(0.95,)), workdir)
+
+
+def test_labels_that_disagree_with_the_data_set_end_the_stage_before_work(synthetic):
+    config, workdir = synthetic()
+    found = storage.read_json(workdir.config)
+    storage.write_json(workdir.config, {**found, "dataset": {**found["dataset"], "labels_sha256": "0123"}})
+    for stage in (stages.link, stages.select):
+        with pytest.raises(
+            DataError, match=rf"{workdir.embeddings('end')}: the labels disagree with those of the data"
+        ):
+            stage(config, workdir)
+    assert not storage.exists(workdir.merges("end"))
+
+
+def _with(config, **fields):
+    return config_lib.resolve({**config_lib.to_json(config), **fields})
+
+
+def test_other_fractions_are_added_and_the_earlier_ones_stay(synthetic):
+    config, workdir = synthetic(fractions=(0.9, 0.5), trials=2, layers=("end", "start"))
+    stages.link(config, workdir)
+    stages.select(_with(config, fractions=(0.5,), trials=1, layers=("end",)), workdir)
+    first = {
+        name: os.stat(storage.join(workdir.subsets, name)).st_mtime_ns for name in storage.list_dir(workdir.subsets)
+    }
+    del first["manifest.json"]
+    assert set(first) == {"semantic-0.5000.parquet", "random-0.5000-trial0.parquet"}
+    stages.select(_with(config, methods=("semantic",), fractions=(0.9, 0.5)), workdir)
+    assert {name: os.stat(storage.join(workdir.subsets, name)).st_mtime_ns for name in first} == first
+    stages.select(_with(config, methods=("random",), fractions=(0.9,)), workdir)
+    stages.select(config, workdir)
+    # All of them are those that one command makes.
+    config, at_once = synthetic("once", fractions=(0.5, 0.9), trials=2, layers=("end", "start"))
+    _run(config, at_once)
+    added, whole = _files(workdir, "subsets"), _files(at_once, "subsets")
+    del added["subsets/manifest.json"], whole["subsets/manifest.json"]
+    assert added == whole
+    assert read_manifest(workdir.subsets)["files"] == read_manifest(at_once.subsets)["files"]
+
+
+def test_an_interrupted_second_select_keeps_the_first(synthetic, monkeypatch):
+    config, workdir = synthetic(fractions=(0.9, 0.5), trials=1)
+    stages.link(config, workdir)
+    stages.select(_with(config, fractions=(0.9,)), workdir)
+    first = _files(workdir, "subsets")
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "write_manifest", lambda *_: pytest.fail("interrupted"))
+        with pytest.raises(pytest.fail.Exception):
+            stages.select(config, workdir)
+    now = _files(workdir, "subsets")
+    assert len(now) == len(first) + 2
+    assert now.items() >= first.items()
+    stages.select(config, workdir)
+    assert len(read_manifest(workdir.subsets)["files"]) == 4
+
+
+@pytest.mark.parametrize(("field", "value"), [("rule", "medoid"), ("seed", 5)])
+def test_subsets_of_another_rule_or_seed_are_not_mixed(synthetic, field, value):
+    config, workdir = synthetic(fractions=(0.9, 0.5), trials=1)
+    _run(config, workdir)
+    before = _files(workdir, "subsets")
+    with pytest.raises(WorkdirError, match=rf"was made with {field} .* config.{field} is .*Delete .*subsets"):
+        stages.select(_with(config, fractions=(0.9, 0.7), **{field: value}), workdir)
+    assert _files(workdir, "subsets") == before
+    storage.remove(workdir.subsets)
+    stages.select(_with(config, **{field: value}), workdir)
+
+
+def test_labels_that_are_not_the_data_sets_are_refused(synthetic):
+    config, workdir = synthetic()
+    stages.link(config, workdir)
+    _, labels = EmbeddingStore(workdir.embeddings("end")).labels()
+    found = storage.read_json(workdir.config)
+    other = np.where(np.arange(len(labels)) == 3, labels + 1, labels)
+    for known, right in ((other, False), (labels, True)):
+        dataset = {**found["dataset"], "labels_sha256": labels_sha256(known)}
+        storage.write_json(workdir.config, {**found, "dataset": dataset})
+        if right:
+            stages.select(config, workdir)
+        else:
+            with pytest.raises(DataError, match=r"end: the labels disagree with those of the data set 'synthetic'"):
+                stages.select(config, workdir)
+
+
+def test_layers_of_other_images_are_not_added(synthetic):
+    config, workdir = synthetic(fractions=(0.8,), methods=("semantic",))
+    _run(config, workdir)
+    _, other = synthetic("other", layers=("start",), store_seed=3)
+    os.rename(other.embeddings("start"), workdir.embeddings("start"))
+    config = _with(config, layers=("start",))
+    stages.link(config, workdir)
+    with pytest.raises(DataError, match="holds other images or labels than the embeddings do now"):
+        stages.select(config, workdir)
 
 
 def test_layers_that_disagree_are_refused(synthetic):

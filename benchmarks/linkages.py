@@ -1,0 +1,179 @@
+"""Our exact complete linkage and its peers, each from embeddings alone; and the comparison of their partitions.
+
+Each function imports what it measures itself: in a child process it is then alone.
+"""
+
+from typing import Any
+
+import numpy as np
+
+_STRIP = 256
+
+
+def merges_wanted(n: int, kept: float) -> int:
+    """Merges that leave round(kept n) groups of n images."""
+    return n - round(kept * n)
+
+
+def unit_rows(embeddings: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1: [n, d] float32."""
+    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
+def ours(embeddings: np.ndarray, kept: float) -> np.ndarray:
+    """Partition by `redundancy.selection`: [n, d] float32 to [n] int64."""
+    from redundancy.selection import cut, linkage
+
+    n = len(embeddings)
+    made = merges_wanted(n, kept)
+    return cut.groups(linkage.complete_linkage(embeddings, made), n, n - made)
+
+
+def scikit_learn(embeddings: np.ndarray, kept: float) -> np.ndarray:
+    """Partition by scikit-learn, as in the paper: [n, d] float32 to [n] int64."""
+    from sklearn.cluster import AgglomerativeClustering
+
+    n = len(embeddings)
+    model = AgglomerativeClustering(n_clusters=n - merges_wanted(n, kept), metric="cosine", linkage="complete")
+    return model.fit(embeddings).labels_
+
+
+def _condensed(embeddings: np.ndarray) -> np.ndarray:
+    """1 - cos of all pairs i < j in SciPy's order: float32 matrix products, [n (n - 1) / 2] float64."""
+    rows = unit_rows(embeddings)
+    n = len(rows)
+    # float64 at once: SciPy and fastcluster would convert, and hold both.
+    out = np.empty(n * (n - 1) // 2)
+    at = 0
+    for start in range(0, n - 1, _STRIP):
+        product = rows[start : start + _STRIP] @ rows[start:].T
+        for row in range(min(_STRIP, n - 1 - start)):
+            length = n - 1 - start - row
+            np.subtract(1.0, product[row, row + 1 :], out=out[at : at + length])
+            at += length
+    return out
+
+
+def scipy(embeddings: np.ndarray, kept: float) -> np.ndarray:
+    """All merges by SciPy, which has no way to stop before: [n, d] float32 to [n - 1, 4] float64."""
+    from scipy.cluster import hierarchy
+
+    return hierarchy.linkage(_condensed(embeddings), method="complete")
+
+
+def fastcluster(embeddings: np.ndarray, kept: float) -> np.ndarray:
+    """All merges by fastcluster: [n, d] float32 to [n - 1, 4] float64."""
+    import fastcluster
+
+    # It copies the matrix once in any case, and with preserve_input=True twice.
+    return fastcluster.linkage(_condensed(embeddings), method="complete", preserve_input=False)
+
+
+PEERS = {"scikit-learn": scikit_learn, "SciPy": scipy, "fastcluster": fastcluster}
+# All three work on a copy of the matrix.
+PEERS_BYTES_PER_PAIR = 16
+
+
+def partition(result: np.ndarray, kept: float) -> np.ndarray:
+    """Labels [n] of what one of the functions above returned: labels already, or all merges."""
+    if result.ndim == 1:
+        return result
+    return partition_of_tree(result[:, :2], kept)
+
+
+def partition_of_tree(children: np.ndarray, kept: float) -> np.ndarray:
+    """Labels after the first merges of a tree: [n - 1, 2] in SciPy's or scikit-learn's numbering to [n] int64."""
+    from redundancy.selection import cut
+    from redundancy.selection.linkage import Merges
+
+    n = len(children) + 1
+    pairs = np.sort(children.astype(np.int64), axis=1)
+    unused = np.zeros(n - 1)
+    merges = Merges(pairs[:, 0], pairs[:, 1], unused, unused.astype(np.int64))
+    return cut.groups(merges, n, n - merges_wanted(n, kept))
+
+
+def canonical(labels: np.ndarray) -> np.ndarray:
+    """Labels renumbered in the order of the groups' lowest members: [n] to [n] int64."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
+
+
+def agreement(ours: list[np.ndarray], peers: list[np.ndarray]) -> dict[str, Any]:
+    """How far partitions of the same images agree.
+
+    Args:
+      ours, peers: labels [n] of each class.
+
+    Returns:
+      partitions: how many were compared; identical: how many are the same but for the groups' numbers;
+      same_group: share of all images whose group has the same members in both.
+    """
+    identical = same = 0
+    for one, other in zip(ours, peers, strict=True):
+        one, other = canonical(one), canonical(other)
+        identical += np.array_equal(one, other)
+        both = canonical(one * (other.max() + 1) + other)
+        sizes = [np.bincount(labels)[labels] for labels in (one, other, both)]
+        same += np.count_nonzero((sizes[0] == sizes[2]) & (sizes[1] == sizes[2]))
+    images = sum(map(len, ours))
+    return {"partitions": len(ours), "identical": int(identical), "same_group": same / images}
+
+
+def within(embeddings: np.ndarray, threshold: float) -> int:
+    """Number of pairs up to a dissimilarity, by `redundancy.selection.pairs`."""
+    from redundancy.selection import dissimilarity, pairs
+
+    return len(pairs.within(dissimilarity.units(embeddings), threshold))
+
+
+def products(rows: np.ndarray, tile: tuple[int, int]) -> None:
+    """All products of rows i ≤ j and nothing else: float32 matrix products, tile by tile into the same memory.
+
+    Args:
+      rows: [n, d] float32.
+      tile: rows and columns of one product.
+    """
+    n = len(rows)
+    height, width = min(tile[0], n), min(tile[1], n)
+    memory = np.empty(height * width, np.float32)
+    for top in range(0, n, height):
+        block = rows[top : top + height]
+        for left in range(top, n, width):
+            other = rows[left : left + width]
+            np.matmul(block, other.T, out=memory[: len(block) * len(other)].reshape(len(block), len(other)))
+
+
+def sgemm(embeddings: np.ndarray, tile: list[int]) -> None:
+    """`products` from embeddings, for a child process."""
+    products(unit_rows(embeddings), (tile[0], tile[1]))
+
+
+def threshold_of(rows: np.ndarray, pairs: float) -> float:
+    """Dissimilarity that about so many pairs of the unit rows [n, d] do not exceed, from a random sample of rows."""
+    n = len(rows)
+    some = np.random.default_rng(0).choice(n, min(n, 1_000), replace=False)
+    found = 1 - rows[some] @ rows.T
+    found[np.arange(len(some)), some] = np.inf
+    at = min(found.size - len(some) - 1, round(pairs * 2 * len(some) / n))
+    return float(np.partition(found, at, axis=None)[at])
+
+
+def wrong_pairs(embeddings: np.ndarray, found: Any, threshold: float, num_rows: int = 100) -> int:
+    """Pairs of some random rows with all others that `pairs.within` misses or should not have found.
+
+    Args:
+      embeddings: [n, d] float32.
+      found: `Pairs` up to the threshold.
+      threshold: pairs within 1e-7 of it may be found or not.
+      num_rows: rows that are looked at.
+    """
+    exact = unit_rows(embeddings.astype(np.float64))
+    wrong = 0
+    for row in np.random.default_rng(1).choice(len(exact), min(num_rows, len(exact)), replace=False):
+        values = 1 - exact @ exact[row]
+        values[row] = np.inf
+        others = np.concatenate([found.j[found.i == row], found.i[found.j == row]])
+        times = np.bincount(others, minlength=len(exact))
+        wrong += np.count_nonzero((times != (values <= threshold)) & (np.abs(values - threshold) > 1e-7))
+    return int(wrong)

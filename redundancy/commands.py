@@ -1,0 +1,160 @@
+"""The commands that are no stages, `import` and `export`, and the flags that only some commands have."""
+
+import functools
+import importlib.util
+import re
+from collections.abc import Callable
+
+from absl import flags
+
+from redundancy.errors import ConfigError
+from redundancy.workdir import Workdir
+
+IMPORT_HELP = """\
+redundancy import: brings embeddings that any model made, with their labels, into a workdir; then link and select them.
+
+  redundancy import --workdir DIR --embeddings E.npy --labels Y.npy [--ids I.txt]
+  redundancy import --workdir DIR --embeddings "part-*.parquet" --columns embedding=emb,label=cls,id=path
+  redundancy link   --config configs/embeddings.py --workdir DIR
+  redundancy select --config configs/embeddings.py --workdir DIR
+
+  --embeddings   .npy [N, d] of float16, float32 or float64, read part by part; or a Parquet file, or a folder or
+                 quoted pattern of them in the order of their names, with a column of lists of d numbers
+  --labels       .npy or .txt with a whole number or a name for each embedding, or .csv; not needed if the Parquet
+                 files have a column of labels. Numbers 0 to K-1 stay; others are numbered in their sorted order
+  --ids          .txt with an id a line, or .csv: what "export --format txt" writes (optional)
+  --columns      KEY=NAME,... where KEY is embedding (default: embedding), label (default: label) or id: columns of the
+                 Parquet files, or label and id of a .csv with a header
+  --class-names  .txt with a name a line, for the labels 0, 1, ... (optional)
+  --layer        start, middle or end (default): the name of the store, embeddings/LAYER/
+  --name         of the data set (default: the name of the embeddings' file)
+  --checkpoint   free text: which model made them
+  --parts        files of the store (default: as many as make 256 MB each)
+  --config       the config of a data set, with its --config.FIELD=VALUE: the embeddings are those of its training
+                 images in stored order, the labels are compared, and "sweep" can train on the subsets later
+
+Without --config the position of an embedding is its row, counted from 0. Nothing is unpickled, nothing overwritten; an
+interrupted import continues when the same command is given again.
+"""
+
+EXPORT_HELP = """\
+redundancy export: writes what a subset keeps to a file for other tools.
+
+  redundancy export --workdir DIR --fraction 0.9 --format npy --output kept.npy
+
+  --fraction   of the subset, one that was selected
+  --format     npy      positions, int64, ascending
+               txt      a line for each image: its id, where ids were imported, else its position
+               parquet  a row for each image: position, label, class, id (where imported), group, kept, and
+                        dissimilarity to the kept image of its group
+               tfds     a line for each image: TFDS's own id, as tfds.ReadConfig(add_tfds_id=True) gives it
+  --output     file to write, local or gs://
+  --method     semantic (default) or random
+  --layer      start, middle or end (default): of a semantic subset
+  --trial      0, 1, ...: of a random subset
+  --dropped    the images left out, instead of those kept
+  --overwrite  replaces a file that is there
+
+No --config is needed.
+"""
+
+HELP = {"import": IMPORT_HELP, "export": EXPORT_HELP}
+_EXAMPLES = {
+    "import": "redundancy import --workdir DIR --embeddings E.npy --labels Y.npy",
+    "export": "redundancy export --workdir DIR --fraction 0.9 --format npy --output kept.npy",
+}
+_SCHEDULERS = "tcp://HOST:PORT, tls://HOST:PORT, file:PATH (a scheduler file), local or local:WORKERS"
+
+_FLAGS = flags.FLAGS
+# Commands that take each flag.
+_COMMANDS = {
+    "embeddings": ("import",),
+    "labels": ("import",),
+    "ids": ("import",),
+    "columns": ("import",),
+    "class_names": ("import",),
+    "name": ("import",),
+    "checkpoint": ("import",),
+    "parts": ("import",),
+    "layer": ("import", "export"),
+    "fraction": ("export",),
+    "format": ("export",),
+    "output": ("export",),
+    "method": ("export",),
+    "trial": ("export",),
+    "dropped": ("export",),
+    "overwrite": ("export",),
+    "scheduler": ("link", "run"),
+}
+for _name in ("embeddings", "labels", "ids", "columns", "class_names", "name", "checkpoint", "layer"):
+    flags.DEFINE_string(_name, None, "See redundancy import --help.")
+flags.DEFINE_integer("parts", None, "See redundancy import --help.", lower_bound=1)
+flags.DEFINE_float("fraction", None, "See redundancy export --help.")
+flags.DEFINE_enum("format", None, ["npy", "txt", "parquet", "tfds"], "See redundancy export --help.")
+flags.DEFINE_string("output", None, "See redundancy export --help.")
+flags.DEFINE_enum("method", None, ["semantic", "random"], "See redundancy export --help.")
+flags.DEFINE_integer("trial", None, "See redundancy export --help.", lower_bound=0)
+flags.DEFINE_bool("dropped", False, "See redundancy export --help.")
+flags.DEFINE_bool("overwrite", False, "See redundancy export --help.")
+flags.DEFINE_string("scheduler", None, f"Dask scheduler for link: {_SCHEDULERS}.")
+
+
+def spelled(arg: str) -> str:
+    """A flag of the command line as it is defined: --class-names for --class_names."""
+    name, equals, value = arg.partition("=")
+    known = name.lstrip("-").replace("-", "_")
+    return f"--{known}{equals}{value}" if name.startswith("--") and known in _COMMANDS else arg
+
+
+def check_flags(command: str) -> None:
+    """Raises ConfigError where a flag of another command is given, or one that the command needs is not."""
+    for name, commands in _COMMANDS.items():
+        if _FLAGS[name].present and command not in commands:
+            shown, theirs = name.replace("_", "-"), " and ".join(commands)
+            raise ConfigError(f'--{shown} is a flag of {theirs}, not of {command}; see "redundancy --help".')
+    if command == "export" and _FLAGS["config"].value:
+        raise ConfigError("--config is given, but export needs none: the subsets tell what they are. Leave it out.")
+    needed = {"import": ("workdir", "embeddings"), "export": ("workdir", "fraction", "format", "output")}
+    for name in needed.get(command, ()):
+        if _FLAGS[name].value in (None, ""):
+            raise ConfigError(f'--{name} is missing; for example "{_EXAMPLES[command]}".')
+    if _FLAGS["scheduler"].value:
+        _check_scheduler(_FLAGS["scheduler"].value)
+
+
+def _check_scheduler(address: str) -> None:
+    # A whole run would otherwise come to know it after hours of training.
+    if not re.fullmatch(r"local(:[1-9]\d*)?|(tcp|tls)://.+|file:.+|.+\.json", address):
+        raise ConfigError(f"--scheduler={address}: wanted {_SCHEDULERS}; or none, to link on this machine.")
+    if importlib.util.find_spec("distributed") is None:
+        raise ConfigError(f'--scheduler={address} needs Dask: pip install "redundancy[distributed]".')
+
+
+def engine() -> Callable:
+    """What runs the tasks of the stage link: this machine, or the cluster that --scheduler names."""
+    if not _FLAGS["scheduler"].value:
+        from redundancy.selection import local
+
+        return local.run
+    from redundancy.selection import distributed
+
+    return functools.partial(distributed.run, scheduler=_FLAGS["scheduler"].value)
+
+
+def _given(*names: str) -> dict:
+    """Values of the flags that were given."""
+    return {name: _FLAGS[name].value for name in names if _FLAGS[name].value is not None}
+
+
+def run(command: str, workdir: Workdir, config=None) -> None:
+    """Runs `import` or `export` with the flags of the command line; `config` is resolved, or None where not given."""
+    if command == "import":
+        from redundancy.embedding import importing
+
+        names = ("embeddings", "labels", "ids", "columns", "class_names", "layer", "name", "checkpoint", "parts")
+        importing.import_embeddings(importing.Request(**_given(*names)), workdir, config)
+    else:
+        from redundancy.selection import export
+
+        names = ("fraction", "format", "output", "method", "layer", "trial", "dropped", "overwrite")
+        export.export(export.Request(**_given(*names)), workdir)

@@ -1,0 +1,380 @@
+"""The command `import`: embeddings that others made, from .npy or Parquet, into the store that `link` reads.
+
+Everything that can be wrong is looked for in a first pass over the files, before anything is written; nothing finished
+is ever overwritten, and an import that was interrupted goes on where it stopped.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from absl import logging
+
+from redundancy import storage
+from redundancy.config import LAYERS
+from redundancy.embedding import ids as ids_lib
+from redundancy.embedding import labels as labels_lib
+from redundancy.embedding import store
+from redundancy.embedding.vectors import ParquetVectors, Vectors, open_vectors
+from redundancy.errors import ConfigError, DataError, WorkdirError, nearest
+from redundancy.progress import Progress
+from redundancy.workdir import Workdir, read_manifest
+
+_COLUMNS = ("embedding", "label", "id")
+_PART_BYTES = 256e6
+_IMPORTED = "imported"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the command line asks for; empty texts and 0 are what was not given.
+
+    Attributes:
+      embeddings: .npy file, Parquet file, or folder or pattern of Parquet files.
+      labels: .npy, .csv or .txt file; may be missing for Parquet.
+      ids: .txt or .csv file.
+      columns: "embedding=NAME,label=NAME,id=NAME", any of them.
+      class_names: text file with a name a line.
+      layer: of the store.
+      name: of the data set; the embeddings' base name where not given.
+      checkpoint: says which model made them.
+      parts: files of the store.
+    """
+
+    embeddings: str
+    labels: str = ""
+    ids: str = ""
+    columns: str = ""
+    class_names: str = ""
+    layer: str = "end"
+    name: str = ""
+    checkpoint: str = ""
+    parts: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Input:
+    """Opened files; what they say of themselves is right, the vectors' numbers are not checked yet.
+
+    Attributes:
+      vectors: the embeddings.
+      raw_labels: [N] int64 or string.
+      labels_path: where they come from, for messages.
+      ids: [N] string, or None.
+    """
+
+    vectors: Vectors
+    raw_labels: pa.Array
+    labels_path: str
+    ids: pa.Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    """What the rows mean.
+
+    Attributes:
+      rows: [n] int64 ascending, rows that are stored.
+      positions: [n] int64 ascending, their positions.
+      labels: [n] int32.
+      class_names: name of each label.
+      num_stored: positions are below it.
+      fingerprint: of the data set that positions belong to; None where the files themselves are the data set.
+    """
+
+    rows: np.ndarray
+    positions: np.ndarray
+    labels: np.ndarray
+    class_names: list[str]
+    num_stored: int
+    fingerprint: Mapping[str, Any] | None
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """{"embedding": "emb"} for "embedding=emb"; raises ConfigError for other forms and keys."""
+    columns: dict[str, str] = {}
+    for pair in filter(None, text.split(",")):
+        key, equals, name = (part.strip() for part in pair.partition("="))
+        if key not in _COLUMNS or not equals or not name or key in columns:
+            hint = nearest(key, _COLUMNS) if key not in _COLUMNS else " Give it once." if key in columns else ""
+            raise ConfigError(
+                f"--columns={text}: {pair!r} is not understood.{hint} Wanted: embedding=NAME,label=NAME,id=NAME, or "
+                "some of them, each NAME a column of the Parquet or .csv file."
+            )
+        columns[key] = name
+    return columns
+
+
+def _read_input(request: Request) -> _Input:
+    """Opens the files; what can be told without reading the vectors is checked. Raises ConfigError, DataError."""
+    columns = parse_columns(request.columns)
+    vectors = open_vectors(request.embeddings, columns.get("embedding"))
+    parquet = vectors if isinstance(vectors, ParquetVectors) else None
+    n = vectors.num_rows
+    if request.labels:
+        where, raw = request.labels, labels_lib.read_labels(request.labels, columns.get("label"), n)
+    elif parquet:
+        name = columns.get("label", "label")
+        where = f"{request.embeddings}, column {name!r}"
+        raw = labels_lib.check_labels(where, parquet.column(name).combine_chunks(), n)
+    else:
+        raise ConfigError("--labels is missing: wanted a .npy, .csv or .txt file with the class of each embedding.")
+    ids, column = None, columns.get("id")
+    if request.ids:
+        ids = labels_lib.read_ids(request.ids, column, n)
+    elif column and request.labels.endswith(".csv"):
+        ids = labels_lib.read_ids(request.labels, column, n)
+    elif column and parquet:
+        where_ids = f"{request.embeddings}, column {column!r}"
+        ids = labels_lib.check_ids(where_ids, parquet.column(column).combine_chunks(), n)
+    elif column:
+        raise ConfigError(
+            f"--columns names a column of ids, {column!r}, but there is no Parquet or .csv file to have it."
+        )
+    return _Input(vectors, raw, where, ids)
+
+
+def _own_target(request: Request, given: _Input) -> _Target:
+    """Rows are positions, the files are the data set."""
+    names = labels_lib.read_class_names(request.class_names) if request.class_names else None
+    labels, class_names = labels_lib.encode(given.labels_path, given.raw_labels, names)
+    every = np.arange(len(labels))
+    return _Target(every, every, labels, class_names, len(labels), None)
+
+
+def _dataset_target(given: _Input, dataset) -> _Target:
+    """Rows are the training images of a data set, in ascending position.
+
+    Raises:
+      DataError: there are not as many, or the labels disagree.
+    """
+    train, n = dataset.train, given.vectors.num_rows
+    held_out = train.num_stored - len(train.positions)
+    if n == len(train.positions):
+        rows = np.arange(n)
+    elif n == train.num_stored:  # of the whole stored split, of which a part is held out for measuring
+        rows = train.positions
+        logging.info("import: %d of %d rows are of images held out for measuring, and left out", held_out, n)
+    else:
+        also = f" (or {train.num_stored}, with those held out for measuring)" if held_out else ""
+        raise DataError(
+            f"{given.vectors.name} has {n} embeddings; the data set {dataset.name!r} has {len(train.positions)} "
+            f"training images{also} in {train.stored!r}. Wanted: one embedding of each, in the order they are stored in."
+        )
+    raw = given.raw_labels.take(pa.array(rows))
+    labels, _ = labels_lib.match(raw, dataset.class_names)
+    wrong = np.flatnonzero(labels != train.labels)
+    if len(wrong):
+        first = int(wrong[0])
+        right = int(train.labels[first])
+        raise DataError(
+            f"{given.labels_path}: position {train.positions[first]} (row {rows[first]}) has the label "
+            f"{raw[first].as_py()!r}; the data set {dataset.name!r} has {right} ({dataset.class_names[right]!r}) "
+            f"there. {len(wrong)} of {len(rows)} labels disagree. Wanted: embeddings in the data set's stored order, with its "
+            "labels; they may be of another order, split or data set."
+        )
+    return _Target(
+        rows, train.positions, train.labels, list(dataset.class_names), train.num_stored, dataset.fingerprint
+    )
+
+
+def _check_vectors(given: _Input, target: _Target) -> str:
+    """Reads all vectors once; returns the SHA-256 of vectors, labels and class names, whatever files they came in.
+
+    Raises:
+      DataError: a vector holds NaN or infinity, or is zero.
+    """
+    vectors = given.vectors
+    digest = hashlib.sha256(f"{vectors.num_rows} {vectors.dimension}\n".encode())
+    at = num_wrong = 0
+    first = ""
+    with Progress(f"check {vectors.name}", vectors.num_rows, "embeddings") as progress:
+        for block in vectors.blocks():
+            finite = np.isfinite(block).all(axis=1)
+            wrong = np.flatnonzero(~finite | ~block.any(axis=1))
+            if len(wrong) and not first:
+                row = int(wrong[0])
+                first = f"{vectors.where(at + row)} " + ("is a zero vector" if finite[row] else "holds NaN or infinity")
+            num_wrong += len(wrong)
+            digest.update(np.ascontiguousarray(block, "<f4").data)
+            at += len(block)
+            progress.advance(len(block))
+    if first:
+        raise DataError(
+            f"{first} ({num_wrong} such of {at} rows); wanted numbers that are finite as float32, not all 0, or there "
+            "is no cosine. Make these embeddings again, or leave those rows and their labels out."
+        )
+    digest.update(np.ascontiguousarray(target.labels, "<i4").data)
+    digest.update(json.dumps(target.class_names).encode())
+    return digest.hexdigest()
+
+
+def _identity(request: Request, given: _Input, target: _Target, content: str) -> dict[str, Any]:
+    """Whose embeddings these are, for the store."""
+    fingerprint = target.fingerprint
+    if fingerprint is None:
+        fingerprint = {
+            "name": request.name or given.vectors.name,
+            "sha256": content,
+            "split": _IMPORTED,
+            "shard_lengths": [given.vectors.num_rows],
+        }
+    checkpoint = {"model": request.checkpoint, "imported": given.vectors.name, "sha256": content}
+    return {"layer": request.layer, "checkpoint": checkpoint, "fingerprint": dict(fingerprint)}
+
+
+def _finished(folder: str, identity: Mapping[str, Any], ids: pa.Array | None) -> bool:
+    """Whether this very import has finished.
+
+    Raises:
+      WorkdirError: the folder holds other embeddings.
+      DataError: it holds other ids.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return False
+    remedy = (
+        f"Import overwrites nothing: delete {folder} and what was made of it, or choose another --workdir or --layer."
+    )
+    checkpoint = manifest.get("checkpoint") if isinstance(manifest, dict) else None
+    content = checkpoint.get("sha256") if isinstance(checkpoint, dict) else None
+    if content is None:
+        raise WorkdirError(f"{folder} holds embeddings that were not imported ({checkpoint}). {remedy}")
+    if content != identity["checkpoint"]["sha256"]:
+        raise WorkdirError(
+            f"{folder} holds other embeddings, labels or class names: those of {checkpoint.get('imported')!r}, SHA-256 "
+            f"{content[:12]}…; these have {identity['checkpoint']['sha256'][:12]}…. {remedy}"
+        )
+    theirs, ours = manifest.get("fingerprint") or {}, identity["fingerprint"]
+    if theirs != ours and not theirs.get("split") == ours["split"] == _IMPORTED:
+        raise WorkdirError(
+            f"{folder} holds these embeddings as those of the data set {theirs.get('name')!r} (split "
+            f"{theirs.get('split')!r}), and now they are given as those of {ours['name']!r} ({ours['split']!r}). "
+            f"{remedy}"
+        )
+    found = ids_lib.read(folder)
+    if ids is not None and found is not None and not found[1].equals(ids):
+        raise DataError(f"{ids_lib.path(folder)} holds other ids than these. {remedy}")
+    return True
+
+
+def _clear_begun(folder: str, identity: Mapping[str, Any], num_parts: int) -> None:
+    """Removes parts of this import that was begun with another number of them.
+
+    Raises:
+      WorkdirError: a part is of anything else than this import.
+    """
+    expected = {store.part_name(index, num_parts) for index in range(num_parts)}
+    for name in storage.list_dir(folder):
+        path = storage.join(folder, name)
+        found = store.part_identity(path) if name.startswith("part-") else None
+        if found is not None and found != identity:
+            raise WorkdirError(
+                f"{path} was begun by another import (other contents, another file name, --name, --checkpoint or "
+                f"--config) or by embed. Delete {folder} to begin again, or choose another --workdir or --layer."
+            )
+        if found is not None and name not in expected:
+            storage.remove(path)
+
+
+def _take(blocks: Iterator[np.ndarray], left: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The next `rows` rows of `left` followed by `blocks`, and what is left of the last block."""
+    taken, count = [left[:rows]], len(left[:rows])
+    left = left[rows:]
+    while count < rows:
+        block = next(blocks)
+        taken.append(block[: rows - count])
+        left = block[rows - count :]
+        count += len(taken[-1])
+    return np.concatenate(taken), left
+
+
+def _write_parts(folder: str, vectors: Vectors, target: _Target, identity: Mapping[str, Any], num_parts: int) -> None:
+    """Writes the parts that are not there; the files are read forward, past the parts that are."""
+    chunks = np.array_split(np.arange(len(target.positions)), num_parts)
+    done = [store.part_done(folder, index, num_parts, identity) for index in range(num_parts)]
+    finished = sum(len(chunk) for chunk, is_done in zip(chunks, done, strict=True) if is_done)
+    blocks, at, left = iter(()), -1, np.empty((0, vectors.dimension), np.float32)
+    with Progress(f"import {identity['layer']}", len(target.positions), "embeddings", done=finished) as progress:
+        for index, chunk in enumerate(chunks):
+            if done[index]:
+                continue
+            rows = target.rows[chunk]
+            first, stop = int(rows[0]), int(rows[-1]) + 1
+            if at < 0 or first - at > len(left):
+                blocks, at, left = vectors.blocks(first), first, left[:0]
+            taken, left = _take(blocks, left, stop - at)
+            store.write_part(
+                folder, index, num_parts, target.positions[chunk], target.labels[chunk], taken[rows - at], identity
+            )
+            at = stop
+            progress.advance(len(chunk))
+
+
+def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
+    """Brings embeddings and labels of any origin into embeddings/LAYER/.
+
+    Args:
+      request: the files and what to make of them.
+      workdir: where to.
+      config: resolved; the embeddings are then of its data set's training images, in stored order. None: the row number
+        is the position.
+
+    Raises:
+      ConfigError: a flag is wrong, or a file is not there.
+      DataError: a file is damaged or its contents are not what is wanted; nothing has been written then.
+      WorkdirError: the workdir holds other embeddings, or is of another data set.
+    """
+    if request.layer not in LAYERS:
+        raise ConfigError(
+            f"--layer is {request.layer!r}; wanted one of {', '.join(LAYERS)}, which config.layers then names."
+        )
+    if request.parts < 0:
+        raise ConfigError(f"--parts is {request.parts}; wanted a number of at least 1.")
+    if config is not None and (request.class_names or request.name):
+        flag = "--class-names" if request.class_names else "--name"
+        raise ConfigError(f"{flag} is given with --config, whose data set has its own. Leave one of them out.")
+    given = _read_input(request)
+    if config is None:
+        if workdir.dataset_fingerprint() is not None:
+            raise WorkdirError(
+                f"{workdir.root} belongs to the data set {workdir.dataset_fingerprint().get('name')!r}. Give its "
+                "--config, so that the labels are compared with the data set's, or choose another --workdir."
+            )
+        target = _own_target(request, given)
+    else:
+        from redundancy.data import shared_dataset
+
+        workdir.claim(config)
+        dataset = shared_dataset(config)
+        target = _dataset_target(given, dataset)
+        if (recorded := workdir.dataset_fingerprint()) is not None:
+            workdir.check_fingerprint(recorded, dataset.fingerprint, workdir.config)
+    content = _check_vectors(given, target)
+    identity = _identity(request, given, target, content)
+    folder, n = workdir.embeddings(request.layer), len(target.positions)
+    ids = None if given.ids is None else given.ids.take(pa.array(target.rows))
+    if not _finished(folder, identity, ids):
+        if target.fingerprint is not None:
+            workdir.claim_dataset(target.fingerprint)
+        num_parts = min(n, request.parts or max(1, round(4 * n * given.vectors.dimension / _PART_BYTES)))
+        _clear_begun(folder, identity, num_parts)
+        _write_parts(folder, given.vectors, target, identity, num_parts)
+        if ids is None:
+            storage.remove(ids_lib.path(folder))
+        else:
+            ids_lib.write(folder, target.positions, ids, content)
+        store.finish(folder, num_parts, identity, target.class_names, target.num_stored)
+        logging.info(
+            "import: %d embeddings of %d numbers in %d classes are in %s; next: redundancy link",
+            n, given.vectors.dimension, len(target.class_names), folder,
+        )  # fmt: skip
+        return
+    if ids is not None and not storage.exists(ids_lib.path(folder)):
+        ids_lib.write(folder, target.positions, ids, content)
+        logging.info("import: the ids were added to %s", folder)
+    logging.info("import %s: finished already", request.layer)

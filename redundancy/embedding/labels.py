@@ -1,0 +1,284 @@
+"""Labels and ids in files of other tools: .npy, .csv, .txt or a column of Parquet. Never unpickles."""
+
+import collections
+import csv
+import io
+import os
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from redundancy import storage
+from redundancy.errors import ConfigError, DataError
+
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
+_DECIMAL = re.compile(r"-?[0-9]+\.[0-9]*(e[-+]?[0-9]+)?|nan", re.IGNORECASE)
+# A number in a text beyond these is no label anyway, and would not fit in an int64.
+_MOST = 2**62
+_WANTED = "wanted whole numbers from 0 or names, one for each embedding"
+
+
+def read_labels(path: str, column: str | None, num_rows: int) -> pa.Array:
+    """The label of each row, as the file has it.
+
+    Args:
+      path: .npy, .csv or .txt.
+      column: name of the column in a .csv with a header.
+      num_rows: how many are wanted.
+
+    Returns:
+      [num_rows] int64, at least 0, or string, not empty.
+
+    Raises:
+      ConfigError: there is no such file, or no such kind of file.
+      DataError: labels are missing, negative, of another type, or not `num_rows`.
+    """
+    path = _existing("--labels", path)
+    if column is not None and not path.endswith(".csv"):
+        raise ConfigError(f"--columns names a column of labels, {column!r}, but {path} is no .csv file.")
+    if path.endswith(".npy"):
+        return check_labels(path, _npy(path), num_rows)
+    if path.endswith(".csv"):
+        return check_labels(path, _typed(csv_column(path, column, "label", num_rows)), num_rows)
+    if path.endswith(".txt"):
+        return check_labels(path, _typed(_lines(path)), num_rows)
+    raise ConfigError(f"--labels={path}: wanted a .npy, .csv or .txt file.")
+
+
+def check_labels(where: str, values: pa.Array, num_rows: int) -> pa.Array:
+    """The labels as int64 or string; arguments, result and errors as of `read_labels`."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        values = values.dictionary_decode()
+        kind = values.type
+    _check_length(where, len(values), num_rows, "labels")
+    if values.null_count:
+        raise _missing(where, np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)), num_rows)
+    if pa.types.is_floating(kind):
+        numbers = values.to_numpy(zero_copy_only=False)
+        if np.isnan(numbers).any():
+            raise _missing(where, np.flatnonzero(np.isnan(numbers)), num_rows, "NaN")
+        broken = np.flatnonzero(~((numbers == np.floor(numbers)) & (np.abs(numbers) < 2**31)))
+        if len(broken):
+            raise DataError(f"{where}: row {broken[0]} has the label {numbers[broken[0]]}; {_WANTED}.")
+        return check_labels(where, pa.array(numbers.astype(np.int64)), num_rows)
+    if pa.types.is_integer(kind):
+        negative = np.flatnonzero(pc.less(values, pa.scalar(0, kind)).to_numpy(zero_copy_only=False))
+        if len(negative):
+            raise DataError(
+                f"{where}: row {negative[0]} has the label {values[int(negative[0])]} ({len(negative)} of {num_rows} "
+                f"labels are below 0); {_WANTED}. Leave out what has no label."
+            )
+        if pc.max(values).as_py() >= 2**63:
+            raise DataError(f"{where}: a label is {pc.max(values).as_py()}; {_WANTED}.")
+        return values.cast(pa.int64())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        empty = np.flatnonzero(pc.equal(pc.utf8_trim_whitespace(values), "").to_numpy(zero_copy_only=False))
+        if len(empty):
+            raise _missing(where, empty, num_rows)
+        return values.cast(pa.large_string())
+    raise DataError(f"{where}: the labels are {kind}; {_WANTED}.")
+
+
+def encode(where: str, values: pa.Array, names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
+    """Labels as numbers, and the names of the classes.
+
+    Whole numbers 0…K-1, each present, stay. Other numbers and names are numbered by their sorted different values,
+    which are the class names. Where `names` are given, numbers are indices into them, and names must be among them.
+
+    Args:
+      where: the labels' file, for messages.
+      values: as `check_labels` returned them.
+      names: of the classes.
+
+    Returns:
+      labels [n] int32, class names.
+
+    Raises:
+      DataError: a label is not among `names`.
+    """
+    if names is not None:
+        labels, wrong = match(values, names)
+        if len(wrong):
+            raise DataError(
+                f"{where}: row {wrong[0]} has the label {values[int(wrong[0])].as_py()!r} ({len(wrong)} such rows), "
+                f"which is none of the {len(names)} class names; wanted a name, or a number from 0 to {len(names) - 1}."
+            )
+        return labels, list(names)
+    if pa.types.is_integer(values.type):
+        found, labels = np.unique(values.to_numpy(), return_inverse=True)
+        return labels.astype(np.int32), [str(value) for value in found.tolist()]
+    found = sorted(pc.unique(values).to_pylist())
+    return match(values, found)[0], found
+
+
+def match(values: pa.Array, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The index of each value in `names`, [n] int32, -1 for none (a number is an index itself); and rows that have none."""
+    if pa.types.is_integer(values.type):
+        numbers = values.to_numpy()
+        labels = np.where(numbers < len(names), numbers, -1).astype(np.int32)
+    else:
+        index = pc.index_in(values, pa.array(list(names), pa.large_string()))
+        labels = index.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+    return labels, np.flatnonzero(labels < 0)
+
+
+def read_class_names(path: str) -> list[str]:
+    """The names in a text file, one a line, of the labels 0, 1, …; raises as `read_labels`."""
+    path = _existing("--class-names", path)
+    names = _lines(path)
+    empty = next((number for number, name in enumerate(names, 1) if not name.strip()), None)
+    if not names or empty:
+        raise DataError(f"{path}: {f'line {empty} is empty' if empty else 'no names'}; wanted one class name a line.")
+    twice, times = collections.Counter(names).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"{path}: the class name {twice!r} is there more than once; wanted different names.")
+    return names
+
+
+def read_ids(path: str, column: str | None, num_rows: int) -> pa.Array:
+    """The id of each row, from a text file, one a line, or a column of a .csv; as `check_ids`."""
+    path = _existing("--ids", path)
+    if path.endswith(".csv"):
+        return check_ids(path, pa.array(csv_column(path, column, "id", num_rows), pa.large_string()), num_rows)
+    if column is not None:
+        raise ConfigError(f"--columns names a column of ids, {column!r}, but --ids={path} is no .csv file.")
+    if path.endswith((".npy", ".npz", ".parquet")):
+        raise ConfigError(f"--ids={path}: wanted a text file with one id a line, or a .csv file.")
+    return check_ids(path, pa.array(_lines(path), pa.large_string()), num_rows)
+
+
+def check_ids(where: str, values: pa.Array, num_rows: int) -> pa.Array:
+    """The ids as [num_rows] large_string.
+
+    Raises:
+      DataError: they are not `num_rows`, or one is missing, empty, doubled, has a line break, or is no text or number.
+    """
+    kind = values.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+        raise DataError(f"{where}: the ids are {kind}; wanted texts or whole numbers.")
+    values = values.cast(pa.large_string())
+    _check_length(where, len(values), num_rows, "ids")
+    empty = pc.equal(pc.utf8_trim_whitespace(values.fill_null("")), "").to_numpy(zero_copy_only=False)
+    if empty.any():
+        raise DataError(
+            f"{where}: the id of row {int(np.argmax(empty))} is empty ({int(empty.sum())} of {num_rows} are); wanted a "
+            "different id for each embedding."
+        )
+    broken = pc.match_substring_regex(values, "[\\r\\n]").to_numpy(zero_copy_only=False)
+    if broken.any():
+        raise DataError(
+            f"{where}: the id of row {int(np.argmax(broken))} has a line break in it; wanted ids of one line."
+        )
+    counts = pc.value_counts(values)
+    twice = np.flatnonzero(counts.field("counts").to_numpy() > 1)
+    if len(twice):
+        value = counts.field("values")[int(twice[0])]
+        rows = np.flatnonzero(pc.equal(values, value).to_numpy(zero_copy_only=False))
+        raise DataError(
+            f"{where}: the rows {rows[0]} and {rows[1]} have the same id {value.as_py()!r} ({len(twice)} ids are there "
+            "more than once); wanted a different id for each embedding."
+        )
+    return values
+
+
+def csv_column(path: str, column: str | None, what: str, num_rows: int) -> list[str]:
+    """A column of a .csv file: the one named in its header, or the only one.
+
+    Args:
+      path: the file.
+      column: its name in the header; None for a file of one column and no header.
+      what: key of --columns that names it, for messages.
+      num_rows: rows wanted, for messages.
+    """
+    try:
+        rows = [row for row in csv.reader(io.StringIO(_text(path), newline="")) if row]
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as .csv: {error}.") from error
+    if not rows:
+        raise DataError(f"{path} is empty; {_WANTED}.")
+    header = rows[0]
+    if column is None:
+        if len(header) == 1:
+            if len(rows) == num_rows + 1:
+                raise DataError(
+                    f"{path} has {len(rows)} rows; wanted {num_rows}, as many as there are embeddings. If the first, "
+                    f"{header[0]!r}, is a header, say so: --columns {what}={header[0]}."
+                )
+            at = 0
+        else:
+            raise DataError(
+                f"{path} has {len(header)} columns, {header[:10]}; wanted one, or a header and --columns {what}=NAME."
+            )
+    elif column in header:
+        at, rows = header.index(column), rows[1:]
+    else:
+        raise DataError(
+            f"{path} has no column {column!r}; its header is {header[:20]}. Name the right one in --columns."
+        )
+    short = next((number for number, row in enumerate(rows) if len(row) != len(header)), None)
+    if short is not None:
+        raise DataError(
+            f"{path}: row {short} has {len(rows[short])} values; wanted {len(header)}, as in the first line."
+        )
+    return [row[at] for row in rows]
+
+
+def _existing(flag: str, path: str) -> str:
+    path = os.path.expanduser(path)
+    if not storage.exists(path) or (storage.is_local(path) and os.path.isdir(path)):
+        raise ConfigError(f"{flag}={path}: there is no such file.")
+    return path
+
+
+def _text(path: str) -> str:
+    try:
+        return storage.read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no UTF-8 text ({error}); save it as UTF-8.") from error
+
+
+def _lines(path: str) -> list[str]:
+    """Lines of a text file without their ends; a break at the very end begins no line."""
+    lines = _text(path).replace("\r\n", "\n").split("\n")
+    return lines[:-1] if not lines[-1] else lines
+
+
+def _npy(path: str) -> pa.Array:
+    try:
+        array = np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        objects = "allow_pickle" in str(error) or "Object arrays" in str(error)
+        what = "holds pickled Python objects, which are not loaded, or is no .npy file" if objects else "is damaged"
+        raise DataError(f"{path} {what}; {_WANTED}, as numpy.save writes arrays of numbers or texts.") from error
+    if isinstance(array, np.ndarray) and array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iufUS":
+        what = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "several arrays (.npz)"
+        raise DataError(f"{path} is {what}; {_WANTED}, as an array [N].")
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "replace")
+    return pa.array(array.tolist() if array.dtype.kind == "U" else array.astype(array.dtype.newbyteorder("=")))
+
+
+def _typed(texts: list[str]) -> pa.Array:
+    """Texts as whole numbers where all are, as decimals where all are numbers, else as they are."""
+    if texts and all(map(_WHOLE.fullmatch, texts)):
+        return pa.array([max(-_MOST, min(int(text), _MOST)) for text in texts], pa.int64())
+    if texts and all(_WHOLE.fullmatch(text) or _DECIMAL.fullmatch(text) for text in texts):
+        return pa.array([float(text) for text in texts], pa.float64())
+    return pa.array(texts, pa.large_string())
+
+
+def _missing(where: str, rows: np.ndarray, num_rows: int, found: str = "no label") -> DataError:
+    return DataError(
+        f"{where}: row {rows[0]} has {found} ({len(rows)} of {num_rows} such rows); {_WANTED}. Leave out what has none."
+    )
+
+
+def _check_length(where: str, found: int, wanted: int, what: str) -> None:
+    if found != wanted:
+        raise DataError(f"{where} has {found} {what}; wanted {wanted}, as many as there are embeddings.")

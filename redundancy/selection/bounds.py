@@ -1,0 +1,176 @@
+"""Short float32 rows whose products bound dissimilarities from below: what `pairs` proposes pairs by.
+
+Unit vectors are taken around the mean of their class, and where it pays projected to a few of their directions: a distance
+can only shrink in a projection, so no pair within a threshold is lost, and of a trained network's embeddings few others come
+near. Every bound holds for any rounding of the products. Knows nothing of files and classes.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numba
+import numpy as np
+
+from redundancy.selection.dissimilarity import Units
+
+_ROUNDING = 2.0**-24
+_BLOCK = 256
+_SAMPLE = 256  # rows whose pairs tell how many pairs a projection would propose
+_DIRECTIONS, _LARGE_DIRECTIONS, _LARGE = 64, 128, 4096
+# What is weighed: floating-point operations a second in products, and seconds for each number of an exact dissimilarity.
+_PRODUCTS_PER_S, _EXACT_S, _WORTH = 1.5e11, 3e-10, 0.8
+# The square of a sum of lengths is at most (1 + _SHARE) of the first one's and (1 + 1 / _SHARE) of the second one's square.
+_SHARE = 2.0**-7
+
+
+@jax.jit
+def _product(rows, columns):
+    return jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_centred(grid, rows, half):
+    n, dimension = grid.shape
+    mean = np.zeros(dimension, np.int64)
+    for row in range(n):
+        for column in range(dimension):
+            mean[column] += np.int64(grid[row, column])
+    for column in range(dimension):
+        mean[column] //= n
+    for row in range(n):
+        total = 0.0
+        for column in range(dimension):
+            value = np.float32(np.float64(np.int64(grid[row, column]) - mean[column]) * 2.0**-26)
+            rows[row, column] = value
+            total += np.float64(value) * np.float64(value)
+        half[row] = total / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """n short rows. Those of images i and j with dissimilarity ≤ t have |x - y|² / 2 ≤ widen t + loose[i] + loose[j].
+
+    Attributes:
+      rows: [n, p] float32.
+      half: [n] float64, half the squared lengths of `rows`.
+      widen: factor on the threshold.
+      loose: [n] float64.
+    """
+
+    rows: np.ndarray
+    half: np.ndarray
+    widen: float
+    loose: np.ndarray
+
+    def limits(self, threshold: float) -> np.ndarray:
+        """What makes the test: a pair within the threshold has a float32 product ≥ limits[i] + limits[j]. [n] float32.
+
+        |x - y|² / 2 = |x|² / 2 + |y|² / 2 - xy, and rounding moves xy by less than p 2**-24 |x| |y|, which is below
+        p 2**-24 (|x|² + |y|²) / 2; twice as much is allowed for, and a little for the limits' own rounding.
+        """
+        wide = self.widen * threshold
+        slack = 2 * (self.rows.shape[1] + 64) * _ROUNDING
+        limits = (1 - slack) * self.half - wide / 2 - self.loose - 2.0**-21 * (self.half + wide + self.loose)
+        return limits.astype(np.float32)
+
+    def between(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """|x - y|² / 2 up to rounding: of rows [a] and rows [b], [a, b] float32."""
+        product = np.asarray(_product(self.rows[first], self.rows[second]))
+        return (self.half[first].astype(np.float32)[:, None] + self.half[second].astype(np.float32)) - product
+
+
+def centred(units: Units) -> Rows:
+    """Unit vectors around their mean, where they are short, and with them the errors of float32 products.
+
+    So a class of nearly equal images is told apart as well as any other. [n, d] to rows of the same d.
+    """
+    rows, half = np.empty(units.grid.shape, np.float32), np.empty(len(units))
+    _fill_centred(units.grid, rows, half)
+    # A row's own rounding is below 2**-24 of its length.
+    return Rows(rows, half, 1.0, 4 * _ROUNDING * half)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _orthonormal(rows):
+    """Gram and Schmidt's directions of the rows, 0 where a row adds none; and how far from orthonormal they are.
+
+    Returns:
+      [p, d] float32, and by how much a vector's squared length can grow in the directions, at most, as a share.
+    """
+    directions = rows.copy()
+    num, dimension = rows.shape
+    there = np.zeros(num)
+    for one in range(num):
+        before, after = np.float32(0), np.float32(0)
+        for column in range(dimension):
+            before += rows[one, column] * rows[one, column]
+            after += directions[one, column] * directions[one, column]
+        if after > np.float32(1e-4) * before:
+            there[one] = 1.0
+            directions[one] /= np.sqrt(after)
+        else:
+            directions[one] = 0
+            continue
+        for other in range(one + 1, num):
+            product = np.float32(0)
+            for column in range(dimension):
+                product += directions[one, column] * directions[other, column]
+            for column in range(dimension):
+                directions[other, column] -= product * directions[one, column]
+    error = 0.0
+    for one in range(num):
+        for other in range(one + 1):
+            product = 0.0
+            for column in range(dimension):
+                product += np.float64(directions[one, column]) * np.float64(directions[other, column])
+            if one == other:
+                error += (product - there[one]) ** 2
+            else:
+                error += 2 * product**2
+    return directions, np.sqrt(error)
+
+
+def _in_directions(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Products of rows and directions, in blocks of one shape: [n, d] and [p, d] to [n, p] float32."""
+    out = np.empty((len(rows), len(directions)), np.float32)
+    for start in range(0, len(rows), _BLOCK):
+        some = rows[start : start + _BLOCK]
+        if len(some) < _BLOCK:
+            some = np.concatenate([some, np.zeros((_BLOCK - len(some), rows.shape[1]), np.float32)])
+        out[start : start + _BLOCK] = np.asarray(_product(some, directions))[: len(rows) - start]
+    return out
+
+
+def _projected(whole: Rows, some: np.ndarray | slice, directions: np.ndarray, growth: float) -> Rows:
+    """Some of the rows in a few directions; `growth` is `_orthonormal`'s."""
+    num, dimension = directions.shape
+    rows = _in_directions(whole.rows[some], directions)
+    half = np.einsum("np,np->n", rows, rows, dtype=np.float64) / 2
+    # Each of the p products is off by less than d 2**-24 of the row's length, so a row is by less than the root of p of it.
+    error = (2 * dimension * _ROUNDING) ** 2 * num * 2 * whole.half[some]
+    loose = (1 + _SHARE) * (1 + growth) * whole.loose[some] + (1 + 1 / _SHARE) * error
+    return Rows(rows, half, (1 + _SHARE) * (1 + growth) * whole.widen, loose)
+
+
+def projected(whole: Rows, threshold: float) -> Rows:
+    """The rows in a few directions, those of as many of the images, where that is the quicker way; else as they are."""
+    n, dimension = whole.rows.shape
+    num = _LARGE_DIRECTIONS if n >= _LARGE else _DIRECTIONS
+    if dimension < 4 * num or n < 2 * _SAMPLE:
+        return whole
+    sample = np.random.default_rng(n).choice(n, _SAMPLE, replace=False, shuffle=False)
+    directions, growth = _orthonormal(whole.rows[sample[:num]])
+    if growth > _SHARE:
+        return whole
+    # Those that the directions were taken from lie wholly in them, and would tell nothing of the others.
+    others = sample[num:]
+    of_sample = _projected(whole, others, directions, growth)
+    limits = of_sample.limits(threshold)
+    near = np.asarray(_product(of_sample.rows, of_sample.rows)) >= limits[:, None] + limits
+    share = (np.count_nonzero(near) - np.count_nonzero(np.diagonal(near))) / (len(others) * (len(others) - 1))
+    as_they_are = n * n * dimension / _PRODUCTS_PER_S
+    in_directions = (2 * n * dimension + n * n) * num / _PRODUCTS_PER_S + share * n * n / 2 * dimension * _EXACT_S
+    if in_directions > _WORTH * as_they_are:
+        return whole
+    return _projected(whole, slice(None), directions, growth)

@@ -1,0 +1,199 @@
+"""What export writes is what the subset keeps, in every format; nothing is overwritten unless asked for."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from redundancy import config as config_lib
+from redundancy import storage
+from redundancy.data import open_dataset
+from redundancy.embedding import ids as ids_lib
+from redundancy.embedding.importing import Request as Import
+from redundancy.embedding.importing import import_embeddings
+from redundancy.errors import ConfigError, DataError, UserError, WorkdirError
+from redundancy.selection import stages
+from redundancy.selection.export import Request, export
+from redundancy.selection.subset import read_subset
+from redundancy.workdir import Workdir
+
+
+@pytest.fixture
+def selected(synthetic):
+    """A workdir with semantic subsets of two layers and two random ones of each fraction."""
+    config, workdir = synthetic(layers=("end", "start"))
+    stages.link(config, workdir)
+    stages.select(config, workdir)
+    return config, workdir
+
+
+def lines(path):
+    return open(path).read().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"fraction": 0.9}, "semantic-0.9000"),
+        ({"fraction": 0.5, "layer": "start"}, "semantic-start-0.5000"),
+        ({"fraction": 0.5, "method": "random", "trial": 1}, "random-0.5000-trial1"),
+    ],
+)
+@pytest.mark.parametrize("dropped", [False, True])
+def test_every_format(selected, tmp_path, fields, name, dropped):
+    _, workdir = selected
+    subset = read_subset(workdir.subset(name))
+    chosen = ~subset.kept if dropped else subset.kept
+    for kind in ("npy", "txt", "parquet"):
+        export(Request(format=kind, output=str(tmp_path / f"out.{kind}"), dropped=dropped, **fields), workdir)
+    positions = np.load(tmp_path / "out.npy", allow_pickle=False)
+    assert positions.dtype == np.int64
+    assert (positions == subset.positions[chosen]).all()
+    assert lines(tmp_path / "out.txt") == list(map(str, positions))
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column_names == ["position", "label", "class", "group", "kept", "dissimilarity"]
+    assert table["position"].to_pylist() == positions.tolist()
+    assert table["label"].to_pylist() == subset.labels[chosen].tolist()
+    assert table["class"].to_pylist() == [f"class {label}" for label in subset.labels[chosen]]
+    assert set(table["kept"].to_pylist()) == {not dropped}
+    groups = subset.group[chosen].tolist()
+    assert table["group"].to_pylist() == (groups if groups[0] >= 0 else [None] * len(groups))
+    assert json.loads(table.schema.metadata[b"subset"]) == subset.metadata
+
+
+def test_nothing_is_overwritten_unless_asked_for(selected, tmp_path):
+    _, workdir = selected
+    path = tmp_path / "kept.txt"
+    path.write_text("mine")
+    request = Request(0.9, "txt", str(path))
+    with pytest.raises(ConfigError, match=r"kept\.txt is there already.*--overwrite"):
+        export(request, workdir)
+    assert path.read_text() == "mine"
+    export(dataclasses.replace(request, overwrite=True), workdir)
+    assert len(lines(path)) == 45
+    assert {entry.name for entry in tmp_path.iterdir()} == {"kept.txt", "w"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        (
+            {"fraction": 0.8},
+            r"no semantic-0\.8000\. There are the fractions --method semantic: 0\.9, 0\.5; --method semantic --layer "
+            r"start: 0\.9, 0\.5; --method random --trial 0: .*redundancy select .*--config\.fractions=0\.8",
+        ),
+        ({"fraction": 0.9, "layer": "middle"}, r"no semantic-middle-0\.9000"),
+        ({"fraction": 0.9, "method": "random", "trial": 2}, r"no random-0\.9000-trial2"),
+        ({"fraction": 0.9, "method": "random"}, "--trial is missing"),
+        ({"fraction": 0.9, "method": "random", "trial": 0, "layer": "end"}, "--layer is given, but random"),
+        ({"fraction": 0.9, "trial": 0}, "--trial is given, but there is one semantic"),
+        ({"fraction": 0.9, "layer": "last"}, "wanted one of start, middle, end"),
+        ({"fraction": 0.9, "format": "csv"}, "wanted one of npy, txt, parquet, tfds"),
+        ({"fraction": 0.9, "method": "semantik"}, "wanted one of semantic, random"),
+    ],
+)
+def test_what_is_not_there(selected, tmp_path, fields, what):
+    _, workdir = selected
+    with pytest.raises(ConfigError, match=what):
+        export(Request(**{"format": "npy", "output": str(tmp_path / "out"), **fields}), workdir)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_artifacts_than_selected_are_refused(selected, tmp_path):
+    _, workdir = selected
+    request = Request(0.9, "parquet", str(tmp_path / "out"))
+    with pytest.raises(WorkdirError, match='run "redundancy select"'):
+        export(request, Workdir(str(tmp_path / "none")))
+    with pytest.raises(DataError, match="'synthetic' is not one of TFDS"):
+        export(dataclasses.replace(request, format="tfds"), workdir)
+    (tmp_path / "w" / "runs").mkdir()
+    with pytest.raises(ConfigError, match=r"OTHER .*in another folder, since the runs"):
+        export(dataclasses.replace(request, fraction=0.8), workdir)
+    path = storage.join(workdir.embeddings("end"), "manifest.json")
+    manifest = storage.read_json(path)
+    storage.write_json(path, {**manifest, "checkpoint": "other"})
+    with pytest.raises(WorkdirError, match="made from other embeddings"):
+        export(request, workdir)
+    # Without the embeddings the subset is still there; the names of the classes are not.
+    storage.remove(workdir.path("embeddings"))
+    export(request, workdir)
+    assert "class" not in pq.read_table(tmp_path / "out").column_names
+    storage.write_bytes(workdir.subset("semantic-0.9000"), b"other")
+    with pytest.raises(DataError, match=r"semantic-0\.9000\.parquet is missing, damaged"):
+        export(dataclasses.replace(request, overwrite=True), workdir)
+
+
+def imported(tmp_path, n=50, **fields):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "E.npy", rng.normal(size=(n, 4)).astype(np.float32))
+    np.save(tmp_path / "Y.npy", rng.integers(0, 2, n))
+    workdir = Workdir(str(tmp_path / "v"))
+    import_embeddings(Import(str(tmp_path / "E.npy"), str(tmp_path / "Y.npy"), **fields), workdir)
+    config = config_lib.resolve({"dataset": "", "fractions": (0.8,), "methods": ("semantic", "random"), "trials": 1})
+    workdir.claim(config)
+    stages.link(config, workdir)
+    stages.select(config, workdir)
+    return workdir
+
+
+def test_ids_that_were_imported_come_back(tmp_path):
+    names = [f"bilder/größe {row}, ok.jpg" for row in range(50)]
+    (tmp_path / "I.txt").write_text("".join(f"{name}\n" for name in names))
+    workdir = imported(tmp_path, ids=str(tmp_path / "I.txt"))
+    subset = read_subset(workdir.subset("semantic-0.8000"))
+    request = Request(0.8, "txt", str(tmp_path / "kept.txt"))
+    export(request, workdir)
+    assert lines(tmp_path / "kept.txt") == [names[position] for position in subset.kept_positions]
+    export(dataclasses.replace(request, dropped=True, output=str(tmp_path / "dropped.txt")), workdir)
+    assert sorted(lines(tmp_path / "kept.txt") + lines(tmp_path / "dropped.txt")) == sorted(names)
+    export(dataclasses.replace(request, format="parquet", output=str(tmp_path / "kept.parquet")), workdir)
+    assert pq.read_table(tmp_path / "kept.parquet")["id"].to_pylist() == lines(tmp_path / "kept.txt")
+    random = dataclasses.replace(request, method="random", trial=0, output=str(tmp_path / "random.txt"))
+    export(random, workdir)
+    kept = read_subset(workdir.subset("random-0.8000-trial0")).kept_positions
+    assert lines(tmp_path / "random.txt") == [names[position] for position in kept]
+    folder = workdir.embeddings("end")
+    content = storage.read_json(storage.join(folder, "manifest.json"))["checkpoint"]["sha256"]
+    ids_lib.write(folder, np.arange(40), pa.array(names[:40], pa.large_string()), content)
+    with pytest.raises(DataError, match="no id for some positions"):
+        export(dataclasses.replace(request, overwrite=True), workdir)
+
+
+@pytest.mark.parametrize("split", ["train", "train[10%:55%]"])
+def test_tfds_ids_are_those_of_tfds(tmp_path, tmp_path_factory, split):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from redundancy.data.digits import Digits
+
+    builder = Digits(data_dir=tmp_path)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=3))
+    config = config_lib.resolve({"data_dir": str(tmp_path), "train_split": split, "fractions": (0.7,), "trials": 1})
+    dataset = open_dataset(config)
+    labels = dataset.train.labels
+    np.save(tmp_path / "E.npy", np.random.default_rng(0).normal(size=(len(labels), 6)))
+    np.save(tmp_path / "Y.npy", labels)
+    workdir = Workdir(str(tmp_path / "w"))
+    import_embeddings(Import(str(tmp_path / "E.npy"), str(tmp_path / "Y.npy")), workdir, config)
+    stages.link(config, workdir)
+    stages.select(config, workdir)
+    export(Request(0.7, "tfds", str(tmp_path / "ids.txt")), workdir)
+    read_config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
+    stored = tfds.as_numpy(builder.as_dataset(split=split, read_config=read_config, shuffle_files=False))
+    theirs = [example["tfds_id"].decode() for example in stored]
+    kept = read_subset(workdir.subset("semantic-0.7000")).kept_positions
+    assert lines(tmp_path / "ids.txt") == [theirs[position] for position in kept]
+    assert {name.split("-of-")[0] for name in theirs} >= {"digits-train.tfrecord-00001"}
+    # A fingerprint of an earlier version does not tell the files.
+    path = workdir.subset("semantic-0.7000")
+    subset = read_subset(path)
+    del subset.metadata["fingerprint"]["files"]
+    manifest = storage.read_json(storage.join(workdir.subsets, "manifest.json"))
+    sha256 = stages.write_subset(path, subset)
+    files = [
+        {**file, "sha256": sha256} if file["file"] == "semantic-0.7000.parquet" else file for file in manifest["files"]
+    ]
+    storage.write_json(storage.join(workdir.subsets, "manifest.json"), {**manifest, "files": files})
+    with pytest.raises(UserError, match="does not name the data set's files"):
+        export(Request(0.7, "tfds", str(tmp_path / "ids2.txt")), workdir)
