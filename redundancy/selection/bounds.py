@@ -15,11 +15,11 @@ import numpy as np
 from redundancy.selection.dissimilarity import Units
 
 _ROUNDING = 2.0**-24
-_BLOCK = 256
-_SAMPLE = 256  # rows whose pairs tell how many pairs a projection would propose
-_DIRECTIONS, _LARGE_DIRECTIONS, _LARGE = 64, 128, 4096
-# What is weighed: floating-point operations a second in products, and seconds for each number of an exact dissimilarity.
-_PRODUCTS_PER_S, _EXACT_S, _WORTH = 1.5e11, 3e-10, 0.8
+_BLOCK, _LARGE_BLOCK = 256, 2048
+_DIRECTIONS = (16, 32, 64, 128)
+# What is weighed, in nanoseconds of one core: a pair of rows of p numbers, a number of a projected row, an exact value of d.
+_PAIR, _PAIR_NUMBER, _NUMBER, _EXACT, _EXACT_NUMBER = 0.35, 0.025, 0.025, 40.0, 0.6
+_WORTH = 0.8
 # The square of a sum of lengths is at most (1 + _SHARE) of the first one's and (1 + 1 / _SHARE) of the second one's square.
 _SHARE = 2.0**-7
 
@@ -134,18 +134,18 @@ def _orthonormal(rows):
 def _in_directions(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Products of rows and directions, in blocks of one shape: [n, d] and [p, d] to [n, p] float32."""
     out = np.empty((len(rows), len(directions)), np.float32)
-    for start in range(0, len(rows), _BLOCK):
-        some = rows[start : start + _BLOCK]
-        if len(some) < _BLOCK:
-            some = np.concatenate([some, np.zeros((_BLOCK - len(some), rows.shape[1]), np.float32)])
-        out[start : start + _BLOCK] = np.asarray(_product(some, directions))[: len(rows) - start]
+    block = _BLOCK if len(rows) < 2 * _LARGE_BLOCK else _LARGE_BLOCK
+    for start in range(0, len(rows), block):
+        some = rows[start : start + block]
+        if len(some) < block:
+            some = np.concatenate([some, np.zeros((block - len(some), rows.shape[1]), np.float32)])
+        out[start : start + block] = np.asarray(_product(some, directions))[: len(rows) - start]
     return out
 
 
-def _projected(whole: Rows, some: np.ndarray | slice, directions: np.ndarray, growth: float) -> Rows:
-    """Some of the rows in a few directions; `growth` is `_orthonormal`'s."""
-    num, dimension = directions.shape
-    rows = _in_directions(whole.rows[some], directions)
+def _projected(whole: Rows, rows: np.ndarray, some: np.ndarray | slice, growth: float) -> Rows:
+    """`rows`, some of the whole ones in a few directions; `growth` is `_orthonormal`'s."""
+    num, dimension = rows.shape[1], whole.rows.shape[1]
     half = np.einsum("np,np->n", rows, rows, dtype=np.float64) / 2
     # Each of the p products is off by less than d 2**-24 of the row's length, so a row is by less than the root of p of it.
     error = (2 * dimension * _ROUNDING) ** 2 * num * 2 * whole.half[some]
@@ -153,24 +153,36 @@ def _projected(whole: Rows, some: np.ndarray | slice, directions: np.ndarray, gr
     return Rows(rows, half, (1 + _SHARE) * (1 + growth) * whole.widen, loose)
 
 
+def _share_proposed(rows: Rows, threshold: float) -> float:
+    """Share of the pairs of these rows that would be proposed."""
+    n, limits = len(rows.rows), rows.limits(threshold)
+    near = np.asarray(_product(rows.rows, rows.rows)) >= limits[:, None] + limits
+    return (np.count_nonzero(near) - np.count_nonzero(np.diagonal(near))) / (n * (n - 1))
+
+
 def projected(whole: Rows, threshold: float) -> Rows:
     """The rows in a few directions, those of as many of the images, where that is the quicker way; else as they are."""
     n, dimension = whole.rows.shape
-    num = _LARGE_DIRECTIONS if n >= _LARGE else _DIRECTIONS
-    if dimension < 4 * num or n < 2 * _SAMPLE:
+    choices = [num for num in _DIRECTIONS if 2 * num <= dimension and 16 * num <= n]
+    if not choices:
         return whole
-    sample = np.random.default_rng(n).choice(n, _SAMPLE, replace=False, shuffle=False)
-    directions, growth = _orthonormal(whole.rows[sample[:num]])
+    most = choices[-1]
+    # Enough for some of its pairs to be near, however large the class.
+    num_sample = min(2048, max(256, 1 << round(np.log2(2 * n**0.5))))
+    sample = np.random.default_rng(n).choice(n, most + num_sample, replace=False, shuffle=False)
+    directions, growth = _orthonormal(whole.rows[sample[:most]])
     if growth > _SHARE:
         return whole
     # Those that the directions were taken from lie wholly in them, and would tell nothing of the others.
-    others = sample[num:]
-    of_sample = _projected(whole, others, directions, growth)
-    limits = of_sample.limits(threshold)
-    near = np.asarray(_product(of_sample.rows, of_sample.rows)) >= limits[:, None] + limits
-    share = (np.count_nonzero(near) - np.count_nonzero(np.diagonal(near))) / (len(others) * (len(others) - 1))
-    as_they_are = n * n * dimension / _PRODUCTS_PER_S
-    in_directions = (2 * n * dimension + n * n) * num / _PRODUCTS_PER_S + share * n * n / 2 * dimension * _EXACT_S
-    if in_directions > _WORTH * as_they_are:
+    others = sample[most:]
+    of_others = _in_directions(whole.rows[others], directions)
+    num_pairs = n * n / 2
+    cost = {dimension: _WORTH * num_pairs * (_PAIR + dimension * _PAIR_NUMBER)}
+    for num in choices:
+        share = _share_proposed(_projected(whole, of_others[:, :num], others, growth), threshold)
+        exact = share * num_pairs * (_EXACT + dimension * _EXACT_NUMBER)
+        cost[num] = num_pairs * (_PAIR + num * _PAIR_NUMBER) + n * dimension * num * _NUMBER + exact
+    num = min(cost, key=cost.get)
+    if num == dimension:
         return whole
-    return _projected(whole, slice(None), directions, growth)
+    return _projected(whole, _in_directions(whole.rows, directions[:num]), slice(None), growth)

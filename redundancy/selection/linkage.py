@@ -6,17 +6,16 @@ needed they are all computed at once (`chain`). Both give the same merges, those
 (dissimilarity, i, j): where dissimilarities tie, the pair of the lower images comes first.
 """
 
-import contextlib
 import dataclasses
 import functools
 import itertools
-import os
 from collections.abc import Callable
 
 import numba
 import numpy as np
 
 from redundancy.errors import DataError
+from redundancy.machine import available_memory
 from redundancy.selection import bounds, chain, dissimilarity, pairs
 from redundancy.selection.bounds import Rows
 from redundancy.selection.counting import Counter
@@ -53,15 +52,6 @@ class Merges:
 
     def __len__(self) -> int:
         return len(self.left)
-
-
-def available_memory() -> int:
-    """Bytes this process can still get; all of the machine's where the system does not say."""
-    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @numba.njit(nogil=True, cache=True)

@@ -1,21 +1,16 @@
 """Links classes on this machine: as many at once as there are cores, the largest first."""
 
 import concurrent.futures
-import os
 from collections.abc import Callable, Sequence
 
 import threadpoolctl
 
+from redundancy.machine import cores
 from redundancy.selection import tasks
 from redundancy.selection.tasks import ClassTask
 
 # Such a class keeps all cores busy alone, and two of them would need twice the memory.
 _LARGE = 10_000
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(todo: Sequence[ClassTask], finished: Callable[..., None]) -> None:

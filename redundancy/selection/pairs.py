@@ -6,6 +6,8 @@ the block size, the number and the kind of devices. Knows nothing of files and c
 """
 
 import collections
+import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numba
 import numpy as np
 
+from redundancy.machine import cores
 from redundancy.selection import bounds, dissimilarity
 from redundancy.selection.bounds import Rows
 from redundancy.selection.dissimilarity import Units
@@ -28,6 +31,8 @@ _LARGE_CPU_BLOCK = 512
 _ACCELERATOR_BLOCKS = (1024, 2048, 4096, 8192)
 _BLOCKS_WANTED = 8
 _IN_FLIGHT = 3
+_LARGE = 32  # blocks
+_MOST_THREADS = 8
 _CAPACITY = 1 << 16  # words with proposed pairs that an accelerator sends of each block
 
 
@@ -143,17 +148,21 @@ def _decide(
             continue
         first_byte = np.int64(places[number] % words_in_row) * 4
         word = np.uint64(words[number])
-        for position in range(32):
-            if not (word >> np.uint64(position)) & np.uint64(1):
+        for byte in range(4):
+            bits = (word >> np.uint64(8 * byte)) & np.uint64(255)
+            if bits == 0:
                 continue
-            other = np.int64(first_column + (position % 8) * bytes_in_row + first_byte + position // 8)
-            if other <= one or other >= n:
-                continue
-            exact = dissimilarity.pair(grid, excess, one, other)
-            if above < exact <= threshold:
-                if found < len(i):
-                    i[found], j[found], value[found] = one, other, exact
-                found += 1
+            for bit in range(8):
+                if not (bits >> np.uint64(bit)) & np.uint64(1):
+                    continue
+                other = np.int64(first_column + bit * bytes_in_row + first_byte + byte)
+                if other <= one or other >= n:
+                    continue
+                exact = dissimilarity.pair(grid, excess, one, other)
+                if above < exact <= threshold:
+                    if found < len(i):
+                        i[found], j[found], value[found] = one, other, exact
+                    found += 1
     return found
 
 
@@ -254,35 +263,50 @@ def within(
     found, num_found, done = [], 0, 0
     capacity = 1 << 12
 
-    def decide(row, column, count, begun):
-        nonlocal capacity, num_found, done
+    def decide(row: int, column: int, begun: tuple[jax.Array, ...]) -> Pairs:
+        nonlocal capacity
         places, words, bytes_in_row = blocks.words(begun)
         while True:
-            i, j, value = np.empty(capacity, np.int32), np.empty(capacity, np.int32), np.empty(capacity)
+            room = capacity
+            i, j, value = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room)
             inside = _decide(
                 places, words, bytes_in_row, row * size, column * size, low, high, above, threshold, units.grid,
                 units.excess, i, j, value,
             )  # fmt: skip
-            num_found += inside
-            if limit is not None and num_found > limit:
-                raise TooManyPairs(num_found)
-            if inside <= capacity:
-                break
-            num_found -= inside
-            capacity = 1 << int(inside).bit_length()
-        if inside:
-            found.append(Pairs(i[:inside].copy(), j[:inside].copy(), value[:inside].copy()))
+            if inside <= room:
+                return Pairs(i[:inside].copy(), j[:inside].copy(), value[:inside].copy())
+            capacity = max(capacity, 1 << int(inside).bit_length())
+
+    def collect(count: int, decided: concurrent.futures.Future | Pairs) -> None:
+        nonlocal num_found, done
+        some = decided if isinstance(decided, Pairs) else decided.result()
+        num_found += len(some)
+        if limit is not None and num_found > limit:
+            raise TooManyPairs(num_found)
+        if len(some):
+            found.append(some)
         done += count
         if advance is not None:
             advance(done / total)
 
+    # A large class is linked alone, and its pairs are decided on all cores; of small ones several are linked at once.
+    threads = min(cores(), _MOST_THREADS) if blocks.num >= _LARGE else 0
     pending = collections.deque()
-    for row in rows_of_blocks:
-        for column in range(row, blocks.num, blocks.panel):
-            count = min(blocks.panel, blocks.num - column)
-            pending.append((row, column, count, blocks.propose(row, column, count)))
-            if len(pending) > _IN_FLIGHT * len(devices):
-                decide(*pending.popleft())
-    for block in pending:
-        decide(*block)
+    with concurrent.futures.ThreadPoolExecutor(threads) if threads else contextlib.nullcontext() as pool:
+        try:
+            for row in rows_of_blocks:
+                for column in range(row, blocks.num, blocks.panel):
+                    count = min(blocks.panel, blocks.num - column)
+                    begun = row, column, blocks.propose(row, column, count)
+                    pending.append((count, pool.submit(decide, *begun) if pool else begun))
+                    if len(pending) > _IN_FLIGHT * len(devices) + threads:
+                        count, begun = pending.popleft()
+                        collect(count, begun if pool else decide(*begun))
+            while pending:
+                count, begun = pending.popleft()
+                collect(count, begun if pool else decide(*begun))
+        except BaseException:
+            if pool:
+                pool.shutdown(cancel_futures=True)
+            raise
     return concatenate(found)

@@ -111,7 +111,7 @@ def test_long_embeddings_are_projected_and_no_pair_is_lost(kind, share):
     if kind == "all directions":
         assert short is whole
     elif share < 0.001 and kind != "in clumps":
-        assert short.rows.shape[1] == 64
+        assert short.rows.shape[1] < 64
     assert _same(pairs.within(units, threshold), _expected(embeddings, threshold))
 
 
@@ -124,7 +124,8 @@ def test_the_bounds_hold_for_every_pair(kind):
     i, j, value = _all(embeddings)
     directions, growth = bounds._orthonormal(whole.rows[:64])
     assert growth < 1e-4
-    for rows in (whole, bounds._projected(whole, slice(None), directions, growth)):
+    short = bounds._in_directions(whole.rows, directions)
+    for rows in (whole, bounds._projected(whole, short, slice(None), growth)):
         exact = rows.rows.astype(np.float64)
         squares = np.einsum("nd,nd->n", exact, exact)
         distance = (squares[i] + squares[j]) / 2 - np.einsum("nd,nd->n", exact[i], exact[j])

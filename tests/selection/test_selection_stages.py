@@ -281,7 +281,7 @@ def test_merges_of_larger_fractions_are_refused(synthetic):
         match=rf"linked for fractions \[0.9\], and 0.5 needs more merges. Delete {workdir.merges('end')}, and",
     ):
         stages.select(smaller, workdir)
-    with pytest.raises(WorkdirError, match="0.5 needs more merges"):
+    with pytest.raises(WorkdirError, match=r"0\.5 needs more merges"):
         stages.link(smaller, workdir)
     stages.link(_with(config, fractions=(0.95,)), workdir)
 
