@@ -3,6 +3,8 @@
 Each function imports what it measures itself: in a child process it is then alone.
 """
 
+import concurrent.futures
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,18 @@ def ours(embeddings: np.ndarray, kept: float) -> np.ndarray:
     n = len(embeddings)
     made = merges_wanted(n, kept)
     return cut.groups(linkage.complete_linkage(embeddings, made), n, n - made)
+
+
+def ours_at_once(classes: Sequence[np.ndarray], kept: float) -> list[np.ndarray]:
+    """Partitions of several classes, as many at once as there are cores: what the stage link does."""
+    if len(classes) == 1:
+        return [ours(classes[0], kept)]
+    import threadpoolctl
+
+    from redundancy import machine
+
+    with threadpoolctl.threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
+        return list(pool.map(lambda embeddings: ours(embeddings, kept), classes))
 
 
 def scikit_learn(embeddings: np.ndarray, kept: float) -> np.ndarray:

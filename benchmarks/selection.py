@@ -97,7 +97,7 @@ def _each(function: Callable, classes: Sequence[np.ndarray], kept: float) -> Cal
 def _beside_peer(classes: Sequence[np.ndarray], name: str, function: Callable, repeats: int) -> dict[str, Any]:
     """A peer's entry for the linkage of some classes: times of both in turn, ratio and agreement."""
     say(f"  beside {name}")
-    both = common.alternate(_each(linkages.ours, classes, KEPT), _each(function, classes, KEPT), repeats)
+    both = common.alternate(lambda: linkages.ours_at_once(classes, KEPT), _each(function, classes, KEPT), repeats)
     theirs = [linkages.partition(result, KEPT) for result in both.peer_result]
     return {**_beside(both), "agreement": linkages.agreement(both.ours_result, theirs)}
 
@@ -113,7 +113,10 @@ def _ours_from(entries: Iterable[dict[str, Any]]) -> dict[str, Any]:
 def _beside_all(run: Run, classes: Sequence[np.ndarray]) -> dict[str, Any]:
     """Entries of ours and of every peer that is installed."""
     entries = {name: _beside_peer(classes, name, of, run.sizes.repeats) for name, of in _peers().items()}
-    return {"ours": _ours_from(entries.values()), **entries}
+    ours = _ours_from(entries.values())
+    if len(classes) > 1:
+        ours["one_at_a_time_s"] = common.repeat(_each(linkages.ours, classes, KEPT), run.sizes.repeats).median_s
+    return {"ours": ours, **entries}
 
 
 def _case(results: dict[str, Any], classes: int, n: int, dimension: int, **more: Any) -> dict[str, Any]:
@@ -168,7 +171,7 @@ def imagenet(run: Run) -> dict[str, Any]:
         total = 0.0
         for first in range(0, count, _CHUNK):
             chunk = [make(label) for label in range(first, min(count, first + _CHUNK))]
-            total += common.timed(_each(linkages.ours, chunk, KEPT))[0]
+            total += common.timed(lambda chunk=chunk: linkages.ours_at_once(chunk, KEPT))[0]
             if first // _CHUNK % 5 == 0:
                 say(f"  {first + len(chunk)} of {count} classes, {total:.1f} s of linkage")
         results["ours"]["median_s"] = total

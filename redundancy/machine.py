@@ -2,17 +2,46 @@
 
 import contextlib
 import os
+import pathlib
 
 
 def cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: those it may run on, and no more than NPROC says, to which XLA keeps too."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("NPROC", "")
+    return min(there, int(asked)) if asked.isdecimal() and int(asked) else there
+
+
+def _limits(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> list[int]:
+    """Bytes left below the memory limit of each control group this process is in, as in a container."""
+    left = []
+    with contextlib.suppress(OSError, ValueError):
+        for line in pathlib.Path(groups).read_text().splitlines():
+            number, kinds, group = line.split(":", 2)
+            if number == "0":  # version 2
+                top, limit, used = root, "memory.max", "memory.current"
+            elif "memory" in kinds.split(","):
+                top, limit, used = f"{root}/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            else:
+                continue
+            folder = pathlib.Path(top + group)
+            # In a container the group's own path may not be there: its files are then at the root.
+            for place in (folder, *folder.parents):
+                if not place.is_relative_to(top):
+                    break
+                with contextlib.suppress(OSError, ValueError, LookupError):
+                    # Cached files count as used, and are given up where memory is wanted.
+                    stat = dict(row.split() for row in (place / "memory.stat").read_text().splitlines())
+                    cached = int(stat.get("total_inactive_file") or stat["inactive_file"])
+                    left.append(int((place / limit).read_text()) - int((place / used).read_text()) + cached)
+    return left
 
 
 def available_memory() -> int:
     """Bytes this process can still get; all of the machine's where the system does not say."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as file:
         for line in file:
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+                machine = int(line.split()[1]) * 1024
+    return max(0, min([machine, *_limits()]))

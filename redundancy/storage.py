@@ -4,6 +4,7 @@ Paths are plain strings. A file is there whole or not at all. Nothing here knows
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -53,8 +54,16 @@ def make_dirs(path: str) -> None:
 def remove(path: str) -> None:
     """Removes a file or a folder with all in it; no error where there is none."""
     fs, name = _filesystem(path)
-    with contextlib.suppress(FileNotFoundError):
-        fs.rm(name, recursive=True)
+    for last in (False, False, True):
+        try:
+            fs.rm(name, recursive=True)
+            return
+        except FileNotFoundError:
+            if last or not fs.exists(name):
+                return
+        except OSError as error:  # another process removes or writes there too
+            if last or error.errno != errno.ENOTEMPTY:
+                raise
 
 
 def list_dir(path: str) -> list[str]:

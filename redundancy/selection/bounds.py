@@ -9,13 +9,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numba
 import numpy as np
 
+from redundancy.compiled import compiled
 from redundancy.selection.dissimilarity import Units
 
 _ROUNDING = 2.0**-24
 _BLOCK, _LARGE_BLOCK = 256, 2048
+_SAMPLE = 256
 _DIRECTIONS = (16, 32, 64, 128)
 # What is weighed, in nanoseconds of one core: a pair of rows of p numbers, a number of a projected row, an exact value of d.
 _PAIR, _PAIR_NUMBER, _NUMBER, _EXACT, _EXACT_NUMBER = 0.35, 0.025, 0.025, 40.0, 0.6
@@ -29,7 +30,7 @@ def _product(rows, columns):
     return jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _fill_centred(grid, rows, half):
     n, dimension = grid.shape
     mean = np.zeros(dimension, np.int64)
@@ -91,7 +92,7 @@ def centred(units: Units) -> Rows:
     return Rows(rows, half, 1.0, 4 * _ROUNDING * half)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
+@compiled(fastmath=True)
 def _orthonormal(rows):
     """Gram and Schmidt's directions of the rows, 0 where a row adds none; and how far from orthonormal they are.
 
@@ -164,11 +165,11 @@ def projected(whole: Rows, threshold: float) -> Rows:
     """The rows in a few directions, those of as many of the images, where that is the quicker way; else as they are."""
     n, dimension = whole.rows.shape
     choices = [num for num in _DIRECTIONS if 2 * num <= dimension and 16 * num <= n]
-    if not choices:
+    if not choices or n < 2 * _SAMPLE:
         return whole
     most = choices[-1]
     # Enough for some of its pairs to be near, however large the class.
-    num_sample = min(2048, max(256, 1 << round(np.log2(2 * n**0.5))))
+    num_sample = min(2048, max(_SAMPLE, 1 << round(np.log2(2 * n**0.5))))
     sample = np.random.default_rng(n).choice(n, most + num_sample, replace=False, shuffle=False)
     directions, growth = _orthonormal(whole.rows[sample[:most]])
     if growth > _SHARE:

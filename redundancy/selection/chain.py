@@ -5,14 +5,15 @@ total order of (dissimilarity, i, j): a cluster pair is as far apart as the last
 is carried along. Knows nothing of embeddings.
 """
 
-import numba
 import numpy as np
+
+from redundancy.compiled import compiled
 
 # Bytes for each pair: its dissimilarity and the number of the pair that it is.
 BYTES_PER_PAIR = 12
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _at(n, one, other):
     """Place of a pair in the condensed matrix, SciPy's order."""
     if one > other:
@@ -20,7 +21,7 @@ def _at(n, one, other):
     return n * one - one * (one + 1) // 2 + (other - one - 1)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _chain(n, value, number):
     left, right = np.empty(n - 1, np.int32), np.empty(n - 1, np.int32)
     height, last = np.empty(n - 1), np.empty(n - 1, np.int64)

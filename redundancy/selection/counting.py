@@ -5,14 +5,15 @@ merges up to any height depend on the pairs up to that height alone. Known since
 2013) and SparseHC (Nguyen, Schmidt, Kwoh 2014), and used by GSHAC (arXiv 2604.11656). Knows nothing of embeddings.
 """
 
-import numba
 import numpy as np
+
+from redundancy.compiled import compiled
 
 _NONE = -1
 _FULL = 0.6  # share of the hash table's slots in use at which it is made anew
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _find(parent, image):
     while parent[image] != image:
         parent[image] = parent[parent[image]]
@@ -20,7 +21,7 @@ def _find(parent, image):
     return image
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _slot(keys, one, other):
     """Slot of the unordered pair's key, or the empty slot where it belongs."""
     if one > other:
@@ -36,7 +37,7 @@ def _slot(keys, one, other):
     return slot, key
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _rebuilt(count, owner, num_edges):
     """A hash table with the live edges alone, at most a third full."""
     live = 0
@@ -53,14 +54,14 @@ def _rebuilt(count, owner, num_edges):
     return keys, edges, live
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _grown(values, used):
     out = np.empty(max(1024, used + used // 2), values.dtype)
     out[:used] = values[:used]
     return out
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _consume(first, second, value, wanted, clusters, edges, table, made, numbers):
     """Takes pairs in ascending order until `wanted` merges are made.
 

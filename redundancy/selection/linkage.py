@@ -6,14 +6,16 @@ needed they are all computed at once (`chain`). Both give the same merges, those
 (dissimilarity, i, j): where dissimilarities tie, the pair of the lower images comes first.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+import threading
 from collections.abc import Callable
 
-import numba
 import numpy as np
 
+from redundancy.compiled import compiled
 from redundancy.errors import DataError
 from redundancy.machine import available_memory
 from redundancy.selection import bounds, chain, dissimilarity, pairs
@@ -32,6 +34,8 @@ _SAMPLE_PAIRS = 1 << 22
 _SAMPLE_HITS = 256
 _MANY = 1 << 15  # pairs that are worth putting in order by and by
 BELOW_ALL, _ABOVE_ALL = -1.0, 2.5  # dissimilarities are 0…2
+_MUCH = 1 << 27  # bytes
+_much_memory = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Merges:
         return len(self.left)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _numbered(n, first, second):
     """Numbers of the two clusters, and the size of the made one, from an image of each: see `Merges`."""
     parent, number, size = np.arange(n), np.arange(n), np.ones(n, np.int64)
@@ -83,7 +87,7 @@ def _merges(n: int, first: np.ndarray, second: np.ndarray, height: np.ndarray) -
     return Merges(left, right, np.asarray(height, np.float64).copy(), size)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _hashes(grid, factors):
     out = np.empty(len(grid), np.uint64)
     for row in range(len(grid)):
@@ -198,6 +202,10 @@ def next_target(num_pairs: int, num_merges: int, wanted: int) -> int:
     return int(num_pairs * min(64, max(2, 1.5 * growth)))
 
 
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+
+
 class Linker:
     """The linkage of one class, from threshold to threshold.
 
@@ -249,11 +257,16 @@ class Linker:
         target = first_target(n, wanted)
         if self.threshold > BELOW_ALL:
             target = next_target(max(target, self._num_pairs), self._counter.num_merges, wanted)
-        target = min(target, self._num_pairs + _MOST_PAIRS, every)
-        if target >= _DENSE_SHARE * every and self._dense_bytes <= available_memory():
+        available = available_memory()
+        if min(target, every) >= _DENSE_SHARE * every and self._dense_bytes <= available:
             return None
-        if _BYTES_PER_PAIR * (target - self._num_pairs) > available_memory():
-            raise self._too_large(target)
+        # Fewer pairs at a time, where more do not fit: half, for a threshold lets through more or fewer than it should.
+        room = min(_MOST_PAIRS, available // _BYTES_PER_PAIR // 2)
+        target = min(target, self._num_pairs + room, every)
+        if room < min(n, every - self._num_pairs):
+            if self._dense_bytes <= available:
+                return None
+            raise self._too_large(self._num_pairs + n)
         self._sample = self._sample or Threshold(self.centred, target)
         return self._sample.at(target, self.threshold)
 
@@ -265,9 +278,9 @@ class Linker:
     def _too_large(self, num_pairs: int) -> DataError:
         needed = min(self._dense_bytes, _BYTES_PER_PAIR * num_pairs)
         return DataError(
-            f"{len(self.units)} different images of one class need {needed / 2**30:.1f} GiB of memory for the "
-            f"dissimilarities of their pairs, and {available_memory() / 2**30:.1f} GiB are available. Link on a machine "
-            "with more memory, keep a larger fraction, or split the class."
+            f"{len(self.units)} different images of one class need {_size(needed)} of memory or more for the "
+            f"dissimilarities of their pairs, and {_size(available_memory())} are available. Link on a machine with "
+            "more memory, keep a larger fraction, or split the class."
         )
 
     def within(
@@ -302,7 +315,9 @@ class Linker:
 
     def link_all(self) -> None:
         """Computes all pairs at once."""
-        made = chain.linkage(len(self.units), _condensed(self.units))
+        # Classes are linked at once, but those that take much memory one after the other.
+        with _much_memory if self._dense_bytes > _MUCH else contextlib.nullcontext():
+            made = chain.linkage(len(self.units), _condensed(self.units))
         self._dense = tuple(column[: self._wanted - len(self._equal[0])] for column in made)
 
     def run(self, advance: Callable[[float], None] | None = None) -> None:

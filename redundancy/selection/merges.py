@@ -17,7 +17,7 @@ from redundancy.embedding.store import part_name
 from redundancy.errors import DataError
 from redundancy.selection import methods
 from redundancy.selection.linkage import Merges
-from redundancy.workdir import write_manifest
+from redundancy.workdir import read_manifest, write_manifest
 
 _IDENTITY = "identity"
 _COLUMNS = ("label", "left", "right", "height", "size")
@@ -83,6 +83,12 @@ def finished_classes(folder: str, identities: Mapping[int, str]) -> set[int]:
         return {label for label, merges in zip(candidates, found, strict=True) if merges is not None}
 
 
+def _is_of(folder: str, manifest: Mapping[str, Any]) -> bool:
+    """Whether the folder has a manifest, and with these fields."""
+    found = read_manifest(folder)
+    return found is not None and all(found.get(name) == value for name, value in manifest.items())
+
+
 def pack(folder: str, identities: Mapping[int, str], manifest: Mapping[str, Any]) -> None:
     """Packs the files of all classes into parts, writes the manifest and removes the files of the classes.
 
@@ -108,7 +114,13 @@ def pack(folder: str, identities: Mapping[int, str], manifest: Mapping[str, Any]
 
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         for index in range(num_parts):
-            tables = list(pool.map(read, labels[index::num_parts]))
+            try:
+                tables = list(pool.map(read, labels[index::num_parts]))
+            except DataError:
+                # Another command for the same workdir may have packed them, and removed them.
+                if _is_of(folder, manifest):
+                    return
+                raise
             tables = [table for table in tables if table.num_rows] or tables[:1]
             name = part_name(index, num_parts)
             sha256 = storage.write_parquet(storage.join(folder, name), tables, {_IDENTITY: shared})

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numba
 import numpy as np
 
+from redundancy.compiled import compiled
 from redundancy.machine import cores
 from redundancy.selection import bounds, dissimilarity
 from redundancy.selection.bounds import Rows
@@ -110,7 +110,7 @@ def _compacted(bits, capacity):
     return jnp.count_nonzero(words), places, words[places]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _compact(words):
     """Places and values of the words that are not 0: [w] uint32 to [m] int64, [m] uint32."""
     total = 0
@@ -124,46 +124,6 @@ def _compact(words):
                 places[found], values[found] = place, words[place]
                 found += 1
     return places, values
-
-
-@numba.njit(nogil=True, cache=True)
-def _decide(
-    places, words, bytes_in_row, first_row, first_column, low, high, above, threshold, grid, excess, i, j, value
-):
-    """Exact values of the proposed pairs (i, j), i < j, low ≤ i < high, of one block.
-
-    Args:
-      places: [m] int, of which words of `_proposed`.
-      words: [m] uint32.
-      bytes_in_row: bytes that `_proposed` has for each row.
-
-    Returns:
-      How many are above `above` and up to `threshold`; the first len(i) of them are in i, j, value.
-    """
-    n, words_in_row = len(grid), bytes_in_row // 4
-    found = 0
-    for number in range(len(places)):
-        one = np.int64(first_row + places[number] // words_in_row)
-        if one < low or one >= high:
-            continue
-        first_byte = np.int64(places[number] % words_in_row) * 4
-        word = np.uint64(words[number])
-        for byte in range(4):
-            bits = (word >> np.uint64(8 * byte)) & np.uint64(255)
-            if bits == 0:
-                continue
-            for bit in range(8):
-                if not (bits >> np.uint64(bit)) & np.uint64(1):
-                    continue
-                other = np.int64(first_column + bit * bytes_in_row + first_byte + byte)
-                if other <= one or other >= n:
-                    continue
-                exact = dissimilarity.pair(grid, excess, one, other)
-                if above < exact <= threshold:
-                    if found < len(i):
-                        i[found], j[found], value[found] = one, other, exact
-                    found += 1
-    return found
 
 
 class _Blocks:
@@ -269,7 +229,7 @@ def within(
         while True:
             room = capacity
             i, j, value = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room)
-            inside = _decide(
+            inside = dissimilarity.decide(
                 places, words, bytes_in_row, row * size, column * size, low, high, above, threshold, units.grid,
                 units.excess, i, j, value,
             )  # fmt: skip

@@ -79,7 +79,11 @@ def _link_layer(
     empty = [name for label, name in enumerate(names) if label not in counts]
     if empty:
         logging.warning("%s: no images of %d classes, for example %r.", store.folder, len(empty), empty[0])
-    num_merges = _num_merges(counts, fractions)
+    # One more than is needed: with the largest remainder a larger fraction may keep one image fewer of a class.
+    more = int(min(fractions) < 1)
+    num_merges = {
+        label: min(number + more, counts[label] - 1) for label, number in _num_merges(counts, fractions).items()
+    }
     every = [
         ClassTask(store.folder, embeddings, folder, label, counts[label], number)
         for label, number in num_merges.items()
@@ -134,6 +138,7 @@ def link(config: ml_collections.FrozenConfigDict, workdir: Workdir, engine: Engi
         if manifest is not None:
             _check_embeddings(folder, manifest, embeddings)
             _check_depth(workdir, folder, manifest, config.fractions)
+            storage.remove(merges.scratch(folder))  # left where the process died before it was done with
             logging.info("link %s: finished already", layer)
             continue
         _link_layer(_open_store(workdir, layer), folder, embeddings, config.fractions, engine)

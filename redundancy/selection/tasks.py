@@ -70,7 +70,11 @@ def _read(task: ClassTask) -> np.ndarray:
     key = (task.embeddings, task.sha256)
     if getattr(_local, "key", None) != key:
         _local.store, _local.key = EmbeddingStore(task.embeddings, check=False), key
-    embeddings = _local.store.read_class(task.label)[1]
+    try:
+        embeddings = _local.store.read_class(task.label)[1]
+    except BaseException:
+        _local.key = None  # the files may be put right before this thread's next task
+        raise
     if len(embeddings) != task.num_images:
         raise DataError(
             f"{task.embeddings} has {len(embeddings)} images of label {task.label}; wanted {task.num_images}, as when "
@@ -89,6 +93,7 @@ def link_class(task: ClassTask, advance: Callable[[float], None] | None = None) 
     Raises:
       DataError: the class is damaged, or its pairs do not fit in memory.
     """
+    _local.split = _local.linker = None
     if merges.read_class(task.path, task.identity) is None:
         found = linkage.complete_linkage(_read(task), task.num_merges, advance)
         merges.create_class(task.path, task.label, found, task.identity)
@@ -140,6 +145,7 @@ def continue_class(task: ClassTask, thresholds: tuple[float, ...], num_blocks: i
     Raises:
       DataError: a block's file is missing or damaged, the class is, or its pairs do not fit in memory.
     """
+    _local.split = _local.linker = None
     if merges.read_class(task.path, task.identity) is not None:
         return None
     linker = _linker(task)

@@ -315,8 +315,39 @@ def test_counting_grows_its_tables():
     assert np.array_equal(counter.merges()[2], by_scipy(embeddings).height)
 
 
+@pytest.mark.parametrize("n", [255, 256, 257, 260, 271, 272, 273, 511, 512, 513])
+def test_sizes_about_those_of_samples_and_blocks(n):
+    embeddings = _embeddings(n, 64)
+    assert_same(linkage.complete_linkage(embeddings, n // 10), by_scipy(embeddings))
+
+
+def test_little_memory_takes_more_rounds(monkeypatch, always_counting):
+    # Half of the images in a clump: its pairs come first and tell nothing of how many the others need.
+    generator = np.random.default_rng(0)
+    clump = 1 + 1e-4 * generator.normal(size=(150, 8))
+    embeddings = np.concatenate([clump, generator.normal(size=(1000, 8))]).astype(np.float32)
+    expected = by_scipy(embeddings)
+    rounds = []
+    within = pairs.within
+    monkeypatch.setattr(pairs, "within", lambda *a, **k: rounds.append(1) or within(*a, **k))
+    for bytes_available in (2**40, 12_000 * linkage._BYTES_PER_PAIR):
+        monkeypatch.setattr(linkage, "available_memory", lambda bytes_available=bytes_available: bytes_available)
+        rounds.append(0)
+        assert_same(linkage.complete_linkage(embeddings, 350), expected)
+    last = len(rounds) - 1 - rounds[::-1].index(0)
+    assert sum(rounds[last:]) > sum(rounds[:last])
+
+
+def test_all_pairs_are_taken_where_sorted_ones_do_not_fit(monkeypatch):
+    embeddings = _embeddings(900, 8)
+    expected = by_scipy(embeddings)
+    dense = linkage.Linker(dissimilarity.units(embeddings), 800)._dense_bytes
+    monkeypatch.setattr(linkage, "available_memory", lambda: dense + 1)
+    assert_same(linkage.complete_linkage(embeddings, 800), expected)
+
+
 def test_memory_is_asked_for_before_the_work(monkeypatch, always_counting):
     monkeypatch.setattr(linkage, "available_memory", lambda: 2**12)
-    with pytest.raises(DataError, match=r"8\d\d different images of one class need .* GiB .* more memory"):
+    with pytest.raises(DataError, match=r"8\d\d different images of one class need .* MiB .* more memory"):
         linkage.complete_linkage(_embeddings(900, 4), 450)
     assert len(linkage.complete_linkage(_embeddings(900, 4), 0)) == 0

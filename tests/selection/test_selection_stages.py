@@ -16,7 +16,7 @@ from redundancy import storage
 from redundancy.data.dataset import labels_sha256
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
-from redundancy.selection import cut, linkage, merges, methods, stages
+from redundancy.selection import cut, linkage, local, merges, methods, stages
 from redundancy.selection.subset import Subset, read_subset, write_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name
 
@@ -284,6 +284,36 @@ def test_merges_of_larger_fractions_are_refused(synthetic):
     with pytest.raises(WorkdirError, match=r"0\.5 needs more merges"):
         stages.link(smaller, workdir)
     stages.link(_with(config, fractions=(0.95,)), workdir)
+
+
+def test_one_tree_serves_every_larger_fraction(synthetic):
+    # The largest remainder gives class 3 five of its nine images at 0.5, and four at 0.51.
+    config, workdir = synthetic(sizes=(49, 28, 10, 9, 23, 45, 19, 2, 41), fractions=(0.5,), methods=("semantic",))
+    counts = dict(enumerate((49, 28, 10, 9, 23, 45, 19, 2, 41)))
+    assert methods.class_counts(counts, 0.51)[3] < methods.class_counts(counts, 0.5)[3]
+    stages.link(config, workdir)
+    fractions = tuple(percent / 100 for percent in range(50, 101))
+    stages.select(_with(config, fractions=fractions), workdir)
+    assert len(read_manifest(workdir.subsets)["files"]) == 51
+
+
+def test_two_links_of_one_workdir_at_once(synthetic, monkeypatch):
+    config, workdir = synthetic(sizes=SIZES)
+    other = []
+
+    def finish_elsewhere(todo, finished):
+        local.run(todo, finished)
+        if not other:  # the other command packs and removes the classes before this one does
+            other.append(1)
+            stages.link(config, workdir, finish_elsewhere)
+
+    stages.link(config, workdir, finish_elsewhere)
+    unbroken = synthetic("unbroken", sizes=SIZES)
+    stages.link(*unbroken)
+    assert _files(workdir, "merges") == _files(unbroken[1], "merges")
+    storage.make_dirs(merges.scratch(workdir.merges("end")))
+    stages.link(config, workdir)
+    assert not storage.exists(merges.scratch(workdir.merges("end")))
 
 
 def test_labels_that_disagree_with_the_data_set_end_the_stage_before_work(synthetic):

@@ -1,0 +1,117 @@
+"""What `distributed` runs on a worker: checks that the worker is fit, keeps the task to its core, calls the function.
+
+Imported on workers, so it imports no more than the tasks need. Knows nothing of scheduling.
+"""
+
+import functools
+import hashlib
+import os
+import pathlib
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import threadpoolctl
+
+import redundancy
+from redundancy import storage
+from redundancy.errors import DataError, UserError
+from redundancy.selection import merges
+
+
+@functools.cache
+def version() -> str:
+    """This package's version and a digest of the sources that make merges: two checkouts of one version may differ."""
+    root = pathlib.Path(redundancy.__file__).parent
+    digest = hashlib.sha256()
+    for path in (*sorted(root.glob("selection/*.py")), root / "embedding/store.py", root / "storage.py"):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return f"{redundancy.__version__}, sources {digest.hexdigest()[:8]}"
+
+
+class CallFailed(Exception):
+    """A call's exception as text, since not every exception can be sent.
+
+    Attributes:
+      worker: the machine.
+      what: type and text of the exception.
+      memory: whether it was for want of memory.
+      trace: the stack trace.
+    """
+
+    def __init__(self, worker: str, what: str, memory: bool, trace: str):
+        super().__init__(worker, what, memory, trace)
+        self.worker, self.what, self.memory, self.trace = worker, what, memory, trace
+
+    def __str__(self):
+        return f"on {self.worker}:\n{self.trace}"
+
+
+def dask_setup(_) -> None:
+    """Called by Dask where a local worker starts: Ctrl-C reaches it too, but the driver is to end it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def use_cores(number: int) -> None:
+    """Keeps JAX's and Numba's threads in this process to `number`, and JAX off the accelerators unless told otherwise.
+
+    XLA makes its pool of threads when JAX is first used; later this changes nothing.
+    """
+    os.environ.setdefault("NPROC", str(number))  # read by XLA, though it is not in its documentation
+    if "JAX_PLATFORMS" not in os.environ:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        if "jax" in sys.modules:  # it has read the variable already
+            sys.modules["jax"].config.update("jax_platforms", "cpu")
+    if "numba" in sys.modules:
+        sys.modules["numba"].set_num_threads(1)
+
+
+@functools.cache
+def _need_marker(folder: str, marker: str) -> None:
+    path = storage.join(merges.scratch(folder), marker)
+    if not storage.exists(path):
+        raise DataError(
+            f"The worker on {socket.gethostname()} does not see {folder} as the command does: there is no {path}. "
+            "All workers must see one workdir: use gs://BUCKET/PATH, or a shared file system that is mounted at the "
+            "same path everywhere."
+        )
+
+
+def call(wanted: str, folder: str, marker: str, wait_s: float, function: Callable, arguments: tuple) -> Any:
+    """Calls `function(*arguments)`.
+
+    Args:
+      wanted: the driver's `version()`.
+      folder: the merges that are being made.
+      marker: name of a file which the driver has written among the files of the classes.
+      wait_s: seconds to wait first, where the call failed before.
+      function: named by its module, as everything that is sent.
+      arguments: of the function, small.
+
+    Raises:
+      UserError: as the function, or this worker has another version of this package or does not see the workdir.
+      CallFailed: for any other exception of the function.
+    """
+    from distributed import get_worker
+
+    if wanted != version():
+        raise UserError(
+            f"The worker on {socket.gethostname()} has redundancy {version()}; the command has {wanted}. Install the "
+            "same on all, restart the workers, and run the same command again."
+        )
+    time.sleep(wait_s)
+    try:
+        _need_marker(folder, marker)
+        use_cores(get_worker().state.nthreads)
+        with threadpoolctl.threadpool_limits(1):
+            return function(*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        what, memory = f"{type(error).__name__}: {error}".rstrip(". "), isinstance(error, MemoryError)
+        failed = CallFailed(socket.gethostname(), what, memory, traceback.format_exc())
+    raise failed  # out here, where the exception is not its context and so is not sent along

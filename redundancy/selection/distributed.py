@@ -1,0 +1,209 @@
+"""Links classes on a cluster of dask.distributed: any number of machines, workers may come and go.
+
+One task for each class, the largest first; a very large class is cut into several. Tasks read and write the workdir
+themselves; through the scheduler pass their descriptions alone.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import logging as std_logging
+import os
+import pathlib
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from redundancy import storage
+from redundancy.errors import ConfigError, UserError
+from redundancy.selection import local, merges, tasks
+from redundancy.selection.dask_cluster import Cluster, Work
+from redundancy.selection.tasks import ClassTask
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+# Classes of so many images are linked by several workers together.
+SPLIT_IMAGES = 100_000
+# The blocks depend on the class's size alone, so that another cluster continues with the same ones.
+_PAIRS_PER_BLOCK = 2_000_000_000
+_CONNECT_S = 10.0
+_FORMS = "tcp://HOST:PORT, tls://HOST:PORT, file:PATH (a scheduler file), local or local:WORKERS"
+
+
+def _address(scheduler: str) -> str | int:
+    """Address of the scheduler, or how many local workers are wanted.
+
+    Raises:
+      ConfigError: `scheduler` is none of the known forms.
+      UserError: the scheduler file is not there or holds no address.
+    """
+    kind, _, rest = scheduler.partition(":")
+    if kind == "local":
+        if scheduler == "local":
+            return local.cores()
+        if rest.isdecimal() and int(rest):
+            return int(rest)
+    elif scheduler.startswith(("tcp://", "tls://")):
+        return scheduler
+    elif kind == "file" or scheduler.endswith(".json"):
+        path = scheduler.removeprefix("file://").removeprefix("file:")
+        try:
+            return json.loads(pathlib.Path(path).read_text())["address"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise UserError(
+                f"{path} is not a scheduler file ({error}). Start the scheduler first: dask scheduler "
+                f"--scheduler-file {path}"
+            ) from error
+    raise ConfigError(f"scheduler {scheduler!r} is not known; wanted: {_FORMS}.")
+
+
+def _worker_environ() -> dict[str, str]:
+    """Environment of a local worker of one thread, set before it imports anything."""
+    names = ("NPROC", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return {**dict.fromkeys(names, "1"), "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
+
+
+@contextlib.contextmanager
+def _connected(scheduler: str) -> Iterator[tuple["Client", str]]:
+    """A client of the scheduler, and the scheduler's address; local workers are started and stopped.
+
+    Raises:
+      UserError: Dask is not installed, or the scheduler cannot be reached.
+    """
+    address = _address(scheduler)
+    try:
+        import distributed
+    except ImportError as error:
+        raise UserError(
+            f'Linking on a cluster needs Dask ({error}). Install the extra: pip install "redundancy[distributed]"'
+        ) from error
+    if str(address).startswith("tls:") and not distributed.Security().get_connection_args("client").get("ssl_context"):
+        raise UserError(
+            f"{address} needs certificates. Set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
+            "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."
+        )
+    # What Dask logs of lost workers and connections also reaches us as an exception, or is put right by Dask.
+    for name in ("distributed", "distributed.client", "distributed.scheduler", "distributed.nanny"):
+        std_logging.getLogger(name).setLevel(std_logging.CRITICAL)
+    with contextlib.ExitStack() as stack:
+        if isinstance(address, int):
+            workers = distributed.LocalCluster(
+                n_workers=address,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=0,  # a class may take more than its worker's share of the memory
+                dashboard_address=None,
+                silence_logs=std_logging.CRITICAL,
+                env=_worker_environ(),
+                preload=["redundancy.selection.dask_worker"],
+            )
+            address = stack.enter_context(workers).scheduler_address
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of versions, which Cluster compares itself
+            try:
+                client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
+            except (OSError, ValueError, TypeError, RuntimeError) as error:
+                raise UserError(
+                    f"There is no Dask scheduler at {address}, or it does not answer ({error}). Start one with: "
+                    "dask scheduler; check host, port and firewall; or link on this machine alone."
+                ) from error
+        stack.enter_context(client)
+        yield client, address
+
+
+@contextlib.contextmanager
+def _marked(folder: str) -> Iterator[str]:
+    """Name of a file among the files of the classes, by which workers know the folder; it is removed afterwards."""
+    marker = f".run-{uuid.uuid4().hex}"
+    path = storage.join(merges.scratch(folder), marker)
+    storage.write_bytes(path, b"The run that wrote this has not ended, or was killed.\n")
+    try:
+        yield marker
+    finally:
+        with contextlib.suppress(Exception):  # left there it does no harm, and goes when all classes are linked
+            storage.remove(path)
+
+
+def num_blocks(task: ClassTask) -> int:
+    """Blocks into which a very large class is cut."""
+    num_pairs = task.num_images * (task.num_images - 1) // 2
+    return max(2, -(-num_pairs // _PAIRS_PER_BLOCK))
+
+
+def _link_split(cluster: Cluster, task: ClassTask, advance: Callable[[int], None]) -> None:
+    """Links one class as many calls; `advance` is told in steps how many more of its images are done, all in the end."""
+    blocks, told = num_blocks(task), 0
+
+    def tell(images: int) -> None:
+        nonlocal told
+        told += images
+        advance(images)
+
+    def run_all(function: Callable, arguments: Sequence[tuple]) -> list:
+        out = [None] * len(arguments)
+
+        def done(number: int, result: Any) -> None:
+            out[number] = result
+            if len(arguments) > 1:  # a block, though perhaps not of the last round
+                tell(min(task.num_images // blocks, task.num_images - 1 - told))
+
+        cluster.map([Work(task, function, of_one) for of_one in arguments], done, results=True)
+        return out
+
+    tasks.link_split(task, blocks, run_all)
+    cluster.class_finished()
+    tell(task.num_images - told)
+
+
+def _absolute(path: str) -> str:
+    """The path as a worker in another folder finds it."""
+    return os.path.abspath(path) if "://" not in path else path
+
+
+def run(
+    todo: Sequence[ClassTask],
+    finished: Callable[..., None],
+    *,
+    scheduler: str,
+    split_images: int = SPLIT_IMAGES,
+) -> None:
+    """Runs the tasks on the workers of a scheduler, the largest class first; with a scheduler, a `stages.Engine`.
+
+    The merges are those of `local.run` to the last byte, however many workers there are, come or die.
+
+    Args:
+      todo: classes to link, all of one layer.
+      finished: called in this thread with each class; with a very large one in steps, and how many more images are
+        done.
+      scheduler: "tcp://HOST:PORT" (or tls), "file:PATH" of a scheduler file, or "local" or "local:WORKERS" to start
+        worker processes on this machine.
+      split_images: classes of so many images or more are linked by several workers together.
+
+    Raises:
+      ConfigError: `scheduler` is none of these.
+      UserError: there is no such scheduler, it is lost, Dask is not installed, or workers have another version.
+      DataError: a class is damaged or does not fit in a worker's memory; the others' files stay.
+    """
+    _address(scheduler)
+    if not todo:
+        return
+    originals = sorted(todo, key=lambda task: (-task.num_images, task.label))
+    ordered = [
+        dataclasses.replace(task, embeddings=_absolute(task.embeddings), merges=_absolute(task.merges))
+        for task in originals
+    ]
+    with _connected(scheduler) as (client, address), _marked(ordered[0].merges) as marker:
+        cluster = Cluster(client, address, marker, len(todo))
+        cluster.need_workers()
+        num_large = sum(task.num_images >= split_images for task in ordered)
+        for original, task in zip(originals[:num_large], ordered, strict=False):
+            _link_split(cluster, task, functools.partial(finished, original))
+
+        def done(number: int, _: None) -> None:
+            cluster.class_finished()
+            finished(originals[num_large + number])
+
+        cluster.map([Work(task, tasks.link_class, (task,)) for task in ordered[num_large:]], done, results=False)

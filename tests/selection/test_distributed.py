@@ -1,0 +1,367 @@
+"""Linking on a cluster: the same bytes as on one machine whatever dies, and errors that say what to do.
+
+Clusters are real processes on 127.0.0.1; "killed" is SIGKILL.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import gcs_emulator
+import numpy as np
+import pyarrow as pa
+import pytest
+from absl import logging
+from dask_processes import Cluster, sabotage
+
+from redundancy import storage
+from redundancy.embedding.store import EmbeddingStore
+from redundancy.errors import ConfigError, DataError, UserError
+from redundancy.selection import dask_cluster, dask_worker, distributed, merges, stages, tasks
+
+pytest.importorskip("distributed")
+
+SIZES = tuple(20 + number % 7 for number in range(40))
+
+
+@pytest.fixture
+def cluster(tmp_path, child_env):
+    """A cluster of the test's own, with nothing started yet."""
+    with contextlib.closing(Cluster(tmp_path, child_env)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, child_env):
+    """A cluster of two workers that no test harms."""
+    with contextlib.closing(Cluster(tmp_path_factory.mktemp("shared"), child_env)) as made:
+        made.scheduler()
+        made.worker()
+        made.worker()
+        yield made
+
+
+def _files(workdir):
+    """SHA-256 of each file below the merges."""
+    root = pathlib.Path(workdir.path("merges"))
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _classes(workdir):
+    """Of each finished class's file inode and time."""
+    folder = merges.scratch(workdir.merges("end"))
+    found = {name: os.stat(storage.join(folder, name)) for name in storage.list_dir(folder)}
+    return {name: (of.st_ino, of.st_mtime_ns) for name, of in found.items()}
+
+
+def _engine(scheduler, at=None, do=None, **arguments):
+    """An engine on the scheduler that calls `do` when `at` classes are finished."""
+
+    def run(todo, finished):
+        count = 0
+
+        def told(task):
+            nonlocal count
+            finished(task)
+            count += 1
+            if count == at:
+                do()
+
+        distributed.run(todo, told, scheduler=scheduler, **arguments)
+
+    return run
+
+
+@pytest.fixture
+def expected(synthetic):
+    """The merges of one machine, linked without Dask: expected(**make_workdir's arguments) -> the files."""
+
+    def make(**arguments):
+        config, workdir = synthetic("expected", **{"sizes": SIZES, **arguments})
+        stages.link(config, workdir)
+        return _files(workdir)
+
+    return make
+
+
+def test_local_workers_make_the_same_bytes_and_each_file_once(synthetic, expected, child_env, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", child_env["JAX_COMPILATION_CACHE_DIR"])
+    config, workdir = synthetic(sizes=SIZES)
+    first = {}
+
+    def twice(todo, finished):
+        def told(task):
+            first.setdefault(task.label, _classes(workdir)[os.path.basename(task.path)])
+
+        distributed.run([task for task in todo for _ in range(2)], told, scheduler="local:2")
+        assert len(first) == len(todo) == len(SIZES)
+        assert first == {task.label: _classes(workdir)[os.path.basename(task.path)] for task in todo}
+
+    stages.link(config, workdir, twice)
+    assert _files(workdir) == expected()
+
+
+def test_a_class_is_written_once_by_many_threads(synthetic):
+    config, workdir = synthetic(sizes=(50,))
+    written = []
+
+    def engine(todo, finished):
+        threads = [threading.Thread(target=tasks.link_class, args=todo) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        written.append(_classes(workdir))
+        tasks.link_class(*todo)
+        written.append(_classes(workdir))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stages.link(config, workdir, engine)
+    assert written[0] == written[1]
+    assert len(written[0]) == 1
+
+
+def test_a_large_class_is_split_and_makes_the_same_bytes(synthetic, expected, shared, monkeypatch):
+    monkeypatch.setattr(distributed, "_PAIRS_PER_BLOCK", 300_000)
+    sizes = (30, 700, 1300, 40)
+    config, workdir = synthetic(sizes=sizes)
+    told, calls = dict.fromkeys(range(4), 0), []
+    real = tasks.link_split
+    monkeypatch.setattr(tasks, "link_split", lambda task, blocks, run: calls.append(blocks) or real(task, blocks, run))
+
+    def engine(todo, finished):
+        def count(task, images=None):
+            told[task.label] += task.num_images if images is None else images
+
+        distributed.run(todo, count, scheduler=shared.address, split_images=600)
+
+    stages.link(config, workdir, engine)
+    assert calls == [3, 2]
+    assert tuple(told.values()) == sizes
+    assert _files(workdir) == expected(sizes=sizes)
+
+
+def test_a_killed_machine_costs_nothing_but_time(synthetic, expected, cluster):
+    config, workdir = synthetic(sizes=SIZES)
+    sabotage(workdir, sleep=0.1)
+    cluster.scheduler()
+    workers = [cluster.worker() for _ in range(3)]
+    seen = []
+
+    def kill():
+        seen.append(len(_classes(workdir)))
+        cluster.kill(workers[0])
+
+    stages.link(config, workdir, _engine(f"file:{cluster.file}", at=10, do=kill))
+    assert 10 <= seen[0] < 30
+    assert workers[0].returncode == -signal.SIGKILL
+    assert _files(workdir) == expected()
+
+
+def test_a_lost_scheduler_is_told_and_a_new_cluster_continues(synthetic, expected, cluster, shared):
+    config, workdir = synthetic(sizes=SIZES)
+    sabotage(workdir, sleep=0.1)
+    scheduler = cluster.scheduler()
+    cluster.worker()
+    cluster.worker()
+    killed = []
+
+    def kill():
+        cluster.kill(scheduler)
+        killed.append(time.monotonic())
+
+    with pytest.raises(
+        UserError, match=r"scheduler tcp://.* is gone.* 1\d of this run's 40 classes are.* same command"
+    ):
+        stages.link(config, workdir, _engine(cluster.address, at=10, do=kill))
+    assert time.monotonic() - killed[0] < 10
+    before = _classes(workdir)
+    assert 10 <= len(before) < 30
+    kept = []
+    stages.link(config, workdir, _engine(shared.address, at=1, do=lambda: kept.append(_classes(workdir))))
+    assert before.items() <= kept[0].items()
+    assert _files(workdir) == expected()
+
+
+def test_a_class_that_cannot_be_read_ends_the_run_with_its_own_error(synthetic, expected, shared):
+    config, workdir = synthetic(sizes=SIZES, num_parts=1)
+    part = pathlib.Path(workdir.embeddings("end"), "part-00000-of-00001.parquet")
+    whole = part.read_bytes()
+
+    def damaged(todo, finished):
+        table = storage.read_parquet(str(part))
+        values = table["embedding"].combine_chunks().flatten().to_numpy().copy()
+        values[5 * np.flatnonzero(table["label"].to_numpy() == 5)[0]] = np.nan  # 5 is also the dimension
+        embeddings = pa.FixedSizeListArray.from_arrays(values, 5)
+        table = table.set_column(2, table.schema.field(2), embeddings)
+        storage.write_parquet(str(part), [table], storage.parquet_metadata(table))
+        distributed.run(todo, finished, scheduler=shared.address)
+
+    with pytest.raises(DataError) as told:
+        stages.link(config, workdir, damaged)
+    with pytest.raises(DataError, match="holds NaN") as own:
+        EmbeddingStore(workdir.embeddings("end"), check=False).read_class(5)
+    assert str(told.value) == str(own.value)
+    assert 0 < len(_classes(workdir)) < 40
+    storage.write_bytes(str(part), whole)
+    stages.link(config, workdir)
+    assert _files(workdir) == expected(num_parts=1)
+
+
+def test_what_fails_for_no_fault_of_the_user_is_tried_again(synthetic, expected, shared, monkeypatch):
+    monkeypatch.setattr(dask_cluster, "_RETRY_S", 0.01)
+    config, workdir = synthetic(sizes=SIZES)
+    sabotage(workdir, fail=[9])
+    with pytest.raises(
+        UserError, match=r'class "class 9".* failed 4 times: on worker .*: ConnectionResetError: the network'
+    ):
+        stages.link(config, workdir, _engine(shared.address))
+    sabotage(workdir, **{"fail once": 9})
+    os.remove(workdir.path("failed"))
+    stages.link(config, workdir, _engine(shared.address))
+    assert storage.exists(workdir.path("failed"))
+    assert _files(workdir) == expected()
+
+
+def test_a_class_that_kills_its_workers_is_named_when_all_others_are_done(synthetic, cluster):
+    config, workdir = synthetic(sizes=SIZES)
+    sabotage(workdir, exit=7, sleep=0.02)
+    cluster.scheduler(DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
+    for _ in range(3):
+        cluster.worker("--no-nanny")
+    with pytest.raises(DataError) as told:
+        stages.link(config, workdir, _engine(cluster.address))
+    assert 'class "class 7" (label 7, 20 images): 1 workers died while linking it' in str(told.value)
+    assert "more memory" in str(told.value)
+    assert "39 of this run's 40 classes are finished" in str(told.value)
+    assert len(_classes(workdir)) == 39
+
+
+def test_an_unreachable_scheduler_is_told(synthetic, monkeypatch):
+    monkeypatch.setattr(distributed, "_CONNECT_S", 0.5)
+    config, workdir = synthetic()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        started = time.monotonic()
+        with pytest.raises(UserError, match=rf"no Dask scheduler at {address}.*dask scheduler"):
+            stages.link(config, workdir, _engine(address))
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "kind", "what"),
+    [
+        ("127.0.0.1:8786", ConfigError, "wanted: tcp://HOST:PORT"),
+        ("local:0", ConfigError, "wanted: .*local:WORKERS"),
+        ("local:many", ConfigError, "wanted: .*local:WORKERS"),
+        ("localhost", ConfigError, "wanted: tcp://HOST:PORT"),
+        ("file:absent.json", UserError, "absent.json is not a scheduler file.*--scheduler-file"),
+        ("tls://127.0.0.1:8786", UserError, "certificates"),
+    ],
+)
+def test_a_wrong_scheduler_is_refused(synthetic, scheduler, kind, what):
+    config, workdir = synthetic()
+    with pytest.raises(kind, match=what):
+        stages.link(config, workdir, _engine(scheduler))
+
+
+def test_without_dask_the_extra_is_named(synthetic, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    config, workdir = synthetic()
+    with pytest.raises(UserError, match=r'pip install "redundancy\[distributed\]"'):
+        stages.link(config, workdir, _engine("local:2"))
+
+
+# Makes a worker tell that it has another version of this package, or none.
+OTHER = """
+import importlib.metadata
+from distributed import versions
+def version(package):
+    if package == "redundancy":
+        {what}
+    return importlib.metadata.version(package)
+versions.version = version
+"""
+
+
+def test_workers_of_another_program_or_none_are_told(synthetic, cluster, monkeypatch):
+    lines = []
+    monkeypatch.setattr(logging, "warning", lambda line, *values: lines.append(line % values))
+    config, workdir = synthetic()
+    cluster.scheduler()
+    preload = pathlib.Path(workdir.root, "other.py")
+    for what, told in (
+        ("return '0.0.9'", r"redundancy .* here, 0\.0\.9 on worker tcp.*Install the same"),
+        ("raise ValueError", r"redundancy .* here, not installed on worker tcp.*Install the same"),
+    ):
+        preload.write_text(OTHER.format(what=what))
+        process = cluster.worker("--no-nanny", preload=preload)
+        with pytest.raises(UserError, match=told):
+            stages.link(config, workdir, _engine(cluster.address))
+        cluster.kill(process)
+    assert any("no workers" in line and f"dask worker {cluster.address}" in line for line in lines)
+
+
+def test_a_worker_of_other_sources_is_told():
+    with pytest.raises(
+        UserError, match=r"has redundancy .*, sources .*; the command has 0, sources 0\. Install the same"
+    ):
+        dask_worker.call("0, sources 0", "", "", 0.0, print, ())
+
+
+def test_a_worker_that_does_not_see_the_workdir_is_told(tmp_path):
+    with pytest.raises(DataError, match=rf"does not see {tmp_path}/merges.*gs://BUCKET"):
+        dask_worker.call(dask_worker.version(), f"{tmp_path}/merges", ".run-x", 0.0, print, ())
+
+
+# Links a workdir on gs:// with local workers, in a process of its own, since gcsfs reads the environment once. A run
+# that was interrupted before has left a class.
+GCS = """
+import contextlib, sys
+sys.path[:0] = [{tests!r}]
+import conftest
+from redundancy import storage
+from redundancy.selection import distributed, stages, tasks
+def interrupted(todo, finished):
+    tasks.link_class(todo[0])
+    raise KeyboardInterrupt
+if __name__ == "__main__":
+    config, workdir = conftest.make_workdir("gs://{bucket}/w", sizes={sizes!r})
+    with contextlib.suppress(KeyboardInterrupt):
+        stages.link(config, workdir, interrupted)
+    stages.link(config, workdir, lambda *arguments: distributed.run(*arguments, scheduler="local:2", split_images=600))
+    folder = workdir.merges("end")
+    for name in storage.list_dir(folder):
+        print(name, storage.sha256(storage.join(folder, name)))
+"""
+
+
+def test_on_gs_the_bytes_are_those_of_a_local_path(tmp_path, expected, child_env):
+    sizes = (30, 1, 700, 12)
+    script = tmp_path / "link_on_gs.py"
+    tests = str(pathlib.Path(__file__).parent)
+    script.write_text(GCS.format(tests=tests, bucket=gcs_emulator.BUCKET, sizes=sizes))
+    with gcs_emulator.running() as url:
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            env={**child_env, **gcs_emulator.environ(url)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stderr
+    found = {f"end/{name}": sha256 for name, sha256 in map(str.split, done.stdout.splitlines())}
+    assert found == expected(sizes=sizes)
