@@ -19,7 +19,8 @@ redundancy import: brings embeddings that any model made, with their labels, int
   redundancy select --config configs/embeddings.py --workdir DIR
 
   --embeddings   .npy [N, d] of float16, float32 or float64, read part by part; or a Parquet file, or a folder or
-                 quoted pattern of them in the order of their names, with a column of lists of d numbers
+                 quoted pattern of them in the order of their names, with a column of lists of d numbers. Rows of
+                 float64 beyond float32 are scaled by a power of two: another length, the same cosines
   --labels       .npy or .txt with a whole number or a name for each embedding, or .csv; not needed if the Parquet
                  files have a column of labels. Numbers 0 to K-1 stay; others are numbered in their sorted order
   --ids          .txt with an id a line, or .csv: what "export --format txt" writes (optional)
@@ -42,13 +43,13 @@ redundancy export: writes what a subset keeps to a file for other tools.
 
   redundancy export --workdir DIR --fraction 0.9 --format npy --output kept.npy
 
-  --fraction   of the subset, one that was selected
+  --fraction   of the subset, exactly one that was selected, up to 1
   --format     npy      positions, int64, ascending
-               txt      a line for each image: its id, where ids were imported, else its position
+               txt      a line for each image: its id, where ids were imported, else its position; the log says which
                parquet  a row for each image: position, label, class, id (where imported), group, kept, and
                         dissimilarity to the kept image of its group
                tfds     a line for each image: TFDS's own id, as tfds.ReadConfig(add_tfds_id=True) gives it
-  --output     file to write, local or gs://
+  --output     file to write, local or gs://; no folder, pipe or device
   --method     semantic (default) or random
   --layer      start, middle or end (default): of a semantic subset
   --trial      0, 1, ...: of a random subset

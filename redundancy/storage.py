@@ -195,7 +195,8 @@ def write_parquet(path: str, tables: Sequence[pa.Table], metadata: dict[str, str
 
 
 @contextlib.contextmanager
-def _parquet_errors(path: str) -> Iterator[None]:
+def parquet_errors(path: str) -> Iterator[None]:
+    """Turns what pyarrow raises for a missing, truncated or damaged file into a DataError that names it."""
     try:
         yield
     except FileNotFoundError as error:
@@ -216,7 +217,7 @@ def open_parquet(path: str, columns: Sequence[str] = ()) -> pq.ParquetFile:
     Raises:
       DataError: the file is missing, truncated, damaged, or lacks one of `columns`.
     """
-    with _parquet_errors(path):
+    with parquet_errors(path):
         file = pq.ParquetFile(open_read(path))
     names = file.schema_arrow.names
     for column in columns:
@@ -234,7 +235,7 @@ def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """
     file = open_parquet(path, columns or ())
     try:
-        with _parquet_errors(path):
+        with parquet_errors(path):
             table = file.read(columns)
             return table.replace_schema_metadata(file.schema_arrow.metadata)
     finally:

@@ -77,6 +77,10 @@ def test_flags_of_other_commands_and_those_missing(redundancy, tmp_path):
     fails(redundancy(*export), "redundancy select", code=1)
     fails(redundancy("select", DIGITS, workdir, "--scheduler=local"), "a flag of link and run", code=2)
     fails(redundancy("run", DIGITS, workdir, "--scheduler=tpc://x"), "--scheduler=tpc://x", "tcp://HOST:PORT", code=2)
+    np.save(tmp_path / "E.npy", np.ones((4, 2), np.float32))
+    np.save(tmp_path / "Y.npy", np.zeros(4, int))
+    files = (f"--embeddings={tmp_path}/E.npy", f"--labels={tmp_path}/Y.npy")
+    fails(redundancy("import", workdir, *files, "--config=configs/embeddings.py"), "no data set", code=2)
     assert not (tmp_path / "w").exists()
 
 

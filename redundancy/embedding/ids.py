@@ -1,4 +1,8 @@
-"""The ids that embeddings were imported with, beside their store: ids.parquet with columns position and id."""
+"""The ids that embeddings were imported with, beside their store: ids.parquet with columns position and id.
+
+ids.json, their checksum, tells that there are ids should ids.parquet be lost. The store's manifest does not: what was
+made of the embeddings knows it by its checksum, and ids may come later.
+"""
 
 import hashlib
 
@@ -7,12 +11,16 @@ import pyarrow as pa
 
 from redundancy import storage
 from redundancy.errors import DataError
-from redundancy.workdir import read_manifest
+from redundancy.workdir import need_fields, read_manifest
 
 
 def path(folder: str) -> str:
     """Where the ids of the store in `folder` lie, if it has any."""
     return storage.join(folder, "ids.parquet")
+
+
+def _marker(folder: str) -> str:
+    return storage.join(folder, "ids.json")
 
 
 def _sha256(ids: pa.Array) -> str:
@@ -29,16 +37,41 @@ def write(folder: str, positions: np.ndarray, ids: pa.Array, content: str) -> No
       content: the checksum of the import, which ties the ids to the store.
     """
     table = pa.table({"position": positions, "id": ids})
+    storage.write_json(_marker(folder), {"sha256": _sha256(ids)})
     storage.write_parquet(path(folder), [table], {"sha256": _sha256(ids), "embeddings": content})
+
+
+def remove(folder: str) -> None:
+    """Removes the ids of an import that was begun with some."""
+    storage.remove(path(folder))
+    storage.remove(_marker(folder))
+
+
+def may_write(folder: str, ids: pa.Array) -> bool:
+    """Whether the store has no ids, or these; ids that are lost or damaged may be written again.
+
+    Raises:
+      DataError: as `read`.
+    """
+    if storage.exists(path(folder)):
+        return read(folder)[1].equals(ids)
+    if not storage.exists(_marker(folder)):
+        return True
+    return need_fields(_marker(folder), storage.read_json(_marker(folder)), sha256=str)["sha256"] == _sha256(ids)
 
 
 def read(folder: str) -> tuple[np.ndarray, pa.Array] | None:
     """The ids of a finished store: positions [n] int64 ascending and their ids [n] string; None where it has none.
 
     Raises:
-      DataError: they are damaged, or of other embeddings than the store's.
+      DataError: they are lost, damaged, or of other embeddings than the store's.
     """
     if not storage.exists(path(folder)):
+        if storage.exists(_marker(folder)):
+            raise DataError(
+                f"{path(folder)} is missing, but {_marker(folder)} says that ids were imported. Give "
+                f'"redundancy import" with the same ids again, or delete {_marker(folder)} to go on without any.'
+            )
         return None
     table = storage.read_parquet(path(folder), ["position", "id"])
     metadata, ids = storage.parquet_metadata(table), table["id"].combine_chunks()

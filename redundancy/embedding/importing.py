@@ -15,7 +15,7 @@ import pyarrow as pa
 from absl import logging
 
 from redundancy import storage
-from redundancy.config import LAYERS
+from redundancy.config import LAYERS, need_dataset
 from redundancy.embedding import ids as ids_lib
 from redundancy.embedding import labels as labels_lib
 from redundancy.embedding import store
@@ -27,6 +27,8 @@ from redundancy.workdir import Workdir, read_manifest
 _COLUMNS = ("embedding", "label", "id")
 _PART_BYTES = 256e6
 _IMPORTED = "imported"
+# Below so many embeddings a class of each is no sign of a mistake.
+_MANY = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _read_input(request: Request) -> _Input:
     ids, column = None, columns.get("id")
     if request.ids:
         ids = labels_lib.read_ids(request.ids, column, n)
-    elif column and request.labels.endswith(".csv"):
+    elif column and request.labels.lower().endswith(".csv"):
         ids = labels_lib.read_ids(request.labels, column, n)
     elif column and parquet:
         where_ids = f"{request.embeddings}, column {column!r}"
@@ -142,8 +144,25 @@ def _own_target(request: Request, given: _Input) -> _Target:
     """Rows are positions, the files are the data set."""
     names = labels_lib.read_class_names(request.class_names) if request.class_names else None
     labels, class_names = labels_lib.encode(given.labels_path, given.raw_labels, names)
+    _warn_of_ids(given, len(np.unique(labels)))
     every = np.arange(len(labels))
     return _Target(every, every, labels, class_names, len(labels), None)
+
+
+def _warn_of_ids(given: _Input, num_classes: int) -> None:
+    """Logs a warning where nearly every embedding has a class of its own: then there is nothing to link."""
+    n = len(given.raw_labels)
+    if n < _MANY or num_classes <= 0.9 * n:
+        return
+    example = given.raw_labels[0].as_py()
+    semicolons = ""
+    if isinstance(example, str) and ";" in example:
+        semicolons = ' The lines hold ";": where it separates columns, save the file with commas.'
+    logging.warning(
+        "import: %s has %d different labels for %d embeddings, for example %r. They look like ids, not classes: only "
+        "images of one class are compared, so hardly any could be left out.%s",
+        given.labels_path, num_classes, n, example, semicolons,
+    )  # fmt: skip
 
 
 def _dataset_target(given: _Input, dataset) -> _Target:
@@ -205,8 +224,8 @@ def _check_vectors(given: _Input, target: _Target) -> str:
             progress.advance(len(block))
     if first:
         raise DataError(
-            f"{first} ({num_wrong} such of {at} rows); wanted numbers that are finite as float32, not all 0, or there "
-            "is no cosine. Make these embeddings again, or leave those rows and their labels out."
+            f"{first} ({num_wrong} such of {at} rows); wanted finite numbers, not all 0, or there is no cosine. "
+            " Make these embeddings again, or leave those rows and their labels out."
         )
     digest.update(np.ascontiguousarray(target.labels, "<i4").data)
     digest.update(json.dumps(target.class_names).encode())
@@ -256,9 +275,8 @@ def _finished(folder: str, identity: Mapping[str, Any], ids: pa.Array | None) ->
             f"{theirs.get('split')!r}), and now they are given as those of {ours['name']!r} ({ours['split']!r}). "
             f"{remedy}"
         )
-    found = ids_lib.read(folder)
-    if ids is not None and found is not None and not found[1].equals(ids):
-        raise DataError(f"{ids_lib.path(folder)} holds other ids than these. {remedy}")
+    if ids is not None and not ids_lib.may_write(folder, ids):
+        raise DataError(f"{folder} was imported with other ids than these. {remedy}")
     return True
 
 
@@ -335,6 +353,8 @@ def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
         )
     if request.parts < 0:
         raise ConfigError(f"--parts is {request.parts}; wanted a number of at least 1.")
+    if config is not None:
+        need_dataset(config, "import with --config")
     if config is not None and (request.class_names or request.name):
         flag = "--class-names" if request.class_names else "--name"
         raise ConfigError(f"{flag} is given with --config, whose data set has its own. Leave one of them out.")
@@ -349,12 +369,13 @@ def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
     else:
         from redundancy.data import shared_dataset
 
-        workdir.claim(config)
         dataset = shared_dataset(config)
         target = _dataset_target(given, dataset)
         if (recorded := workdir.dataset_fingerprint()) is not None:
             workdir.check_fingerprint(recorded, dataset.fingerprint, workdir.config)
     content = _check_vectors(given, target)
+    if config is not None:
+        workdir.claim(config)
     identity = _identity(request, given, target, content)
     folder, n = workdir.embeddings(request.layer), len(target.positions)
     ids = None if given.ids is None else given.ids.take(pa.array(target.rows))
@@ -365,7 +386,7 @@ def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
         _clear_begun(folder, identity, num_parts)
         _write_parts(folder, given.vectors, target, identity, num_parts)
         if ids is None:
-            storage.remove(ids_lib.path(folder))
+            ids_lib.remove(folder)
         else:
             ids_lib.write(folder, target.positions, ids, content)
         store.finish(folder, num_parts, identity, target.class_names, target.num_stored)

@@ -37,13 +37,14 @@ def read_labels(path: str, column: str | None, num_rows: int) -> pa.Array:
       DataError: labels are missing, negative, of another type, or not `num_rows`.
     """
     path = _existing("--labels", path)
-    if column is not None and not path.endswith(".csv"):
+    if column is not None and not path.lower().endswith(".csv"):
         raise ConfigError(f"--columns names a column of labels, {column!r}, but {path} is no .csv file.")
-    if path.endswith(".npy"):
+    kind = path.lower()
+    if kind.endswith(".npy"):
         return check_labels(path, _npy(path), num_rows)
-    if path.endswith(".csv"):
+    if kind.endswith(".csv"):
         return check_labels(path, _typed(csv_column(path, column, "label", num_rows)), num_rows)
-    if path.endswith(".txt"):
+    if kind.endswith(".txt"):
         return check_labels(path, _typed(_lines(path)), num_rows)
     raise ConfigError(f"--labels={path}: wanted a .npy, .csv or .txt file.")
 
@@ -142,11 +143,11 @@ def read_class_names(path: str) -> list[str]:
 def read_ids(path: str, column: str | None, num_rows: int) -> pa.Array:
     """The id of each row, from a text file, one a line, or a column of a .csv; as `check_ids`."""
     path = _existing("--ids", path)
-    if path.endswith(".csv"):
+    if path.lower().endswith(".csv"):
         return check_ids(path, pa.array(csv_column(path, column, "id", num_rows), pa.large_string()), num_rows)
     if column is not None:
         raise ConfigError(f"--columns names a column of ids, {column!r}, but --ids={path} is no .csv file.")
-    if path.endswith((".npy", ".npz", ".parquet")):
+    if path.lower().endswith((".npy", ".npz", ".parquet")):
         raise ConfigError(f"--ids={path}: wanted a text file with one id a line, or a .csv file.")
     return check_ids(path, pa.array(_lines(path), pa.large_string()), num_rows)
 
@@ -186,20 +187,37 @@ def check_ids(where: str, values: pa.Array, num_rows: int) -> pa.Array:
 
 
 def csv_column(path: str, column: str | None, what: str, num_rows: int) -> list[str]:
-    """A column of a .csv file: the one named in its header, or the only one.
+    """A column of a .csv file: the one named in its header, or the only one. Blank lines at the end do not count.
 
     Args:
       path: the file.
       column: its name in the header; None for a file of one column and no header.
       what: key of --columns that names it, for messages.
-      num_rows: rows wanted, for messages.
+      num_rows: rows wanted, to tell a header by.
+
+    Raises:
+      DataError: the file is no .csv, has no such column, a header that was not told of, or a row without a value.
     """
+    reader = csv.reader(io.StringIO(_text(path), newline=""))
+    rows, ends = [], []  # a row's last line: a quoted value may have several
     try:
-        rows = [row for row in csv.reader(io.StringIO(_text(path), newline="")) if row]
+        for row in reader:
+            rows.append(row)
+            ends.append(reader.line_num)
     except csv.Error as error:
-        raise DataError(f"{path} cannot be read as .csv: {error}.") from error
+        raise DataError(f"{path}, line {reader.line_num}, cannot be read as .csv: {error}.") from error
+    num_all = len(rows)
+    while rows and not rows[-1]:
+        rows.pop()
     if not rows:
         raise DataError(f"{path} is empty; {_WANTED}.")
+    blank = next((end for row, end in zip(rows, ends, strict=False) if not row), None)
+    if blank is not None:
+        # Passed over, it would move all that follow it to other embeddings.
+        raise DataError(
+            f"{path}: line {blank} is blank, so a row has no {what}; wanted a value in each. Write it there, or leave "
+            "out the line, where it stands for no embedding."
+        )
     header = rows[0]
     if column is None:
         if len(header) == 1:
@@ -208,13 +226,14 @@ def csv_column(path: str, column: str | None, what: str, num_rows: int) -> list[
                     f"{path} has {len(rows)} rows; wanted {num_rows}, as many as there are embeddings. If the first, "
                     f"{header[0]!r}, is a header, say so: --columns {what}={header[0]}."
                 )
+            _check_no_header(path, [row[0] for row in rows if row], what, blank_end=num_all > len(rows))
             at = 0
         else:
             raise DataError(
                 f"{path} has {len(header)} columns, {header[:10]}; wanted one, or a header and --columns {what}=NAME."
             )
     elif column in header:
-        at, rows = header.index(column), rows[1:]
+        at, rows, ends = header.index(column), rows[1:], ends[1:]
     else:
         raise DataError(
             f"{path} has no column {column!r}; its header is {header[:20]}. Name the right one in --columns."
@@ -222,13 +241,27 @@ def csv_column(path: str, column: str | None, what: str, num_rows: int) -> list[
     short = next((number for number, row in enumerate(rows) if len(row) != len(header)), None)
     if short is not None:
         raise DataError(
-            f"{path}: row {short} has {len(rows[short])} values; wanted {len(header)}, as in the first line."
+            f"{path}: line {ends[short]} has {len(rows[short])} values; wanted {len(header)}, as in the first line."
         )
     return [row[at] for row in rows]
 
 
+def _check_no_header(path: str, values: Sequence[str], what: str, blank_end: bool) -> None:
+    """Raises DataError where the first of as many values as are wanted seems to be a header, so that one is missing."""
+    first, others = values[0], values[1:]
+    if what != "label" or len(others) < 2 or first in others or _WHOLE.fullmatch(first):
+        return
+    if blank_end or all(map(_WHOLE.fullmatch, others)):
+        raise DataError(
+            f"{path}: the first line, {first!r}, seems to be a header: no other line has it, and "
+            f"{'the last line is blank' if blank_end else 'all others are whole numbers'}. Then there is one label too few. "
+            f"Write the missing one and give --columns {what}={first}; or, if {first!r} is a label, "
+            f"{'leave out the blank line' if blank_end else 'write the others as names too'}."
+        )
+
+
 def _existing(flag: str, path: str) -> str:
-    path = os.path.expanduser(path)
+    path = os.path.expanduser(path.removeprefix("file://"))
     if not storage.exists(path) or (storage.is_local(path) and os.path.isdir(path)):
         raise ConfigError(f"{flag}={path}: there is no such file.")
     return path
@@ -260,7 +293,14 @@ def _npy(path: str) -> pa.Array:
         what = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "several arrays (.npz)"
         raise DataError(f"{path} is {what}; {_WANTED}, as an array [N].")
     if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8", "replace")
+        try:
+            array = np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            # Replaced characters would make one class of several.
+            raise DataError(
+                f"{path}: the label {error.object!r} is no UTF-8 text ({error.reason}); {_WANTED}. Decode the labels "
+                "and save them as texts, numpy.char.decode(labels, ENCODING)."
+            ) from error
     return pa.array(array.tolist() if array.dtype.kind == "U" else array.astype(array.dtype.newbyteorder("=")))
 
 

@@ -9,7 +9,6 @@ import concurrent.futures
 import functools
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from redundancy.data.dataset import labels_sha256
 from redundancy.errors import DataError
 
 _IDENTITY = "identity"
+_READERS = 4  # parts that are read at once
 _FIELDS = (
     "layer", "dimension", "num_examples", "num_stored", "class_names", "class_counts", "checkpoint", "fingerprint", "parts",
 )  # fmt: skip
@@ -208,7 +208,8 @@ class EmbeddingStore:
 
         Raises:
           WorkdirError: there is no manifest, so the store is not finished.
-          DataError: the manifest lacks a field; a part is missing, or differs from what the manifest says of it.
+          DataError: the manifest lacks a field, or one is of another type; a part is missing, differs from what the
+            manifest says of it, or has labels or positions that are no integers.
         """
         self.folder = folder
         self.manifest = workdir.need_manifest(folder, "embed")
@@ -218,15 +219,15 @@ class EmbeddingStore:
                 f"{self._manifest_path} has no {missing[0]!r}; wanted: {', '.join(_FIELDS)}. "
                 f"{self._remedy(self._manifest_path)}"
             )
+        self._check_types()
         self.layer: str = self.manifest["layer"]
         self.dimension: int = self.manifest["dimension"]
         self.num_examples: int = self.manifest["num_examples"]
         self.class_counts = {int(label): int(count) for label, count in self.manifest["class_counts"].items()}
         if not check:
             return
-        rows = 0
-        for part in self.manifest["parts"]:
-            rows += self._check_part(part)
+        with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+            rows = sum(pool.map(self._check_part, self.manifest["parts"]))
         if not rows == self.num_examples == sum(self.class_counts.values()):
             raise DataError(
                 f"{self._manifest_path} says {self.num_examples} examples and class counts that sum to "
@@ -248,6 +249,22 @@ class EmbeddingStore:
             f'Delete {both} and run "redundancy embed" (or "redundancy import") again, or bring the right files back.'
         )
 
+    def _check_types(self) -> None:
+        """Raises DataError where a field of the manifest is not of the type that `finish` gives it."""
+        manifest, path = self.manifest, self._manifest_path
+        kinds = {"layer": str, "dimension": int, "num_examples": int, "num_stored": int, "class_names": list}
+        workdir.need_fields(path, manifest, **kinds, class_counts=dict, parts=list)
+        counts, fingerprint = manifest["class_counts"], manifest["fingerprint"]
+        for name, sound, wanted in (
+            ("class_names", all(isinstance(name, str) for name in manifest["class_names"]), "texts"),
+            ("class_counts", all(k.isdecimal() and isinstance(n, int) for k, n in counts.items()), "whole numbers"),
+            ("fingerprint", fingerprint is None or isinstance(fingerprint, dict), "an object or null"),
+        ):
+            if not sound:
+                raise DataError(f"{path}: {name} is {str(manifest[name])[:200]}; wanted {wanted}. {self._remedy(path)}")
+        for part in manifest["parts"]:
+            workdir.need_fields(f"{path}, in parts,", part, file=str, rows=int, sha256=str)
+
     def _check_part(self, part: Mapping[str, Any]) -> int:
         """Rows of a part that is as the manifest says; raises DataError for any other."""
         path = storage.join(self.folder, part["file"])
@@ -259,7 +276,12 @@ class EmbeddingStore:
                 f"{path} has SHA-256 {found[:12]}…, the manifest says {part['sha256'][:12]}…: it is truncated, damaged "
                 f"or another file. {self._remedy(path)}"
             )
-        rows = storage.read_parquet(path, ["position"]).num_rows
+        table = storage.read_parquet(path, ["position", "label"])
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if not pa.types.is_integer(column.type) or column.null_count:
+                found = f"{column.type} with {column.null_count} empty values"
+                raise DataError(f"{path}: column {name} is {found}; wanted integers alone. {self._remedy(path)}")
+        rows = table.num_rows
         if rows != part["rows"]:
             raise DataError(f"{path} has {rows} rows, the manifest says {part['rows']}. {self._remedy(path)}")
         return rows
@@ -314,14 +336,15 @@ class EmbeddingStore:
             file = storage.open_parquet(path, ["position", "label", "embedding"])
             try:
                 for number in range(file.num_row_groups):
-                    table = file.read_row_group(number, ["position", "label", "embedding"])
+                    with storage.parquet_errors(path):
+                        table = file.read_row_group(number, ["position", "label", "embedding"])
                     if table.num_rows:
                         vectors, positions = self._vectors(path, table), table["position"].to_numpy()
                         self._check_vectors(vectors, positions, table["label"][0].as_py())
             finally:
                 file.close(force=True)
 
-        with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
             for _ in pool.map(check, self._paths):
                 pass
 
@@ -337,7 +360,8 @@ class EmbeddingStore:
         positions, embeddings = [np.empty(0, np.int64)], [np.empty((0, self.dimension), np.float32)]
         for path, file, ranges in self._files:
             row_groups = np.flatnonzero((ranges[:, 0] <= label) & (label <= ranges[:, 1])).tolist()
-            table = file.read_row_groups(row_groups, ["position", "label", "embedding"])
+            with storage.parquet_errors(path):
+                table = file.read_row_groups(row_groups, ["position", "label", "embedding"])
             table = table.filter(pc.equal(table["label"], label))
             positions.append(table["position"].to_numpy().astype(np.int64, copy=False))
             embeddings.append(self._vectors(path, table))

@@ -13,6 +13,10 @@ from redundancy.errors import ConfigError, DataError
 
 _BLOCK_BYTES = 1 << 26
 _FLOATS = "float16, float32 or float64"
+# Exponents of a row's largest number that float32 holds with no loss of direction: below the lowest, numbers 2**-26
+# times the largest would be denormal; above the highest, some are infinite.
+_LOWEST, _HIGHEST = -99, 127
+_MOST = np.finfo(np.float32).max
 
 
 class Vectors:
@@ -33,7 +37,11 @@ class Vectors:
         return max(1, _BLOCK_BYTES // (4 * self.dimension))
 
     def blocks(self, start: int = 0) -> Iterator[np.ndarray]:
-        """The rows from `start` on, float32 [n, d] at a time; a number too large for float32 becomes infinite."""
+        """The rows from `start` on, float32 [n, d] at a time.
+
+        A float64 row beyond the range of float32 is multiplied by a power of two that brings it there: the length,
+        which no cosine depends on, is then another, the direction is kept. NaN, infinity and zero rows stay.
+        """
         raise NotImplementedError
 
     def where(self, row: int) -> str:
@@ -226,8 +234,16 @@ class _Parquet:
 
 
 def _float32(block: np.ndarray) -> np.ndarray:
-    # A value beyond float32 is found as infinity when vectors are checked.
-    with np.errstate(over="ignore"):
+    """[n, d] float to float32; see `Vectors.blocks`."""
+    if block.dtype.itemsize == 8:
+        largest = np.maximum(block.max(axis=1), -block.min(axis=1))
+        exponent = np.frexp(largest)[1]
+        beyond = np.isfinite(largest) & (largest > 0) & ((largest > _MOST) | (exponent < _LOWEST))
+        if beyond.any():
+            # To the nearer end: where lengths do count, in the mean of a group, a tiny vector stays a tiny one.
+            shift = np.clip(exponent, _LOWEST, _HIGHEST) - exponent
+            block = np.ldexp(block, np.where(beyond, shift, 0)[:, None])
+    with np.errstate(over="ignore", under="ignore"):
         return np.ascontiguousarray(block, np.float32)
 
 
@@ -235,9 +251,9 @@ def _parquet_files(path: str) -> list[str]:
     """The Parquet files that `path` names, in the order of their names: one, those of a folder, or of a pattern."""
     wanted = "wanted a .npy file, a .parquet file, or a folder of .parquet files"
     if storage.exists(path):
-        if path.endswith(".parquet") and not os.path.isdir(path):
+        if path.lower().endswith(".parquet") and not os.path.isdir(path):
             return [path]
-        names = [storage.join(path, name) for name in storage.list_dir(path) if name.endswith(".parquet")]
+        names = [storage.join(path, name) for name in storage.list_dir(path) if name.lower().endswith(".parquet")]
         if not names:
             raise ConfigError(f"--embeddings={path}: no .parquet file here; {wanted}.")
         return names
@@ -258,8 +274,9 @@ def open_vectors(path: str, column: str | None) -> Vectors:
       ConfigError: there is no such file.
       DataError: the file is damaged, or its contents are no vectors of one length.
     """
-    path = os.path.expanduser(path)
-    if path.endswith(".npy") and not glob.has_magic(path):
+    path = os.path.expanduser(path.removeprefix("file://"))
+    # A file whose name has brackets is no pattern.
+    if path.lower().endswith(".npy") and (os.path.isfile(path) or not glob.has_magic(path)):
         if not storage.is_local(path):
             raise ConfigError(f"--embeddings={path}: a .npy file is mapped into memory; copy it to this machine first.")
         if not os.path.isfile(path):

@@ -124,6 +124,8 @@ NAMES = np.array(["dog", "ape", "cat", "bee"])
             "0123",
         ),
         ("L.csv", lambda y: ["cls", *y], {"columns": "label=cls"}, lambda y: y, "0123"),
+        ("L.CSV", lambda y: [*y, "", ""], {}, lambda y: y, "0123"),
+        ("L.csv", lambda y: ["cls", *y, ""], {"columns": "label=cls"}, lambda y: y, "0123"),
     ],
 )
 def test_labels_in_every_form(files, name, content, fields, expected, names):
@@ -211,11 +213,21 @@ def test_ids(files):
     txt = files.write("I.txt", names)
     files.bring(ids=txt)
     files.refused("other ids", DataError, ids=files.write("J.txt", names[::-1]))
-    # Ids may come later.
+    # That there were ids is known when they are lost; the same ones are taken again.
     storage.remove(ids_lib.path(files.store))
     files.bring()
-    assert ids_lib.read(files.store) is None
+    with pytest.raises(DataError, match=r'ids\.parquet is missing, .*"redundancy import" with the same ids'):
+        ids_lib.read(files.store)
+    files.refused("other ids", DataError, ids=files.path("J.txt"))
     files.bring(ids=txt)
+    assert ids_lib.read(files.store)[1].to_pylist() == names
+    # Ids may come later.
+    ids_lib.remove(files.store)
+    files.bring()
+    assert ids_lib.read(files.store) is None
+    before = storage.read_bytes(storage.join(files.store, "manifest.json"))
+    files.bring(ids=txt)
+    assert storage.read_bytes(storage.join(files.store, "manifest.json")) == before
     assert ids_lib.read(files.store)[1].to_pylist() == names
     files.bring()
     assert ids_lib.read(files.store)[1].to_pylist() == names
@@ -237,9 +249,67 @@ def test_vectors_without_cosine_are_named(files):
         files.write("E.npy", bad(value))
         files.refused(rf"E\.npy, row 7 .*{what} \(2 such of 60 rows\)", DataError)
     doubles = files.embeddings.astype(np.float64)
-    doubles[3] *= 1e300
+    for value in (np.nan, np.inf):
+        doubles[3] = [1e300, 1e-300, value, 1, 1]
+        files.write("E.npy", doubles)
+        files.refused("row 3 holds NaN or infinity .*wanted finite numbers", DataError)
+    doubles[3] = 0
     files.write("E.npy", doubles)
-    files.refused("row 3 holds NaN or infinity .*finite as float32", DataError)
+    files.refused("row 3 is a zero vector", DataError)
+
+
+@pytest.mark.parametrize("kind", ["<f8", ">f8", "parquet"])
+def test_doubles_beyond_float32_keep_their_direction(files, kind):
+    doubles = files.embeddings.astype(np.float64)
+    scales = np.ones(N)
+    scales[[3, 8, 9, 20, 21]] = 1e-44, 1e-300, 1e300, 1e-33, 3e38
+    doubles *= scales[:, None]
+    doubles[40] = [-1.5e-310, 3e-310, 0, 0, 0]
+    doubles[41] = [-np.finfo(np.float64).max, 0, 0, 0, 1e-300]
+    if kind == "parquet":
+        path = files.write("E.parquet", table(doubles, files.labels, "list"))
+        opened = files.bring(embeddings=path, labels="", columns="embedding=emb,label=cls")
+    else:
+        files.write("E.npy", doubles.astype(kind))
+        opened = files.bring()
+    for label in range(4):
+        for position, stored in zip(*opened.read_class(label), strict=True):
+            wanted = doubles[position] / np.abs(doubles[position]).max()
+            assert np.abs(stored.astype(np.float64) / np.abs(stored).max() - wanted).max() < 2e-7
+            if scales[position] == 1 and position not in (40, 41):
+                assert (stored == doubles[position].astype(np.float32)).all()
+            # A tiny vector stays one, so that it hardly moves the mean of a group.
+            assert scales[position] > 1e-40 or np.abs(stored).max() < 1e-29
+
+
+def test_labels_that_look_like_ids_are_warned_of(files, caplog):
+    def warnings(labels, **fields):
+        caplog.clear()
+        storage.remove(files.store)
+        files.bring(labels=labels, **fields)
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    assert not warnings(files.path("Y.npy"))
+    assert not warnings(files.write("L.npy", np.minimum(np.arange(N), 53)))
+    (said,) = warnings(files.write("L.npy", np.minimum(np.arange(N), 54)))
+    assert "55 different labels for 60 embeddings" in said
+    assert ";" not in said
+    (said,) = warnings(files.write("L.csv", [f"img{row}.jpg;{label}" for row, label in enumerate(files.labels)]))
+    assert 'The lines hold ";"' in said
+    few = files.write("few.npy", files.embeddings[:19])
+    assert not warnings(files.write("L.npy", np.arange(19)), embeddings=few)
+
+
+def test_names_of_files_in_every_form(files):
+    for name in ("e[1].npy", "E.NPY"):
+        with open(files.path(name), "wb") as file:
+            np.save(file, files.embeddings)
+        storage.remove(files.store)
+        check(files.bring(embeddings=files.path(name)), files.embeddings, files.labels)
+    storage.remove(files.store)
+    url = "file://" + files.path("E.npy")
+    check(files.bring(embeddings=url, labels="file://" + files.path("Y.npy")), files.embeddings, files.labels)
+    files.refused("none.npy: there is no such file", ConfigError, embeddings="file://" + files.path("none.npy"))
 
 
 @pytest.mark.parametrize(
@@ -291,8 +361,15 @@ def test_files_that_are_no_arrays_are_refused(files):
         ("L.csv", ["cls", *[0] * N], "If the first, 'cls', is a header, say so: --columns label=cls"),
         ("L.csv", ["0,1"] * N, r"2 columns, \['0', '1'\]; wanted one, or a header"),
         ("L.csv", "", "is empty"),
-        ("L.csv", ["0"] * 7 + ["0,1"] + ["0"] * (N - 8), "row 7 has 2 values; wanted 1"),
+        ("L.csv", ["0"] * 7 + ["0,1"] + ["0"] * (N - 8), "line 8 has 2 values; wanted 1"),
         ("L.csv", ["0"] * 7 + ['""'] + ["0"] * (N - 8), "row 7 has no label"),
+        ("L.csv", ["cls", *[0] * 8, "", *[0] * (N - 9)], "line 10 is blank, so a row has no label"),
+        ("L.csv", ["", *[0] * N], "line 1 is blank"),
+        ("L.csv", ["cls", *[0] * (N - 1)], "first line, 'cls', seems to be a header: .* whole numbers"),
+        ("L.csv", ["cls", *["a", "b"] * (N // 2 - 1), "a", ""], "'cls', seems to be a header: .* last line is blank"),
+        ("L.csv", ["cls", *[0] * N, ""], "If the first, 'cls', is a header"),
+        ("L.csv", ['"a', 'b"', *["c"] * 7, "c,d", *["c"] * (N - 9)], "line 10 has 2 values"),
+        ("L.npy", np.array([b"a", b"\xff", b"\xfe"] * (N // 3)), r"the label b'\\xff' is no UTF-8 text"),
         ("L.json", "[]", r"wanted a \.npy, \.csv or \.txt file"),
     ],
 )
@@ -517,6 +594,11 @@ def test_a_workdir_of_a_data_set_wants_its_config(pictures):
     none = config_lib.resolve({"dataset": ""})
     with pytest.raises(ConfigError, match="no data set"):
         import_embeddings(files.request(), Workdir(files.path("v")), none)
+    # Nor is config.json written where the embeddings are wrong.
+    files.write("E.npy", np.zeros((40, D)))
+    with pytest.raises(DataError, match="zero vector"):
+        import_embeddings(files.request(), Workdir(files.path("v")), config)
+    assert not os.path.exists(files.path("v"))
 
 
 def test_the_same_embeddings_with_and_without_a_data_set(pictures):

@@ -1,6 +1,7 @@
 """The embedding store: what is written is read, and whatever is wrong with a part is said before work begins."""
 
 import json
+import pathlib
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -188,6 +189,43 @@ def test_a_manifest_that_disagrees_with_its_parts(folder):
         store.EmbeddingStore(folder)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("layer", 3, "has no 'layer' that is a str"),
+        ("dimension", "6", "has no 'dimension' that is a int"),
+        ("num_stored", 60.5, "has no 'num_stored' that is a int"),
+        ("class_names", "zero", "has no 'class_names' that is a list"),
+        ("class_names", ["zero", 1], r"class_names is \['zero', 1\]; wanted texts"),
+        ("class_counts", [1], "has no 'class_counts' that is a dict"),
+        ("class_counts", {"a": 1}, r"class_counts is \{'a': 1\}; wanted whole numbers"),
+        ("class_counts", {"0": None}, "class_counts is"),
+        ("fingerprint", "digits", "fingerprint is digits; wanted an object or null"),
+        ("parts", {}, "has no 'parts' that is a list"),
+        ("parts", ["part-0"], "in parts, has no 'file' that is a str"),
+        ("parts", [{"file": "part-0", "rows": 3}], "in parts, has no 'sha256'"),
+    ],
+)
+def test_fields_of_other_types_are_named(folder, field, value, what):
+    _write(folder, *_rows())
+    _edit_manifest(folder, **{field: value})
+    for check in (True, False):
+        with pytest.raises(DataError, match=rf"manifest\.json.*{what}"):
+            store.EmbeddingStore(folder, check)
+
+
+@pytest.mark.parametrize(("column", "kind"), [("label", "string"), ("label", "double"), ("position", "double")])
+def test_labels_and_positions_of_other_types_are_refused(folder, column, kind):
+    manifest = _write(folder, *_rows(), num_parts=1)
+    path = storage.join(folder, store.part_name(0, 1))
+    table = pq.read_table(path)
+    at = table.column_names.index(column)
+    pq.write_table(table.set_column(at, column, table[column].cast(kind)), path)
+    _edit_manifest(folder, parts=[{**manifest["parts"][0], "sha256": storage.sha256(path)}])
+    with pytest.raises(DataError, match=rf"{path}: column {column} is {kind} .*; wanted integers"):
+        store.EmbeddingStore(folder)
+
+
 def test_embeddings_of_another_length_are_refused(folder):
     _write(folder, *_rows())
     _edit_manifest(folder, dimension=7)
@@ -260,3 +298,14 @@ def test_only_the_rows_of_the_class_are_read(folder, monkeypatch):
     monkeypatch.setattr(pq.ParquetFile, "read_row_groups", count)
     opened.read_class(1)
     assert groups == [1, 1, 1]
+
+
+def test_damage_within_a_part_is_named_where_it_is_read(folder):
+    _write(folder, *_rows(n=200, dimension=64, num_stored=300), num_parts=1, num_stored=300)
+    path = pathlib.Path(folder) / "part-00000-of-00001.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 8 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 8)
+    path.write_bytes(data)
+    opened = store.EmbeddingStore(folder, check=False)
+    with pytest.raises(DataError, match=rf"{path.name} cannot be read as Parquet"):
+        [opened.read_class(label) for label in range(3)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -85,6 +86,12 @@ def test_nothing_is_overwritten_unless_asked_for(selected, tmp_path):
             r"no semantic-0\.8000\. There are the fractions --method semantic: 0\.9, 0\.5; --method semantic --layer "
             r"start: 0\.9, 0\.5; --method random --trial 0: .*redundancy select .*--config\.fractions=0\.8",
         ),
+        ({"fraction": 0.90004}, r"--fraction is 0\.90004; wanted one that was selected.*--method semantic: 0\.9, 0\.5"),
+        ({"fraction": 0.89996}, r"--fraction is 0\.89996"),
+        ({"fraction": float("nan")}, "--fraction is nan; wanted a number above 0 and up to 1"),
+        ({"fraction": 90}, "--fraction is 90; wanted a number above 0"),
+        ({"fraction": -0.9}, r"--fraction is -0\.9; wanted a number above 0"),
+        ({"fraction": 0}, "--fraction is 0; wanted a number above 0"),
         ({"fraction": 0.9, "layer": "middle"}, r"no semantic-middle-0\.9000"),
         ({"fraction": 0.9, "method": "random", "trial": 2}, r"no random-0\.9000-trial2"),
         ({"fraction": 0.9, "method": "random"}, "--trial is missing"),
@@ -102,6 +109,36 @@ def test_what_is_not_there(selected, tmp_path, fields, what):
     assert not (tmp_path / "out").exists()
 
 
+def test_outputs_that_are_no_files_are_refused(selected, tmp_path, monkeypatch):
+    _, workdir = selected
+    os.mkfifo(tmp_path / "fifo")
+    os.symlink("/dev/null", tmp_path / "null")
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir())
+    for output, what in (
+        ("-", r"--output=-: nothing is written to the standard output"),
+        ("newdir/", r"--output=newdir/ is a folder; wanted a file, such as newdir/kept\.npy"),
+        (str(tmp_path), r"is a folder; wanted a file, such as .*/kept\.npy"),
+        ("file://" + str(tmp_path), r"is a folder"),
+        ("fifo", "--output=fifo is a pipe, device"),
+        ("null", "--output=null is a pipe, device"),
+        ("/dev/null", "--output=/dev/null is a pipe, device"),
+        ("file/kept", "--output=file/kept cannot be written .*A file stands where its folder is wanted"),
+        (
+            "/proc/kept",
+            r"--output=/proc/kept cannot be written \(.*\)\. Choose a file in a folder that you may write to",
+        ),
+    ):
+        for overwrite in (False, True):
+            there = "" if overwrite else "|is there already"
+            with pytest.raises(ConfigError, match=f"{what}{there}") as raised:
+                export(Request(0.9, "npy", output, overwrite=overwrite), workdir)
+            assert ".tmp" not in str(raised.value)
+            assert "--workdir" not in str(raised.value)
+    assert sorted(os.listdir()) == before
+
+
 def test_other_artifacts_than_selected_are_refused(selected, tmp_path):
     _, workdir = selected
     request = Request(0.9, "parquet", str(tmp_path / "out"))
@@ -116,6 +153,9 @@ def test_other_artifacts_than_selected_are_refused(selected, tmp_path):
     manifest = storage.read_json(path)
     storage.write_json(path, {**manifest, "checkpoint": "other"})
     with pytest.raises(WorkdirError, match="made from other embeddings"):
+        export(request, workdir)
+    storage.remove(path)
+    with pytest.raises(DataError, match=r"manifest\.json is missing, but part-.* is there: the embeddings are damaged"):
         export(request, workdir)
     # Without the embeddings the subset is still there; the names of the classes are not.
     storage.remove(workdir.path("embeddings"))
@@ -137,6 +177,32 @@ def imported(tmp_path, n=50, **fields):
     stages.link(config, workdir)
     stages.select(config, workdir)
     return workdir
+
+
+def test_what_the_lines_are_is_logged_and_lost_ids_are_missed(tmp_path, caplog):
+    caplog.set_level("INFO", "absl")
+    (tmp_path / "I.txt").write_text("".join(f"img {row}\n" for row in range(50)))
+    workdir = imported(tmp_path)
+
+    def said(form="txt"):
+        caplog.clear()
+        export(Request(0.8, form, str(tmp_path / "kept"), overwrite=True), workdir)
+        return caplog.records[-1].getMessage()
+
+    assert "by their positions (no ids were imported)" in said()
+    again = Import(str(tmp_path / "E.npy"), str(tmp_path / "Y.npy"), ids=str(tmp_path / "I.txt"))
+    import_embeddings(again, workdir)
+    for form in ("txt", "parquet"):
+        assert said(form).endswith("by their ids")
+    assert "by their" not in said("npy")
+    storage.remove(ids_lib.path(workdir.embeddings("end")))
+    for form in ("txt", "parquet"):
+        with pytest.raises(DataError, match=r"ids\.parquet is missing, .* ids were imported"):
+            said(form)
+    import_embeddings(again, workdir)
+    assert said().endswith("by their ids")
+    storage.remove(workdir.path("embeddings"))
+    assert "the embeddings, and with them any ids, are no longer there" in said()
 
 
 def test_ids_that_were_imported_come_back(tmp_path):
