@@ -309,3 +309,17 @@ def test_damage_within_a_part_is_named_where_it_is_read(folder):
     opened = store.EmbeddingStore(folder, check=False)
     with pytest.raises(DataError, match=rf"{path.name} cannot be read as Parquet"):
         [opened.read_class(label) for label in range(3)]
+
+
+def test_what_the_writer_checked_is_not_read_again_but_other_parts_are(folder, monkeypatch):
+    manifest = _write(folder, *_rows())
+    opened = []
+    open_parquet = storage.open_parquet
+    found = store.EmbeddingStore(folder)
+    monkeypatch.setattr(storage, "open_parquet", lambda *a: opened.append(a[0]) or open_parquet(*a))
+    found.check_vectors()
+    assert not opened
+    parts = [{**manifest["parts"][0], "sha256": "0" * 64}, *manifest["parts"][1:]]
+    _edit_manifest(folder, parts=parts)
+    store.EmbeddingStore(folder, check=False).check_vectors()
+    assert len(opened) == 3
