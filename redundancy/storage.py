@@ -83,12 +83,9 @@ def read_bytes(path: str) -> bytes:
     return fs.cat_file(name)
 
 
-def write_bytes(path: str, data: bytes) -> None:
-    """Writes the whole file or nothing: a reader never sees a part, whenever this process dies."""
-    fs, name = _filesystem(path)
-    if not is_local(path):
-        fs.pipe_file(name, data)
-        return
+@contextlib.contextmanager
+def _scratch(path: str, name: str, data: bytes) -> Iterator[str]:
+    """A hidden file beside the local file `name` that holds `data`, to be put in its place; gone afterwards."""
     folder, base = os.path.split(name)
     os.makedirs(folder, exist_ok=True)
     scratch = os.path.join(folder, f".{base}.{uuid.uuid4().hex[:8]}.tmp")
@@ -97,13 +94,24 @@ def write_bytes(path: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(scratch, name)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.remove(scratch)
-        if isinstance(error, OSError) and error.filename is None:
+        yield scratch
+    except OSError as error:
+        if error.filename is None:
             error.filename = path
         raise
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(scratch)
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Writes the whole file or nothing: a reader never sees a part, whenever this process dies."""
+    fs, name = _filesystem(path)
+    if not is_local(path):
+        fs.pipe_file(name, data)
+        return
+    with _scratch(path, name, data) as scratch:
+        os.replace(scratch, name)
 
 
 def create_bytes(path: str, data: bytes) -> bool:
@@ -115,14 +123,7 @@ def create_bytes(path: str, data: bytes) -> bool:
         except FileExistsError:
             return False
         return True
-    folder, base = os.path.split(name)
-    os.makedirs(folder, exist_ok=True)
-    scratch = os.path.join(folder, f".{base}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(scratch, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with _scratch(path, name, data) as scratch:
         try:
             os.link(scratch, name)
         except FileExistsError:
@@ -131,12 +132,6 @@ def create_bytes(path: str, data: bytes) -> bool:
             if os.path.exists(name):
                 return False
             os.replace(scratch, name)
-    except OSError as error:
-        error.filename = error.filename or path
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(scratch)
     return True
 
 
