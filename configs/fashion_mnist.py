@@ -26,6 +26,7 @@ def get_config(arg: str = ""):
         # Random crops only slow a training of a few epochs down.
         config.widths, config.augmentation = (8, 16, 32), "flip"
         config.steps, config.warmup_steps, config.batch_size = 1200, 100, 64
+        config.lr_per_256 = 0.4
         config.checkpoint_every = 300
     if arg == "smoke":
         config.widths = (4, 4, 8)

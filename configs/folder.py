@@ -4,7 +4,7 @@
 
 A first look, about ten minutes on two CPU cores: images are resized and cropped to 32 x 32 pixels, and a small network
 sees 19,200 of them. For an answer to rely on, on an accelerator:
---config.image_size=64 --config.depth=20 --config.batch_size=128 --config.steps=20000 --config.trials=10.
+--config.image_size=64 --config.depth=20 --config.batch_size=128 --config.lr_per_256=0.2 --config.steps=20000 --config.trials=10.
 
 Where there is no test/ or validation/ folder, a fifth of each class is held out for measuring (--config.holdout).
 `:PATH:smoke` takes about a minute, with no meaning in its numbers. The recipe is ours.
@@ -27,6 +27,7 @@ def get_config(arg: str = ""):
     config.augmentation, config.pad = "crop_flip", 4
     config.depth, config.widths = 8, (16, 32, 64)
     config.steps, config.warmup_steps, config.batch_size = 300, 30, 64
+    config.lr_per_256 = 0.4
     config.fractions, config.trials = (0.9, 0.5), 3
     config.log_every, config.checkpoint_every = 50, 100
     if smoke:

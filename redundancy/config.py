@@ -15,9 +15,15 @@ from redundancy.errors import ConfigError, nearest
 METHODS = ("semantic", "random")
 LAYERS = ("start", "middle", "end")
 RULES = ("cosine_raw_mean", "cosine_unit_mean", "medoid", "minimax")
-AUGMENTATIONS = ("none", "flip", "crop", "crop_flip")
+AUGMENTATIONS = ("none", "flip", "crop", "crop_flip", "resized_crop", "resized_crop_flip")
+FORMS = ("cifar", "imagenet")
+IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
+KERNEL_INITS = ("he_fan_in", "he_fan_out")
+CLASSIFIER_INITS = ("lecun", "normal_0.01", "zeros")
 BUDGETS = ("steps", "epochs")
 DTYPES = ("float32", "bfloat16")
+PACK_MODES = ("auto", "loop", "vmap")
+CONVOLUTIONS = ("auto", "xla", "cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,25 +103,85 @@ FIELDS: dict[str, Field] = {
         lambda value: all(item > 0 for item in value),
         float,
     ),
-    "augmentation": Field("Data", "crop_flip", "random change of each training image", **_one_of(AUGMENTATIONS)),
+    "augmentation": Field(
+        "Data",
+        "crop_flip",
+        "random change of each training image; resized_crop is Inception's crop of any size and aspect",
+        **_one_of(AUGMENTATIONS),
+    ),
     "pad": Field("Data", 4, "pixels of zero padding before the random crop", **_at_least(0)),
+    "crop_area": Field(
+        "Data",
+        (0.08, 1.0),
+        "least and greatest share of the image's area that a resized_crop takes",
+        "two numbers above 0 and up to 1, the second not below the first",
+        lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1,
+        float,
+    ),
+    "crop_aspect": Field(
+        "Data",
+        (3 / 4, 4 / 3),
+        "least and greatest width by height of a resized_crop",
+        "two numbers from 0.1 to 10, the second not below the first",
+        lambda value: len(value) == 2 and 0.1 <= value[0] <= value[1] <= 10,
+        float,
+    ),
+    "eval_crop": Field(
+        "Data",
+        1.0,
+        "image_size by the side that an image's shorter side is resized to before its centre is cut out, where it is "
+        "measured or embedded; 0.875 is 224 of 256",
+        "a number from 0.1 to 1",
+        lambda value: 0.1 <= value <= 1,
+    ),
     # Model
+    "form": Field(
+        "Model",
+        "cifar",
+        "of the ResNet v2: 'cifar' has three stages of basic blocks; 'imagenet' a 7x7 stem, max-pooling and four "
+        "stages, of bottlenecks from depth 50 on",
+        **_one_of(FORMS),
+    ),
     "depth": Field(
         "Model",
         32,
-        "layers of the ResNet v2, 6n+2",
-        "8, 14, 20, 26, 32 or another number of the form 6n+2",
-        lambda value: value >= 8 and value % 6 == 2,
+        "layers of the ResNet v2: 6n+2 (8, 14, 20, 32, 44, 56, 110 …) in the form 'cifar'; 18, 34, 50, 101 or 152 in "
+        "the form 'imagenet'",
+        **_at_least(8),
     ),
     "widths": Field(
         "Model",
         (16, 32, 64),
-        "channels of the three residual stages",
-        "three numbers of at least 1",
-        lambda value: len(value) == 3 and min(value) >= 1,
+        "channels of the residual stages, three or (in the form 'imagenet') four; a bottleneck puts out four times as many",
+        "three or four numbers of at least 1",
+        lambda value: len(value) in (3, 4) and min(value) >= 1,
         int,
     ),
-    "dtype": Field("Model", "float32", "type that convolutions compute in", **_one_of(DTYPES)),
+    "dtype": Field(
+        "Model",
+        "float32",
+        "type that convolutions compute in; parameters, statistics, logits and loss are float32",
+        **_one_of(DTYPES),
+    ),
+    "kernel_init": Field(
+        "Model",
+        "he_fan_in",
+        "of convolutions: He et al. 2015's normal distribution over the inputs or the outputs of a unit",
+        **_one_of(KERNEL_INITS),
+    ),
+    "classifier_init": Field(
+        "Model",
+        "lecun",
+        "of the classifier's kernel: LeCun's normal distribution, Goyal et al.'s of standard deviation 0.01, or zeros",
+        **_one_of(CLASSIFIER_INITS),
+    ),
+    "classifier_bias": Field("Model", True, "whether the classifier has a bias, which starts at zero"),
+    "zero_init_residual": Field(
+        "Model",
+        False,
+        "whether the last convolution of every residual branch starts at zero, so that blocks start as the identity "
+        "(in a v1 network it is the branch's last BatchNorm scale: Goyal et al., section 5.1)",
+    ),
     "bn_group_size": Field(
         "Model", 0, "images over which BatchNorm takes its statistics; 0 is the whole batch", **_at_least(0)
     ),
@@ -127,7 +193,12 @@ FIELDS: dict[str, Field] = {
         lambda value: 0 <= value < 1,
     ),
     # Training
-    "steps": Field("Training", 100_000, "steps of one training on the full set", **_at_least(1)),
+    "steps": Field(
+        "Training", 100_000, "steps of one training on the full set; not used where epochs is set", **_at_least(1)
+    ),
+    "epochs": Field(
+        "Training", 0.0, "epochs of one training on the full set, in place of steps; 0 uses steps", **_at_least(0)
+    ),
     "budget": Field(
         "Training",
         "steps",
@@ -135,8 +206,26 @@ FIELDS: dict[str, Field] = {
         **_one_of(BUDGETS),
     ),
     "batch_size": Field("Training", 128, "images of one step and one trial", **_at_least(1)),
-    "lr": Field("Training", 0.1, "peak learning rate", "a number above 0", lambda value: value > 0),
-    "warmup_steps": Field("Training", 2500, "steps of linear warm-up from 0", **_at_least(0)),
+    "lr_per_256": Field(
+        "Training",
+        0.2,
+        "learning rate for 256 images a step; the peak is lr_per_256 x batch_size / 256 (Goyal et al., section 2.1)",
+        "a number above 0",
+        lambda value: value > 0,
+    ),
+    "warmup_steps": Field(
+        "Training", 2500, "steps of linear warm-up from 0; not used where warmup_epochs is set", **_at_least(0)
+    ),
+    "warmup_epochs": Field(
+        "Training", 0.0, "epochs of linear warm-up, in place of warmup_steps; 0 uses warmup_steps", **_at_least(0)
+    ),
+    "label_smoothing": Field(
+        "Training",
+        0.0,
+        "share of each label's weight that is spread over all classes",
+        "a number from 0 up to, not including, 1",
+        lambda value: 0 <= value < 1,
+    ),
     "momentum": Field(
         "Training",
         0.9,
@@ -159,6 +248,20 @@ FIELDS: dict[str, Field] = {
         "Training", 0, "devices that share one trial's batch; 0 spreads trials first", **_at_least(0)
     ),
     "pack": Field("Training", 0, "trials trained in one program; 0 is one per device", **_at_least(0)),
+    "pack_mode": Field(
+        "Training",
+        "auto",
+        "how a device trains several trials of a pack: 'loop' one after the other, 'vmap' as one batched network; "
+        "'auto' is what was measured to be faster on its platform",
+        **_one_of(PACK_MODES),
+    ),
+    "convolution": Field(
+        "Training",
+        "auto",
+        "how convolutions are computed; 'auto' is what was measured to be faster on its platform; results agree to "
+        "rounding",
+        **_one_of(CONVOLUTIONS),
+    ),
     "steps_per_dispatch": Field(
         "Training", 0, "steps in one device program; 0 is 1 on CPU and for streamed sets, 50 elsewhere", **_at_least(0)
     ),
@@ -257,10 +360,21 @@ def _convert(name: str, field: Field, value: Any) -> Any:
 
 def _check_together(config: ml_collections.ConfigDict) -> None:
     """What no field shows alone."""
-    if config.warmup_steps > config.steps:
+    _check_network(config)
+    if not (config.epochs or config.warmup_epochs) and config.warmup_steps > config.steps:
         raise ConfigError(
             f"config.warmup_steps is {config.warmup_steps}, more than config.steps, {config.steps}; "
             "lower warmup_steps or raise steps."
+        )
+    if config.epochs and config.warmup_epochs > config.epochs:
+        raise ConfigError(
+            f"config.warmup_epochs is {config.warmup_epochs}, more than config.epochs, {config.epochs}; "
+            "lower warmup_epochs or raise epochs."
+        )
+    if "resized_crop" in config.augmentation and not config.image_size:
+        raise ConfigError(
+            f"config.augmentation is {config.augmentation!r}, but config.image_size is 0; set the side in pixels that "
+            "crops are resized to, for example --config.image_size=224."
         )
     if config.bn_group_size and config.batch_size % config.bn_group_size:
         raise ConfigError(
@@ -270,6 +384,26 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
     for name in ("mean", "std"):
         if len(config[name]) not in (1, 3):
             raise ConfigError(f"config.{name} has {len(config[name])} numbers; wanted: one for all channels or three.")
+
+
+def _check_network(config: ml_collections.ConfigDict) -> None:
+    if config.form == "cifar":
+        if config.depth % 6 != 2:
+            raise ConfigError(
+                f"config.depth is {config.depth}; in the form 'cifar' wanted: 8, 14, 20, 26, 32 or another number of "
+                "the form 6n+2 (ResNet-50 and the like: --config.form=imagenet)."
+            )
+    elif config.depth not in IMAGENET_DEPTHS:
+        raise ConfigError(
+            f"config.depth is {config.depth}; in the form 'imagenet' wanted one of "
+            f"{', '.join(map(str, IMAGENET_DEPTHS))} (ResNet-32 and the like: --config.form=cifar)."
+        )
+    wanted = 3 if config.form == "cifar" else 4
+    if len(config.widths) != wanted:
+        raise ConfigError(
+            f"config.widths has {len(config.widths)} numbers; the form {config.form!r} has {wanted} stages: wanted as "
+            "many, for example " + ("(16, 32, 64)." if wanted == 3 else "(64, 128, 256, 512).")
+        )
 
 
 def resolve(given: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:

@@ -22,9 +22,9 @@ def test_defaults_resolve_to_themselves():
 
 
 def test_a_plain_config_dict_is_completed():
-    config = config_lib.resolve(ml_collections.ConfigDict({"steps": 5000, "lr": 1, "fractions": [0.5]}))
-    assert (config.steps, config.lr, config.fractions, config.depth) == (5000, 1.0, (0.5,), 32)
-    assert isinstance(config.lr, float)
+    config = config_lib.resolve(ml_collections.ConfigDict({"steps": 5000, "lr_per_256": 1, "fractions": [0.5]}))
+    assert (config.steps, config.lr_per_256, config.fractions, config.depth) == (5000, 1.0, (0.5,), 32)
+    assert isinstance(config.lr_per_256, float)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,10 @@ def test_a_plain_config_dict_is_completed():
         ({"steps": 2.5}, "a whole number"),
         ({"steps": True}, "a whole number"),
         ({"steps": 0}, "from 1 to"),
-        ({"lr": float("nan")}, "finite"),
-        ({"lr": 0}, "above 0"),
+        ({"lr_per_256": float("nan")}, "finite"),
+        ({"lr_per_256": 0}, "above 0"),
         ({"depth": 33}, "6n+2"),
-        ({"widths": (16, 32)}, "three numbers"),
+        ({"widths": (16, 32)}, "three or four numbers"),
         ({"fractions": (0.9, 0.90001)}, "told apart"),
         ({"fractions": (0.0,)}, "above 0"),
         ({"fractions": (1.2,)}, "up to 1"),
@@ -81,7 +81,7 @@ def test_an_unknown_argument_names_the_nearest(name):
 def test_the_papers_cifar_recipe():
     config = runpy.run_path(str(CONFIGS / "cifar10.py"))["get_config"]()
     assert (config.depth, tuple(config.widths), config.steps, config.trials) == (32, (16, 32, 64), 100_000, 10)
-    assert (config.batch_size, config.lr, config.warmup_steps) == (128, 0.1, 2500)
+    assert (config.batch_size, config.lr_per_256, config.warmup_steps) == (128, 0.2, 2500)
     assert (config.momentum, config.nesterov, config.l2) == (0.9, False, 1e-4)
     assert (config.augmentation, config.pad) == ("crop_flip", 4)
 

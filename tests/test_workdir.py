@@ -23,17 +23,17 @@ def recorded(workdir):
 
 
 def test_another_config_is_refused_and_the_fields_named(workdir):
-    claim(workdir, lr=0.4)
-    claim(workdir, lr=0.3)  # nothing was made with 0.4
+    claim(workdir, lr_per_256=0.4)
+    claim(workdir, lr_per_256=0.3)  # nothing was made with 0.4
     storage.make_dirs(workdir.pretrain)
-    claim(workdir, lr=0.3)
+    claim(workdir, lr_per_256=0.3)
     with pytest.raises(WorkdirError) as caught:
-        claim(workdir, lr=0.5, depth=8)
-    assert "lr: 0.3 there, 0.5 here" in str(caught.value)
+        claim(workdir, lr_per_256=0.5, depth=8)
+    assert "lr_per_256: 0.3 there, 0.5 here" in str(caught.value)
     assert "depth" in str(caught.value)
     assert "seed" not in str(caught.value)
     assert workdir.pretrain in str(caught.value)
-    assert recorded(workdir)["lr"] == 0.3
+    assert recorded(workdir)["lr_per_256"] == 0.3
 
 
 LATER = {"fractions": (0.9,), "methods": ("semantic",), "trials": 7, "layers": ("start",), "report_groups": 3}

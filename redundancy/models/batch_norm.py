@@ -20,12 +20,14 @@ class BatchNorm(nn.Module):
       momentum: share of the running statistics kept at each training step.
       epsilon: added to the variance.
       dtype: type of the output.
+      relu: whether a ReLU follows.
     """
 
     group_size: int = 0
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
+    relu: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -37,7 +39,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         if not train:
             factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
-            return (x * factor + (bias - running_mean.value * factor)).astype(self.dtype)
+            return self._out(x * factor + (bias - running_mean.value * factor))
 
         size = self.group_size or x.shape[0]
         grouped = x.astype(jnp.float32).reshape(x.shape[0] // size, size, *x.shape[1:])
@@ -50,4 +52,7 @@ class BatchNorm(nn.Module):
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         offset = bias - mean * factor
         normal = grouped * factor[:, None, None, None] + offset[:, None, None, None]
-        return normal.reshape(x.shape).astype(self.dtype)
+        return self._out(normal.reshape(x.shape))
+
+    def _out(self, y: jax.Array) -> jax.Array:
+        return (nn.relu(y) if self.relu else y).astype(self.dtype)

@@ -1,6 +1,10 @@
-"""ResNet v2 in its CIFAR form (He et al. 2016b): depth 6n+2, three stages, identity mappings."""
+"""ResNet v2 (He et al. 2016b: pre-activation, identity mappings) in its CIFAR and its ImageNet form.
+
+Parameters have the same names and shapes however a network is computed, so checkpoints move between platforms.
+"""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,45 +12,99 @@ import jax.numpy as jnp
 
 from redundancy.models.batch_norm import BatchNorm
 
+STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+_EXPANSION = 4  # of a bottleneck: channels that it puts out by those of its 3 x 3 convolution
 
-class Block(nn.Module):
+# He et al. 2015, section 2.2: normal with variance 2 / fan. "fan_in" keeps the scale of activations, "fan_out" that of
+# gradients, which most implementations of ResNets use.
+KERNEL_INITS = {
+    "he_fan_in": nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal"),
+    "he_fan_out": nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal"),
+}
+CLASSIFIER_INITS = {
+    "lecun": nn.initializers.lecun_normal(),
+    "normal_0.01": nn.initializers.normal(0.01),  # Goyal et al. 2017, section 5.1
+    "zeros": nn.initializers.zeros,
+}
+
+
+class BasicBlock(nn.Module):
     """Pre-activation residual block: two 3 x 3 convolutions, each after BatchNorm and ReLU."""
 
     width: int
     stride: int
-    norm: type[nn.Module]
-    conv: type[nn.Module]
+    norm: Any
+    conv: Any
+    last_init: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = nn.relu(self.norm(name="norm1")(x, train))
+        stride = (self.stride, self.stride)
+        y = self.norm(name="norm1")(x, train)
         shortcut = x
         if self.stride != 1 or x.shape[-1] != self.width:
-            shortcut = self.conv(self.width, (1, 1), (self.stride, self.stride), name="shortcut")(y)
-        y = self.conv(self.width, (3, 3), (self.stride, self.stride), name="conv1")(y)
-        y = nn.relu(self.norm(name="norm2")(y, train))
-        return shortcut + self.conv(self.width, (3, 3), name="conv2")(y)
+            shortcut = self.conv(self.width, (1, 1), stride, name="shortcut")(y)
+        y = self.conv(self.width, (3, 3), stride, name="conv1")(y)
+        y = self.norm(name="norm2")(y, train)
+        return shortcut + self.conv(self.width, (3, 3), kernel_init=self.last_init, name="conv2")(y)
+
+
+class Bottleneck(nn.Module):
+    """Pre-activation bottleneck: 1 x 1, 3 x 3 (which has the stride) and 1 x 1, to 4 x `width` channels."""
+
+    width: int
+    stride: int
+    norm: Any
+    conv: Any
+    last_init: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        stride, channels = (self.stride, self.stride), _EXPANSION * self.width
+        y = self.norm(name="norm1")(x, train)
+        shortcut = x
+        if self.stride != 1 or x.shape[-1] != channels:
+            shortcut = self.conv(channels, (1, 1), stride, name="shortcut")(y)
+        y = self.conv(self.width, (1, 1), name="conv1")(y)
+        y = self.norm(name="norm2")(y, train)
+        y = self.conv(self.width, (3, 3), stride, name="conv2")(y)
+        y = self.norm(name="norm3")(y, train)
+        return shortcut + self.conv(channels, (1, 1), kernel_init=self.last_init, name="conv3")(y)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3 x 3 maximum, stride 2: `[B, H, W, C]` -> `[B, ceil(H/2), ceil(W/2), C]`."""
+    return nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
 
 
 class ResNet(nn.Module):
-    """ResNet v2 of depth 6n+2 with its three pooled layers (the paper's section 4.2).
+    """ResNet v2 with its three pooled layers (the paper's section 4.2).
 
     Parameters, BatchNorm's statistics, pooled layers and logits are float32; convolutions compute in `dtype`.
 
     Attributes:
-      depth: 6n+2; n blocks in each of the three stages.
-      widths: channels of the stages.
+      stage_blocks: blocks of each stage; every stage but the first halves height and width.
+      widths: channels of each stage.
       num_classes: logits.
+      bottleneck: whether blocks are bottlenecks, which put out 4 x the width.
+      imagenet_stem: 7 x 7 convolution of stride 2 and max-pooling, rather than a 3 x 3 convolution.
       bn_group_size, bn_momentum: see BatchNorm.
       dtype: type that convolutions compute in.
+      kernel_init, classifier_init, classifier_bias, zero_init_residual: see config.py.
     """
 
-    depth: int
-    widths: tuple[int, int, int]
+    stage_blocks: tuple[int, ...]
+    widths: tuple[int, ...]
     num_classes: int
+    bottleneck: bool = False
+    imagenet_stem: bool = False
     bn_group_size: int = 0
     bn_momentum: float = 0.9
     dtype: jnp.dtype = jnp.float32
+    kernel_init: str = "he_fan_in"
+    classifier_init: str = "lecun"
+    classifier_bias: bool = True
+    zero_init_residual: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -61,34 +119,57 @@ class ResNet(nn.Module):
           pixels of the first convolution, "middle" of the second stage, "end" of the last BatchNorm and ReLU,
           which the logits are made of.
         """
-        norm = functools.partial(BatchNorm, group_size=self.bn_group_size, momentum=self.bn_momentum, dtype=self.dtype)
-        conv = functools.partial(
-            nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), padding="SAME"
+        norm = functools.partial(
+            BatchNorm, group_size=self.bn_group_size, momentum=self.bn_momentum, dtype=self.dtype, relu=True
         )
+        init = KERNEL_INITS[self.kernel_init]
+        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=init, padding="SAME")
+        last_init = nn.initializers.zeros if self.zero_init_residual else init
+        block = Bottleneck if self.bottleneck else BasicBlock
 
         def pool(y):
             return y.astype(jnp.float32).mean(axis=(1, 2))
 
-        x = conv(self.widths[0], (3, 3), name="conv0")(x.astype(self.dtype))
+        x = x.astype(self.dtype)
+        if self.imagenet_stem:
+            x = conv(self.widths[0], (7, 7), (2, 2), name="conv0")(x)
+        else:
+            x = conv(self.widths[0], (3, 3), name="conv0")(x)
         layers = {"start": pool(x)}
-        for stage, width in enumerate(self.widths):
-            for index in range((self.depth - 2) // 6):
+        if self.imagenet_stem:
+            x = max_pool(x)
+        for stage, (width, blocks) in enumerate(zip(self.widths, self.stage_blocks, strict=True)):
+            for index in range(blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
-                x = Block(width, stride, norm, conv, name=f"stage{stage + 1}_block{index + 1}")(x, train)
+                name = f"stage{stage + 1}_block{index + 1}"
+                x = block(width, stride, norm, conv, last_init, name=name)(x, train)
             if stage == 1:
                 layers["middle"] = pool(x)
-        layers["end"] = pool(nn.relu(norm(name="norm")(x, train)))
-        logits = nn.Dense(self.num_classes, dtype=jnp.float32, name="classifier")(layers["end"])
+        layers["end"] = pool(norm(name="norm")(x, train))
+        logits = nn.Dense(
+            self.num_classes,
+            use_bias=self.classifier_bias,
+            dtype=jnp.float32,
+            kernel_init=CLASSIFIER_INITS[self.classifier_init],
+            name="classifier",
+        )(layers["end"])
         return logits, layers
 
 
 def make_model(config, num_classes: int) -> ResNet:
     """The network that a resolved config asks for."""
+    imagenet = config.form == "imagenet"
     return ResNet(
-        depth=config.depth,
+        stage_blocks=STAGE_BLOCKS[config.depth] if imagenet else ((config.depth - 2) // 6,) * 3,
         widths=tuple(config.widths),
         num_classes=num_classes,
+        bottleneck=imagenet and config.depth >= 50,
+        imagenet_stem=imagenet,
         bn_group_size=config.bn_group_size,
         bn_momentum=config.bn_momentum,
         dtype=jnp.dtype(config.dtype),
+        kernel_init=config.kernel_init,
+        classifier_init=config.classifier_init,
+        classifier_bias=config.classifier_bias,
+        zero_init_residual=config.zero_init_residual,
     )

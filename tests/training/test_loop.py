@@ -183,7 +183,7 @@ def test_a_subset_smaller_than_a_batch_trains(trainer, tmp_path):
 
 
 def test_divergence_stops_with_the_step_and_the_run(digits_npz, tmp_path):
-    wild = make_trainer(digits_npz, lr=1e30, warmup_steps=0)
+    wild = make_trainer(digits_npz, lr_per_256=1e30, warmup_steps=0)
     with pytest.raises(DivergedError, match=r"loss of wild is (nan|inf) at step \d+"):
         train_pack(wild, [job(tmp_path, "wild")], 1, 9, "train")
     assert not (tmp_path / "wild" / "result.json").exists()

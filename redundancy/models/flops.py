@@ -1,0 +1,44 @@
+"""What a network costs by its definition: multiply-adds of one image, and parameters. Nothing is computed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _eqn_multiply_adds(eqn) -> int:
+    if eqn.primitive.name == "conv_general_dilated":
+        kernel = eqn.invars[1].aval.shape
+        outputs = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+        return int(np.prod(eqn.outvars[0].aval.shape) * (np.prod(kernel) // outputs))
+    if eqn.primitive.name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        left = eqn.invars[0].aval.shape
+        return int(np.prod(eqn.outvars[0].aval.shape) * np.prod([left[axis] for axis in contracted]))
+    return sum(_multiply_adds(inner) for inner in jax.core.jaxprs_in_params(eqn.params))
+
+
+def _multiply_adds(jaxpr) -> int:
+    return sum(_eqn_multiply_adds(eqn) for eqn in jaxpr.eqns)
+
+
+def multiply_adds(model, image_shape: tuple[int, int, int]) -> int:
+    """Multiply-adds of the convolutions and the classifier in one forward pass of one image.
+
+    This is what papers count ("FLOPs" of He et al. 2016a, table 1). A training step is customarily taken as three
+    forward passes of two floating-point operations a multiply-add.
+
+    Args:
+      model: a ResNet computed with plain XLA convolutions, whose own operations are the definition's.
+      image_shape: (height, width, channels).
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
+    traced = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, image)
+    return _multiply_adds(traced.jaxpr)
+
+
+def parameters(model, image_shape: tuple[int, int, int]) -> int:
+    """Trained numbers of the network."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
