@@ -86,6 +86,7 @@ _COMMANDS = {
     "dropped": ("export",),
     "overwrite": ("export",),
     "scheduler": ("link", "run"),
+    "profile": ("train", "sweep", "run"),
 }
 for _name in ("embeddings", "labels", "ids", "columns", "class_names", "name", "checkpoint", "layer"):
     flags.DEFINE_string(_name, None, "See redundancy import --help.")
@@ -96,6 +97,7 @@ flags.DEFINE_string("output", None, "See redundancy export --help.")
 flags.DEFINE_enum("method", None, ["semantic", "random"], "See redundancy export --help.")
 flags.DEFINE_integer("trial", None, "See redundancy export --help.", lower_bound=0)
 flags.DEFINE_bool("dropped", False, "See redundancy export --help.")
+flags.DEFINE_bool("profile", False, "Trace some steps of the first training.")
 flags.DEFINE_bool("overwrite", False, "See redundancy export --help.")
 flags.DEFINE_string("scheduler", None, f"Dask scheduler for link: {_SCHEDULERS}.")
 

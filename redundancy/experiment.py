@@ -15,6 +15,7 @@ from redundancy.errors import DataError, WorkdirError
 from redundancy.selection.stages import read_subset
 from redundancy.training.loop import Job, result_path, train_pack
 from redundancy.training.mesh import make_mesh, pack_size
+from redundancy.training.schedule import Schedule, full_schedule, subset_schedule
 from redundancy.training.trainer import Trainer
 from redundancy.workdir import Workdir, need_fields, need_manifest, read_manifest, run_name, subset_name, write_manifest
 
@@ -63,19 +64,24 @@ class Run:
         return self.trial + 1
 
 
-def table(config) -> list[Run]:
+def table(config, num_images: int = 0) -> list[Run]:
     """All runs of a resolved config: the full set, then method x layer x fraction, each for every trial.
 
     A fraction of 1.0 is the full set, which is trained once per trial whatever the methods.
+
+    Args:
+      config: resolved config.
+      num_images: training images of the full set; needed where config.epochs is set.
     """
-    runs = [Run("full", "end", 1.0, trial, config.steps, None) for trial in range(config.trials)]
+    full = full_schedule(config, num_images).steps
+    runs = [Run("full", "end", 1.0, trial, full, None) for trial in range(config.trials)]
     kinds = [
         (method, layer) for method in config.methods for layer in (config.layers if method == "semantic" else ("end",))
     ]
     for (method, layer), fraction in itertools.product(kinds, sorted(config.fractions, reverse=True)):
         if fraction == 1.0:
             continue
-        steps = config.steps if config.budget == "steps" else max(1, round(config.steps * fraction))
+        steps = subset_schedule(config, num_images, fraction).steps
         for trial in range(config.trials):
             subset = subset_name(method, fraction, trial if method == "random" else None, layer)
             runs.append(Run(method, layer, fraction, trial, steps, subset))
@@ -178,24 +184,33 @@ def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
     storage.write_text(workdir.results, buffer.getvalue())
 
 
-def _packs(runs: list[Run], size: int) -> list[list[Run]]:
-    """The table cut into packs of up to `size` runs of the same number of steps."""
-    packs = []
-    for _, group in itertools.groupby(sorted(runs, key=lambda run: -run.steps), key=lambda run: run.steps):
-        same = list(group)
-        packs.extend(same[first : first + size] for first in range(0, len(same), size))
-    return packs
+def _packs(runs: list[Run], schedules: dict[float, Schedule], size: int) -> list[tuple[Schedule, list[Run]]]:
+    """The table cut into packs of up to `size` runs of the same schedule; the longest come first."""
+    grouped: dict[Schedule, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(schedules[run.fraction], []).append(run)
+    return [
+        (schedule, same[first : first + size])
+        for schedule, same in sorted(grouped.items(), key=lambda item: -item[0].steps)
+        for first in range(0, len(same), size)
+    ]
 
 
-def sweep(config, workdir: Workdir) -> None:
+def sweep(config, workdir: Workdir, profile: bool = False) -> None:
     """Trains every run of the table that has no result, then writes results.csv and runs/manifest.json.
+
+    Args:
+      config: resolved config.
+      workdir: with subsets.
+      profile: whether some steps of the first pack are traced.
 
     Raises:
       WorkdirError: the stage select has not finished, or the runs there are of other subsets.
       DataError: a subset or a result is damaged.
     """
     digests = _subset_digests(workdir)
-    runs = table(config)
+    num_images = len(shared_dataset(config).train.positions) if config.epochs or config.warmup_epochs else 0
+    runs = table(config, num_images)
     for run in runs:
         _claim(workdir, run, digests)
     finished = read_manifest(workdir.runs, results_sha256=str)
@@ -211,18 +226,25 @@ def sweep(config, workdir: Workdir) -> None:
     # with the same programs, and so with the same bits.
     mesh = make_mesh(config, num_trials=len(runs))
     size = pack_size(config, mesh, num_trials=len(runs))
-    left = [[run for run in pack if not is_done(workdir, run)] for pack in _packs(runs, size)]
-    done = len(runs) - sum(map(len, left))
+    schedules = {run.fraction: subset_schedule(config, num_images, run.fraction) for run in runs}
+    left = [
+        (schedule, [run for run in pack if not is_done(workdir, run)])
+        for schedule, pack in _packs(runs, schedules, size)
+    ]
+    done = len(runs) - sum(len(pack) for _, pack in left)
     logging.info("sweep: %d of %d runs to do", len(runs) - done, len(runs))
-    for run in {run.subset: run for pack in left for run in pack}.values():
+    for run in {run.subset: run for _, pack in left for run in pack}.values():
         _kept(workdir, run, dataset)  # a wrong subset is told before the first training, not before its own
     if done < len(runs):
         trainer = Trainer(config, dataset, mesh)
-        for pack in filter(None, left):
+        for schedule, pack in left:
+            if not pack:
+                continue
             jobs = [Job(run.name, workdir.run(run.name), _kept(workdir, run, dataset), run.seed) for run in pack]
             names = jobs[0].name if len(jobs) == 1 else f"{jobs[0].name} and {len(jobs) - 1} more"
             what = f"sweep {done + 1}/{len(runs)} {names}"
-            results = train_pack(trainer, jobs, size, pack[0].steps, what)
+            results = train_pack(trainer, jobs, size, schedule, what, profile)
+            profile = False
             done += len(pack)
             for job, result in zip(jobs, results, strict=True):
                 logging.info("sweep: %s test accuracy %.4f", job.name, result["test_accuracy"])

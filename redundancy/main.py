@@ -55,6 +55,8 @@ Beside the way, without training:
               cifar100.py, folder.py and embeddings.py. An argument shrinks it: configs/cifar10.py:quick, :smoke.
   --config.FIELD=VALUE  overrides a field, for example --config.fractions=0.9,0.8 --config.trials=5
   --scheduler for link and run: local:WORKERS, or tcp://HOST:PORT of a Dask scheduler; default: this machine
+  --profile   for train, sweep and run: traces some steps into the first run's folder, profile/, for TensorBoard
+              and Perfetto
   --debug     shows the stack trace of an error
   --helpfull  the fields of a config, with their meaning and defaults
 
@@ -77,7 +79,9 @@ def _stage(name: str):
     """The stage's function; imported late, so that a mistake in the command line is told at once."""
     match name:
         case "train":
-            from redundancy.training.pretrain import train as stage
+            from redundancy.training.pretrain import train
+
+            stage = functools.partial(train, profile=_FLAGS.profile)
         case "embed":
             from redundancy.embedding.extract import embed as stage
         case "link":
@@ -87,7 +91,9 @@ def _stage(name: str):
         case "select":
             from redundancy.selection.stages import select as stage
         case "sweep":
-            from redundancy.experiment import sweep as stage
+            from redundancy.experiment import sweep
+
+            stage = functools.partial(sweep, profile=_FLAGS.profile)
         case "report":
             from redundancy.report.stage import report as stage
     return stage

@@ -13,6 +13,7 @@ from redundancy import config as config_lib
 from redundancy.data import open_dataset
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh
+from redundancy.training.schedule import full_schedule
 from redundancy.training.trainer import Trainer
 
 FIELDS = {
@@ -29,12 +30,8 @@ FIELDS = {
 
 def collectives(trainer, trials):
     """Of every collective in the compiled training step its kind and its device groups."""
-    state = trainer.stack([trainer.init_state(1)] * trials)
-    kept = [trainer.dataset.train.positions] * trials
-    item = next(trainer.feed.train_items(kept, [(0, 1)] * trials, trainer.config.batch_size, 0, 1, 1))
     with jax.set_mesh(trainer.mesh):
-        args = (state, np.ones(trials, np.uint32), np.float32(4), trainer.feed.arrays["train"], trainer.put_items(item))
-        text = trainer._train.lower(*args).compile().as_text()
+        text = trainer.programs.train.lower(*trainer.programs.train_arguments(trials, 1, 1347)).compile().as_text()
     kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
     lines = re.findall(rf" ((?:{kinds})(?:-start)?\(.*)", text)
     return [
@@ -48,6 +45,7 @@ def main(npz):
     for group in (0, 4):
         config = config_lib.resolve({**FIELDS, "dataset": npz, "bn_group_size": group})
         dataset = open_dataset(config)
+        schedule = full_schedule(config, len(dataset.train.positions))
         for shape in ((1, 1), (2, 1), (2, 4), (1, 8)):
             devices = jax.devices()[: shape[0] * shape[1]]
             mesh = jax.make_mesh(shape, ("trial", "data"), axis_types=(AxisType.Auto,) * 2, devices=devices)
@@ -55,7 +53,7 @@ def main(npz):
             with tempfile.TemporaryDirectory() as folder:
                 kept = (dataset.train.positions, dataset.train.positions[::2])
                 jobs = [Job(f"run{i}", f"{folder}/run{i}", positions, i + 1) for i, positions in enumerate(kept)]
-                results = train_pack(trainer, jobs, 2, config.steps, "pack")
+                results = train_pack(trainer, jobs, 2, schedule, "pack")
             (layers,) = trainer.embed(trainer.init_state(1), np.arange(90))
             out[f"{group} {shape}"] = {
                 "loss": [result["test_loss"] for result in results],
@@ -64,10 +62,10 @@ def main(npz):
             }
             if shape == (2, 4):
                 looped = Trainer(config, dataset, mesh)
-                looped._unroll = False
+                looped.programs.unroll = False
                 with tempfile.TemporaryDirectory() as folder:
                     jobs = [Job(f"run{i}", f"{folder}/run{i}", kept[i % 2], i % 2 + 1) for i in range(4)]
-                    results = train_pack(looped, jobs, 4, config.steps, "looped")
+                    results = train_pack(looped, jobs, 4, schedule, "looped")
                 out[f"{group} looped"] = [result["test_loss"] for result in results]
                 out[f"{group} collectives"] = collectives(trainer, 2)
     auto = {trials: dict(make_mesh(config, trials).shape) for trials in (1, 2, 3, 8, 100)}

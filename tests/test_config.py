@@ -65,7 +65,8 @@ def test_a_wrong_config_says_the_field_and_what_is_wanted(given, said):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_every_shipped_config_resolves_and_documents_its_command(path):
     module = runpy.run_path(str(path))
-    arguments = {"folder": ["images", "images:smoke"], "embeddings": [""]}.get(path.stem, ["", "quick", "smoke"])
+    own = {"folder": ["images", "images:smoke"], "embeddings": [""], "imagenet": ["", "resnet50", "fake", "smoke"]}
+    arguments = own.get(path.stem, ["", "quick", "smoke"])
     for argument in arguments:
         config = config_lib.resolve(module["get_config"](argument))
         assert all(name in config for name in REQUIRED)

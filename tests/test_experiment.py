@@ -8,6 +8,7 @@ from redundancy import experiment
 from redundancy.data import open_dataset
 from redundancy.errors import DataError, WorkdirError
 from redundancy.selection.subset import Subset, write_subset
+from redundancy.training.schedule import subset_schedule
 from redundancy.workdir import Workdir
 
 
@@ -72,8 +73,10 @@ def test_budgets():
 
 
 def test_packs_hold_runs_of_equal_length_once_each():
-    runs = experiment.table(config_lib.resolve({"fractions": (0.9, 0.5), "trials": 3, "budget": "epochs"}))
-    packs = experiment._packs(runs, 4)
+    config = config_lib.resolve({"fractions": (0.9, 0.5), "trials": 3, "budget": "epochs"})
+    runs = experiment.table(config)
+    schedules = {run.fraction: subset_schedule(config, 0, run.fraction) for run in runs}
+    packs = [pack for _, pack in experiment._packs(runs, schedules, 4)]
     assert sorted(run.name for pack in packs for run in pack) == sorted(run.name for run in runs)
     assert all(len(pack) <= 4 and len({run.steps for run in pack}) == 1 for pack in packs)
     assert [len(pack) for pack in packs] == [3, 4, 2, 4, 2]

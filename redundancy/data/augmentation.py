@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from redundancy.config import AUGMENTATIONS
 from redundancy.errors import ConfigError
 
 
@@ -19,18 +20,18 @@ def augment(images: jax.Array, key: jax.Array, positions: jax.Array, kind: str, 
       key: the key of this trial and step.
       positions: int32 [B].
       kind: 'none', 'flip' (horizontal, half of the time), 'crop' (`pad` pixels of zeros around, then H x W cut out at
-        random) or 'crop_flip'.
+        random) or 'crop_flip'; 'resized_crop' and 'resized_crop_flip', whose crops were made where images were decoded.
       pad: pixels.
 
     Returns:
       uint8 [B, H, W, C].
     """
-    if kind not in ("none", "flip", "crop", "crop_flip"):
-        raise ValueError(f"kind is {kind!r}; wanted 'none', 'flip', 'crop' or 'crop_flip'")
-    if kind == "none":
+    if kind not in AUGMENTATIONS:
+        raise ValueError(f"kind is {kind!r}; wanted one of {', '.join(AUGMENTATIONS)}")
+    if kind in ("none", "resized_crop"):
         return images
     bits = jax.vmap(lambda position: jax.random.bits(jax.random.fold_in(key, position), (3,)))(positions)
-    if "crop" in kind and pad:
+    if kind in ("crop", "crop_flip") and pad:
         offsets = (bits[:, :2] % (2 * pad + 1)).astype(jnp.int32)
         images = _crop(images, offsets, pad)
     if "flip" in kind:

@@ -2,9 +2,12 @@
 
 An *item* is what a program gets for one batch; `fetch`, inside the program, turns it into images, labels and
 positions. A resident feed's items are row numbers into arrays on the device, a streaming feed's are the images.
+Items come out on the mesh, and the next ones are on their way while the device computes.
 """
 
-from collections.abc import Iterator
+import collections
+import itertools
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +16,54 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from redundancy.data import Dataset, order
-from redundancy.training.mesh import put
+from redundancy.training.mesh import local_share, put, put_local
 
-Item = dict[str, np.ndarray]
+Item = dict[str, jax.Array]
 Batch = tuple[jax.Array, jax.Array, jax.Array]
+
+_AHEAD = 2  # items on the mesh, or on their way there, beside the one in use
+_TRAIN, _ONCE = P("trial", None, "data"), P("data")
+
+
+def fetch(arrays, item) -> Batch:
+    """Inside a program: images uint8 `[B, H, W, C]`, labels int32 `[B]`, positions int32 `[B]` of an item."""
+    if "image" in item:
+        return item["image"], item["label"], item["position"]
+    return (
+        jnp.take(arrays["image"], item["row"], axis=0),
+        jnp.take(arrays["label"], item["row"], axis=0),
+        item["position"],
+    )
 
 
 def _pad(array: np.ndarray, size: int) -> np.ndarray:
-    """`array` with its first row repeated up to `size` rows."""
-    return np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])
+    """`array` with its first row repeated up to `size` rows; zeros where it has none."""
+    fill = array[:1] if len(array) else np.zeros((1, *array.shape[1:]), array.dtype)
+    return np.concatenate([array, np.repeat(fill, size - len(array), axis=0)])
+
+
+def _ahead(items: Iterable) -> Iterator:
+    """The same items, `_AHEAD` of them made before they are asked for."""
+    items, waiting = iter(items), collections.deque()
+    while True:
+        waiting.extend(itertools.islice(items, _AHEAD + 1 - len(waiting)))
+        if not waiting:
+            return
+        yield waiting.popleft()
 
 
 class ResidentFeed:
     """The whole set on every device as uint8; batches are gathered there."""
 
     def __init__(self, dataset: Dataset, mesh: Mesh):
+        self._mesh = mesh
         self._splits = {"train": dataset.train, "test": dataset.test}
         self.arrays = {
             role: put(mesh, P(), {"image": dataset.read(role, split.positions), "label": split.labels})
             for role, split in self._splits.items()
         }
 
-    def _item(self, role: str, positions: np.ndarray) -> Item:
+    def _item(self, role: str, positions: np.ndarray) -> dict[str, np.ndarray]:
         rows = np.searchsorted(self._splits[role].positions, positions)
         return {"row": rows.astype(np.int32), "position": positions.astype(np.int32)}
 
@@ -43,74 +72,94 @@ class ResidentFeed:
     ) -> Iterator[Item]:
         """Items of steps start..stop-1, `[T, K, B]`, K = `block` (fewer in the last), for T trials."""
         num_stored = self._splits["train"].num_stored
-        for first in range(start, stop, block):
-            count = min(block, stop - first)
-            yield self._item(
-                "train",
-                np.stack(
-                    [
-                        order.batches(num_stored, positions, batch_size, seed, first, count)
-                        for positions, seed in zip(kept, seeds, strict=True)
-                    ]
-                ),
-            )
 
-    def once(self, role: str, positions: np.ndarray, batch_size: int) -> Iterator[tuple[Item, np.ndarray]]:
+        def make():
+            for first in range(start, stop, block):
+                count = min(block, stop - first)
+                batches = [
+                    order.batches(num_stored, positions, batch_size, seed, first, count)
+                    for positions, seed in zip(kept, seeds, strict=True)
+                ]
+                yield put(self._mesh, _TRAIN, self._item("train", np.stack(batches)))
+
+        return _ahead(make())
+
+    def once(self, role: str, positions: np.ndarray, batch_size: int) -> Iterator[tuple[Item, jax.Array]]:
         """Each position once in items `[B]`, the last padded; beside each the mask bool `[B]` of real rows."""
-        for first in range(0, len(positions), batch_size):
-            part = positions[first : first + batch_size]
-            yield self._item(role, _pad(part, batch_size)), np.arange(batch_size) < len(part)
 
-    @staticmethod
-    def fetch(arrays, item) -> Batch:
-        """Inside a program: images uint8 `[B, H, W, C]`, labels int32 `[B]`, positions int32 `[B]` of an item."""
-        return (
-            jnp.take(arrays["image"], item["row"], axis=0),
-            jnp.take(arrays["label"], item["row"], axis=0),
-            item["position"],
-        )
+        def make():
+            for first in range(0, len(positions), batch_size):
+                part = positions[first : first + batch_size]
+                mask = np.arange(batch_size) < len(part)
+                yield put(self._mesh, _ONCE, (self._item(role, _pad(part, batch_size)), mask))
+
+        return _ahead(make())
 
 
 class StreamingFeed:
-    """Batches of decoded images from the host, for sets that do not fit on the device."""
+    """Batches of decoded images from the host, for sets that do not fit on the device.
 
-    def __init__(self, dataset: Dataset):
-        self._dataset = dataset
+    Every process decodes its own trials' and its own devices' rows alone.
+    """
+
+    def __init__(self, config, dataset: Dataset, mesh: Mesh):
+        self._dataset, self._mesh = dataset, mesh
+        self._trials, self._shard = local_share(mesh)
+        self._crop = None
+        if "resized_crop" in config.augmentation:
+            from redundancy.data.crops import RandomResizedCrop
+
+            self._crop = RandomResizedCrop(tuple(config.crop_area), tuple(config.crop_aspect))
         self.arrays = {"train": {}, "test": {}}
 
     @staticmethod
-    def _item(images: np.ndarray, labels: np.ndarray, positions: np.ndarray) -> Item:
+    def _item(images: np.ndarray, labels: np.ndarray, positions: np.ndarray) -> dict[str, np.ndarray]:
         return {"image": images, "label": labels.astype(np.int32), "position": positions.astype(np.int32)}
 
     def train_items(
         self, kept: list[np.ndarray], seeds: list[tuple[int, ...]], batch_size: int, start: int, stop: int, block: int
     ) -> Iterator[Item]:
         """As ResidentFeed.train_items, with images in the items."""
+        share = len(kept) // self._mesh.shape["trial"]
+        own = range(self._trials.start * share, self._trials.stop * share)
         streams = [
-            self._dataset.stream("train", positions, batch_size, seed=seed, start_step=start)
-            for positions, seed in zip(kept, seeds, strict=True)
+            self._dataset.stream(
+                "train",
+                kept[trial],
+                batch_size,
+                seed=seeds[trial],
+                start_step=start,
+                shard=self._shard,
+                crop=self._crop,
+            )
+            for trial in own
         ]
-        for first in range(start, stop, block):
-            count = min(block, stop - first)
-            trials = []
-            for stream in streams:
-                steps = [self._item(*next(stream)) for _ in range(count)]
-                trials.append(jax.tree.map(lambda *leaves: np.stack(leaves), *steps))
-            yield jax.tree.map(lambda *leaves: np.stack(leaves), *trials)
 
-    def once(self, role: str, positions: np.ndarray, batch_size: int) -> Iterator[tuple[Item, np.ndarray]]:
+        def make():
+            for first in range(start, stop, block):
+                trials = []
+                for stream in streams:
+                    steps = [self._item(*next(stream)) for _ in range(min(block, stop - first))]
+                    trials.append(jax.tree.map(lambda *leaves: np.stack(leaves), *steps))
+                local = jax.tree.map(lambda *leaves: np.stack(leaves), *trials)
+                yield put_local(self._mesh, _TRAIN, local)
+
+        return _ahead(make())
+
+    def once(self, role: str, positions: np.ndarray, batch_size: int) -> Iterator[tuple[Item, jax.Array]]:
         """As ResidentFeed.once, with images in the items."""
-        for batch in self._dataset.stream(role, positions, batch_size):
-            mask = np.arange(batch_size) < len(batch[0])
-            yield self._item(*(_pad(array, batch_size) for array in batch)), mask
+        index, count = self._shard
+        rows = batch_size // count
 
-    @staticmethod
-    def fetch(arrays, item) -> Batch:
-        """Inside a program: as ResidentFeed.fetch."""
-        del arrays
-        return item["image"], item["label"], item["position"]
+        def make():
+            batches = self._dataset.stream(role, positions, batch_size, shard=self._shard)
+            for first, batch in zip(range(0, len(positions), batch_size), batches, strict=True):
+                mask = first + index * rows + np.arange(rows) < len(positions)
+                yield put_local(self._mesh, _ONCE, (self._item(*(_pad(array, rows) for array in batch)), mask))
+
+        return _ahead(make())
 
 
-def make_feed(dataset: Dataset, mesh: Mesh) -> ResidentFeed | StreamingFeed:
+def make_feed(config, dataset: Dataset, mesh: Mesh) -> ResidentFeed | StreamingFeed:
     """The feed that suits the size of the data set (config.resident_mb)."""
-    return ResidentFeed(dataset, mesh) if dataset.resident else StreamingFeed(dataset)
+    return ResidentFeed(dataset, mesh) if dataset.resident else StreamingFeed(config, dataset, mesh)

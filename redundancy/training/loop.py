@@ -2,16 +2,19 @@
 
 import dataclasses
 import time
+from collections.abc import Iterable
 
 import jax
 import numpy as np
 from absl import logging
 
 from redundancy import storage
-from redundancy.errors import UserError
 from redundancy.progress import Progress
 from redundancy.training.checkpoints import Checkpoints, common_step
+from redundancy.training.meter import DivergedError, Line, Meter
 from redundancy.training.metrics import MetricsWriter
+from redundancy.training.profiling import Profiler
+from redundancy.training.schedule import Schedule
 from redundancy.training.trainer import Trainer
 
 PRETRAIN_SEED = 0  # trial t has seed t + 1, so the network that embeds is none of the trials
@@ -30,38 +33,53 @@ class Job:
     seed: int
 
 
-class DivergedError(UserError):
-    """The loss of a run is not a number."""
-
-
 def result_path(folder: str) -> str:
     return storage.join(folder, "result.json")
 
 
-def _write_metrics(jobs, writers, waiting, step):
-    """Means over the dispatches since the last line; `waiting` holds device arrays of [T, K]."""
-    means = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1).mean(axis=1), *jax.device_get(waiting))
-    for index, (job, writer) in enumerate(zip(jobs, writers, strict=True)):
-        values = {name: float(value[index]) for name, value in means.items()}
-        if not np.isfinite(values["loss"]):
-            raise DivergedError(
-                f"the loss of {job.name} is {values['loss']} at step {step}: the training diverged. Lower config.lr "
-                f"or raise config.warmup_steps, with a new --workdir; metrics are in {job.folder}."
-            )
-        writer.write(step, values)
-    return float(means["loss"].mean())
+def _diverged(error: DivergedError, jobs: list[Job], checkpoints: list[Checkpoints]) -> DivergedError:
+    """The error with what is left and what to do."""
+    steps = sorted(set.intersection(*(set(saved.steps()) for saved in checkpoints)))
+    last = f"The last good checkpoint is {checkpoints[0].folder}/{steps[-1]}" if steps else "There is no checkpoint yet"
+    return DivergedError(
+        f"{error}: the training diverged. {last}; metrics are in {jobs[0].folder}. "
+        "Lower config.lr_per_256 or raise config.warmup_steps, with a new --workdir."
+    )
 
 
-def train_pack(trainer: Trainer, jobs: list[Job], size: int, steps: int, what: str) -> list[dict]:
-    """Trains jobs at once for `steps` steps and writes each one's result.json.
+def _write(lines: Iterable[Line], writers: list[MetricsWriter]) -> str:
+    """Writes lines of metrics; returns the last in a few words."""
+    note = ""
+    for step, values in lines:
+        for writer, of_run in zip(writers, values, strict=True):
+            writer.write(step, of_run)
+        note = f"loss {np.mean([of_run['loss'] for of_run in values]):.4f}"
+    return note
+
+
+def train_pack(
+    trainer: Trainer, jobs: list[Job], size: int, schedule: Schedule, what: str, profile: bool = False
+) -> list[dict]:
+    """Trains jobs at once and writes each one's result.json.
 
     Starts from the last step that all of them have a checkpoint of. Copies of the last job fill the pack up
     to `size`; nothing is written for them.
 
+    Args:
+      trainer: of the data set.
+      jobs: one for each run.
+      size: trials in the pack.
+      schedule: of every job.
+      what: name of this work, for its progress.
+      profile: whether some steps are traced, into the first job's folder.
+
     Returns:
       the results, one per job: test_accuracy, test_correct, test_size, test_loss, seconds.
+
+    Raises:
+      DivergedError: a loss or a parameter is no number; names the step and the last good checkpoint.
     """
-    config = trainer.config
+    config, steps = trainer.config, schedule.steps
     filled = jobs + [jobs[-1]] * (size - len(jobs))
     seeds = np.array([job.seed for job in filled], np.uint32)
     checkpoints = [Checkpoints(job.folder) for job in jobs]
@@ -72,8 +90,20 @@ def train_pack(trainer: Trainer, jobs: list[Job], size: int, steps: int, what: s
         states = [saved.restore(start, like) for saved, like in zip(checkpoints, states, strict=True)]
     state = trainer.stack(states + [states[-1]] * (size - len(jobs)))
     writers = [MetricsWriter(job.folder, start) for job in jobs]
+    meter = Meter(
+        [job.name for job in jobs],
+        start,
+        steps,
+        config.log_every,
+        config.batch_size,
+        size,
+        trainer.mesh.devices.flatten(),
+        trainer.flops_per_image,
+        config.dtype,
+    )
+    profiler = Profiler(jobs[0].folder, profile)
 
-    began, waiting = time.monotonic(), []
+    began = time.monotonic()
     items = trainer.feed.train_items(
         [job.kept for job in filled],
         [(config.seed, job.seed) for job in filled],
@@ -82,25 +112,28 @@ def train_pack(trainer: Trainer, jobs: list[Job], size: int, steps: int, what: s
         steps,
         trainer.block,
     )
-    with Progress(what, steps, "steps", done=start) as progress:
-        step = start
-        for item in items:
-            first, step = step, step + item["position"].shape[1]
-            state, metrics = trainer.train(state, seeds, steps, trainer.put_items(item))
-            # Metrics of the step before are fetched while this step runs; the device never waits.
-            waiting.append(metrics)
-            if len(waiting) > 1:
-                jax.block_until_ready(waiting[-2])
-            note = ""
-            if step // config.log_every > first // config.log_every or step == steps:
-                note = f"loss {_write_metrics(jobs, writers, waiting, step):.4f}"
-                waiting = []
-            if step // config.checkpoint_every > first // config.checkpoint_every or step == steps:
-                for saved, one in zip(checkpoints, trainer.unstack(state, len(jobs)), strict=True):
-                    saved.save(step, one)
-                for writer in writers:
-                    writer.flush()
-            progress.advance(step - first, note)
+    try:
+        with Progress(what, steps, "steps", done=start) as progress:
+            step = start
+            for item in items:
+                first, step = step, step + item["position"].shape[1]
+                state, metrics = trainer.train(state, seeds, schedule, item)
+                profiler.dispatched(metrics)
+                # Metrics of the dispatch before are fetched while this one runs; the device never waits.
+                note = _write(meter.sent(step, metrics), writers)
+                if step // config.checkpoint_every > first // config.checkpoint_every or step == steps:
+                    note = _write(meter.rest(), writers) or note
+                    for job, saved, one in zip(jobs, checkpoints, trainer.unstack(state, len(jobs)), strict=True):
+                        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one)):
+                            raise DivergedError(f"the parameters of {job.name} are not finite after step {step}")
+                        saved.save(step, one)
+                    for writer in writers:
+                        writer.flush()
+                progress.advance(step - first, note)
+    except DivergedError as error:
+        raise _diverged(error, jobs, checkpoints) from None
+    finally:
+        profiler.close()
 
     correct, loss = trainer.evaluate(state)
     test_size = len(trainer.dataset.test.positions)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -63,6 +64,44 @@ def put(mesh: Mesh, spec: P, tree):
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     return jax.tree.map(put_one, tree)
+
+
+def put_local(mesh: Mesh, spec: P, tree):
+    """Host arrays onto the mesh, of which every process gives its own part alone."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), tree)
+
+
+def local_share(mesh: Mesh) -> tuple[range, tuple[int, int]]:
+    """What of the mesh is this process's: its range of the trial axis, and (index, count) of its share of "data".
+
+    Raises:
+      ConfigError: the process's devices are no rectangle of the mesh, or shares differ in size.
+    """
+    own = np.array([[device.process_index == jax.process_index() for device in row] for row in mesh.devices])
+    trials, columns = np.flatnonzero(own.any(axis=1)), np.flatnonzero(own.any(axis=0))
+    width = len(columns)
+    ordered = all(
+        len(part) and np.array_equal(part, np.arange(part[0], part[0] + len(part))) for part in (trials, columns)
+    )
+    if not (ordered and own.sum() == len(trials) * width and mesh.shape["data"] % width == columns[0] % width == 0):
+        raise ConfigError(
+            f"the devices of process {jax.process_index()} are not a rectangle of the mesh {dict(mesh.shape)}; set "
+            f"config.data_parallel to a divisor or a multiple of the {jax.local_device_count()} devices of a process."
+        )
+    return range(int(trials[0]), int(trials[-1]) + 1), (int(columns[0]) // width, mesh.shape["data"] // width)
+
+
+def fetch_to_host(tree):
+    """Device arrays -> NumPy arrays, whole on every process. All processes must call it alike."""
+
+    def fetch(array):
+        if array.is_fully_addressable or array.is_fully_replicated:
+            return np.asarray(array)
+        return multihost_utils.process_allgather(array, tiled=True)
+
+    jax.tree.map(lambda array: array.is_fully_addressable and array.copy_to_host_async(), tree)
+    return jax.tree.map(fetch, tree)
 
 
 def pack_size(config, mesh: Mesh, num_trials: int) -> int:

@@ -13,8 +13,10 @@ from redundancy.data import open_dataset
 from redundancy.errors import WorkdirError
 from redundancy.training import metrics
 from redundancy.training.checkpoints import Checkpoints
-from redundancy.training.loop import DivergedError, Job, train_pack
+from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh, pack_size
+from redundancy.training.meter import DivergedError
+from redundancy.training.schedule import Schedule
 from redundancy.training.trainer import Trainer
 
 TINY = {
@@ -65,7 +67,7 @@ def without_time(result):
 @pytest.fixture(scope="module")
 def unbroken(trainer, tmp_path_factory):
     one = job(tmp_path_factory.mktemp("runs"), "unbroken")
-    return one, train_pack(trainer, [one], 1, 9, "train")[0]
+    return one, train_pack(trainer, [one], 1, Schedule(9, 2), "train")[0]
 
 
 def test_a_run_writes_metrics_checkpoints_and_a_result(trainer, unbroken):
@@ -79,7 +81,7 @@ def test_a_run_writes_metrics_checkpoints_and_a_result(trainer, unbroken):
 
 def test_the_same_run_again_is_bit_identical(trainer, unbroken, tmp_path):
     again = job(tmp_path, "again")
-    result = train_pack(trainer, [again], 1, 9, "train")[0]
+    result = train_pack(trainer, [again], 1, Schedule(9, 2), "train")[0]
     assert without_time(result) == without_time(unbroken[1])
     assert_equal_trees(final_state(trainer, again), final_state(trainer, unbroken[0]))
 
@@ -89,7 +91,7 @@ def test_a_resumed_run_equals_an_unbroken_one(trainer, unbroken, tmp_path):
     shutil.copytree(unbroken[0].folder, broken.folder)
     shutil.rmtree(tmp_path / "broken" / "checkpoints" / "9")
     (tmp_path / "broken" / "result.json").unlink()
-    result = train_pack(trainer, [broken], 1, 9, "train")[0]
+    result = train_pack(trainer, [broken], 1, Schedule(9, 2), "train")[0]
     assert without_time(result) == without_time(unbroken[1])
     assert_equal_trees(final_state(trainer, broken), final_state(trainer, unbroken[0]))
     assert [line["step"] for line in metrics.read(broken.folder)] == [3, 6, 9]
@@ -98,9 +100,9 @@ def test_a_resumed_run_equals_an_unbroken_one(trainer, unbroken, tmp_path):
 def test_trials_in_a_pack_equal_trials_alone(trainer, unbroken, tmp_path):
     subset = np.arange(0, 1347, 2)
     pack = [job(tmp_path, "first"), job(tmp_path, "second", trial=1, kept=subset)]
-    results = train_pack(trainer, pack, 3, 9, "pack")
+    results = train_pack(trainer, pack, 3, Schedule(9, 2), "pack")
     alone = job(tmp_path, "alone", trial=1, kept=subset)
-    alone_result = train_pack(trainer, [alone], 1, 9, "alone")[0]
+    alone_result = train_pack(trainer, [alone], 1, Schedule(9, 2), "alone")[0]
     assert len(results) == 2
     for one, other in zip(pack, (unbroken[0], alone), strict=True):
         jax.tree.map(
@@ -128,7 +130,9 @@ def test_evaluation_counts_every_image_once_and_equals_numpy(trainer):
     correct, loss = trainer.evaluate(trainer.stack([state]))
     images = trainer.dataset.read("test", trainer.dataset.test.positions)
     x = (images.astype(np.float32) / 255 - 0.3) / 0.4
-    logits, _ = trainer.model.apply({"params": state["params"], "batch_stats": state["batch_stats"]}, x, train=False)
+    logits, _ = trainer.programs.model.apply(
+        {"params": state["params"], "batch_stats": state["batch_stats"]}, x, train=False
+    )
     labels = trainer.dataset.test.labels
     assert correct[0] == (np.asarray(logits).argmax(-1) == labels).sum()
     oracle = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -141,7 +145,9 @@ def test_embedding_covers_positions_in_order(trainer):
     (layers,) = trainer.embed(state, positions)
     images = trainer.dataset.read("train", positions)
     x = (images.astype(np.float32) / 255 - 0.3) / 0.4
-    _, expected = trainer.model.apply({"params": state["params"], "batch_stats": state["batch_stats"]}, x, train=False)
+    _, expected = trainer.programs.model.apply(
+        {"params": state["params"], "batch_stats": state["batch_stats"]}, x, train=False
+    )
     for name, layer in layers.items():
         np.testing.assert_allclose(layer, expected[name], rtol=1e-4, atol=1e-6)
 
@@ -149,16 +155,16 @@ def test_embedding_covers_positions_in_order(trainer):
 def test_steps_in_one_dispatch_change_nothing(digits_npz, unbroken, tmp_path):
     several = make_trainer(digits_npz, steps_per_dispatch=4)
     one = job(tmp_path, "several")
-    result = train_pack(several, [one], 1, 9, "train")[0]
+    result = train_pack(several, [one], 1, Schedule(9, 2), "train")[0]
     assert result["test_loss"] == pytest.approx(unbroken[1]["test_loss"], rel=1e-4)
 
 
 def test_loops_on_the_device_equal_unrolled_steps_and_trials(digits_npz, unbroken, tmp_path):
     """The form that accelerators run: trials one after the other, several steps in a scan."""
     looped = make_trainer(digits_npz, steps_per_dispatch=4)
-    looped._unroll = False
+    looped.programs.unroll = False
     pack = [job(tmp_path, "first"), job(tmp_path, "second", trial=1)]
-    first, second = train_pack(looped, pack, 2, 9, "pack")
+    first, second = train_pack(looped, pack, 2, Schedule(9, 2), "pack")
     assert first["test_loss"] == pytest.approx(unbroken[1]["test_loss"], rel=1e-4)
     assert second["test_loss"] != pytest.approx(first["test_loss"], rel=1e-3)
     assert [line["step"] for line in metrics.read(pack[0].folder)] == [4, 8, 9]
@@ -168,7 +174,7 @@ def test_streamed_training_equals_resident_training(digits_npz, unbroken, tmp_pa
     streamed = make_trainer(digits_npz, resident_mb=0)
     assert type(streamed.feed).__name__ == "StreamingFeed"
     one = job(tmp_path, "streamed")
-    result = train_pack(streamed, [one], 1, 9, "train")[0]
+    result = train_pack(streamed, [one], 1, Schedule(9, 2), "train")[0]
     assert result["test_loss"] == pytest.approx(unbroken[1]["test_loss"], rel=1e-4)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
@@ -178,14 +184,14 @@ def test_streamed_training_equals_resident_training(digits_npz, unbroken, tmp_pa
 
 
 def test_a_subset_smaller_than_a_batch_trains(trainer, tmp_path):
-    result = train_pack(trainer, [job(tmp_path, "few", kept=np.array([1, 5, 9]))], 1, 4, "few")[0]
+    result = train_pack(trainer, [job(tmp_path, "few", kept=np.array([1, 5, 9]))], 1, Schedule(4, 2), "few")[0]
     assert result["images"] == 3
 
 
 def test_divergence_stops_with_the_step_and_the_run(digits_npz, tmp_path):
     wild = make_trainer(digits_npz, lr_per_256=1e30, warmup_steps=0)
     with pytest.raises(DivergedError, match=r"loss of wild is (nan|inf) at step \d+"):
-        train_pack(wild, [job(tmp_path, "wild")], 1, 9, "train")
+        train_pack(wild, [job(tmp_path, "wild")], 1, Schedule(9, 2), "train")
     assert not (tmp_path / "wild" / "result.json").exists()
 
 

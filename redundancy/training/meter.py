@@ -1,0 +1,111 @@
+"""Fetches metrics from the device one dispatch late, so that it never waits, and turns them into lines.
+
+Watches over every single step: a loss that is no number is told with its step, before anything else is saved.
+"""
+
+import collections
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from redundancy.errors import UserError
+from redundancy.training.mesh import fetch_to_host
+from redundancy.training.peaks import peak_flops
+
+Line = tuple[int, list[dict[str, float]]]  # step, and values for each run
+
+
+class DivergedError(UserError):
+    """The loss or the parameters of a run are no numbers."""
+
+
+class Meter:
+    """Metrics of the dispatches of one pack.
+
+    Args:
+      names: of the pack's runs.
+      start, stop: steps before the first dispatch and after the last.
+      log_every: steps between two lines; there is one at `stop`, too.
+      images: of one step and one trial.
+      size: trials in the pack, those that fill it up included.
+      devices: of the mesh.
+      flops_per_image: of one training step.
+      dtype: that convolutions compute in, for the devices' peak.
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        start: int,
+        stop: int,
+        log_every: int,
+        images: int,
+        size: int,
+        devices,
+        flops_per_image: int,
+        dtype: str,
+    ):
+        self._names, self._step, self._stop, self._log_every = names, start, stop, log_every
+        self._images, self._size, self._devices = images, size, len(devices)
+        self._flops, self._peak = flops_per_image, peak_flops(devices[0].device_kind, dtype)
+        self._sent = collections.deque()  # (last step, device metrics [T, K]) not fetched yet
+        self._fetched = []  # host metrics since the last line
+        self._clock = None  # (step, time) from which the rate counts
+
+    def sent(self, step: int, metrics) -> Iterator[Line]:
+        """Lines that are due now that a dispatch ending with `step` was sent; older ones are fetched, without waiting.
+
+        Raises:
+          DivergedError: a loss is no number.
+        """
+        self._sent.append((step, metrics))
+        while len(self._sent) > 1:
+            yield from self._fetch()
+
+    def rest(self) -> Iterator[Line]:
+        """Lines that are due, once every dispatch sent has been waited for. The rate leaves out what follows.
+
+        Raises:
+          DivergedError: a loss is no number.
+        """
+        while self._sent:
+            yield from self._fetch()
+        self._clock = None
+
+    def _fetch(self) -> Iterator[Line]:
+        step, metrics = self._sent.popleft()
+        host = fetch_to_host(metrics)
+        for name, losses in zip(self._names, host["loss"], strict=False):
+            if not np.isfinite(losses).all():
+                first = int(np.argmin(np.isfinite(losses)))
+                raise DivergedError(f"the loss of {name} is {losses[first]} at step {step - len(losses) + first + 1}")
+        self._fetched.append(host)
+        due = step // self._log_every > self._step // self._log_every or step == self._stop
+        self._step = step
+        if due:
+            yield step, self._line()
+        elif self._clock is None:
+            self._clock = (step, time.monotonic())  # what came before may have compiled, or waited for a checkpoint
+
+    def _line(self) -> list[dict[str, float]]:
+        """For each run the means since the last line, and the rate where one could be measured."""
+        means = {
+            name: np.concatenate([host[name] for host in self._fetched], axis=1).mean(axis=1)
+            for name in self._fetched[0]
+        }
+        self._fetched = []
+        rate = self._rate()
+        return [
+            {name: float(value[index]) for name, value in means.items()} | rate for index in range(len(self._names))
+        ]
+
+    def _rate(self) -> dict[str, float]:
+        (since, began), now = self._clock or (self._step, 0.0), time.monotonic()
+        self._clock = (self._step, now)
+        if self._step == since:
+            return {}
+        trial = (self._step - since) * self._images / (now - began)
+        each = trial * self._size / self._devices
+        found = {"images_per_second": trial, "images_per_second_per_device": each}
+        return found | ({"model_flops_utilization": each * self._flops / self._peak} if self._peak else {})

@@ -1,0 +1,200 @@
+"""The device programs of training, evaluation and embedding, for packs of trials on one mesh.
+
+`shard_map` over "trial" keeps trials apart: no collective crosses that axis. Within a trial the batch is spread
+over "data". A program is a function of arrays alone, and is known from shapes alone: preflight compiles it with
+neither data nor devices.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from redundancy.data.augmentation import augment, normalize
+from redundancy.models import make_model
+from redundancy.training.feed import fetch
+from redundancy.training.optimizer import make_optimizer
+from redundancy.training.schedule import learning_rate, peak_learning_rate
+
+State = dict[str, Any]  # params, batch_stats, opt_state, step; with a leading trial axis in a pack
+
+
+class Programs:
+    """Programs for one config, shape of images, number of classes and mesh; compiled at first use.
+
+    Attributes:
+      model: the network.
+      mesh: ("trial", "data").
+      block: steps in one dispatch.
+      eval_batch_size: images of one evaluation or embedding dispatch, a multiple of the data axis.
+    """
+
+    def __init__(self, config, image_shape: tuple[int, int, int], num_classes: int, mesh: Mesh, resident: bool):
+        self.config, self.image_shape, self.num_classes = config, image_shape, num_classes
+        self.mesh, self.resident = mesh, resident
+        platform = mesh.devices.flat[0].platform
+        self.model = make_model(config, num_classes)
+        self._optimizer = make_optimizer(config)
+        # XLA's CPU convolutions inside a while loop leave the fast multi-threaded path (measured about 10 times
+        # slower for 8 x 8 images, 30 times for 32 x 32), so on CPU neither steps nor trials are looped over.
+        self.unroll = platform == "cpu"
+        self.vmap = config.pack_mode == "vmap"
+        # A streamed dispatch holds all its images at once, on the host and on the device.
+        self.block = config.steps_per_dispatch or (1 if self.unroll or not resident else 50)
+        self.eval_batch_size = -(-config.eval_batch_size // mesh.shape["data"]) * mesh.shape["data"]
+
+        trial, shared = P("trial"), P()
+        self.train = jax.jit(
+            self._shard_map(self._train_body, (trial, trial, shared, shared, trial), (trial, trial)), donate_argnums=0
+        )
+        self.evaluate = jax.jit(self._shard_map(self._evaluate_body, (trial, shared, shared, shared), trial))
+        self.embed = jax.jit(self._embed_body)
+        self.init = jax.jit(self._init)
+
+    def _shard_map(self, body, in_specs, out_specs):
+        return jax.shard_map(
+            body, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, axis_names={"trial"}, check_vma=False
+        )
+
+    def _over_data(self, x: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, P("data"))
+
+    def _init(self, seed: jax.Array) -> State:
+        """State of one trial before its first step, a pure function of config.seed and `seed` (uint32)."""
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.seed), seed), 0)
+        variables = self.model.init(key, jnp.zeros((1, *self.image_shape), jnp.float32), train=False)
+        params = variables["params"]
+        return {
+            "params": params,
+            "batch_stats": variables["batch_stats"],
+            "opt_state": self._optimizer.init(params),
+            "step": jnp.zeros((), jnp.int32),
+        }
+
+    def _prepare(self, images: jax.Array) -> jax.Array:
+        return self._over_data(normalize(images, self.config.mean, self.config.std, jnp.dtype(self.config.dtype)))
+
+    def _losses(self, logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+        if not smoothing:
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, self.num_classes), smoothing)
+        return optax.softmax_cross_entropy(logits, targets)
+
+    def _step(self, state: State, seed: jax.Array, schedule: dict, arrays, item) -> tuple[State, dict]:
+        """One step of one trial."""
+        config = self.config
+        images, labels, positions = fetch(arrays, item)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), seed), 1)
+        key = jax.random.fold_in(key, state["step"])
+        images = augment(self._over_data(images), key, positions, config.augmentation, config.pad)
+        x = self._prepare(images)
+
+        def loss_of(params):
+            (logits, _), updated = self.model.apply(
+                {"params": params, "batch_stats": state["batch_stats"]}, x, train=True, mutable=["batch_stats"]
+            )
+            loss = self._losses(logits, labels, config.label_smoothing).mean()
+            return loss, (updated["batch_stats"], (logits.argmax(-1) == labels).mean())
+
+        (loss, (batch_stats, accuracy)), grads = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
+        direction, opt_state = self._optimizer.update(grads, state["opt_state"], state["params"])
+        rate = learning_rate(state["step"], schedule["steps"], peak_learning_rate(config), schedule["warmup_steps"])
+        params = jax.tree.map(lambda p, d: p - rate * d, state["params"], direction)
+        state = {
+            "params": params,
+            "batch_stats": batch_stats,
+            "opt_state": opt_state,
+            "step": state["step"] + 1,
+        }
+        return state, {"loss": loss, "accuracy": accuracy, "learning_rate": rate}
+
+    def _train_trial(self, state: State, seed: jax.Array, schedule: dict, arrays, items) -> tuple[State, dict]:
+        """The steps of one dispatch, of one trial; items `[K, ...]`, metrics `[K]`."""
+
+        def body(state, item):
+            return self._step(state, seed, schedule, arrays, item)
+
+        if not self.unroll:
+            return jax.lax.scan(body, state, items)
+        metrics = []
+        for step in range(items["position"].shape[0]):
+            state, values = body(state, jax.tree.map(lambda leaf, step=step: leaf[step], items))
+            metrics.append(values)
+        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *metrics)
+
+    def _each_trial(self, function, *stacked):
+        """`function` of each of this device's trials, results stacked."""
+        count = jax.tree.leaves(stacked[0])[0].shape[0]
+        if count > 1 and self.vmap:
+            return jax.vmap(function)(*stacked)
+        if count > 1 and not self.unroll:
+            return jax.lax.map(lambda args: function(*args), stacked)
+        results = [function(*jax.tree.map(lambda leaf, i=i: leaf[i], stacked)) for i in range(count)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+    def _train_body(self, states, seeds, schedule, arrays, items):
+        return self._each_trial(
+            lambda state, seed, item: self._train_trial(state, seed, schedule, arrays, item), states, seeds, items
+        )
+
+    def _logits(self, state: State, images: jax.Array):
+        variables = {"params": state["params"], "batch_stats": state["batch_stats"]}
+        return self.model.apply(variables, self._prepare(images), train=False)
+
+    def _evaluate_body(self, states, arrays, item, mask):
+        images, labels, _ = fetch(arrays, item)
+
+        def sums(state):
+            logits, _ = self._logits(state, images)
+            losses = self._losses(logits, labels, 0.0)
+            correct = (logits.argmax(-1) == labels) & mask
+            return {"loss": jnp.where(mask, losses, 0).sum(), "correct": correct.sum(), "count": mask.sum()}
+
+        return self._each_trial(sums, states)
+
+    def _embed_body(self, state, arrays, item):
+        images, _, _ = fetch(arrays, item)
+        return self._logits(state, self._over_data(images))[1]
+
+    def _abstract(self, spec: P, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.mesh, spec))
+
+    def _abstract_state(self, spec: P, lead: tuple[int, ...]) -> State:
+        state = jax.eval_shape(self._init, jax.ShapeDtypeStruct((), jnp.uint32))
+        return jax.tree.map(lambda leaf: self._abstract(spec, lead + leaf.shape, leaf.dtype), state)
+
+    def _abstract_input(self, spec: P, lead: tuple[int, ...], num_images: int) -> tuple[dict, dict]:
+        """Arrays and items, as feed.py makes them."""
+        item = {"position": self._abstract(spec, lead, jnp.int32)}
+        if not self.resident:
+            image = self._abstract(P(*spec), (*lead, *self.image_shape), jnp.uint8)
+            return {}, {**item, "image": image, "label": self._abstract(spec, lead, jnp.int32)}
+        arrays = {
+            "image": self._abstract(P(), (num_images, *self.image_shape), jnp.uint8),
+            "label": self._abstract(P(), (num_images,), jnp.int32),
+        }
+        return arrays, {**item, "row": self._abstract(spec, lead, jnp.int32)}
+
+    def train_arguments(self, trials: int, block: int | None = None, num_images: int = 0) -> tuple:
+        """Shapes and shardings of what `train` takes: `train.lower(*train_arguments(1))`.
+
+        Args:
+          trials: of the pack, a multiple of the mesh's trial axis.
+          block: steps in the dispatch.
+          num_images: training images of a resident set.
+        """
+        lead = (trials, block or self.block, self.config.batch_size)
+        arrays, items = self._abstract_input(P("trial", None, "data"), lead, num_images)
+        schedule = {name: self._abstract(P(), (), np.float32) for name in ("steps", "warmup_steps")}
+        seeds = self._abstract(P("trial"), (trials,), np.uint32)
+        return self._abstract_state(P("trial"), (trials,)), seeds, schedule, arrays, items
+
+    def embed_arguments(self, num_images: int = 0) -> tuple:
+        """Shapes and shardings of what `embed` takes."""
+        state = self._abstract_state(P(), ())
+        state = {name: state[name] for name in ("params", "batch_stats")}
+        return state, *self._abstract_input(P("data"), (self.eval_batch_size,), num_images)
