@@ -1,0 +1,148 @@
+"""The peer of benchmarks.training: the same networks, recipe and augmentation in PyTorch.
+
+ResNet v2 in both forms, layer by layer as redundancy.models.resnet; the data lie on the device, and crops and flips are
+made there. Random crops take one gather a batch, which is the fastest plain form we know.
+"""
+
+import contextlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+_EXPANSION = 4
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1)
+
+
+def _conv(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, bias=False)
+
+
+class Block(nn.Module):
+    """Pre-activation block: basic, or bottleneck."""
+
+    def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool):
+        super().__init__()
+        outputs = width * _EXPANSION if bottleneck else width
+        shapes = [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
+        if not bottleneck:
+            shapes = [(inputs, width, 3, stride), (width, width, 3, 1)]
+        self.norms = nn.ModuleList(_norm(shape[0]) for shape in shapes)
+        self.convs = nn.ModuleList(_conv(*shape) for shape in shapes)
+        self.shortcut = _conv(inputs, outputs, 1, stride) if stride != 1 or inputs != outputs else None
+
+    def forward(self, x):
+        y = F.relu(self.norms[0](x))
+        shortcut = x if self.shortcut is None else self.shortcut(y)
+        for index, conv in enumerate(self.convs):
+            y = conv(y if index == 0 else F.relu(self.norms[index](y)))
+        return shortcut + y
+
+
+class ResNet(nn.Module):
+    """ResNet v2 with the arguments of redundancy.models.ResNet."""
+
+    def __init__(self, stage_blocks, widths, num_classes, bottleneck, imagenet_stem):
+        super().__init__()
+        self.stem = _conv(3, widths[0], 7, 2) if imagenet_stem else _conv(3, widths[0], 3)
+        self.pooled = imagenet_stem
+        channels, blocks = widths[0], []
+        for stage, (width, count) in enumerate(zip(widths, stage_blocks, strict=True)):
+            for index in range(count):
+                blocks.append(Block(channels, width, 2 if stage and not index else 1, bottleneck))
+                channels = width * _EXPANSION if bottleneck else width
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = _norm(channels)
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def forward(self, x):
+        x = self.stem(x)
+        if self.pooled:
+            x = F.max_pool2d(x, 3, 2, padding=1)
+        x = F.relu(self.norm(self.blocks(x)))
+        return self.classifier(x.mean(dim=(2, 3), dtype=torch.float32))
+
+
+def parameters(network: nn.Module) -> int:
+    """Trained numbers of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+class Training:
+    """Steps of one network on data that lie on the device.
+
+    Args:
+      network: of any device; it is moved.
+      images: uint8 [N, H, W, 3].
+      labels: int [N].
+      batch_size: images a step.
+      device: 'cpu' or 'cuda'.
+      channels_last: memory format of images and kernels.
+      bfloat16: autocast.
+      compiled: None, or a mode of torch.compile.
+      pad: pixels of zeros around, before the random crop; 0 crops nothing.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        images: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        device: str,
+        channels_last: bool,
+        bfloat16: bool,
+        compiled: str | None,
+        pad: int,
+    ):
+        self._device, self._batch_size, self._pad = device, batch_size, pad
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._network = network.to(device).to(memory_format=self._format).train()
+        kernels = [p for p in self._network.parameters() if p.ndim > 1]
+        rest = [p for p in self._network.parameters() if p.ndim == 1]
+        self._optimizer = torch.optim.SGD(
+            [{"params": kernels, "weight_decay": 1e-4}, {"params": rest}],
+            lr=0.1,
+            momentum=0.9,
+            fused=device == "cuda" or None,
+        )
+        self._images = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous()
+        self._labels = torch.from_numpy(labels.astype(np.int64)).to(device)
+        self._cast = (lambda: torch.autocast(device, torch.bfloat16)) if bfloat16 else contextlib.nullcontext
+        self._loss: Callable = self._forward
+        if compiled:
+            self._loss = torch.compile(self._forward, mode=None if compiled == "default" else compiled)
+
+    def _augmented(self, rows):
+        images = F.pad(self._images[rows], (self._pad,) * 4)
+        count, _, height, width = images.shape
+        side = height - 2 * self._pad, width - 2 * self._pad
+        top, left = torch.randint(0, 2 * self._pad + 1, (2, count, 1), device=self._device)
+        down = top + torch.arange(side[0], device=self._device)
+        across = left + torch.arange(side[1], device=self._device)
+        flip = torch.rand(count, 1, device=self._device) < 0.5
+        across = torch.where(flip, across.flip(1), across)
+        batch = torch.arange(count, device=self._device)[:, None, None]
+        return images.permute(0, 2, 3, 1)[batch, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
+
+    def _forward(self, images, labels):
+        x = ((images.float() / 255 - 0.5) / 0.25).contiguous(memory_format=self._format)
+        with self._cast():
+            logits = self._network(x)
+        return F.cross_entropy(logits.float(), labels)
+
+    def steps(self, count: int) -> float:
+        """Trains for `count` steps; returns the last loss, waited for."""
+        for _ in range(count):
+            rows = torch.randint(0, len(self._images), (self._batch_size,), device=self._device)
+            images = self._augmented(rows) if self._pad else self._images[rows]
+            loss = self._loss(images, self._labels[rows])
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self._optimizer.step()
+        return float(loss)
