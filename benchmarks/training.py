@@ -82,7 +82,9 @@ class Ours:
         self.trials = self.config.pack
         self._mesh = make_mesh(self.config, self.trials)
         shape = images.shape[1:]
-        self.programs = Programs(self.config, shape, case.classes, self._mesh, resident=True)
+        self.programs = Programs(
+            self.config, shape, case.classes, self._mesh, resident=True, vmap=self.config.pack_mode == "vmap"
+        )
         self.multiply_adds = multiply_adds(self.programs.model, shape)
         self.parameters = parameters(self.programs.model, shape)
         spec = jax.sharding.PartitionSpec

@@ -13,8 +13,10 @@ from redundancy.config import differing
 from redundancy.data import shared_dataset
 from redundancy.errors import DataError, WorkdirError
 from redundancy.selection.stages import read_subset
+from redundancy.training.feed import resident_images
 from redundancy.training.loop import Job, result_path, train_pack
-from redundancy.training.mesh import make_mesh, pack_size
+from redundancy.training.mesh import make_mesh
+from redundancy.training.packing import choose
 from redundancy.training.schedule import Schedule, full_schedule, subset_schedule
 from redundancy.training.trainer import Trainer
 from redundancy.workdir import Workdir, need_fields, need_manifest, read_manifest, run_name, subset_name, write_manifest
@@ -225,7 +227,10 @@ def sweep(config, workdir: Workdir, profile: bool = False) -> None:
     # The mesh and the packs follow from the whole table, not from what is left of it: an interrupted sweep goes on
     # with the same programs, and so with the same bits.
     mesh = make_mesh(config, num_trials=len(runs))
-    size = pack_size(config, mesh, num_trials=len(runs))
+    shape, classes = dataset.image_shape, len(dataset.class_names)
+    path = storage.join(workdir.runs, "packing.json")
+    packing = choose(config, shape, classes, mesh, resident_images(dataset), len(runs), path)
+    size = packing.pack
     schedules = {run.fraction: subset_schedule(config, num_images, run.fraction) for run in runs}
     left = [
         (schedule, [run for run in pack if not is_done(workdir, run)])
@@ -236,7 +241,7 @@ def sweep(config, workdir: Workdir, profile: bool = False) -> None:
     for run in {run.subset: run for _, pack in left for run in pack}.values():
         _kept(workdir, run, dataset)  # a wrong subset is told before the first training, not before its own
     if done < len(runs):
-        trainer = Trainer(config, dataset, mesh)
+        trainer = Trainer(config, dataset, mesh, size, packing.vmap)
         for schedule, pack in left:
             if not pack:
                 continue

@@ -160,6 +160,11 @@ class StreamingFeed:
         return _ahead(make())
 
 
+def resident_images(dataset: Dataset) -> int:
+    """Images that lie on every device: all of both splits, or none of a streamed set."""
+    return len(dataset.train.positions) + len(dataset.test.positions) if dataset.resident else 0
+
+
 def make_feed(config, dataset: Dataset, mesh: Mesh) -> ResidentFeed | StreamingFeed:
     """The feed that suits the size of the data set (config.resident_mb)."""
     return ResidentFeed(dataset, mesh) if dataset.resident else StreamingFeed(config, dataset, mesh)

@@ -26,6 +26,14 @@ State = dict[str, Any]  # params, batch_stats, opt_state, step; with a leading t
 class Programs:
     """Programs for one config, shape of images, number of classes and mesh; compiled at first use.
 
+    Args:
+      config: resolved config.
+      image_shape: (height, width, channels).
+      num_classes: of the classifier.
+      mesh: ("trial", "data"); its devices may be a topology's, which are not there.
+      resident: whether images lie on the devices, rather than come with the items.
+      vmap: whether a device's trials are batched into one network, rather than run one after the other.
+
     Attributes:
       model: the network.
       mesh: ("trial", "data").
@@ -33,7 +41,15 @@ class Programs:
       eval_batch_size: images of one evaluation or embedding dispatch, a multiple of the data axis.
     """
 
-    def __init__(self, config, image_shape: tuple[int, int, int], num_classes: int, mesh: Mesh, resident: bool):
+    def __init__(
+        self,
+        config,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        mesh: Mesh,
+        resident: bool,
+        vmap: bool = False,
+    ):
         self.config, self.image_shape, self.num_classes = config, image_shape, num_classes
         self.mesh, self.resident = mesh, resident
         platform = mesh.devices.flat[0].platform
@@ -42,7 +58,7 @@ class Programs:
         # XLA's CPU convolutions inside a while loop leave the fast multi-threaded path (measured about 10 times
         # slower for 8 x 8 images, 30 times for 32 x 32), so on CPU neither steps nor trials are looped over.
         self.unroll = platform == "cpu"
-        self.vmap = config.pack_mode == "vmap"
+        self.vmap = vmap
         # A streamed dispatch holds all its images at once, on the host and on the device.
         self.block = config.steps_per_dispatch or (1 if self.unroll or not resident else 50)
         self.eval_batch_size = -(-config.eval_batch_size // mesh.shape["data"]) * mesh.shape["data"]

@@ -9,14 +9,25 @@ from jax.sharding import PartitionSpec as P
 
 from redundancy.data import Dataset
 from redundancy.models.flops import multiply_adds
-from redundancy.training.feed import make_feed
+from redundancy.training.feed import make_feed, resident_images
 from redundancy.training.mesh import fetch_to_host, put
+from redundancy.training.plan import check_fits
 from redundancy.training.programs import Programs, State
 from redundancy.training.schedule import Schedule
 
 
 class Trainer:
     """Programs for one config, data set and mesh; compiled at first use and shared by every pack.
+
+    Args:
+      config: resolved config.
+      dataset: with its images.
+      mesh: ("trial", "data").
+      pack: trials that train at once at most.
+      vmap: see Programs.
+
+    Raises:
+      ConfigError: a pack does not fit in the devices' memory.
 
     Attributes:
       programs: the device programs.
@@ -25,10 +36,11 @@ class Trainer:
       block: steps in one dispatch.
     """
 
-    def __init__(self, config, dataset: Dataset, mesh: Mesh):
+    def __init__(self, config, dataset: Dataset, mesh: Mesh, pack: int = 1, vmap: bool = False):
         self.config, self.dataset, self.mesh = config, dataset, mesh
+        self.programs = Programs(config, dataset.image_shape, len(dataset.class_names), mesh, dataset.resident, vmap)
+        check_fits(self.programs, -(-pack // mesh.shape["trial"]) * mesh.shape["trial"], resident_images(dataset))
         self.feed = make_feed(config, dataset, mesh)
-        self.programs = Programs(config, dataset.image_shape, len(dataset.class_names), mesh, dataset.resident)
 
     @functools.cached_property
     def flops_per_image(self) -> int:

@@ -1,0 +1,109 @@
+"""How many trials train at once on each device, and how: measured where that pays, and remembered.
+
+Trials that run one after the other on a device gain little from each other's company; batched into one network they
+keep a large device busy, if its kernels for batched convolutions are good. Which holds is found out by trying.
+"""
+
+import dataclasses
+import time
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import PartitionSpec as P
+
+from redundancy import storage
+from redundancy.errors import ConfigError
+from redundancy.training.mesh import pack_size, put
+from redundancy.training.plan import check_fits
+from redundancy.training.programs import Programs
+
+_TRIED = (4, 8)  # trials on each device
+_WORTH = 1.1  # a larger pack must be this much faster
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """Trials in a pack, and whether a device's trials are batched into one network."""
+
+    pack: int
+    vmap: bool
+
+
+def candidates(config, mesh, num_runs: int) -> list[Packing]:
+    """What may be fastest, the simplest first; one alone where there is nothing to find out."""
+    axis = mesh.shape["trial"]
+    smallest = pack_size(config, mesh, num_runs)
+    modes = {"loop": [False], "vmap": [True]}.get(config.pack_mode)
+    if modes is None:
+        # On CPU batched convolutions are slower than one after the other (docs/performance.md).
+        modes = [False] if mesh.devices.flat[0].platform == "cpu" or jax.process_count() > 1 else [False, True]
+    found = [Packing(smallest, vmap) for vmap in modes if smallest > axis] or [Packing(smallest, False)]
+    if not config.pack and True in modes:
+        found += [Packing(axis * each, True) for each in _TRIED if axis * each <= num_runs]
+    return found
+
+
+def images_per_second(programs: Programs, packing: Packing, num_images: int) -> float:
+    """Measures training steps of a pack on images of noise."""
+    rng = np.random.default_rng(0)
+    mesh, block, batch = programs.mesh, programs.block, programs.config.batch_size
+    arrays = {
+        "image": rng.integers(0, 256, (num_images, *programs.image_shape), np.uint8),
+        "label": np.zeros(num_images, np.int32),
+    }
+    rows = rng.integers(0, num_images, (packing.pack, block, batch), np.int32)
+    states = [jax.device_get(programs.init(np.uint32(trial))) for trial in range(packing.pack)]
+    state = put(mesh, P("trial"), jax.tree.map(lambda *leaves: np.stack(leaves), *states))
+    arrays, items = put(mesh, P(), arrays), put(mesh, P("trial", None, "data"), {"row": rows, "position": rows})
+    lengths = {"steps": np.float32(1e6), "warmup_steps": np.float32(1e3)}
+    seeds, seconds = np.arange(packing.pack, dtype=np.uint32), []
+    with jax.set_mesh(mesh):
+        for _ in range(4):
+            began = time.perf_counter()
+            state, metrics = programs.train(state, seeds, lengths, arrays, items)
+            jax.block_until_ready(metrics)
+            seconds.append(time.perf_counter() - began)
+    return packing.pack * block * batch / min(seconds[1:])
+
+
+def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_runs: int, path: str) -> Packing:
+    """The packing of a sweep.
+
+    What was measured is written to `path` and holds for every continuation on devices of the same kind, since another
+    packing rounds differently.
+
+    Args:
+      config: resolved config.
+      image_shape: (height, width, channels).
+      num_classes: of the data set.
+      mesh: of the sweep.
+      num_images: of a resident set; 0 for a streamed one, whose input bounds it anyway: nothing is measured.
+      num_runs: in the table.
+      path: file, local or gs://.
+    """
+    tried = candidates(config, mesh, num_runs)
+    if len(tried) == 1 or not num_images:
+        return tried[0]
+    kind = mesh.devices.flat[0].device_kind
+    if storage.exists(path):
+        found = storage.read_json(path)
+        if found.get("device") == kind and isinstance(found.get("pack"), int):
+            return Packing(found["pack"], bool(found.get("vmap")))
+    best, rates = None, {}
+    for packing in tried:
+        programs = Programs(config, image_shape, num_classes, mesh, resident=True, vmap=packing.vmap)
+        try:
+            check_fits(programs, packing.pack, num_images)
+            rate = images_per_second(programs, packing, min(num_images, 4096))
+        except (ConfigError, jax.errors.JaxRuntimeError) as error:
+            logging.info("packs of %d do not fit: %s", packing.pack, str(error).splitlines()[0])
+            continue
+        rates[packing] = rate
+        logging.info("packs of %d%s: %.0f images/s", packing.pack, " (batched)" if packing.vmap else "", rate)
+        if best is None or rate > _WORTH * rates[best]:
+            best = packing
+    best = best or tried[0]
+    measured = [{**dataclasses.asdict(packing), "images_per_second": rate} for packing, rate in rates.items()]
+    storage.write_json(path, {**dataclasses.asdict(best), "device": kind, "measured": measured})
+    return best

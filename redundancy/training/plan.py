@@ -1,0 +1,93 @@
+"""Whether a pack fits: memory of each device that a training will take, estimated before anything is compiled."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from redundancy import machine
+from redundancy.errors import ConfigError
+from redundancy.training.programs import Programs
+
+_SHARE = 0.9  # of a device's memory that may be planned for
+_COPIES = 4  # of the parameters: themselves, momentum, gradient, and the new ones beside the old
+
+
+def _bytes(tree) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _activations(programs: Programs, images: int) -> int:
+    """Bytes that the backward pass needs of the forward pass of that many images."""
+    model = programs.model.clone(bn_group_size=0)  # a share of a batch need not be a multiple of it
+    x = jax.ShapeDtypeStruct((images, *programs.image_shape), jnp.dtype(programs.config.dtype))
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
+
+    def residuals(params, batch_stats, x):
+        def logits(params):
+            (out, _), _ = model.apply(
+                {"params": params, "batch_stats": batch_stats}, x, train=True, mutable=["batch_stats"]
+            )
+            return out
+
+        return jax.vjp(logits, params)[1]
+
+    return _bytes(jax.eval_shape(residuals, variables["params"], variables["batch_stats"], x))
+
+
+def device_memory(device) -> int:
+    """Bytes that one device has for us; of a CPU, its share of what the machine still has."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    return machine.available_memory() // jax.local_device_count()
+
+
+def estimate(programs: Programs, pack: int, num_images: int) -> dict[str, int]:
+    """Bytes on each device while a pack trains.
+
+    Args:
+      programs: of the training.
+      pack: trials, a multiple of the mesh's trial axis.
+      num_images: that lie on the device, of both splits; 0 for a streamed set.
+
+    Returns:
+      bytes by what they hold: images, state, activations. Compilers need some more and save some; on CPU, TPU and GPU
+      the sum is meant as a bound of which order, not as a promise.
+    """
+    config, mesh = programs.config, programs.mesh
+    here = pack // mesh.shape["trial"]
+    share = -(-config.batch_size // mesh.shape["data"])
+    state = jax.eval_shape(programs.init, jax.ShapeDtypeStruct((), jnp.uint32))
+    at_once = here if programs.vmap else 1
+    pixels = math.prod(programs.image_shape)
+    streamed = 0 if programs.resident else 3 * here * programs.block * share * pixels
+    return {
+        "images": num_images * pixels + streamed,
+        "state": here * (_COPIES * _bytes(state["params"]) + _bytes(state["batch_stats"])),
+        "activations": at_once * _activations(programs, share),
+    }
+
+
+def check_fits(programs: Programs, pack: int, num_images: int) -> None:
+    """Raises ConfigError where a pack will not fit in the devices' memory; `num_images` as for `estimate`."""
+    wanted = estimate(programs, pack, num_images)
+    device = programs.mesh.local_devices[0]
+    have = device_memory(device)
+    if sum(wanted.values()) <= _SHARE * have:
+        return
+
+    def gib(count: float) -> str:
+        return f"{count / 2**30:.2f} GiB"
+
+    parts: list[Any] = [f"{name} {gib(size)}" for name, size in wanted.items()]
+    ways = ["lower config.batch_size or config.widths", "use more devices"]
+    if pack > programs.mesh.shape["trial"]:
+        ways.insert(0, f"lower config.pack, which is {programs.config.pack}")
+    if programs.resident and wanted["images"] > 0.3 * have:
+        ways.insert(0, "stream the images with --config.resident_mb=0")
+    raise ConfigError(
+        f"a pack of {pack} trials with batch_size {programs.config.batch_size} needs about {gib(sum(wanted.values()))} "
+        f"on each {device.device_kind} ({', '.join(parts)}), which has {gib(have)}: {'; '.join(ways)}."
+    )
