@@ -59,6 +59,11 @@ class ResNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.norm = _norm(channels)
         self.classifier = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.normal_(self.classifier.weight, std=channels**-0.5)
+        nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x):
         x = self.stem(x)
@@ -86,6 +91,8 @@ class Training:
       bfloat16: autocast.
       compiled: None, or a mode of torch.compile.
       pad: pixels of zeros around, before the random crop; 0 crops nothing.
+      rate: learning rate of a step, counted from 0.
+      mean, std: of pixel / 255, one or one per channel.
     """
 
     def __init__(
@@ -99,6 +106,9 @@ class Training:
         bfloat16: bool,
         compiled: str | None,
         pad: int,
+        rate: Callable[[int], float] = lambda step: 0.1,
+        mean: tuple[float, ...] = (0.5,),
+        std: tuple[float, ...] = (0.25,),
     ):
         self._device, self._batch_size, self._pad = device, batch_size, pad
         self._format = torch.channels_last if channels_last else torch.contiguous_format
@@ -111,9 +121,12 @@ class Training:
             momentum=0.9,
             fused=device == "cuda" or None,
         )
+        self._mean = torch.tensor(mean, device=device).reshape(1, -1, 1, 1)
+        self._std = torch.tensor(std, device=device).reshape(1, -1, 1, 1)
         self._images = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous()
         self._labels = torch.from_numpy(labels.astype(np.int64)).to(device)
         self._cast = (lambda: torch.autocast(device, torch.bfloat16)) if bfloat16 else contextlib.nullcontext
+        self._rate, self._taken = rate, 0
         self._loss: Callable = self._forward
         if compiled:
             self._loss = torch.compile(self._forward, mode=None if compiled == "default" else compiled)
@@ -130,19 +143,51 @@ class Training:
         batch = torch.arange(count, device=self._device)[:, None, None]
         return images.permute(0, 2, 3, 1)[batch, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
 
+    def _scaled(self, images):
+        return ((images.float() / 255 - self._mean) / self._std).contiguous(memory_format=self._format)
+
     def _forward(self, images, labels):
-        x = ((images.float() / 255 - 0.5) / 0.25).contiguous(memory_format=self._format)
+        x = self._scaled(images)
         with self._cast():
             logits = self._network(x)
         return F.cross_entropy(logits.float(), labels)
 
     def steps(self, count: int) -> float:
-        """Trains for `count` steps; returns the last loss, waited for."""
+        """Trains for `count` steps on rows drawn at random; returns the last loss, waited for."""
         for _ in range(count):
-            rows = torch.randint(0, len(self._images), (self._batch_size,), device=self._device)
-            images = self._augmented(rows) if self._pad else self._images[rows]
-            loss = self._loss(images, self._labels[rows])
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self._optimizer.step()
-        return float(loss)
+            loss = self._step(torch.randint(0, len(self._images), (self._batch_size,), device=self._device))
+        return loss.item()
+
+    def epochs(self, steps: int) -> None:
+        """Trains for `steps` steps in shuffled epochs, batches running over their borders."""
+        order = torch.empty(0, dtype=torch.int64, device=self._device)
+        for _ in range(steps):
+            if len(order) < self._batch_size:
+                order = torch.cat([order, torch.randperm(len(self._images), device=self._device)])
+            rows, order = order[: self._batch_size], order[self._batch_size :]
+            self._step(rows)
+
+    def _step(self, rows):
+        images = self._augmented(rows) if self._pad else self._images[rows]
+        loss = self._loss(images, self._labels[rows])
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate(self._taken)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        self._taken += 1
+        return loss
+
+    @torch.no_grad()
+    def accuracy(self, images: np.ndarray, labels: np.ndarray, batch_size: int = 1000) -> float:
+        """Share of right answers on images uint8 [N, H, W, 3]."""
+        self._network.eval()
+        right = 0
+        for first in range(0, len(images), batch_size):
+            part = torch.from_numpy(images[first : first + batch_size]).to(self._device).permute(0, 3, 1, 2)
+            x = self._scaled(part)
+            with self._cast():
+                answers = self._network(x).argmax(1)
+            right += int((answers.cpu().numpy() == labels[first : first + batch_size]).sum())
+        self._network.train()
+        return right / len(images)
