@@ -222,15 +222,19 @@ def version(package: str) -> str | None:
 
 def threads() -> dict[str, Any]:
     """Threads of each loaded BLAS and OpenMP library and of numba, and the variables that set them."""
-    import numba
-    import threadpoolctl
+    found = {}
+    # A machine that only trains may have neither.
+    with contextlib.suppress(ImportError):
+        import threadpoolctl
 
-    pools = {pool["prefix"] + " of " + _package_of(pool["filepath"]): pool for pool in threadpoolctl.threadpool_info()}
-    return {
-        **{name: pool["num_threads"] for name, pool in pools.items()},
-        "numba": numba.get_num_threads(),
-        **{name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS") or name == "XLA_FLAGS"},
-    }
+        for pool in threadpoolctl.threadpool_info():
+            found[pool["prefix"] + " of " + _package_of(pool["filepath"])] = pool["num_threads"]
+    with contextlib.suppress(ImportError):
+        import numba
+
+        found["numba"] = numba.get_num_threads()
+    set_by = {name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS") or name == "XLA_FLAGS"}
+    return found | set_by
 
 
 def _package_of(path: str) -> str:

@@ -7,6 +7,7 @@ Needs libtpu, no TPU. One compilation of ResNet-101 takes 2 to 5 minutes on two 
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -187,6 +188,7 @@ def text(result: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # this process asks JAX for its devices alone; libtpu would look for a TPU
     given = common.parser(__doc__, [*CASES, *QUICK]).parse_args(arguments)
     cases = QUICK if given.quick else CASES
     if given.only:

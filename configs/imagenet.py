@@ -5,9 +5,9 @@
 
 The data set is TFDS's imagenet2012, which has to be prepared from the archives that image-net.org gives out.
 Assumed, since our copy of the paper's text lost its numbers: steps, batch_size, learning rate, momentum, l2,
-augmentation, fractions, trials. Depth, the 5,000 steps of warm-up and "16 Cloud TPUs" are the paper's. Learning rate,
-warm-up and the 64 images behind each BatchNorm statistic follow Goyal et al. 2017 (0.1 for every 256 images); the
-paper had no label smoothing and says nothing of bfloat16, which TPUs of its time computed convolutions in.
+augmentation, fractions, trials. Depth, the 5,000 steps of warm-up and "16 Cloud TPUs" are the paper's. Learning rate (0.1
+for every 256 images) and the 32 images behind each BatchNorm statistic follow Goyal et al. 2017. The paper had no label
+smoothing, and says nothing of bfloat16, which TPUs of its time computed convolutions in.
 
 Not run yet: no accuracy to expect can be given. `docs/performance.md` has what compiling it for TPU slices tells.
 
@@ -31,7 +31,7 @@ def get_config(arg: str = ""):
     config.augmentation = "resized_crop_flip"
     config.form, config.depth, config.widths = "imagenet", 101, (64, 128, 256, 512)
     config.dtype = "bfloat16"
-    config.bn_group_size = 64
+    config.bn_group_size = 32
     config.classifier_init = "normal_0.01"
     config.steps, config.warmup_steps, config.batch_size = 120_000, 5000, 1024
     config.lr_per_256, config.momentum, config.nesterov, config.l2 = 0.1, 0.9, True, 1e-4

@@ -219,6 +219,13 @@ FIELDS: dict[str, Field] = {
     "warmup_epochs": Field(
         "Training", 0.0, "epochs of linear warm-up, in place of warmup_steps; 0 uses warmup_steps", **_at_least(0)
     ),
+    "micro_batch": Field(
+        "Training",
+        0,
+        "images of a device's share of the batch that are computed at a time, their gradients summed; 0 is all. A "
+        "multiple of bn_group_size, so that nothing changes but memory and speed",
+        **_at_least(0),
+    ),
     "label_smoothing": Field(
         "Training",
         0.0,
@@ -381,6 +388,17 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
             f"config.bn_group_size is {config.bn_group_size} and does not divide config.batch_size, "
             f"{config.batch_size}; choose a divisor, or 0 for the whole batch."
         )
+    if config.micro_batch:
+        if config.batch_size % config.micro_batch:
+            raise ConfigError(
+                f"config.micro_batch is {config.micro_batch} and does not divide config.batch_size, "
+                f"{config.batch_size}; choose a divisor, or 0 for the whole batch."
+            )
+        if not config.bn_group_size or config.micro_batch % config.bn_group_size:
+            raise ConfigError(
+                f"config.micro_batch is {config.micro_batch} and config.bn_group_size {config.bn_group_size}; wanted "
+                "whole BatchNorm groups: set bn_group_size to a divisor of micro_batch."
+            )
     for name in ("mean", "std"):
         if len(config[name]) not in (1, 3):
             raise ConfigError(f"config.{name} has {len(config[name])} numbers; wanted: one for all channels or three.")

@@ -50,6 +50,8 @@ Beside the way, without training:
            embeddings/LAYER/, for link and select
   export   writes what a subset keeps to a file     "redundancy export --help"
            for other tools
+  preflight  compiles for a TPU slice on a machine  "redundancy preflight --help"
+             without one: memory, times, scaling
 
   --config    a Python file with get_config(arg); configs/ has digits.py, fashion_mnist.py, cifar10.py,
               cifar100.py, folder.py and embeddings.py. An argument shrinks it: configs/cifar10.py:quick, :smoke.
@@ -158,7 +160,7 @@ def _main(argv: list[str]) -> None:
     commands.check_flags(name)
     if name in commands.HELP:
         config = _resolved_config() if _CONFIG.value else None
-        commands.run(name, Workdir(_WORKDIR.value), config)
+        commands.run(name, Workdir(_WORKDIR.value) if _WORKDIR.value else None, config)
         return
     for flag, value in (("--config", _CONFIG.value), ("--workdir", _WORKDIR.value)):
         if not value:

@@ -41,18 +41,32 @@ class BatchNorm(nn.Module):
             factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
             return self._out(x * factor + (bias - running_mean.value * factor))
 
+        # Images are reduced to one row each, and only the rows are grouped: a large array that changes its shape
+        # keeps the compiler from computing both sums, and the gradient's, inside the convolutions beside it.
+        wide = x.astype(jnp.float32)
         size = self.group_size or x.shape[0]
-        grouped = x.astype(jnp.float32).reshape(x.shape[0] // size, size, *x.shape[1:])
-        mean = grouped.mean(axis=(1, 2, 3))
-        var = jnp.maximum(jnp.square(grouped).mean(axis=(1, 2, 3)) - jnp.square(mean), 0.0)
+        mean = self._group_means(wide, size)
+        var = jnp.maximum(self._group_means(jnp.square(wide), size) - jnp.square(mean), 0.0)
         if not self.is_initializing():
             keep = self.momentum
             running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean(axis=0)
             running_var.value = keep * running_var.value + (1 - keep) * var.mean(axis=0)
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         offset = bias - mean * factor
-        normal = grouped * factor[:, None, None, None] + offset[:, None, None, None]
-        return self._out(normal.reshape(x.shape))
+        return self._out(wide * self._of_images(factor, size) + self._of_images(offset, size))
+
+    @staticmethod
+    def _group_means(x: jax.Array, size: int) -> jax.Array:
+        """`[B, H, W, C]` -> means of each group's pixels, `[B / size, C]`."""
+        rows = x.mean(axis=(1, 2))
+        return rows.reshape(-1, size, x.shape[-1]).mean(axis=1)
+
+    @staticmethod
+    def _of_images(of_groups: jax.Array, size: int) -> jax.Array:
+        """`[B / size, C]` -> `[B, 1, 1, C]`: each image's group's."""
+        groups, channels = of_groups.shape
+        rows = jnp.broadcast_to(of_groups[:, None], (groups, size, channels))
+        return rows.reshape(groups * size, 1, 1, channels)
 
     def _out(self, y: jax.Array) -> jax.Array:
         return (nn.relu(y) if self.relu else y).astype(self.dtype)

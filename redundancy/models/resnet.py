@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from redundancy.models.batch_norm import BatchNorm
+from redundancy.models.mixed_precision import Conv
 
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _EXPANSION = 4  # of a bottleneck: channels that it puts out by those of its 3 x 3 convolution
@@ -123,7 +124,7 @@ class ResNet(nn.Module):
             BatchNorm, group_size=self.bn_group_size, momentum=self.bn_momentum, dtype=self.dtype, relu=True
         )
         init = KERNEL_INITS[self.kernel_init]
-        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=init, padding="SAME")
+        conv = functools.partial(Conv, dtype=self.dtype, kernel_init=init)
         last_init = nn.initializers.zeros if self.zero_init_residual else init
         block = Bottleneck if self.bottleneck else BasicBlock
 

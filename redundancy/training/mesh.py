@@ -1,5 +1,7 @@
 """The mesh ("trial", "data"): how many trials train at once, and how many devices share one trial's batch."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from absl import logging
@@ -15,22 +17,28 @@ def _divisors(number: int) -> list[int]:
 
 
 def _shares(config, devices: int) -> list[int]:
-    """Numbers of devices that can share one trial's batch, with every BatchNorm group on one device."""
+    """Numbers of devices that can share one trial's batch, with whole BatchNorm groups and micro-batches on each."""
     fits = [d for d in _divisors(devices) if config.batch_size % d == 0]
-    if config.bn_group_size:
-        fits = [d for d in fits if (config.batch_size // d) % config.bn_group_size == 0]
+    for whole in (config.bn_group_size, config.micro_batch):
+        if whole:
+            fits = [d for d in fits if (config.batch_size // d) % whole == 0]
     return fits
 
 
-def make_mesh(config, num_trials: int) -> Mesh:
+def make_mesh(config, num_trials: int, devices: Sequence | None = None) -> Mesh:
     """A mesh of all devices, or of as many as divide the work, for packs out of `num_trials` trials.
 
     Trials are spread first, since no collective crosses them; devices that are left over share batches.
 
+    Args:
+      config: resolved config.
+      num_trials: in all.
+      devices: to choose from; JAX's by default.
+
     Raises:
       ConfigError: config.data_parallel does not fit the devices or the batch.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else list(devices)
     shares = _shares(config, len(devices))
     if config.data_parallel:
         data = config.data_parallel

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from redundancy.data.augmentation import augment, normalize
 from redundancy.models import make_model
 from redundancy.training.feed import fetch
+from redundancy.training.micro_batches import mean_value_and_grad
 from redundancy.training.optimizer import make_optimizer
 from redundancy.training.schedule import learning_rate, peak_learning_rate
 
@@ -107,16 +108,22 @@ class Programs:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), seed), 1)
         key = jax.random.fold_in(key, state["step"])
         images = augment(self._over_data(images), key, positions, config.augmentation, config.pad)
-        x = self._prepare(images)
 
-        def loss_of(params):
+        def loss_of(params, images, labels):
             (logits, _), updated = self.model.apply(
-                {"params": params, "batch_stats": state["batch_stats"]}, x, train=True, mutable=["batch_stats"]
+                {"params": params, "batch_stats": state["batch_stats"]},
+                self._prepare(images),
+                train=True,
+                mutable=["batch_stats"],
             )
             loss = self._losses(logits, labels, config.label_smoothing).mean()
             return loss, (updated["batch_stats"], (logits.argmax(-1) == labels).mean())
 
-        (loss, (batch_stats, accuracy)), grads = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
+        shards = self.mesh.shape["data"]
+        parts = config.batch_size // shards // config.micro_batch if config.micro_batch else 1
+        (loss, (batch_stats, accuracy)), grads = mean_value_and_grad(
+            loss_of, state["params"], (images, labels), parts, shards, self.unroll
+        )
         direction, opt_state = self._optimizer.update(grads, state["opt_state"], state["params"])
         rate = learning_rate(state["step"], schedule["steps"], peak_learning_rate(config), schedule["warmup_steps"])
         params = jax.tree.map(lambda p, d: p - rate * d, state["params"], direction)

@@ -1,0 +1,119 @@
+"""A convolution that computes in a narrow type and, on TPUs, hands back the gradient of its kernel in float32.
+
+TPUs sum products of bfloat16 in float32 anyway. Plain autodiff rounds the kernel's gradient to bfloat16, and then sums
+it over the devices in bfloat16; here it stays float32 all the way to the optimiser.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+_FORWARD = ("NHWC", "HWIO", "NHWC")
+_KERNEL_GRADIENT = ("CHWN", "IHWO", "HWNC")  # channels of x are the batch, and the batch is what is summed over
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolution(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: tuple[tuple[int, int], tuple[int, int]]
+) -> jax.Array:
+    """Convolution in the type of `x`.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[h, w, C, D]` float32; its gradient is float32.
+      strides: rows and columns between two outputs.
+      padding: zeros (before, after) of rows and of columns.
+
+    Returns:
+      `[B, H', W', D]` in the type of `x`.
+    """
+    return _plain(x, kernel, strides, padding)
+
+
+def _plain(x, kernel, strides, padding):
+    return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), strides, padding, dimension_numbers=_FORWARD)
+
+
+def kernel_gradient(
+    x: jax.Array,
+    gradient: jax.Array,
+    taps: tuple[int, int],
+    strides: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+) -> jax.Array:
+    """Gradient of a convolution's kernel, float32 whatever the type of its inputs.
+
+    Args:
+      x: what was convolved, `[B, H, W, C]`.
+      gradient: of what came out, `[B, H', W', D]`.
+      taps: the kernel's rows and columns.
+      strides, padding: of the convolution.
+
+    Returns:
+      `[h, w, C, D]` float32.
+    """
+    pads = [
+        (before, rows + (out - 1) * stride - before - size)
+        for rows, out, stride, (before, _), size in zip(
+            taps, gradient.shape[1:3], strides, padding, x.shape[1:3], strict=True
+        )
+    ]
+    return jax.lax.conv_general_dilated(
+        x,
+        gradient,
+        (1, 1),
+        pads,
+        rhs_dilation=strides,
+        dimension_numbers=_KERNEL_GRADIENT,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _forward(x, kernel, strides, padding):
+    return _plain(x, kernel, strides, padding), (x, kernel)
+
+
+def _backward(strides, padding, saved, gradient):
+    x, kernel = saved
+    (of_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, strides, padding), x)(gradient)
+
+    def exact(x, kernel, gradient):
+        return kernel_gradient(x, gradient, kernel.shape[:2], strides, padding)
+
+    def rounded(x, kernel, gradient):
+        (of_kernel,) = jax.linear_transpose(lambda kernel: _plain(x, kernel, strides, padding), kernel)(gradient)
+        return of_kernel
+
+    # Convolutions that put out a wider type than they take in are not known to be fast elsewhere.
+    return of_x, jax.lax.platform_dependent(x, kernel, gradient, tpu=exact, default=rounded)
+
+
+convolution.defvjp(_forward, _backward)
+
+
+class Conv(nn.Module):
+    """Drop-in for nn.Conv without bias, with "SAME" padding; see `convolution`.
+
+    Attributes:
+      features: channels put out.
+      kernel_size, strides: rows and columns.
+      dtype: type that is computed in and put out.
+      kernel_init: of the kernel `[h, w, C, features]` float32.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: `[B, H, W, C]` -> `[B, ceil(H / stride), ceil(W / stride), features]`."""
+        kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features), jnp.float32)
+        padding = tuple(jax.lax.padtype_to_pads(x.shape[1:3], self.kernel_size, self.strides, "SAME"))
+        # In float32 plain autodiff does the same.
+        compute = _plain if self.dtype == jnp.float32 else convolution
+        return compute(x.astype(self.dtype), kernel, self.strides, padding)

@@ -1,0 +1,55 @@
+"""The command `preflight`: what a TPU slice would do with a config, printed."""
+
+import dataclasses
+import json
+
+from absl import logging
+
+from redundancy.config import need_dataset
+from redundancy.errors import UserError
+from redundancy.preflight import compile as compile_lib
+from redundancy.preflight import report
+from redundancy.preflight.generations import parse_topology
+from redundancy.preflight.shapes import shapes
+
+
+class DoesNotFitError(UserError):
+    """The batch needs more memory than a chip has."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """The command's flags.
+
+    Attributes:
+      topology: such as v5e:16x16.
+      image_size, classes: of the data set, instead of what its name and the config tell.
+      trials: trainings at once, 1 as in the stage train.
+      json: whether to print JSON instead of text.
+    """
+
+    topology: str
+    image_size: int | None = None
+    classes: int | None = None
+    trials: int = 1
+    json: bool = False
+
+
+def preflight(given: Flags, config) -> None:
+    """Compiles the config's training and embedding step for the slice and prints what a chip would do.
+
+    Raises:
+      ConfigError: a flag is wrong, or the config does not go with it.
+      CompileError: libtpu is missing, or the compilation failed.
+      DoesNotFitError: after printing, a program needs too much memory.
+    """
+    topology = parse_topology(given.topology)
+    need_dataset(config, "preflight")
+    request = compile_lib.Request(config, topology, shapes(config, given.image_size, given.classes), given.trials)
+    compile_lib.check(request)
+    compile_lib.need_libtpu()
+    logging.info("preflight: compiling for %s, some minutes for a deep network", topology.name)
+    result = report.summary(request, compile_lib.run(request))
+    print(json.dumps(result, indent=1) if given.json else report.text(result))
+    if problem := report.problem(result):
+        raise DoesNotFitError(problem)

@@ -1,0 +1,213 @@
+"""What preflight found, as numbers for a program and as text for a terminal."""
+
+import math
+
+from redundancy.preflight.compile import Request
+from redundancy.preflight.generations import Generation
+from redundancy.preflight.model import fitting_batch, roofline, scaling
+
+SHARE = 0.9  # of the memory; what is left is for the runtime, infeed and fragmentation
+_COMBINED = 8  # XLA combines all-reduces up to some size; as many at most are the gradients of one network
+_TINY = 64 * 1024  # bytes; a collective of fewer carries numbers for people, and costs its latency alone
+
+
+def _program(generation: Generation, name: str, found: dict) -> dict:
+    """A program's facts with its bounds."""
+    if not found["fits"]:
+        batch = fitting_batch(found["images_per_chip"], found["needed"], found["fixed"], generation.hbm_bytes, SHARE)
+        return {**found, "fitting_images_per_chip": batch}
+    bounds = roofline(generation, found["flops"], found["hbm_bytes"], found["bytes_accessed"])
+    return {
+        **found,
+        "hbm_share": found["hbm_used"] / generation.hbm_bytes,
+        "flops_s": bounds.flops_s,
+        "hbm_s": bounds.hbm_s,
+        "bytes_accessed_s": bounds.bytes_accessed_s,
+        "limit": bounds.limit,
+        "images_per_s_per_chip": found["images_per_chip"] / bounds.least_s,
+    }
+
+
+def _chip_counts(chips: int) -> list[int]:
+    return sorted({chips, *(4**power for power in range(1, 5))})
+
+
+def summary(request: Request, found: dict) -> dict:
+    """Everything that is reported, as JSON holds it: compile.run's result, bounds, scaling, verdicts."""
+    generation, (trials, data) = request.topology.generation, found["mesh"]
+    programs = {name: _program(generation, name, facts) for name, facts in found["programs"].items()}
+    result = {
+        "topology": request.topology.name,
+        "chips": request.topology.chips,
+        "chips_used": trials * data,
+        "trials": trials,
+        "chips_per_trial": data,
+        "image": list(request.shapes.image),
+        "classes": request.shapes.classes,
+        "resident": request.shapes.resident,
+        "batch_size": request.config.batch_size,
+        "bn_group_size": request.config.bn_group_size,
+        "dtype": request.config.dtype,
+        "depth": request.config.depth,
+        "parameters": found["parameters"],
+        "parameter_bytes": found["parameter_bytes"],
+        "hbm_available": generation.hbm_bytes,
+        "peak_flops": generation.flops,
+        "hbm_bandwidth": generation.hbm_bandwidth,
+        "link_bandwidth": generation.link_bandwidth,
+        "source": generation.source,
+        "fits": all(facts["fits"] for facts in programs.values()),
+        "programs": programs,
+    }
+    train = programs.get("train")
+    if train and train["fits"]:
+        step = max(train["flops_s"], train["hbm_s"])
+        exchanged = sum(of["bytes"] for of in train["collectives"])
+        result["gradient_bytes"] = exchanged
+        result["scaling"] = [
+            vars(of)
+            for of in scaling(
+                generation, step, train["images_per_chip"], exchanged or found["parameter_bytes"], _chip_counts(data)
+            )
+        ]
+        result["remarks"] = _remarks(request, found, train)
+    return result
+
+
+def _remarks(request: Request, found: dict, train: dict) -> list[str]:
+    """What is noteworthy of the training step's collectives and memory."""
+    remarks = []
+    trials, data = found["mesh"]
+    large = [of for of in train["collectives"] if of["bytes"] > _TINY]
+    exchanged = sum(of["bytes"] for of in train["collectives"])
+    if trials * data < request.topology.chips:
+        remarks.append(
+            f"{request.topology.chips - trials * data} chips stay idle: batch_size {request.config.batch_size} with "
+            f"bn_group_size {request.config.bn_group_size} spreads over {data} chips at most."
+        )
+    if any(of["crosses_trials"] for of in train["collectives"]):
+        remarks.append("a collective crosses trials, which should not happen: trials are independent.")
+    if data > 1:
+        share = exchanged / found["parameter_bytes"]
+        text = f"chips exchange {share:.1%} of the parameters' bytes a step, in {len(train['collectives'])} collectives"
+        alone = len(large) <= _COMBINED and abs(share - 1) < 0.05
+        remarks.append(text + (": the gradients alone." if alone else "."))
+        if not request.config.bn_group_size:
+            remarks.append(
+                "BatchNorm's statistics cross chips at every layer; set config.bn_group_size to "
+                f"{request.config.batch_size // data} or a divisor of it."
+            )
+    if train["hbm_share"] > SHARE:
+        remarks.append(f"the training step takes more than {SHARE:.0%} of the memory, which leaves the runtime little.")
+    return remarks
+
+
+def _size(number: float) -> str:
+    """Bytes in decimal units: '178 MB'."""
+    if number < 1:
+        return "0 B"
+    power = min(int(math.log10(number)) // 3, 4)
+    return f"{number / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def _rows(programs: dict[str, dict], available: float) -> list[tuple[str, ...]]:
+    def row(name, value):
+        return (name, *(value(facts) if facts["fits"] else "does not fit" for facts in programs.values()))
+
+    return [
+        ("per chip and step", *programs),
+        ("images", *(str(facts["images_per_chip"]) for facts in programs.values())),
+        row(
+            "HBM used", lambda of: f"{of['hbm_used'] / 2**30:.2f} of {available / 2**30:.2f} GiB, {of['hbm_share']:.0%}"
+        ),
+        row("FLOPs", lambda of: f"{of['flops'] / 1e12:.3g} T"),
+        row("bytes across HBM", lambda of: _size(of["hbm_bytes"])),
+        row("bytes as XLA counts them", lambda of: _size(of["bytes_accessed"])),
+        row("least time by FLOPs", lambda of: _ms(of["flops_s"])),
+        row("least time by HBM", lambda of: _ms(of["hbm_s"])),
+        row("  if all XLA counts were HBM", lambda of: _ms(of["bytes_accessed_s"])),
+        row("bound", lambda of: f"{of['images_per_s_per_chip']:,.0f} images/s, by {of['limit']}"),
+        row("collectives", lambda of: str(len(of["collectives"])) if of["collectives"] else "none"),
+    ]
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _collectives(facts: dict) -> list[str]:
+    """The largest collectives of a program, one line each; the rest in one more."""
+    ranked = sorted(facts["collectives"], key=lambda of: -of["bytes"])
+    lines = [f"  {of['kind']} of {_size(of['bytes'])} over {of['devices']} chips" for of in ranked[:4]]
+    if rest := ranked[4:]:
+        lines.append(f"  {len(rest)} more, {_size(sum(of['bytes'] for of in rest))} together")
+    return lines
+
+
+def text(result: dict) -> str:
+    """The report for a terminal."""
+    height, width, channels = result["image"]
+    spread = f"{result['trials']} x {result['chips_per_trial']}" if result["trials"] > 1 else result["chips_used"]
+    lines = [
+        f"{result['topology']}: {spread} of {result['chips']} chips; ResNet-{result['depth']} {result['dtype']}, "
+        f"{result['parameters'] / 1e6:.1f} M parameters; images {height} x {width} x {channels}, "
+        f"{result['classes']} classes; batch {result['batch_size']}, BatchNorm over {result['bn_group_size'] or 'all'}",
+        "",
+        *_aligned(_rows(result["programs"], result["hbm_available"])),
+    ]
+    for name, facts in result["programs"].items():
+        if facts["fits"] and facts["collectives"]:
+            lines += ["", f"collectives of {name}:", *_collectives(facts)]
+    if "scaling" in result:
+        rows = [("chips", "all-reduce", "images/s, hidden", "images/s, exposed")]
+        rows += [
+            (
+                str(of["chips"]),
+                _ms(of["all_reduce_s"]),
+                f"{of['hidden']:,.0f} ({of['hidden_efficiency']:.1%})",
+                f"{of['exposed']:,.0f} ({of['exposed_efficiency']:.1%})",
+            )
+            for of in result["scaling"]
+        ]
+        lines += [
+            "",
+            f"scaling bound, {result['programs']['train']['images_per_chip']} images a chip; ring all-reduce of "
+            f"{_size(result['gradient_bytes'])}, {result['link_bandwidth'] / 1e9:.0f} GB/s each way a link, hidden behind "
+            "the step or not:",
+            *("  " + line for line in _aligned(rows)),
+        ]
+    lines += ["", *result.get("remarks", [])]
+    lines.append(
+        f"Bounds, not measurements: peak rates {result['peak_flops'] / 1e12:.0f} TFLOP/s, "
+        f"{result['hbm_bandwidth'] / 1e9:.0f} GB/s; {result['source']}"
+    )
+    return "\n".join(lines)
+
+
+def problem(result: dict) -> str | None:
+    """What is wrong where a program does not fit, None where all do."""
+    lines = []
+    for name, facts in result["programs"].items():
+        if facts["fits"]:
+            continue
+        needed = (
+            f"needs {facts['needed'] / 2**30:.1f} GiB of HBM" if facts["needed"] else "needs more HBM than there is"
+        )
+        field = "batch_size" if name == "train" else "eval_batch_size"
+        chips = result["chips_per_trial"]
+        batch = facts["fitting_images_per_chip"]
+        hint = (
+            f"about {batch} images a chip would fit: --config.{field}={batch * chips}"
+            if batch
+            else "not even one image a chip would fit: take a chip with more memory or a smaller network"
+        )
+        lines.append(
+            f"{name} of {facts['images_per_chip']} images a chip does not fit on {result['topology']}: it {needed}, of "
+            f"{result['hbm_available'] / 2**30:.2f} GiB available; {hint}."
+        )
+    return " ".join(lines) or None

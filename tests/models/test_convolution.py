@@ -1,0 +1,111 @@
+"""Both forms of convolution compute what XLA's convolution computes, and so do their gradients."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from redundancy.models import convolution
+from redundancy.models.convolution import Conv, convolve, formulation_for
+
+# batch, height, width, channels in, channels out, kernel, stride
+SHAPES = [
+    (8, 8, 8, 32, 32, 3, 1),
+    (3, 16, 16, 32, 48, 3, 1),
+    (10, 7, 5, 40, 32, 3, 1),  # not whole tiles, one row of them
+    (8, 3, 14, 32, 32, 3, 1),  # less than a tile
+    (33, 1, 1, 32, 33, 3, 1),
+    (2, 8, 8, 3, 16, 3, 1),
+    (2, 8, 8, 32, 64, 3, 2),
+    (2, 9, 7, 32, 32, 3, 2),
+    (2, 8, 8, 16, 32, 1, 1),
+    (2, 9, 8, 16, 32, 1, 2),
+    (2, 21, 16, 3, 8, 7, 2),
+]
+
+
+def _arrays(batch, height, width, channels, features, size, stride, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((batch, height, width, channels), np.float32)
+    kernel = rng.standard_normal((size, size, channels, features), np.float32) / (size * channels**0.5)
+    dy = rng.standard_normal((batch, -(-height // stride), -(-width // stride), features), np.float32)
+    return jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(dy)
+
+
+def _oracle(x, kernel, stride):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+    )
+
+
+def _close(found, wanted, tolerance=3e-5):
+    assert found.shape == wanted.shape
+    wanted = np.asarray(wanted, np.float32)
+    np.testing.assert_allclose(np.asarray(found, np.float32), wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
+
+
+def _with_gradients(function, x, kernel, dy):
+    y, pull_back = jax.vjp(function, x, kernel)
+    return y, *pull_back(dy.astype(y.dtype))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_output_and_both_gradients_equal_those_of_xla(shape):
+    arrays = _arrays(*shape)
+    stride = shape[-1]
+    found = jax.jit(lambda *a: _with_gradients(lambda x, k: convolve(x, k, (stride, stride), "cpu"), *a))(*arrays)
+    wanted = _with_gradients(lambda x, k: _oracle(x, k, stride), *arrays)
+    for ours, theirs in zip(found, wanted, strict=True):
+        _close(ours, theirs)
+
+
+def test_bfloat16_is_as_exact_as_xla():
+    x, kernel, dy = (a.astype(jnp.bfloat16) for a in _arrays(*SHAPES[0]))
+    exact = _with_gradients(lambda x, k: _oracle(x, k, 1), *(a.astype(jnp.float32) for a in (x, kernel, dy)))
+    found = jax.jit(lambda *a: _with_gradients(lambda x, k: convolve(x, k, formulation="cpu"), *a))(x, kernel, dy)
+    for ours, theirs in zip(found, exact, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        _close(ours, theirs, 2.0**-8)
+
+
+def test_a_pack_of_trials_under_vmap_equals_single_trials():
+    x, kernel, dy = (jnp.stack(pair) for pair in zip(*(_arrays(*SHAPES[2], seed=s) for s in (1, 2)), strict=True))
+
+    @jax.jit
+    def of_one(x, kernel, dy):
+        return _with_gradients(lambda x, k: convolve(x, k, formulation="cpu"), x, kernel, dy)
+
+    pack = jax.jit(jax.vmap(of_one))(x, kernel, dy)
+    for trial in range(2):
+        for ours, theirs in zip(pack, of_one(x[trial], kernel[trial], dy[trial]), strict=True):
+            _close(ours[trial], theirs)
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "pays"), [(8, 32, True), (8, 31, False), (7, 32, False), (16, 64, True), (15, 64, False)]
+)
+def test_few_channels_and_few_tiles_are_left_to_xla(batch, channels, pays):
+    x, kernel, _ = _arrays(batch, 8, 8, channels, channels, 3, 1)
+    program = str(jax.make_jaxpr(lambda x, k: convolve(x, k, formulation="cpu"))(x, kernel))
+    assert ("dot_general" in program, "conv_general_dilated" in program) == (pays, not pays)
+
+
+def test_parameters_are_those_of_flax_in_every_form():
+    x, _, _ = _arrays(*SHAPES[0])
+    init = nn.initializers.he_normal()
+    reference = nn.Conv(32, (3, 3), use_bias=False, kernel_init=init)
+    variables = reference.init(jax.random.key(0), x)
+    for form in convolution.FORMULATIONS:
+        ours = Conv(32, (3, 3), kernel_init=init, formulation=form)
+        np.testing.assert_array_equal(
+            jax.jit(ours.init)(jax.random.key(0), x)["params"]["kernel"], variables["params"]["kernel"]
+        )
+        _close(jax.jit(ours.apply)(variables, x), reference.apply(variables, x))
+
+
+def test_platforms_and_unknown_formulations():
+    assert [formulation_for(platform) for platform in ("cpu", "gpu", "tpu")] == ["cpu", "xla", "xla"]
+    x, kernel, _ = _arrays(*SHAPES[0])
+    with pytest.raises(ValueError, match="formulation is 'winograd'; wanted one of xla, cpu"):
+        convolve(x, kernel, formulation="winograd")

@@ -1,0 +1,150 @@
+"""Times, scaling, fitting batches, topologies and shapes, against what can be worked out by hand; and the report."""
+
+import pytest
+
+from redundancy import config as config_lib
+from redundancy.errors import ConfigError
+from redundancy.preflight import model, report
+from redundancy.preflight.compile import Request, check
+from redundancy.preflight.generations import GENERATIONS, parse_topology
+from redundancy.preflight.shapes import Shapes, shapes
+
+V5E = GENERATIONS["v5e"]
+
+
+def test_roofline_is_work_by_peak_rates():
+    bounds = model.roofline(V5E, flops=197e12, hbm_bytes=819e9 / 2, bytes_accessed=819e9 * 2)
+    assert (bounds.flops_s, bounds.hbm_s, bounds.bytes_accessed_s) == (1.0, 0.5, 2.0)
+    assert (bounds.least_s, bounds.limit) == (1.0, "FLOPs")
+
+
+def test_ring_all_reduce_sends_the_array_twice_but_for_each_chips_share():
+    # 100 GB/s leave a chip: 50 GB/s each way round the ring.
+    assert model.all_reduce_s(V5E, 1e9, 1) == 0
+    assert model.all_reduce_s(V5E, 1e9, 2) == pytest.approx(0.01)
+    assert model.all_reduce_s(V5E, 1e9, 256) == pytest.approx(0.02 * 255 / 256)
+
+
+def test_scaling_with_the_exchange_hidden_and_exposed():
+    alone, four, most = model.scaling(V5E, step_s=0.02, images_per_chip=64, gradient_bytes=2e9, chips=[1, 4, 256])
+    assert alone.hidden == alone.exposed == 3200
+    assert alone.hidden_efficiency == 1
+    assert four.hidden == pytest.approx(4 * 64 / 0.03)
+    assert four.exposed == pytest.approx(4 * 64 / 0.05)
+    assert most.exposed_efficiency == pytest.approx(0.02 / (0.02 + 0.04 * 255 / 256))
+
+
+def test_fitting_batch():
+    # 1 of 8 bytes is fixed; 7 bytes for 64 images leave room for 0.9 * 5 - 1 = 3.5 bytes: 32 images.
+    assert model.fitting_batch(64, used=8, fixed=1, available=5) == 32
+    assert model.fitting_batch(8, used=8, fixed=0, available=1) == 0
+    assert model.fitting_batch(4, used=8, fixed=0, available=4) == 1
+    assert model.fitting_batch(64, used=0, fixed=0, available=5) == 63  # not known what it needs: less than it was
+
+
+@pytest.mark.parametrize(("text", "chips"), [("v5e:16x16", 256), ("v4:2x2x1", 4), ("v5p:4x4x8", 128), ("v6e:1x1", 1)])
+def test_topologies(text, chips):
+    assert parse_topology(text).chips == chips
+    assert parse_topology(text).name == text
+
+
+@pytest.mark.parametrize(
+    "text", ["v5e", "v5e:16", "v5e:2x2x2", "v4:2x2", "v5e:0x4", "v5e:4X4", "v5e:4x4 ", "v3:4x4", ""]
+)
+def test_topologies_that_are_none(text):
+    with pytest.raises(ConfigError, match="anted"):
+        parse_topology(text)
+
+
+def test_shapes_are_known_by_name_or_given():
+    assert shapes(config_lib.resolve({"dataset": "cifar10:3.0.2"})) == Shapes((32, 32, 3), 10, 50_000, True)
+    imagenet = config_lib.resolve({"dataset": "imagenet2012", "image_size": 224})
+    assert shapes(imagenet) == Shapes((224, 224, 3), 1000, 1_281_167, False)
+    assert shapes(imagenet, image_size=64, classes=5).image == (64, 64, 3)
+    assert shapes(imagenet, image_size=64, classes=5).classes == 5
+    with pytest.raises(ConfigError, match="--image-size"):
+        shapes(config_lib.resolve({"dataset": "imagenet2012"}))
+    with pytest.raises(ConfigError, match="--classes"):
+        shapes(config_lib.resolve({"dataset": "/data/birds", "image_size": 64}))
+    assert shapes(config_lib.resolve({"dataset": "/data/birds"}), 64, 200) == Shapes((64, 64, 3), 200, 0, False)
+
+
+def _request(**fields):
+    config = config_lib.resolve(
+        {"dataset": "imagenet2012", "image_size": 224, "batch_size": 16384, "bn_group_size": 64, **fields}
+    )
+    return Request(config, parse_topology("v5e:16x16"), shapes(config))
+
+
+def test_data_parallel_that_does_not_divide_the_slice():
+    with pytest.raises(ConfigError, match="data_parallel is 3"):
+        check(_request(data_parallel=3))
+
+
+def _found(**train):
+    fits = {
+        "images_per_chip": 64,
+        "fixed": 5e8,
+        "fits": True,
+        "hbm_used": 4 * 2**30,
+        "flops": 2.9e12,
+        "bytes_accessed": 41.5e9,
+        "hbm_bytes": 15e9,
+        "collectives": [
+            {"kind": "all-reduce", "bytes": 178.6e6, "devices": 256, "crosses_trials": False, "op_name": ""},
+            {"kind": "all-reduce", "bytes": 8, "devices": 256, "crosses_trials": False, "op_name": ""},
+        ],
+    }
+    return {
+        "mesh": [1, 256],
+        "parameters": 44_500_000,
+        "parameter_bytes": 178_000_000,
+        "programs": {"train": {**fits, **train}},
+    }
+
+
+def test_report_fits_a_terminal_and_says_what_limits():
+    result = report.summary(_request(), _found())
+    text = report.text(result)
+    assert len(text.splitlines()) <= 40
+    assert max(map(len, text.splitlines())) <= 170
+    assert result["fits"] is True
+    assert report.problem(result) is None
+    assert [of["chips"] for of in result["scaling"]] == [4, 16, 64, 256]
+    train = result["programs"]["train"]
+    assert train["limit"] == "HBM"
+    assert train["images_per_s_per_chip"] == pytest.approx(64 / (15e9 / 819e9))
+    for words in (
+        "4.00 of 15.75 GiB, 25%",
+        "2.9 T",
+        "41.5 GB",
+        "the gradients alone",
+        "all-reduce of 179 MB",
+        V5E.source,
+    ):
+        assert words in text
+
+
+def test_report_of_chips_that_idle_and_statistics_that_cross():
+    found = {**_found(), "mesh": [1, 128]}
+    remarks = " ".join(report.summary(_request(bn_group_size=0), found)["remarks"])
+    assert "128 chips stay idle" in remarks
+    assert "set config.bn_group_size to 128" in remarks
+
+
+def test_a_batch_that_does_not_fit_is_told_with_one_that_would():
+    found = _found()
+    found["programs"]["train"] = {
+        "images_per_chip": 64,
+        "fixed": 5e8,
+        "fits": False,
+        "needed": 32 * 2**30,
+        "message": "RESOURCE_EXHAUSTED",
+    }
+    result = report.summary(_request(), found)
+    assert result["fits"] is False
+    assert "does not fit" in report.text(result)
+    problem = report.problem(result)
+    assert "needs 32.0 GiB of HBM, of 15.75 GiB available" in problem
+    assert "24 images a chip" in problem
+    assert "--config.batch_size=6144" in problem
