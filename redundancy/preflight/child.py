@@ -34,7 +34,7 @@ def _crosses_trials(collective: hlo.Collective, trials: int, data: int) -> bool:
     return any(len({device // data for device in group}) > 1 for group in collective.groups)
 
 
-def _facts(compiled, trials: int, data: int) -> dict:
+def _facts(compiled, trials: int, data: int, gathered: int) -> dict:
     cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
     used = (
         memory.argument_size_in_bytes
@@ -50,7 +50,7 @@ def _facts(compiled, trials: int, data: int) -> dict:
         "temporaries": memory.temp_size_in_bytes,
         "flops": cost["flops"] * more_flops,
         "bytes_accessed": cost["bytes accessed"] * more_bytes,
-        "hbm_bytes": hlo.hbm_bytes(text),
+        "hbm_bytes": hlo.hbm_bytes(text, gathered),
         "collectives": [
             {
                 "kind": found.kind,
@@ -64,7 +64,7 @@ def _facts(compiled, trials: int, data: int) -> dict:
     }
 
 
-def _compile(program, arguments, images: int, fixed: int, trials: int, data: int) -> dict:
+def _compile(program, arguments, images: int, fixed: int, trials: int, data: int, gathered: int) -> dict:
     """What is found of one program, `images` of a chip and step; or that it needs too much memory."""
     facts = {"images_per_chip": images, "fixed": fixed}
     try:
@@ -75,7 +75,7 @@ def _compile(program, arguments, images: int, fixed: int, trials: int, data: int
             raise
         sizes = [float(size) * 1024 ** " KMGT".index(unit) for size, unit in re.findall(r"([\d.]+)([KMGT])\b", text)]
         return {**facts, "fits": False, "needed": max(sizes, default=0.0), "message": text.splitlines()[0]}
-    return {**facts, "fits": True, **_facts(compiled, trials, data)}
+    return {**facts, "fits": True, **_facts(compiled, trials, data, gathered)}
 
 
 def find(request: dict, network=None) -> dict:
@@ -97,17 +97,18 @@ def find(request: dict, network=None) -> dict:
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state["params"])) // trials,
         "programs": {},
     }
-    set_bytes = request["images"] * (math.prod(request["image"]) + 4) if request["resident"] else 0
+    pixels = request["images"] * math.prod(request["image"]) if request["resident"] else 0
+    set_bytes = pixels + 4 * request["images"] if request["resident"] else 0
     with jax.set_mesh(mesh):
         for name in request["programs"]:
             if name == "train":
                 arguments = programs.train_arguments(trials, 1, request["images"])
                 images, fixed = config.batch_size // data, _bytes(state) // trials + set_bytes
-                found["programs"][name] = _compile(programs.train, arguments, images, fixed, trials, data)
+                found["programs"][name] = _compile(programs.train, arguments, images, fixed, trials, data, pixels)
             else:
                 arguments = programs.embed_arguments(request["images"])
                 images, fixed = programs.eval_batch_size // data, found["parameter_bytes"] + set_bytes
-                found["programs"][name] = _compile(programs.embed, arguments, images, fixed, trials, data)
+                found["programs"][name] = _compile(programs.embed, arguments, images, fixed, trials, data, pixels)
     return found
 
 

@@ -151,8 +151,8 @@ def collectives(text: str) -> list[Collective]:
     return found
 
 
-def _moved(instruction: Instruction, shapes: dict[str, tuple[Array, ...]]) -> float:
-    """Bytes that one instruction reads from and writes to HBM."""
+def _moved(instruction: Instruction, shapes: dict[str, tuple[Array, ...]], gathered: float = 0) -> float:
+    """Bytes that one instruction reads from and writes to HBM; see hbm_bytes."""
     opcode = instruction.opcode
     if opcode in _FREE or opcode.endswith("-done"):
         return 0
@@ -161,7 +161,8 @@ def _moved(instruction: Instruction, shapes: dict[str, tuple[Array, ...]]) -> fl
     if opcode in ("slice-start", "dynamic-slice-start"):  # ((from), to, semaphore): as much as the slice holds
         source, target = instruction.shape[0], instruction.shape[1]
         return target.bytes * (source.in_hbm + target.in_hbm)
-    read = sum(array.bytes for name in instruction.operands for array in shapes.get(name, ()) if array.in_hbm)
+    taken = [array for name in instruction.operands for array in shapes.get(name, ()) if array.in_hbm]
+    read = sum(array.bytes for array in taken if opcode != "fusion" or array.bytes != gathered)
     written = sum(array.bytes for array in instruction.shape if array.in_hbm)
     if opcode in ("dynamic-slice", "slice", "gather"):
         return 2 * written
@@ -195,16 +196,21 @@ def _with_turns(found: dict[str, list[Instruction]]) -> Iterator[tuple[list[Inst
                 waiting.append((body[1], turns * _turns(instruction, found)))
 
 
-def hbm_bytes(text: str) -> float:
+def hbm_bytes(text: str, gathered: float = 0) -> float:
     """Bytes that a program reads from and writes to HBM: operands and results of its kernels that lie there.
 
     XLA's own "bytes accessed" counts operands and results wherever they lie, and each copy between HBM and the memory
     on the chip several times. Padding of layouts is counted by neither.
+
+    Args:
+      text: of a compiled program.
+      gathered: bytes of a resident set's images, of which fusions read single rows, written and so counted after; other
+        kernels that take all of it count.
     """
     total = 0.0
     for body, turns in _with_turns(computations(text)):
         shapes = {instruction.name: instruction.shape for instruction in body}
-        total += turns * sum(_moved(instruction, shapes) for instruction in body)
+        total += turns * sum(_moved(instruction, shapes, gathered) for instruction in body)
     return total
 
 
