@@ -23,7 +23,7 @@ CLASSIFIER_INITS = ("lecun", "normal_0.01", "zeros")
 BUDGETS = ("steps", "epochs")
 DTYPES = ("float32", "bfloat16")
 PACK_MODES = ("auto", "loop", "vmap")
-CONVOLUTIONS = ("auto", "xla", "cpu")
+FORMULATIONS = ("auto", "xla", "cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,12 +262,12 @@ FIELDS: dict[str, Field] = {
         "'auto' is what was measured to be faster on its platform",
         **_one_of(PACK_MODES),
     ),
-    "convolution": Field(
+    "formulation": Field(
         "Training",
         "auto",
-        "how convolutions are computed; 'auto' is what was measured to be faster on its platform; results agree to "
-        "rounding",
-        **_one_of(CONVOLUTIONS),
+        "how convolutions and BatchNorm are computed, 'xla' plainly or 'cpu'; 'auto' is what was measured to be faster on "
+        "the platform; they agree to rounding",
+        **_one_of(FORMULATIONS),
     ),
     "steps_per_dispatch": Field(
         "Training", 0, "steps in one device program; 0 is 1 on CPU and for streamed sets, 50 elsewhere", **_at_least(0)

@@ -7,11 +7,11 @@ import zipfile
 import zlib
 
 import numpy as np
-from PIL import Image
 
 from redundancy import storage
-from redundancy.data import images, splits
+from redundancy.data import crops, splits
 from redundancy.data.dataset import Dataset
+from redundancy.data.resize import resize
 from redundancy.errors import ConfigError, DataError
 
 _LAYOUTS = (
@@ -25,17 +25,31 @@ _WANTED = "train_images, train_labels[, test_images, test_labels], or x_train, y
 class ArrayDataset(Dataset):
     """Images held in memory; `_read` picks rows, resized where config.image_size differs from their size."""
 
-    def __init__(self, images_by_split: dict[str, np.ndarray], image_size: int, **kwargs):
+    def __init__(self, images_by_split: dict[str, np.ndarray], image_size: int, eval_crop: float, **kwargs):
         super().__init__(**kwargs)
         self._images = images_by_split
-        self._image_size = image_size
+        self._image_size, self._eval_crop = image_size, eval_crop
 
     def _read(self, part, positions):
-        picked = self._images[part.stored][positions]
-        if picked.shape[1:] == self.image_shape:
-            return picked
-        resized = [images.fit(Image.fromarray(image.squeeze()), self._image_size) for image in picked]
-        return np.stack(resized).reshape(len(picked), *self.image_shape)
+        stored = self._images[part.stored]
+        if not self._image_size or (stored.shape[1:] == self.image_shape and self._eval_crop == 1):
+            return stored[positions]
+        box = np.array(crops.centre_box(*stored.shape[1:3], self._eval_crop))
+        return self._resized(stored, positions, np.broadcast_to(box, (len(positions), 4)))
+
+    def _read_crops(self, part, positions, crop, draws):
+        stored = self._images[part.stored]
+        height, width = (np.full(len(positions), side) for side in stored.shape[1:3])
+        return self._resized(stored, positions, crop.windows(draws, height, width).astype(np.float64))
+
+    def _resized(self, stored, positions, boxes):
+        resized = np.empty((len(positions), *self.image_shape), np.uint8)
+        for row, position in enumerate(positions):
+            low = np.floor(boxes[row, :2]).astype(int)
+            high = np.ceil(boxes[row, :2] + boxes[row, 2:]).astype(int)
+            part = stored[position, low[0] : high[0], low[1] : high[1]]
+            resized[row] = resize(part, np.concatenate([boxes[row, :2] - low, boxes[row, 2:]]), self._image_size)
+        return resized
 
 
 def open_arrays(config) -> ArrayDataset:
@@ -79,12 +93,14 @@ def open_arrays(config) -> ArrayDataset:
     return ArrayDataset(
         pictures,
         config.image_size,
+        config.eval_crop,
         name=name,
         class_names=class_names,
         image_shape=shape,
         fingerprint=fingerprint,
         splits=parts,
         resident_mb=config.resident_mb,
+        augmentation=config.augmentation,
     )
 
 

@@ -1,7 +1,7 @@
 """What every data set offers, wherever its images come from: two splits, `read` and `stream`.
 
-Sources (arrays.py, folder.py, tfds_source.py) supply `_read`, and `_stream` where they have a better way than reading batch
-by batch. This module never imports TensorFlow or JAX.
+Sources (arrays.py, folder.py, tfds_source.py, generated.py) supply `_read` and `_read_crops`, and `_in_order` and `_shuffled`
+where they have a better way than reading batch by batch. This module never imports TensorFlow or JAX.
 """
 
 import collections
@@ -14,8 +14,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from redundancy.data import order
+from redundancy.data.crops import RandomResizedCrop
 from redundancy.errors import ConfigError, DataError
 
+Images = tuple[np.ndarray, np.ndarray]
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -53,7 +55,7 @@ class Dataset:
       fingerprint: JSON that identifies what positions mean: name, config, version, split, shard lengths, …, and
         labels_sha256, the checksum of the training labels.
       train, test: the splits.
-      resident: whether all images of both splits, decoded, fit in config.resident_mb.
+      resident: whether all images of both splits, decoded, fit in config.resident_mb and need no other crops.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Dataset:
         fingerprint: dict,
         splits: tuple[Split, Split],
         resident_mb: float,
+        augmentation: str = "none",
     ):
         self.name = name
         self.class_names = class_names
@@ -71,7 +74,8 @@ class Dataset:
         self.train, self.test = splits
         self.fingerprint = {**fingerprint, "labels_sha256": labels_sha256(self.train.labels)}
         images = len(self.train.positions) + len(self.test.positions)
-        self.resident = images * math.prod(image_shape) <= resident_mb * 1e6
+        # A random part of another size is cut out of the image as stored, so that it cannot be kept decoded.
+        self.resident = "resized" not in augmentation and images * math.prod(image_shape) <= resident_mb * 1e6
         self._whole: dict[str, np.ndarray] = {}
         self._labels = {part.name: _by_position(part) for part in splits}
 
@@ -105,36 +109,52 @@ class Dataset:
         batch_size: int,
         seed: tuple[int, ...] | None = None,
         start_step: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        crop: RandomResizedCrop | None = None,
     ) -> Iterator[Batch]:
         """Batches of images, labels and positions.
 
         Without a seed: each position once, ascending, the last batch short. With one: endless shuffled epochs, full
-        batches that run over the borders of epochs; the same for the same (split, positions, batch_size, seed).
-        Where the source has random access, or the set is resident, the order is that of `order.batches`. A TFDS set
-        that streams has an order of its own, seeded too, which does not keep a subset in the full set's order.
+        batches that run over the borders of epochs; the same for the same (split, positions, batch_size, seed). A subset
+        meets its images in the relative order that the full set has with the same seed.
+
+        Where the source has random access, or the set is resident, the order is that of `order.batches`; that of a TFDS
+        set that streams is `lanes.Plan`'s, whose batches have their rows sorted by lane.
+
+        With `shard` = (index, count) a process gets rows index * batch_size / count up to (index + 1) * batch_size / count
+        of every batch, and only they are decoded: side by side, the processes' rows are the batches of one process.
+        Without a seed each process gets as many batches as the others; its part of the last one may be short or empty.
 
         Args:
           split: 'train' or 'test'.
           positions: int [n], of the split; repeats count once.
-          batch_size: images a batch.
+          batch_size: images a batch, of all processes together.
           seed: non-negative numbers, or None.
           start_step: batches to leave out at the start; the rest equals the unbroken stream.
+          shard: index of this process, and how many there are.
+          crop: cuts out a random part of each image, a pure function of (seed, epoch, position); with a seed only.
 
         Returns:
           an iterator of (uint8 [b, H, W, C], int32 [b] labels, int64 [b] positions).
 
         Raises:
+          ConfigError: the batch cannot be divided evenly.
           DataError: a position outside the split, no position at all with a seed, or an unreadable image.
         """
         part = self._part(split)
         positions = np.unique(self._checked(part, positions))
+        rows = _rows(batch_size, *shard)
         if seed is not None and not len(positions):
             raise DataError(f"{self.name}: no position of the {split} split to draw batches from; wanted at least one.")
-        if self.resident and len(positions):
+        if seed is None:
+            if crop is not None:
+                raise ValueError("crop is given without a seed; a random crop is drawn from (seed, epoch, position)")
+            batches = self._once(part, positions, batch_size, start_step, rows)
+        elif self.resident and crop is None:
             self._all(part)
-            batches = self._stream_by_reading(part, positions, batch_size, seed, start_step)
+            batches = self._shuffled_by_reading(part, positions, batch_size, seed, start_step, rows, None)
         else:
-            batches = self._stream(part, positions, batch_size, seed, start_step)
+            batches = self._shuffled(part, positions, batch_size, seed, start_step, rows, crop)
         labels = self._labels[split]
         return ((images, labels[taken], taken) for images, taken in batches)
 
@@ -142,16 +162,43 @@ class Dataset:
         """uint8 [n, H, W, C] of ascending, different positions of the stored split."""
         raise NotImplementedError
 
-    def _stream(self, part, positions, batch_size, seed, start_step) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return _ahead(self._stream_by_reading(part, positions, batch_size, seed, start_step))
+    def _read_crops(self, part: Split, positions: np.ndarray, crop: RandomResizedCrop, draws: np.ndarray) -> np.ndarray:
+        """uint8 [n, H, W, C]: the crops that `draws` mean, of positions in any order, repeats allowed."""
+        raise NotImplementedError
 
-    def _stream_by_reading(self, part, positions, batch_size, seed, start_step):
-        if seed is None:
-            starts = range(start_step * batch_size, len(positions), batch_size)
-            rows = (positions[start : start + batch_size] for start in starts)
-        else:
-            rows = _endless(part.num_stored, positions, batch_size, seed, start_step)
-        return ((self.read(part.name, row), row) for row in rows)
+    def _in_order(self, part: Split, positions: np.ndarray, batch_size: int) -> Iterator[Images]:
+        """Images of ascending positions and those positions, `batch_size` at a time, the last batch short."""
+        starts = range(0, len(positions), batch_size)
+        rows = (positions[start : start + batch_size] for start in starts)
+        batches = ((self.read(part.name, row), row) for row in rows)
+        return batches if self.resident else _ahead(batches)
+
+    def _shuffled(self, part, positions, batch_size, seed, start_step, rows, crop) -> Iterator[Images]:
+        """Rows `rows` of the endless batches from `start_step` on; `crop` may be None."""
+        return _ahead(self._shuffled_by_reading(part, positions, batch_size, seed, start_step, rows, crop))
+
+    def _once(self, part, positions, batch_size, start_step, rows) -> Iterator[Images]:
+        positions = positions[start_step * batch_size :]
+        number = np.arange(len(positions)) % batch_size
+        mine = positions[(number >= rows.start) & (number < rows.stop)]
+        if self.resident and len(mine):
+            self._all(part)
+        found = 0
+        for images, taken in self._in_order(part, mine, rows.stop - rows.start):
+            found += 1
+            yield images, taken
+        # Only the last batch can lack all of this process's rows.
+        if found < -(-len(positions) // batch_size):
+            yield np.zeros((0, *self.image_shape), np.uint8), np.zeros(0, np.int64)
+
+    def _shuffled_by_reading(self, part, positions, batch_size, seed, start_step, rows, crop):
+        for step, row in _endless(part.num_stored, positions, batch_size, seed, start_step):
+            taken = row[rows]
+            if crop is None:
+                yield self.read(part.name, taken), taken
+            else:
+                epochs = (step * batch_size + np.arange(rows.start, rows.stop)) // len(positions)
+                yield self._read_crops(part, taken, crop, crop.draws(seed, epochs, taken)), taken
 
     def _part(self, split: str) -> Split:
         if split not in ("train", "test"):
@@ -186,9 +233,23 @@ def _by_position(part: Split) -> np.ndarray:
     return labels
 
 
+def _rows(batch_size: int, index: int, count: int) -> slice:
+    """A process's rows of each batch."""
+    if not 0 <= index < count:
+        raise ValueError(f"shard is {(index, count)}; wanted (index, count) with 0 <= index < count")
+    if batch_size % count:
+        raise ConfigError(
+            f"a batch of {batch_size} images cannot be shared evenly by {count} processes; set config.batch_size and "
+            f"config.eval_batch_size to multiples of {count}."
+        )
+    share = batch_size // count
+    return slice(index * share, (index + 1) * share)
+
+
 def _endless(num_stored, kept, batch_size, seed, start_step, chunk=64):
+    """Steps and their batches' positions."""
     while True:
-        yield from order.batches(num_stored, kept, batch_size, seed, start_step, chunk)
+        yield from enumerate(order.batches(num_stored, kept, batch_size, seed, start_step, chunk), start_step)
         start_step += chunk
 
 

@@ -21,19 +21,25 @@ _THREADS = min(32, os.cpu_count() or 1)
 class FolderDataset(Dataset):
     """Images decoded from their files when asked for, in a few threads; always RGB."""
 
-    def __init__(self, root: str, files: dict[str, list[str]], image_size: int, **kwargs):
+    def __init__(self, root: str, files: dict[str, list[str]], image_size: int, eval_crop: float, **kwargs):
         super().__init__(**kwargs)
-        self._root, self._files, self._image_size = root, files, image_size
+        self._root, self._files, self._image_size, self._eval_crop = root, files, image_size, eval_crop
         self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, "decode")
 
     def _read(self, part, positions):
+        return self._decode(part, positions, [(self._eval_crop,)] * len(positions))
+
+    def _read_crops(self, part, positions, crop, draws):
+        return self._decode(part, positions, [(1.0, crop, of_one) for of_one in draws])
+
+    def _decode(self, part, positions, squares):
         names = self._files[part.stored]
         decoded = np.empty((len(positions), *self.image_shape), np.uint8)
 
         def fill(row):
             path = os.path.join(self._root, names[positions[row]])
             try:
-                decoded[row] = images.decode(path, self._image_size)
+                decoded[row] = images.decode(path, self._image_size, *squares[row])
             except Exception as error:
                 raise DataError(
                     f"{path} cannot be decoded ({error}); it has changed since the data set was opened. "
@@ -77,12 +83,14 @@ def open_folder(config) -> FolderDataset:
         root,
         files,
         config.image_size,
+        config.eval_crop,
         name=os.path.basename(root),
         class_names=class_names,
         image_shape=_image_shape(root, _check_files(root, files), config.image_size),
         fingerprint=_fingerprint(root, files, train, test, config.holdout),
         splits=parts,
         resident_mb=config.resident_mb,
+        augmentation=config.augmentation,
     )
 
 

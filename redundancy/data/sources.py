@@ -17,10 +17,12 @@ def shared_dataset(config) -> Dataset:
 def open_dataset(config) -> Dataset:
     """Opens the data set that a config names; prepares it first where TFDS has to.
 
-    A word that TFDS knows is TFDS's, even where a folder of that name lies here; ./digits is the folder.
+    A word that TFDS knows is TFDS's, even where a folder of that name lies here; ./digits is the folder. "generated" and
+    "generated:CLASSES:TRAIN:TEST" are made up, see generated.py.
 
     Args:
-      config: resolved, frozen config; read are dataset, data_dir, train_split, test_split, holdout, image_size, resident_mb.
+      config: resolved, frozen config; read are dataset, data_dir, train_split, test_split, holdout,
+        image_size, eval_crop, augmentation, resident_mb.
 
     Returns:
       the data set; labels are read, images not yet.
@@ -31,6 +33,10 @@ def open_dataset(config) -> Dataset:
     """
     config_lib.need_dataset(config, "what opens the data set")
     path = os.path.expanduser(config.dataset)
+    if path.split(":")[0] == "generated":
+        from redundancy.data.generated import open_generated
+
+        return open_generated(config)
     if path.endswith(".npz"):
         from redundancy.data.arrays import open_arrays
 

@@ -1,94 +1,98 @@
-"""Data sets that TFDS knows or has prepared, read through tf.data.
+"""Data sets that TFDS knows or has prepared: finds, prepares, checks and opens them; tfds_stream.py reads them.
 
 A position is an example's place in its split's files, counted shard by shard; it travels with the record from the
 file on, so that nothing depends on the number of reader threads. TensorFlow never gets to see an accelerator.
 """
 
-import collections
 import contextlib
-import dataclasses
 import functools
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from absl import logging
 
-from redundancy.data import order, splits, tfds_ids
+from redundancy.data import lanes, splits, tfds_decode, tfds_ids, tfds_stream
+from redundancy.data.crops import RandomResizedCrop
 from redundancy.data.dataset import Dataset, check_image_size
 from redundancy.data.digits import Digits
 from redundancy.data.quiet_tensorflow import tf, tfds
+from redundancy.data.tfds_stream import INTERLEAVED_SHARDS, Stored
 from redundancy.errors import ConfigError, DataError, nearest
-
-SHUFFLE_BUFFER = 8192
-INTERLEAVED_SHARDS = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stored:
-    """A stored split, or a slice of one: its files, and how many examples to skip and take in each."""
-
-    files: tuple[str, ...]
-    skips: tuple[int, ...]
-    takes: tuple[int, ...]
-
-    @property
-    def num_examples(self) -> int:
-        return sum(self.takes)
-
-    def overlaps(self, other: "_Stored") -> bool:
-        """Whether some example is in both."""
-        theirs = collections.defaultdict(list)
-        for file, skip, take in zip(other.files, other.skips, other.takes, strict=True):
-            theirs[file].append((skip, skip + take))
-        return any(
-            skip < end and start < skip + take
-            for file, skip, take in zip(self.files, self.skips, self.takes, strict=True)
-            for start, end in theirs[file]
-        )
 
 
 class TfdsDataset(Dataset):
     """Records of a prepared TFDS data set, decoded only after the kept positions have been looked up."""
 
-    def __init__(self, builder, stored: dict[str, _Stored], decode: Callable, **kwargs):
+    def __init__(self, builder, stored: dict[str, Stored], image_key: str, image_size: int, eval_crop: float, **kwargs):
         super().__init__(**kwargs)
-        self._builder, self._stored, self._decode_record = builder, stored, decode
+        self._builder, self._stored, self._image_key = builder, stored, image_key
+        self._image_size, self._eval_crop = image_size, eval_crop
 
     def _read(self, part, positions):
-        wanted = np.zeros(part.num_stored, bool)
-        wanted[positions] = True
-        records = _records(self._builder, self._stored[part.stored], wanted, INTERLEAVED_SHARDS)
         decoded = np.empty((len(positions), *self.image_shape), np.uint8)
         found = np.zeros(len(positions), bool)
         with _errors(self._builder):
-            for taken, pictures in self._decoded(records).batch(256).prefetch(2).as_numpy_iterator():
+            for taken, pictures in self._decoded(part, positions, INTERLEAVED_SHARDS, 256):
                 rows = np.searchsorted(positions, taken)
                 decoded[rows], found[rows] = pictures, True
         _check_complete(self._builder, part.stored, int(found.sum()), len(positions))
         return decoded
 
-    def _stream(self, part, positions, batch_size, seed, start_step):
-        kept = np.zeros(part.num_stored, bool)
-        kept[positions] = True
-        stored = self._stored[part.stored]
-        skip = start_step * batch_size
-        if seed is None:
-            records = _records(self._builder, stored, kept, 1).skip(skip)
-        else:
-            epoch, skip = divmod(skip, len(positions))
-            records = _epochs(self._builder, stored, kept, seed, epoch).skip(skip)
-        batches = self._decoded(records).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    def _in_order(self, part, positions, batch_size):
+        if self.resident:
+            yield from super()._in_order(part, positions, batch_size)
+            return
         with _errors(self._builder):
-            for taken, pictures in batches.as_numpy_iterator():
+            for taken, pictures in self._decoded(part, positions, 1, batch_size):
                 yield pictures, taken
 
-    def _decoded(self, records: tf.data.Dataset) -> tf.data.Dataset:
-        def decode(position, record):
-            return position, tf.ensure_shape(self._decode_record(record), self.image_shape)
+    def _shuffled(self, part, positions, batch_size, seed, start_step, rows, crop):
+        stored = self._stored[part.stored]
+        size = self._builder.info.dataset_size / max(1, self._builder.info.splits.total_num_examples)
+        shards = lanes.make_shards(stored.takes, size)
+        plan = lanes.Plan(shards, _bitmap(part, positions), batch_size, tuple(seed), start_step, rows)
+        if tfds_stream.random_access(self._builder):
+            order = tfds_stream.planned(plan, crop)
+            groups = tfds_stream.fetched(self._builder, stored, self._image_key, order)
+        else:
+            images = tfds_stream.shuffled(self._builder, stored, self._image_key, plan, crop)
+            groups = functools.partial(images.batch, drop_remainder=True)
+        share = rows.stop - rows.start
+        together = tfds_stream.together(share)
+        with _errors(self._builder):
+            for taken, pictures in tfds_stream.decoded(groups, self._decoder(crop), share, self.image_shape, together):
+                yield pictures, taken
 
-        return records.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    def _decoded(self, part, positions, interleaved, batch_size):
+        """Positions and pixels; ascending where one shard is read at a time."""
+        stored = self._stored[part.stored]
+        if tfds_stream.random_access(self._builder):
+            together = tfds_stream.together(batch_size)
+            # Groups are whole: the last position fills up the last one, and is cut off again.
+            filled = np.concatenate([positions, np.repeat(positions[-1:], -len(positions) % together)])
+            order = tf.data.Dataset.from_tensor_slices((filled,))
+            groups = tfds_stream.fetched(self._builder, stored, self._image_key, order)
+        else:
+            together = 1
+            records = tfds_stream.in_order(self._builder, stored, _bitmap(part, positions), interleaved)
+            images = records.map(lambda taken, some: (taken, tfds_stream.image_bytes(self._image_key, some)))
+            groups = functools.partial(images.unbatch().batch, drop_remainder=True)
+        left = len(positions)
+        for taken, pictures in tfds_stream.decoded(groups, self._decoder(), batch_size, self.image_shape, together):
+            yield taken[:left], pictures[:left]
+            left -= len(taken)
+
+    def _decoder(self, crop: RandomResizedCrop | None = None) -> tfds_decode.Decoder:
+        channels = self._builder.info.features[self._image_key].shape[2]
+        return tfds_decode.Decoder(channels, self._image_size, self._eval_crop, crop)
+
+
+def _bitmap(part, positions: np.ndarray) -> np.ndarray:
+    wanted = np.zeros(part.num_stored, bool)
+    wanted[positions] = True
+    return wanted
 
 
 def builder_names() -> list[str]:
@@ -188,13 +192,16 @@ def _open(config, builder) -> TfdsDataset:
     return TfdsDataset(
         builder,
         stored,
-        functools.partial(_decode, builder, image_key, size),
+        image_key,
+        size,
+        config.eval_crop,
         name=builder.name,
         class_names=class_names,
         image_shape=(size, size, image.shape[2]) if size else tuple(image.shape),
         fingerprint=_fingerprint(builder, stored, train, test, config.holdout),
         splits=parts,
         resident_mb=config.resident_mb,
+        augmentation=config.augmentation,
     )
 
 
@@ -228,14 +235,14 @@ def _keys(builder) -> tuple[str, str]:
     return str(keys[0]), str(keys[1])
 
 
-def _stored(builder, name: str) -> _Stored | None:
+def _stored(builder, name: str) -> Stored | None:
     """The files of a split or a slice of one; None where there is no such split."""
     try:
         instructions = builder.info.splits[name].file_instructions
     except (KeyError, ValueError, AssertionError):
         return None
     parts = [(str(i.filename), i.skip, i.take) for i in instructions if i.take]
-    return _Stored(*zip(*parts, strict=True)) if parts else _Stored((), (), ())
+    return Stored(*zip(*parts, strict=True)) if parts else Stored((), (), ())
 
 
 def _fingerprint(builder, stored, train, test, holdout) -> dict:
@@ -253,61 +260,14 @@ def _fingerprint(builder, stored, train, test, holdout) -> dict:
     )
 
 
-def _records(
-    builder, stored: _Stored, wanted: np.ndarray | None, interleaved: int, shuffle_seed: tf.Tensor | None = None
-) -> tf.data.Dataset:
-    """(position int64, record string) of the wanted positions; in stored order where one shard is read at a time."""
-    offsets = np.cumsum((0, *stored.takes[:-1]))
-    columns = [np.array(stored.files), *(np.array(each, np.int64) for each in (stored.skips, stored.takes, offsets))]
-    if wanted is not None and shuffle_seed is None:
-        some = np.add.reduceat(wanted, offsets, dtype=np.int64) > 0
-        columns = [column[some] for column in columns]
-    shards = tf.data.Dataset.from_tensor_slices(tuple(columns))
-    if shuffle_seed is not None:
-        shards = shards.shuffle(len(stored.files), shuffle_seed[0], reshuffle_each_iteration=False)
-    adapter = tfds.core.file_adapters.ADAPTER_FOR_FORMAT[builder.info.file_format]
-
-    def open_shard(file, skip, take, offset):
-        records = adapter.make_tf_data(file).skip(skip).take(take)
-        return tf.data.Dataset.zip((tf.data.Dataset.range(offset, offset + take), records))
-
-    records = shards.interleave(
-        open_shard, cycle_length=interleaved, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-    if wanted is not None and not wanted.all():
-        bitmap = tf.constant(wanted)
-
-        def pick(positions, records):
-            rows = tf.where(tf.gather(bitmap, positions))[:, 0]
-            return tf.gather(positions, rows), tf.gather(records, rows)
-
-        # Looking up many at once is several times as fast as Dataset.filter, which calls a function a record.
-        records = records.batch(128).map(pick).unbatch()
-    return records
-
-
-def _epochs(builder, stored: _Stored, kept: np.ndarray, seed: tuple[int, ...], first: int) -> tf.data.Dataset:
-    """Endless shuffled epochs from epoch `first` on, each a pure function of (seed, epoch, kept)."""
-    base = tf.constant(int(order.seed_sequence(tuple(seed), 0).generate_state(1, np.uint64)[0] >> 1), tf.int64)
-
-    def epoch_records(epoch):
-        seeds = tf.random.stateless_uniform(
-            [3], tf.stack([base, epoch]), None, None, tf.int64, alg=tf.random.Algorithm.PHILOX
-        )
-        records = _records(builder, stored, kept, INTERLEAVED_SHARDS, seeds)
-        return records.shuffle(SHUFFLE_BUFFER, seeds[1], reshuffle_each_iteration=False)
-
-    return tf.data.Dataset.range(first, np.iinfo(np.int64).max).flat_map(epoch_records)
-
-
-def _labels(builder, name: str, stored: _Stored, label_key: str) -> np.ndarray:
+def _labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
     """int64 [num_examples]: labels in stored order; images are not decoded."""
     features = tfds.decode.PartialDecoding({label_key: True}).extract_features(builder.info.features)
 
     def parse(position, record):
         return position, features.deserialize_example(record)[label_key]
 
-    records = _records(builder, stored, None, INTERLEAVED_SHARDS)
+    records = tfds_stream.in_order(builder, stored, None, INTERLEAVED_SHARDS).unbatch()
     labels, found = np.zeros(stored.num_examples, np.int64), 0
     with _errors(builder):
         for positions, batch in records.map(parse, tf.data.AUTOTUNE).batch(1024).prefetch(2).as_numpy_iterator():
@@ -315,21 +275,6 @@ def _labels(builder, name: str, stored: _Stored, label_key: str) -> np.ndarray:
             found += len(positions)
     _check_complete(builder, name, found, stored.num_examples)
     return labels
-
-
-def _decode(builder, image_key: str, size: int, record: tf.Tensor) -> tf.Tensor:
-    """uint8 [H, W, C] from a serialized example, its shorter side resized to `size` and its centre cut out."""
-    partial = tfds.decode.PartialDecoding({image_key: True})
-    image = partial.extract_features(builder.info.features).deserialize_example(record)[image_key]
-    if not size:
-        return image
-    height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float64))
-    scale = tf.cast(size, tf.float64) / tf.minimum(height, width)
-    shape = tf.maximum(size, tf.cast(tf.round(tf.stack([height, width]) * scale), tf.int32))
-    image = tf.image.resize(image, shape, tf.image.ResizeMethod.BILINEAR, antialias=True)
-    image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
-    top, left = tf.unstack((shape - size) // 2)
-    return image[top : top + size, left : left + size]
 
 
 def _check_complete(builder, name: str, found: int, wanted: int) -> None:

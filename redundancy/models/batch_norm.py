@@ -21,6 +21,7 @@ class BatchNorm(nn.Module):
       epsilon: added to the variance.
       dtype: type of the output.
       relu: whether a ReLU follows.
+      formulation: "xla", or "cpu", which is faster there; equal up to rounding.
     """
 
     group_size: int = 0
@@ -28,6 +29,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
     relu: bool = False
+    formulation: str = "xla"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -41,8 +43,6 @@ class BatchNorm(nn.Module):
             factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
             return self._out(x * factor + (bias - running_mean.value * factor))
 
-        # Images are reduced to one row each, and only the rows are grouped: a large array that changes its shape
-        # keeps the compiler from computing both sums, and the gradient's, inside the convolutions beside it.
         wide = x.astype(jnp.float32)
         size = self.group_size or x.shape[0]
         mean = self._group_means(wide, size)
@@ -53,11 +53,17 @@ class BatchNorm(nn.Module):
             running_var.value = keep * running_var.value + (1 - keep) * var.mean(axis=0)
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         offset = bias - mean * factor
+        if self.formulation == "cpu":
+            grouped = wide.reshape(-1, size, *x.shape[1:])
+            return self._out((grouped * factor[:, None, None, None] + offset[:, None, None, None]).reshape(x.shape))
         return self._out(wide * self._of_images(factor, size) + self._of_images(offset, size))
 
-    @staticmethod
-    def _group_means(x: jax.Array, size: int) -> jax.Array:
+    def _group_means(self, x: jax.Array, size: int) -> jax.Array:
         """`[B, H, W, C]` -> means of each group's pixels, `[B / size, C]`."""
+        if self.formulation == "cpu":
+            return x.reshape(-1, size, *x.shape[1:]).mean(axis=(1, 2, 3))
+        # Images are reduced to one row each, and only the rows are grouped: a large array that changes its shape keeps
+        # compilers for accelerators from computing both sums, and the gradient's, inside the convolutions beside it.
         rows = x.mean(axis=(1, 2))
         return rows.reshape(-1, size, x.shape[-1]).mean(axis=1)
 

@@ -12,8 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from redundancy.models import mixed_precision
+
 FORMULATIONS = ("xla", "cpu")
 _LEAST_CHANNELS = 32  # see _winograd_pays
+_PART_BYTES = 2**21  # of a batch, see _in_parts
 
 # Lavin & Gray 2016, section 4.3: Y = A'[(G g G') * (B' d B)]A for a 6 x 6 tile d and a 3 x 3 kernel g.
 _TILE, _WINDOW = 4, 6
@@ -64,8 +67,15 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int] = (1, 1),
     if formulation == "cpu":
         if kernel.shape[:2] == (1, 1):
             return jnp.einsum("bhwc,cd->bhwd", x[:, :: strides[0], :: strides[1]], kernel[0, 0])
-        if kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1) and _winograd_pays(x.shape, kernel.shape):
-            return _winograd(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
+        if kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1):
+            if _winograd_pays(x.shape, kernel.shape):
+                return _winograd(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
+            if kernel.shape[2] >= 16:
+                return _in_parts(x, kernel)
+    return _plain(x, kernel, strides)
+
+
+def _plain(x, kernel, strides):
     return jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -92,6 +102,9 @@ class Conv(nn.Module):
         """x: `[B, H, W, C]` -> `[B, ceil(H / stride), ceil(W / stride), features]`."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        if self.formulation == "xla" and self.dtype != jnp.float32:
+            padding = tuple(jax.lax.padtype_to_pads(x.shape[1:3], self.kernel_size, self.strides, "SAME"))
+            return mixed_precision.convolution(x.astype(self.dtype), kernel, tuple(self.strides), padding)
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.formulation)
 
 
@@ -100,6 +113,36 @@ def _winograd_pays(shape, kernel_shape):
     batch, height, width, _ = shape
     tiles = batch * -(-height // _TILE) * -(-width // _TILE)
     return min(kernel_shape[2:]) >= _LEAST_CHANNELS and tiles >= max(kernel_shape[2:])
+
+
+@jax.custom_vjp
+def _in_parts(x, kernel):
+    """XLA's convolution, whose kernel's gradient is summed over parts of the batch that stay in a core's cache."""
+    return _plain(x, kernel, (1, 1))
+
+
+def _in_parts_forward(x, kernel):
+    return _plain(x, kernel, (1, 1)), (x, kernel)
+
+
+def _in_parts_backward(saved, dy):
+    x, kernel = saved
+    (dx,) = jax.linear_transpose(lambda x: _plain(x, kernel, (1, 1)), x)(dy)
+    parts = _parts(dy.shape[0], dy.size * dy.dtype.itemsize)
+    of_parts = [
+        jax.linear_transpose(lambda kernel, x=x: _plain(x, kernel, (1, 1)), kernel)(dy)[0]
+        for x, dy in zip(jnp.split(x, parts), jnp.split(dy, parts), strict=True)
+    ]
+    return dx, sum(of_parts)
+
+
+_in_parts.defvjp(_in_parts_forward, _in_parts_backward)
+
+
+def _parts(batch, num_bytes):
+    """Into how many equal parts to cut a batch of this size; at most 8, since each is compiled on its own."""
+    wanted = min(8, num_bytes // _PART_BYTES)
+    return max(number for number in range(1, max(1, wanted) + 1) if batch % number == 0)
 
 
 # Images lie as [H, W, B, C] inside, so that a window's pixel is one long run of memory in every tile. XLA keeps

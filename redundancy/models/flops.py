@@ -28,9 +28,10 @@ def multiply_adds(model, image_shape: tuple[int, int, int]) -> int:
     forward passes of two floating-point operations a multiply-add.
 
     Args:
-      model: a ResNet computed with plain XLA convolutions, whose own operations are the definition's.
+      model: a ResNet, in whatever form it is computed.
       image_shape: (height, width, channels).
     """
+    model = model.clone(formulation="xla")  # whose own operations are the definition's
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
     traced = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, image)

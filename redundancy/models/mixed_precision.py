@@ -6,7 +6,6 @@ it over the devices in bfloat16; here it stays float32 all the way to the optimi
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -91,29 +90,3 @@ def _backward(strides, padding, saved, gradient):
 
 
 convolution.defvjp(_forward, _backward)
-
-
-class Conv(nn.Module):
-    """Drop-in for nn.Conv without bias, with "SAME" padding; see `convolution`.
-
-    Attributes:
-      features: channels put out.
-      kernel_size, strides: rows and columns.
-      dtype: type that is computed in and put out.
-      kernel_init: of the kernel `[h, w, C, features]` float32.
-    """
-
-    features: int
-    kernel_size: tuple[int, int]
-    strides: tuple[int, int] = (1, 1)
-    dtype: jnp.dtype = jnp.float32
-    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x: `[B, H, W, C]` -> `[B, ceil(H / stride), ceil(W / stride), features]`."""
-        kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features), jnp.float32)
-        padding = tuple(jax.lax.padtype_to_pads(x.shape[1:3], self.kernel_size, self.strides, "SAME"))
-        # In float32 plain autodiff does the same.
-        compute = _plain if self.dtype == jnp.float32 else convolution
-        return compute(x.astype(self.dtype), kernel, self.strides, padding)

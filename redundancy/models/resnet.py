@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from redundancy.models.batch_norm import BatchNorm
-from redundancy.models.mixed_precision import Conv
+from redundancy.models.convolution import Conv, formulation_for
 
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _EXPANSION = 4  # of a bottleneck: channels that it puts out by those of its 3 x 3 convolution
@@ -92,6 +92,7 @@ class ResNet(nn.Module):
       bn_group_size, bn_momentum: see BatchNorm.
       dtype: type that convolutions compute in.
       kernel_init, classifier_init, classifier_bias, zero_init_residual: see config.py.
+      formulation: of convolutions and BatchNorm, see convolution.py.
     """
 
     stage_blocks: tuple[int, ...]
@@ -106,6 +107,7 @@ class ResNet(nn.Module):
     classifier_init: str = "lecun"
     classifier_bias: bool = True
     zero_init_residual: bool = False
+    formulation: str = "xla"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -121,10 +123,15 @@ class ResNet(nn.Module):
           which the logits are made of.
         """
         norm = functools.partial(
-            BatchNorm, group_size=self.bn_group_size, momentum=self.bn_momentum, dtype=self.dtype, relu=True
+            BatchNorm,
+            group_size=self.bn_group_size,
+            momentum=self.bn_momentum,
+            dtype=self.dtype,
+            relu=True,
+            formulation=self.formulation,
         )
         init = KERNEL_INITS[self.kernel_init]
-        conv = functools.partial(Conv, dtype=self.dtype, kernel_init=init)
+        conv = functools.partial(Conv, dtype=self.dtype, kernel_init=init, formulation=self.formulation)
         last_init = nn.initializers.zeros if self.zero_init_residual else init
         block = Bottleneck if self.bottleneck else BasicBlock
 
@@ -157,8 +164,14 @@ class ResNet(nn.Module):
         return logits, layers
 
 
-def make_model(config, num_classes: int) -> ResNet:
-    """The network that a resolved config asks for."""
+def make_model(config, num_classes: int, platform: str = "tpu") -> ResNet:
+    """The network that a resolved config asks for.
+
+    Args:
+      config: resolved config.
+      num_classes: logits.
+      platform: where it is to be computed: "cpu", "gpu" or "tpu".
+    """
     imagenet = config.form == "imagenet"
     return ResNet(
         stage_blocks=STAGE_BLOCKS[config.depth] if imagenet else ((config.depth - 2) // 6,) * 3,
@@ -173,4 +186,5 @@ def make_model(config, num_classes: int) -> ResNet:
         classifier_init=config.classifier_init,
         classifier_bias=config.classifier_bias,
         zero_init_residual=config.zero_init_residual,
+        formulation=formulation_for(platform) if config.formulation == "auto" else config.formulation,
     )

@@ -54,7 +54,7 @@ class Programs:
         self.config, self.image_shape, self.num_classes = config, image_shape, num_classes
         self.mesh, self.resident = mesh, resident
         platform = mesh.devices.flat[0].platform
-        self.model = make_model(config, num_classes)
+        self.model = make_model(config, num_classes, platform)
         self._optimizer = make_optimizer(config)
         # XLA's CPU convolutions inside a while loop leave the fast multi-threaded path (measured about 10 times
         # slower for 8 x 8 images, 30 times for 32 x 32), so on CPU neither steps nor trials are looped over.

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from redundancy.models.mixed_precision import Conv, convolution, kernel_gradient
+from redundancy.models.convolution import Conv
+from redundancy.models.mixed_precision import convolution, kernel_gradient
 
 
 def _case(size, taps, stride):

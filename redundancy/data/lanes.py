@@ -1,0 +1,250 @@
+"""The order in which training sees a set stored in shards that can only be read from their start on.
+
+Each epoch the shards are shuffled and dealt to *lanes* that are read side by side, so that a batch mixes as many shards
+as there are lanes while each is read in sequence. Within a lane, *windows* of some records are shuffled. All of it is
+drawn for the full set and then filtered, so a subset meets its images in the same relative order as the full set does
+with the same seed. Knows nothing of files and images.
+"""
+
+import dataclasses
+import functools
+import threading
+
+import numpy as np
+
+from redundancy.data import order
+
+LANES = 64
+# Records that all lanes together hold at a time, in one process: a window being used and the next one, being read.
+BUFFERED_RECORDS = 8192
+BUFFERED_BYTES = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """What the order is made from.
+
+    Attributes:
+      lengths: examples in each shard.
+      window: records of a lane that are shuffled among themselves.
+    """
+
+    lengths: tuple[int, ...]
+    window: int
+
+    @property
+    def num_lanes(self) -> int:
+        return min(LANES, len(self.lengths))
+
+    @functools.cached_property
+    def offsets(self) -> np.ndarray:
+        """int64 [shards]: position of the first example of each."""
+        return np.cumsum((0, *self.lengths[:-1]))
+
+    def __hash__(self):
+        return hash((len(self.lengths), sum(self.lengths), self.window))
+
+
+def make_shards(lengths: tuple[int, ...], record_bytes: float) -> Shards:
+    """The order's basis for shards of these lengths; windows are short where records are long."""
+    records = min(BUFFERED_RECORDS, int(BUFFERED_BYTES / max(1.0, record_bytes)))
+    return Shards(lengths, max(8, records // (2 * min(LANES, len(lengths)))))
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochOrder:
+    """The full set's order in one epoch.
+
+    Attributes:
+      shards: int64 [S]: the shards lane by lane, each lane's in the order they are read.
+      splits: int64 [lanes + 1]: where each lane begins in `shards`.
+      starts: int64 [lanes]: slots of each lane's first window that lie before the lane's first record.
+      positions: int64 [N]: the epoch's order.
+      lanes: uint8 [N]: the lane that each of them comes from.
+    """
+
+    shards: np.ndarray
+    splits: np.ndarray
+    starts: np.ndarray
+    positions: np.ndarray
+    lanes: np.ndarray
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(shards: Shards, seed: tuple[int, ...], epoch: int) -> EpochOrder:
+    """The full set's order in one epoch, a pure function of the arguments.
+
+    Returns:
+      an order in which every lane is spread evenly over the epoch, however many records it has.
+    """
+    bits = np.random.Philox(order.seed_sequence(seed, epoch))
+    count, lanes = len(shards.lengths), shards.num_lanes
+    shuffled = np.argsort(bits.random_raw(count), kind="stable")
+    by_lane = [shuffled[lane::lanes] for lane in range(lanes)]
+    # A first window of random length: lanes do not all need their next window at once, and the borders of windows move.
+    starts = (bits.random_raw(lanes) % np.uint64(shards.window)).astype(np.int64)
+    lengths = np.array(shards.lengths)
+    positions, windows, times = [], [], []
+    first_window = 0
+    for start, of_lane in zip(starts, by_lane, strict=True):
+        size = int(lengths[of_lane].sum())
+        slots = np.arange(size)
+        positions += [shards.offsets[shard] + np.arange(lengths[shard]) for shard in of_lane]
+        windows.append((slots + start) // shards.window + first_window)
+        first_window += (size + start) // shards.window + 1
+        times.append((slots + 0.5) / size)
+    windows = np.concatenate(windows).astype(np.uint64)
+    # One sort by (window, random number); 32 random bits suffice to shuffle a window of some thousand.
+    shuffle = np.argsort(windows << np.uint64(32) | bits.random_raw(len(windows)) >> np.uint64(32), kind="stable")
+    spread = np.argsort(np.concatenate(times), kind="stable")
+    lane_of = np.repeat(np.arange(lanes, dtype=np.uint8), [len(of_lane) for of_lane in times])
+    return EpochOrder(
+        shards=np.concatenate(by_lane),
+        splits=np.cumsum([0, *map(len, by_lane)]),
+        starts=starts,
+        positions=np.concatenate(positions)[shuffle][spread],
+        lanes=lane_of[spread],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LaneReading:
+    """What a process reads of one lane in one epoch: runs of records, cut into windows, and which of them it uses.
+
+    Attributes:
+      gap: slots at the start of the first window that hold no record.
+      shards, skips, takes: int64 [s]: the runs, in the order they are read.
+      wanted: bool [s]: whether a run holds anything that is used; where not, its records are slots left empty.
+      splits: int64 [windows + 1]: where the uses of each window begin.
+      slots: int64 [n]: place in its window of each image used, in the order of use.
+      positions: int64 [n]: of those images.
+    """
+
+    gap: int
+    shards: np.ndarray
+    skips: np.ndarray
+    takes: np.ndarray
+    wanted: np.ndarray
+    splits: np.ndarray
+    slots: np.ndarray
+    positions: np.ndarray
+
+
+class Plan:
+    """Which image is in which row of which batch, for one process; safe to use in several threads.
+
+    The endless row of epochs, each the full order filtered by `kept`, is cut into batches of `batch_size`; the rows of a
+    batch are then sorted by lane. A process takes a fixed range of the rows, and so few lanes.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        kept: np.ndarray,
+        batch_size: int,
+        seed: tuple[int, ...],
+        start_step: int = 0,
+        rows: slice | None = None,
+    ):
+        """Makes a plan; nothing is drawn yet.
+
+        Args:
+          shards: what the order is made from.
+          kept: bool [N], with at least one True.
+          batch_size: rows of a batch, of all processes together.
+          seed: non-negative numbers.
+          start_step: the first batch wanted.
+          rows: this process's rows of each batch; all of them by default.
+        """
+        self.shards, self.batch_size, self.seed, self.start_step = shards, batch_size, tuple(seed), start_step
+        self._kept, self._rows = kept, rows or slice(0, batch_size)
+        self.num_kept = int(kept.sum())
+        self._lock = threading.RLock()
+        self._touched: dict[int, np.ndarray] = {}
+        # A step of a small subset spans several epochs.
+        epochs_at_once = 4 + 2 * batch_size // self.num_kept
+        self._filtered = functools.lru_cache(maxsize=epochs_at_once)(self._filter)
+        self._used = functools.lru_cache(maxsize=epochs_at_once)(self._use)
+
+    @property
+    def first_epoch(self) -> int:
+        """Epoch of the first row of the first batch."""
+        return self.start_step * self.batch_size // self.num_kept
+
+    def steps(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """This process's rows of some batches.
+
+        Returns:
+          positions int64, lanes uint8 and epochs int64, each [count, rows].
+        """
+        begin, end = first * self.batch_size, (first + count) * self.batch_size
+        pieces = []
+        with self._lock:
+            for epoch in range(begin // self.num_kept, -(-end // self.num_kept)):
+                _, positions, lanes = self._filtered(epoch)
+                cut = slice(max(0, begin - epoch * self.num_kept), end - epoch * self.num_kept)
+                pieces.append((positions[cut], lanes[cut], np.full(len(lanes[cut]), epoch)))
+        columns = [np.concatenate(column).reshape(count, self.batch_size) for column in zip(*pieces, strict=True)]
+        # Two epochs that meet in a batch stay apart, so that each is a piece of the row of all batches.
+        keys = columns[2] * self.shards.num_lanes + columns[1]
+        by_lane = np.argsort(keys, axis=1, kind="stable")[:, self._rows]
+        return tuple(np.take_along_axis(column, by_lane, axis=1) for column in columns)
+
+    def lane(self, lane: int, epoch: int) -> LaneReading:
+        """What this process reads of one lane in one epoch."""
+        with self._lock:
+            if epoch in self._touched and not self._touched[epoch][lane]:
+                return _NOTHING
+            full, _, _ = self._filtered(epoch)
+            used, splits = self._used(epoch)
+        positions = used[splits[lane] : splits[lane + 1]]
+        if not len(positions):
+            return _NOTHING
+        shards = full.shards[full.splits[lane] : full.splits[lane + 1]]
+        lengths, window = np.array(self.shards.lengths)[shards], self.shards.window
+        # Slots are counted from the start of the lane's first window.
+        begins = full.starts[lane] + np.cumsum(lengths) - lengths
+        shard_of = np.searchsorted(self.shards.offsets, positions, side="right") - 1
+        place = np.zeros(len(self.shards.lengths), np.int64)
+        place[shards] = begins - self.shards.offsets[shards]
+        slots = positions + place[shard_of]
+        first, last = slots[0] // window, slots[-1] // window
+        low = np.maximum(begins, first * window)
+        high = np.minimum(begins + lengths, (last + 1) * window)
+        read = low < high
+        return LaneReading(
+            gap=int(low[read][0] - first * window),
+            shards=shards[read],
+            skips=(low - begins)[read],
+            takes=(high - low)[read],
+            wanted=np.isin(shards, shard_of)[read],
+            splits=np.searchsorted(slots // window - first, np.arange(last - first + 2)),
+            slots=slots % window,
+            positions=positions,
+        )
+
+    def _filter(self, epoch: int) -> tuple[EpochOrder, np.ndarray, np.ndarray]:
+        """The lanes' shards in one epoch; positions and lanes of the kept images in the epoch's order."""
+        full = epoch_order(self.shards, self.seed, epoch)
+        picked = self._kept[full.positions]
+        small = dataclasses.replace(full, positions=full.positions[:0], lanes=full.lanes[:0])
+        return small, full.positions[picked], full.lanes[picked]
+
+    def _use(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """This process's images of one epoch by lane, in the order of use; where each lane's begin."""
+        first = max(self.start_step, epoch * self.num_kept // self.batch_size)
+        last = -(-(epoch + 1) * self.num_kept // self.batch_size)
+        if last <= first:
+            self._touched[epoch] = np.zeros(self.shards.num_lanes, bool)
+            return np.zeros(0, np.int64), np.zeros(self.shards.num_lanes + 1, np.int64)
+        positions, lanes, epochs = self.steps(first, last - first)
+        mine = epochs == epoch
+        positions, lanes = positions[mine], lanes[mine]
+        by_lane = np.argsort(lanes, kind="stable")
+        splits = np.searchsorted(lanes[by_lane], np.arange(self.shards.num_lanes + 1))
+        self._touched[epoch] = np.diff(splits) > 0
+        return positions[by_lane], splits
+
+
+_NOTHING = LaneReading(0, *(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, bool), *np.zeros((3, 0), np.int64))
+_NOTHING = dataclasses.replace(_NOTHING, splits=np.zeros(1, np.int64))

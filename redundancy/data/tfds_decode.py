@@ -1,0 +1,152 @@
+"""Decodes, crops and resizes images inside a tf.data pipeline; a JPEG is decoded no further than its crop needs."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from redundancy.data.crops import RandomResizedCrop
+from redundancy.data.quiet_tensorflow import tf
+from redundancy.data.resize import resize
+
+_RATIOS = (1, 2, 4, 8)
+_JPEG = b"\xff\xd8\xff"
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """Turns some encoded images into pixels; what becomes of one does not depend on the others.
+
+    Several at once cost less than one by one: windows are computed for all, and Python is entered once.
+
+    Attributes:
+      channels: 1, 3 or 4, what is decoded to.
+      size: side of the result in pixels; 0 leaves images as they are.
+      eval_crop: share of the shorter side that the centre square has, without `crop`.
+      crop: how the draws are to be understood, or None.
+    """
+
+    channels: int
+    size: int
+    eval_crop: float = 1.0
+    crop: RandomResizedCrop | None = None
+
+    def __call__(self, encoded: tf.Tensor, *draws: tf.Tensor) -> tf.Tensor:
+        """Pixels.
+
+        Args:
+          encoded: string [k], k known.
+          *draws: float64 [k, TRIES, 4] where there is a crop.
+
+        Returns:
+          uint8 [k, H, W, C].
+        """
+        each = tf.unstack(encoded)
+        if not self.size:
+            return tf.stack([self._whole(one) for one in each])
+        jpeg = tf.strings.substr(encoded, 0, len(_JPEG)) == _JPEG
+
+        def all_jpeg():
+            sides = tf.stack([_jpeg_sides(one) for one in each])
+            boxes = self._boxes(sides, *draws)
+            levels = self._levels(boxes)
+            return tf.cond(
+                tf.reduce_any(levels > 0),
+                lambda: self._parts(each, sides, boxes, levels),
+                lambda: self._full_size(each, sides, boxes),
+            )
+
+        def mixed():
+            sides_of = tf.function(self._sides, autograph=False)
+            sides = tf.stack([sides_of(one, flag) for one, flag in zip(each, tf.unstack(jpeg), strict=True)])
+            boxes = self._boxes(sides, *draws)
+            return self._parts(each, sides, boxes, tf.where(jpeg, self._levels(boxes), len(_RATIOS)))
+
+        boxes, *parts = tf.cond(tf.reduce_all(jpeg), all_jpeg, mixed)
+        return tf.numpy_function(self._resize, [boxes, *parts], tf.uint8, stateful=False)
+
+    def _resize(self, boxes, *parts):
+        resized = np.empty((len(parts), self.size, self.size, self.channels), np.uint8)
+        for row, (part, box) in enumerate(zip(parts, boxes, strict=True)):
+            resized[row] = resize(part, box, self.size)
+        return resized
+
+    def _whole(self, encoded):
+        image = tf.io.decode_image(encoded, self.channels, expand_animations=False)
+        image.set_shape([None, None, self.channels])
+        return image
+
+    def _sides(self, encoded, jpeg):
+        return tf.cond(jpeg, lambda: _jpeg_sides(encoded), lambda: tf.shape(self._whole(encoded))[:2])
+
+    def _boxes(self, sides, *draws):
+        """float64 [k, 4]: top, left, height, width; as RandomResizedCrop.windows, or crops.centre_box."""
+        sides = tf.cast(sides, tf.float64)
+        if self.crop is None:
+            side = self.eval_crop * tf.reduce_min(sides, 1, keepdims=True)
+            return tf.concat([(sides - side) / 2, side, side], 1)
+        (draws,) = draws
+        tried = tf.round(draws[..., :2] * tf.sqrt(tf.reduce_prod(sides, 1))[:, None, None])
+        fits = tf.reduce_all((tried >= 1) & (tried <= sides[:, None]), 2)
+        first = tf.argmax(fits, 1)
+        chosen = tf.gather(tried, first, batch_dims=1)
+        corners = tf.floor(tf.gather(draws[..., 2:], first, batch_dims=1) * (sides - chosen + 1))
+        limits = tf.constant([1 / self.crop.aspect[0], self.crop.aspect[1]], tf.float64)
+        around = tf.minimum(sides, tf.maximum(tf.ones((), tf.float64), tf.round(sides[:, ::-1] * limits)))
+        centred = tf.concat([tf.floor((sides - around) / 2), around], 1)
+        return tf.where(tf.reduce_any(fits, 1)[:, None], tf.concat([corners, chosen], 1), centred)
+
+    def _levels(self, boxes):
+        """int32 [k]: which of _RATIOS; the greatest that leaves enough pixels."""
+        spare = 2 if self.crop is None else 1
+        enough = tf.constant(_RATIOS[1:], tf.float64) * spare * self.size
+        return tf.reduce_sum(tf.cast(tf.reduce_min(boxes[:, 2:], 1)[:, None] >= enough, tf.int32), 1)
+
+    def _full_size(self, each, sides, boxes):
+        """The boxes, from where their parts begin, and the parts: uint8 [h, w, C] each."""
+        low, extent = _windows(boxes, sides)
+        windows = tf.unstack(tf.concat([low, extent], 1), len(each))
+        parts = [self._jpeg(one, window, 1) for one, window in zip(each, windows, strict=True)]
+        return [_from(low, boxes), *parts]
+
+    def _parts(self, each, sides, boxes, levels):
+        """As _full_size, of JPEGs decoded at their levels and of other images."""
+        ratios = tf.gather(tf.constant([*_RATIOS, 1]), levels)[:, None]
+        boxes = boxes / tf.cast(ratios, tf.float64)
+        low, extent = _windows(boxes, (sides + ratios - 1) // ratios)
+        windows = tf.unstack(tf.concat([low, extent], 1), len(each))
+        # Traced once for all images.
+        part = tf.function(self._part, autograph=False)
+        parts = [
+            part(one, window, level)
+            for one, window, level in zip(each, windows, tf.unstack(levels, len(each)), strict=True)
+        ]
+        return [_from(low, boxes), *parts]
+
+    def _part(self, encoded, window, level):
+        branches = [functools.partial(self._jpeg, encoded, window, ratio) for ratio in _RATIOS]
+        return tf.switch_case(level, [*branches, functools.partial(self._other, encoded, window)])
+
+    def _jpeg(self, encoded, window, ratio):
+        part = tf.image.decode_and_crop_jpeg(encoded, window, self.channels, ratio)
+        return tf.ensure_shape(part, [None, None, self.channels])
+
+    def _other(self, encoded, window):
+        part = tf.slice(self._whole(encoded), [window[0], window[1], 0], [window[2], window[3], self.channels])
+        return tf.ensure_shape(part, [None, None, self.channels])
+
+
+def _jpeg_sides(encoded):
+    return tf.io.extract_jpeg_shape(encoded)[:2]
+
+
+def _windows(boxes, sides):
+    """int32 [k, 2] twice: first pixel and number of pixels, down and across, that the boxes lie in."""
+    low = tf.cast(tf.floor(boxes[:, :2]), tf.int32)
+    high = tf.minimum(sides, tf.cast(tf.math.ceil(boxes[:, :2] + boxes[:, 2:]), tf.int32))
+    low = tf.minimum(low, high - 1)
+    return low, high - low
+
+
+def _from(low, boxes):
+    return tf.concat([boxes[:, :2] - tf.cast(low, tf.float64), boxes[:, 2:]], 1)
