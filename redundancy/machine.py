@@ -1,8 +1,10 @@
 """What this process may use of the machine it runs on."""
 
 import contextlib
+import ctypes
 import os
 import pathlib
+import sys
 
 
 def cores() -> int:
@@ -45,3 +47,29 @@ def available_memory() -> int:
             if line.startswith("MemAvailable:"):
                 machine = int(line.split()[1]) * 1024
     return max(0, min([machine, *_limits()]))
+
+
+def has_accelerator() -> bool:
+    """Whether the machine has a GPU or TPU that this process may use, told without starting JAX."""
+    if os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu":
+        return False
+    return any(pathlib.Path(path).exists() for path in ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0"))
+
+
+def keep_freed_memory() -> bool:
+    """Lets this process keep memory that it freed, rather than give it back and get it anew, page by page.
+
+    XLA takes the buffers of every execution from malloc. glibc gives large ones back to the system at once, and touching
+    their pages anew takes a tenth and more of a training step on CPU (docs/performance.md).
+
+    Returns:
+      whether it could be done: with glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h. Arenas of threads hold no more than 64 MiB.
+    return all(mallopt(option, value) for option, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 2**28)))

@@ -1,5 +1,9 @@
 """Memory limits of containers, on files as the kernel shows them."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 
 from redundancy import machine
@@ -42,3 +46,18 @@ def test_this_machine(monkeypatch):
     there = machine.cores()
     monkeypatch.setenv("NPROC", "1")
     assert machine.cores() == 1 <= there
+
+
+def test_freed_memory_is_kept():
+    code = (
+        "from redundancy import machine\n"
+        "import numpy as np, resource\n"
+        "kept = machine.keep_freed_memory()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "np.ones(1 << 24, np.uint8); np.ones(1 << 24, np.uint8)\n"
+        "before = faults(); np.ones(1 << 24, np.uint8); print(kept, faults() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kept, faults = done.stdout.split()
+    assert kept == "True" or platform.libc_ver()[0] != "glibc"
+    assert kept == "False" or int(faults) < 1000  # 16 MiB are 4,096 pages

@@ -166,7 +166,12 @@ def test_another_config_in_the_same_workdir(redundancy, tmp_path, digits_npz):
     flags = (DIGITS, f"--config.dataset={digits_npz}", f"--workdir={tmp_path}/w")
     fails(redundancy("embed", *flags), "redundancy train")
     (tmp_path / "w" / "pretrain").mkdir()
-    fails(redundancy("embed", *flags, "--config.lr_per_256=7"), "lr_per_256: 0.4 there, 7.0 here", "another --workdir", code=1)
+    fails(
+        redundancy("embed", *flags, "--config.lr_per_256=7"),
+        "lr_per_256: 0.4 there, 7.0 here",
+        "another --workdir",
+        code=1,
+    )
     # Nothing depends on the number of trials yet.
     fails(redundancy("embed", *flags, "--config.trials=7"), 'run "redundancy train"', code=1)
 

@@ -43,8 +43,10 @@ class BatchNorm(nn.Module):
             factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
             return self._out(x * factor + (bias - running_mean.value * factor))
 
-        wide = x.astype(jnp.float32)
         size = self.group_size or x.shape[0]
+        wide = x.astype(jnp.float32)
+        if self.formulation == "cpu":
+            wide = wide.reshape(-1, size, *x.shape[1:])
         mean = self._group_means(wide, size)
         var = jnp.maximum(self._group_means(jnp.square(wide), size) - jnp.square(mean), 0.0)
         if not self.is_initializing():
@@ -54,14 +56,13 @@ class BatchNorm(nn.Module):
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         offset = bias - mean * factor
         if self.formulation == "cpu":
-            grouped = wide.reshape(-1, size, *x.shape[1:])
-            return self._out((grouped * factor[:, None, None, None] + offset[:, None, None, None]).reshape(x.shape))
+            return self._out((wide * factor[:, None, None, None] + offset[:, None, None, None]).reshape(x.shape))
         return self._out(wide * self._of_images(factor, size) + self._of_images(offset, size))
 
     def _group_means(self, x: jax.Array, size: int) -> jax.Array:
-        """`[B, H, W, C]` -> means of each group's pixels, `[B / size, C]`."""
+        """`[B, H, W, C]`, or on CPU `[B / size, size, H, W, C]` -> means of each group's pixels, `[B / size, C]`."""
         if self.formulation == "cpu":
-            return x.reshape(-1, size, *x.shape[1:]).mean(axis=(1, 2, 3))
+            return x.mean(axis=(1, 2, 3))
         # Images are reduced to one row each, and only the rows are grouped: a large array that changes its shape keeps
         # compilers for accelerators from computing both sums, and the gradient's, inside the convolutions beside it.
         rows = x.mean(axis=(1, 2))
