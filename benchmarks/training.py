@@ -80,7 +80,7 @@ class Ours:
     def __init__(self, case: Case, pack: Mapping[str, Any], images: np.ndarray, labels: np.ndarray):
         self.config = config_lib.resolve({**case.fields, **pack})
         self.trials = self.config.pack
-        self._mesh = make_mesh(self.config, self.trials)
+        self._mesh = make_mesh(self.config, self.trials, jax.devices()[:1])
         shape = images.shape[1:]
         self.programs = Programs(
             self.config, shape, case.classes, self._mesh, resident=True, vmap=self.config.pack_mode == "vmap"
@@ -151,6 +151,8 @@ def _fastest_torch(case: Case, ours: Ours, images, labels, device: str, steps: i
         say(f"  PyTorch, {name}: {rates[name]:,.0f} images/s, first call {timing.first_call_s:.1f} s")
         if rates[name] == max(rates.values()):
             best = training
+    if best is None:
+        raise SystemExit("PyTorch trained in none of its forms; see the messages above")
     return best, rates
 
 

@@ -129,8 +129,8 @@ FIELDS: dict[str, Field] = {
     "eval_crop": Field(
         "Data",
         1.0,
-        "image_size by the side that an image's shorter side is resized to before its centre is cut out, where it is "
-        "measured or embedded; 0.875 is 224 of 256",
+        "image_size by the side that an image's shorter side is resized to before its centre is cut out, unless a "
+        "resized_crop is; 0.875 is 224 of 256",
         "a number from 0.1 to 1",
         lambda value: 0.1 <= value <= 1,
     ),

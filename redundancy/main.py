@@ -54,7 +54,7 @@ Beside the way, without training:
              without one: memory, times, scaling
 
   --config    a Python file with get_config(arg); configs/ has digits.py, fashion_mnist.py, cifar10.py,
-              cifar100.py, folder.py and embeddings.py. An argument shrinks it: configs/cifar10.py:quick, :smoke.
+              cifar100.py, imagenet.py, folder.py and embeddings.py. An argument shrinks it: configs/cifar10.py:quick, :smoke.
   --config.FIELD=VALUE  overrides a field, for example --config.fractions=0.9,0.8 --config.trials=5
   --scheduler for link and run: local:WORKERS, or tcp://HOST:PORT of a Dask scheduler; default: this machine
   --profile   for train, sweep and run: traces some steps into the first run's folder, profile/, for TensorBoard

@@ -64,5 +64,5 @@ def shapes(config, image_size: int | None = None, classes: int | None = None) ->
             f"preflight does not open data sets, and {config.dataset!r} is none it knows by name "
             f"({', '.join(_KNOWN)}). Give --classes: the number of classes."
         )
-    resident = 0 < images * height * width * channels <= config.resident_mb * 1e6
-    return Shapes((height, width, channels), classes, images, resident)
+    fits = 0 < images * height * width * channels <= config.resident_mb * 1e6
+    return Shapes((height, width, channels), classes, images, fits and "resized" not in config.augmentation)

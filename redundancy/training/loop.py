@@ -136,6 +136,10 @@ def train_pack(
         profiler.close()
 
     correct, loss = trainer.evaluate(state)
+    for job, of_job in zip(jobs, loss, strict=False):
+        if not np.isfinite(of_job):
+            error = DivergedError(f"the test loss of {job.name} is {of_job} after step {steps}")
+            raise _diverged(error, jobs, checkpoints)
     test_size = len(trainer.dataset.test.positions)
     results = []
     for index, (job, saved) in enumerate(zip(jobs, checkpoints, strict=True)):

@@ -36,16 +36,17 @@ def make_mesh(config, num_trials: int, devices: Sequence | None = None) -> Mesh:
       devices: to choose from; JAX's by default.
 
     Raises:
-      ConfigError: config.data_parallel does not fit the devices or the batch.
+      ConfigError: config.data_parallel does not fit the devices or the batch, or JAX's devices would idle on whole hosts.
     """
-    devices = jax.devices() if devices is None else list(devices)
+    real, devices = devices is None, jax.devices() if devices is None else list(devices)
     shares = _shares(config, len(devices))
     if config.data_parallel:
         data = config.data_parallel
         if data not in shares:
             raise ConfigError(
-                f"config.data_parallel is {data}; with {len(devices)} devices, batch_size {config.batch_size} and "
-                f"bn_group_size {config.bn_group_size} it can be one of {shares}, or 0 to choose."
+                f"config.data_parallel is {data}; with {len(devices)} devices, batch_size {config.batch_size}, "
+                f"bn_group_size {config.bn_group_size} and micro_batch {config.micro_batch} it can be one of {shares}, or 0 "
+                "to choose."
             )
         trial = len(devices) // data
     else:
@@ -58,9 +59,15 @@ def make_mesh(config, num_trials: int, devices: Sequence | None = None) -> Mesh:
             data,
             config.batch_size // data,
         )
-    return jax.make_mesh(
-        (trial, data), ("trial", "data"), axis_types=(AxisType.Auto,) * 2, devices=devices[: trial * data]
-    )
+    used = devices[: trial * data]
+    if real and {device.process_index for device in used} != {device.process_index for device in devices}:
+        raise ConfigError(
+            f"{trial} trials at once of {data} devices each leave whole hosts without work: with batch_size "
+            f"{config.batch_size}, bn_group_size {config.bn_group_size} and micro_batch {config.micro_batch} a batch can "
+            f"be shared by {shares} of the {len(devices)} devices. Raise config.batch_size, lower the others, or use "
+            "fewer hosts."
+        )
+    return jax.make_mesh((trial, data), ("trial", "data"), axis_types=(AxisType.Auto,) * 2, devices=used)
 
 
 def put(mesh: Mesh, spec: P, tree):

@@ -37,9 +37,11 @@ def candidates(config, mesh, num_runs: int) -> list[Packing]:
     modes = {"loop": [False], "vmap": [True]}.get(config.pack_mode)
     if modes is None:
         # On CPU batched convolutions are slower than one after the other (docs/performance.md).
-        modes = [False] if mesh.devices.flat[0].platform == "cpu" or jax.process_count() > 1 else [False, True]
+        modes = [False] if mesh.devices.flat[0].platform == "cpu" else [False, True]
+    if jax.process_count() > 1:
+        modes = modes[:1]  # every process has to choose the same
     found = [Packing(smallest, vmap) for vmap in modes if smallest > axis] or [Packing(smallest, False)]
-    if not config.pack and True in modes:
+    if not config.pack and True in modes and jax.process_count() == 1:
         found += [Packing(axis * each, True) for each in _TRIED if axis * each <= num_runs]
     return found
 
@@ -70,8 +72,8 @@ def images_per_second(programs: Programs, packing: Packing, num_images: int) -> 
 def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_runs: int, path: str) -> Packing:
     """The packing of a sweep.
 
-    What was measured is written to `path` and holds for every continuation on devices of the same kind, since another
-    packing rounds differently.
+    What was measured is written to `path` and holds for every continuation on the same mesh of devices of one kind, since
+    another packing rounds differently.
 
     Args:
       config: resolved config.
@@ -85,11 +87,12 @@ def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_run
     tried = candidates(config, mesh, num_runs)
     if len(tried) == 1 or not num_images:
         return tried[0]
-    kind = mesh.devices.flat[0].device_kind
+    kind, shape = mesh.devices.flat[0].device_kind, dict(mesh.shape)
     if storage.exists(path):
         found = storage.read_json(path)
-        if found.get("device") == kind and isinstance(found.get("pack"), int):
-            return Packing(found["pack"], bool(found.get("vmap")))
+        packing = Packing(found.get("pack"), found.get("vmap"))
+        if packing in tried and found.get("device") == kind and found.get("mesh") == shape:
+            return packing
     best, rates = None, {}
     for packing in tried:
         programs = Programs(config, image_shape, num_classes, mesh, resident=True, vmap=packing.vmap)
@@ -105,5 +108,5 @@ def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_run
             best = packing
     best = best or tried[0]
     measured = [{**dataclasses.asdict(packing), "images_per_second": rate} for packing, rate in rates.items()]
-    storage.write_json(path, {**dataclasses.asdict(best), "device": kind, "measured": measured})
+    storage.write_json(path, {**dataclasses.asdict(best), "device": kind, "mesh": shape, "measured": measured})
     return best

@@ -1,5 +1,7 @@
 """Peak arithmetic of devices, for the share of it that a training reaches."""
 
+import re
+
 # Dense FLOP/s of matrix products, by a part of JAX's device_kind: (bfloat16, float32 as JAX computes it by default).
 # NVIDIA's data sheets (H100 and H200 SXM, A100, L4; float32 products run as TF32), Google Cloud's pages of each TPU
 # generation (float32 products run as one bfloat16 pass). Longer names stand before what they contain.
@@ -24,6 +26,6 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
       dtype: 'bfloat16' or 'float32'.
     """
     for name, (bfloat16, float32) in _PEAKS.items():
-        if name in device_kind:
+        if re.search(rf"(\b|G){name}(\b|p)", device_kind):
             return bfloat16 if dtype == "bfloat16" else float32
     return None

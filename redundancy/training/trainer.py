@@ -1,5 +1,6 @@
 """The programs with their data: states on the mesh, batches from the feed, results on the host."""
 
+import collections
 import functools
 
 import jax
@@ -83,11 +84,14 @@ class Trainer:
         The last batch is padded and masked, and sums are taken, so every test image counts once.
         """
         positions = self.dataset.test.positions
-        batches = []
+        waiting, fetched = collections.deque(), []
         with jax.set_mesh(self.mesh):
             for item, mask in self.feed.once("test", positions, self.programs.eval_batch_size):
-                batches.append(self.programs.evaluate(states, self.feed.arrays["test"], item, mask))
-        sums = jax.tree.map(lambda *leaves: np.sum(np.stack(leaves), axis=0, dtype=np.float64), *fetch_to_host(batches))
+                waiting.append(self.programs.evaluate(states, self.feed.arrays["test"], item, mask))
+                if len(waiting) > 2:  # or a fast source would put the whole set on the device
+                    fetched.append(fetch_to_host(waiting.popleft()))
+        fetched += [fetch_to_host(batch) for batch in waiting]
+        sums = jax.tree.map(lambda *leaves: np.sum(np.stack(leaves), axis=0, dtype=np.float64), *fetched)
         if not np.all(sums["count"] == len(positions)):
             raise AssertionError(f"evaluation saw {sums['count']} test images, not {len(positions)}")
         return sums["correct"].astype(np.int64), sums["loss"] / len(positions)
