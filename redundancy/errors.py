@@ -21,6 +21,8 @@ class WorkdirError(UserError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """' Did you mean "x"?' for the known name nearest to `name`, or '' when none is near."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    """' Did you mean "x"?' for the known name nearest to `name`, or that begins with it; '' when none does."""
+    known = list(known)
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    matches = matches or [each for each in known if name and each.startswith(f"{name}_")]
     return f' Did you mean "{matches[0]}"?' if matches else ""

@@ -62,6 +62,11 @@ def test_a_wrong_config_says_the_field_and_what_is_wanted(given, said):
     assert next(iter(given)) in str(caught.value) or "config." in str(caught.value)
 
 
+def test_the_beginning_of_a_field_names_it():
+    with pytest.raises(ConfigError, match='Did you mean "lr_per_256"'):
+        config_lib.resolve({"lr": 0.1})
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_every_shipped_config_resolves_and_documents_its_command(path):
     module = runpy.run_path(str(path))

@@ -81,7 +81,7 @@ class Checkpoints:
             )
         return flax.serialization.from_state_dict(like, tree)
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits for the last save.
 
         Raises:
@@ -89,6 +89,10 @@ class Checkpoints:
         """
         with self._write_errors():
             self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the last save, and ends the threads that save; raises as `wait`."""
+        self.wait()
         self._manager.close()
 
     @contextlib.contextmanager

@@ -38,9 +38,13 @@ def result_path(folder: str) -> str:
 
 
 def _diverged(error: DivergedError, jobs: list[Job], checkpoints: list[Checkpoints]) -> DivergedError:
-    """The error with what is left and what to do."""
+    """The error with what is left and what to do; the checkpoints are closed."""
+    for saved in checkpoints:
+        saved.wait()
     steps = sorted(set.intersection(*(set(saved.steps()) for saved in checkpoints)))
     last = f"The last good checkpoint is {checkpoints[0].folder}/{steps[-1]}" if steps else "There is no checkpoint yet"
+    for saved in checkpoints:
+        saved.close()
     return DivergedError(
         f"{error}: the training diverged. {last}; metrics are in {jobs[0].folder}. "
         "Lower config.lr_per_256 or raise config.warmup_steps, with a new --workdir."

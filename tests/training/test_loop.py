@@ -195,6 +195,13 @@ def test_divergence_stops_with_the_step_and_the_run(digits_npz, tmp_path):
     assert not (tmp_path / "wild" / "result.json").exists()
 
 
+def test_a_test_loss_that_is_no_number_names_the_last_good_checkpoint(trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "evaluate", lambda state: (np.array([0]), np.array([np.nan])))
+    with pytest.raises(DivergedError, match=r"test loss of bad is nan after step 9.*last good checkpoint is \S+/9;"):
+        train_pack(trainer, [job(tmp_path, "bad")], 1, Schedule(9, 2), "train")
+    assert not (tmp_path / "bad" / "result.json").exists()
+
+
 def test_a_checkpoint_of_another_network_is_refused(digits_npz, unbroken):
     wider = make_trainer(digits_npz, widths=(4, 4, 16))
     saved = Checkpoints(unbroken[0].folder)
