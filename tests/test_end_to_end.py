@@ -126,7 +126,9 @@ def test_killed_in_every_stage_it_ends_with_the_same_subsets_and_results(unbroke
         child.stderr.close()
     done = subprocess.run(command, cwd=repo, env=child_env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert artifacts(workdir) == artifacts(unbroken[0])
+    assert results(workdir) == results(unbroken[0])
+    interrupted, whole = artifacts(workdir), artifacts(unbroken[0])
+    assert [name for name in whole if interrupted.get(name) != whole[name]] == []
 
 
 @pytest.mark.slow
