@@ -10,6 +10,7 @@ import io
 import json
 import os
 import posixpath
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from redundancy.errors import DataError
+
+_MOMENT = 2.0  # seconds; FAT's times are no finer
+# Of a remote file's entry in a listing, by gcsfs, s3fs, fsspec's own memory and others.
+_CHANGING = ("generation", "etag", "ETag", "md5Hash", "crc32c", "mtime", "updated", "LastModified", "created")
 
 
 def is_local(path: str) -> bool:
@@ -165,6 +170,43 @@ def sha256(path: str) -> str:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def stamps(paths: Sequence[str]) -> list[list[str]] | None:
+    """For each file what changes when its bytes do, found without reading it.
+
+    Locally that is its size and the times of its last changes; elsewhere what the listing of its folder has of size,
+    generation, checksums and time.
+
+    Returns:
+      texts for each file. None where one may keep its stamp though its bytes change: the listing has nothing but the
+      size, or the file changed within the last two seconds, which are one moment to some file systems.
+
+    Raises:
+      OSError: a file is missing, or its folder cannot be listed. Remote file systems raise errors of their own, too.
+    """
+    listed, found = {}, []
+    latest = time.time() - _MOMENT
+    for path in paths:
+        if is_local(path):
+            status = os.stat(path.removeprefix("file://"))
+            if status.st_mtime > latest:
+                return None
+            found.append([str(status.st_size), str(status.st_mtime_ns), str(status.st_ctime_ns)])
+            continue
+        fs, name = _filesystem(path)
+        folder = posixpath.dirname(name)
+        if folder not in listed:
+            fs.invalidate_cache(folder)
+            listed[folder] = {entry["name"]: entry for entry in fs.ls(folder, detail=True)}
+        if name not in listed[folder]:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        entry = listed[folder][name]
+        changing = [f"{field}={entry[field]}" for field in _CHANGING if entry.get(field)]
+        if not changing:
+            return None
+        found.append([str(entry.get("size")), *changing])
+    return found
 
 
 def parquet_bytes(tables: Sequence[pa.Table], metadata: dict[str, str] | None = None) -> bytes | memoryview:

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -14,6 +15,15 @@ import pytest
 from sklearn.datasets import load_digits
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory) -> Iterator[pathlib.Path]:
+    """A cache folder for this session and its child processes, which so leave the user's alone."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +48,7 @@ def digits_npz(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def child_env(tmp_path_factory) -> dict[str, str]:
+def child_env(tmp_path_factory, cache_home) -> dict[str, str]:
     """Environment of child processes: CPU, one device, compiled programs shared between them."""
     return {
         **os.environ,

@@ -85,3 +85,34 @@ def test_remote_paths_use_the_same_functions():
 def test_an_unknown_protocol_says_what_is_wanted():
     with pytest.raises(DataError, match="gs://bucket/path"):
         storage.read_bytes("gz://bucket/file")
+
+
+def test_stamps_change_with_the_bytes(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    assert storage.stamps([str(path)]) is None  # changed a moment ago
+    os.utime(path, (1e9, 1e9))
+    first = storage.stamps([str(path)])
+    assert storage.stamps([str(path)]) == first
+    path.write_bytes(b"two")
+    os.utime(path, (1e9, 1e9))
+    assert storage.stamps([str(path)]) != first
+    with pytest.raises(FileNotFoundError):
+        storage.stamps([str(tmp_path / "none")])
+
+
+def test_stamps_of_remote_files_come_from_listings(monkeypatch):
+    listed = {"bucket/a": [{"name": "bucket/a/1", "size": 3, "generation": "17"}, {"name": "bucket/a/2", "size": 4}]}
+
+    class Remote:
+        def invalidate_cache(self, folder):
+            pass
+
+        def ls(self, folder, detail):
+            return listed[folder]
+
+    monkeypatch.setattr(storage, "_filesystem", lambda path: (Remote(), path.removeprefix("gs://")))
+    assert storage.stamps(["gs://bucket/a/1"]) == [["3", "generation=17"]]
+    assert storage.stamps(["gs://bucket/a/1", "gs://bucket/a/2"]) is None
+    with pytest.raises(FileNotFoundError):
+        storage.stamps(["gs://bucket/a/3"])

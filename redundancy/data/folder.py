@@ -5,10 +5,12 @@ import hashlib
 import os
 
 import numpy as np
+import PIL
 from absl import logging
 
 from redundancy.data import images, splits
 from redundancy.data.dataset import Dataset, check_image_size
+from redundancy.data.remembered import remembered
 from redundancy.errors import DataError
 from redundancy.progress import Progress
 
@@ -52,7 +54,7 @@ class FolderDataset(Dataset):
 
 
 def open_folder(config) -> FolderDataset:
-    """Opens the folder of images config.dataset; every file is checked first.
+    """Opens the folder of images config.dataset; every file is checked first, where that has not been done.
 
     Raises:
       ConfigError: no such split; images of varied size without config.image_size.
@@ -86,7 +88,7 @@ def open_folder(config) -> FolderDataset:
         config.eval_crop,
         name=os.path.basename(root),
         class_names=class_names,
-        image_shape=_image_shape(root, _check_files(root, files), config.image_size),
+        image_shape=_image_shape(root, _sizes(root, files), config.image_size),
         fingerprint=_fingerprint(root, files, train, test, config.holdout),
         splits=parts,
         resident_mb=config.resident_mb,
@@ -152,9 +154,20 @@ def _list_split(
     return files, np.array(labels, np.int64)
 
 
-def _check_files(root: str, files: dict[str, list[str]]) -> set[tuple[int, int]]:
-    """The sizes (width, height) of all images; raises one DataError for all files that are not whole images."""
+def _sizes(root: str, files: dict[str, list[str]]) -> set[tuple[int, int]]:
+    """The sizes (width, height) of all images, which are checked once for as long as they stay as they are."""
     every = [name for names in files.values() for name in names]
+    identity = {"made": "sizes of image files", "folder": root, "splits": [*files], "pillow": PIL.__version__}
+    found = remembered(
+        identity,
+        [os.path.join(root, name) for name in every],
+        lambda: np.array(sorted(_check_files(root, every)), np.int64).reshape(-1),
+    )
+    return {(width, height) for width, height in found.reshape(-1, 2).tolist()}
+
+
+def _check_files(root: str, every: list[str]) -> set[tuple[int, int]]:
+    """The sizes (width, height) of all images; raises one DataError for all files that are not whole images."""
     sizes, bad = set(), []
     with (
         Progress("check images", len(every), "images") as progress,

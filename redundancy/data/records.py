@@ -1,8 +1,8 @@
 """Single records of TFRecord files on a local disk, read from where they lie. Never imports TensorFlow.
 
 A record is its length (8 bytes, little-endian), 4 bytes of checksum, the data, 4 bytes of checksum. Where records lie is
-found once for each file, by going from length to length. Checksums are not looked at: opening a data set reads all labels,
-with checksums.
+found once for each file, by going from length to length. Checksums are not looked at: what opens a data set has read all
+labels, with checksums, since the files last changed.
 """
 
 import functools

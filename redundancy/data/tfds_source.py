@@ -18,8 +18,10 @@ from redundancy.data.crops import RandomResizedCrop
 from redundancy.data.dataset import Dataset, check_image_size
 from redundancy.data.digits import Digits
 from redundancy.data.quiet_tensorflow import tf, tfds
+from redundancy.data.remembered import remembered
 from redundancy.data.tfds_stream import INTERLEAVED_SHARDS, Stored
 from redundancy.errors import ConfigError, DataError, nearest
+from redundancy.progress import Progress
 
 
 class TfdsDataset(Dataset):
@@ -261,7 +263,22 @@ def _fingerprint(builder, stored, train, test, holdout) -> dict:
 
 
 def _labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
-    """int64 [num_examples]: labels in stored order; images are not decoded."""
+    """int64 [num_examples]: labels in stored order, read once for as long as the files stay as they are."""
+    identity = {
+        "made": "labels of TFDS records",
+        "name": builder.info.full_name,
+        "folder": str(builder.data_path),
+        "format": builder.info.file_format.value,
+        "split": name,
+        "label": label_key,
+        "skips": stored.skips,
+        "takes": stored.takes,
+    }
+    return remembered(identity, stored.files, lambda: _read_labels(builder, name, stored, label_key))
+
+
+def _read_labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
+    """int64 [num_examples]: labels in stored order; every record is read, images are not decoded."""
     features = tfds.decode.PartialDecoding({label_key: True}).extract_features(builder.info.features)
 
     def parse(position, record):
@@ -269,10 +286,12 @@ def _labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
 
     records = tfds_stream.in_order(builder, stored, None, INTERLEAVED_SHARDS).unbatch()
     labels, found = np.zeros(stored.num_examples, np.int64), 0
-    with _errors(builder):
-        for positions, batch in records.map(parse, tf.data.AUTOTUNE).batch(1024).prefetch(2).as_numpy_iterator():
+    parsed = records.map(parse, tf.data.AUTOTUNE).batch(1024).prefetch(2)
+    with _errors(builder), Progress(f"read labels of {name}", stored.num_examples, "images") as progress:
+        for positions, batch in parsed.as_numpy_iterator():
             labels[positions] = batch
             found += len(positions)
+            progress.advance(len(positions))
     _check_complete(builder, name, found, stored.num_examples)
     return labels
 
