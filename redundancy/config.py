@@ -373,6 +373,15 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
             f"config.warmup_steps is {config.warmup_steps}, more than config.steps, {config.steps}; "
             "lower warmup_steps or raise steps."
         )
+    if not (config.epochs or config.warmup_epochs) and config.budget == "epochs":
+        least = min(config.fractions)
+        steps = max(1, round(config.steps * least))
+        if config.warmup_steps > steps:
+            raise ConfigError(
+                f"config.warmup_steps is {config.warmup_steps}, but with config.budget 'epochs' a training on {least:g} of "
+                f"the set lasts {steps} steps; lower warmup_steps, give warmup_epochs, which shrink with "
+                "the subset, or set budget to 'steps'."
+            )
     if config.epochs and config.warmup_epochs > config.epochs:
         raise ConfigError(
             f"config.warmup_epochs is {config.warmup_epochs}, more than config.epochs, {config.epochs}; "

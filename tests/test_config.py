@@ -50,6 +50,7 @@ def test_a_plain_config_dict_is_completed():
         ({"seed": 10**24}, "from 0 to"),
         ({"nesterov": "yes"}, "True or False"),
         ({"steps": 10, "warmup_steps": 11}, "warmup_steps"),
+        ({"steps": 1000, "warmup_steps": 600, "budget": "epochs"}, "0.5 of the set lasts 500 steps"),
         ({"batch_size": 64, "bn_group_size": 24}, "does not divide"),
         ({"holdout": 1.0}, "below 1"),
         ({"mean": (0.1, 0.2)}, "one for all channels or three"),

@@ -3,24 +3,31 @@
 from absl import logging
 
 from redundancy.data import shared_dataset
+from redundancy.training import schedule as schedule_lib
 from redundancy.training.loop import PRETRAIN_SEED, Job, train_pack
 from redundancy.training.mesh import make_mesh, pack_size
-from redundancy.training.schedule import full_schedule
 from redundancy.training.trainer import Trainer
 from redundancy.workdir import Workdir, read_manifest, write_manifest
 
 
 def train(config, workdir: Workdir, profile: bool = False) -> None:
-    """Trains on the full set and writes pretrain/: checkpoints, metrics, result, manifest; and a trace with `profile`."""
+    """Trains on the full set and writes pretrain/: checkpoints, metrics, result, manifest; and a trace with `profile`.
+
+    Raises:
+      ConfigError: a warm-up, of this training or of the sweep's, is longer than the training.
+    """
     if read_manifest(workdir.pretrain, step=int) is not None:
         logging.info("train: finished already")
         return
     dataset = shared_dataset(config)
+    num_images = len(dataset.train.positions)
+    # The sweep would otherwise tell it only after this training and all that follows it.
+    schedule_lib.check(config, num_images)
+    schedule = schedule_lib.full_schedule(config, num_images)
     workdir.claim_dataset(dataset.fingerprint)
     mesh = make_mesh(config, num_trials=1)
     trainer = Trainer(config, dataset, mesh)
     job = Job("pretrain", workdir.pretrain, dataset.train.positions, PRETRAIN_SEED)
-    schedule = full_schedule(config, len(dataset.train.positions))
     (result,) = train_pack(trainer, [job], pack_size(config, mesh, num_trials=1), schedule, "train", profile)
     logging.info("train: test accuracy %.4f", result["test_accuracy"])
     write_manifest(

@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from redundancy.errors import ConfigError
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -20,11 +22,22 @@ class Schedule:
 
 
 def full_schedule(config, num_images: int) -> Schedule:
-    """Of a training on the full set of `num_images` images."""
+    """Of a training on the full set of `num_images` images.
+
+    Raises:
+      ConfigError: the warm-up is longer than the training, which only the number of images tells where one is in epochs.
+    """
     per_epoch = num_images / config.batch_size
     steps = max(1, round(config.epochs * per_epoch)) if config.epochs else config.steps
     warmup = round(config.warmup_epochs * per_epoch) if config.warmup_epochs else config.warmup_steps
-    return Schedule(steps, min(warmup, steps))
+    if warmup > steps:
+        length = "epochs" if config.epochs else "steps"
+        field = "warmup_epochs" if config.warmup_epochs else "warmup_steps"
+        raise ConfigError(
+            f"config.{field} is {config[field]:g}, which is {warmup} steps of warm-up for {num_images} images; with "
+            f"config.{length} {config[length]:g} the training lasts {steps}. Lower {field} or raise {length}."
+        )
+    return Schedule(steps, warmup)
 
 
 def subset_schedule(config, num_images: int, fraction: float) -> Schedule:
@@ -36,13 +49,28 @@ def subset_schedule(config, num_images: int, fraction: float) -> Schedule:
       config: resolved config.
       num_images: of the full set.
       fraction: kept share of it.
+
+    Raises:
+      ConfigError: the warm-up is longer than the training on the full set, or than this one.
     """
     full = full_schedule(config, num_images)
     if config.budget == "steps":
         return full
     steps = max(1, round(full.steps * fraction))
     warmup = round(full.warmup_steps * fraction) if config.warmup_epochs else full.warmup_steps
-    return Schedule(steps, min(warmup, steps))
+    if warmup > steps:
+        raise ConfigError(
+            f"config.warmup_steps is {warmup}, but with config.budget 'epochs' the training on {fraction:g} of {num_images} "
+            f"images lasts {steps} steps. Lower warmup_steps, give warmup_epochs, which shrink with the subset, or set "
+            "budget to 'steps'."
+        )
+    return Schedule(steps, warmup)
+
+
+def check(config, num_images: int) -> None:
+    """Raises ConfigError where some training that the config asks for is shorter than its warm-up."""
+    for fraction in (1.0, *config.fractions):
+        subset_schedule(config, num_images, fraction)
 
 
 def peak_learning_rate(config) -> float:

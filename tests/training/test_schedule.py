@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from redundancy import config as config_lib
+from redundancy.errors import ConfigError
 from redundancy.report.schedules import draw
+from redundancy.training import schedule
+from redundancy.training.pretrain import train
 from redundancy.training.schedule import (
     Schedule,
     full_schedule,
@@ -15,6 +18,7 @@ from redundancy.training.schedule import (
     peak_learning_rate,
     subset_schedule,
 )
+from redundancy.workdir import Workdir
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 IMAGENET, CIFAR = 1_281_167, 50_000
@@ -37,10 +41,10 @@ def recipe(name, arg="", **fields):
 )
 def test_recipes_of_the_papers_as_drawn(name, arg, images, steps, warmup, peak):
     config = recipe(name, arg)
-    schedule = full_schedule(config, images)
-    assert schedule == Schedule(steps, warmup)
+    full = full_schedule(config, images)
+    assert full == Schedule(steps, warmup)
     assert peak_learning_rate(config) == pytest.approx(peak)
-    (line,) = draw({name: (schedule, peak_learning_rate(config))}).axes[0].lines
+    (line,) = draw({name: (full, peak_learning_rate(config))}).axes[0].lines
     share, rate = line.get_data()
     top = warmup / steps
     for at, expected in ((0, 0), (top / 2, peak / 2), (top, peak), ((1 + top) / 2, peak / 2), (1, 0)):
@@ -62,7 +66,34 @@ def test_subsets_take_the_same_steps_or_the_same_epochs():
     assert subset_schedule(recipe("imagenet", budget="epochs"), IMAGENET, 0.5) == Schedule(60_000, 5000)
 
 
-def test_a_warm_up_longer_than_the_training_is_all_of_it():
-    config = recipe("digits", epochs=1.0, warmup_steps=10_000)
-    assert full_schedule(config, 1347) == Schedule(21, 21)
+def test_a_warm_up_may_be_the_whole_training():
+    assert full_schedule(recipe("digits", epochs=1.0, warmup_steps=21), 1347) == Schedule(21, 21)
     assert float(learning_rate(20, 21, 1.0, 21)) == pytest.approx(20 / 21)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"epochs": 1.0, "warmup_steps": 22}, r"config\.warmup_steps is 22.*1347 images.*config\.epochs 1 .* lasts 21"),
+        ({"steps": 60, "warmup_epochs": 3.0}, r"config\.warmup_epochs is 3, which is 63 steps.*config\.steps 60 "),
+    ],
+)
+def test_a_warm_up_longer_than_the_training_is_an_error(fields, said):
+    with pytest.raises(ConfigError, match=said):
+        full_schedule(recipe("digits", **fields), 1347)
+
+
+def test_a_warm_up_longer_than_a_subsets_training_is_an_error():
+    config = recipe("digits", epochs=10.0, warmup_steps=100, budget="epochs", fractions=(0.9, 0.4))
+    assert subset_schedule(config, 1347, 0.9) == Schedule(189, 100)
+    with pytest.raises(ConfigError, match=r"warmup_steps is 100.*0\.4 of 1347 images lasts 84 steps"):
+        schedule.check(config, 1347)
+    for fields in ({"budget": "steps"}, {"warmup_epochs": 4.0}, {"fractions": (0.9, 0.5)}):
+        schedule.check(recipe("digits", **{**config_lib.to_json(config), **fields}), 1347)
+
+
+def test_the_stage_train_tells_it_before_any_work(tmp_path):
+    fields = {"dataset": "generated:2:1280:4", "image_size": 8, "budget": "epochs", "fractions": (0.5,)}
+    with pytest.raises(ConfigError, match=r"0\.5 of 1280 images lasts 20 steps"):
+        train(recipe("digits", epochs=2.0, warmup_steps=40, **fields), Workdir(str(tmp_path)))
+    assert not list(tmp_path.iterdir())
