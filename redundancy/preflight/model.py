@@ -4,6 +4,7 @@ A kernel reaches neither peak, so a real step is slower than these bounds; nothi
 """
 
 import dataclasses
+import math
 
 from redundancy.preflight.generations import Generation
 
@@ -92,14 +93,18 @@ def scaling(
     return found
 
 
-def fitting_batch(images_per_chip: int, used: float, fixed: float, available: float, share: float = 0.9) -> int:
+def fitting_batch(
+    images_per_chip: int, used: float, fixed: float, available: float, share: float = 0.9, whole: int = 1
+) -> int:
     """Images a chip that would about fill `share` of the memory, if all but `fixed` grows with the batch; at least 0.
 
     Args:
-      images_per_chip: batch that `used` was found with.
+      images_per_chip: batch that `used` was found with; what is returned is less.
       used, fixed, available: bytes of HBM: the program's, those that do not depend on the batch, and the chip's.
       share: of the memory to fill at most.
+      whole: a chip's images must be a multiple of it; eights of it are preferred.
     """
     per_image = max(used - fixed, 1.0) / images_per_chip
-    most = int(max(share * available - fixed, 0.0) / per_image)
-    return min(most - most % 8 if most >= 8 else most, max(images_per_chip - 1, 0))
+    most = min(int(max(share * available - fixed, 0.0) / per_image), images_per_chip - 1)
+    even = math.lcm(8, whole)
+    return most - most % (even if most >= even else whole)

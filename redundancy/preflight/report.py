@@ -11,11 +11,12 @@ _COMBINED = 8  # XLA combines all-reduces up to some size; as many at most are t
 _TINY = 64 * 1024  # bytes; a collective of fewer carries numbers for people, and costs its latency alone
 
 
-def _program(generation: Generation, name: str, found: dict) -> dict:
-    """A program's facts with its bounds."""
+def _program(generation: Generation, whole: int, found: dict) -> dict:
+    """A program's facts with its bounds; a chip's images must be a multiple of `whole`."""
     if not found["fits"]:
-        batch = fitting_batch(found["images_per_chip"], found["needed"], found["fixed"], generation.hbm_bytes, SHARE)
-        return {**found, "fitting_images_per_chip": batch}
+        given = found["images_per_chip"], found["needed"], found["fixed"], generation.hbm_bytes, SHARE
+        batch, some = fitting_batch(*given, whole), fitting_batch(*given)
+        return {**found, "fitting_images_per_chip": batch, "one_image_fits": some > 0}
     bounds = roofline(generation, found["flops"], found["hbm_bytes"], found["bytes_accessed"])
     return {
         **found,
@@ -35,7 +36,11 @@ def _chip_counts(chips: int) -> list[int]:
 def summary(request: Request, found: dict) -> dict:
     """Everything that is reported, as JSON holds it: compile.run's result, bounds, scaling, verdicts."""
     generation, (trials, data) = request.topology.generation, found["mesh"]
-    programs = {name: _program(generation, name, facts) for name, facts in found["programs"].items()}
+    # As mesh.make_mesh wants it: BatchNorm groups and micro-batches are whole on each chip.
+    whole = math.lcm(request.config.bn_group_size or 1, request.config.micro_batch or 1)
+    programs = {
+        name: _program(generation, whole if name == "train" else 1, facts) for name, facts in found["programs"].items()
+    }
     result = {
         "topology": request.topology.name,
         "chips": request.topology.chips,
@@ -47,6 +52,7 @@ def summary(request: Request, found: dict) -> dict:
         "resident": request.shapes.resident,
         "batch_size": request.config.batch_size,
         "bn_group_size": request.config.bn_group_size,
+        "micro_batch": request.config.micro_batch,
         "dtype": request.config.dtype,
         "depth": request.config.depth,
         "parameters": found["parameters"],
@@ -189,6 +195,26 @@ def text(result: dict) -> str:
     return "\n".join(lines)
 
 
+def _way_out(result: dict, name: str, facts: dict) -> str:
+    """What would fit instead of a program that does not."""
+    batch, trains = facts["fitting_images_per_chip"], name == "train"
+    micro, group = (result["micro_batch"], result["bn_group_size"]) if trains else (0, 0)
+    if batch:
+        field = "batch_size" if trains else "eval_batch_size"
+        other = ", or lower config.micro_batch, whose activations are held at a time" if micro else ""
+        return f"about {batch} images a chip would fit: --config.{field}={batch * result['chips_per_trial']}{other}"
+    if facts["one_image_fits"] and micro:
+        return (
+            f"no batch_size would fit with a whole micro-batch of {micro} images on each chip: lower config.micro_batch"
+        )
+    if facts["one_image_fits"] and group:
+        return (
+            f"no batch_size would fit with a whole BatchNorm group of {group} images on each chip: lower "
+            "config.bn_group_size, and batch_size with it"
+        )
+    return "not even one image a chip would fit: take a chip with more memory or a smaller network"
+
+
 def problem(result: dict) -> str | None:
     """What is wrong where a program does not fit, None where all do."""
     lines = []
@@ -198,16 +224,8 @@ def problem(result: dict) -> str | None:
         needed = (
             f"needs {facts['needed'] / 2**30:.1f} GiB of HBM" if facts["needed"] else "needs more HBM than there is"
         )
-        field = "batch_size" if name == "train" else "eval_batch_size"
-        chips = result["chips_per_trial"]
-        batch = facts["fitting_images_per_chip"]
-        hint = (
-            f"about {batch} images a chip would fit: --config.{field}={batch * chips}"
-            if batch
-            else "not even one image a chip would fit: take a chip with more memory or a smaller network"
-        )
         lines.append(
             f"{name} of {facts['images_per_chip']} images a chip does not fit on {result['topology']}: it {needed}, of "
-            f"{result['hbm_available'] / 2**30:.2f} GiB available; {hint}."
+            f"{result['hbm_available'] / 2**30:.2f} GiB available; {_way_out(result, name, facts)}."
         )
     return " ".join(lines) or None

@@ -1,5 +1,7 @@
 """Times, scaling, fitting batches, topologies and shapes, against what can be worked out by hand; and the report."""
 
+import re
+
 import pytest
 
 from redundancy import config as config_lib
@@ -39,7 +41,10 @@ def test_fitting_batch():
     assert model.fitting_batch(64, used=8, fixed=1, available=5) == 32
     assert model.fitting_batch(8, used=8, fixed=0, available=1) == 0
     assert model.fitting_batch(4, used=8, fixed=0, available=4) == 1
-    assert model.fitting_batch(64, used=0, fixed=0, available=5) == 63  # not known what it needs: less than it was
+    assert model.fitting_batch(64, used=0, fixed=0, available=5) == 56  # not known what it needs: less than it was
+    assert model.fitting_batch(64, used=8, fixed=1, available=5, whole=12) == 24
+    assert model.fitting_batch(64, used=8, fixed=1, available=4, whole=20) == 20  # 0.9 * 4 - 1 = 2.6 bytes: 23 images
+    assert model.fitting_batch(64, used=8, fixed=1, available=5, whole=64) == 0
 
 
 @pytest.mark.parametrize(("text", "chips"), [("v5e:16x16", 256), ("v4:2x2x1", 4), ("v5p:4x4x8", 128), ("v6e:1x1", 1)])
@@ -132,19 +137,56 @@ def test_report_of_chips_that_idle_and_statistics_that_cross():
     assert "set config.bn_group_size to 128" in remarks
 
 
-def test_a_batch_that_does_not_fit_is_told_with_one_that_would():
+def _too_large(needed=32 * 2**30, **fields):
     found = _found()
     found["programs"]["train"] = {
         "images_per_chip": 64,
         "fixed": 5e8,
         "fits": False,
-        "needed": 32 * 2**30,
+        "needed": needed,
         "message": "RESOURCE_EXHAUSTED",
     }
-    result = report.summary(_request(), found)
+    return report.summary(_request(**fields), found)
+
+
+def test_a_batch_that_does_not_fit_is_told_with_one_that_would():
+    result = _too_large(bn_group_size=8)
     assert result["fits"] is False
     assert "does not fit" in report.text(result)
     problem = report.problem(result)
     assert "needs 32.0 GiB of HBM, of 15.75 GiB available" in problem
     assert "24 images a chip" in problem
     assert "--config.batch_size=6144" in problem
+
+
+@pytest.mark.parametrize(
+    ("fields", "share"),
+    [
+        ({"bn_group_size": 0}, 24),
+        ({"bn_group_size": 4}, 24),
+        ({"bn_group_size": 16}, 16),
+        ({"bn_group_size": 4, "micro_batch": 16}, 16),
+    ],
+)
+def test_the_batch_that_would_fit_is_one_that_can_be_spread_over_the_chips(fields, share):
+    result = _too_large(**fields)
+    batch = share * 256
+    assert f"--config.batch_size={batch}" in report.problem(result)
+    assert ("config.micro_batch" in report.problem(result)) == ("micro_batch" in fields)
+    _request(**fields, batch_size=batch)
+    for whole in filter(None, fields.values()):
+        assert batch % (256 * whole) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"bn_group_size": 64}, "no batch_size would fit.*BatchNorm group of 64 .*config.bn_group_size"),
+        ({"bn_group_size": 8, "micro_batch": 32}, "no batch_size would fit.*micro-batch of 32 .*config.micro_batch"),
+        ({"bn_group_size": 8, "needed": 2**50}, "not even one image"),
+    ],
+)
+def test_it_is_told_where_no_batch_would_fit(fields, said):
+    problem = report.problem(_too_large(**fields))
+    assert re.search(said, problem)
+    assert "--config.batch_size" not in problem
