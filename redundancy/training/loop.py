@@ -133,6 +133,7 @@ def train_pack(
                         saved.save(step, one)
                     for writer in writers:
                         writer.flush()
+                    meter.resume()
                 progress.advance(step - first, note)
     except DivergedError as error:
         raise _diverged(error, jobs, checkpoints) from None

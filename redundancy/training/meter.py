@@ -51,7 +51,11 @@ class Meter:
         self._flops, self._peak = flops_per_image, peak_flops(devices[0].device_kind, dtype)
         self._sent = collections.deque()  # (last step, device metrics [T, K]) not fetched yet
         self._fetched = []  # host metrics since the last line
-        self._clock = None  # (step, time) from which the rate counts
+        self._last = start  # step that the last dispatch sent ends with
+        self._lengths = set()  # steps of the dispatches sent so far; one of another length is compiled first
+        self._compiled = start  # step that the last dispatch that may have been compiled ends with
+        self._clock = None  # time up to which seconds are counted; None while it stands
+        self._counted, self._seconds = 0, 0.0  # steps since the last line whose time is known, and that time
 
     def sent(self, step: int, metrics) -> Iterator[Line]:
         """Lines that are due now that a dispatch ending with `step` was sent; older ones are fetched, without waiting.
@@ -59,12 +63,16 @@ class Meter:
         Raises:
           DivergedError: a loss is no number.
         """
+        if step - self._last not in self._lengths:
+            self._lengths.add(step - self._last)
+            self._compiled, self._clock = step, None
+        self._last = step
         self._sent.append((step, metrics))
         while len(self._sent) > 1:
             yield from self._fetch()
 
     def rest(self) -> Iterator[Line]:
-        """Lines that are due, once every dispatch sent has been waited for. The rate leaves out what follows.
+        """Lines that are due, once every dispatch sent has been waited for. The clock stands until `resume`.
 
         Raises:
           DivergedError: a loss is no number.
@@ -73,6 +81,10 @@ class Meter:
             yield from self._fetch()
         self._clock = None
 
+    def resume(self) -> None:
+        """Call after `rest`, when what is not to be counted is done and before the next dispatch is sent."""
+        self._clock = time.monotonic()
+
     def _fetch(self) -> Iterator[Line]:
         step, metrics = self._sent.popleft()
         host = fetch_to_host(metrics)
@@ -80,13 +92,17 @@ class Meter:
             if not np.isfinite(losses).all():
                 first = int(np.argmin(np.isfinite(losses)))
                 raise DivergedError(f"the loss of {name} is {losses[first]} at step {step - len(losses) + first + 1}")
+        now = time.monotonic()
+        if self._clock is not None:
+            self._counted += step - self._step
+            self._seconds += now - self._clock
+        # What comes before a dispatch that was compiled has waited for that, and its own time is not known.
+        self._clock = now if step >= self._compiled else None
         self._fetched.append(host)
         due = step // self._log_every > self._step // self._log_every or step == self._stop
         self._step = step
         if due:
             yield step, self._line()
-        elif self._clock is None:
-            self._clock = (step, time.monotonic())  # what came before may have compiled, or waited for a checkpoint
 
     def _line(self) -> list[dict[str, float]]:
         """For each run the means since the last line, and the rate where one could be measured."""
@@ -101,11 +117,10 @@ class Meter:
         ]
 
     def _rate(self) -> dict[str, float]:
-        (since, began), now = self._clock or (self._step, 0.0), time.monotonic()
-        self._clock = (self._step, now)
-        if self._step == since:
+        counted, seconds, self._counted, self._seconds = self._counted, self._seconds, 0, 0.0
+        if not counted:
             return {}
-        trial = (self._step - since) * self._images / (now - began)
+        trial = counted * self._images / seconds
         each = trial * self._size / self._devices
         found = {"images_per_second": trial, "images_per_second_per_device": each}
         return found | ({"model_flops_utilization": each * self._flops / self._peak} if self._peak else {})

@@ -1,5 +1,6 @@
 """Runs: paired by seed, resumed exactly, alone as in a pack, evaluated on every image once."""
 
+import copy
 import shutil
 
 import jax
@@ -77,6 +78,14 @@ def test_a_run_writes_metrics_checkpoints_and_a_result(trainer, unbroken):
     assert result["test_size"] == 450
     assert result["test_accuracy"] == result["test_correct"] / 450
     assert storage.list_dir(storage.join(one.folder, "checkpoints")) == ["8", "9"]
+
+
+def test_rates_are_logged_though_each_dispatch_ends_with_a_checkpoint(trainer, tmp_path):
+    frequent = copy.copy(trainer)
+    frequent.config = config_lib.resolve({**config_lib.to_json(trainer.config), "checkpoint_every": 1})
+    one = job(tmp_path, "frequent")
+    train_pack(frequent, [one], 1, Schedule(9, 2), "train")
+    assert all(line["images_per_second"] > 0 for line in metrics.read(one.folder))
 
 
 def test_the_same_run_again_is_bit_identical(trainer, unbroken, tmp_path):

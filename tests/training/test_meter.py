@@ -46,23 +46,76 @@ def test_the_very_step_is_named_where_a_loss_is_no_number(bad):
         list(meter.rest())
 
 
-def test_rates_are_those_of_the_device_and_leave_out_the_first_dispatch(monkeypatch):
-    clock = iter([100.0, 101.0, 200.0, 202.0])
-    monkeypatch.setattr(meter_lib.time, "monotonic", lambda: next(clock))
-    meter, lines = make(kind="NVIDIA H200"), []
-    for step in (5, 10, 15):
-        lines += meter.sent(step, losses([1.0] * 5, [1.0] * 5))
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is set by hand: clock.now."""
+    clock = types.SimpleNamespace(now=100.0)
+    monkeypatch.setattr(meter_lib.time, "monotonic", lambda: clock.now)
+    return clock
+
+
+def dispatched(meter, clock, steps):
+    """Lines of dispatches that end with `steps`, each sent at a time given."""
+    lines = []
+    for step, clock.now in steps.items():
+        count = step - meter._last
+        lines += meter.sent(step, losses([1.0] * count, [1.0] * count))
+    return lines
+
+
+def rates(lines):
+    return {step: values[0].get("images_per_second") for step, values in lines}
+
+
+def test_rates_are_those_of_the_device_and_leave_out_the_first_dispatch(clock):
+    meter = make(kind="NVIDIA H200")
+    lines = dispatched(meter, clock, {5: 50.0, 10: 100.0, 15: 101.0})
     lines += meter.rest()
     # From step 5 at 100 s to step 10 at 101 s; two trials on two devices.
     (_, (values, _)) = lines[0]
     assert values["images_per_second"] == 5 * 128
     assert values["images_per_second_per_device"] == 5 * 128
     assert values["model_flops_utilization"] == pytest.approx(5 * 128 * 1000 / 989e12)
-    # After a rest, as for a checkpoint, the clock starts anew.
-    lines = [line for step in (20, 25, 30, 35) for line in meter.sent(step, losses([1.0] * 5, [1.0] * 5))]
-    assert [step for step, _ in lines] == [20, 30]
-    assert "images_per_second" not in lines[0][1][0]
-    assert lines[1][1][0]["images_per_second"] == 10 * 128 / 2
+
+
+def test_rates_leave_out_checkpoints(clock):
+    meter = make()
+    lines = dispatched(meter, clock, {5: 100.0, 10: 101.0, 15: 102.0})
+    clock.now = 103.0
+    lines += meter.rest()
+    clock.now = 200.0
+    meter.resume()
+    lines += dispatched(meter, clock, {20: 200.0, 25: 204.0, 30: 206.0, 35: 208.0})
+    # The first has 5 steps of a second; the second 5 before the checkpoint, in a second, and 5 after it, in four.
+    assert rates(lines) == {10: 5 * 128 / 1, 20: 10 * 128 / 5, 30: 10 * 128 / 4}
+
+
+@pytest.mark.parametrize("length", [5, 10, 20])
+def test_there_are_rates_where_each_dispatch_ends_with_a_checkpoint(clock, length):
+    meter, lines = make(), []
+    for step in range(length, 41, length):
+        lines += dispatched(meter, clock, {step: clock.now + 0.5})
+        clock.now += 1.5 if step > length else 60.0
+        lines += meter.rest()
+        clock.now += 30.0
+        meter.resume()
+    first, *others = rates(lines).values()
+    assert first == (128 * 5 / 2 if length == 5 else None)
+    assert others == [128 * length / 2] * len(others)
+    assert len(others) == {5: 3, 10: 3, 20: 1}[length]
+
+
+def test_rates_leave_out_the_compilation_of_a_last_shorter_dispatch(clock):
+    meter = make(stop=37)
+    lines = dispatched(meter, clock, {15: 50.0, 30: 100.0, 37: 160.0})  # sent once it is compiled
+    clock.now = 161.0
+    lines += meter.rest()
+    assert rates(lines) == {15: None, 30: None, 37: None}
+    meter = make(stop=37)
+    lines = dispatched(meter, clock, {10: 50.0, 20: 100.0, 30: 101.0, 37: 160.0})
+    clock.now = 161.0
+    lines += meter.rest()
+    assert rates(lines) == {10: None, 20: 10 * 128, 30: None, 37: None}
 
 
 def test_peaks():
