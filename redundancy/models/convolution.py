@@ -1,48 +1,22 @@
 """Convolutions without bias, in the form that suits the platform; parameters are the same in every form.
 
-XLA's convolutions are right for accelerators. On CPU its matrix products reach about twice the arithmetic rate of its
-convolutions, so there 3 x 3 convolutions become Winograd's F(4 x 4, 3 x 3) (Lavin & Gray 2016): linear maps of tiles
-and one batched matrix product with a quarter of the multiplications.
+XLA's convolutions are right for accelerators. On CPU they reach half of the processor's arithmetic rate or less where
+channels are few, so there compiled kernels of our own take their place (cpu_kernels.py).
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from redundancy.models import mixed_precision
 
 FORMULATIONS = ("xla", "cpu")
-_LEAST_CHANNELS = 32  # see _winograd_pays
-_PART_BYTES = 2**21  # of a batch, see _in_parts
-
-# Lavin & Gray 2016, section 4.3: Y = A'[(G g G') * (B' d B)]A for a 6 x 6 tile d and a 3 x 3 kernel g.
-_TILE, _WINDOW = 4, 6
-_INPUT = np.array(
-    [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ],
-    np.float32,
-)
-_KERNEL = np.array(
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6] * 3,
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ],
-    np.float32,
-)
-_OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float32)
+_MOST_WEIGHTS = 2**20  # of a kernel; measured: beyond, matrix products are as fast and need no partial sums
 
 
 def formulation_for(platform: str) -> str:
@@ -57,21 +31,15 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int] = (1, 1),
       x: `[B, H, W, C]`, of the type to compute in.
       kernel: `[h, w, C, D]`, of the same type.
       strides: of height and width.
-      formulation: "xla", or "cpu": faster there; equal up to rounding, about 1e-5 of the greatest output.
+      formulation: "xla", or "cpu": faster there; equal up to rounding.
 
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), D]` of x's type.
     """
     if formulation not in FORMULATIONS:
         raise ValueError(f"formulation is {formulation!r}; wanted one of {', '.join(FORMULATIONS)}")
-    if formulation == "cpu":
-        if kernel.shape[:2] == (1, 1):
-            return jnp.einsum("bhwc,cd->bhwd", x[:, :: strides[0], :: strides[1]], kernel[0, 0])
-        if kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1):
-            if _winograd_pays(x.shape, kernel.shape):
-                return _winograd(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
-            if kernel.shape[2] >= 16:
-                return _in_parts(x, kernel)
+    if formulation == "cpu" and _has_own_kernel(kernel.shape, strides):
+        return _direct(x.astype(jnp.float32), kernel.astype(jnp.float32), strides[0]).astype(x.dtype)
     return _plain(x, kernel, strides)
 
 
@@ -108,123 +76,68 @@ class Conv(nn.Module):
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.formulation)
 
 
-def _winograd_pays(shape, kernel_shape):
-    """Measured on AMD EPYC (Zen 4): the products must outweigh the transforms of tiles, and those of the kernel."""
-    batch, height, width, _ = shape
-    tiles = batch * -(-height // _TILE) * -(-width // _TILE)
-    return min(kernel_shape[2:]) >= _LEAST_CHANNELS and tiles >= max(kernel_shape[2:])
+def _has_own_kernel(kernel_shape, strides) -> bool:
+    from redundancy.models import cpu_calls  # brings a compiler along, which no accelerator needs
+
+    height, width, channels, features = kernel_shape
+    return (
+        height == width
+        and strides[0] == strides[1]
+        and features % cpu_calls.LANES == 0
+        and height * width * channels * features < _MOST_WEIGHTS
+        and cpu_calls.available()
+    )
 
 
-@jax.custom_vjp
-def _in_parts(x, kernel):
-    """XLA's convolution, whose kernel's gradient is summed over parts of the batch that stay in a core's cache."""
-    return _plain(x, kernel, (1, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _direct(x, kernel, stride):
+    from redundancy.models import cpu_calls
+
+    return _by_shards(functools.partial(cpu_calls.forward, stride=stride), x, kernel)
 
 
-def _in_parts_forward(x, kernel):
-    return _plain(x, kernel, (1, 1)), (x, kernel)
+def _forward(x, kernel, stride):
+    return _direct(x, kernel, stride), (x, kernel)
 
 
-def _in_parts_backward(saved, dy):
+def _backward(stride, saved, dy):
+    from redundancy.models import cpu_calls
+
     x, kernel = saved
-    (dx,) = jax.linear_transpose(lambda x: _plain(x, kernel, (1, 1)), x)(dy)
-    parts = _parts(dy.shape[0], dy.size * dy.dtype.itemsize)
-    of_parts = [
-        jax.linear_transpose(lambda kernel, x=x: _plain(x, kernel, (1, 1)), kernel)(dy)[0]
-        for x, dy in zip(jnp.split(x, parts), jnp.split(dy, parts), strict=True)
-    ]
-    return dx, sum(of_parts)
+    taps, size, channels = kernel.shape[0], x.shape[1:3], x.shape[3]
+    of_kernel = _by_shards(functools.partial(cpu_calls.kernel_gradient, taps=taps, stride=stride), x, dy, sums=True)
+    if channels % cpu_calls.LANES:
+        (of_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, (stride, stride)), x)(dy)
+    else:
+        of_x = _by_shards(functools.partial(cpu_calls.input_gradient, size=size, stride=stride), dy, kernel)
+    return of_x, of_kernel
 
 
-_in_parts.defvjp(_in_parts_forward, _in_parts_backward)
+_direct.defvjp(_forward, _backward)
 
 
-def _parts(batch, num_bytes):
-    """Into how many equal parts to cut a batch of this size; at most 8, since each is compiled on its own."""
-    wanted = min(8, num_bytes // _PART_BYTES)
-    return max(number for number in range(1, max(1, wanted) + 1) if batch % number == 0)
+def _by_shards(function, batch, other, sums=False):
+    """`function(batch, other)` on each device's share of the images where the mesh's axis "data" has several.
 
+    Args:
+      function: of images and of a kernel, or of two batches, whose sum over images it takes.
+      batch: `[B, …]`.
+      other: a kernel, or with `sums` another batch.
+      sums: whether the result is a sum over the batch.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True)) if not mesh.empty else {}
+    shares = mesh.shape["data"] if axes.get("data") == AxisType.Auto else 1
+    if shares == 1 or batch.shape[0] % shares:
+        return function(batch, other)
+    # XLA cannot cut what it does not know: it would gather the whole batch on every device.
+    specs = (P("data"), P("data") if sums else P())
 
-# Images lie as [H, W, B, C] inside, so that a window's pixel is one long run of memory in every tile. XLA keeps
-# that layout from one convolution to the next: the transposes at both ends become changes of layout, not copies.
+    def share(batch, other):
+        result = function(batch, other)
+        return jax.lax.psum(result, "data") if sums else result
 
-
-@jax.custom_vjp
-def _winograd(x, kernel):
-    return _forward(x, kernel)[0]
-
-
-def _forward(x, kernel):
-    _, height, width, _ = x.shape
-    products = jnp.einsum("abijnc,abcd->abijnd", _to_windows(_tiled(x)), _transform_kernel(kernel))
-    return _from_windows(products)[:height, :width].transpose(2, 0, 1, 3), (x, kernel)
-
-
-def _backward(saved, dy):
-    x, kernel = saved
-    _, height, width, _ = x.shape
-    # XLA finds that the windows of x are those of the forward pass, and keeps them.
-    windows, gradients = _to_windows(_tiled(x)), _from_windows_transposed(_tiled(dy))
-    d_transformed = jnp.einsum("abijnc,abijnd->abcd", windows, gradients)
-    d_windows = jnp.einsum("abijnd,abcd->abijnc", gradients, _transform_kernel(kernel))
-    dx = _to_windows_transposed(d_windows)[:height, :width].transpose(2, 0, 1, 3)
-    return dx, jnp.einsum("ak,bl,abcd->klcd", _KERNEL, _KERNEL, d_transformed)
-
-
-_winograd.defvjp(_forward, _backward)
-
-
-def _tiled(x):
-    """`[B, H, W, C]` -> `[H', W', B, C]`, with zeros up to whole tiles."""
-    _, height, width, _ = x.shape
-    return jnp.pad(x.transpose(1, 2, 0, 3), ((0, -height % _TILE), (0, -width % _TILE), (0, 0), (0, 0)))
-
-
-def _transform_kernel(kernel):
-    return jnp.einsum("ak,bl,klcd->abcd", _KERNEL, _KERNEL, kernel)
-
-
-def _combine(matrix, parts):
-    """Rows of a small constant matrix times a list of arrays, as a list; written out, so that XLA fuses it."""
-    return [sum(float(factor) * part for factor, part in zip(row, parts, strict=True) if factor) for row in matrix]
-
-
-def _to_windows(x):
-    """`[4i, 4j, B, C]` -> transformed windows `[6, 6, i, j, B, C]`; neighbours overlap by 2 pixels."""
-    rows, columns = x.shape[0] // _TILE, x.shape[1] // _TILE
-    x = jnp.pad(x, ((1, 1), (1, 1), (0, 0), (0, 0)))
-    x = jnp.stack(_combine(_INPUT, [x[k : k + _TILE * rows - 3 : _TILE] for k in range(_WINDOW)]))
-    return jnp.stack(_combine(_INPUT, [x[:, :, k : k + _TILE * columns - 3 : _TILE] for k in range(_WINDOW)]), axis=1)
-
-
-def _to_windows_transposed(windows):
-    """Gradient of `_to_windows`: `[6, 6, i, j, B, C]` -> `[4i, 4j, B, C]`."""
-    _, _, rows, columns, *rest = windows.shape
-
-    def overlap(parts, axis):
-        before, after = ([(0, 0)] * parts[0].ndim for _ in range(2))
-        before[axis], after[axis] = (1, 0), (0, 1)
-        of_previous = jnp.pad(jax.lax.slice_in_dim(parts[5], 0, -1, axis=axis), before)
-        of_next = jnp.pad(jax.lax.slice_in_dim(parts[0], 1, None, axis=axis), after)
-        return jnp.stack([parts[1] + of_previous, parts[2], parts[3], parts[4] + of_next], axis=axis + 1)
-
-    x = overlap(_combine(_INPUT.T, [windows[:, k] for k in range(_WINDOW)]), 2)
-    x = x.reshape(_WINDOW, rows, _TILE * columns, *rest)
-    return overlap(_combine(_INPUT.T, list(x)), 0).reshape(_TILE * rows, _TILE * columns, *rest)
-
-
-def _from_windows(products):
-    """Products `[6, 6, i, j, B, D]` -> pixels `[4i, 4j, B, D]`."""
-    _, _, rows, columns, *rest = products.shape
-    y = jnp.stack(_combine(_OUTPUT, [products[:, k] for k in range(_WINDOW)]), axis=3)
-    y = y.reshape(_WINDOW, rows, _TILE * columns, *rest)
-    return jnp.stack(_combine(_OUTPUT, list(y)), axis=1).reshape(_TILE * rows, _TILE * columns, *rest)
-
-
-def _from_windows_transposed(y):
-    """Gradient of `_from_windows`: `[4i, 4j, B, D]` -> `[6, 6, i, j, B, D]`."""
-    rows, columns, rest = y.shape[0] // _TILE, y.shape[1] // _TILE, y.shape[2:]
-    y = y.reshape(rows, _TILE, _TILE * columns, *rest)
-    y = jnp.stack(_combine(_OUTPUT.T, [y[:, k] for k in range(_TILE)]))
-    y = y.reshape(_WINDOW, rows, columns, _TILE, *rest)
-    return jnp.stack(_combine(_OUTPUT.T, [y[:, :, :, k] for k in range(_TILE)]), axis=1)
+    cut = jax.shard_map(
+        share, in_specs=specs, out_specs=P() if sums else P("data"), axis_names={"data"}, check_vma=False
+    )
+    return cut(batch, other)
