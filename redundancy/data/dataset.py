@@ -111,6 +111,7 @@ class Dataset:
         start_step: int = 0,
         shard: tuple[int, int] = (0, 1),
         crop: RandomResizedCrop | None = None,
+        runs: bool = False,
     ) -> Iterator[Batch]:
         """Batches of images, labels and positions.
 
@@ -124,6 +125,8 @@ class Dataset:
         With `shard` = (index, count) a process gets rows index * batch_size / count up to (index + 1) * batch_size / count
         of every batch, and only they are decoded: side by side, the processes' rows are the batches of one process.
         Without a seed each process gets as many batches as the others; its part of the last one may be short or empty.
+        With `runs` its parts are a run of neighbouring positions instead, for which it reads few files; the processes still
+        see each position once, but side by side their parts do not ascend.
 
         Args:
           split: 'train' or 'test'.
@@ -133,6 +136,7 @@ class Dataset:
           start_step: batches to leave out at the start; the rest equals the unbroken stream.
           shard: index of this process, and how many there are.
           crop: cuts out a random part of each image, a pure function of (seed, epoch, position); with a seed only.
+          runs: whether each process gets neighbouring positions; without a seed only.
 
         Returns:
           an iterator of (uint8 [b, H, W, C], int32 [b] labels, int64 [b] positions).
@@ -146,10 +150,14 @@ class Dataset:
         rows = _rows(batch_size, *shard)
         if seed is not None and not len(positions):
             raise DataError(f"{self.name}: no position of the {split} split to draw batches from; wanted at least one.")
+        if seed is not None and runs:
+            raise ValueError("runs is given with a seed; shuffled batches have no neighbours")
         if seed is None:
             if crop is not None:
                 raise ValueError("crop is given without a seed; a random crop is drawn from (seed, epoch, position)")
-            batches = self._once(part, positions, batch_size, start_step, rows)
+            steps = -(-len(positions) // batch_size)
+            own = _run(positions, *shard) if runs else _striped(positions, batch_size, rows)
+            batches = self._once(part, own, rows.stop - rows.start, steps, start_step)
         elif self.resident and crop is None:
             self._all(part)
             batches = self._shuffled_by_reading(part, positions, batch_size, seed, start_step, rows, None)
@@ -177,18 +185,17 @@ class Dataset:
         """Rows `rows` of the endless batches from `start_step` on; `crop` may be None."""
         return _ahead(self._shuffled_by_reading(part, positions, batch_size, seed, start_step, rows, crop))
 
-    def _once(self, part, positions, batch_size, start_step, rows) -> Iterator[Images]:
-        positions = positions[start_step * batch_size :]
-        number = np.arange(len(positions)) % batch_size
-        mine = positions[(number >= rows.start) & (number < rows.stop)]
-        if self.resident and len(mine):
+    def _once(self, part, own, share, steps, start_step) -> Iterator[Images]:
+        """A process's positions, `share` at a time, in batches `start_step` to `steps` - 1."""
+        own = own[start_step * share :]
+        if self.resident and len(own):
             self._all(part)
-        found = 0
-        for images, taken in self._in_order(part, mine, rows.stop - rows.start):
+        found = start_step
+        for images, taken in self._in_order(part, own, share):
             found += 1
             yield images, taken
         # Only the last batch can lack all of this process's rows.
-        if found < -(-len(positions) // batch_size):
+        if found < steps:
             yield np.zeros((0, *self.image_shape), np.uint8), np.zeros(0, np.int64)
 
     def _shuffled_by_reading(self, part, positions, batch_size, seed, start_step, rows, crop):
@@ -244,6 +251,18 @@ def _rows(batch_size: int, index: int, count: int) -> slice:
         )
     share = batch_size // count
     return slice(index * share, (index + 1) * share)
+
+
+def _striped(positions: np.ndarray, batch_size: int, rows: slice) -> np.ndarray:
+    """A process's rows of each batch."""
+    number = np.arange(len(positions)) % batch_size
+    return positions[(number >= rows.start) & (number < rows.stop)]
+
+
+def _run(positions: np.ndarray, index: int, count: int) -> np.ndarray:
+    """A process's share of the positions, as even as can be: none then has more batches than the stripes, or two fewer."""
+    first, last = (number * len(positions) // count for number in (index, index + 1))
+    return positions[first:last]
 
 
 def _endless(num_stored, kept, batch_size, seed, start_step, chunk=64):

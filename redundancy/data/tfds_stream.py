@@ -57,6 +57,8 @@ def open_file(builder, file) -> tf.data.Dataset:
 def in_order(builder, stored: Stored, wanted: np.ndarray | None, interleaved: int) -> tf.data.Dataset:
     """(positions int64 [n], records string [n]) of the wanted positions, some at a time.
 
+    Only files that hold some are opened, and read as far as the last one.
+
     Args:
       builder: of the prepared data set.
       stored: what is read.
@@ -66,8 +68,9 @@ def in_order(builder, stored: Stored, wanted: np.ndarray | None, interleaved: in
     offsets = np.cumsum((0, *stored.takes[:-1]))
     columns = [np.array(stored.files), *(np.array(each, np.int64) for each in (stored.skips, stored.takes, offsets))]
     if wanted is not None:
-        some = np.add.reduceat(wanted, offsets, dtype=np.int64) > 0
-        columns = [column[some] for column in columns]
+        last = np.maximum.reduceat(np.where(wanted, np.arange(len(wanted)), -1), offsets)
+        columns[2] = last - offsets + 1
+        columns = [column[last >= 0] for column in columns]
     shards = tf.data.Dataset.from_tensor_slices(tuple(columns))
     bitmap = None if wanted is None or wanted.all() else tf.constant(wanted)
 

@@ -84,8 +84,13 @@ class ResidentFeed:
 
         return _ahead(make())
 
-    def once(self, role: str, positions: np.ndarray, batch_size: int) -> Iterator[tuple[Item, jax.Array]]:
-        """Each position once in items `[B]`, the last padded; beside each the mask bool `[B]` of real rows."""
+    def once(
+        self, role: str, positions: np.ndarray, batch_size: int, ordered: bool = True
+    ) -> Iterator[tuple[Item, jax.Array]]:
+        """Each position once in items `[B]`, the last padded; beside each the mask bool `[B]` of real rows.
+
+        Where not `ordered`, positions may come in any order and any item be padded, whichever costs less to read.
+        """
 
         def make():
             for first in range(0, len(positions), batch_size):
@@ -146,15 +151,17 @@ class StreamingFeed:
 
         return _ahead(make())
 
-    def once(self, role: str, positions: np.ndarray, batch_size: int) -> Iterator[tuple[Item, jax.Array]]:
+    def once(
+        self, role: str, positions: np.ndarray, batch_size: int, ordered: bool = True
+    ) -> Iterator[tuple[Item, jax.Array]]:
         """As ResidentFeed.once, with images in the items."""
-        index, count = self._shard
+        _, count = self._shard
         rows = batch_size // count
 
         def make():
-            batches = self._dataset.stream(role, positions, batch_size, shard=self._shard)
-            for first, batch in zip(range(0, len(positions), batch_size), batches, strict=True):
-                mask = first + index * rows + np.arange(rows) < len(positions)
+            batches = self._dataset.stream(role, positions, batch_size, shard=self._shard, runs=not ordered)
+            for _, batch in zip(range(0, len(positions), batch_size), batches, strict=True):
+                mask = np.arange(rows) < len(batch[0])
                 yield put_local(self._mesh, _ONCE, (self._item(*(_pad(array, rows) for array in batch)), mask))
 
         return _ahead(make())

@@ -81,12 +81,12 @@ class Trainer:
     def evaluate(self, states: State) -> tuple[np.ndarray, np.ndarray]:
         """Correct answers int64 `[T]` and mean loss float64 `[T]` on the whole test set.
 
-        The last batch is padded and masked, and sums are taken, so every test image counts once.
+        Batches are padded and masked, and sums are taken, so every test image counts once.
         """
         positions = self.dataset.test.positions
         waiting, fetched = collections.deque(), []
         with jax.set_mesh(self.mesh):
-            for item, mask in self.feed.once("test", positions, self.programs.eval_batch_size):
+            for item, mask in self.feed.once("test", positions, self.programs.eval_batch_size, ordered=False):
                 waiting.append(self.programs.evaluate(states, self.feed.arrays["test"], item, mask))
                 if len(waiting) > 2:  # or a fast source would put the whole set on the device
                     fetched.append(fetch_to_host(waiting.popleft()))

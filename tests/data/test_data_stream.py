@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -123,11 +125,56 @@ def test_evaluation_by_processes(kind, count, request):
     assert np.array_equal(np.concatenate([step[0] for step in steps]), data.read("train", kept))
 
 
+@pytest.mark.parametrize("kind", ["photos", "folder"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_evaluation_by_processes_of_neighbouring_positions(kind, count, request, monkeypatch):
+    from redundancy.data import tfds_stream
+
+    data, batch = request.getfixturevalue(kind), 3 * count
+    monkeypatch.setattr(tfds_stream, "random_access", lambda builder: False)
+    for kept in (data.train.positions[:1], data.train.positions[: batch + 1], data.train.positions[:74:2]):
+        shards = [(index, count) for index in range(count)]
+        parts = [list(data.stream("train", kept, batch, shard=shard, runs=True)) for shard in shards]
+        assert {len(part) for part in parts} == {-(-len(kept) // batch)}
+        assert all(len(image) == len(position) <= 3 for part in parts for image, _, position in part)
+        one_by_one = [step for part in parts for step in part]
+        images, labels, positions = (np.concatenate(column) for column in zip(*one_by_one, strict=True))
+        assert np.array_equal(positions, kept)
+        assert np.array_equal(images, data.read("train", kept))
+        assert np.array_equal(labels, data.train.labels[np.searchsorted(data.train.positions, kept)])
+    late = list(data.stream("train", kept, batch, shard=shards[-1], runs=True, start_step=1))
+    assert same(late, parts[-1][1:])
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_a_process_needs_the_files_of_its_neighbouring_positions_alone(photos, tmp_path, monkeypatch, count):
+    from redundancy.data import tfds_stream
+
+    monkeypatch.setattr(tfds_stream, "random_access", lambda builder: False)
+    root = shutil.copytree(photos._builder.data_path, tmp_path / "photos" / "1.0.0")
+    data, wanted = open_photos(root), photos.train.positions
+    files = [pathlib.Path(file) for file in data._stored["train"].files]
+    ends = np.cumsum(data._stored["train"].takes)
+    for index in range(count):
+        own = wanted[index * len(wanted) // count : (index + 1) * len(wanted) // count]
+        needed = set(np.searchsorted(ends, own, side="right"))
+        assert len(needed) <= len(files) / count + 2
+        others = [file for number, file in enumerate(files) if number not in needed]
+        for file in others:
+            file.rename(f"{file}.away")
+        steps = list(data.stream("train", wanted, 4 * count, shard=(index, count), runs=True))
+        assert np.array_equal(np.concatenate([step[2] for step in steps]), own)
+        for file in others:
+            pathlib.Path(f"{file}.away").rename(file)
+
+
 def test_a_batch_must_divide(photos):
     with pytest.raises(ConfigError, match="multiples of 3"):
         photos.stream("train", [0], 32, seed=(0,), shard=(0, 3))
     with pytest.raises(ValueError, match="without a seed"):
         photos.stream("train", [0], 32, crop=CROP)
+    with pytest.raises(ValueError, match="with a seed"):
+        photos.stream("train", [0], 32, seed=(0,), runs=True)
 
 
 @pytest.mark.parametrize("kind", ["photos", "folder"])
