@@ -63,7 +63,7 @@ def main(npz):
             }
             if shape == (2, 4):
                 looped = Trainer(config, dataset, mesh)
-                looped.programs.unroll = False
+                assert not looped.programs.unroll
                 with tempfile.TemporaryDirectory() as folder:
                     jobs = [Job(f"run{i}", f"{folder}/run{i}", kept[i % 2], i % 2 + 1) for i in range(4)]
                     results = train_pack(looped, jobs, 4, schedule, "looped")

@@ -83,7 +83,7 @@ def _has_own_kernel(kernel_shape, strides) -> bool:
     return (
         height == width
         and strides[0] == strides[1]
-        and features % cpu_calls.LANES == 0
+        and cpu_calls.lanes(features) > 0
         and height * width * channels * features < _MOST_WEIGHTS
         and cpu_calls.available()
     )
@@ -106,7 +106,7 @@ def _backward(stride, saved, dy):
     x, kernel = saved
     taps, size, channels = kernel.shape[0], x.shape[1:3], x.shape[3]
     of_kernel = _by_shards(functools.partial(cpu_calls.kernel_gradient, taps=taps, stride=stride), x, dy, sums=True)
-    if channels % cpu_calls.LANES:
+    if not cpu_calls.lanes(channels):
         (of_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, (stride, stride)), x)(dy)
     else:
         of_x = _by_shards(functools.partial(cpu_calls.input_gradient, size=size, stride=stride), dy, kernel)

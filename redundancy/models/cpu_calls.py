@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from llvmlite import binding, ir
 
 from redundancy.models import cpu_kernels
-from redundancy.models.cpu_kernels import LANES, Shape
+from redundancy.models.cpu_kernels import Shape, lanes
 
 _WRITERS = {
     "forward": cpu_kernels.write_forward,
@@ -331,7 +331,12 @@ def _compiled(kind: str, shape: Shape) -> int:
     partial = 4 * shape.taps**2 * shape.channels * shape.features if kind == "kernel_gradient" else 0
     parts = max(8, min(_MOST_PARTS, _PARTIAL_BYTES // partial)) if partial else _MOST_PARTS
     text = str(module) + _HANDLER.format(
-        scratch=scratch, partial=partial, parts=parts, minor=_interface_version(), lanes=LANES, vector=4 * LANES
+        scratch=scratch,
+        partial=partial,
+        parts=parts,
+        minor=_interface_version(),
+        lanes=lanes(shape.features) or 1,
+        vector=4 * (lanes(shape.features) or 1),
     )
     if wide:  # some processors' descriptions prefer half of it
         text = re.sub(
@@ -370,7 +375,7 @@ def forward(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
     Args:
       x: `[B, H, W, C]` float32.
-      kernel: `[t, t, C, D]` float32, D a multiple of LANES.
+      kernel: `[t, t, C, D]` float32, with `lanes` for D.
       stride: down and across.
 
     Returns:
@@ -385,7 +390,7 @@ def input_gradient(gradient: jax.Array, kernel: jax.Array, size: tuple[int, int]
 
     Args:
       gradient: `[B, H', W', D]` float32.
-      kernel: `[t, t, C, D]` float32, C a multiple of LANES.
+      kernel: `[t, t, C, D]` float32, with `lanes` for C.
       size: rows and columns of the input.
       stride: of the convolution.
 
@@ -402,7 +407,7 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, taps: int, stride: int) -
 
     Args:
       x: `[B, H, W, C]` float32.
-      gradient: of the output, `[B, H', W', D]` float32, D a multiple of LANES.
+      gradient: of the output, `[B, H', W', D]` float32, with `lanes` for D.
       taps: rows, and columns, of the kernel.
       stride: of the convolution.
 

@@ -1,7 +1,7 @@
 """Direct convolutions for CPUs, as functions of LLVM's intermediate language that compute some images of a batch.
 
-Sums of 16 pixels by 16 channels stay in vector registers while taps and channels pass by, and nothing is rearranged but
-for an image's border of zeros. Knows nothing of XLA and threads, see cpu_calls.py.
+Sums of 16 pixels by 16 channels stay in vector registers while taps and channels pass by, and nothing is rearranged;
+images are only copied into a border of zeros. Knows nothing of XLA and threads, see cpu_calls.py.
 """
 
 import contextlib
@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-LANES = 16  # channels of a vector; LLVM cuts it into what the processor has
-
 _INT, _FLOAT, _POINTER = ir.IntType(64), ir.FloatType(), ir.PointerType()
-_VECTOR = ir.VectorType(_FLOAT, LANES)
+
+
+def lanes(channels: int) -> int:
+    """Channels of a vector, which LLVM cuts into what the processor has; 0 where there are no kernels for this number."""
+    return next((count for count in (16, 8, 4) if channels % count == 0), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,8 @@ class _Padded:
 class _Writer:
     """An IRBuilder with loops, and arithmetic on addresses of float32."""
 
-    def __init__(self, module: ir.Module, name: str):
+    def __init__(self, module: ir.Module, name: str, lanes: int):
+        self.lanes, self.kind = lanes, ir.VectorType(_FLOAT, lanes)
         kinds = [_POINTER] * 4 + [_INT] * 2
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
         self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
@@ -168,30 +171,35 @@ class _Writer:
         return self.b.gep(pointer, [self._value(offset)], source_etype=_FLOAT)
 
     def vector(self, pointer):
-        return self.b.load(pointer, align=4, typ=_VECTOR)
+        return self.b.load(pointer, align=4, typ=self.kind)
 
     def splat(self, pointer):
         """A number in every lane."""
-        number, undefined = self.b.load(pointer, align=4, typ=_FLOAT), ir.Constant(_VECTOR, ir.Undefined)
+        number, undefined = self.b.load(pointer, align=4, typ=_FLOAT), ir.Constant(self.kind, ir.Undefined)
         one = self.b.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-        return self.b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+        return self.b.shuffle_vector(
+            one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        )
 
     def add_product(self, total, x, y):
         """total += x * y, of vectors."""
-        name = f"llvm.fma.v{LANES}f32"
-        fma = self.b.module.globals.get(name)
-        fma = fma or ir.Function(self.b.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), name)
-        self.b.store(self.b.call(fma, [x, y, self.b.load(total, typ=_VECTOR)]), total)
+        fma = self.intrinsic(f"llvm.fma.v{self.lanes}f32", self.kind, [self.kind] * 3)
+        self.b.store(self.b.call(fma, [x, y, self.b.load(total, typ=self.kind)]), total)
+
+    def intrinsic(self, name: str, result, kinds) -> ir.Function:
+        found = self.b.module.globals.get(name)
+        return found or ir.Function(self.b.module, ir.FunctionType(result, kinds), name)
 
     def pad(self, image, scratch, padded: _Padded) -> None:
         """Copies an image into the middle of the zeros in `scratch`."""
         row = padded.columns * padded.channels
-        copy = self.b.module.declare_intrinsic("llvm.memcpy", [_POINTER, _POINTER, _INT])
+        flag = ir.IntType(1)
+        copy = self.intrinsic("llvm.memcpy.p0.p0.i64", ir.VoidType(), [_POINTER, _POINTER, _INT, flag])
         with self.loop(0, padded.rows) as y:
             start = self.times(self.sum(y, padded.above), padded.all_columns)
             target = self.at(scratch, self.times(self.sum(start, padded.left), padded.channels))
             source = self.at(image, self.times(y, row))
-            self.b.call(copy, [target, source, self.int(4 * row), ir.Constant(ir.IntType(1), 0)])
+            self.b.call(copy, [target, source, self.int(4 * row), ir.Constant(flag, 0)])
 
     def _value(self, value):
         return self.int(value) if isinstance(value, int) else value
@@ -209,7 +217,7 @@ def _write_sums(w: _Writer, padded: _Padded, axes: Sequence[tuple[Axis, Axis]], 
 
     def block(down: Axis, across: Axis, y, column, feature, image_out, totals):
         for total in totals.values():
-            w.b.store(ir.Constant(_VECTOR, None), total)
+            w.b.store(ir.Constant(w.kind, None), total)
         with w.loop(0, down.taps) as j, w.loop(0, across.taps) as k:
             row = w.sum(w.times(y, down.stride), w.times(j, down.turn), down.source + padded.above)
             pixel = w.sum(w.times(column, across.stride), w.times(k, across.turn), across.source + padded.left)
@@ -227,7 +235,7 @@ def _write_sums(w: _Writer, padded: _Padded, axes: Sequence[tuple[Axis, Axis]], 
             line = w.sum(w.times(w.sum(y, p), down.step), down.start)
             pixel = w.sum(w.times(w.sum(column, q), across.step), across.start)
             place = w.sum(w.times(w.sum(w.times(line, size[1]), pixel), features), feature)
-            w.b.store(w.b.load(total, typ=_VECTOR), w.at(image_out, place), align=4)
+            w.b.store(w.b.load(total, typ=w.kind), w.at(image_out, place), align=4)
 
     with w.loop(first, last) as image:
         w.pad(w.at(x, w.times(image, padded.rows * padded.columns * channels)), scratch, padded)
@@ -235,9 +243,9 @@ def _write_sums(w: _Writer, padded: _Padded, axes: Sequence[tuple[Axis, Axis]], 
         for down, across in axes:
             columns = min(across.count, most)
             rows = min(down.count, most // columns)
-            totals = {(p, q): w.local(_VECTOR) for p in range(rows) for q in range(columns)}
+            totals = {(p, q): w.local(w.kind) for p in range(rows) for q in range(columns)}
             with (
-                w.loop(0, features, LANES) as feature,
+                w.loop(0, features, w.lanes) as feature,
                 w.covering(down.count, rows) as y,
                 w.covering(across.count, columns) as column,
             ):
@@ -251,7 +259,7 @@ def write_forward(module: ir.Module, name: str, shape: Shape, wide: bool) -> int
     Args:
       module: to write to.
       name: of the function.
-      shape: of the convolution; its features are a multiple of LANES.
+      shape: of the convolution; there are `lanes` for its features.
       wide: whether there are 32 registers of 512 bits, rather than 16 of 256.
 
     Returns:
@@ -259,21 +267,22 @@ def write_forward(module: ir.Module, name: str, shape: Shape, wide: bool) -> int
     """
     down, across = _forward_axis(shape, 0), _forward_axis(shape, 1)
     padded = _Padded.of((shape.height, shape.width), shape.channels, [down], [across])
-    _write_sums(_Writer(module, name), padded, [(down, across)], shape, shape.out, shape.features, wide)
+    w = _Writer(module, name, lanes(shape.features))
+    _write_sums(w, padded, [(down, across)], shape, shape.out, shape.features, wide)
     return padded.scratch_bytes
 
 
 def write_input_gradient(module: ir.Module, name: str, shape: Shape, wide: bool) -> int:
     """Writes `name(gradient of the output, transposed kernel, out, scratch, first, last)`: the gradient by the input.
 
-    The kernel is `[taps, taps, features, channels]` here, and the channels are a multiple of LANES. Arguments and result
-    are as for write_forward.
+    The kernel is `[taps, taps, features, channels]` here, and there are `lanes` for the channels. Arguments and
+    result are as for write_forward.
     """
     down, across = _transposed_axes(shape, 0), _transposed_axes(shape, 1)
     padded = _Padded.of(shape.out, shape.features, down, across)
     axes = [(one, other) for one in down for other in across]
     size = (shape.height, shape.width)
-    _write_sums(_Writer(module, name), padded, axes, shape, size, shape.channels, wide)
+    _write_sums(_Writer(module, name, lanes(shape.channels)), padded, axes, shape, size, shape.channels, wide)
     return padded.scratch_bytes
 
 
@@ -282,7 +291,7 @@ def write_kernel_gradient(module: ir.Module, name: str, shape: Shape, wide: bool
 
     Arguments and result are as for write_forward.
     """
-    w = _Writer(module, name)
+    w = _Writer(module, name, lanes(shape.features))
     x, gradient, out, scratch, first, last = w.function.args
     down, across = _forward_axis(shape, 0), _forward_axis(shape, 1)
     padded = _Padded.of((shape.height, shape.width), shape.channels, [down], [across])
@@ -290,7 +299,7 @@ def write_kernel_gradient(module: ir.Module, name: str, shape: Shape, wide: bool
     most = 16 if wide else 4
     together = taps if channels * taps <= most else 1
     count = channels if together > 1 else _divisor(channels, most)
-    totals = {(t, c): w.local(_VECTOR) for t in range(together) for c in range(count)}
+    totals = {(t, c): w.local(w.kind) for t in range(together) for c in range(count)}
 
     with w.loop(first, last) as image:
         w.pad(w.at(x, w.times(image, shape.height * shape.width * channels)), scratch, padded)
@@ -299,7 +308,7 @@ def write_kernel_gradient(module: ir.Module, name: str, shape: Shape, wide: bool
             w.loop(0, taps) as j,
             w.loop(0, taps, together) as k,
             w.loop(0, channels, count) as channel,
-            w.loop(0, features, LANES) as feature,
+            w.loop(0, features, w.lanes) as feature,
         ):
             tap = w.sum(w.times(j, taps), k)
             target = w.at(out, w.sum(w.times(w.sum(w.times(tap, channels), channel), features), feature))
@@ -317,6 +326,6 @@ def write_kernel_gradient(module: ir.Module, name: str, shape: Shape, wide: bool
                     for (t, c), total in totals.items():
                         w.add_product(total, w.splat(w.at(pixel, t * channels + c)), of_pixel)
             for total, place in places:
-                w.b.store(w.b.load(total, typ=_VECTOR), place, align=4)
+                w.b.store(w.b.load(total, typ=w.kind), place, align=4)
     w.b.ret_void()
     return padded.scratch_bytes

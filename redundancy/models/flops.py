@@ -1,11 +1,21 @@
 """What a network costs by its definition: multiply-adds of one image, and parameters. Nothing is computed."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def _eqn_multiply_adds(eqn) -> int:
+def _equations(jaxpr) -> Iterator:
+    """All equations, those of the functions inside too."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jax.core.jaxprs_in_params(eqn.params):
+            yield from _equations(inner)
+
+
+def _multiply_adds(eqn) -> int:
     if eqn.primitive.name == "conv_general_dilated":
         kernel = eqn.invars[1].aval.shape
         outputs = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
@@ -14,11 +24,14 @@ def _eqn_multiply_adds(eqn) -> int:
         (contracted, _), _ = eqn.params["dimension_numbers"]
         left = eqn.invars[0].aval.shape
         return int(np.prod(eqn.outvars[0].aval.shape) * np.prod([left[axis] for axis in contracted]))
-    return sum(_multiply_adds(inner) for inner in jax.core.jaxprs_in_params(eqn.params))
+    return 0
 
 
-def _multiply_adds(jaxpr) -> int:
-    return sum(_eqn_multiply_adds(eqn) for eqn in jaxpr.eqns)
+def _forward_pass(model, image_shape: tuple[int, int, int]) -> Iterator:
+    """The equations of one image's forward pass."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
+    return _equations(jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, image).jaxpr)
 
 
 def multiply_adds(model, image_shape: tuple[int, int, int]) -> int:
@@ -32,10 +45,17 @@ def multiply_adds(model, image_shape: tuple[int, int, int]) -> int:
       image_shape: (height, width, channels).
     """
     model = model.clone(formulation="xla")  # whose own operations are the definition's
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
-    traced = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, image)
-    return _multiply_adds(traced.jaxpr)
+    return sum(_multiply_adds(eqn) for eqn in _forward_pass(model, image_shape))
+
+
+def uses_xla_convolutions(model, image_shape: tuple[int, int, int]) -> bool:
+    """Whether a forward pass, in the form that `model` is computed in, has convolutions of XLA's own.
+
+    Args:
+      model: a ResNet.
+      image_shape: (height, width, channels).
+    """
+    return any(eqn.primitive.name == "conv_general_dilated" for eqn in _forward_pass(model, image_shape))
 
 
 def parameters(model, image_shape: tuple[int, int, int]) -> int:

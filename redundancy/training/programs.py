@@ -16,23 +16,13 @@ from jax.sharding import PartitionSpec as P
 
 from redundancy.data.augmentation import augment, normalize
 from redundancy.models import make_model
+from redundancy.models.flops import uses_xla_convolutions
 from redundancy.training.feed import fetch
 from redundancy.training.micro_batches import mean_value_and_grad
 from redundancy.training.optimizer import make_optimizer
 from redundancy.training.schedule import learning_rate, peak_learning_rate
 
 State = dict[str, Any]  # params, batch_stats, opt_state, step; with a leading trial axis in a pack
-
-
-def _after(done, args):
-    """`args`, for which the compiler has to wait until all of `done` is computed.
-
-    Left alone XLA's CPU scheduler runs trials side by side, out of each other's cache: a third slower for an image.
-    """
-    # A zero that the compiler does not see through: no bit is left of the lowest one shifted out.
-    numbers = [leaf.ravel()[0] for leaf in jax.tree.leaves(done) if leaf.dtype == jnp.float32]
-    zero = (jax.lax.bitcast_convert_type(sum(numbers), jnp.int32) & 1) >> 1
-    return jax.tree.map(lambda leaf: leaf + zero if leaf.dtype == jnp.int32 else leaf, args)
 
 
 class Programs:
@@ -68,11 +58,11 @@ class Programs:
         self.model = make_model(config, num_classes, platform)
         self._optimizer = make_optimizer(config)
         # XLA's CPU convolutions inside a while loop leave the fast multi-threaded path (measured about 10 times
-        # slower for 8 x 8 images, 30 times for 32 x 32), so on CPU neither steps nor trials are looped over.
-        self.unroll = platform == "cpu"
+        # slower for 8 x 8 images, 30 times for 32 x 32), so where there are any neither steps nor trials are looped over.
+        self.unroll = platform == "cpu" and uses_xla_convolutions(self.model, image_shape)
         self.vmap = vmap
-        # A streamed dispatch holds all its images at once, on the host and on the device.
-        self.block = config.steps_per_dispatch or (1 if self.unroll or not resident else 50)
+        # A streamed dispatch holds all its images at once, on the host and on the device. A CPU's steps are long.
+        self.block = config.steps_per_dispatch or (1 if platform == "cpu" or not resident else 50)
         self.eval_batch_size = -(-config.eval_batch_size // mesh.shape["data"]) * mesh.shape["data"]
 
         trial, shared = P("trial"), P()
@@ -170,7 +160,7 @@ class Programs:
         results = []
         for trial in range(count):
             args = jax.tree.map(lambda leaf, trial=trial: leaf[trial], stacked)
-            results.append(function(*(_after(results[-1], args) if results else args)))
+            results.append(function(*args))
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
     def _train_body(self, states, seeds, schedule, arrays, items):

@@ -1,27 +1,34 @@
 """Both forms of convolution compute what XLA's convolution computes, and so do their gradients."""
 
+import concurrent.futures
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from redundancy.models import convolution
+from redundancy.models import convolution, cpu_calls
 from redundancy.models.convolution import Conv, convolve, formulation_for
 
 # batch, height, width, channels in, channels out, kernel, stride
 SHAPES = [
     (8, 8, 8, 32, 32, 3, 1),
     (3, 16, 16, 32, 48, 3, 1),
-    (10, 7, 5, 40, 32, 3, 1),  # not whole tiles, one row of them
-    (8, 3, 14, 32, 32, 3, 1),  # less than a tile
-    (33, 1, 1, 32, 33, 3, 1),
-    (2, 8, 8, 3, 16, 3, 1),
-    (2, 8, 8, 32, 64, 3, 2),
+    (70, 7, 5, 16, 16, 3, 1),  # more images than parts
+    (2, 32, 33, 16, 16, 3, 1),  # rows of more than a block of pixels, the last one of them not whole
+    (8, 3, 14, 8, 4, 3, 1),
+    (33, 1, 1, 32, 16, 3, 1),
+    (2, 8, 8, 3, 16, 3, 1),  # the gradient by so few channels is XLA's
+    (2, 8, 8, 1, 4, 3, 1),
+    (2, 8, 8, 40, 24, 3, 2),
     (2, 9, 7, 32, 32, 3, 2),
+    (3, 1, 2, 16, 16, 3, 2),
     (2, 8, 8, 16, 32, 1, 1),
-    (2, 9, 8, 16, 32, 1, 2),
-    (2, 21, 16, 3, 8, 7, 2),
+    (2, 9, 8, 16, 32, 1, 2),  # no tap falls on every other pixel
+    (2, 21, 16, 3, 16, 7, 2),
+    (2, 9, 11, 16, 16, 5, 3),
+    (2, 8, 8, 6, 33, 3, 1),  # all XLA's
 ]
 
 
@@ -82,13 +89,45 @@ def test_a_pack_of_trials_under_vmap_equals_single_trials():
             _close(ours[trial], theirs)
 
 
-@pytest.mark.parametrize(
-    ("batch", "channels", "pays"), [(8, 32, True), (8, 31, False), (7, 32, False), (16, 64, True), (15, 64, False)]
-)
-def test_few_channels_and_few_tiles_are_left_to_xla(batch, channels, pays):
-    x, kernel, _ = _arrays(batch, 8, 8, channels, channels, 3, 1)
-    program = str(jax.make_jaxpr(lambda x, k: convolve(x, k, formulation="cpu"))(x, kernel))
-    assert ("dot_general" in program, "conv_general_dilated" in program) == (pays, not pays)
+def test_processors_without_wide_registers(monkeypatch):
+    machine, _ = cpu_calls._machine()
+    monkeypatch.setattr(cpu_calls, "_machine", lambda: (machine, False))
+    for shape in ((2, 11, 13, 16, 32, 3, 1), (2, 11, 13, 3, 8, 3, 2), (3, 5, 6, 12, 4, 3, 2)):
+        arrays, stride = _arrays(*shape), shape[-1]
+        found = jax.jit(lambda *a, s=stride: _with_gradients(lambda x, k: convolve(x, k, (s, s), "cpu"), *a))(*arrays)
+        wanted = _with_gradients(lambda x, k, s=stride: _oracle(x, k, s), *arrays)
+        for ours, theirs in zip(found, wanted, strict=True):
+            _close(ours, theirs)
+
+
+def test_many_calls_at_once_do_not_wait_for_each_other_and_give_the_same_bits():
+    x, kernel, dy = _arrays(64, 8, 8, 16, 16, 3, 1)
+
+    @jax.jit
+    def many(x, kernel, dy):
+        return [_with_gradients(lambda x, k: convolve(x, k, formulation="cpu"), x + i, kernel, dy) for i in range(12)]
+
+    first = many(x, kernel, dy)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for again in pool.map(lambda _: many(x, kernel, dy), range(40)):
+            for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+def test_an_unknown_interface_is_left_alone(monkeypatch):
+    x, kernel, _ = _arrays(*SHAPES[0])
+
+    def program():
+        return str(jax.make_jaxpr(lambda x, k: convolve(x, k, formulation="cpu"))(x, kernel))
+
+    assert "conv_general_dilated" not in program()
+    monkeypatch.setattr(cpu_calls, "_interface_version", lambda: None)
+    assert "conv_general_dilated" in program()
+
+
+def test_large_kernels_are_left_to_xla():
+    x, kernel = jnp.zeros((1, 2, 2, 512)), jnp.zeros((3, 3, 512, 512))
+    assert "conv_general_dilated" in str(jax.make_jaxpr(lambda x, k: convolve(x, k, formulation="cpu"))(x, kernel))
 
 
 def test_parameters_are_those_of_flax_in_every_form():

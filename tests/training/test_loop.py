@@ -168,12 +168,14 @@ def test_steps_in_one_dispatch_change_nothing(digits_npz, unbroken, tmp_path):
     assert result["test_loss"] == pytest.approx(unbroken[1]["test_loss"], rel=1e-4)
 
 
-def test_loops_on_the_device_equal_unrolled_steps_and_trials(digits_npz, unbroken, tmp_path):
-    """The form that accelerators run: trials one after the other, several steps in a scan."""
-    looped = make_trainer(digits_npz, steps_per_dispatch=4)
-    looped.programs.unroll = False
+@pytest.mark.parametrize("unroll", [False, True])
+def test_several_steps_and_trials_in_a_dispatch_equal_single_ones(digits_npz, unbroken, tmp_path, unroll):
+    """Loops on the device, and both written out, as for a CPU's convolutions that must not be in loops."""
+    several = make_trainer(digits_npz, steps_per_dispatch=4)
+    assert not several.programs.unroll
+    several.programs.unroll = unroll
     pack = [job(tmp_path, "first"), job(tmp_path, "second", trial=1)]
-    first, second = train_pack(looped, pack, 2, Schedule(9, 2), "pack")
+    first, second = train_pack(several, pack, 2, Schedule(9, 2), "pack")
     assert first["test_loss"] == pytest.approx(unbroken[1]["test_loss"], rel=1e-4)
     assert second["test_loss"] != pytest.approx(first["test_loss"], rel=1e-3)
     assert [line["step"] for line in metrics.read(pack[0].folder)] == [4, 8, 9]
