@@ -7,6 +7,7 @@ helper that has not begun. Parts, and the order in which their sums are added, d
 
 import ctypes
 import functools
+import os
 import pathlib
 import re
 import threading
@@ -310,7 +311,7 @@ def _interface_version() -> int | None:
 
 def available() -> bool:
     """Whether convolutions can be compiled and called here."""
-    return _interface_version() is not None and ctypes.sizeof(ctypes.c_void_p) == 8
+    return _interface_version() is not None and os.name == "posix" and ctypes.sizeof(ctypes.c_void_p) == 8
 
 
 @functools.cache
