@@ -265,8 +265,8 @@ FIELDS: dict[str, Field] = {
     "formulation": Field(
         "Training",
         "auto",
-        "how convolutions and BatchNorm are computed, 'xla' plainly or 'cpu'; 'auto' is what was measured to be faster on "
-        "the platform; they agree to rounding",
+        "how convolutions and BatchNorm are computed: 'xla', or on CPUs 'cpu', by kernels of our own; 'auto' is what was "
+        "measured to be faster on the platform; they agree to rounding",
         **_one_of(FORMULATIONS),
     ),
     "steps_per_dispatch": Field(

@@ -38,7 +38,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int] = (1, 1),
     """
     if formulation not in FORMULATIONS:
         raise ValueError(f"formulation is {formulation!r}; wanted one of {', '.join(FORMULATIONS)}")
-    if formulation == "cpu" and _has_own_kernel(kernel.shape, strides):
+    if formulation == "cpu" and x.shape[0] and _has_own_kernel(kernel.shape, strides):
         return _direct(x.astype(jnp.float32), kernel.astype(jnp.float32), strides[0]).astype(x.dtype)
     return _plain(x, kernel, strides)
 

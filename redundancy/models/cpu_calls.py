@@ -38,7 +38,6 @@ declare i32 @sched_yield()
 
 define internal void @work(ptr %state) {{
 entry:
-  %scratch = call ptr @calloc(i64 1, i64 {scratch})
   %parts.at = getelementptr i8, ptr %state, i64 24
   %images.at = getelementptr i8, ptr %state, i64 32
   %x.at = getelementptr i8, ptr %state, i64 40
@@ -53,12 +52,16 @@ entry:
   %out = load ptr, ptr %out.at
   %partial = load ptr, ptr %partial.at
   %summed = icmp ne ptr %partial, null
-  br label %next
-next:
-  %part = atomicrmw add ptr %state, i64 1 acq_rel
-  %left = icmp slt i64 %part, %parts
-  br i1 %left, label %compute, label %end
+  %part.first = atomicrmw add ptr %state, i64 1 acq_rel
+  %some = icmp slt i64 %part.first, %parts
+  br i1 %some, label %start, label %nothing
+nothing:
+  ret void
+start:
+  %scratch = call ptr @calloc(i64 1, i64 {scratch})
+  br label %compute
 compute:
+  %part = phi i64 [ %part.first, %start ], [ %part.next, %compute ]
   %begin = mul i64 %part, %images
   %first = sdiv i64 %begin, %parts
   %finish = add i64 %begin, %images
@@ -68,7 +71,9 @@ compute:
   %target = select i1 %summed, ptr %own, ptr %out
   call void @kernel(ptr %x, ptr %y, ptr %target, ptr %scratch, i64 %first, i64 %last)
   %count = atomicrmw add ptr %done.at, i64 1 acq_rel
-  br label %next
+  %part.next = atomicrmw add ptr %state, i64 1 acq_rel
+  %left = icmp slt i64 %part.next, %parts
+  br i1 %left, label %compute, label %end
 end:
   call void @free(ptr %scratch)
   ret void
@@ -134,6 +139,7 @@ define ptr @handler(ptr %frame) {{
 entry:
   %asked = alloca [32 x i8], align 8
   %threads.at = alloca i64, align 8
+  %schedule = alloca [40 x i8], align 8
   %extension.at = getelementptr i8, ptr %frame, i64 8
   %extension = load ptr, ptr %extension.at
   %extended = icmp ne ptr %extension, null
@@ -236,10 +242,6 @@ helper.head:
   %wanted = icmp slt i64 %worker, %workers
   br i1 %wanted, label %helper.ask, label %own
 helper.ask:
-  %task.at = getelementptr i8, ptr %asked, i64 24
-  %schedule = alloca [40 x i8], align 8
-  br label %helper.call
-helper.call:
   %schedule.extension = getelementptr i8, ptr %schedule, i64 8
   %schedule.context = getelementptr i8, ptr %schedule, i64 16
   %schedule.task = getelementptr i8, ptr %schedule, i64 24

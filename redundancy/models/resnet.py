@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from redundancy.errors import ConfigError
 from redundancy.models.batch_norm import BatchNorm
 from redundancy.models.convolution import Conv, formulation_for
 
@@ -171,7 +172,15 @@ def make_model(config, num_classes: int, platform: str = "tpu") -> ResNet:
       config: resolved config.
       num_classes: logits.
       platform: where it is to be computed: "cpu", "gpu" or "tpu".
+
+    Raises:
+      ConfigError: config.formulation is "cpu", for another platform.
     """
+    if config.formulation == "cpu" != platform:
+        raise ConfigError(
+            f"config.formulation is 'cpu', but the devices are of platform {platform!r}, which has no such kernels; set it to "
+            "'auto' or 'xla'."
+        )
     imagenet = config.form == "imagenet"
     return ResNet(
         stage_blocks=STAGE_BLOCKS[config.depth] if imagenet else ((config.depth - 2) // 6,) * 3,

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from redundancy.models import convolution, cpu_calls
+from redundancy import config as config_lib
+from redundancy.errors import ConfigError
+from redundancy.models import convolution, cpu_calls, make_model
 from redundancy.models.convolution import Conv, convolve, formulation_for
 
 # batch, height, width, channels in, channels out, kernel, stride
@@ -148,3 +150,10 @@ def test_platforms_and_unknown_formulations():
     x, kernel, _ = _arrays(*SHAPES[0])
     with pytest.raises(ValueError, match="formulation is 'winograd'; wanted one of xla, cpu"):
         convolve(x, kernel, formulation="winograd")
+
+
+def test_kernels_for_cpus_are_refused_elsewhere():
+    config = config_lib.resolve({"formulation": "cpu"})
+    assert make_model(config, 10, "cpu").formulation == "cpu"
+    with pytest.raises(ConfigError, match=r"config\.formulation is 'cpu', but the devices are of platform 'gpu'"):
+        make_model(config, 10, "gpu")
