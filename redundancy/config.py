@@ -165,8 +165,9 @@ FIELDS: dict[str, Field] = {
     ),
     "kernel_init": Field(
         "Model",
-        "he_fan_in",
-        "of convolutions: He et al. 2015's normal distribution over the inputs or the outputs of a unit",
+        "he_fan_out",
+        "of convolutions: He et al. 2015's normal distribution over the inputs or, as in the code of ResNets' authors, "
+        "the outputs of a unit",
         **_one_of(KERNEL_INITS),
     ),
     "classifier_init": Field(

@@ -7,12 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def _is_function(value) -> bool:
+    """Whether it is a Jaxpr or a ClosedJaxpr, whose classes have no public name that all versions of JAX share."""
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
 def _equations(jaxpr) -> Iterator:
     """All equations, those of the functions inside too."""
     for eqn in jaxpr.eqns:
         yield eqn
-        for inner in jax.core.jaxprs_in_params(eqn.params):
-            yield from _equations(inner)
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_function):
+            if _is_function(value):
+                yield from _equations(getattr(value, "jaxpr", value))
 
 
 def _multiply_adds(eqn) -> int:
