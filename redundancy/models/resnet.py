@@ -104,7 +104,7 @@ class ResNet(nn.Module):
     bn_group_size: int = 0
     bn_momentum: float = 0.9
     dtype: jnp.dtype = jnp.float32
-    kernel_init: str = "he_fan_in"
+    kernel_init: str = "he_fan_out"
     classifier_init: str = "lecun"
     classifier_bias: bool = True
     zero_init_residual: bool = False
