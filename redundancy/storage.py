@@ -273,7 +273,8 @@ def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
     file = open_parquet(path, columns or ())
     try:
         with parquet_errors(path):
-            table = file.read(columns)
+            # Threads are for large files: a process that ends while they start is aborted.
+            table = file.read(columns, use_threads=file.metadata.num_rows > 2**20)
             return table.replace_schema_metadata(file.schema_arrow.metadata)
     finally:
         file.close(force=True)
