@@ -20,6 +20,14 @@ class WorkdirError(UserError):
     """The workdir cannot be used: another config's, unwritable, or an earlier stage is missing."""
 
 
+class StorageError(UserError):
+    """Storage did what was asked of it again and again not: it cannot be reached, or refuses."""
+
+
+class Preempted(BaseException):
+    """This process was asked to end (SIGTERM), and what it had computed is saved. No Exception: nothing may catch it."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """' Did you mean "x"?' for the known name nearest to `name`, or that begins with it; '' when none does."""
     known = list(known)
