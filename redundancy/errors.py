@@ -21,7 +21,7 @@ class WorkdirError(UserError):
 
 
 class StorageError(UserError):
-    """Storage did what was asked of it again and again not: it cannot be reached, or refuses."""
+    """Storage cannot be reached, or refuses, and trying again for some minutes did not help."""
 
 
 class Preempted(BaseException):
