@@ -3,6 +3,9 @@
 A folder holds part-00003-of-00016.parquet with columns position int64, label int32 and embedding, a fixed-size list
 of float32; rows are sorted by (label, position), each label being a row group, so that a class is a push-down read
 over all parts. manifest.json is written last. Embeddings of any model can be brought in this form.
+
+Nothing damaged or exchanged is read unnoticed: a part tells the checksum of its rows until there is a manifest, which
+then has those of the whole file and of its footer, for readers of a single class; pages have their own.
 """
 
 import concurrent.futures
@@ -10,6 +13,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +27,7 @@ from redundancy.data.dataset import labels_sha256
 from redundancy.errors import DataError
 
 _IDENTITY = "identity"
+_CONTENT = "content"
 _READERS = 4  # parts that are read at once
 _FIELDS = (
     "layer", "dimension", "num_examples", "num_stored", "class_names", "class_counts", "checkpoint", "fingerprint", "parts",
@@ -55,6 +60,17 @@ def _check_vectors(embeddings: np.ndarray, positions: np.ndarray, where: str, re
         f"{where}: the embedding of position {positions[row]} {what} ({len(wrong)} such of {len(positions)} rows); "
         f"wanted finite numbers, not all 0, or it has no cosine. {remedy}"
     )
+
+
+def content_sha256(table: pa.Table) -> str:
+    """Hex SHA-256 of a table's numbers, column by column, however they are laid out in a file."""
+    digest = hashlib.sha256()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        digest.update(f"{name} {len(column)}\n".encode())
+        for chunk in column.chunks:
+            flat = chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk
+            digest.update(np.ascontiguousarray(flat.to_numpy(zero_copy_only=False)).data)
+    return digest.hexdigest()
 
 
 def write_part(
@@ -107,20 +123,24 @@ def write_part(
                 }
             )
         )
-    metadata = {_IDENTITY: json.dumps(dict(identity), sort_keys=True)}
+    metadata = {
+        _IDENTITY: json.dumps(dict(identity), sort_keys=True),
+        _CONTENT: content_sha256(pa.concat_tables(tables)),
+    }
     storage.write_parquet(storage.join(folder, part_name(index, num_parts)), tables, metadata)
 
 
 def _read_done(path: str, identity: Mapping[str, Any]) -> pa.Table | None:
-    """The part's rows, or None where it is missing, not readable to its end, or of another identity."""
+    """The part's rows, or None where it is missing, damaged, or of another identity."""
     if not storage.exists(path):
         return None
     try:
         table = storage.read_parquet(path, ["position", "label", "embedding"])
     except DataError:
         return None
-    found = storage.parquet_metadata(table).get(_IDENTITY)
-    return table if found == json.dumps(dict(identity), sort_keys=True) else None
+    found = storage.parquet_metadata(table)
+    sound = found.get(_IDENTITY) == json.dumps(dict(identity), sort_keys=True)
+    return table if sound and found.get(_CONTENT) == content_sha256(table) else None
 
 
 def part_identity(path: str) -> dict[str, Any] | None:
@@ -135,8 +155,18 @@ def part_identity(path: str) -> dict[str, Any] | None:
 
 
 def part_done(folder: str, index: int, num_parts: int, identity: Mapping[str, Any]) -> bool:
-    """Whether the part is there, readable to its end, and has this identity; a part that is not may be rewritten."""
+    """Whether the part is there, undamaged, and has this identity; a part that is not may be rewritten."""
     return _read_done(storage.join(folder, part_name(index, num_parts)), identity) is not None
+
+
+def _footer_sha256(path: str) -> str:
+    """Hex SHA-256 of a Parquet file's footer, which tells where its pages lie and has no checksum of its own."""
+    with storage.open_read(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 8))
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(0, size - 8 - length))
+        return hashlib.sha256(file.read(length + 8)).hexdigest()
 
 
 def _digest(parts: Sequence[Mapping[str, Any]]) -> str:
@@ -176,7 +206,14 @@ def finish(
                 f"the {len(class_names)} class names."
             )
         counts += np.bincount(labels, minlength=len(class_names))
-        parts.append({"file": part_name(index, num_parts), "rows": table.num_rows, "sha256": storage.sha256(path)})
+        parts.append(
+            {
+                "file": part_name(index, num_parts),
+                "rows": table.num_rows,
+                "sha256": storage.sha256(path),
+                "footer_sha256": _footer_sha256(path),
+            }
+        )
     if len(dimensions) != 1:
         raise DataError(f"{folder}: parts hold embeddings of {sorted(dimensions)} numbers; wanted one dimension.")
     manifest = {
@@ -191,12 +228,13 @@ def finish(
         "parts": parts,
         "checked": _digest(parts),
     }
+    manifest = {**identity, **manifest}
     workdir.write_manifest(folder, manifest)
     return manifest
 
 
 class EmbeddingStore:
-    """A finished store, its parts checked against the manifest when it is opened.
+    """A finished store, its parts checked against the manifest when it is opened, or else when they are read.
 
     Attributes:
       manifest: as `finish` returned it.
@@ -206,20 +244,27 @@ class EmbeddingStore:
       class_counts: images of each label that has any.
     """
 
-    def __init__(self, folder: str, check: bool = True):
+    def __init__(self, folder: str, check: bool = True, sha256: str | None = None):
         """Opens the store.
 
         Args:
           folder: the store's folder.
-          check: whether to read every part and compare it with the manifest; not needed where another process has.
+          check: whether to read every part and compare it with the manifest. Where another process has, the parts'
+            footers are compared when a class is read, and the pages' checksums.
+          sha256: of the manifest, where it is known which one it must be.
 
         Raises:
           WorkdirError: there is no manifest, so the store is not finished.
-          DataError: the manifest lacks a field, or one is of another type; a part is missing, differs from what the
-            manifest says of it, or has labels or positions that are no integers.
+          DataError: the manifest is another one, lacks a field, or has one of another type; a part is missing, differs
+            from what the manifest says of it, or has labels or positions that are no integers.
         """
         self.folder = folder
         self.manifest = workdir.need_manifest(folder, "embed")
+        if sha256 is not None and storage.sha256(self._manifest_path) != sha256:
+            raise DataError(
+                f"{self._manifest_path} has changed since the stage began, so these are other embeddings. Run "
+                '"redundancy link" again, which uses what is there now, or bring the right files back.'
+            )
         missing = [name for name in _FIELDS if not isinstance(self.manifest, dict) or name not in self.manifest]
         if missing:
             raise DataError(
@@ -300,7 +345,14 @@ class EmbeddingStore:
         Opened once: a footer with a thousand row groups takes longer to read than the rows of a class.
         """
         files = []
-        for path in self._paths:
+        for part, path in zip(self.manifest["parts"], self._paths, strict=True):
+            if not storage.exists(path):
+                raise DataError(f"{path} is missing, but the manifest names it. {self._remedy(path)}")
+            if part.get("footer_sha256") not in (None, _footer_sha256(path)):
+                raise DataError(
+                    f"{path} is not the file that the manifest names: it is truncated, damaged or another one. "
+                    f"{self._remedy(path)}"
+                )
             file = storage.open_parquet(path, ["position", "label", "embedding"])
             column = file.schema_arrow.get_field_index("label")
             everything = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)

@@ -66,10 +66,13 @@ class ClassTask:
 
 
 def _read(task: ClassTask) -> np.ndarray:
-    """The class's embeddings, [n, d] float32. Each thread reads footers once; the driver has checked the checksums."""
+    """The class's embeddings, [n, d] float32.
+
+    Each thread reads footers once and compares them with the manifest. The driver has read every file to its end.
+    """
     key = (task.embeddings, task.sha256)
     if getattr(_local, "key", None) != key:
-        _local.store, _local.key = EmbeddingStore(task.embeddings, check=False), key
+        _local.store, _local.key = EmbeddingStore(task.embeddings, check=False, sha256=task.sha256), key
     try:
         embeddings = _local.store.read_class(task.label)[1]
     except BaseException:

@@ -275,11 +275,12 @@ def test_other_names_than_the_labels_are_refused(folder):
 
 def test_parts_of_another_writer_with_mixed_row_groups(folder):
     positions, labels, embeddings = _rows()
-    manifest = _write(folder, positions, labels, embeddings, num_parts=1)
+    _write(folder, positions, labels, embeddings, num_parts=1)
     path = storage.join(folder, store.part_name(0, 1))
     table = pq.read_table(path).take(np.random.default_rng(2).permutation(40))
     pq.write_table(table, path, row_group_size=7, write_statistics=False)
-    _edit_manifest(folder, parts=[{**manifest["parts"][0], "sha256": storage.sha256(path)}])
+    # Another writer's manifest may say no more of a part than this.
+    _edit_manifest(folder, parts=[{"file": store.part_name(0, 1), "rows": 40, "sha256": storage.sha256(path)}])
     for label in range(4):
         of_class, vectors = store.EmbeddingStore(folder).read_class(label)
         assert (of_class == positions[labels == label]).all()
