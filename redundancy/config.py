@@ -5,6 +5,8 @@ Knows nothing of files and data sets: what can be said of a config alone is said
 
 import dataclasses
 import json
+import numbers
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +26,7 @@ BUDGETS = ("steps", "epochs")
 DTYPES = ("float32", "bfloat16")
 PACK_MODES = ("auto", "loop", "vmap")
 FORMULATIONS = ("auto", "xla", "cpu")
+BAD_IMAGES = ("stop", "skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +50,25 @@ class Field:
     item: type | None = None
 
 
-_MOST = 2**31 - 1
+# Bounds are there to tell a slip of the pen before work begins, or before memory ends: no experiment comes near them.
+_MOST = 2**31 - 1  # steps and seeds are int32 on devices
+_MOST_IMAGES = 2**20  # of a batch
+_LONGEST = 4096  # characters of a text, as of a path on Linux
+_MOST_SHOWN = 200  # characters of a wrong value in a message
+# Neither JSON nor a path can hold some of these, and none is in a name on purpose.
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def _at_least(low):
-    return dict(wanted=f"a number from {low} to {_MOST}", check=lambda value: low <= value <= _MOST)
+def _between(low, high=_MOST):
+    return dict(wanted=f"a number from {low} to {high}", check=lambda value: low <= value <= high)
+
+
+def _all_between(low, high):
+    return dict(
+        wanted=f"numbers from {low} to {high}",
+        check=lambda value: all(low <= item <= high for item in value),
+        item=float,
+    )
 
 
 def _one_of(names):
@@ -89,19 +106,24 @@ FIELDS: dict[str, Field] = {
         lambda value: 0 < value < 1,
     ),
     "image_size": Field(
-        "Data", 0, "side in pixels that images are resized and cropped to; 0 keeps them as stored", **_at_least(0)
+        "Data",
+        0,
+        "side in pixels that images are resized and cropped to; 0 keeps them as stored",
+        **_between(0, 16_384),
     ),
     "resident_mb": Field(
-        "Data", 2048, "MB of decoded images up to which a set lives on the device; above it streams", **_at_least(0)
+        "Data", 2048, "MB of decoded images up to which a set lives on the device; above it streams", **_between(0)
     ),
-    "mean": Field("Data", (0.5,), "mean of pixel / 255, one or one per channel", item=float),
-    "std": Field(
+    "bad_images": Field(
         "Data",
-        (0.25,),
-        "standard deviation of pixel / 255, one or one per channel",
-        "numbers above 0",
-        lambda value: all(item > 0 for item in value),
-        float,
+        "stop",
+        "what becomes of files of a folder of images that cannot be decoded: 'stop' names them in one error; 'skip' leaves "
+        "them out, before positions are given, and lists them",
+        **_one_of(BAD_IMAGES),
+    ),
+    "mean": Field("Data", (0.5,), "mean of pixel / 255, one or one per channel", **_all_between(-1000, 1000)),
+    "std": Field(
+        "Data", (0.25,), "standard deviation of pixel / 255, one or one per channel", **_all_between(0.0001, 1000)
     ),
     "augmentation": Field(
         "Data",
@@ -109,7 +131,7 @@ FIELDS: dict[str, Field] = {
         "random change of each training image; resized_crop is Inception's crop of any size and aspect",
         **_one_of(AUGMENTATIONS),
     ),
-    "pad": Field("Data", 4, "pixels of zero padding before the random crop", **_at_least(0)),
+    "pad": Field("Data", 4, "pixels of zero padding before the random crop", **_between(0, 4096)),
     "crop_area": Field(
         "Data",
         (0.08, 1.0),
@@ -147,14 +169,14 @@ FIELDS: dict[str, Field] = {
         32,
         "layers of the ResNet v2: 6n+2 (8, 14, 20, 32, 44, 56, 110 …) in the form 'cifar'; 18, 34, 50, 101 or 152 in "
         "the form 'imagenet'",
-        **_at_least(8),
+        **_between(8, 2000),
     ),
     "widths": Field(
         "Model",
         (16, 32, 64),
         "channels of the residual stages, three or (in the form 'imagenet') four; a bottleneck puts out four times as many",
-        "three or four numbers of at least 1",
-        lambda value: len(value) in (3, 4) and min(value) >= 1,
+        "three or four numbers from 1 to 8192",
+        lambda value: len(value) in (3, 4) and all(1 <= item <= 8192 for item in value),
         int,
     ),
     "dtype": Field(
@@ -184,7 +206,10 @@ FIELDS: dict[str, Field] = {
         "(in a v1 network it is the branch's last BatchNorm scale: Goyal et al., section 5.1)",
     ),
     "bn_group_size": Field(
-        "Model", 0, "images over which BatchNorm takes its statistics; 0 is the whole batch", **_at_least(0)
+        "Model",
+        0,
+        "images over which BatchNorm takes its statistics; 0 is the whole batch",
+        **_between(0, _MOST_IMAGES),
     ),
     "bn_momentum": Field(
         "Model",
@@ -195,10 +220,13 @@ FIELDS: dict[str, Field] = {
     ),
     # Training
     "steps": Field(
-        "Training", 100_000, "steps of one training on the full set; not used where epochs is set", **_at_least(1)
+        "Training", 100_000, "steps of one training on the full set; not used where epochs is set", **_between(1)
     ),
     "epochs": Field(
-        "Training", 0.0, "epochs of one training on the full set, in place of steps; 0 uses steps", **_at_least(0)
+        "Training",
+        0.0,
+        "epochs of one training on the full set, in place of steps; 0 uses steps",
+        **_between(0, 100_000),
     ),
     "budget": Field(
         "Training",
@@ -206,26 +234,29 @@ FIELDS: dict[str, Field] = {
         "what subsets share with the full set: 'steps' the same steps, 'epochs' the same epochs",
         **_one_of(BUDGETS),
     ),
-    "batch_size": Field("Training", 128, "images of one step and one trial", **_at_least(1)),
+    "batch_size": Field("Training", 128, "images of one step and one trial", **_between(1, _MOST_IMAGES)),
     "lr_per_256": Field(
         "Training",
         0.2,
         "learning rate for 256 images a step; the peak is lr_per_256 x batch_size / 256 (Goyal et al., section 2.1)",
-        "a number above 0",
-        lambda value: value > 0,
+        "a number above 0, from 1e-12 to 1e6",
+        lambda value: 1e-12 <= value <= 1e6,
     ),
     "warmup_steps": Field(
-        "Training", 2500, "steps of linear warm-up from 0; not used where warmup_epochs is set", **_at_least(0)
+        "Training", 2500, "steps of linear warm-up from 0; not used where warmup_epochs is set", **_between(0)
     ),
     "warmup_epochs": Field(
-        "Training", 0.0, "epochs of linear warm-up, in place of warmup_steps; 0 uses warmup_steps", **_at_least(0)
+        "Training",
+        0.0,
+        "epochs of linear warm-up, in place of warmup_steps; 0 uses warmup_steps",
+        **_between(0, 100_000),
     ),
     "micro_batch": Field(
         "Training",
         0,
         "images of a device's share of the batch that are computed at a time, their gradients summed; 0 is all. A "
         "multiple of bn_group_size, so that nothing changes but memory and speed",
-        **_at_least(0),
+        **_between(0, _MOST_IMAGES),
     ),
     "label_smoothing": Field(
         "Training",
@@ -246,16 +277,18 @@ FIELDS: dict[str, Field] = {
         "Training",
         1e-4,
         "factor of the L2 penalty's gradient, on kernels alone (no bias, no BatchNorm)",
-        **_at_least(0),
+        **_between(0, 1000),
     ),
-    "seed": Field("Training", 0, "seed of everything random", **_at_least(0)),
-    "eval_batch_size": Field("Training", 500, "images of one evaluation or embedding step", **_at_least(1)),
-    "log_every": Field("Training", 100, "steps between two lines of metrics", **_at_least(1)),
-    "checkpoint_every": Field("Training", 5000, "steps between two checkpoints", **_at_least(1)),
+    "seed": Field("Training", 0, "seed of everything random", **_between(0)),
+    "eval_batch_size": Field(
+        "Training", 500, "images of one evaluation or embedding step", **_between(1, _MOST_IMAGES)
+    ),
+    "log_every": Field("Training", 100, "steps between two lines of metrics", **_between(1)),
+    "checkpoint_every": Field("Training", 5000, "steps between two checkpoints", **_between(1)),
     "data_parallel": Field(
-        "Training", 0, "devices that share one trial's batch; 0 spreads trials first", **_at_least(0)
+        "Training", 0, "devices that share one trial's batch; 0 spreads trials first", **_between(0, 65_536)
     ),
-    "pack": Field("Training", 0, "trials trained in one program; 0 is one per device", **_at_least(0)),
+    "pack": Field("Training", 0, "trials trained in one program; 0 is one per device", **_between(0, 10_000)),
     "pack_mode": Field(
         "Training",
         "auto",
@@ -271,25 +304,34 @@ FIELDS: dict[str, Field] = {
         **_one_of(FORMULATIONS),
     ),
     "steps_per_dispatch": Field(
-        "Training", 0, "steps in one device program; 0 is 1 on CPU and for streamed sets, 50 elsewhere", **_at_least(0)
+        "Training",
+        0,
+        "steps in one device program; 0 is 1 on CPU and for streamed sets, 50 elsewhere",
+        **_between(0, 10_000),
     ),
     # Selection
     "layers": Field("Selection", ("end",), "layers whose pooled output is embedded and clustered", **_some_of(LAYERS)),
-    "embedding_parts": Field("Selection", 8, "files that each layer's embeddings are written in", **_at_least(1)),
+    "embedding_parts": Field(
+        "Selection", 8, "files that each layer's embeddings are written in", **_between(1, 10_000)
+    ),
     "rule": Field("Selection", "cosine_raw_mean", "which image of a redundant group is kept", **_one_of(RULES)),
     # Experiment
     "fractions": Field(
         "Experiment",
         (0.95, 0.9, 0.8, 0.7, 0.6, 0.5),
         "kept shares of the full set to compare with it",
-        "one or more different numbers above 0 and up to 1, told apart by four decimals",
+        "one or more different numbers above 0 and up to 1, told apart by four decimals, and not more than 1000 of them",
         lambda value: (
-            all(0.0001 <= item <= 1 for item in value) and 0 < len({f"{item:.4f}" for item in value}) == len(value)
+            len(value) <= 1000
+            and all(0.0001 <= item <= 1 for item in value)
+            and 0 < len({f"{item:.4f}" for item in value}) == len(value)
         ),
         float,
     ),
     "methods": Field("Experiment", METHODS, "ways of choosing what is kept", **_some_of(METHODS)),
-    "trials": Field("Experiment", 10, "trainings of each method and fraction, with paired seeds", **_at_least(1)),
+    "trials": Field(
+        "Experiment", 10, "trainings of each method and fraction, with paired seeds", **_between(1, 10_000)
+    ),
     # Report
     "report_fraction": Field(
         "Report",
@@ -298,8 +340,8 @@ FIELDS: dict[str, Field] = {
         "a number above 0 and up to 1",
         lambda value: 0 < value <= 1,
     ),
-    "report_classes": Field("Report", 10, "classes whose groups the report shows at most", **_at_least(1)),
-    "report_groups": Field("Report", 12, "redundant groups shown of each class at most", **_at_least(1)),
+    "report_classes": Field("Report", 10, "classes whose groups the report shows at most", **_between(1, 100_000)),
+    "report_groups": Field("Report", 12, "redundant groups shown of each class at most", **_between(1, 100_000)),
 }
 
 
@@ -330,17 +372,38 @@ def check_variant(arg: str, known: tuple[str, ...]) -> None:
         )
 
 
+def _shown(value: Any) -> str:
+    """A wrong value as one short line."""
+    try:
+        text = " ".join(repr(value).split())
+    # Python refuses to write out integers of thousands of digits; other objects may raise anything.
+    except Exception as error:
+        text = f"a value that cannot be shown: {type(error).__name__}"
+    text = CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+
+
 def _convert(name: str, field: Field, value: Any) -> Any:
     """`value` in the type of the field; raises ConfigError where it has another."""
 
     def fail(wanted):
-        raise ConfigError(f"config.{name} is {value!r} ({type(value).__name__}); wanted: {wanted} ({field.doc}).")
+        raise ConfigError(f"config.{name} is {_shown(value)} ({type(value).__name__}); wanted: {wanted} ({field.doc}).")
 
     def scalar(item, kind):
-        if kind is float and isinstance(item, (int, float)) and not isinstance(item, bool):
-            return float(item)
-        if kind is int and isinstance(item, float) and item.is_integer():
-            return int(item)
+        if isinstance(item, numbers.Real) and not isinstance(item, bool):  # NumPy's too
+            try:
+                if kind is float:
+                    return float(item)
+                if kind is int and item == int(item):
+                    return int(item)
+            except (OverflowError, ValueError):
+                fail("a number within the range of floats")
+        if kind is str and isinstance(item, str):
+            if found := CONTROLS.search(item):
+                fail(f"a text without control characters and broken UTF-8 ({found[0]!r})")
+            if len(item) > _LONGEST:
+                fail(f"a text of at most {_LONGEST} characters")
+            return str(item)
         if type(item) is not kind:
             fail({float: "a number", int: "a whole number", str: "a text", bool: "True or False"}[kind])
         return item
@@ -358,8 +421,8 @@ def _convert(name: str, field: Field, value: Any) -> Any:
         converted = tuple(scalar(item, field.item) for item in value)
     else:
         converted = scalar(value, type(field.default))
-    numbers = converted if isinstance(converted, tuple) else (converted,)
-    if any(isinstance(item, float) and not abs(item) < float("inf") for item in numbers):
+    numbers_there = converted if isinstance(converted, tuple) else (converted,)
+    if any(isinstance(item, float) and not abs(item) < float("inf") for item in numbers_there):
         fail("finite numbers")
     if not field.check(converted):
         fail(field.wanted)
@@ -443,9 +506,17 @@ def resolve(given: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collecti
     config = defaults()
     for name in given:
         if name not in FIELDS:
-            raise ConfigError(f"config.{name} is not a field.{nearest(name, FIELDS)} Fields: {', '.join(FIELDS)}.")
+            text = isinstance(name, str)
+            near = nearest(name, FIELDS) if text else ""
+            shown = name if text and name.isidentifier() else _shown(name)
+            raise ConfigError(f"config.{shown} is not a field.{near} Fields: {', '.join(FIELDS)}.")
+        try:
+            value = given[name]
+        # A placeholder that nobody filled in, or a reference that cannot be computed.
+        except Exception as error:
+            raise ConfigError(f"config.{name} has no value ({_shown(error)}); give it one.") from error
         with config.ignore_type():
-            config[name] = _convert(name, FIELDS[name], given[name])
+            config[name] = _convert(name, FIELDS[name], value)
     _check_together(config)
     return ml_collections.FrozenConfigDict(config)
 
