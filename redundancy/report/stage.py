@@ -1,5 +1,6 @@
 """The stage "report": from results, subsets, embeddings and images to report/index.html and its figures."""
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,10 +12,10 @@ import redundancy
 from redundancy import storage
 from redundancy.data import shared_dataset
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import DataError
+from redundancy.errors import DataError, WorkdirError
 from redundancy.report import figures, gallery, images, page, statistics, words
 from redundancy.selection.methods import mean_dissimilarity
-from redundancy.selection.stages import read_subset
+from redundancy.selection.subset import need_subset
 from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, write_manifest
 
 _FIGURE_CLASSES = 2
@@ -43,15 +44,34 @@ def _inputs(workdir: Workdir) -> dict[str, str]:
     }
 
 
-def find_neighbours(workdir: Workdir, layer: str, groups: gallery.Groups, labels: Iterable[int]) -> list[dict]:
+def find_neighbours(
+    workdir: Workdir, layer: str, sha256: str | None, groups: gallery.Groups, labels: Iterable[int]
+) -> list[dict]:
     """Figure 12's rows, one a class: the kept image, another of its group, and the nearest image outside.
+
+    Args:
+      workdir: without the embeddings there are no rows.
+      layer: whose groups they are.
+      sha256: of the manifest of the embeddings that the groups were made of, where known.
+      groups: of the subset that is shown.
+      labels: classes to choose from.
 
     Returns:
       Rows with label, kept, other, other_dissimilarity, outside, outside_dissimilarity (positions and 1 - cos).
+
+    Raises:
+      WorkdirError: the groups were made of other embeddings.
+      DataError: the embeddings are damaged.
     """
     folder = workdir.embeddings(layer)
     if read_manifest(folder) is None:
         return []
+    path = storage.join(folder, "manifest.json")
+    if sha256 not in (None, storage.sha256(path)):
+        raise WorkdirError(
+            f"{workdir.subsets} was made from other embeddings than those that {path} names now. Bring the right ones "
+            f"back; or delete {folder} to report without the neighbours of its groups."
+        )
     store = EmbeddingStore(folder)
     rows = []
     for label in labels:
@@ -147,12 +167,57 @@ def _plots(config, summaries, groups, labels, class_names, full_size: int) -> di
 
 
 def _write(workdir: Workdir, html: str, plots: Mapping[str, figures.Plot], inputs: Mapping[str, str]) -> None:
-    for name, plot in plots.items():
-        storage.write_bytes(storage.join(workdir.report, "figures", f"{name}.svg"), plot.svg)
-        storage.write_bytes(storage.join(workdir.report, "figures", f"{name}.png"), plot.png)
-    storage.write_text(storage.join(workdir.report, "index.html"), html)
-    files = ["index.html", *(f"figures/{name}.{kind}" for name in plots for kind in ("svg", "png"))]
+    data = {f"figures/{name}.{kind}": getattr(plot, kind) for name, plot in plots.items() for kind in ("svg", "png")}
+    data["index.html"] = html.encode()
+    for name, content in data.items():
+        storage.write_bytes(storage.join(workdir.report, name), content)
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}
     write_manifest(workdir.report, {"inputs": dict(inputs), "files": files})
+
+
+def _is_finished(workdir: Workdir, inputs: Mapping[str, str]) -> bool:
+    """Whether the report there is of these inputs, and whole; one that is not may be written again."""
+    try:
+        manifest = read_manifest(workdir.report, inputs=dict, files=dict)
+    except DataError:
+        logging.warning(
+            "%s/manifest.json is damaged or of another version; the report is written again", workdir.report
+        )
+        return False
+    if manifest is None or manifest["inputs"] != inputs:
+        return False
+    for name, sha256 in manifest["files"].items():
+        path = storage.join(workdir.report, name)
+        if not storage.exists(path) or storage.sha256(path) != sha256:
+            logging.warning("%s is missing or was changed; the report is written again", path)
+            return False
+    return True
+
+
+def _results(workdir: Workdir, sweep: Mapping[str, Any], subsets: Mapping[str, Any]) -> list[statistics.Run]:
+    """The rows of results.csv.
+
+    Raises:
+      WorkdirError: they are of other subsets than the present ones.
+      DataError: the file is missing, damaged or has no rows.
+    """
+    path, again = workdir.results, f'Delete {workdir.runs} and run "redundancy sweep" again.'
+    if not storage.exists(path) or storage.sha256(path) != sweep["results_sha256"]:
+        raise DataError(
+            f"{path} is missing or was changed since the sweep. "
+            'Run "redundancy sweep" again: it writes the file from the runs, without training.'
+        )
+    runs = statistics.parse_results(storage.read_bytes(path).decode())
+    if not runs:
+        raise DataError(f"{path} has no rows; delete it and runs/manifest.json, and run the sweep again.")
+    present = {entry["file"].removesuffix(".parquet"): entry["sha256"] for entry in subsets["files"]}
+    for name, sha256 in sweep.get("subsets", {}).items():
+        if present.get(name) != sha256:
+            raise WorkdirError(
+                f"{path} is of runs on another {workdir.subset(name)} than the present one. Bring the right subsets "
+                f"back; or: {again}"
+            )
+    return runs
 
 
 def report(config, workdir: Workdir) -> None:
@@ -163,19 +228,13 @@ def report(config, workdir: Workdir) -> None:
       workdir: with finished sweep.
 
     Raises:
-      WorkdirError: an earlier stage has not finished.
+      WorkdirError: an earlier stage has not finished, or artifacts are not of one run or not of this data set.
       DataError: an artifact is missing or damaged.
     """
-    need_manifest(workdir.subsets, "select")
-    sweep = need_manifest(workdir.runs, "sweep", results_sha256=str)
-    if not storage.exists(workdir.results) or storage.sha256(workdir.results) != sweep["results_sha256"]:
-        raise DataError(
-            f"{workdir.results} is missing or was changed since the sweep. "
-            'Run "redundancy sweep" again: it writes the file from the runs, without training.'
-        )
+    subsets = need_manifest(workdir.subsets, "select", inputs=dict, files=list)
+    runs = _results(workdir, need_manifest(workdir.runs, "sweep", results_sha256=str), subsets)
     inputs = _inputs(workdir)
-    finished = read_manifest(workdir.report)
-    if finished and finished.get("inputs") == inputs:
+    if _is_finished(workdir, inputs):
         logging.info("report: finished already")
         return
 
@@ -183,20 +242,20 @@ def report(config, workdir: Workdir) -> None:
     recorded = storage.read_json(workdir.config)
     if recorded.get("dataset"):
         workdir.check_fingerprint(recorded["dataset"], dataset.fingerprint, workdir.config)
-    runs = statistics.parse_results(storage.read_bytes(workdir.results).decode())
-    if not runs:
-        raise DataError(f"{workdir.results} has no rows; delete it and runs/manifest.json, and run the sweep again.")
     summaries = statistics.summarise(runs)
     fraction, layer = report_fraction(config), report_layer(config)
     full_size = len(dataset.train.positions)
 
     groups, class_rows, labels, neighbours = None, [], [], []
     if "semantic" in config.methods and fraction < 1:
-        subset = read_subset(workdir.subset(subset_name("semantic", fraction, layer=layer)))
+        name = subset_name("semantic", fraction, layer=layer)
+        subset = need_subset(workdir.subsets, subsets["files"], name)
+        workdir.check_fingerprint(subset.metadata["fingerprint"], dataset.fingerprint, workdir.subset(name))
         groups = gallery.make_groups(subset.positions, subset.labels, subset.group, subset.kept, subset.dissimilarity)
         class_rows = _class_rows(subset, groups, dataset.class_names)
         labels = gallery.classes_with_groups(groups).tolist()
-        neighbours = find_neighbours(workdir, layer, groups, labels[: config.report_classes])
+        made_of = subsets["inputs"].get(f"embeddings/{layer}")
+        neighbours = find_neighbours(workdir, layer, made_of, groups, labels[: config.report_classes])
     shown = _gallery_context(config, groups, labels) if labels else []
     plots = _plots(config, summaries, groups, labels, dataset.class_names, full_size)
     positions = [position for item in shown for group in item["groups"] for position in group["positions"]]

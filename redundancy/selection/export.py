@@ -18,7 +18,7 @@ from redundancy.config import LAYERS, METHODS
 from redundancy.data import tfds_ids
 from redundancy.embedding import ids as ids_lib
 from redundancy.errors import ConfigError, DataError, WorkdirError
-from redundancy.selection.subset import Subset, read_subset
+from redundancy.selection.subset import Subset, check_file, read_subset
 from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name
 
 FORMATS = ("npy", "txt", "parquet", "tfds")
@@ -223,13 +223,7 @@ def export(request: Request, workdir: Workdir) -> None:
     manifest = need_manifest(workdir.subsets, "select", inputs=dict, files=list)
     entry = _entry(request, workdir, manifest)
     _check_output(request)
-    path = storage.join(workdir.subsets, entry["file"])
-    if not storage.exists(path) or storage.sha256(path) != entry["sha256"]:
-        raise DataError(
-            f"{path} is missing, damaged or another file than the manifest names. Delete {workdir.subsets} and run "
-            '"redundancy select" again.'
-        )
-    subset = read_subset(path)
+    subset = read_subset(check_file(workdir.subsets, entry))
     rows = np.flatnonzero(~subset.kept if request.dropped else subset.kept)
     positions, said = subset.positions[rows], ""
     match request.format:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,35 @@ def write_subset(path: str, subset: Subset) -> str:
     ]
     metadata = {_METADATA: json.dumps(subset.metadata, sort_keys=True)}
     return storage.write_parquet(path, [pa.table(arrays, names=list(_COLUMNS))], metadata)
+
+
+def check_file(folder: str, entry: Mapping[str, Any]) -> str:
+    """The path of a subset that a manifest's entry names: file and sha256.
+
+    Raises:
+      DataError: the file is missing, or another one than the entry says.
+    """
+    path = storage.join(folder, entry["file"])
+    if not storage.exists(path) or storage.sha256(path) != entry["sha256"]:
+        raise DataError(
+            f"{path} is missing, damaged or another file than the manifest names. Delete {folder} and run "
+            '"redundancy select" again.'
+        )
+    return path
+
+
+def need_subset(folder: str, files: Sequence[Mapping[str, Any]], name: str) -> Subset:
+    """The subset `name` of a manifest's files, as `check_file` and `read_subset`.
+
+    Raises:
+      DataError: the manifest has no such file, or the file is not the one that it names, or is damaged.
+    """
+    entry = next((entry for entry in files if entry["file"] == f"{name}.parquet"), None)
+    if entry is None:
+        raise DataError(
+            f'{storage.join(folder, "manifest.json")} has no {name}. Delete {folder} and run "redundancy select" again.'
+        )
+    return read_subset(check_file(folder, entry))
 
 
 def _check(path: str, subset: Subset) -> None:

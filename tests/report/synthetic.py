@@ -58,12 +58,14 @@ def _write_subsets(workdir, config, dataset, group):
     kept[np.unique(group, return_index=True)[1]] = True
     metadata = dict(method="semantic", layer="end", rule=config.rule, num_stored=len(group), size=int(kept.sum()))
     metadata |= dict(fingerprint=dataset.fingerprint)
+    files = []
     for fraction in config.fractions:
         subset = Subset(
             positions, dataset.train.labels, group, kept, np.where(kept, 0, 0.1), {**metadata, "fraction": fraction}
         )
-        write_subset(workdir.subset(subset_name("semantic", fraction)), subset)
-    write_manifest(workdir.subsets, {})
+        path = workdir.subset(subset_name("semantic", fraction))
+        files.append({"file": path.rsplit("/", 1)[-1], "sha256": write_subset(path, subset)})
+    write_manifest(workdir.subsets, {"inputs": {}, "files": files})
 
 
 def make_workdir(root, images, labels, class_names=None, workdir_root=None, group=None, **fields):

@@ -128,19 +128,58 @@ def test_same_inputs_give_the_same_bytes(tmp_path):
     assert written[0] == written[1]
 
 
-def test_finished_report_is_left_alone_until_results_change(tmp_path):
+def test_finished_report_is_left_alone_until_results_change(tmp_path, monkeypatch):
     config, workdir = make(tmp_path)
     report(config, workdir)
     page = storage.join(workdir.report, "index.html")
-    storage.write_text(page, "mine")
-    report(config, workdir)
-    assert storage.read_bytes(page) == b"mine"
+    before = storage.read_bytes(page)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_bytes", None)
+        report(config, workdir)
     storage.write_bytes(workdir.results, storage.read_bytes(workdir.results).replace(b"0.9722", b"0.9733"))
     with pytest.raises(DataError, match=r"results\.csv is missing or was changed"):
         report(config, workdir)
     write_manifest(workdir.runs, {"results_sha256": storage.sha256(workdir.results)})
     report(config, workdir)
-    assert storage.read_bytes(page) != b"mine"
+    assert storage.read_bytes(page) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("index.html", None), ("figures/figure2.svg", b"mine"), ("figures/figure4.png", b""), ("manifest.json", b"{}")],
+)
+def test_a_report_that_is_not_whole_is_written_again(tmp_path, name, data):
+    config, workdir = make(tmp_path)
+    report(config, workdir)
+    path = storage.join(workdir.report, name)
+    before = storage.read_bytes(path)
+    storage.remove(path) if data is None else storage.write_bytes(path, data)
+    report(config, workdir)
+    assert storage.read_bytes(path) == before
+
+
+def test_artifacts_of_two_runs_are_not_put_on_one_page(tmp_path):
+    config, workdir = make(tmp_path)
+    path = workdir.subset("semantic-0.9000")
+    whole = storage.read_bytes(path)
+    storage.write_bytes(path, storage.read_bytes(workdir.subset("semantic-0.6000")))
+    with pytest.raises(DataError, match=rf"{path} is missing, damaged or another file.*redundancy select"):
+        report(config, workdir)
+    storage.write_bytes(path, whole)
+    manifest = storage.join(workdir.embeddings("end"), "manifest.json")
+    storage.write_json(manifest, {**storage.read_json(manifest), "checkpoint": "another"})
+    with pytest.raises(WorkdirError, match=rf"made from other embeddings than those that {manifest} names.*delete"):
+        report(config, workdir)
+    storage.remove(workdir.embeddings("end"))
+    runs = read_manifest(workdir.runs)
+    digests = {
+        file["file"].removesuffix(".parquet"): file["sha256"] for file in read_manifest(workdir.subsets)["files"]
+    }
+    write_manifest(workdir.runs, {**runs, "subsets": {**digests, "random-0.6000-trial1": "0" * 64}})
+    with pytest.raises(WorkdirError, match=r"results\.csv is of runs on another .*random-0\.6000-trial1"):
+        report(config, workdir)
+    write_manifest(workdir.runs, {**runs, "subsets": digests})
+    report(config, workdir)
 
 
 def test_names_from_outside_appear_as_text(tmp_path):
