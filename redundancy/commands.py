@@ -1,14 +1,16 @@
 """The commands that are no stages, `import`, `export` and `preflight`, and the flags that only some commands have."""
 
+import dataclasses
 import functools
 import importlib.util
+import os
 import re
 from collections.abc import Callable
 
 from absl import flags
 
 from redundancy.errors import ConfigError
-from redundancy.workdir import Workdir
+from redundancy.workdir import STAGES, Workdir
 
 IMPORT_HELP = """\
 redundancy import: brings embeddings that any model made, with their labels, into a workdir; then link and select them.
@@ -104,6 +106,10 @@ _COMMANDS = {
     "dropped": ("export",),
     "overwrite": ("export",),
     "scheduler": ("link", "run"),
+    "coordinator": (*STAGES, "run"),
+    "num_processes": (*STAGES, "run"),
+    "process_id": (*STAGES, "run"),
+    "heartbeat_s": (*STAGES, "run"),
     "profile": ("train", "sweep", "run"),
     "topology": ("preflight",),
     "image_size": ("preflight",),
@@ -126,6 +132,12 @@ flags.DEFINE_string("topology", None, "See redundancy preflight --help.")
 for _name in ("image_size", "classes", "trials"):
     flags.DEFINE_integer(_name, None, "See redundancy preflight --help.", lower_bound=1)
 flags.DEFINE_bool("json", False, "See redundancy preflight --help.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of a run of several, or auto.")
+flags.DEFINE_integer("num_processes", None, "Processes of the run, one on each host.", lower_bound=1)
+flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+flags.DEFINE_integer(
+    "heartbeat_s", 100, "Seconds after which a silent process counts as lost, which ends the others.", lower_bound=5
+)
 flags.DEFINE_string("scheduler", None, f"Dask scheduler for link: {_SCHEDULERS}.")
 
 
@@ -162,6 +174,53 @@ def _check_scheduler(address: str) -> None:
         raise ConfigError(f"--scheduler={address}: wanted {_SCHEDULERS}; or none, to link on this machine.")
     if importlib.util.find_spec("distributed") is None:
         raise ConfigError(f'--scheduler={address} needs Dask: pip install "redundancy[distributed]".')
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Where the processes of a run of several find each other; arguments of `processes.start`."""
+
+    coordinator: str
+    num_processes: int | None
+    process_id: int | None
+    heartbeat_s: int
+
+
+def several() -> Processes | None:
+    """What the flags, or the variables of JAX's own names, say of a run of several processes; None where it has one.
+
+    Raises:
+      ConfigError: something is missing, or does not fit.
+    """
+    coordinator = _FLAGS["coordinator"].value or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    numbers = {}
+    for name, variable in (("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID")):
+        numbers[name] = _FLAGS[name].value
+        if numbers[name] is None and (text := os.environ.get(variable)) is not None:
+            if not text.isdecimal():
+                raise ConfigError(f"{variable} is {text!r}; wanted a whole number, as for --{name.replace('_', '-')}.")
+            numbers[name] = int(text)
+    count, number = numbers["num_processes"], numbers["process_id"]
+    if coordinator is None:
+        if count is None and number is None:
+            return None
+        raise ConfigError(
+            "--num-processes or --process-id is given without --coordinator=HOST:PORT, process 0's address."
+        )
+    heartbeat_s = _FLAGS["heartbeat_s"].value
+    if coordinator == "auto":
+        return Processes(coordinator, None, None, heartbeat_s)
+    if not re.fullmatch(r".+:\d{1,5}", coordinator):
+        raise ConfigError(f"--coordinator={coordinator}: wanted HOST:PORT, where process 0 can be reached, or auto.")
+    if count is None or number is None:
+        raise ConfigError(
+            "--coordinator is given; wanted --num-processes and, on each host its own, --process-id, too."
+        )
+    if number >= count:
+        raise ConfigError(
+            f"--process-id={number}, but there are {count} processes (--num-processes); wanted 0…{count - 1}."
+        )
+    return Processes(coordinator, count, number, heartbeat_s) if count > 1 else None
 
 
 def engine() -> Callable:

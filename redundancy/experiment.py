@@ -8,13 +8,13 @@ import itertools
 import numpy as np
 from absl import logging
 
-from redundancy import storage
+from redundancy import processes, storage
 from redundancy.config import differing
 from redundancy.data import shared_dataset
 from redundancy.errors import DataError, WorkdirError
 from redundancy.selection.stages import read_subset
 from redundancy.training.feed import resident_images
-from redundancy.training.loop import Job, result_path, train_pack
+from redundancy.training.loop import Job, result_path, train_pack, training_digest
 from redundancy.training.mesh import make_mesh
 from redundancy.training.packing import choose
 from redundancy.training.schedule import Schedule, full_schedule, subset_schedule
@@ -172,6 +172,12 @@ def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
     for run in runs:
         path = result_path(workdir.run(run.name))
         result = need_fields(path, storage.read_json(path), images=int, steps=int, test_correct=int, test_size=int)
+        if result.get("training") not in (None, training_digest(config, run.name, run.seed, run.steps)):
+            raise DataError(
+                f"{path} is the result of another training ({result.get('run')!r}, {result['steps']} steps), not of "
+                f"{run.name!r} with this config. Bring the right file back, or delete {workdir.run(run.name)} and "
+                f'{storage.join(workdir.runs, "manifest.json")} and run "redundancy sweep" again.'
+            )
         row = {
             "run": run.name,
             "method": run.method,
@@ -210,20 +216,15 @@ def sweep(config, workdir: Workdir, profile: bool = False) -> None:
       WorkdirError: the stage select has not finished, or the runs there are of other subsets.
       DataError: a subset or a result is damaged.
     """
-    digests = _subset_digests(workdir)
+    digests = processes.first(lambda: _subset_digests(workdir))
     num_images = len(shared_dataset(config).train.positions) if config.epochs or config.warmup_epochs else 0
     runs = table(config, num_images)
-    for run in runs:
-        _claim(workdir, run, digests)
-    finished = read_manifest(workdir.runs, results_sha256=str)
-    if finished is not None:
-        if not storage.exists(workdir.results) or storage.sha256(workdir.results) != finished["results_sha256"]:
-            logging.warning("%s is missing or was changed; it is written again from the runs", workdir.results)
-            write_results(workdir, config, runs)
+    done = set(processes.first(lambda: _begin(workdir, config, runs, digests)))
+    if len(done) == len(runs) and read_manifest(workdir.runs) is not None:
         logging.info("sweep: finished already")
         return
     dataset = shared_dataset(config)
-    workdir.claim_dataset(dataset.fingerprint)
+    workdir.claim_dataset(dataset.fingerprint, dataset.skipped)
     # The mesh and the packs follow from the whole table, not from what is left of it: an interrupted sweep goes on
     # with the same programs, and so with the same bits.
     mesh = make_mesh(config, num_trials=len(runs))
@@ -233,26 +234,49 @@ def sweep(config, workdir: Workdir, profile: bool = False) -> None:
     size = packing.pack
     schedules = {run.fraction: subset_schedule(config, num_images, run.fraction) for run in runs}
     left = [
-        (schedule, [run for run in pack if not is_done(workdir, run)])
-        for schedule, pack in _packs(runs, schedules, size)
+        (schedule, [run for run in pack if run.name not in done]) for schedule, pack in _packs(runs, schedules, size)
     ]
-    done = len(runs) - sum(len(pack) for _, pack in left)
-    logging.info("sweep: %d of %d runs to do", len(runs) - done, len(runs))
+    finished = len(done)
+    logging.info("sweep: %d of %d runs to do", len(runs) - finished, len(runs))
     for run in {run.subset: run for _, pack in left for run in pack}.values():
         _kept(workdir, run, dataset)  # a wrong subset is told before the first training, not before its own
-    if done < len(runs):
+    if finished < len(runs):
         trainer = Trainer(config, dataset, mesh, size, packing.vmap)
         for schedule, pack in left:
             if not pack:
                 continue
             jobs = [Job(run.name, workdir.run(run.name), _kept(workdir, run, dataset), run.seed) for run in pack]
             names = jobs[0].name if len(jobs) == 1 else f"{jobs[0].name} and {len(jobs) - 1} more"
-            what = f"sweep {done + 1}/{len(runs)} {names}"
+            what = f"sweep {finished + 1}/{len(runs)} {names}"
             results = train_pack(trainer, jobs, size, schedule, what, profile)
             profile = False
-            done += len(pack)
+            finished += len(pack)
             for job, result in zip(jobs, results, strict=True):
                 logging.info("sweep: %s test accuracy %.4f", job.name, result["test_accuracy"])
+    processes.first(lambda: _end(workdir, config, runs))
+
+
+def _begin(workdir: Workdir, config, runs: list[Run], digests: dict[str, str]) -> list[str]:
+    """Claims the folders of all runs; names of those that are done. Where all are, results.csv is checked or mended."""
+    for run in runs:
+        _claim(workdir, run, digests)
+    finished = read_manifest(workdir.runs, results_sha256=str)
+    if finished is None:
+        return [run.name for run in runs if is_done(workdir, run)]
+    if not storage.exists(workdir.results) or storage.sha256(workdir.results) != finished["results_sha256"]:
+        logging.warning("%s is missing or was changed; it is written again from the runs", workdir.results)
+        write_results(workdir, config, runs)
+        if storage.sha256(workdir.results) != finished["results_sha256"]:
+            raise DataError(
+                f"{workdir.results}, written again from the runs' own result.json, is not what "
+                f"{storage.join(workdir.runs, 'manifest.json')} says it was: a result.json was changed, or the manifest is "
+                "of another sweep. Bring the right files back; or delete that manifest, and the folders of the runs that "
+                'you do not trust, and run "redundancy sweep" again.'
+            )
+    return [run.name for run in runs]
+
+
+def _end(workdir: Workdir, config, runs: list[Run]) -> None:
     write_results(workdir, config, runs)
     write_manifest(
         workdir.runs, {"runs": [run.name for run in runs], "results_sha256": storage.sha256(workdir.results)}

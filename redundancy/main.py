@@ -1,5 +1,8 @@
 """The command line: flags, process start-up, call the stage."""
 
+import atexit
+import contextlib
+import dataclasses
 import errno
 import functools
 import logging as std_logging
@@ -8,6 +11,8 @@ import pathlib
 import re
 import sys
 import threading
+from collections.abc import Sequence
+from typing import NoReturn
 
 # Read by TensorFlow and by Orbax's path library when they are first imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -16,9 +21,10 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 from absl import flags, logging
 from ml_collections import config_flags
 
-from redundancy import commands
+from redundancy import commands, preemption, processes, supervisor
 from redundancy import config as config_lib
-from redundancy.errors import ConfigError, UserError, nearest
+from redundancy.errors import ConfigError, Preempted, UserError, WorkdirError, nearest
+from redundancy.lease import Lease, is_held
 from redundancy.workdir import STAGES, Workdir
 
 USAGE = """\
@@ -42,7 +48,8 @@ The way through, each stage reading what the one before wrote in DIR (a folder, 
   report   puts the answer on one page                  report/index.html
   run      all of them, in order
 
-A finished stage is left alone, an interrupted one continues: give the same command again.
+A finished stage is left alone, an interrupted one continues: give the same command again. SIGTERM saves and ends with
+exit code 75. Other codes: 0 done, 1 an error, 2 a wrong command, 76 another process of the run was lost.
 
 Beside the way, without training:
 
@@ -59,6 +66,8 @@ Beside the way, without training:
   --scheduler for link and run: local:WORKERS, or tcp://HOST:PORT of a Dask scheduler; default: this machine
   --profile   for train, sweep and run: traces some steps into the first run's folder, profile/, for TensorBoard
               and Perfetto
+  --coordinator, --num-processes, --process-id   on every host of a run of several: HOST:PORT of process 0, how many
+              there are, and which this is; or --coordinator=auto alone on Cloud TPU, Slurm or Kubernetes
   --debug     shows the stack trace of an error
   --helpfull  the fields of a config, with their meaning and defaults
 
@@ -72,6 +81,8 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show stack traces.")
 
 _EXIT_ERROR = 1
 _EXIT_USAGE = 2
+_EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h
+_EXIT_INTERRUPTED = 130
 
 
 _NEED_DATASET = ("train", "embed", "sweep", "report", "run")
@@ -97,7 +108,11 @@ def _stage(name: str):
 
             stage = functools.partial(sweep, profile=_FLAGS.profile)
         case "report":
-            from redundancy.report.stage import report as stage
+            from redundancy.report.stage import report
+
+            def stage(config, workdir):
+                processes.first(lambda: report(config, workdir))
+
     return stage
 
 
@@ -150,7 +165,39 @@ def _resolved_config():
     return config_lib.resolve(given)
 
 
-def _main(argv: list[str]) -> None:
+def _acquire(lease: Lease) -> str:
+    lease.acquire()
+    return lease.token
+
+
+def _run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
+    """The stages in order, in this process or, on several hosts, together with the others; one command at a time."""
+    lease = Lease(workdir.root)
+    watch = processes.Watch(before_end=lease.release)
+    watch.start()
+    try:
+        token = processes.first(lambda: _acquire(lease))
+        if not processes.is_first() and not is_held(workdir.root, token):
+            raise WorkdirError(
+                f"--workdir {workdir.root} is not the folder that process 0 works in: on several hosts it must be storage "
+                "that all of them share, for example gs://bucket/path."
+            )
+        workdir.claim(config)
+        for name in names:
+            logging.info("stage %s", name)
+            _stage(name)(config, workdir)
+            processes.barrier()
+    except (Exception, KeyboardInterrupt) as error:
+        code, message = _told(error)
+        processes.await_verdict(error)
+        processes.fail(code, message)
+        raise
+    finally:
+        watch.stop()
+        lease.release()
+
+
+def _main(argv: list[str]) -> int:
     known = (*STAGES, "run", *commands.HELP)
     if len(argv) != 2:
         raise ConfigError(f"wanted one stage, got {argv[1:]}; stages: {', '.join(known)}." if argv[1:] else USAGE)
@@ -160,8 +207,10 @@ def _main(argv: list[str]) -> None:
     commands.check_flags(name)
     if name in commands.HELP:
         config = _resolved_config() if _CONFIG.value else None
-        commands.run(name, Workdir(_WORKDIR.value) if _WORKDIR.value else None, config)
-        return
+        workdir = Workdir(_WORKDIR.value) if _WORKDIR.value else None
+        with preemption.handling_sigterm(), Lease(workdir.root) if name == "import" else contextlib.nullcontext():
+            commands.run(name, workdir, config)
+        return 0
     for flag, value in (("--config", _CONFIG.value), ("--workdir", _WORKDIR.value)):
         if not value:
             raise ConfigError(
@@ -171,12 +220,25 @@ def _main(argv: list[str]) -> None:
     if name in _NEED_DATASET:
         config_lib.need_dataset(config, name)
     workdir = Workdir(_WORKDIR.value)
-    workdir.claim(config)
-    for stage in STAGES if name == "run" else (name,):
-        logging.info("stage %s", stage)
-        _stage(stage)(config, workdir)
-    if name in ("run", "report"):
+    names = STAGES if name == "run" else (name,)
+    several = commands.several()
+    if several is None:
+        with preemption.handling_sigterm():
+            _run_stages(names, config, workdir)
+    elif not supervisor.is_child():
+        return supervisor.run(sys.argv)
+    else:
+        supervisor.follow_parent()
+        processes.start(**dataclasses.asdict(several))
+        try:
+            _run_stages(names, config, workdir)
+        except Preempted:
+            processes.leave()
+            raise
+    if processes.is_first() and name in ("run", "report"):
         print(f"report: {workdir.report}/index.html")
+    processes.leave()
+    return 0
 
 
 class _OwnLines(std_logging.Filter):
@@ -220,6 +282,15 @@ def _explain(error: BaseException) -> str:
     return f"{type(error).__name__}: {first} (a bug, or a fault of this machine; --debug shows where)"
 
 
+def _told(error: BaseException) -> tuple[int, str]:
+    """Exit code and message of an error."""
+    if isinstance(error, KeyboardInterrupt):
+        return _EXIT_INTERRUPTED, "interrupted"
+    if isinstance(error, UserError):
+        return _EXIT_USAGE if isinstance(error, ConfigError) else _EXIT_ERROR, str(error)
+    return _EXIT_ERROR, _explain(error)
+
+
 def entry(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     argv = [commands.spelled(arg) for arg in (sys.argv if argv is None else argv)]
@@ -239,26 +310,34 @@ def entry(argv: list[str] | None = None) -> int:
         if not debug:
             # Threads and event loops of the libraries print traces of what also reaches this one as an exception.
             sys.unraisablehook = threading.excepthook = lambda _: None
-        _main(rest)
-        return 0
+        return _main(rest)
     except KeyboardInterrupt:
         print("redundancy: interrupted; give the same command again to continue.", file=sys.stderr)
-        return 130
-    except ConfigError as error:
-        message, code = str(error), _EXIT_USAGE
-        if debug:
-            raise
-    except UserError as error:
-        message, code = str(error), _EXIT_ERROR
-        if debug:
-            raise
+        return _EXIT_INTERRUPTED
+    except Preempted:
+        print(
+            "redundancy: ended as asked (SIGTERM); what was computed is saved. Give the same command again to continue.",
+            file=sys.stderr,
+        )
+        return _EXIT_PREEMPTED
     except Exception as error:
-        message, code = _explain(error), _EXIT_ERROR
         if debug:
             raise
+        code, message = _told(error)
     print(f"redundancy: error: {message}", file=sys.stderr)
     return code
 
 
+def command() -> NoReturn:
+    """The command line as a whole process."""
+    code = entry()
+    if code not in (_EXIT_PREEMPTED, _EXIT_INTERRUPTED):
+        atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Nothing is left to do. Threads of the libraries may still work, and be aborted while Python takes itself down.
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(entry())
+    command()

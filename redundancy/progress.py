@@ -7,6 +7,8 @@ import time
 from absl import logging
 from tqdm import tqdm
 
+from redundancy import preemption
+
 
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
@@ -23,6 +25,9 @@ class Progress:
       unit: name of one unit, for example "images".
       done: units finished before this process started (they do not count in the rate).
       every_s: seconds between two lines in a log.
+
+    Raises:
+      Preempted: from `advance`, where this process was asked to end and the work is not `preemption.deferred`.
     """
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0, every_s: float = 10.0):
@@ -48,6 +53,7 @@ class Progress:
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Adds `count` finished units; `note` is shown beside the bar, for example the current loss."""
+        preemption.check()
         self._done += count
         self._note = note or self._note
         if self._bar is not None:

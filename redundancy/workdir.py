@@ -3,13 +3,15 @@
 A stage's manifest is written last: a stage with a manifest is finished, and its outputs are whole.
 """
 
+import csv
 import importlib.metadata
+import io
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from redundancy import config as config_lib
-from redundancy import storage
+from redundancy import processes, storage
 from redundancy.errors import DataError, WorkdirError
 
 # What only a run of a config can have made; embeddings may be anybody's.
@@ -84,13 +86,18 @@ class Workdir:
         """Makes the workdir this config's, or checks that all that lies there can be this config's too.
 
         A field may differ from the workdir's as long as nothing there depends on it, see `_dependents`. The workdir's
-        config.json is then written with the new config.
+        config.json is then written with the new config. Of several processes the first does it.
 
         Raises:
           WorkdirError: something there was made with another value of a field; names the fields and what depends.
         """
-        wanted = config_lib.to_json(config)
+        processes.first(lambda: self._claim(config_lib.to_json(config)))
+
+    def _claim(self, wanted: Mapping[str, Any]) -> None:
+        getattr(storage, "remove_scratch", lambda root: None)(self.root)
         made = set(storage.list_dir(self.root))
+        if storage.exists(self.config):
+            made.add("config.json")  # whatever a listing that comes late says
         if "config.json" not in made and made & _OF_A_CONFIG:
             raise WorkdirError(
                 f"{self.root} holds {', '.join(sorted(made & _OF_A_CONFIG))} but no config.json, so nothing tells which "
@@ -169,18 +176,29 @@ class Workdir:
                 return self.embeddings(layer)
         return None
 
-    def claim_dataset(self, fingerprint: Mapping[str, Any]) -> None:
+    def claim_dataset(self, fingerprint: Mapping[str, Any], skipped: Sequence[tuple[str, str]] = ()) -> None:
         """Records the data set's fingerprint beside the config, or checks that it is the recorded one.
+
+        Args:
+          fingerprint: of the data set.
+          skipped: files that it leaves out, and why; written to skipped_images.csv.
 
         Raises:
           WorkdirError: positions in this workdir are those of another data set.
         """
-        found = storage.read_json(self.config)
+        processes.first(lambda: self._claim_dataset(fingerprint, skipped))
+
+    def _claim_dataset(self, fingerprint: Mapping[str, Any], skipped: Sequence[tuple[str, str]]) -> None:
+        found = need_fields(self.config, storage.read_json(self.config), config=dict)
         recorded = found.get("dataset")
-        if recorded is None:
-            storage.write_json(self.config, {**found, "dataset": dict(fingerprint)})
+        if recorded is not None:
+            self.check_fingerprint(need_fields(self.config, found, dataset=dict)["dataset"], fingerprint, self.config)
             return
-        self.check_fingerprint(recorded, fingerprint, self.config)
+        if skipped:
+            buffer = io.StringIO()
+            csv.writer(buffer, lineterminator="\n").writerows([("file", "reason"), *skipped])
+            storage.write_text(self.path("skipped_images.csv"), buffer.getvalue())
+        storage.write_json(self.config, {**found, "dataset": dict(fingerprint)})
 
     def check_fingerprint(self, recorded: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
         """Raises WorkdirError where two fingerprints differ; `where` is the file that holds `recorded`."""
@@ -199,7 +217,10 @@ class Workdir:
 
     def dataset_fingerprint(self) -> dict[str, Any] | None:
         """The recorded fingerprint, or None before the first stage that opens the data set."""
-        return storage.read_json(self.config).get("dataset") if storage.exists(self.config) else None
+        if not storage.exists(self.config):
+            return None
+        found = need_fields(self.config, storage.read_json(self.config), config=dict)
+        return need_fields(self.config, found, dataset=dict)["dataset"] if "dataset" in found else None
 
 
 def need_fields(path: str, value: Any, **fields: type) -> dict[str, Any]:

@@ -1,28 +1,39 @@
 """The stage `embed`: every training image through the trained network, pooled layers into the sharded store."""
 
+import jax
 import numpy as np
 from absl import logging
 
+from redundancy import processes
 from redundancy.data import shared_dataset
 from redundancy.embedding import store
 from redundancy.errors import WorkdirError
 from redundancy.progress import Progress
 from redundancy.training.checkpoints import Checkpoints
-from redundancy.training.loop import PRETRAIN_SEED
+from redundancy.training.loop import PRETRAIN_SEED, Job, identity
 from redundancy.training.mesh import make_mesh
+from redundancy.training.schedule import full_schedule
 from redundancy.training.trainer import Trainer
 from redundancy.workdir import Workdir, need_manifest, read_manifest
 
 
 def embed(config, workdir: Workdir) -> None:
-    """Writes embeddings/LAYER/ for every configured layer. Parts that are there already are kept."""
+    """Writes embeddings/LAYER/ for every configured layer. Parts that are there already are kept.
+
+    Of several processes each makes its own parts, on its own devices, and the first writes the manifests.
+
+    Raises:
+      WorkdirError: the stage train has not finished, or its checkpoint is missing, damaged or of another config.
+    """
     layers = [layer for layer in config.layers if read_manifest(workdir.embeddings(layer), parts=list) is None]
     if not layers:
         logging.info("embed: finished already")
         return
-    step = need_manifest(workdir.pretrain, "train", step=int)["step"]
-    dataset = shared_dataset(config)
-    workdir.claim_dataset(dataset.fingerprint)
+    trained = need_manifest(workdir.pretrain, "train", step=int)
+    step, dataset = trained["step"], shared_dataset(config)
+    workdir.claim_dataset(dataset.fingerprint, dataset.skipped)
+    if isinstance(trained.get("fingerprint"), dict):
+        workdir.check_fingerprint(trained["fingerprint"], dataset.fingerprint, f"{workdir.pretrain}/manifest.json")
     positions, labels = dataset.train.positions, dataset.train.labels
     parts = store.part_positions(positions, config.embedding_parts)
     identities = {
@@ -33,17 +44,23 @@ def embed(config, workdir: Workdir) -> None:
     def done(index):
         return all(store.part_done(workdir.embeddings(layer), index, len(parts), identities[layer]) for layer in layers)
 
-    missing = [index for index in range(len(parts)) if not done(index)]
-    if missing:
-        trainer = Trainer(config, dataset, make_mesh(config, num_trials=1))
+    def extract():
+        own = range(processes.index(), len(parts), processes.count())
+        missing = [index for index in own if not done(index)]
+        if not missing:
+            return
+        # Its own devices alone: no process waits for another one's part.
+        trainer = Trainer(config, dataset, make_mesh(config, num_trials=1, devices=jax.local_devices()))
         checkpoints = Checkpoints(workdir.pretrain)
         if step not in checkpoints.steps():
             raise WorkdirError(
                 f'{checkpoints.folder}/{step} is missing. Delete {workdir.pretrain} and run "redundancy train" again.'
             )
-        state = checkpoints.restore(step, trainer.init_state(PRETRAIN_SEED))
+        job = Job("pretrain", workdir.pretrain, positions, PRETRAIN_SEED)
+        of = identity(config, job, full_schedule(config, len(positions)))
+        state, _ = checkpoints.restore(step, trainer.init_state(PRETRAIN_SEED), of)
         checkpoints.close()
-        total = sum(len(part) for part in parts)
+        total = sum(len(parts[index]) for index in own)
         todo = sum(len(parts[index]) for index in missing)
         with Progress("embed " + ", ".join(layers), total, "images", done=total - todo) as progress:
             for index in missing:
@@ -54,16 +71,14 @@ def embed(config, workdir: Workdir) -> None:
                 part_labels = labels[np.searchsorted(positions, parts[index])]
                 for layer in layers:
                     rows = np.concatenate([batch[layer] for batch in batches])
-                    store.write_part(
-                        workdir.embeddings(layer),
-                        index,
-                        len(parts),
-                        parts[index],
-                        part_labels,
-                        rows,
-                        identities[layer],
-                    )
-    for layer in layers:
-        store.finish(
-            workdir.embeddings(layer), len(parts), identities[layer], dataset.class_names, dataset.train.num_stored
-        )
+                    folder = workdir.embeddings(layer)
+                    store.write_part(folder, index, len(parts), parts[index], part_labels, rows, identities[layer])
+
+    def finish():
+        for layer in layers:
+            store.finish(
+                workdir.embeddings(layer), len(parts), identities[layer], dataset.class_names, dataset.train.num_stored
+            )
+
+    processes.together(extract)
+    processes.first(finish)

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from redundancy import storage
+from redundancy import processes, storage
 from redundancy.config import METHODS
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
@@ -89,35 +89,36 @@ def _link_layer(
         for label, number in num_merges.items()
     ]
     identities = {task.label: task.identity for task in every}
-    done = merges.finished_classes(folder, identities)
-    todo = [task for task in every if task.label not in done]
-    with Progress(
-        f"link {store.layer}", store.num_examples, "images", done=sum(counts[label] for label in done)
-    ) as progress:
+    # Of several processes each links its own classes: dealt out by size, so that each gets about the same work.
+    dealt = sorted(every, key=lambda task: (-task.num_images, task.label))
+    own = dealt[processes.index() :: processes.count()]
+    done = merges.finished_classes(folder, {task.label: task.identity for task in own})
 
-        def finished(task: ClassTask, images: int | None = None) -> None:
-            progress.advance(task.num_images if images is None else images, note=names[task.label])
+    def link_own() -> None:
+        total, before = sum(task.num_images for task in own), sum(counts[label] for label in done)
+        with Progress(f"link {store.layer}", total, "images", done=before) as progress:
 
-        engine(todo, finished)
-    merges.pack(
-        folder,
-        identities,
-        {
-            "layer": store.layer,
-            "fingerprint": store.manifest["fingerprint"],
-            "embeddings": embeddings,
-            "fractions": list(fractions),
-            "classes": {
-                str(label): {"images": counts[label], "merges": number} for label, number in num_merges.items()
-            },
-        },
-    )
+            def finished(task: ClassTask, images: int | None = None) -> None:
+                progress.advance(task.num_images if images is None else images, note=names[task.label])
+
+            engine([task for task in own if task.label not in done], finished)
+
+    processes.together(link_own)
+    classes = {str(label): {"images": counts[label], "merges": number} for label, number in num_merges.items()}
+    manifest = {
+        "layer": store.layer,
+        "fingerprint": store.manifest["fingerprint"],
+        "embeddings": embeddings,
+        "fractions": list(fractions),
+        "classes": classes,
+    }
+    processes.first(lambda: merges.pack(folder, identities, manifest))
 
 
 def link(config: ml_collections.FrozenConfigDict, workdir: Workdir, engine: Engine = local.run) -> None:
     """Links the images of each class as far down as the smallest fraction asks (the paper's section 3.2).
 
-    Classes that an interrupted run finished are kept.
+    Classes that an interrupted run finished are kept. Of several processes each links its own classes.
 
     Args:
       config: layers, fractions and methods count.
@@ -138,7 +139,8 @@ def link(config: ml_collections.FrozenConfigDict, workdir: Workdir, engine: Engi
         if manifest is not None:
             _check_embeddings(folder, manifest, embeddings)
             _check_depth(workdir, folder, manifest, config.fractions)
-            storage.remove(merges.scratch(folder))  # left where the process died before it was done with
+            if processes.is_first():
+                storage.remove(merges.scratch(folder))  # left where the process died before it was done with
             logging.info("link %s: finished already", layer)
             continue
         _link_layer(_open_store(workdir, layer), folder, embeddings, config.fractions, engine)
@@ -287,13 +289,17 @@ def _in_order(file: Mapping[str, Any]) -> tuple:
 def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
     """Writes the subset of every method, layer, fraction and, where it is drawn, trial (the paper's section 3.2).
 
-    Subsets of other fractions, methods, layers or trials made before stay, and the manifest lists all.
+    Of several processes the first does it. Subsets of other fractions, methods, layers or trials made before stay, and the manifest lists all.
 
     Raises:
       WorkdirError: embeddings or merges are not finished, do not belong together or to the workdir's data set, or the
         subsets made before are of other ones, or of another rule or seed.
       DataError: an artifact is damaged, or the embeddings' labels are not the data set's.
     """
+    processes.first(lambda: _select(config, workdir))
+
+
+def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
     semantic = "semantic" in config.methods
     layers = config.layers if semantic else config.layers[:1]
     inputs = {f"embeddings/{layer}": _manifest_sha256(workdir.embeddings(layer)) for layer in layers}

@@ -1,7 +1,11 @@
 """Checkpoints of single trials, by Orbax. The one module that knows Orbax."""
 
 import contextlib
+import dataclasses
+import hashlib
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 # Orbax's paths take TensorFlow's own gs:// client where TensorFlow is installed; the rest of the project uses
 # fsspec's, and on the npz path TensorFlow must not be imported at all.
@@ -13,10 +17,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from redundancy import storage
+from redundancy import processes, storage
+from redundancy.config import differing
 from redundancy.errors import WorkdirError
 
 _KEPT = 2
+_retrying = getattr(storage, "retrying", lambda what, operation: operation())
+_SHOWN = 4  # differences that an error shows
 
 
 def _folder(run_folder: str) -> str:
@@ -24,62 +31,165 @@ def _folder(run_folder: str) -> str:
     return os.path.abspath(path) if storage.is_local(path) else path
 
 
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a training has come to, beside its state.
+
+    Attributes:
+      of: JSON that tells which training this is: config, data, seeds. A checkpoint of another one is not continued.
+      at: JSON that tells where in its data it is; for people, since it follows from the step.
+      pending: metrics of the steps since the last line of metrics, name -> [steps] float32.
+    """
+
+    of: Mapping[str, Any]
+    at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pending: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def _named(tree) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every array of a tree, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for path, leaf in leaves}
+
+
+def _differences(found: dict, wanted: dict) -> list[str]:
+    def show(of):
+        return f"{of[1]} {list(of[0])}"
+
+    lines = [f"no {name}, wanted {show(wanted[name])}" for name in wanted if name not in found]
+    lines += [f"{name} {show(found[name])}, not wanted" for name in found if name not in wanted]
+    both = [name for name in wanted if name in found and found[name] != wanted[name]]
+    return lines + [f"{name} {show(found[name])}, wanted {show(wanted[name])}" for name in both]
+
+
+def _sha256(tree) -> str:
+    """Of the paths, shapes, dtypes and bytes of all arrays."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).data if leaf.ndim else leaf.tobytes())
+    return digest.hexdigest()
+
+
 class Checkpoints:
     """The checkpoints of one run, in its folder's `checkpoints/`; the newest two are kept.
 
-    A checkpoint is a trial's whole state on the host: parameters, statistics, momentum and step. Seeds and data
-    order are functions of the config and the step. A checkpoint that was not finished does not count as one.
+    A checkpoint is a trial's whole state on the host (parameters, statistics, momentum and step), with a checksum and its
+    `Progress`. It is whole or does not count as one. On several processes the first writes, all read.
     """
 
     def __init__(self, run_folder: str):
         self._run_folder, self.folder = run_folder, _folder(run_folder)
-        storage.make_dirs(self.folder)
+        self._writes = processes.is_first()
+        self._unsaved = None  # step and items that are being written
+        if self._writes:
+            storage.make_dirs(self.folder)
+        own = processes.index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+        )
         self._manager = ocp.CheckpointManager(
-            self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=_KEPT, create=True)
+            self.folder,
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()},
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=_KEPT,
+                create=False,
+                cleanup_tmp_directories=self._writes,
+                read_only=not self._writes,
+                multiprocessing_options=alone,
+            ),
         )
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state) -> None:
-        """Saves in the background; a later save or close waits for it.
+    def save(self, step: int, state, progress: Progress) -> None:
+        """Saves in the background; a later save, wait or close waits for it. In the first process alone.
 
         Raises:
-          WorkdirError: this checkpoint, or the one before it, cannot be written.
+          WorkdirError: the checkpoint before this one cannot be written.
         """
-        if step not in self._manager.all_steps():
-            tree = flax.serialization.to_state_dict(state)
-            with self._write_errors():
-                self._manager.save(step, args=ocp.args.StandardSave(jax.tree.map(np.asarray, tree)), force=True)
+        self.wait()
+        if not self._writes or step in self._manager.all_steps():
+            return
+        tree = jax.tree.map(np.asarray, flax.serialization.to_state_dict(state))
+        pending = {name: np.asarray(values, np.float32).tolist() for name, values in progress.pending.items()}
+        about = {"step": step, "sha256": _sha256(tree), "of": progress.of, "at": progress.at, "pending": pending}
+        self._unsaved = step, ocp.args.Composite(state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
+        with self._write_errors():
+            _retrying(self.folder, self._begin)
 
-    def restore(self, step: int, like):
-        """The state of a step, with the structure, shapes and dtypes of `like`.
+    def _begin(self) -> None:
+        step, items = self._unsaved
+        if step not in self._manager.all_steps():
+            self._manager.save(step, args=items, force=True)
+
+    def _finish(self) -> None:
+        """Waits for the save; begins it anew where it fails, for whoever tries again."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception:
+            self._manager.reload()
+            self._begin()
+            raise
+
+    def restore(self, step: int, like, of: Mapping[str, Any]) -> tuple[Any, Progress]:
+        """The state of a step, with the structure, shapes and dtypes of `like`, and its progress.
+
+        Args:
+          step: one of `steps`.
+          like: state of the wanted structure.
+          of: the training that is to be continued, see `Progress`; only names that are given are compared.
 
         Raises:
-          WorkdirError: the checkpoint cannot be read or holds other arrays than `like`.
+          WorkdirError: the checkpoint cannot be read, holds other arrays than `like`, is damaged or of another training.
         """
         target = jax.tree.map(np.asarray, flax.serialization.to_state_dict(like))
+        path = storage.join(self.folder, str(step))
+        about = self._read(step, about=ocp.args.JsonRestore())["about"]
+        if not isinstance(about, dict) or not {"sha256", "of", "at", "pending"} <= about.keys():
+            raise self._unusable(path, "its file about/ is not one that this program wrote")
+        theirs = about["of"] if isinstance(about["of"], dict) else {}
+        if fields := differing({name: theirs.get(name) for name in of}, dict(of)):
+            shown = "; ".join(f"{name}: {_short(theirs.get(name))} there, {_short(of[name])} now" for name in fields)
+            raise self._unusable(path, f"it is of another training. Differing: {shown}")
+        stored = self._stored(step)
+        if stored is not None and (wrong := _differences(stored, _named(target))):
+            more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+            raise self._unusable(path, f"it holds another network: {'; '.join(wrong[:_SHOWN])}{more}")
+        tree = self._read(step, state=ocp.args.StandardRestore(target))["state"]
+        if _sha256(tree) != about["sha256"]:
+            raise self._unusable(path, "its arrays are not those that were saved: it is damaged, or mixed from two")
+        pending = {name: np.array(values, np.float32) for name, values in about["pending"].items()}
+        return flax.serialization.from_state_dict(like, tree), Progress(about["of"], about["at"], pending)
+
+    def _read(self, step: int, **items) -> Mapping[str, Any]:
+        path = storage.join(self.folder, str(step))
+
+        def read():
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+
         try:
-            tree = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            return _retrying(path, read)
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged or foreign checkpoint
-            raise WorkdirError(
-                f"{self.folder}/{step} cannot be restored ({type(error).__name__}: {str(error).splitlines()[0]}). "
-                f"Delete {self._run_folder} to train this run again."
-            ) from error
-        wrong = [
-            f"{jax.tree_util.keystr(path)} {found.shape} {found.dtype}, wanted {wanted.shape} {wanted.dtype}"
-            for (path, wanted), found in zip(
-                jax.tree_util.tree_leaves_with_path(target), jax.tree.leaves(tree), strict=True
-            )
-            if found.shape != wanted.shape or found.dtype != wanted.dtype
-        ]
-        if wrong:
-            raise WorkdirError(
-                f"{self.folder}/{step} holds another network: {wrong[0]}. "
-                f"Delete {self._run_folder} to train this run again."
-            )
-        return flax.serialization.from_state_dict(like, tree)
+            first = (str(error).splitlines() or [""])[0]
+            raise self._unusable(path, f"it cannot be restored ({type(error).__name__}: {first[:300]})") from error
+
+    def _stored(self, step: int) -> dict[str, tuple[tuple[int, ...], str]] | None:
+        """Shapes and dtypes as the checkpoint tells them; None where it does not."""
+        try:
+            return _named(self._manager.item_metadata(step)["state"].tree)
+        except Exception:  # whatever is wrong there, restoring tells it
+            return None
+
+    def _unusable(self, path: str, why: str) -> WorkdirError:
+        others = [step for step in self.steps() if str(step) != path.rsplit("/", 1)[-1]]
+        earlier = f"{path} to continue from step {others[-1]}, or " if others else ""
+        return WorkdirError(
+            f"{path} cannot be used: {why}. Delete {earlier}{self._run_folder} to train this run again, and give the same "
+            "command; or restore what was there."
+        )
 
     def wait(self) -> None:
         """Waits for the last save.
@@ -87,8 +197,10 @@ class Checkpoints:
         Raises:
           WorkdirError: it cannot be written.
         """
-        with self._write_errors():
-            self._manager.wait_until_finished()
+        if self._unsaved is not None:
+            with self._write_errors():
+                _retrying(self.folder, self._finish)
+            self._unsaved = None
 
     def close(self) -> None:
         """Waits for the last save, and ends the threads that save; raises as `wait`."""
@@ -100,7 +212,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds, ValueError for a full disk among them
-            text = str(error)
+            text = str(error) or type(error).__name__
             full = "No space left" in text or "quota" in text.lower()
             hint = "no space left. Free some space" if full else f"{text.splitlines()[0]}. Mend that"
             raise WorkdirError(
@@ -109,9 +221,18 @@ class Checkpoints:
             ) from error
 
 
-def common_step(all_checkpoints: list[Checkpoints]) -> int | None:
-    """The last step that every run of a pack has a checkpoint of, or None."""
-    steps = set.intersection(*(set(checkpoints.steps()) for checkpoints in all_checkpoints))
-    if not steps and any(checkpoints.steps() for checkpoints in all_checkpoints):
-        logging.warning("runs of a pack have no checkpoint in common; they start again")
-    return max(steps, default=None)
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def common_step(all_checkpoints: Sequence[Checkpoints]) -> int | None:
+    """The last step that every run of a pack has a checkpoint of, or None; the same in all processes."""
+
+    def find():
+        steps = set.intersection(*(set(checkpoints.steps()) for checkpoints in all_checkpoints))
+        if not steps and any(checkpoints.steps() for checkpoints in all_checkpoints):
+            logging.warning("runs of a pack have no checkpoint in common; they start again")
+        return max(steps, default=None)
+
+    return processes.first(find)

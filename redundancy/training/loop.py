@@ -1,15 +1,21 @@
 """Trains a pack of runs from their last checkpoint to their result. The training loop is here, on one screen."""
 
 import dataclasses
+import hashlib
+import json
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
-from redundancy import storage
+from redundancy import preemption, processes, storage
+from redundancy.config import FIELDS, to_json
+from redundancy.errors import Preempted
 from redundancy.progress import Progress
+from redundancy.training import checkpoints as checkpoints_lib
 from redundancy.training.checkpoints import Checkpoints, common_step
 from redundancy.training.meter import DivergedError, Line, Meter
 from redundancy.training.metrics import MetricsWriter
@@ -17,6 +23,25 @@ from redundancy.training.profiling import Profiler
 from redundancy.training.schedule import Schedule
 from redundancy.training.trainer import Trainer
 
+# Fields that change how a training is computed, written or reached, but not what it is.
+_FREE = {
+    "data_dir",
+    "resident_mb",
+    "bad_images",
+    "steps",
+    "epochs",
+    "budget",
+    "warmup_steps",
+    "warmup_epochs",
+    "eval_batch_size",
+    "log_every",
+    "checkpoint_every",
+    "data_parallel",
+    "pack",
+    "pack_mode",
+    "formulation",
+    "steps_per_dispatch",
+}
 PRETRAIN_SEED = 0  # trial t has seed t + 1, so the network that embeds is none of the trials
 
 
@@ -35,6 +60,27 @@ class Job:
 
 def result_path(folder: str) -> str:
     return storage.join(folder, "result.json")
+
+
+def _fields(config) -> dict[str, Any]:
+    """The fields of the config that a training's numbers depend on."""
+    return {
+        f"config.{name}": value
+        for name, value in to_json(config).items()
+        if FIELDS[name].section in ("Data", "Model", "Training") and name not in _FREE
+    }
+
+
+def training_digest(config, name: str, seed: int, steps: int) -> str:
+    """Checksum that a run's result carries, which tells it from the results of other runs and other configs."""
+    text = json.dumps([_fields(config), name, seed, steps], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def identity(config, job: Job, schedule: Schedule) -> dict[str, Any]:
+    """JSON that tells which training this is, and so whose checkpoints continue it: config, schedule, seed and images."""
+    kept = hashlib.sha256(np.ascontiguousarray(job.kept, "<i8").data).hexdigest()
+    return {**_fields(config), **dataclasses.asdict(schedule), "trial seed": job.seed, "kept positions": kept}
 
 
 def _diverged(error: DivergedError, jobs: list[Job], checkpoints: list[Checkpoints]) -> DivergedError:
@@ -61,13 +107,21 @@ def _write(lines: Iterable[Line], writers: list[MetricsWriter]) -> str:
     return note
 
 
+def _end(what: str, step: int, checkpoints: list[Checkpoints]) -> None:
+    for saved in checkpoints:
+        saved.close()
+    logging.info("%s: asked to end; saved step %d", what, step)
+    raise Preempted
+
+
 def train_pack(
     trainer: Trainer, jobs: list[Job], size: int, schedule: Schedule, what: str, profile: bool = False
 ) -> list[dict]:
     """Trains jobs at once and writes each one's result.json.
 
     Starts from the last step that all of them have a checkpoint of. Copies of the last job fill the pack up
-    to `size`; nothing is written for them.
+    to `size`; nothing is written for them. Where the process, or one that works with it, is asked to end, all save the
+    same step and end.
 
     Args:
       trainer: of the data set.
@@ -82,16 +136,20 @@ def train_pack(
 
     Raises:
       DivergedError: a loss or a parameter is no number; names the step and the last good checkpoint.
+      Preempted: asked to end; the state is saved.
+      WorkdirError: a checkpoint is damaged or of another training.
     """
     config, steps = trainer.config, schedule.steps
     filled = jobs + [jobs[-1]] * (size - len(jobs))
     seeds = np.array([job.seed for job in filled], np.uint32)
     checkpoints = [Checkpoints(job.folder) for job in jobs]
     states = [trainer.init_state(job.seed) for job in jobs]
-    start = common_step(checkpoints) or 0
+    identities = [identity(config, job, schedule) for job in jobs]
+    start, before = common_step(checkpoints) or 0, []
     if start:
         logging.info("%s: continues at step %d", what, start)
-        states = [saved.restore(start, like) for saved, like in zip(checkpoints, states, strict=True)]
+        restored = [saved.restore(start, *each) for saved, *each in zip(checkpoints, states, identities, strict=True)]
+        states, before = map(list, zip(*restored, strict=True))
     state = trainer.stack(states + [states[-1]] * (size - len(jobs)))
     writers = [MetricsWriter(job.folder, start) for job in jobs]
     meter = Meter(
@@ -104,10 +162,11 @@ def train_pack(
         trainer.mesh.devices.flatten(),
         trainer.flops_per_image,
         config.dtype,
+        [progress.pending for progress in before],
     )
-    profiler = Profiler(jobs[0].folder, profile)
+    profiler = Profiler(jobs[0].folder, profile and processes.is_first())
 
-    began = time.monotonic()
+    began = time.monotonic() - max([progress.at["seconds"] for progress in before], default=0)
     items = trainer.feed.train_items(
         [job.kept for job in filled],
         [(config.seed, job.seed) for job in filled],
@@ -117,7 +176,7 @@ def train_pack(
         trainer.block,
     )
     try:
-        with Progress(what, steps, "steps", done=start) as progress:
+        with Progress(what, steps, "steps", done=start) as progress, preemption.deferred():
             step = start
             for item in items:
                 first, step = step, step + item["position"].shape[1]
@@ -125,14 +184,25 @@ def train_pack(
                 profiler.dispatched(metrics)
                 # Metrics of the dispatch before are fetched while this one runs; the device never waits.
                 note = _write(meter.sent(step, metrics), writers)
-                if step // config.checkpoint_every > first // config.checkpoint_every or step == steps:
+                ending = processes.ending()
+                if ending or step // config.checkpoint_every > first // config.checkpoint_every or step == steps:
                     note = _write(meter.rest(), writers) or note
-                    for job, saved, one in zip(jobs, checkpoints, trainer.unstack(state, len(jobs)), strict=True):
+                    ones = trainer.unstack(state, len(jobs))
+                    for job, one in zip(jobs, ones, strict=True):
                         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one)):
                             raise DivergedError(f"the parameters of {job.name} are not finite after step {step}")
-                        saved.save(step, one)
+                    # In this order every line up to a checkpoint is there when the checkpoint is, and all runs have the
+                    # checkpoint before when one has the next.
                     for writer in writers:
                         writer.flush()
+                    for saved in checkpoints:
+                        saved.wait()
+                    seconds, pending = time.monotonic() - began, meter.pending()
+                    for job, of, saved, one, values in zip(jobs, identities, checkpoints, ones, pending, strict=True):
+                        at = {"epoch": step * config.batch_size / len(job.kept), "seconds": seconds}
+                        saved.save(step, one, checkpoints_lib.Progress(of, at, values))
+                    if ending:
+                        _end(what, step, checkpoints)
                     meter.resume()
                 progress.advance(step - first, note)
     except DivergedError as error:
@@ -150,6 +220,8 @@ def train_pack(
     for index, (job, saved) in enumerate(zip(jobs, checkpoints, strict=True)):
         saved.close()
         result = {
+            "run": job.name,
+            "training": training_digest(config, job.name, job.seed, steps),
             "test_accuracy": int(correct[index]) / test_size,
             "test_correct": int(correct[index]),
             "test_size": test_size,
@@ -158,6 +230,7 @@ def train_pack(
             "steps": steps,
             "seconds": round(time.monotonic() - began, 3),
         }
-        storage.write_json(result_path(job.folder), result)
+        if processes.is_first():
+            storage.write_json(result_path(job.folder), result)
         results.append(result)
     return results

@@ -5,7 +5,7 @@ Watches over every single step: a loss that is no number is told with its step, 
 
 import collections
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class Meter:
       devices: of the mesh.
       flops_per_image: of one training step.
       dtype: that convolutions compute in, for the devices' peak.
+      pending: of each run the metrics of the steps before `start` that no line has told yet, see `Meter.pending`.
     """
 
     def __init__(
@@ -45,12 +46,16 @@ class Meter:
         devices,
         flops_per_image: int,
         dtype: str,
+        pending: Sequence[Mapping[str, np.ndarray]] = (),
     ):
         self._names, self._step, self._stop, self._log_every = names, start, stop, log_every
         self._images, self._size, self._devices = images, size, len(devices)
         self._flops, self._peak = flops_per_image, peak_flops(devices[0].device_kind, dtype)
         self._sent = collections.deque()  # (last step, device metrics [T, K]) not fetched yet
         self._fetched = []  # host metrics since the last line
+        if any(of_run for of_run in pending):
+            rows = [*pending] + [pending[-1]] * (size - len(pending))
+            self._fetched = [{name: np.stack([row[name] for row in rows]) for name in pending[0]}]
         self._last = start  # step that the last dispatch sent ends with
         self._lengths = set()  # steps of the dispatches sent so far; one of another length is compiled first
         self._compiled = start  # step that the last dispatch that may have been compiled ends with
@@ -80,6 +85,15 @@ class Meter:
         while self._sent:
             yield from self._fetch()
         self._clock = None
+
+    def pending(self) -> list[dict[str, np.ndarray]]:
+        """Of each run the metrics of the steps since the last line, name -> [steps]; call after `rest`.
+
+        A continued training whose meter gets them tells the very lines of an unbroken one.
+        """
+        names = self._fetched[0] if self._fetched else ()
+        whole = {name: np.concatenate([host[name] for host in self._fetched], axis=1) for name in names}
+        return [{name: values[index] for name, values in whole.items()} for index in range(len(self._names))]
 
     def resume(self) -> None:
         """Call after `rest`, when what is not to be counted is done and before the next dispatch is sent."""

@@ -1,4 +1,7 @@
-"""A run's metrics: lines of JSON, and the same numbers as TensorBoard events. Imports no TensorFlow."""
+"""A run's metrics: lines of JSON, and the same numbers as TensorBoard events. Imports no TensorFlow.
+
+Of several processes the first writes.
+"""
 
 import contextlib
 import io
@@ -9,7 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from redundancy import storage
+from redundancy import processes, storage
 
 
 def _event_bytes(event: Event) -> bytes:
@@ -56,8 +59,9 @@ class MetricsWriter:
         for line in read(folder):
             if line["step"] <= step:
                 self._add(line)
-        for kind, path in self._paths.items():
-            storage.write_bytes(path, self._data[kind])
+        if processes.is_first():
+            for kind, path in self._paths.items():
+                storage.write_bytes(path, self._data[kind])
         self._written = {kind: len(data) for kind, data in self._data.items()}
 
     def _add(self, line: dict) -> None:
@@ -66,6 +70,8 @@ class MetricsWriter:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line: `step`, the time, and the values."""
+        if not processes.is_first():
+            return
         self._add({"step": step, "time": round(time.time(), 3), **values})
         for kind, path in self._paths.items():
             if storage.is_local(path):

@@ -2,6 +2,7 @@
 
 from absl import logging
 
+from redundancy import processes
 from redundancy.data import shared_dataset
 from redundancy.training import schedule as schedule_lib
 from redundancy.training.loop import PRETRAIN_SEED, Job, train_pack
@@ -24,13 +25,14 @@ def train(config, workdir: Workdir, profile: bool = False) -> None:
     # The sweep would otherwise tell it only after this training and all that follows it.
     schedule_lib.check(config, num_images)
     schedule = schedule_lib.full_schedule(config, num_images)
-    workdir.claim_dataset(dataset.fingerprint)
+    workdir.claim_dataset(dataset.fingerprint, dataset.skipped)
     mesh = make_mesh(config, num_trials=1)
     trainer = Trainer(config, dataset, mesh)
     job = Job("pretrain", workdir.pretrain, dataset.train.positions, PRETRAIN_SEED)
     (result,) = train_pack(trainer, [job], pack_size(config, mesh, num_trials=1), schedule, "train", profile)
     logging.info("train: test accuracy %.4f", result["test_accuracy"])
-    write_manifest(
-        workdir.pretrain,
-        {"step": schedule.steps, "fingerprint": dataset.fingerprint, "test_accuracy": result["test_accuracy"]},
-    )
+    if processes.is_first():
+        write_manifest(
+            workdir.pretrain,
+            {"step": schedule.steps, "fingerprint": dataset.fingerprint, "test_accuracy": result["test_accuracy"]},
+        )

@@ -1,0 +1,239 @@
+"""The processes of one run, one on each host: who they are, and how they agree, wait for each other and end together.
+
+They talk through the key-value store of JAX's coordination service, which process 0 hosts. Nothing here computes: while a
+process waits here its devices are free. A run of one process passes through without a word, and without importing JAX.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from absl import logging
+
+from redundancy import errors, preemption
+from redundancy.errors import ConfigError, Preempted, UserError
+
+T = TypeVar("T")
+
+AUTO = "auto"
+# Of JAX's service: set when any process was asked to end.
+_NOTICE = "RECEIVED_PREEMPTION_NOTICE"
+_FAILED, _HEARD = "redundancy/failed", "redundancy/heard"
+_WATCH_S, _HEARD_S = 1.0, 6.0
+_OF_A_CONNECTION = ("connect", "socket", "gloo", "peer", "unavailable", "aborted", "deadline", "cancelled")
+_heartbeat_s = 100
+_turns = itertools.count()
+_points = itertools.count(1)
+
+
+def _joined() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def count() -> int:
+    return sys.modules["jax"].process_count() if _joined() else 1
+
+
+def index() -> int:
+    return sys.modules["jax"].process_index() if _joined() else 0
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes what all have in common."""
+    return index() == 0
+
+
+def _client():
+    from jax._src import distributed  # no public name; Orbax reaches it in this way, too
+
+    return distributed.global_state.client
+
+
+def _get(key: str) -> str | None:
+    try:
+        return _client().key_value_try_get(key)
+    except RuntimeError as error:  # JAX's runtime errors
+        if "NOT_FOUND" in str(error):
+            return None
+        raise
+
+
+def _wait_for(key: str) -> str:
+    pause = 0.02
+    while (value := _get(key)) is None:
+        time.sleep(pause)
+        pause = min(1.0, 1.5 * pause)
+    return value
+
+
+def start(coordinator: str, num_processes: int | None, process_id: int | None, heartbeat_s: int) -> None:
+    """Joins the other processes of the run; returns when all have.
+
+    Args:
+      coordinator: host:port of process 0, or "auto": JAX finds it, and the numbers, on Cloud TPU, Slurm, Kubernetes.
+      num_processes, process_id: of the run, and of this process; None with "auto".
+      heartbeat_s: seconds after which a silent process counts as dead, which ends all others.
+
+    Raises:
+      ConfigError: the others did not come, or nothing could be found out.
+    """
+    import jax
+
+    global _heartbeat_s
+    _heartbeat_s = heartbeat_s
+    found = {} if coordinator == AUTO else dict(coordinator_address=coordinator, num_processes=num_processes)
+    if coordinator != AUTO:
+        found["process_id"] = process_id
+        # The default is every address of the machine.
+        host = coordinator.rsplit(":", 1)[0]
+        if host in ("127.0.0.1", "localhost", "[::1]"):
+            found["coordinator_bind_address"] = coordinator
+    try:
+        jax.distributed.initialize(**found, heartbeat_timeout_seconds=heartbeat_s)
+    except (RuntimeError, ValueError) as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"the processes of this run did not find each other ({what}). Wanted: the same command on every host, with "
+            "the same --coordinator=HOST:PORT, which process 0 can be reached at, the same --num-processes, and "
+            "--process-id 0, 1, … on each; or --coordinator=auto on Cloud TPU, Slurm or Kubernetes."
+        ) from error
+    if count() > 1:
+        logging.info("process %d of %d", index(), count())
+
+
+def first(work: Callable[[], T]) -> T:
+    """What `work` returns in process 0, which alone does it; JSON. The others wait, and get its result or its error."""
+    if count() == 1:
+        return work()
+    key = f"redundancy/first/{next(_turns)}"
+    if is_first():
+        try:
+            value = work()
+        except (Preempted, UserError) as error:
+            _client().key_value_set(key, json.dumps({"error": [type(error).__name__, str(error)]}))
+            raise
+        _client().key_value_set(key, json.dumps({"value": value}))
+        return value
+    found = json.loads(_wait_for(key))
+    if "error" in found:
+        kind, text = found["error"]
+        raise getattr(errors, kind, UserError)(text)
+    return found["value"]
+
+
+def together(work: Callable[[], T]) -> T:
+    """What `work` returns in this process. All processes do it, each its own, and go on when all are done.
+
+    Raises:
+      Preempted: in every process, where one of them was asked to end.
+    """
+    if count() == 1:
+        return work()
+    turn = f"redundancy/together/{next(_turns)}"
+    value, outcome = None, "done"
+    try:
+        value = work()
+    except Preempted:
+        outcome = "preempted"
+    client = _client()
+    client.key_value_set(f"{turn}/arrived/{index()}", outcome)
+    if is_first():
+        pause = 0.02
+        while len(arrived := client.key_value_dir_get(f"{turn}/arrived")) < count():
+            time.sleep(pause)
+            pause = min(1.0, 1.5 * pause)
+        ending = preemption.asked() or any(outcome == "preempted" for _, outcome in arrived)
+        client.key_value_set(f"{turn}/go", "preempted" if ending else "done")
+    if _wait_for(f"{turn}/go") == "preempted":
+        raise Preempted
+    return value
+
+
+def barrier() -> None:
+    """Returns when every process is here; raises as `together`."""
+    together(lambda: None)
+
+
+def ending() -> bool:
+    """Whether to save and end now. All processes must ask in the same steps; they get the same answer."""
+    if count() == 1:
+        return preemption.asked()
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(next(_points))
+
+
+class Watch:
+    """A thread that ends this process when another one has failed, and tells it when another was asked to end.
+
+    Args:
+      before_end: called before this process is ended, for what must not be left behind.
+    """
+
+    def __init__(self, before_end: Callable[[], None]):
+        self._before_end, self._stopped = before_end, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
+
+    def start(self) -> None:
+        if count() > 1:
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(_WATCH_S):
+            # Process 0 is gone, or busy: JAX's own heartbeat decides.
+            with contextlib.suppress(RuntimeError):
+                if _get(_NOTICE) is not None:
+                    preemption.notice()
+                if (found := _get(_FAILED)) is not None:
+                    self._end(json.loads(found))
+
+    def _end(self, found: dict[str, Any]) -> None:
+        print(f"redundancy: error: process {found['process']} failed: {found['message']}", file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):
+            self._before_end()
+        _heard()
+        os._exit(found["code"])
+
+
+def _heard() -> None:
+    """Tells that this process knows of the failure; process 0, which others ask, stays until they know, too."""
+    with contextlib.suppress(RuntimeError):
+        _client().key_value_set(f"{_HEARD}/{index()}", "1", allow_overwrite=True)
+        deadline = time.monotonic() + _HEARD_S
+        while is_first() and time.monotonic() < deadline and len(_client().key_value_dir_get(_HEARD)) < count():
+            time.sleep(0.1)
+
+
+def await_verdict(error: BaseException) -> None:
+    """Waits where an error may be the mere echo of another process's end: whoever knows of that ends this one, too."""
+    if count() == 1 or isinstance(error, UserError) or not isinstance(error, RuntimeError):
+        return
+    if any(word in str(error).lower() for word in _OF_A_CONNECTION):
+        time.sleep(_heartbeat_s + 10)
+
+
+def fail(code: int, message: str) -> None:
+    """Tells the other processes that this one ends with an error; they end within seconds, with the same code."""
+    if count() == 1:
+        return
+    with contextlib.suppress(RuntimeError):
+        _client().key_value_set(_FAILED, json.dumps({"process": index(), "code": code, "message": message}))
+    _heard()
+
+
+def leave() -> None:
+    """Parts from the other processes, once all are here."""
+    if count() > 1:
+        sys.modules["jax"].distributed.shutdown()
