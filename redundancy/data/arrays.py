@@ -2,14 +2,14 @@
 
 import hashlib
 import io
+import os
 import posixpath
 import zipfile
-import zlib
 
 import numpy as np
 
 from redundancy import storage
-from redundancy.data import crops, splits
+from redundancy.data import crops, inputs, npy, splits
 from redundancy.data.dataset import Dataset
 from redundancy.data.resize import resize
 from redundancy.errors import ConfigError, DataError
@@ -105,32 +105,62 @@ def open_arrays(config) -> ArrayDataset:
 
 
 def _load(path: str) -> tuple[dict[str, np.ndarray], str]:
-    """All arrays of the file that may be wanted, and its SHA-256."""
+    """All arrays of the file that may be wanted, and its SHA-256. Nothing is unpacked to disk."""
+    local = os.path.expanduser(path.removeprefix("file://")) if storage.is_local(path) else ""
+    if local and os.path.lexists(local) and (problem := inputs.unfit(local)):
+        raise ConfigError(f"config.dataset is {path!r}, which {problem}; wanted an .npz file.")
+    if local and not os.path.exists(local):
+        raise ConfigError(f"config.dataset is {path!r}, but there is no such file; check the path.")
     try:
-        data = storage.read_bytes(path)
-    except (FileNotFoundError, IsADirectoryError) as error:
+        data = inputs.read_bytes(local or path)
+    except FileNotFoundError as error:
         raise ConfigError(f"config.dataset is {path!r}, but there is no such file; check the path.") from error
-    known = {key for layout in _LAYOUTS for keys in layout.values() for key in keys} | {"label_names", "class_names"}
-    key = ""
+    if data.startswith(b"\x93NUMPY"):
+        raise DataError(f"{path} is a single array (.npy), not an .npz file; wanted: {_WANTED}. Use numpy.savez.")
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {}
-            for key in known & set(file.files):
-                arrays[key] = file[key]
-            if not arrays:
-                raise DataError(f"{path} has the arrays {sorted(file.files)}; wanted: {_WANTED}.")
-    except (ValueError, AttributeError, TypeError) as error:
-        what = f"its array {key!r}" if key else "it"
+        return _arrays(path, data), hashlib.sha256(data).hexdigest()
+    except DataError:
+        raise
+    except npy.NotAnArrayError as error:
         raise DataError(
-            f"{path}: {what} holds pickled Python objects or is no array, and is not loaded, since unpickling can run "
-            f"any program. Wanted: plain uint8 and integer arrays: {_WANTED}. Save them again with numpy.savez."
+            f"{path}: {error}. Wanted: plain uint8 and integer arrays: {_WANTED}. Save them again with numpy.savez."
         ) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError) as error:
+    # On damaged archives zipfile raises nearly anything.
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{path} cannot be read as .npz ({error or type(error).__name__}); it is truncated or damaged. "
-            "Write it again with numpy.savez."
+            f"{path} cannot be read as .npz ({inputs.shown(first)}); it is truncated or damaged. Write it again with "
+            "numpy.savez."
         ) from error
-    return arrays, hashlib.sha256(data).hexdigest()
+
+
+def _arrays(path: str, data: bytes) -> dict[str, np.ndarray]:
+    wanted = {key for layout in _LAYOUTS for keys in layout.values() for key in keys} | {"label_names", "class_names"}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members: dict[str, zipfile.ZipInfo] = {}
+        for info in archive.infolist():
+            key = info.filename.removesuffix(".npy")
+            if key in wanted and key in members:
+                raise DataError(
+                    f"{path} holds the array {key!r} twice; wanted it once. Write it again with numpy.savez."
+                )
+            members[key] = info
+        found = {key: members[key] for key in sorted(wanted & members.keys())}
+        if not found:
+            names = inputs.shown(str(sorted(members)[:20]))
+            raise DataError(f"{path} has the arrays {names}; wanted: {_WANTED}.")
+        packed, unpacked = len(data), sum(info.file_size for info in found.values())
+        inputs.check_memory(path, f"unpacking its {packed} bytes", unpacked)
+        arrays = {}
+        for key, info in found.items():
+            if info.flag_bits & 1:
+                raise DataError(f"{path}: its array {key!r} is encrypted; wanted a file without a password.")
+            try:
+                with archive.open(info) as member:
+                    arrays[key] = npy.read_array(member, info.file_size)
+            except npy.NotAnArrayError as error:
+                raise npy.NotAnArrayError(f"its array {key!r} {error}") from error
+        return arrays
 
 
 def _split_arrays(path: str, arrays: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -172,17 +202,31 @@ def _checked(path, image_key, pictures, label_key, labels):
         raise DataError(
             f"{path}: {len(pictures)} {image_key} but {len(labels)} {label_key}; wanted one label an image."
         )
+    if labels.max(initial=0) > np.iinfo(np.int32).max:
+        raise DataError(f"{path}: {label_key} has the label {labels.max()}; wanted classes numbered from 0.")
     return pictures, labels.astype(np.int64)
 
 
 def _class_names(path: str, arrays: dict[str, np.ndarray], labels: np.ndarray) -> tuple[str, ...]:
     for key in ("label_names", "class_names"):
         if key in arrays:
-            return tuple(
-                name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-                for name in arrays[key].reshape(-1).tolist()
-            )
+            return _texts(path, key, arrays[key])
     highest = int(labels.max(initial=0))
     if highest > len(labels):
         raise DataError(f"{path}: a label is {highest}, with {len(labels)} images; wanted classes numbered from 0.")
     return tuple(str(label) for label in range(highest + 1))
+
+
+def _texts(path: str, key: str, names: np.ndarray) -> tuple[str, ...]:
+    """Class names, checked."""
+    if names.dtype.kind not in "USiu" or not names.size:
+        raise DataError(f"{path}: {key} is {names.dtype} {list(names.shape)}; wanted texts, the name of each class.")
+    try:
+        found = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.reshape(-1).tolist())
+    except ValueError as error:
+        # Replaced characters would make one class of several.
+        raise DataError(
+            f"{path}: {key} holds a name that is no UTF-8 text ({error}); save the names as texts."
+        ) from error
+    inputs.check_names(f"{path}, {key}", found)
+    return found

@@ -56,6 +56,8 @@ class Dataset:
         labels_sha256, the checksum of the training labels.
       train, test: the splits.
       resident: whether all images of both splits, decoded, fit in config.resident_mb and need no other crops.
+      skipped: (file, what is wrong with it) of each that is left out as config.bad_images says; files relative to the
+        data set's folder, in the order of positions.
     """
 
     def __init__(
@@ -67,11 +69,13 @@ class Dataset:
         splits: tuple[Split, Split],
         resident_mb: float,
         augmentation: str = "none",
+        skipped: tuple[tuple[str, str], ...] = (),
     ):
         self.name = name
         self.class_names = class_names
         self.image_shape = image_shape
         self.train, self.test = splits
+        self.skipped = skipped
         self.fingerprint = {**fingerprint, "labels_sha256": labels_sha256(self.train.labels)}
         images = len(self.train.positions) + len(self.test.positions)
         # A random part of another size is cut out of the image as stored, so that it cannot be kept decoded.

@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import hashlib
+import json
 import os
+from collections.abc import Mapping
 
 import numpy as np
 import PIL
@@ -10,14 +12,16 @@ from absl import logging
 
 from redundancy.data import images, splits
 from redundancy.data.dataset import Dataset, check_image_size
+from redundancy.data.images import EXTENSIONS
+from redundancy.data.inputs import check_names, shown, unfit
 from redundancy.data.remembered import remembered
 from redundancy.errors import DataError
 from redundancy.progress import Progress
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 _SPLITS = ("train", "test", "validation", "val")
 _WANTED = f"ROOT/train/CLASS/*.jpg (and test/, validation/ or val/), or ROOT/CLASS/*.jpg, with {', '.join(EXTENSIONS)}"
 _THREADS = min(32, os.cpu_count() or 1)
+_LISTED = 10  # bad files told one by one
 
 
 class FolderDataset(Dataset):
@@ -44,8 +48,8 @@ class FolderDataset(Dataset):
                 decoded[row] = images.decode(path, self._image_size, *squares[row])
             except Exception as error:
                 raise DataError(
-                    f"{path} cannot be decoded ({error}); it has changed since the data set was opened. "
-                    "Replace or remove it."
+                    f"{shown(path)} {images.describe(error, path)}; it has changed since the data set was opened. "
+                    "Restore it, or replace or remove it and begin again in another --workdir."
                 ) from error
 
         for _ in self._pool.map(fill, range(len(positions))):
@@ -56,9 +60,12 @@ class FolderDataset(Dataset):
 def open_folder(config) -> FolderDataset:
     """Opens the folder of images config.dataset; every file is checked first, where that has not been done.
 
+    Files that cannot be decoded end it, or are left out before positions are given, as config.bad_images says.
+
     Raises:
       ConfigError: no such split; images of varied size without config.image_size.
-      DataError: no images, an empty class folder, a class in the test split alone, files that are not whole images.
+      DataError: no images, an empty class folder, a class in the test split alone, a folder's name that is no text, files
+        that are not whole images, or a class of which none is.
     """
     root = os.path.abspath(os.path.expanduser(config.dataset))
     stored = _split_folders(root)
@@ -71,8 +78,20 @@ def open_folder(config) -> FolderDataset:
     if ignored:
         logging.warning(
             "%s: %d files are not images by their names and are ignored, for example %s (images end in %s).",
-            root, len(ignored), ignored[0], ", ".join(EXTENSIONS),
+            root, len(ignored), shown(ignored[0]), ", ".join(EXTENSIONS),
         )  # fmt: skip
+    every = [name for names, _ in listed.values() for name in names]
+    sizes, bad = _check(root, every, [*listed])
+    if bad and config.bad_images == "stop":
+        raise DataError(
+            f"{root}: {len(bad)} of {len(every)} image files cannot be used; replace or remove them, or leave them out with "
+            "--config.bad_images=skip:\n  " + "\n  ".join(_listing(bad))
+        )
+    if bad:
+        logging.warning("%s: %d of %d image files are left out, as config.bad_images says:", root, len(bad), len(every))
+        for line in _listing(bad):
+            logging.warning("  %s", line)
+        listed = {split: _without(root, bad, class_names, *found) for split, found in listed.items()}
     parts = splits.make(
         root,
         class_names,
@@ -81,6 +100,9 @@ def open_folder(config) -> FolderDataset:
         config.holdout,
     )
     files = {split: names for split, (names, _) in listed.items()}
+    fingerprint = _fingerprint(root, files, train, test, config.holdout)
+    if bad:
+        fingerprint["skipped"] = {"files": len(bad), "sha256": _sha256(root, bad)}
     return FolderDataset(
         root,
         files,
@@ -88,17 +110,36 @@ def open_folder(config) -> FolderDataset:
         config.eval_crop,
         name=os.path.basename(root),
         class_names=class_names,
-        image_shape=_image_shape(root, _sizes(root, files), config.image_size),
-        fingerprint=_fingerprint(root, files, train, test, config.holdout),
+        image_shape=_image_shape(root, sizes, config.image_size),
+        fingerprint=fingerprint,
         splits=parts,
         resident_mb=config.resident_mb,
         augmentation=config.augmentation,
+        skipped=tuple((shown(name), reason) for name, reason in bad.items()),
     )
 
 
+def _entries(path: str) -> list[os.DirEntry]:
+    """What lies in a folder, by name."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(
+            f"{shown(path)} cannot be listed ({error.strerror}); wanted a folder that can be read. Check its permissions "
+            "and the disk."
+        ) from error
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of symbolic links
+        return False
+
+
 def _folders(path: str) -> list[str]:
-    with os.scandir(path) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+    return [entry.name for entry in _entries(path) if entry.name[0] != "." and _is_folder(entry)]
 
 
 def _split_folders(root: str) -> dict[str, str]:
@@ -108,8 +149,9 @@ def _split_folders(root: str) -> dict[str, str]:
         others = [name for name in names if name not in _SPLITS]
         if others:
             logging.warning(
-                "%s: beside train/, the folders %s are not read; the splits are %s.", root, others, ", ".join(_SPLITS)
-            )
+                "%s: beside train/, the folders %s are not read; the splits are %s.",
+                root, shown(", ".join(others)), ", ".join(_SPLITS),
+            )  # fmt: skip
         return {name: os.path.join(root, name) for name in names if name in _SPLITS}
     if not names:
         raise DataError(f"{root} holds no folders; wanted a folder of images laid out as {_WANTED}.")
@@ -122,6 +164,7 @@ def _class_names(folder: str) -> tuple[str, ...]:
         raise DataError(
             f"{folder} holds no class folders; wanted {_WANTED}. A folder named train is always the split, never a class."
         )
+    check_names(folder, names, "class folder")
     return names
 
 
@@ -132,7 +175,7 @@ def _list_split(
     extra = sorted(set(_folders(folder)) - set(class_names))
     if extra:
         raise DataError(
-            f"{os.path.join(folder, extra[0])}: the class {extra[0]!r} is not in the train split; "
+            f"{shown(os.path.join(folder, extra[0]))}: the class {shown(extra[0])!r} is not in the train split; "
             "wanted the same class names in every split. Rename the folder, or add training images."
         )
     files, labels = [], []
@@ -140,7 +183,7 @@ def _list_split(
         path = os.path.join(folder, name)
         if not os.path.isdir(path):
             continue
-        found = sorted(os.listdir(path))
+        found = [entry.name for entry in _entries(path)]
         images_of_class = [file for file in found if file.lower().endswith(EXTENSIONS) and file[0] != "."]
         if not images_of_class:
             raise DataError(
@@ -154,38 +197,76 @@ def _list_split(
     return files, np.array(labels, np.int64)
 
 
-def _sizes(root: str, files: dict[str, list[str]]) -> set[tuple[int, int]]:
-    """The sizes (width, height) of all images, which are checked once for as long as they stay as they are."""
-    every = [name for names in files.values() for name in names]
-    identity = {"made": "sizes of image files", "folder": root, "splits": [*files], "pillow": PIL.__version__}
-    found = remembered(
-        identity,
-        [os.path.join(root, name) for name in every],
-        lambda: np.array(sorted(_check_files(root, every)), np.int64).reshape(-1),
+def _without(
+    root: str, bad: Mapping[str, str], class_names: tuple[str, ...], files: list[str], labels: np.ndarray
+) -> tuple[list[str], np.ndarray]:
+    """A split's files and labels without the bad ones; raises DataError where that leaves a class none."""
+    good = np.array([name not in bad for name in files], bool)
+    none = np.setdiff1d(labels, labels[good])
+    if len(none):
+        of_class = np.flatnonzero(labels == none[0])
+        first = files[of_class[0]]
+        raise DataError(
+            f"{shown(os.path.join(root, os.path.dirname(first)))}: none of the {len(of_class)} images of the class "
+            f"{class_names[none[0]]!r} can be used, so that config.bad_images 'skip' leaves it empty; for example "
+            f"{shown(os.path.basename(first))} {bad[first]}. Replace them, or remove the folder."
+        )
+    return [name for name, is_good in zip(files, good, strict=True) if is_good], labels[good]
+
+
+def _check(root: str, every: list[str], split_names: list[str]) -> tuple[set[tuple[int, int]], dict[str, str]]:
+    """Looks at all files, whatever config.bad_images says; what was decoded is remembered for as long as it stays as it is.
+
+    Args:
+      root: the data set's folder.
+      every: files, relative to it.
+      split_names: of the splits that they are of.
+
+    Returns:
+      the sizes (width, height) of whole images; and what is wrong with each of the other files, in the order of `every`.
+    """
+    bad = {name: problem for name in every if (problem := unfit(os.path.join(root, name)))}
+    there = [name for name in every if name not in bad]
+    identity = {
+        "made": "sizes and faults of image files",
+        "folder": root,
+        "splits": split_names,
+        "pillow": PIL.__version__,
+    }
+
+    def make():
+        # Remembered are whole numbers: the bytes of a text.
+        text = json.dumps(_check_files(root, there))
+        return np.frombuffer(text.encode(), np.uint8)
+
+    sizes, faults = json.loads(
+        remembered(identity, [os.path.join(root, name) for name in there], make).astype(np.uint8).tobytes()
     )
-    return {(width, height) for width, height in found.reshape(-1, 2).tolist()}
+    bad |= {there[number]: problem for number, problem in faults}
+    return {(width, height) for width, height in sizes}, {name: bad[name] for name in every if name in bad}
 
 
-def _check_files(root: str, every: list[str]) -> set[tuple[int, int]]:
-    """The sizes (width, height) of all images; raises one DataError for all files that are not whole images."""
-    sizes, bad = set(), []
+def _check_files(root: str, files: list[str]) -> tuple[list, list]:
+    """The different sizes [width, height] of the whole images, and [number, what is wrong] of the other files."""
+    sizes, faults = set(), []
     with (
-        Progress("check images", len(every), "images") as progress,
+        Progress("check images", len(files), "images") as progress,
         concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
     ):
-        for name, (size, problem) in zip(
-            every, pool.map(lambda name: images.check(os.path.join(root, name)), every), strict=True
-        ):
+        checked = pool.map(lambda name: images.check(os.path.join(root, name)), files)
+        for number, (size, problem) in enumerate(checked):
             progress.advance()
             if problem:
-                bad.append(f"{name} ({problem.replace(root + os.sep, '')})")
-            sizes.add(size)
-    if bad:
-        listing = "\n  ".join(bad[:10] + ([f"and {len(bad) - 10} more"] if len(bad) > 10 else []))
-        raise DataError(
-            f"{root}: {len(bad)} of {len(every)} image files cannot be used; replace or remove them:\n  {listing}"
-        )
-    return sizes
+                faults.append([number, problem])
+            else:
+                sizes.add(size)
+    return sorted(sizes), faults
+
+
+def _listing(bad: Mapping[str, str]) -> list[str]:
+    """A line for each of the first bad files."""
+    lines = [f"{shown(name)} {problem}" for name, problem in [*bad.items()][:_LISTED]]
+    return lines + ([f"and {len(bad) - _LISTED} more"] if len(bad) > _LISTED else [])
 
 
 def _image_shape(root: str, sizes: set[tuple[int, int]], image_size: int) -> tuple[int, int, int]:
@@ -197,12 +278,17 @@ def _image_shape(root: str, sizes: set[tuple[int, int]], image_size: int) -> tup
     return (smallest[1], smallest[0], 3)
 
 
+def _sha256(root: str, names) -> str:
+    """Checksum of files' names and sizes; what is no file has none."""
+
+    def size(path):
+        return os.path.getsize(path) if os.path.isfile(path) else -1
+
+    lines = sorted(f"{name.replace(os.sep, '/')}, {size(os.path.join(root, name))}\n" for name in names)
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
 def _fingerprint(root: str, files: dict[str, list[str]], train: str, test: str | None, holdout: float) -> dict:
-    lines = sorted(
-        f"{name.replace(os.sep, '/')}, {os.path.getsize(os.path.join(root, name))}\n"
-        for names in files.values()
-        for name in names
-    )
-    digest = hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+    digest = _sha256(root, [name for names in files.values() for name in names])
     found = {"name": os.path.basename(root), "sha256": digest, "split": train, "shard_lengths": [len(files[train])]}
     return found | ({"test_split": test, "test_shard_lengths": [len(files[test])]} if test else {"holdout": holdout})

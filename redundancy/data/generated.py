@@ -11,6 +11,7 @@ from redundancy.errors import ConfigError
 
 _IMAGENET = (1000, 1_281_167, 50_000)
 _OFFSETS = 1 << 22
+_DIGITS = 9
 
 
 class GeneratedDataset(Dataset):
@@ -83,10 +84,10 @@ def _numbers(name: str) -> tuple[int, int, int]:
     if name == "generated":
         return _IMAGENET
     parts = name.split(":")[1:]
-    numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
+    numbers = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) <= _DIGITS]
     if len(parts) != 3 or len(numbers) != 3 or min(numbers) < 1 or numbers[1] < numbers[0]:
         raise ConfigError(
             f"config.dataset is {name!r}; wanted 'generated', or 'generated:CLASSES:TRAIN:TEST' with three numbers from 1 "
-            "on and at least as many training images as classes, for example 'generated:10:5000:1000'."
+            f"on, of at most {_DIGITS} digits, and at least as many training images as classes, for example 'generated:10:5000:1000'."
         )
     return tuple(numbers)

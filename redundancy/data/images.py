@@ -1,10 +1,69 @@
-"""Decoding, cropping and checking image files with Pillow. Never imports TensorFlow."""
+"""Decoding, cropping and checking image files with Pillow. Never imports TensorFlow.
+
+A file is told by its contents, not by its name. JPEG, PNG, BMP and GIF alone are opened: other formats would start programs
+(EPS), or have pixels of more than 8 bits. Whatever the mode, pixels become RGB: transparency is dropped, palettes and CMYK are
+converted, an animation is its first frame. The orientation that a camera noted (EXIF) is not applied, as in TFDS.
+"""
+
+import errno
+import os
+import re
 
 import numpy as np
 from PIL import Image
 
 from redundancy.data.crops import RandomResizedCrop, centre_box
+from redundancy.data.inputs import quiet, shown, unfit
 from redundancy.data.resize import resize
+from redundancy.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF")
+# A file of a few bytes can claim any size. The pixels are those that Pillow begins to warn at, the side is JPEG's greatest.
+_MOST_PIXELS = 89_478_485
+_LONGEST_SIDE = 65_535
+# Faults of this machine, its disk or network, not of a file: they may be gone at the next try.
+_PASSING = {
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+}  # fmt: skip
+
+
+class BadImageError(ValueError):
+    """A file that is not a whole image of a format that is read; the text says why, as what follows the file's name."""
+
+
+def _open(path: str) -> Image.Image:
+    """The image of a regular file, not decoded yet; raises BadImageError, and what Pillow raises for damaged ones."""
+    if problem := unfit(path):
+        raise BadImageError(problem)
+    if not os.path.getsize(path):
+        raise BadImageError("is empty (0 bytes)")
+    try:
+        image = Image.open(path, formats=_FORMATS)
+    except Image.UnidentifiedImageError as error:
+        with open(path, "rb") as file:
+            start = file.read(12)
+        raise BadImageError(f"cannot be identified as JPEG, PNG, BMP or GIF (it begins with {start!r})") from error
+    except Image.DecompressionBombError as error:
+        found = re.search(r"\d+ pixels", str(error))
+        raise BadImageError(f"has {found[0] if found else 'too many pixels'}; wanted at most {_MOST_PIXELS}") from error
+    width, height = image.size
+    if width * height > _MOST_PIXELS or max(width, height) > _LONGEST_SIDE:
+        image.close()
+        raise BadImageError(
+            f"has {width} x {height} pixels; wanted at most {_MOST_PIXELS}, and {_LONGEST_SIDE} along a side"
+        )
+    if image.mode[0] in "IF":
+        image.close()
+        raise BadImageError(f"has pixels of mode {image.mode}; wanted 8 bits a channel")
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "CMYK" and "adobe" not in image.info:
+        # Pillow takes every CMYK JPEG for one of Adobe's, whose numbers are inverted.
+        image = Image.eval(image, lambda value: 255 - value)
+    return image.convert("RGB")
 
 
 def cut(
@@ -42,7 +101,7 @@ def cut(
     low = np.floor(box[:2])
     low, high = low.astype(int), np.ceil(box[:2] + box[2:]).astype(int)
     high = np.minimum(high, image.size[::-1])
-    part = np.asarray(image.convert("RGB").crop((low[1], low[0], high[1], high[0])))
+    part = np.asarray(_rgb(image).crop((low[1], low[0], high[1], high[0])))
     return resize(part, np.concatenate([box[:2] - low, box[2:]]), size)
 
 
@@ -55,28 +114,44 @@ def decode(path: str, size: int, *square) -> np.ndarray:
       *square: `cut`'s share, crop and draws.
 
     Raises:
-      OSError, ValueError, SyntaxError, Image.DecompressionBombError: not a whole image.
+      BadImageError, OSError, ValueError, SyntaxError and others: not a whole image.
     """
-    with Image.open(path) as image:
-        return cut(image, size, *square) if size else np.asarray(image.convert("RGB"))
+    with quiet(), _open(path) as image:
+        return cut(image, size, *square) if size else np.asarray(_rgb(image))
 
 
 def check(path: str) -> tuple[tuple[int, int] | None, str]:
     """Decodes an image file as cheaply as shows that it is whole.
 
     Returns:
-      (width, height) and '', or None and what is wrong.
+      (width, height) and '', or None and what is wrong: what follows the file's name.
+
+    Raises:
+      DataError: the machine cannot read the file now, which says nothing of the file.
     """
     try:
-        with Image.open(path) as image:
+        with quiet(), _open(path) as image:
             size = image.size
-            if image.mode[0] in "IF":
-                return None, f"has pixels of mode {image.mode}; wanted 8 bits a channel"
             image.draft("RGB", (1, 1))
             image.load()
+            if image.mode not in ("RGB", "L"):
+                _rgb(image)
             return size, ""
-    except Image.UnidentifiedImageError:
-        return None, "is not an image"
-    # Pillow's plugins raise these, and more rarely others, on damaged files; whichever, it is the file's fault.
+    # Pillow's plugins raise nearly anything on damaged files; whichever, it is the file's fault.
     except Exception as error:
-        return None, str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            raise DataError(
+                f"{shown(path)} cannot be read ({error.strerror}), a fault of this machine, its disk or network and not of "
+                "the image. Give the same command again, and look after the disk where that does not help."
+            ) from error
+        return None, describe(error, path)
+
+
+def describe(error: Exception, path: str) -> str:
+    """What is wrong with the image file that made `decode` or `check` raise, in one line."""
+    if isinstance(error, BadImageError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"cannot be read ({error.strerror})"
+    text = " ".join((str(error) or type(error).__name__).replace(repr(path), "it").split())
+    return f"cannot be decoded ({shown(text)})"

@@ -1,11 +1,13 @@
 """Finds out what config.dataset names, and opens it. TensorFlow is imported only for TFDS sets."""
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
 
 from redundancy import config as config_lib
 from redundancy.data.dataset import Dataset
-from redundancy.errors import ConfigError
+from redundancy.errors import ConfigError, DataError
 
 
 @functools.lru_cache(maxsize=1)
@@ -75,16 +77,25 @@ def _prepared(path: str) -> str | None:
     """The folder with dataset_info.json: `path`, or the one version or config folder in it that has one."""
     if os.path.exists(os.path.join(path, "dataset_info.json")):
         return path
-    with os.scandir(path) as entries:
+    with _listing(path), os.scandir(path) as entries:
         found = sorted(
             entry.path
             for entry in entries
-            if entry.is_dir()
-            and ".incomplete" not in entry.name
-            and os.path.exists(os.path.join(entry.path, "dataset_info.json"))
+            if ".incomplete" not in entry.name and os.path.isfile(os.path.join(entry.path, "dataset_info.json"))
         )
     if len(found) > 1:
         raise ConfigError(
             f"config.dataset is {path!r}, which holds several prepared data sets: {', '.join(found)}; name one of them."
         )
     return found[0] if found else None
+
+
+@contextlib.contextmanager
+def _listing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"config.dataset is {path!r}, which cannot be listed ({error.strerror}); wanted a folder that can be read. Check "
+            "its permissions and the disk."
+        ) from error

@@ -74,12 +74,26 @@ def read(folder: str) -> tuple[np.ndarray, pa.Array] | None:
             )
         return None
     table = storage.read_parquet(path(folder), ["position", "id"])
-    metadata, ids = storage.parquet_metadata(table), table["id"].combine_chunks()
-    checkpoint = (read_manifest(folder) or {}).get("checkpoint")
+    manifest = read_manifest(folder)
+    checkpoint = manifest.get("checkpoint") if isinstance(manifest, dict) else None
     content = checkpoint.get("sha256") if isinstance(checkpoint, dict) else None
-    if metadata.get("embeddings") != content or metadata.get("sha256") != _sha256(ids):
+    if not _is_whole(table, content):
         raise DataError(
             f"{path(folder)} is damaged, or of other embeddings than {folder}. Delete it and give "
             '"redundancy import" with the ids again.'
         )
-    return table["position"].to_numpy(), ids
+    return table["position"].to_numpy(), table["id"].combine_chunks()
+
+
+def _is_whole(table: pa.Table, content: str | None) -> bool:
+    """Whether the ids are those that were written, beside the embeddings of this content."""
+    position, ids = table["position"].combine_chunks(), table["id"].combine_chunks()
+    if position.type != pa.int64() or not (pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)):
+        return False
+    if position.null_count or ids.null_count or (np.diff(position.to_numpy()) <= 0).any():
+        return False
+    try:
+        metadata = storage.parquet_metadata(table)
+        return metadata.get("embeddings") == content and metadata.get("sha256") == _sha256(ids)
+    except UnicodeDecodeError:
+        return False

@@ -4,6 +4,7 @@ Everything that can be wrong is looked for in a first pass over the files, befor
 is ever overwritten, and an import that was interrupted goes on where it stopped.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -15,7 +16,8 @@ import pyarrow as pa
 from absl import logging
 
 from redundancy import storage
-from redundancy.config import LAYERS, need_dataset
+from redundancy.config import CONTROLS, LAYERS, need_dataset
+from redundancy.data import inputs
 from redundancy.embedding import ids as ids_lib
 from redundancy.embedding import labels as labels_lib
 from redundancy.embedding import store
@@ -185,6 +187,12 @@ def _dataset_target(given: _Input, dataset) -> _Target:
             f"training images{also} in {train.stored!r}. Wanted: one embedding of each, in the order they are stored in."
         )
     raw = given.raw_labels.take(pa.array(rows))
+    twice, times = collections.Counter(dataset.class_names).most_common(1)[0]
+    if times > 1 and not pa.types.is_integer(raw.type):
+        raise DataError(
+            f"{given.labels_path}: the labels are names, but {times} classes of the data set {dataset.name!r} are called "
+            f"{twice!r}; wanted numbers, which tell them apart."
+        )
     labels, _ = labels_lib.match(raw, dataset.class_names)
     wrong = np.flatnonzero(labels != train.labels)
     if len(wrong):
@@ -261,14 +269,16 @@ def _finished(folder: str, identity: Mapping[str, Any], ids: pa.Array | None) ->
     )
     checkpoint = manifest.get("checkpoint") if isinstance(manifest, dict) else None
     content = checkpoint.get("sha256") if isinstance(checkpoint, dict) else None
-    if content is None:
+    if not isinstance(content, str):
         raise WorkdirError(f"{folder} holds embeddings that were not imported ({checkpoint}). {remedy}")
     if content != identity["checkpoint"]["sha256"]:
         raise WorkdirError(
             f"{folder} holds other embeddings, labels or class names: those of {checkpoint.get('imported')!r}, SHA-256 "
             f"{content[:12]}…; these have {identity['checkpoint']['sha256'][:12]}…. {remedy}"
         )
-    theirs, ours = manifest.get("fingerprint") or {}, identity["fingerprint"]
+    theirs, ours = manifest.get("fingerprint"), identity["fingerprint"]
+    if not isinstance(theirs, dict):
+        theirs = {}
     if theirs != ours and not theirs.get("split") == ours["split"] == _IMPORTED:
         raise WorkdirError(
             f"{folder} holds these embeddings as those of the data set {theirs.get('name')!r} (split "
@@ -353,6 +363,11 @@ def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
         )
     if request.parts < 0:
         raise ConfigError(f"--parts is {request.parts}; wanted a number of at least 1.")
+    for flag, text in (("--name", request.name), ("--checkpoint", request.checkpoint)):
+        if CONTROLS.search(text):
+            raise ConfigError(
+                f"{flag}={inputs.shown(text)} holds control characters or broken UTF-8; wanted a text of one line."
+            )
     if config is not None:
         need_dataset(config, "import with --config")
     if config is not None and (request.class_names or request.name):

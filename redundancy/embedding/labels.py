@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from redundancy import storage
+from redundancy.data import inputs, npy
 from redundancy.errors import ConfigError, DataError
 
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"-?[0-9]+\.[0-9]*(e[-+]?[0-9]+)?|nan", re.IGNORECASE)
 # A number in a text beyond these is no label anyway, and would not fit in an int64.
 _MOST = 2**62
+_DIGITS = 19
 _WANTED = "wanted whole numbers from 0 or names, one for each embedding"
 
 
@@ -51,10 +53,8 @@ def read_labels(path: str, column: str | None, num_rows: int) -> pa.Array:
 
 def check_labels(where: str, values: pa.Array, num_rows: int) -> pa.Array:
     """The labels as int64 or string; arguments, result and errors as of `read_labels`."""
+    values = _plain(where, values)
     kind = values.type
-    if pa.types.is_dictionary(kind):
-        values = values.dictionary_decode()
-        kind = values.type
     _check_length(where, len(values), num_rows, "labels")
     if values.null_count:
         raise _missing(where, np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)), num_rows)
@@ -80,8 +80,24 @@ def check_labels(where: str, values: pa.Array, num_rows: int) -> pa.Array:
         empty = np.flatnonzero(pc.equal(pc.utf8_trim_whitespace(values), "").to_numpy(zero_copy_only=False))
         if len(empty):
             raise _missing(where, empty, num_rows)
+        inputs.check_names(where, pc.unique(values).to_pylist(), "label")
         return values.cast(pa.large_string())
-    raise DataError(f"{where}: the labels are {kind}; {_WANTED}.")
+    raise DataError(f"{where}: the labels are {inputs.shown(str(kind))}; {_WANTED}.")
+
+
+def _plain(where: str, values: pa.Array) -> pa.Array:
+    """The values without dictionaries and views; raises DataError where they are damaged, as texts that are no UTF-8."""
+    try:
+        values.validate(full=True)
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        if pa.types.is_string_view(values.type):
+            values = values.cast(pa.large_string())
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{where} is damaged ({inputs.shown(str(error).splitlines()[0])}); write the file again."
+        ) from error
+    return values
 
 
 def encode(where: str, values: pa.Array, names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
@@ -136,7 +152,10 @@ def read_class_names(path: str) -> list[str]:
         raise DataError(f"{path}: {f'line {empty} is empty' if empty else 'no names'}; wanted one class name a line.")
     twice, times = collections.Counter(names).most_common(1)[0]
     if times > 1:
-        raise DataError(f"{path}: the class name {twice!r} is there more than once; wanted different names.")
+        raise DataError(
+            f"{path}: the class name {inputs.shown(twice)!r} is there more than once; wanted different names."
+        )
+    inputs.check_names(path, names)
     return names
 
 
@@ -158,9 +177,10 @@ def check_ids(where: str, values: pa.Array, num_rows: int) -> pa.Array:
     Raises:
       DataError: they are not `num_rows`, or one is missing, empty, doubled, has a line break, or is no text or number.
     """
+    values = _plain(where, values)
     kind = values.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
-        raise DataError(f"{where}: the ids are {kind}; wanted texts or whole numbers.")
+        raise DataError(f"{where}: the ids are {inputs.shown(str(kind))}; wanted texts or whole numbers.")
     values = values.cast(pa.large_string())
     _check_length(where, len(values), num_rows, "ids")
     empty = pc.equal(pc.utf8_trim_whitespace(values.fill_null("")), "").to_numpy(zero_copy_only=False)
@@ -180,7 +200,7 @@ def check_ids(where: str, values: pa.Array, num_rows: int) -> pa.Array:
         value = counts.field("values")[int(twice[0])]
         rows = np.flatnonzero(pc.equal(values, value).to_numpy(zero_copy_only=False))
         raise DataError(
-            f"{where}: the rows {rows[0]} and {rows[1]} have the same id {value.as_py()!r} ({len(twice)} ids are there "
+            f"{where}: the rows {rows[0]} and {rows[1]} have the same id {inputs.shown(value.as_py())!r} ({len(twice)} ids are there "
             "more than once); wanted a different id for each embedding."
         )
     return values
@@ -224,19 +244,24 @@ def csv_column(path: str, column: str | None, what: str, num_rows: int) -> list[
             if len(rows) == num_rows + 1:
                 raise DataError(
                     f"{path} has {len(rows)} rows; wanted {num_rows}, as many as there are embeddings. If the first, "
-                    f"{header[0]!r}, is a header, say so: --columns {what}={header[0]}."
+                    f"{inputs.shown(header[0])!r}, is a header, say so: --columns {what}={inputs.shown(header[0])}."
                 )
             _check_no_header(path, [row[0] for row in rows if row], what, blank_end=num_all > len(rows))
             at = 0
         else:
             raise DataError(
-                f"{path} has {len(header)} columns, {header[:10]}; wanted one, or a header and --columns {what}=NAME."
+                f"{path} has {len(header)} columns, {inputs.shown(str(header))}; wanted one, or a header and --columns "
+                f"{what}=NAME."
             )
+    elif header.count(column) > 1:
+        raise DataError(
+            f"{path} has {header.count(column)} columns {column!r}; wanted one of that name. Rename the others."
+        )
     elif column in header:
         at, rows, ends = header.index(column), rows[1:], ends[1:]
     else:
         raise DataError(
-            f"{path} has no column {column!r}; its header is {header[:20]}. Name the right one in --columns."
+            f"{path} has no column {column!r}; its header is {inputs.shown(str(header))}. Name the right one in --columns."
         )
     short = next((number for number, row in enumerate(rows) if len(row) != len(header)), None)
     if short is not None:
@@ -251,6 +276,7 @@ def _check_no_header(path: str, values: Sequence[str], what: str, blank_end: boo
     first, others = values[0], values[1:]
     if what != "label" or len(others) < 2 or first in others or _WHOLE.fullmatch(first):
         return
+    first = inputs.shown(first)
     if blank_end or all(map(_WHOLE.fullmatch, others)):
         raise DataError(
             f"{path}: the first line, {first!r}, seems to be a header: no other line has it, and "
@@ -262,16 +288,23 @@ def _check_no_header(path: str, values: Sequence[str], what: str, blank_end: boo
 
 def _existing(flag: str, path: str) -> str:
     path = os.path.expanduser(path.removeprefix("file://"))
-    if not storage.exists(path) or (storage.is_local(path) and os.path.isdir(path)):
-        raise ConfigError(f"{flag}={path}: there is no such file.")
+    local = storage.is_local(path)
+    if not (os.path.lexists(path) if local else storage.exists(path)):
+        raise ConfigError(f"{flag}={inputs.shown(path)}: there is no such file. Check the path.")
+    if local and (problem := inputs.unfit(path)):
+        raise ConfigError(f"{flag}={inputs.shown(path)} {problem}; wanted a file. Check the path.")
     return path
 
 
 def _text(path: str) -> str:
     try:
-        return storage.read_bytes(path).decode("utf-8-sig")
+        text = inputs.read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text ({error}); save it as UTF-8.") from error
+        raise DataError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{path}: line {line} holds a NUL character: it is no text, or UTF-16; save it as UTF-8.")
+    return text
 
 
 def _lines(path: str) -> list[str]:
@@ -281,36 +314,44 @@ def _lines(path: str) -> list[str]:
 
 
 def _npy(path: str) -> pa.Array:
+    data = inputs.read_bytes(path)
     try:
-        array = np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        objects = "allow_pickle" in str(error) or "Object arrays" in str(error)
-        what = "holds pickled Python objects, which are not loaded, or is no .npy file" if objects else "is damaged"
-        raise DataError(f"{path} {what}; {_WANTED}, as numpy.save writes arrays of numbers or texts.") from error
-    if isinstance(array, np.ndarray) and array.ndim == 2 and array.shape[1] == 1:
+        array = npy.read_array(io.BytesIO(data), len(data))
+    except npy.NotAnArrayError as error:
+        raise DataError(f"{path} {error}; {_WANTED}, as numpy.save writes arrays of numbers or texts.") from error
+    kind = array.dtype
+    if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iufUS":
-        what = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "several arrays (.npz)"
-        raise DataError(f"{path} is {what}; {_WANTED}, as an array [N].")
-    if array.dtype.kind == "S":
+    if array.ndim != 1 or kind.kind not in "iufUS" or (kind.kind == "f" and kind.itemsize > 8):
+        raise DataError(f"{path} is {inputs.shown(str(kind))} {list(array.shape)}; {_WANTED}, as an array [N].")
+    if kind.kind in "US":
         try:
-            array = np.char.decode(array, "utf-8")
+            texts = np.char.decode(array, "utf-8") if kind.kind == "S" else array
+            return pa.array(texts.tolist(), pa.large_string())
         except UnicodeDecodeError as error:
             # Replaced characters would make one class of several.
             raise DataError(
-                f"{path}: the label {error.object!r} is no UTF-8 text ({error.reason}); {_WANTED}. Decode the labels "
-                "and save them as texts, numpy.char.decode(labels, ENCODING)."
+                f"{path}: the label {inputs.shown(str(error.object))} is no UTF-8 text ({error.reason}); {_WANTED}. Decode "
+                "the labels and save them as texts, numpy.char.decode(labels, ENCODING)."
             ) from error
-    return pa.array(array.tolist() if array.dtype.kind == "U" else array.astype(array.dtype.newbyteorder("=")))
+        except ValueError as error:  # halves of surrogate pairs, numbers that are no characters
+            raise DataError(f"{path} holds a label that is no text ({inputs.shown(str(error))}); {_WANTED}.") from error
+    return pa.array(array.astype(kind.newbyteorder("=")))
 
 
 def _typed(texts: list[str]) -> pa.Array:
     """Texts as whole numbers where all are, as decimals where all are numbers, else as they are."""
     if texts and all(map(_WHOLE.fullmatch, texts)):
-        return pa.array([max(-_MOST, min(int(text), _MOST)) for text in texts], pa.int64())
+        return pa.array(list(map(_whole, texts)), pa.int64())
     if texts and all(_WHOLE.fullmatch(text) or _DECIMAL.fullmatch(text) for text in texts):
         return pa.array([float(text) for text in texts], pa.float64())
     return pa.array(texts, pa.large_string())
+
+
+def _whole(text: str) -> int:
+    if len(text) > _DIGITS:  # Python refuses thousands of them
+        return -_MOST if text[0] == "-" else _MOST
+    return max(-_MOST, min(int(text), _MOST))
 
 
 def _missing(where: str, rows: np.ndarray, num_rows: int, found: str = "no label") -> DataError:

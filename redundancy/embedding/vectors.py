@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from redundancy import storage
-from redundancy.errors import ConfigError, DataError
+from redundancy.config import CONTROLS
+from redundancy.data import inputs, npy
+from redundancy.errors import ConfigError, DataError, UserError
 
 _BLOCK_BYTES = 1 << 26
 _FLOATS = "float16, float32 or float64"
@@ -62,26 +64,15 @@ class NpyVectors(Vectors):
         self._path, self.name = path, os.path.basename(path)
         wanted = f"wanted {_FLOATS} [N, d], N and d at least 1, as numpy.save writes it"
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            # NumPy's own messages propose to unpickle, which can run any program.
             with open(path, "rb") as file:
-                magic = file.read(6)
-            objects = "Python objects" in str(error)
-            what = (
-                "holds pickled Python objects, which are not loaded"
-                if objects
-                else f"is truncated or damaged ({error})"
-                if magic == b"\x93NUMPY"
-                else "is no .npy file"
-            )
-            raise DataError(f"{path} {what}; {wanted}.") from error
-        if not isinstance(array, np.ndarray):
-            raise DataError(f"{path} holds several arrays (.npz); {wanted}.")
-        if array.dtype.kind != "f" or array.dtype.itemsize > 8 or array.ndim != 2 or 0 in array.shape:
-            raise DataError(f"{path} is {array.dtype} {list(array.shape)}; {wanted}.")
+                header = npy.read_header(file, os.path.getsize(path))
+        except npy.NotAnArrayError as error:
+            raise DataError(f"{path} {error}; {wanted}.") from error
+        kind, shape = header.dtype, header.shape
+        if kind.kind != "f" or kind.itemsize > 8 or len(shape) != 2 or 0 in shape:
+            raise DataError(f"{path} is {inputs.shown(str(kind))} {list(shape)}; {wanted}.")
+        order = "F" if header.fortran_order else "C"
+        array = np.memmap(path, kind, "r", header.offset, shape, order)
         self._array = array
         self.num_rows, self.dimension = array.shape
 
@@ -114,16 +105,24 @@ class ParquetVectors(Vectors):
                 kind = file.type_of(column)
                 lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
                 if not lists or not pa.types.is_floating(kind.value_type):
-                    raise DataError(f"{path}: column {column!r} is {kind}; wanted a list of {_FLOATS}.")
+                    raise DataError(
+                        f"{path}: column {column!r} is {inputs.shown(str(kind))}; wanted a list of {_FLOATS}. Name the right "
+                        "one in --columns."
+                    )
                 self._groups.append(file.group_rows)
+        if min((rows for groups in self._groups for rows in groups), default=0) < 0:
+            raise DataError(f"{name} says that it has fewer than no rows; it is damaged. Write it again.")
         self._firsts = np.cumsum([0, *(sum(rows) for rows in self._groups)])
         self.num_rows = int(self._firsts[-1])
         if not self.num_rows:
-            raise DataError(f"{paths[0] if len(paths) == 1 else name} has no rows; wanted at least one.")
+            raise DataError(
+                f"{paths[0] if len(paths) == 1 else name} has no rows; wanted at least one. Write the embeddings again."
+            )
         self.dimension = self._first_length()
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of one value a row, over all files."""
+        inputs.check_memory(self.name, f"column {name!r} of {self.num_rows} rows", 8 * self.num_rows)
         chunks = []
         for path in self._paths:
             with _Parquet(path) as file:
@@ -148,6 +147,11 @@ class ParquetVectors(Vectors):
                             block = self._matrix(array, at)
                             yield block[max(0, start - at) :] if at < start else block
                             at += len(array)
+                        if at != first + rows:
+                            raise DataError(
+                                f"{path}: row group {number} has {at - first} rows, and {rows} by its own account; it is "
+                                "damaged. Write it again."
+                            )
                     first += rows
 
     def where(self, row):
@@ -158,10 +162,15 @@ class ParquetVectors(Vectors):
         file = next(number for number, groups in enumerate(self._groups) if sum(groups))
         with _Parquet(self._paths[file]) as opened:
             group = next(number for number, rows in enumerate(self._groups[file]) if rows)
-            value = next(opened.batches(group, self._column, 1))[0].as_py()
-        if not value:
-            raise DataError(f"{self.where(0)}: column {self._column!r} is {value}; wanted a list of {_FLOATS}.")
-        return len(value)
+            array = next(opened.batches(group, self._column, 1), None)
+        length = array.value_lengths()[0].as_py() if array is not None and len(array) else None
+        if not length:
+            found = "no list" if length is None else "[]"
+            raise DataError(
+                f"{self.where(0)}: column {self._column!r} is {found}; wanted a list of {_FLOATS}. Write these embeddings "
+                "again, or leave the row out."
+            )
+        return length
 
     def _matrix(self, array: pa.Array, first: int) -> np.ndarray:
         """float32 [n, d] of lists that start at row `first`."""
@@ -188,10 +197,13 @@ class _Parquet:
 
     def __init__(self, path: str):
         self._path = path
+        local = path.removeprefix("file://")
+        if storage.is_local(path) and (problem := inputs.unfit(local)):
+            raise DataError(f"{path} {problem}; wanted a Parquet file. Check the path.")
         try:
             # So a column is read page by page, else a row group at a time, which may be the whole file.
             self._file = pq.ParquetFile(storage.open_read(path), buffer_size=1 << 22, pre_buffer=False)
-        except (pa.ArrowException, OSError) as error:
+        except Exception as error:
             raise self._error(error) from error
 
     def __enter__(self):
@@ -206,8 +218,11 @@ class _Parquet:
 
     def type_of(self, column: str) -> pa.DataType:
         names = self._file.schema_arrow.names
-        if column not in names:
-            raise DataError(f"{self._path} has no column {column!r}; it has {names}. Name the right one in --columns.")
+        if names.count(column) != 1:
+            found = f"has {names.count(column)} columns {column!r}" if column in names else f"has no column {column!r}"
+            raise DataError(
+                f"{self._path} {found}; it has {inputs.shown(str(names))}. Name the right one in --columns."
+            )
         return self._file.schema_arrow.field(column).type
 
     def batches(self, group: int, column: str, rows: int) -> Iterator[pa.Array]:
@@ -215,21 +230,27 @@ class _Parquet:
         try:
             for batch in self._file.iter_batches(rows, [group], [column]):
                 yield batch.column(0)
-        except (pa.ArrowException, OSError) as error:
+        except Exception as error:
             raise self._error(error) from error
 
     def read(self, column: str) -> pa.ChunkedArray:
         try:
             return self._file.read([column]).column(0)
-        except (pa.ArrowException, OSError) as error:
+        except Exception as error:
             raise self._error(error) from error
 
-    def _error(self, error: Exception) -> Exception:
-        if isinstance(error, OSError) and error.errno is not None:
+    def _error(self, error: Exception) -> UserError:
+        """What to raise for an exception of pyarrow, which for damaged files are of many kinds."""
+        if isinstance(error, UserError):
             return error
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, OSError) and error.errno is not None:
+            return DataError(
+                f"{self._path} cannot be read ({error.strerror}); check the file, its permissions and the disk."
+            )
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return DataError(
-            f"{self._path} cannot be read as Parquet ({first}); it is truncated, damaged or no Parquet file."
+            f"{self._path} cannot be read as Parquet ({inputs.shown(first)}); it is truncated, damaged or no Parquet file. "
+            "Write it again."
         )
 
 
@@ -253,7 +274,13 @@ def _parquet_files(path: str) -> list[str]:
     if storage.exists(path):
         if path.lower().endswith(".parquet") and not os.path.isdir(path):
             return [path]
-        names = [storage.join(path, name) for name in storage.list_dir(path) if name.lower().endswith(".parquet")]
+        try:
+            there = storage.list_dir(path)
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be listed ({error.strerror or error}); {wanted}. Check its permissions and the disk."
+            ) from error
+        names = [storage.join(path, name) for name in there if name.lower().endswith(".parquet")]
         if not names:
             raise ConfigError(f"--embeddings={path}: no .parquet file here; {wanted}.")
         return names
@@ -275,12 +302,19 @@ def open_vectors(path: str, column: str | None) -> Vectors:
       DataError: the file is damaged, or its contents are no vectors of one length.
     """
     path = os.path.expanduser(path.removeprefix("file://"))
+    if CONTROLS.search(path):
+        raise ConfigError(
+            f"--embeddings={inputs.shown(path)}: the name holds control characters or broken UTF-8, and could not be written "
+            "beside the embeddings. Rename the file."
+        )
     # A file whose name has brackets is no pattern.
     if path.lower().endswith(".npy") and (os.path.isfile(path) or not glob.has_magic(path)):
         if not storage.is_local(path):
             raise ConfigError(f"--embeddings={path}: a .npy file is mapped into memory; copy it to this machine first.")
-        if not os.path.isfile(path):
-            raise ConfigError(f"--embeddings={path}: there is no such file.")
+        if not os.path.lexists(path):
+            raise ConfigError(f"--embeddings={path}: there is no such file. Check the path.")
+        if problem := inputs.unfit(path):
+            raise DataError(f"{path} {problem}; wanted a .npy file. Check the path.")
         if column is not None:
             raise ConfigError(f"--columns names a column of embeddings, {column!r}, but {path} is a .npy file.")
         return NpyVectors(path)
