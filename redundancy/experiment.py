@@ -14,7 +14,7 @@ from redundancy.data import shared_dataset
 from redundancy.errors import DataError, WorkdirError
 from redundancy.selection.stages import read_subset
 from redundancy.training.feed import resident_images
-from redundancy.training.loop import Job, result_path, train_pack, training_digest
+from redundancy.training.loop import Job, digest, identity, result_path, train_pack
 from redundancy.training.mesh import make_mesh
 from redundancy.training.packing import choose
 from redundancy.training.schedule import Schedule, full_schedule, subset_schedule
@@ -164,19 +164,35 @@ def _claim(workdir: Workdir, run: Run, digests: dict[str, str]) -> None:
         )
 
 
+def _trainings(workdir: Workdir, config, runs: list[Run]) -> dict[str, str]:
+    """What the result of each run must say that it is of."""
+    dataset, kept, found = shared_dataset(config), {}, {}
+    for run in runs:
+        if run.subset not in kept:
+            kept[run.subset] = _kept(workdir, run, dataset)
+        schedule = subset_schedule(config, len(dataset.train.positions), run.fraction)
+        found[run.name] = digest(identity(config, Job(run.name, "", kept[run.subset], run.seed), schedule))
+    return found
+
+
 def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
-    """Derives results.csv from the runs' own result.json, rows in the table's order."""
+    """Derives results.csv from the runs' own result.json, rows in the table's order.
+
+    Raises:
+      DataError: a result is missing, damaged or another run's.
+    """
+    trainings = _trainings(workdir, config, runs)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for run in runs:
         path = result_path(workdir.run(run.name))
         result = need_fields(path, storage.read_json(path), images=int, steps=int, test_correct=int, test_size=int)
-        if result.get("training") not in (None, training_digest(config, run.name, run.seed, run.steps)):
+        if result.get("training") not in (None, trainings[run.name]):
             raise DataError(
-                f"{path} is the result of another training ({result.get('run')!r}, {result['steps']} steps), not of "
-                f"{run.name!r} with this config. Bring the right file back, or delete {workdir.run(run.name)} and "
-                f'{storage.join(workdir.runs, "manifest.json")} and run "redundancy sweep" again.'
+                f"{path} is the result of another training, not of {run.name!r} with this config. Bring the right file "
+                f'back, or delete {workdir.run(run.name)} and {storage.join(workdir.runs, "manifest.json")} and run '
+                '"redundancy sweep" again.'
             )
         row = {
             "run": run.name,

@@ -99,7 +99,7 @@ class Lease:
     def __init__(self, root: str):
         self._root, self._owner = root, _owner()
         self._descriptor = self._thread = self._path = None
-        self._ended = threading.Event()
+        self._ended, self._made = threading.Event(), []
         self.token = ""
 
     def acquire(self) -> None:
@@ -109,7 +109,7 @@ class Lease:
           WorkdirError: another process holds it, or the workdir cannot be written to.
         """
         try:
-            storage.make_dirs(self._root)
+            self._make_dirs()
             if not (storage.is_local(self._root) and fcntl and self._lock()):
                 self._write_lease()
         except OSError as error:
@@ -133,6 +133,9 @@ class Lease:
                 os.remove(self._path)
             os.close(self._descriptor)
             self._descriptor = None
+            with contextlib.suppress(OSError):  # there is something in it
+                for folder in self._made:
+                    os.rmdir(folder)
         elif self.token:
             if self._thread is not threading.current_thread():
                 self._thread.join()
@@ -140,6 +143,16 @@ class Lease:
                 if _parse(storage.read_bytes(self._path)).get("token") == self.token:
                     storage.remove(self._path)
         self.token = ""
+
+    def _make_dirs(self) -> None:
+        """Makes the workdir; remembers which folders were not there, to leave none behind where nothing is written."""
+        if not storage.is_local(self._root):
+            return
+        path = os.path.abspath(self._root.removeprefix("file://"))
+        while not os.path.exists(path):
+            self._made.append(path)
+            path = os.path.dirname(path)
+        storage.make_dirs(self._root)
 
     def _lock(self) -> bool:
         """Locks the local file; False where the file system has no locks."""

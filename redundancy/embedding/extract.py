@@ -58,7 +58,7 @@ def embed(config, workdir: Workdir) -> None:
             )
         job = Job("pretrain", workdir.pretrain, positions, PRETRAIN_SEED)
         of = identity(config, job, full_schedule(config, len(positions)))
-        state, _ = checkpoints.restore(step, trainer.init_state(PRETRAIN_SEED), of)
+        state = checkpoints.restore(step, trainer.init_state(PRETRAIN_SEED), of)
         checkpoints.close()
         total = sum(len(parts[index]) for index in own)
         todo = sum(len(parts[index]) for index in missing)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,6 +47,9 @@ class Progress:
     pending: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
+_NOTHING = Progress({})
+
+
 def _named(tree) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of every array of a tree, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -69,6 +73,12 @@ def _sha256(tree) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}\n".encode())
         digest.update(np.ascontiguousarray(leaf).data if leaf.ndim else leaf.tobytes())
     return digest.hexdigest()
+
+
+def _json_sha256(about: Mapping[str, Any]) -> str:
+    """Of all but the checksum itself."""
+    rest = {name: value for name, value in about.items() if name != "about_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 class Checkpoints:
@@ -104,7 +114,7 @@ class Checkpoints:
         """Steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state, progress: Progress) -> None:
+    def save(self, step: int, state, progress: Progress = _NOTHING) -> None:
         """Saves in the background; a later save, wait or close waits for it. In the first process alone.
 
         Raises:
@@ -116,6 +126,7 @@ class Checkpoints:
         tree = jax.tree.map(np.asarray, flax.serialization.to_state_dict(state))
         pending = {name: np.asarray(values, np.float32).tolist() for name, values in progress.pending.items()}
         about = {"step": step, "sha256": _sha256(tree), "of": progress.of, "at": progress.at, "pending": pending}
+        about["about_sha256"] = _json_sha256(about)
         self._unsaved = step, ocp.args.Composite(state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
         with self._write_errors():
             _retrying(self.folder, self._begin)
@@ -134,8 +145,30 @@ class Checkpoints:
             self._begin()
             raise
 
-    def restore(self, step: int, like, of: Mapping[str, Any]) -> tuple[Any, Progress]:
-        """The state of a step, with the structure, shapes and dtypes of `like`, and its progress.
+    def progress(self, step: int) -> Progress:
+        """The progress that a checkpoint was saved with.
+
+        Raises:
+          WorkdirError: it cannot be read.
+        """
+        about = self._about(step)
+        pending = {name: np.array(values, np.float32) for name, values in about["pending"].items()}
+        return Progress(about["of"], about["at"], pending)
+
+    def _about(self, step: int) -> dict[str, Any]:
+        about = self._read(step, about=ocp.args.JsonRestore())["about"]
+        kinds = {"sha256": str, "of": dict, "at": dict, "pending": dict}
+        if not isinstance(about, dict) or not all(isinstance(about.get(name), kind) for name, kind in kinds.items()):
+            raise self._unusable(self._path(step), "its about/ was not written by this program, or changed since")
+        if about.get("about_sha256") != _json_sha256(about):
+            raise self._unusable(self._path(step), "its about/ was changed since it was written, or damaged")
+        return about
+
+    def _path(self, step: int) -> str:
+        return storage.join(self.folder, str(step))
+
+    def restore(self, step: int, like, of: Mapping[str, Any] = {}):
+        """The state of a step, with the structure, shapes and dtypes of `like`.
 
         Args:
           step: one of `steps`.
@@ -146,11 +179,8 @@ class Checkpoints:
           WorkdirError: the checkpoint cannot be read, holds other arrays than `like`, is damaged or of another training.
         """
         target = jax.tree.map(np.asarray, flax.serialization.to_state_dict(like))
-        path = storage.join(self.folder, str(step))
-        about = self._read(step, about=ocp.args.JsonRestore())["about"]
-        if not isinstance(about, dict) or not {"sha256", "of", "at", "pending"} <= about.keys():
-            raise self._unusable(path, "its file about/ is not one that this program wrote")
-        theirs = about["of"] if isinstance(about["of"], dict) else {}
+        path, about = self._path(step), self._about(step)
+        theirs = about["of"]
         if fields := differing({name: theirs.get(name) for name in of}, dict(of)):
             shown = "; ".join(f"{name}: {_short(theirs.get(name))} there, {_short(of[name])} now" for name in fields)
             raise self._unusable(path, f"it is of another training. Differing: {shown}")
@@ -161,11 +191,10 @@ class Checkpoints:
         tree = self._read(step, state=ocp.args.StandardRestore(target))["state"]
         if _sha256(tree) != about["sha256"]:
             raise self._unusable(path, "its arrays are not those that were saved: it is damaged, or mixed from two")
-        pending = {name: np.array(values, np.float32) for name, values in about["pending"].items()}
-        return flax.serialization.from_state_dict(like, tree), Progress(about["of"], about["at"], pending)
+        return flax.serialization.from_state_dict(like, tree)
 
     def _read(self, step: int, **items) -> Mapping[str, Any]:
-        path = storage.join(self.folder, str(step))
+        path = self._path(step)
 
         def read():
             return self._manager.restore(step, args=ocp.args.Composite(**items))

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -62,25 +62,20 @@ def result_path(folder: str) -> str:
     return storage.join(folder, "result.json")
 
 
-def _fields(config) -> dict[str, Any]:
-    """The fields of the config that a training's numbers depend on."""
-    return {
+def identity(config, job: Job, schedule: Schedule) -> dict[str, Any]:
+    """JSON that tells which training this is, and so whose checkpoints continue it: config, schedule, seed and images."""
+    fields = {
         f"config.{name}": value
         for name, value in to_json(config).items()
         if FIELDS[name].section in ("Data", "Model", "Training") and name not in _FREE
     }
-
-
-def training_digest(config, name: str, seed: int, steps: int) -> str:
-    """Checksum that a run's result carries, which tells it from the results of other runs and other configs."""
-    text = json.dumps([_fields(config), name, seed, steps], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def identity(config, job: Job, schedule: Schedule) -> dict[str, Any]:
-    """JSON that tells which training this is, and so whose checkpoints continue it: config, schedule, seed and images."""
     kept = hashlib.sha256(np.ascontiguousarray(job.kept, "<i8").data).hexdigest()
-    return {**_fields(config), **dataclasses.asdict(schedule), "trial seed": job.seed, "kept positions": kept}
+    return {**fields, **dataclasses.asdict(schedule), "trial seed": job.seed, "kept positions": kept}
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """Checksum of an identity, which a result carries, so that no other training's is taken for it."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _diverged(error: DivergedError, jobs: list[Job], checkpoints: list[Checkpoints]) -> DivergedError:
@@ -148,8 +143,8 @@ def train_pack(
     start, before = common_step(checkpoints) or 0, []
     if start:
         logging.info("%s: continues at step %d", what, start)
-        restored = [saved.restore(start, *each) for saved, *each in zip(checkpoints, states, identities, strict=True)]
-        states, before = map(list, zip(*restored, strict=True))
+        states = [saved.restore(start, *each) for saved, *each in zip(checkpoints, states, identities, strict=True)]
+        before = [saved.progress(start) for saved in checkpoints]
     state = trainer.stack(states + [states[-1]] * (size - len(jobs)))
     writers = [MetricsWriter(job.folder, start) for job in jobs]
     meter = Meter(
@@ -166,7 +161,7 @@ def train_pack(
     )
     profiler = Profiler(jobs[0].folder, profile and processes.is_first())
 
-    began = time.monotonic() - max([progress.at["seconds"] for progress in before], default=0)
+    began = time.monotonic() - max([progress.at.get("seconds", 0) for progress in before], default=0)
     items = trainer.feed.train_items(
         [job.kept for job in filled],
         [(config.seed, job.seed) for job in filled],
@@ -220,14 +215,13 @@ def train_pack(
     for index, (job, saved) in enumerate(zip(jobs, checkpoints, strict=True)):
         saved.close()
         result = {
-            "run": job.name,
-            "training": training_digest(config, job.name, job.seed, steps),
             "test_accuracy": int(correct[index]) / test_size,
             "test_correct": int(correct[index]),
             "test_size": test_size,
             "test_loss": float(loss[index]),
             "images": len(job.kept),
             "steps": steps,
+            "training": digest(identities[index]),
             "seconds": round(time.monotonic() - began, 3),
         }
         if processes.is_first():
