@@ -1,43 +1,92 @@
 """Local and gs:// paths behind one set of functions: whole-file atomic writes, JSON, Parquet, checksums.
 
-Paths are plain strings. A file is there whole or not at all. Nothing here knows what the files mean.
+Paths are plain strings. A file is there whole or not at all. What fails for a while on a remote path is tried again,
+see `retries`; what fails for good is an error that names the path. Nothing here knows what the files mean.
 """
 
+import base64
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import json
 import os
+import pathlib
 import posixpath
+import re
+import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+# Read by gcsfs and TensorStore when they are first used. gcsfs looks up each bucket's kind by gRPC, which files in
+# folders have no use for; TensorStore waits for ever for a server that has gone silent.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+os.environ.setdefault("TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS", "30")
+os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
+os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from redundancy.errors import DataError
+from redundancy.errors import DataError, StorageError, UserError
+from redundancy.retries import is_transient as is_transient  # for Orbax's operations, as is `retrying`
+from redundancy.retries import retrying, status_of
+
+# The class is imported, and gcsfs with it, when the first such path is used, Orbax's among them.
+for _protocol in ("gs", "gcs"):
+    fsspec.register_implementation(
+        _protocol, "redundancy.gcs.PatientGCSFileSystem", clobber=True, errtxt="gs:// paths need the package gcsfs"
+    )
+
+_T = TypeVar("_T")
 
 _MOMENT = 2.0  # seconds; FAT's times are no finer
 # Of a remote file's entry in a listing, by gcsfs, s3fs, fsspec's own memory and others.
 _CHANGING = ("generation", "etag", "ETag", "md5Hash", "crc32c", "mtime", "updated", "LastModified", "created")
+_TAIL = 1 << 18  # bytes read when a remote file is opened: all of a small one, the footer of a Parquet file
+_AHEAD = 1 << 20  # bytes read at least, later
+_SCRATCH = re.compile(r"\..+\.writer-([0-9a-f]{12})-(\d+)-[0-9a-f]{8}\.tmp")
+_SCRATCH_AGE = 86400.0  # seconds
+_CHECKSUM = "sha256_of_rest"  # in a JSON object, of the canonical JSON of its other keys
+# In a Parquet file's metadata, of its footer with these 64 characters where the checksum will be.
+_FOOTER, _NO_FOOTER = (
+    "redundancy.footer_sha256",
+    "the SHA-256 of the footer with this text instead of it".ljust(64, "."),
+)
 
 
 def is_local(path: str) -> bool:
     return "://" not in path or path.startswith("file://")
 
 
+def _is_gs(path: str) -> bool:
+    return path.startswith(("gs://", "gcs://"))
+
+
 def _filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    if _is_gs(path) and not re.match(r"gc?s://[a-z0-9]([-_.a-z0-9]*[a-z0-9])?(/|$)", path):
+        raise DataError(f"{path} names no bucket. Wanted: gs://bucket/path; a bucket's name is of a-z, 0-9, -, _ and .")
     try:
         return fsspec.core.url_to_fs(path)
     except ImportError as error:
-        hint = ' Install the extra: pip install "redundancy[gcp]".' if path.startswith(("gs://", "gcs://")) else ""
+        hint = ' Install the extra: pip install "redundancy[gcp]".' if _is_gs(path) else ""
         raise DataError(f"{path}: {error}.{hint}") from error
     except ValueError as error:
         raise DataError(f"{path}: {error}. Wanted: a local path or gs://bucket/path.") from error
+
+
+def _patiently(path: str, operation: Callable[[fsspec.AbstractFileSystem, str], _T]) -> _T:
+    """`operation` on the path's file system and its name there; on a remote one, as `retrying` does it."""
+    if is_local(path):
+        return operation(*_filesystem(path))
+    try:
+        return retrying(path, lambda: operation(*_filesystem(path)))
+    except FileNotFoundError as error:  # gcsfs's names a URL
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
 
 
 def join(root: str, *parts: str) -> str:
@@ -46,8 +95,20 @@ def join(root: str, *parts: str) -> str:
 
 
 def exists(path: str) -> bool:
-    fs, name = _filesystem(path)
-    return fs.exists(name)
+    def look(fs: fsspec.AbstractFileSystem, name: str) -> bool:
+        if not _is_gs(path):
+            return fs.exists(name)
+        # gcsfs asks for the object and for the folder at once, and drops the connection of the slower answer.
+        bucket, _, key = name.rstrip("/").partition("/")
+        with contextlib.suppress(FileNotFoundError):
+            if key:
+                fs.call("GET", "b/{}/o/{}", bucket, key)
+                return True
+        prefix = f"{key}/" if key else None
+        listed = fs.call("GET", "b/{}/o", bucket, prefix=prefix, maxResults=1, json_out=True)
+        return not key or bool(listed.get("items"))
+
+    return _patiently(path, look)
 
 
 def make_dirs(path: str) -> None:
@@ -58,34 +119,70 @@ def make_dirs(path: str) -> None:
 
 def remove(path: str) -> None:
     """Removes a file or a folder with all in it; no error where there is none."""
-    fs, name = _filesystem(path)
-    for last in (False, False, True):
-        try:
-            fs.rm(name, recursive=True)
-            return
-        except FileNotFoundError:
-            if last or not fs.exists(name):
+
+    def delete(fs: fsspec.AbstractFileSystem, name: str) -> None:
+        for last in (False, False, True):
+            try:
+                # Of gs:// the objects alone, which are all there is; gcsfs would ask for folders' objects, too.
+                fs.rm(fs.find(name) if _is_gs(path) else name, recursive=not _is_gs(path))
                 return
-        except OSError as error:  # another process removes or writes there too
-            if last or error.errno != errno.ENOTEMPTY:
-                raise
+            except FileNotFoundError:
+                if last or _is_gs(path) or not fs.exists(name):
+                    return
+            except OSError as error:  # another process removes or writes there too
+                if last or error.errno != errno.ENOTEMPTY:
+                    raise
+
+    _patiently(path, delete)
 
 
 def list_dir(path: str) -> list[str]:
     """Sorted base names of what lies in a folder; [] where there is no such folder."""
-    fs, name = _filesystem(path)
-    try:
+
+    def listed(fs: fsspec.AbstractFileSystem, name: str) -> list[str]:
         # Listings are cached by fsspec's remote file systems; another process may have written since.
         fs.invalidate_cache(name)
-        entries = fs.ls(name, detail=False)
+        return fs.ls(name, detail=False)
+
+    try:
+        entries = _patiently(path, listed)
     except FileNotFoundError:
         return []
     return sorted(base for entry in entries if (base := posixpath.basename(entry.rstrip("/"))) and base[0] != ".")
 
 
+def _download(
+    fs: fsspec.AbstractFileSystem, name: str, span: str = "", generation: str | None = None
+) -> tuple[Mapping[str, str], bytes]:
+    """Header fields and bytes of an object of Google's, or of a range of it such as "0-99" or "-99".
+
+    Raises:
+      ConnectionError: the bytes that came are not those that were sent.
+    """
+    asked = {"Range": f"bytes={span}"} if span else {}
+    headers, data = fs.call("GET", fs.url(name, generation=generation), headers=asked)
+    md5 = re.search(r"\bmd5=([^,\s]+)", ",".join(headers.getall("X-Goog-Hash", [])))
+    if md5 and not span and "Content-Encoding" not in headers and md5[1] != _md5(data):
+        raise ConnectionError(f"{len(data)} bytes came, whose checksum is wrong")
+    return headers, data
+
+
+def _md5(data: bytes | memoryview) -> str:
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+
 def read_bytes(path: str) -> bytes:
-    fs, name = _filesystem(path)
-    return fs.cat_file(name)
+    return _patiently(path, lambda fs, name: _download(fs, name)[1] if _is_gs(path) else fs.cat_file(name))
+
+
+@functools.cache
+def _machine() -> str:
+    """What names this machine, as far as its process numbers mean the same processes."""
+    try:
+        known = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:  # no Linux
+        known = f"{socket.gethostname()} {uuid.getnode()}"
+    return hashlib.sha256(known.encode()).hexdigest()[:12]
 
 
 @contextlib.contextmanager
@@ -93,7 +190,8 @@ def _scratch(path: str, name: str, data: bytes) -> Iterator[str]:
     """A hidden file beside the local file `name` that holds `data`, to be put in its place; gone afterwards."""
     folder, base = os.path.split(name)
     os.makedirs(folder, exist_ok=True)
-    scratch = os.path.join(folder, f".{base}.{uuid.uuid4().hex[:8]}.tmp")
+    writer = f"writer-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    scratch = os.path.join(folder, f".{base}.{writer}.tmp")
     try:
         with open(scratch, "wb") as file:
             file.write(data)
@@ -109,25 +207,95 @@ def _scratch(path: str, name: str, data: bytes) -> Iterator[str]:
             os.remove(scratch)
 
 
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
+
+
+def remove_scratch(folder: str) -> list[str]:
+    """Removes what processes that were killed while they wrote left in a local folder and all below it.
+
+    That is their hidden files whose process has ended, or, where that cannot be told since another machine wrote
+    them, that are older than a day. Another process may be writing there. Nothing is done on remote paths, where an
+    upload that did not end leaves nothing.
+
+    Returns:
+      the files that were removed.
+    """
+    removed, folders = [], [folder.removeprefix("file://")] if is_local(folder) else []
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name[0] != ".":
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    continue
+                if not (found := _SCRATCH.fullmatch(entry.name)):
+                    continue
+                with contextlib.suppress(OSError):
+                    here = found[1] == _machine()
+                    old = time.time() - entry.stat(follow_symlinks=False).st_mtime > _SCRATCH_AGE
+                    if old or (here and not _is_alive(int(found[2]))):
+                        os.remove(entry.path)
+                        removed.append(entry.path)
+    return removed
+
+
+def _upload(fs: fsspec.AbstractFileSystem, name: str, data: bytes, **mode: str) -> None:
+    """Raises ConnectionError where the service tells that it holds other bytes than `data`."""
+    answer = fs.pipe_file(name, data, **mode)
+    if isinstance(answer, dict) and answer.get("md5Hash") not in (None, _md5(data)):
+        raise ConnectionError(f"{len(data)} bytes were sent, and others arrived")
+
+
 def write_bytes(path: str, data: bytes) -> None:
     """Writes the whole file or nothing: a reader never sees a part, whenever this process dies."""
-    fs, name = _filesystem(path)
     if not is_local(path):
-        fs.pipe_file(name, data)
+        _patiently(path, lambda fs, name: _upload(fs, name, data))
         return
+    _, name = _filesystem(path)
     with _scratch(path, name, data) as scratch:
         os.replace(scratch, name)
 
 
 def create_bytes(path: str, data: bytes) -> bool:
-    """Writes the whole file unless there is one; of several that try at once, one succeeds. Returns whether it did."""
-    fs, name = _filesystem(path)
-    if not is_local(path):
+    """Writes the whole file unless there is one; of several that try at once, one succeeds. Returns whether it did.
+
+    Where the answer of a remote service got lost, and the next try finds a file, it is taken for this one if it holds
+    the same bytes. So let them name who creates it, where two that write the same must not both succeed.
+    """
+    if is_local(path):
+        return _create_local(path, data)
+    tries = 0
+
+    def create(fs: fsspec.AbstractFileSystem, name: str) -> bool:
+        nonlocal tries
+        tries += 1
         try:
-            fs.pipe_file(name, data, mode="create")
-        except FileExistsError:
-            return False
+            _upload(fs, name, data, mode="create")
+        except FileExistsError as error:
+            # gcs.PerhapsOursError, without importing gcsfs
+            perhaps = tries > 1 or type(error) is not FileExistsError
+            return perhaps and _read_if_there(path) == data
         return True
+
+    return _patiently(path, create)
+
+
+def _read_if_there(path: str) -> bytes | None:
+    try:
+        return read_bytes(path)
+    except FileNotFoundError:
+        return None
+
+
+def _create_local(path: str, data: bytes) -> bool:
+    _, name = _filesystem(path)
     with _scratch(path, name, data) as scratch:
         try:
             os.link(scratch, name)
@@ -140,16 +308,81 @@ def create_bytes(path: str, data: bytes) -> bool:
     return True
 
 
+def generation(path: str) -> str | None:
+    """What changes whenever the file is written again, or None where there is none; for `remove_if`."""
+
+    def look(fs: fsspec.AbstractFileSystem, name: str) -> str:
+        if _is_gs(path):
+            return fs.call("GET", "b/{}/o/{}", *name.split("/", 1), json_out=True)["generation"]
+        if is_local(path):
+            status = os.stat(name)
+            return f"{status.st_dev}-{status.st_ino}-{status.st_ctime_ns}"
+        return str(fs.info(name).get("created"))
+
+    try:
+        return _patiently(path, look)
+    except FileNotFoundError:
+        return None
+
+
+def remove_if(path: str, wanted: str) -> bool:
+    """Removes a file if its `generation` still is `wanted`; returns whether it did.
+
+    On gs:// it is one step: what another process wrote meanwhile stays. Elsewhere it is two.
+    """
+
+    def delete(fs: fsspec.AbstractFileSystem, name: str) -> bool:
+        try:
+            if _is_gs(path):
+                fs.call("DELETE", "b/{}/o/{}", *name.split("/", 1), ifGenerationMatch=wanted)
+            elif generation(path) != wanted:
+                return False
+            else:
+                fs.rm_file(name)
+        except (FileNotFoundError, FileExistsError):  # the second is how gcsfs tells of a condition that does not hold
+            return False
+        return True
+
+    return _patiently(path, delete)
+
+
+def _canonical_sha256(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
 def read_json(path: str) -> Any:
-    """Raises DataError where the file is not JSON."""
+    """What `write_json` wrote, or the JSON that others did, which has no checksum.
+
+    Raises:
+      DataError: the file is not JSON, or not what was written.
+    """
     data = read_bytes(path)
     try:
-        return json.loads(data)
-    except ValueError as error:
+        value = json.loads(data, parse_constant=_no_number)
+        if not isinstance(value, dict) or _CHECKSUM not in value:
+            return value
+        found = value.pop(_CHECKSUM)
+        whole = found == _canonical_sha256(value)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}); delete it and run the stage that writes it again.") from error
+    if not whole:
+        raise DataError(
+            f"{path} was changed or damaged since it was written: {_CHECKSUM!r} does not fit. Delete the file and run "
+            "the stage that writes it again; or, if you changed it on purpose, take that line out of it."
+        )
+    return value
 
 
 def write_json(path: str, value: Any) -> None:
+    """Writes JSON; an object gets a last key with a checksum of the others, which `read_json` takes off again."""
+    if isinstance(value, dict):
+        rest = json.loads(json.dumps({key: value[key] for key in value if key != _CHECKSUM}, allow_nan=False))
+        value = {**rest, _CHECKSUM: _canonical_sha256(rest)}
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
@@ -157,8 +390,76 @@ def write_text(path: str, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+class _RemoteFile(io.RawIOBase):
+    """A remote file, read in ranges, each tried again as `retrying` does; all are of one and the same content."""
+
+    def __init__(self, path: str):
+        self._path, self._at, self._generation = path, 0, None
+        self._tail, self._size = _patiently(path, self._open)
+
+    def _open(self, fs: fsspec.AbstractFileSystem, name: str) -> tuple[bytes, int]:
+        """The last bytes of the file, and its size."""
+        if not _is_gs(self._path):
+            size = fs.info(name)["size"]
+            return fs.cat_file(name, start=max(0, size - _TAIL), end=size), size
+        try:
+            headers, tail = _download(fs, name, f"-{_TAIL}")
+        except Exception as error:
+            if status_of(error) == 416:  # it is empty
+                return b"", 0
+            raise
+        self._generation = headers.get("X-Goog-Generation")
+        size = re.search(r"/(\d+)$", headers.get("Content-Range", f"/{len(tail)}"))
+        return self._whole(tail, min(_TAIL, int(size[1]))), int(size[1])
+
+    @staticmethod
+    def _whole(data: bytes, wanted: int) -> bytes:
+        if len(data) != wanted:
+            raise ConnectionError(f"{len(data)} bytes came, {wanted} were asked for")
+        return data
+
+    def _range(self, start: int, end: int) -> bytes:
+        def read(fs: fsspec.AbstractFileSystem, name: str) -> bytes:
+            if not _is_gs(self._path):
+                return self._whole(fs.cat_file(name, start=start, end=end), end - start)
+            _, data = _download(fs, name, f"{start}-{end - 1}", self._generation)
+            return self._whole(data, end - start)
+
+        try:
+            return _patiently(self._path, read)
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"{self._path} was replaced or removed while it was read; give the same command again."
+            ) from error
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        return self._at
+
+    def readinto(self, buffer) -> int:
+        start, end = self._at, min(self._at + len(buffer), self._size)
+        if start >= end:
+            return 0
+        first = self._size - len(self._tail)
+        data = self._tail[start - first : end - first] if start >= first else self._range(start, end)
+        buffer[: len(data)] = data
+        self._at = end
+        return len(data)
+
+
 def open_read(path: str) -> io.IOBase:
     """The file, opened for reading bytes, with seek."""
+    if not is_local(path):
+        return io.BufferedReader(_RemoteFile(path), _AHEAD)
     fs, name = _filesystem(path)
     return fs.open(name, "rb")
 
@@ -167,7 +468,7 @@ def sha256(path: str) -> str:
     """Hex SHA-256 of the file."""
     digest = hashlib.sha256()
     with open_read(path) as file:
-        while block := file.read(1 << 22):
+        while block := file.read(1 << (22 if is_local(path) else 25)):
             digest.update(block)
     return digest.hexdigest()
 
@@ -210,18 +511,41 @@ def stamps(paths: Sequence[str]) -> list[list[str]] | None:
 
 
 def parquet_bytes(tables: Sequence[pa.Table], metadata: dict[str, str] | None = None) -> bytes | memoryview:
-    """A Parquet file with each table as one row group.
+    """A Parquet file with each table as one row group, and checksums of each page and of the footer.
 
     Args:
       tables: at least one, all of one schema.
       metadata: key-value pairs for the file's schema.
     """
-    schema = tables[0].schema.with_metadata(metadata or {})
+    schema = tables[0].schema.with_metadata({**(metadata or {}), _FOOTER: _NO_FOOTER})
     buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
         for table in tables:
             writer.write_table(table.cast(schema), row_group_size=max(1, table.num_rows))
-    return buffer.getbuffer()
+    data = buffer.getbuffer()
+    footer = bytes(data[-8 - int.from_bytes(data[-8:-4], "little") :])
+    place = len(data) - len(footer) + footer.index(_NO_FOOTER.encode())
+    data[place : place + 64] = hashlib.sha256(footer).hexdigest().encode()
+    return data
+
+
+def _parquet_footer(file: io.IOBase) -> pq.FileMetaData:
+    """What the footer of an open Parquet file tells; raises ValueError where its checksum is another."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - 8))
+    file.seek(max(0, size - 8 - int.from_bytes(file.read(8)[:4], "little")))
+    footer = file.read()
+    read = pq.read_metadata(pa.BufferReader(footer))
+    metadata = read.metadata or {}
+    found = metadata.get(_FOOTER.encode())
+    if found is None:  # a file of another program's; unless that byte is damaged which would lead to the checksum
+        copy = base64.b64decode(metadata.get(b"ARROW:schema", b""))
+        whole = _FOOTER.encode() not in footer and _NO_FOOTER.encode() not in copy
+    else:
+        whole = found.decode() == hashlib.sha256(footer.replace(found, _NO_FOOTER.encode(), 1)).hexdigest()
+    if not whole:
+        raise ValueError("the checksum of its footer is another")
+    return read
 
 
 def write_parquet(path: str, tables: Sequence[pa.Table], metadata: dict[str, str] | None = None) -> str:
@@ -238,10 +562,12 @@ def parquet_errors(path: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; run the stage that writes it again.") from error
-    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of pyarrow's many, ValueError, KeyError and MemoryError are met
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        first = str(error).splitlines()[0]
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{path} cannot be read as Parquet ({first}); it is truncated or damaged. "
             "Delete it and its folder's manifest.json, and run the stage that writes it again."
@@ -255,7 +581,8 @@ def open_parquet(path: str, columns: Sequence[str] = ()) -> pq.ParquetFile:
       DataError: the file is missing, truncated, damaged, or lacks one of `columns`.
     """
     with parquet_errors(path):
-        file = pq.ParquetFile(open_read(path))
+        source = open_read(path)
+        file = pq.ParquetFile(source, metadata=_parquet_footer(source), page_checksum_verification=True)
     names = file.schema_arrow.names
     for column in columns:
         if column not in names:
@@ -275,7 +602,8 @@ def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
         with parquet_errors(path):
             # Threads are for large files: a process that ends while they start is aborted.
             table = file.read(columns, use_threads=file.metadata.num_rows > 2**20)
-            return table.replace_schema_metadata(file.schema_arrow.metadata)
+            metadata = file.schema_arrow.metadata or {}
+            return table.replace_schema_metadata({k: v for k, v in metadata.items() if k != _FOOTER.encode()} or None)
     finally:
         file.close(force=True)
 
@@ -283,5 +611,7 @@ def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 def parquet_metadata(table: pa.Table) -> dict[str, str]:
     """The key-value pairs that write_parquet was given."""
     return {
-        key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items() if key != b"ARROW:schema"
+        key.decode(): value.decode()
+        for key, value in (table.schema.metadata or {}).items()
+        if key not in (b"ARROW:schema", _FOOTER.encode())
     }

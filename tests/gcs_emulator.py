@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 
 import pytest
 
@@ -30,7 +31,10 @@ def _binary() -> pathlib.Path:
 
 
 def environ(url: str) -> dict[str, str]:
-    """What a process must have in its environment, before it imports gcsfs, Orbax or TensorStore, to use the emulator."""
+    """What a process must have in its environment, before it imports gcsfs, Orbax or TensorStore, to use the emulator.
+
+    `url` is the emulator's, or that of a proxy before it.
+    """
     return {
         "STORAGE_EMULATOR_HOST": url,
         "TENSORSTORE_GCS_HTTP_URL": url,
@@ -41,18 +45,22 @@ def environ(url: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running():
+def running(public: str | None = None) -> Iterator[str]:
     """Runs an emulator with an empty bucket `BUCKET`; yields its URL.
 
     The server is started directly: the package's own class never reads the server's output, which stops it once the
     pipe is full.
+
+    Args:
+      public: the URL that clients know it by, of a proxy; to there they send what follows their first request.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     flags = ("-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory")
-    flags += ("-public-host", f"127.0.0.1:{port}", "-external-url", url)
+    public = public or url
+    flags += ("-public-host", public.removeprefix("http://"), "-external-url", public)
     server = subprocess.Popen([_binary(), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 20

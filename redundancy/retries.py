@@ -1,0 +1,273 @@
+"""Which errors of remote storage are worth another try, for how long it is tried, and what is said meanwhile.
+
+Knows the errors of gcsfs, aiohttp, requests, google-auth and TensorStore by their names and texts; imports none of them.
+"""
+
+import errno
+import os
+import random
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from absl import logging
+
+from redundancy.errors import ConfigError, StorageError, UserError
+
+T = TypeVar("T")
+
+_FIRST, _LONGEST = 0.25, 10.0  # seconds before the second try, and before any
+_LINE_EVERY = 15.0  # seconds between lines in the log
+_UNAUTHORISED = 30.0  # seconds: a token may have ended on its way, credentials that are wrong stay so
+
+_TRANSIENT_ERRNOS = {
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+    errno.ENETUNREACH,
+    errno.EPIPE,
+    errno.ETIMEDOUT,
+}
+# Classes whose instances, and those of classes derived from them, tell of the network and not of the request.
+_TRANSIENT_TYPES = {
+    "aiohttp.client_exceptions.ClientConnectionError",
+    "aiohttp.client_exceptions.ClientPayloadError",
+    "gcsfs.retry.ChecksumError",
+    "google.api_core.exceptions.RetryError",
+    "google.auth.exceptions.TransportError",
+    "requests.exceptions.ChunkedEncodingError",
+    "requests.exceptions.ConnectionError",
+    "requests.exceptions.ContentDecodingError",
+    "requests.exceptions.Timeout",
+}
+_LASTING_TYPES = {
+    "aiohttp.client_exceptions.ClientConnectorCertificateError",
+    "jax.errors.JaxRuntimeError",  # of memory, or of another process of this run
+    "jaxlib._jax.JaxRuntimeError",
+    "jaxlib.xla_extension.XlaRuntimeError",
+}
+# Errors whose attribute `code` or `status` is that of an HTTP answer.
+_HTTP_TYPES = ("aiohttp.", "gcsfs.", "google.api_core.", "urllib.error.")
+# Of the status texts of TensorStore and of curl below it, and of the answers to a batch of requests.
+_TRANSIENT_TEXT = re.compile(
+    r"\b(UNAVAILABLE|DEADLINE_EXCEEDED)\b|\ball \d+ retry attempts failed"
+    r"|\bHTTP (response |status |code:? ?)*(408|429|50[0234])\b|\"code\": ?(408|429|50[0234])\b"
+    r"|connection (refused|reset|timed out|aborted)|broken pipe|network is unreachable|no route to host"
+    r"|could ?n.t (connect|resolve)|could not (connect|resolve)|name resolution|temporarily unavailable",
+    re.IGNORECASE,
+)
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name, "")
+    try:
+        value = float(text or default)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise ConfigError(f"The environment variable {name} is {text!r}; wanted seconds, such as {default:g}.")
+    return value
+
+
+def patience() -> float:
+    """Seconds for which an operation is tried again; REDUNDANCY_STORAGE_RETRY_S."""
+    return _number("REDUNDANCY_STORAGE_RETRY_S", 300.0)
+
+
+def silence() -> float:
+    """Seconds without a byte after which a connection counts as lost; REDUNDANCY_STORAGE_TIMEOUT_S."""
+    return max(_number("REDUNDANCY_STORAGE_TIMEOUT_S", 60.0), 0.1)
+
+
+def _types(error: BaseException) -> set[str]:
+    return {f"{each.__module__}.{each.__qualname__}" for each in type(error).__mro__}
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that an error of a client library holds."""
+    if not any(name.startswith(_HTTP_TYPES) for name in _types(error)):
+        return None
+    for found in (getattr(error, "code", None), getattr(error, "status", None)):
+        if isinstance(found, int | str) and str(int(found) if isinstance(found, int) else found).isdigit():
+            return int(found)
+    return None
+
+
+def _verdict(error: BaseException) -> bool | None:
+    """Whether trying again may help; None where the error itself does not tell, but what it came of may."""
+    if isinstance(error, StorageError) or not isinstance(error, Exception):
+        return False
+    types = _types(error)
+    if isinstance(error, ssl.SSLCertVerificationError) or types & _LASTING_TYPES:
+        return False
+    status = status_of(error)
+    if status == 401:  # gcsfs tells so of a token that could not be got, too
+        return None if error.__cause__ is not None else "Invalid Credentials" in str(error)
+    if status:
+        return status in (408, 429) or (status >= 500 and status != 501)
+    if types & _TRANSIENT_TYPES or isinstance(error, TimeoutError | ConnectionError | ssl.SSLError | socket.gaierror):
+        return True
+    if "google.auth.exceptions.GoogleAuthError" in types:
+        return True if getattr(error, "retryable", False) else None
+    if isinstance(error, OSError):
+        if isinstance(
+            error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError | NotADirectoryError
+        ):
+            return False
+        if error.errno is not None:
+            return error.errno in _TRANSIENT_ERRNOS
+    if isinstance(error, UserError):
+        return None
+    return True if _TRANSIENT_TEXT.search(str(error)) else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the operation that raised `error` may succeed when it is tried again.
+
+    So are answers that the service is busy or out of order (HTTP 408, 429, 5xx), silence, lost or refused connections
+    and names that are not found. Where an error tells nothing, those that it came of are looked at.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if (verdict := _verdict(error)) is not None:
+            return verdict
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+def _bucket(what: str) -> str:
+    found = re.search(r"\bgs://([^/]*)", what)
+    return found[1] if found else "BUCKET"
+
+
+def no_bucket(what: str) -> StorageError:
+    name = _bucket(what)
+    return StorageError(
+        f"{what}: there is no bucket {name!r}. Create it (gcloud storage buckets create gs://{name}), or correct the path."
+    )
+
+
+def refusal(what: str, error: BaseException) -> StorageError | None:
+    """The error to tell where Google's service understood and refused, or None for other errors."""
+    if "gs://" not in what:
+        return None
+    status, text = status_of(error), told(error)
+    auth = "google.auth.exceptions.GoogleAuthError" in _types(error)
+    if status == 401 or auth or re.search(r"\bUNAUTHENTICATED\b", text):
+        wanted = (
+            'The credentials are missing or not accepted: "gcloud auth application-default login", or the environment '
+            "variable GOOGLE_APPLICATION_CREDENTIALS with a key file, gives others."
+        )
+    elif status == 403 or re.match("Forbidden", text) or re.search(r"\bPERMISSION_DENIED\b", text):
+        wanted = (
+            f"The account may not do that: it wants the role Storage Object Admin (roles/storage.objectAdmin) on bucket "
+            f"{_bucket(what)!r}."
+        )
+    elif status == 400 or re.match("Bad Request", text):
+        wanted = "Wanted: gs://BUCKET/PATH with the name of a bucket that there is."
+    else:
+        return None
+    return StorageError(f"{what}: refused ({text}). {wanted}")
+
+
+def told(error: BaseException) -> str:
+    """An error in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines)[:300].strip(" ,")
+    if (status := status_of(error)) and str(status) in text:
+        return f"HTTP {status} {text.replace(str(status), '').strip(' ,')}".strip()
+    name = type(error).__name__
+    if isinstance(error, TimeoutError) and not text:
+        return f"no answer ({name})"
+    return text if text.startswith(("Forbidden", "Bad Request")) else f"{name}: {text}" if text else name
+
+
+class Patience:
+    """How long one operation has been failing; tells when to try again, and when to give up."""
+
+    _lock = threading.Lock()
+    _last_line = -1e9  # of all operations, which fail together when the network does
+
+    def __init__(self, what: str):
+        """`what`: the path, or what is done, for messages."""
+        self._what, self._since, self.failures = what, 0.0, 0
+        self._patience = patience()
+
+    def pause(self, error: Exception) -> float:
+        """Seconds to wait before the next try.
+
+        Raises:
+          StorageError: it has been tried long enough, or the service refused.
+          error: trying again does not help.
+        """
+        if not is_transient(error):
+            raise refusal(self._what, error) or error
+        now = time.monotonic()
+        if not self.failures:
+            self._since = now
+        self.failures += 1
+        limit = min(self._patience, _UNAUTHORISED) if status_of(error) == 401 else self._patience
+        tried = now - self._since
+        if tried >= limit:
+            if status_of(error) == 401:
+                raise refusal(self._what, error) from error
+            raise StorageError(
+                f"{self._what}: {told(error)}. Tried {self.failures} times in {tried:.0f} s. Check the network, the "
+                "credentials and the service's quota, then give the same command again: it continues where it "
+                "stopped. REDUNDANCY_STORAGE_RETRY_S sets the seconds for which it is tried."
+            ) from error
+        self._say(error, tried, limit)
+        longest = min(_FIRST * 2 ** min(self.failures - 1, 10), _LONGEST)
+        return min(random.uniform(longest / 2, longest), max(limit - tried, 0.05))
+
+    def _say(self, error: Exception, tried: float, limit: float) -> None:
+        with self._lock:
+            if time.monotonic() - Patience._last_line < _LINE_EVERY:
+                return
+            Patience._last_line = time.monotonic()
+        since = f" for {tried:.0f} s" if tried >= 1 else ""
+        logging.warning(
+            "%s: failing%s (%s); it is tried again for %.0f s", self._what, since, told(error), limit - tried
+        )
+
+
+def retrying(what: str, operation: Callable[[], T]) -> T:
+    """What `operation` returns, which is called again while it fails for a while, for five minutes at most.
+
+    Args:
+      what: the path, or what is done, for messages.
+      operation: may be called many times, also after it was done and only the answer got lost.
+
+    Raises:
+      StorageError: it failed for as long as `patience` says, or the service refuses.
+      Exception: whatever else `operation` raises, at once.
+    """
+    own = Patience(what)
+    while True:
+        try:
+            return operation()
+        except Exception as error:
+            pause = own.pause(error)
+        time.sleep(pause)
+
+
+async def retrying_async(what: str, operation: Callable[[int], Any]) -> Any:
+    """As `retrying`; `operation(failures)` makes the coroutine of one try, given how many failed before."""
+    import asyncio
+
+    own = Patience(what)
+    while True:
+        try:
+            return await operation(own.failures)
+        except Exception as error:
+            pause = own.pause(error)
+        await asyncio.sleep(pause)
