@@ -8,7 +8,7 @@ import contextlib
 import functools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from absl import logging
@@ -23,6 +23,8 @@ from redundancy.data.tfds_stream import INTERLEAVED_SHARDS, Stored
 from redundancy.errors import ConfigError, DataError, nearest
 from redundancy.progress import Progress
 
+_LOOKED_THROUGH = 16_384  # images, for the one that cannot be decoded
+
 
 class TfdsDataset(Dataset):
     """Records of a prepared TFDS data set, decoded only after the kept positions have been looked up."""
@@ -35,10 +37,9 @@ class TfdsDataset(Dataset):
     def _read(self, part, positions):
         decoded = np.empty((len(positions), *self.image_shape), np.uint8)
         found = np.zeros(len(positions), bool)
-        with _errors(self._builder):
-            for taken, pictures in self._decoded(part, positions, INTERLEAVED_SHARDS, 256):
-                rows = np.searchsorted(positions, taken)
-                decoded[rows], found[rows] = pictures, True
+        for taken, pictures in self._decoded(part, positions, INTERLEAVED_SHARDS, 256):
+            rows = np.searchsorted(positions, taken)
+            decoded[rows], found[rows] = pictures, True
         _check_complete(self._builder, part.stored, int(found.sum()), len(positions))
         return decoded
 
@@ -46,45 +47,70 @@ class TfdsDataset(Dataset):
         if self.resident:
             yield from super()._in_order(part, positions, batch_size)
             return
-        with _errors(self._builder):
-            for taken, pictures in self._decoded(part, positions, 1, batch_size):
-                yield pictures, taken
+        for taken, pictures in self._decoded(part, positions, 1, batch_size):
+            yield pictures, taken
 
     def _shuffled(self, part, positions, batch_size, seed, start_step, rows, crop):
         stored = self._stored[part.stored]
         size = self._builder.info.dataset_size / max(1, self._builder.info.splits.total_num_examples)
         shards = lanes.make_shards(stored.takes, size)
-        plan = lanes.Plan(shards, _bitmap(part, positions), batch_size, tuple(seed), start_step, rows)
-        if tfds_stream.random_access(self._builder):
-            order = tfds_stream.planned(plan, crop)
-            groups = tfds_stream.fetched(self._builder, stored, self._image_key, order)
-        else:
+
+        def groups_from(step):
+            plan = lanes.Plan(shards, _bitmap(part, positions), batch_size, tuple(seed), step, rows)
+            if tfds_stream.random_access(self._builder):
+                order = tfds_stream.planned(plan, crop)
+                return tfds_stream.fetched(self._builder, stored, self._image_key, order)
             images = tfds_stream.shuffled(self._builder, stored, self._image_key, plan, crop)
-            groups = functools.partial(images.batch, drop_remainder=True)
-        share = rows.stop - rows.start
+            return functools.partial(images.batch, drop_remainder=True)
+
+        share, step = rows.stop - rows.start, start_step
         together = tfds_stream.together(share)
-        with _errors(self._builder):
+        groups = groups_from(start_step)
+        with _errors(self._builder, lambda: self._find_bad(part, groups_from(step), crop)):
             for taken, pictures in tfds_stream.decoded(groups, self._decoder(crop), share, self.image_shape, together):
                 yield pictures, taken
+                step += 1
 
     def _decoded(self, part, positions, interleaved, batch_size):
         """Positions and pixels; ascending where one shard is read at a time."""
         stored = self._stored[part.stored]
-        if tfds_stream.random_access(self._builder):
-            together = tfds_stream.together(batch_size)
-            # Groups are whole: the last position fills up the last one, and is cut off again.
-            filled = np.concatenate([positions, np.repeat(positions[-1:], -len(positions) % together)])
-            order = tf.data.Dataset.from_tensor_slices((filled,))
-            groups = tfds_stream.fetched(self._builder, stored, self._image_key, order)
-        else:
-            together = 1
+
+        def groups_of(positions, interleaved):
+            if tfds_stream.random_access(self._builder):
+                order = tf.data.Dataset.from_tensor_slices((positions,))
+                return tfds_stream.fetched(self._builder, stored, self._image_key, order)
             records = tfds_stream.in_order(self._builder, stored, _bitmap(part, positions), interleaved)
             images = records.map(lambda taken, some: (taken, tfds_stream.image_bytes(self._image_key, some)))
-            groups = functools.partial(images.unbatch().batch, drop_remainder=True)
-        left = len(positions)
-        for taken, pictures in tfds_stream.decoded(groups, self._decoder(), batch_size, self.image_shape, together):
-            yield taken[:left], pictures[:left]
-            left -= len(taken)
+            return functools.partial(images.unbatch().batch, drop_remainder=True)
+
+        together = tfds_stream.together(batch_size) if tfds_stream.random_access(self._builder) else 1
+        # Groups are whole: the last position fills up the last one, and is cut off again.
+        filled = np.concatenate([positions, np.repeat(positions[-1:], -len(positions) % together)])
+        groups, left, seen = groups_of(filled, interleaved), len(positions), np.zeros(part.num_stored, bool)
+        with _errors(self._builder, lambda: self._find_bad(part, groups_of(positions[~seen[positions]], 1))):
+            for taken, pictures in tfds_stream.decoded(groups, self._decoder(), batch_size, self.image_shape, together):
+                yield taken[:left], pictures[:left]
+                left -= len(taken)
+                seen[taken] = True
+
+    def _find_bad(self, part, groups, crop: RandomResizedCrop | None = None) -> str:
+        """Which image a stream could not go on with, in words; '' where it is not found.
+
+        Args:
+          part: the split.
+          groups: of encoded images from there on, see `tfds_stream.decoded`.
+          crop: of the stream.
+        """
+        decoder = self._decoder(crop)
+        decode = tf.function(lambda encoded, *draws: decoder(encoded, *draws), autograph=False)
+        for positions, *encoded in groups(1).take(_LOOKED_THROUGH):
+            try:
+                wrong = f"it has the shape {found}" if (found := decode(*encoded).shape[1:]) != self.image_shape else ""
+            except tf.errors.OpError as error:
+                wrong = _short(error)
+            if wrong:
+                return f"the image at position {int(positions[0])} of {part.stored!r} cannot be decoded: {wrong}"
+        return ""
 
     def _decoder(self, crop: RandomResizedCrop | None = None) -> tfds_decode.Decoder:
         channels = self._builder.info.features[self._image_key].shape[2]
@@ -305,14 +331,20 @@ def _check_complete(builder, name: str, found: int, wanted: int) -> None:
 
 
 @contextlib.contextmanager
-def _errors(builder, caught=tf.errors.OpError) -> Iterator[None]:
-    # Bound as a default, since a stream still open when Python exits is closed after this module's globals are gone.
+def _errors(builder, find: Callable[[], str] = str, caught=tf.errors.OpError) -> Iterator[None]:
+    """Turns TensorFlow's errors into DataErrors; `find` looks for the image that is to blame."""
+    # `caught` is bound as a default, since a stream still open when Python exits is closed after this module's globals
+    # are gone.
     try:
         yield
     except caught as error:
+        try:
+            found = find()
+        except caught:
+            found = ""
         raise DataError(
-            f"{builder.data_path} cannot be read: {_short(error)} A file is missing or damaged; delete the folder and "
-            "prepare the data set again."
+            f"{builder.data_path} cannot be read: {found or _short(error)} A file is missing or damaged; delete the folder "
+            "and prepare the data set again."
         ) from error
 
 

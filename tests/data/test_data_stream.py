@@ -273,16 +273,36 @@ def test_arrays_are_cropped_too(tmp_path):
         assert np.abs(image - wanted).max() <= 1
 
 
-def test_a_damaged_image_is_an_error_that_names_the_set(tmp_path, photos):
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """Images at the positions 40 and 67 are cut off."""
+
     class Damaged(Photos):
         def _generate_examples(self):
             for i in range(COUNT):
-                yield i, {"image": io.BytesIO(encoded(i)[: 200 if i == 40 else None]), "label": i % 3, "number": i}
+                image = io.BytesIO(encoded(i)[: 200 if i in (40, 67) else None])
+                yield i, {"image": image, "label": i % 3, "number": i}
 
-    Damaged(data_dir=tmp_path).download_and_prepare()
-    data = open_photos(f"{tmp_path}/damaged/1.0.0")
-    with pytest.raises(DataError, match="damaged"):
+    folder = tmp_path_factory.mktemp("damaged")
+    Damaged(data_dir=folder).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=3))
+    return f"{folder}/damaged/1.0.0"
+
+
+@pytest.mark.parametrize("random_access", [True, False])
+def test_a_damaged_image_is_an_error_that_names_the_position(damaged, random_access, monkeypatch):
+    from redundancy.data import tfds_stream
+
+    monkeypatch.setattr(tfds_stream, "random_access", lambda builder: random_access)
+    data = open_photos(damaged)
+    said = r"damaged/1\.0\.0 cannot be read: the image at position (40|67) of 'train' cannot be decoded: .*prepare"
+    with pytest.raises(DataError, match=said):
         take(data, 10, data.train.positions, 16, crop=CROP)
+    with pytest.raises(DataError, match=said):
+        list(data.stream("train", data.train.positions, 8))
+    with pytest.raises(DataError, match=said.replace("(40|67)", "40")):
+        data.read("train" if 40 in data.train.positions else "test", [40])
+    good = np.setdiff1d(data.train.positions, [40, 67])
+    assert len(list(data.stream("train", good, 8))) == -(-len(good) // 8)
 
 
 @pytest.mark.parametrize("every", [1, 12])
