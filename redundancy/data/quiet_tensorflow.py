@@ -1,5 +1,5 @@
 """Imports TensorFlow and TFDS without the lines that their native code writes to stderr before logging is set up.
-Keeps TensorFlow away from the accelerator.
+Keeps TensorFlow away from the accelerator, and TFDS from importing what a data set's files name.
 
 TF_CPP_MIN_LOG_LEVEL does not reach them. Errors of the import itself are Python exceptions and are not hidden.
 """
@@ -30,5 +30,22 @@ with _native_stderr_closed():
     with contextlib.suppress(RuntimeError, ValueError):
         for kind in ("GPU", "TPU"):
             tf.config.set_visible_devices([], kind)
+
+
+def _refuse_foreign_features():
+    # A prepared data set's features.json names the classes of its features, and TFDS imports the modules that they are in:
+    # any module would be, which is code run from data.
+    connector = tfds.features.FeatureConnector
+    find = connector.cls_from_name.__func__
+
+    def cls_from_name(cls, name):
+        if name not in cls._registered_features and not name.startswith("tensorflow_datasets."):
+            raise ValueError(f"the feature {name[:200]!r} is none of TFDS's own, and is not imported")
+        return find(cls, name)
+
+    connector.cls_from_name = classmethod(cls_from_name)
+
+
+_refuse_foreign_features()
 
 __all__ = ["tf", "tfds"]

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from absl import logging
 
+from redundancy import storage
 from redundancy.data import lanes, splits, tfds_decode, tfds_ids, tfds_stream
 from redundancy.data.crops import RandomResizedCrop
 from redundancy.data.dataset import Dataset, check_image_size
 from redundancy.data.digits import Digits
+from redundancy.data.inputs import check_memory, check_names, unfit
 from redundancy.data.quiet_tensorflow import tf, tfds
 from redundancy.data.remembered import remembered
 from redundancy.data.tfds_stream import INTERLEAVED_SHARDS, Stored
@@ -151,6 +153,12 @@ def open_named(config) -> TfdsDataset:
         ) from error
     except OSError as error:
         raise DataError(f"config.data_dir is {config.data_dir!r}, which cannot be used: {error}.") from error
+    # What lies prepared in data_dir is somebody's file: damaged, it makes TFDS raise nearly anything.
+    except Exception as error:
+        raise DataError(
+            f"config.dataset is {name!r}, which TFDS cannot open: {_short(error)} Where it lies prepared in config.data_dir, "
+            "a file there is damaged: delete its folder and prepare it again."
+        ) from error
     return _open(config, _prepare(builder))
 
 
@@ -211,8 +219,13 @@ def _open(config, builder) -> TfdsDataset:
             raise ConfigError(
                 f"the split {name!r} of {where} holds no image; name a larger slice of {', '.join(names)}."
             )
+        check_memory(str(builder.data_path), f"labels of the split {name!r}", 24 * part.num_examples)
+        for file in filter(storage.is_local, part.files):
+            if problem := unfit(file):
+                raise DataError(f"{file} {problem}; wanted a file of records. Prepare the data set again.")
     labels = {name: _labels(builder, name, stored[name], label_key) for name in stored}
     class_names = tuple(label.names or map(str, range(label.num_classes)))
+    check_names(where, class_names)
     parts = splits.make(
         where, class_names, (train, labels[train]), (test, labels[test]) if test else None, config.holdout
     )
@@ -351,5 +364,5 @@ def _errors(builder, find: Callable[[], str] = str, caught=tf.errors.OpError) ->
 def _short(error: BaseException) -> str:
     """The first line of an error's text, ending in a full stop."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0].strip()[:300]
-    text = re.sub(r"^\{\{.*?\}\} ", "", text)
+    text = re.sub(r"^\{\{.*?\}\} | \[Op:.*", "", text)
     return text if text.endswith(".") else text + "."
