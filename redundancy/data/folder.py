@@ -83,10 +83,7 @@ def open_folder(config) -> FolderDataset:
     every = [name for names, _ in listed.values() for name in names]
     sizes, bad = _check(root, every, [*listed])
     if bad and config.bad_images == "stop":
-        raise DataError(
-            f"{root}: {len(bad)} of {len(every)} image files cannot be used; replace or remove them, or leave them out with "
-            "--config.bad_images=skip:\n  " + "\n  ".join(_listing(bad))
-        )
+        raise DataError(_told(root, bad, len(every)))
     if bad:
         logging.warning("%s: %d of %d image files are left out, as config.bad_images says:", root, len(bad), len(every))
         for line in _listing(bad):
@@ -261,6 +258,16 @@ def _check_files(root: str, files: list[str]) -> tuple[list, list]:
             else:
                 sizes.add(size)
     return sorted(sizes), faults
+
+
+def _told(root: str, bad: Mapping[str, str], total: int) -> str:
+    """What is wrong: in one line with one file, else a line each for the first of them."""
+    todo = "replace or remove {}, or leave out what cannot be decoded with --config.bad_images=skip"
+    if len(bad) == 1:
+        ((name, problem),) = bad.items()
+        return f"{shown(os.path.join(root, name))} {problem}; 1 of {total} image files cannot be used: {todo.format('it')}."
+    lines = "\n  ".join(_listing(bad))
+    return f"{root}: {len(bad)} of {total} image files cannot be used; {todo.format('them')}:\n  {lines}"
 
 
 def _listing(bad: Mapping[str, str]) -> list[str]:

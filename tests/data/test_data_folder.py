@@ -1,12 +1,20 @@
+import hashlib
+import io
 import logging
+import os
 import pathlib
+import struct
+import threading
+import time
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from redundancy import config
-from redundancy.data import open_dataset
+from redundancy.data import images, open_dataset
+from redundancy.data.dataset import labels_sha256
 from redundancy.errors import ConfigError, DataError
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared"
@@ -140,3 +148,235 @@ def test_photographs(tmp_path):
     pictures = data.read("train", data.train.positions)
     assert pictures.shape[1:] == (32, 32, 3)
     assert 60 < pictures.mean() < 180
+
+
+# Files that cannot be decoded
+
+
+@pytest.fixture
+def broken(tree):
+    """Two bad files in train, one in val; all files are an hour old."""
+    (tree / "train" / "ape" / "1.png").write_bytes(b"")
+    (tree / "train" / "cat" / "0.png").write_text("words")
+    (tree / "val" / "cat" / "2.png").unlink()
+    (tree / "val" / "cat" / "2.png").symlink_to("nowhere")
+    settle(tree)
+    return tree
+
+
+def settle(folder):
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            os.utime(path, (time.time() - 3600,) * 2)
+
+
+def test_bad_images_are_left_out_before_positions_are_given(broken, caplog):
+    with pytest.raises(DataError, match=r"3 of 12 image files cannot be used; .*bad_images=skip"):
+        open_images(broken)
+    data = open_images(broken, bad_images="skip")
+    assert data.train.labels.tolist() == [0, 0, 1, 1]
+    assert data.test.labels.tolist() == [0, 0, 0, 1, 1]
+    assert data.skipped == (
+        ("train/ape/1.png", "is empty (0 bytes)"),
+        ("train/cat/0.png", "cannot be identified as JPEG, PNG, BMP or GIF (it begins with b'words')"),
+        (
+            "val/cat/2.png",
+            "is a symbolic link to 'nowhere', which cannot be followed (No such file or directory)",
+        ),
+    )
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{broken}: 3 of 12 image files are left out, as config.bad_images says:",
+        *(f"  {name} {reason}" for name, reason in data.skipped),
+    ]
+    for position, name in enumerate(("ape/0.png", "ape/2.png", "cat/1.png", "cat/2.png")):
+        pixels = np.asarray(Image.open(broken / "train" / name))
+        assert np.array_equal(data.read("train", [position])[0], pixels)
+    for number in range(20):
+        (broken / "train" / "cat" / f"empty{number}.png").touch()
+    caplog.clear()
+    assert len(open_images(broken, bad_images="skip").skipped) == 23
+    assert caplog.records[-1].getMessage() == "  and 13 more"
+    assert len(caplog.records) < 20
+
+
+def test_the_fingerprint_tells_what_was_left_out(broken):
+    some = open_images(broken, bad_images="skip").fingerprint
+    assert some["skipped"]["files"] == 3
+    assert open_images(broken, bad_images="skip").fingerprint == some
+    (broken / "train" / "ape" / "1.png").unlink()
+    fewer = open_images(broken, bad_images="skip").fingerprint
+    assert fewer != some
+    assert fewer["sha256"] == some["sha256"]
+    for name in ("train/cat/0.png", "val/cat/2.png"):
+        (broken / name).unlink()
+    none = open_images(broken, bad_images="skip").fingerprint
+    assert "skipped" not in none
+    assert none == open_images(broken).fingerprint
+    assert {key: value for key, value in fewer.items() if key != "skipped"} == none
+    # A folder without bad files has the fingerprint that earlier workdirs recorded.
+    every = sorted(path for path in broken.rglob("*.png"))
+    lines = "".join(f"{path.relative_to(broken)}, {path.stat().st_size}\n" for path in every)
+    assert none == {
+        "name": "pets",
+        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "split": "train",
+        "shard_lengths": [4],
+        "test_split": "val",
+        "test_shard_lengths": [5],
+        "labels_sha256": labels_sha256(np.array([0, 0, 1, 1])),
+    }
+
+
+def test_what_is_bad_is_remembered_for_stop_and_skip_alike(broken, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    checked, unpatched = [], images.check
+    monkeypatch.setattr(images, "check", lambda path: checked.append(path) or unpatched(path))
+    said = []
+    for bad_images in ("stop", "skip", "stop", "skip"):
+        if bad_images == "skip":
+            said.append(open_images(broken, bad_images="skip").skipped)
+        else:
+            with pytest.raises(DataError) as caught:
+                open_images(broken)
+            said.append(str(caught.value))
+        assert len(checked) == 11  # not the link that leads nowhere
+    assert said[:2] == said[2:]
+    write(broken / "train" / "ape" / "1.png")
+    assert len(open_images(broken, bad_images="skip").skipped) == 2
+    assert len(checked) == 22
+
+
+def test_a_class_of_which_nothing_is_left_is_an_error(broken):
+    for number in range(3):
+        (broken / "val" / "ape" / f"{number}.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"val/ape: none of the 3 images of the class 'ape' .*0\.png is empty"):
+        open_images(broken, bad_images="skip")
+    for path in broken.rglob("*.png"):
+        if not path.is_symlink():
+            path.write_bytes(b"")
+    with pytest.raises(DataError, match="train/ape: none of the 3 images"):
+        open_images(broken, bad_images="skip")
+
+
+def test_a_fault_of_the_machine_skips_nothing(tree, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Image, "open", fail)
+    for bad_images in ("stop", "skip"):
+        with pytest.raises(DataError, match=r"0\.png cannot be read \(Input/output error\), a fault of this machine"):
+            open_images(tree, bad_images=bad_images)
+
+
+def test_nothing_but_regular_files_is_opened(tree):
+    folder = tree / "train" / "ape"
+    os.mkfifo(folder / "pipe.png")
+    (folder / "folder.png").mkdir()
+    (folder / "device.png").symlink_to("/dev/zero")
+    (folder / "loop.png").symlink_to("loop.png")
+    (tree / "train" / "loop").symlink_to("loop")
+    (folder / "fine.png").symlink_to("../cat/0.png")
+    (tree / "train" / "linked").symlink_to("cat")
+    found = []
+    thread = threading.Thread(target=lambda: found.append(open_images(tree, bad_images="skip")), daemon=True)
+    thread.start()
+    thread.join(60)
+    (data,) = found
+    assert [reason for _, reason in data.skipped] == [
+        "is a device, not a file",
+        "is a folder, not a file",
+        "is a symbolic link to 'loop.png', which cannot be followed (Too many levels of symbolic links)",
+        "is a pipe, not a file",
+    ]
+    assert data.class_names == ("ape", "cat", "linked")
+    assert np.bincount(data.train.labels).tolist() == [4, 3, 3]
+
+
+def test_names_that_cannot_be_shown(tree, caplog):
+    for name in (
+        "line\nbreak.png",
+        "\x1b[31mred.png",
+        "-rf.png",
+        "<b>&.png",
+        "é.png",
+        "e\u0301.png",
+        "x" * 251 + ".png",
+    ):
+        write(tree / "train" / "ape" / name)
+    (tree / "train" / "ape" / "bad\nname.png").touch()
+    with open(os.fsencode(tree / "train" / "ape") + b"/caf\xe9.png", "wb"):
+        pass
+    data = open_images(tree, bad_images="skip")
+    assert len(data.train.positions) == 13
+    assert [name for name, _ in data.skipped] == ["train/ape/bad\\nname.png", "train/ape/caf\\udce9.png"]
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+    os.mkdir(os.fsencode(tree / "train") + b"/caf\xe9")
+    with pytest.raises(DataError, match=r"class folder 'caf.+udce9' holds .*broken UTF-8"):
+        open_images(tree)
+    os.rename(os.fsencode(tree / "train") + b"/caf\xe9", tree / "train" / "two\nlines")
+    with pytest.raises(DataError, match=r"class folder 'two.+nlines' holds control characters"):
+        open_images(tree)
+
+
+def test_class_names_of_all_kinds(tree):
+    names = ("Cat", "<script>", "'quo\"tes'", "é", "e\u0301", "猫", "👩\u200d🔬", "-f", "a" * 255)
+    for name in names:
+        write(tree / "train" / name / "0.png")
+    assert open_images(tree).class_names == tuple(sorted((*names, "ape", "cat")))
+
+
+def cmyk(adobe):
+    """A CMYK JPEG as Adobe writes it, with inverted numbers, or of the same numbers without Adobe's marker."""
+    buffer = io.BytesIO()
+    ink = np.full((16, 16, 4), (255, 64, 0, 32), np.uint8)
+    Image.fromarray(ink if adobe else 255 - ink, "CMYK").save(buffer, "JPEG", quality=95)
+    data = buffer.getvalue()
+    if adobe:
+        return data
+    marker = data.index(b"\xff\xee")
+    return data[:marker] + data[marker + 2 + struct.unpack(">H", data[marker + 2 : marker + 4])[0] :]
+
+
+@pytest.mark.parametrize("adobe", [True, False])
+def test_cmyk(tmp_path, adobe):
+    (tmp_path / "ink.jpg").write_bytes(cmyk(adobe))
+    assert images.check(str(tmp_path / "ink.jpg")) == ((16, 16), "")
+    wanted = [0, (255 - 64) * (255 - 32) / 255, 255 - 32]
+    assert np.abs(images.decode(str(tmp_path / "ink.jpg"), 0) - np.array(wanted)).max() < 5
+
+
+@pytest.mark.parametrize(
+    "kind", ["1.png", "1.bmp", "L.jpg", "LA.png", "RGBA.png", "RGBA.bmp", "P.png", "P.gif", "apng", "gif"]
+)
+def test_modes_become_rgb(tmp_path, kind):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8))
+    other = image.transpose(Image.Transpose.ROTATE_180)
+    mode, _, extension = kind.rpartition(".")
+    path = tmp_path / f"x.{extension or kind}".replace("apng", "png")
+    if not mode:  # an animation, of which the first frame counts
+        image = image.quantize(256) if kind == "gif" else image
+        image.save(path, save_all=True, append_images=[other] * 3)
+    else:
+        image = image.quantize(16) if mode == "P" else image.convert(mode)
+        image.save(path, **({"transparency": 3} if mode == "P" else {}))
+    wanted = np.asarray(image.convert("RGB"))
+    if extension == "jpg":
+        wanted = np.asarray(Image.open(path).convert("RGB"))
+    assert images.check(str(path)) == ((11, 9), "")
+    assert np.array_equal(images.decode(str(path), 0), wanted)
+    assert images.decode(str(path), 4).shape == (4, 4, 3)
+
+
+def test_warnings_of_pillow_are_not_passed_on(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)).quantize(16)
+    image.save(tmp_path / "palette.png", transparency=bytes(range(16)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        threads = [threading.Thread(target=images.decode, args=(str(tmp_path / "palette.png"), 4)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert images.check(str(tmp_path / "palette.png")) == ((11, 9), "")
+        with pytest.raises(UserWarning):
+            warnings.warn("mine", UserWarning, stacklevel=1)
