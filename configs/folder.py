@@ -6,7 +6,9 @@ A first look, about ten minutes on two CPU cores: images are resized and cropped
 sees 19,200 of them. For an answer to rely on, on an accelerator:
 --config.image_size=64 --config.depth=20 --config.batch_size=128 --config.lr_per_256=0.2 --config.steps=20000 --config.trials=10.
 
-Where there is no test/ or validation/ folder, a fifth of each class is held out for measuring (--config.holdout).
+Where there is no test/ or validation/ folder, a fifth of each class is held out for measuring (--config.holdout). Files that
+cannot be decoded are named before any work starts; --config.bad_images=skip leaves them out instead. JPEG, PNG, BMP and GIF are
+read by what is in them, whatever their names; the first frame of animations counts, and how the camera was held (EXIF) does not.
 `:PATH:smoke` takes about a minute, with no meaning in its numbers. The recipe is ours.
 """
 

@@ -223,7 +223,8 @@ def _texts(path: str, key: str, names: np.ndarray) -> tuple[str, ...]:
         raise DataError(f"{path}: {key} is {names.dtype} {list(names.shape)}; wanted texts, the name of each class.")
     try:
         found = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.reshape(-1).tolist())
-    except ValueError as error:
+    # NumPy raises several kinds of exceptions for numbers that are no characters.
+    except Exception as error:
         # Replaced characters would make one class of several.
         raise DataError(
             f"{path}: {key} holds a name that is no UTF-8 text ({error}); save the names as texts."

@@ -14,7 +14,7 @@ from redundancy import machine, storage
 from redundancy.config import CONTROLS
 from redundancy.errors import DataError
 
-_SHOWN = 200
+_SHOWN = 1000  # characters, of which a path may have more
 _LONGEST_NAME = 1000
 _ALWAYS = 1 << 26  # bytes of memory that need not be asked for
 _KINDS = {
@@ -29,7 +29,7 @@ _KINDS = {
 def shown(text: str) -> str:
     """A name as one line that any terminal, log and file can hold: controls and broken UTF-8 escaped, cut where long."""
     text = CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 2 :]}"
 
 
 def check_names(where: str, names: Sequence[str], what: str = "class name") -> None:

@@ -334,7 +334,7 @@ def _npy(path: str) -> pa.Array:
                 f"{path}: the label {inputs.shown(str(error.object))} is no UTF-8 text ({error.reason}); {_WANTED}. Decode "
                 "the labels and save them as texts, numpy.char.decode(labels, ENCODING)."
             ) from error
-        except ValueError as error:  # halves of surrogate pairs, numbers that are no characters
+        except Exception as error:  # halves of surrogate pairs; several kinds for numbers that are no characters
             raise DataError(f"{path} holds a label that is no text ({inputs.shown(str(error))}); {_WANTED}.") from error
     return pa.array(array.astype(kind.newbyteorder("=")))
 
