@@ -267,12 +267,12 @@ bad(
 )
 bad(
     "folder: class name of two lines",
-    r"the class folder 'a\\\\nb' holds control characters",
+    r"the class folder 'a\\nb' holds control characters",
     lambda place: place.folder({"train/a\nb/0.png": picture()}),
 )
 bad(
     "folder: class name that is no UTF-8",
-    r"the class folder 'caf\\\\udce9' holds .*broken UTF-8",
+    r"the class folder 'caf\\udce9' holds .*broken UTF-8",
     lambda place: place.folder({"train/caf\udce9/0.png": picture()}),
 )
 bad(
@@ -425,7 +425,7 @@ bad_import(
 bad_import(
     "labels: thousands of digits", r"Y\.txt: .* label", {"Y.npy": None, "Y.txt": b"1\n" * 23 + b"-" + b"9" * 10**5}
 )
-bad_import("labels: tabs", r"the label 'a\\\\t1' holds control characters", {"Y.npy": None, "Y.txt": b"a\t1\n" * N})
+bad_import("labels: tabs", r"the label 'a\\t1' holds control characters", {"Y.npy": None, "Y.txt": b"a\t1\n" * N})
 bad_import("labels: negative", r"Y\.txt: row 0 has the label -1", {"Y.npy": None, "Y.txt": b"-1\n" * N})
 bad_import(
     "labels: CSV with a field without end",
@@ -455,7 +455,7 @@ bad_import(
 )
 bad_import(
     "class names: controls",
-    r"names\.txt: the class name 'a\\\\x1b\[0m' holds control",
+    r"names\.txt: the class name 'a\\x1b\[0m' holds control",
     {"names.txt": b"a\x1b[0m\nb\nc\n"},
     class_names="{}/names.txt",
 )

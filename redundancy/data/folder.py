@@ -172,7 +172,7 @@ def _list_split(
     extra = sorted(set(_folders(folder)) - set(class_names))
     if extra:
         raise DataError(
-            f"{shown(os.path.join(folder, extra[0]))}: the class {shown(extra[0])!r} is not in the train split; "
+            f"{shown(os.path.join(folder, extra[0]))}: the class '{shown(extra[0])}' is not in the train split; "
             "wanted the same class names in every split. Rename the folder, or add training images."
         )
     files, labels = [], []

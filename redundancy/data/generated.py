@@ -88,7 +88,7 @@ def _numbers(name: str) -> tuple[int, int, int]:
     numbers = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) <= _DIGITS]
     if len(parts) != 3 or len(numbers) != 3 or min(numbers) < 1 or numbers[1] < numbers[0]:
         raise ConfigError(
-            f"config.dataset is {shown(name)!r}; wanted 'generated', or 'generated:CLASSES:TRAIN:TEST' with three numbers from 1 "
+            f"config.dataset is '{shown(name)}'; wanted 'generated', or 'generated:CLASSES:TRAIN:TEST' with three numbers from 1 "
             f"on, of at most {_DIGITS} digits, and at least as many training images as classes, for example 'generated:10:5000:1000'."
         )
     return tuple(numbers)

@@ -16,6 +16,7 @@ from redundancy.errors import DataError
 
 _SHOWN = 1000  # characters, of which a path may have more
 _LONGEST_NAME = 1000
+_LONGEST_TOLD = 100  # of a name that is wrong
 _ALWAYS = 1 << 26  # bytes of memory that need not be asked for
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -46,7 +47,7 @@ def check_names(where: str, names: Sequence[str], what: str = "class name") -> N
         )
         if wrong:
             raise DataError(
-                f"{shown(where)}: the {what} {shown(name)!r} {wrong}; wanted a text of one line, of at most "
+                f"{shown(where)}: the {what} '{shown(name[:_LONGEST_TOLD])}' {wrong}; wanted a text of one line, of at most "
                 f"{_LONGEST_NAME} characters. Rename it."
             )
 
@@ -57,7 +58,7 @@ def unfit(path: str) -> str:
         mode = os.stat(path).st_mode
     except OSError as error:
         if os.path.islink(path):
-            return f"is a symbolic link to {shown(os.readlink(path))!r}, which cannot be followed ({error.strerror})"
+            return f"is a symbolic link to '{shown(os.readlink(path))}', which cannot be followed ({error.strerror})"
         return f"cannot be read ({error.strerror})"
     if not stat.S_ISREG(mode):
         return f"is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import BinaryIO
 
 import numpy as np
@@ -52,7 +53,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
             raise ValueError(f"its shape is {list(shape)}")
     # The header is parsed as a Python literal: damage makes that raise nearly anything.
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        first = re.sub(r" at 0x\w+", "", (str(error).strip() or type(error).__name__).splitlines()[0][:200])
         raise NotAnArrayError(f"is truncated or damaged ({first})") from error
     if dtype.hasobject:
         raise NotAnArrayError(

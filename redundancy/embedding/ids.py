@@ -4,6 +4,7 @@ ids.json, their checksum, tells that there are ids should ids.parquet be lost. T
 made of the embeddings knows it by its checksum, and ids may come later.
 """
 
+import contextlib
 import hashlib
 
 import numpy as np
@@ -73,11 +74,13 @@ def read(folder: str) -> tuple[np.ndarray, pa.Array] | None:
                 f'"redundancy import" with the same ids again, or delete {_marker(folder)} to go on without any.'
             )
         return None
-    table = storage.read_parquet(path(folder), ["position", "id"])
+    table = None
+    with contextlib.suppress(DataError):
+        table = storage.read_parquet(path(folder), ["position", "id"])
     manifest = read_manifest(folder)
     checkpoint = manifest.get("checkpoint") if isinstance(manifest, dict) else None
     content = checkpoint.get("sha256") if isinstance(checkpoint, dict) else None
-    if not _is_whole(table, content):
+    if table is None or not _is_whole(table, content):
         raise DataError(
             f"{path(folder)} is damaged, or of other embeddings than {folder}. Delete it and give "
             '"redundancy import" with the ids again.'

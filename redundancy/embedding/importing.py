@@ -233,7 +233,7 @@ def _check_vectors(given: _Input, target: _Target) -> str:
     if first:
         raise DataError(
             f"{first} ({num_wrong} such of {at} rows); wanted finite numbers, not all 0, or there is no cosine. "
-            " Make these embeddings again, or leave those rows and their labels out."
+            "Make these embeddings again, or leave those rows and their labels out."
         )
     digest.update(np.ascontiguousarray(target.labels, "<i4").data)
     digest.update(json.dumps(target.class_names).encode())

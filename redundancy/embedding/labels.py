@@ -153,7 +153,7 @@ def read_class_names(path: str) -> list[str]:
     twice, times = collections.Counter(names).most_common(1)[0]
     if times > 1:
         raise DataError(
-            f"{path}: the class name {inputs.shown(twice)!r} is there more than once; wanted different names."
+            f"{path}: the class name '{inputs.shown(twice)}' is there more than once; wanted different names."
         )
     inputs.check_names(path, names)
     return names
@@ -200,7 +200,7 @@ def check_ids(where: str, values: pa.Array, num_rows: int) -> pa.Array:
         value = counts.field("values")[int(twice[0])]
         rows = np.flatnonzero(pc.equal(values, value).to_numpy(zero_copy_only=False))
         raise DataError(
-            f"{where}: the rows {rows[0]} and {rows[1]} have the same id {inputs.shown(value.as_py())!r} ({len(twice)} ids are there "
+            f"{where}: the rows {rows[0]} and {rows[1]} have the same id '{inputs.shown(value.as_py())}' ({len(twice)} ids are there "
             "more than once); wanted a different id for each embedding."
         )
     return values
@@ -225,7 +225,9 @@ def csv_column(path: str, column: str | None, what: str, num_rows: int) -> list[
             rows.append(row)
             ends.append(reader.line_num)
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}, cannot be read as .csv: {error}.") from error
+        raise DataError(
+            f"{path}, line {reader.line_num}, cannot be read as .csv: {error}. Check the quotes there."
+        ) from error
     num_all = len(rows)
     while rows and not rows[-1]:
         rows.pop()
@@ -244,7 +246,7 @@ def csv_column(path: str, column: str | None, what: str, num_rows: int) -> list[
             if len(rows) == num_rows + 1:
                 raise DataError(
                     f"{path} has {len(rows)} rows; wanted {num_rows}, as many as there are embeddings. If the first, "
-                    f"{inputs.shown(header[0])!r}, is a header, say so: --columns {what}={inputs.shown(header[0])}."
+                    f"'{inputs.shown(header[0])}', is a header, say so: --columns {what}={inputs.shown(header[0])}."
                 )
             _check_no_header(path, [row[0] for row in rows if row], what, blank_end=num_all > len(rows))
             at = 0
