@@ -191,7 +191,7 @@ def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
         if result.get("training") not in (None, trainings[run.name]):
             raise DataError(
                 f"{path} is the result of another training, not of {run.name!r} with this config. Bring the right file "
-                f'back, or delete {workdir.run(run.name)} and {storage.join(workdir.runs, "manifest.json")} and run '
+                f"back, or delete {workdir.run(run.name)} and {storage.join(workdir.runs, 'manifest.json')} and run "
                 '"redundancy sweep" again.'
             )
         row = {

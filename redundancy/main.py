@@ -331,7 +331,8 @@ def entry(argv: list[str] | None = None) -> int:
 def command() -> NoReturn:
     """The command line as a whole process."""
     code = entry()
-    if code not in (_EXIT_PREEMPTED, _EXIT_INTERRUPTED):
+    # Those of JAX would wait for the other processes of a run, which may be gone.
+    if code not in (_EXIT_PREEMPTED, _EXIT_INTERRUPTED) and processes.count() == 1:
         atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

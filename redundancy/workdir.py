@@ -12,7 +12,7 @@ from typing import Any
 
 from redundancy import config as config_lib
 from redundancy import processes, storage
-from redundancy.errors import DataError, WorkdirError
+from redundancy.errors import ConfigError, DataError, WorkdirError
 
 # What only a run of a config can have made; embeddings may be anybody's.
 _OF_A_CONFIG = {"pretrain", "merges", "subsets", "runs", "results.csv"}
@@ -91,7 +91,18 @@ class Workdir:
         Raises:
           WorkdirError: something there was made with another value of a field; names the fields and what depends.
         """
-        processes.first(lambda: self._claim(config_lib.to_json(config)))
+        wanted = config_lib.to_json(config)
+
+        def claim():
+            self._claim(wanted)
+            return wanted
+
+        first = processes.first(claim)
+        if fields := config_lib.differing(first, wanted):
+            shown = "; ".join(f"{name}: {first.get(name)!r} there, {wanted.get(name)!r} here" for name in fields)
+            raise ConfigError(
+                f"process 0 of this run has another config. Differing: {shown}. Give all the same command."
+            )
 
     def _claim(self, wanted: Mapping[str, Any]) -> None:
         getattr(storage, "remove_scratch", lambda root: None)(self.root)

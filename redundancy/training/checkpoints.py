@@ -81,6 +81,13 @@ def _json_sha256(about: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, without its own questions to JAX's preemption service, which the training loop asks in every process."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run, in its folder's `checkpoints/`; the newest two are kept.
 
@@ -98,14 +105,13 @@ class Checkpoints:
         alone = ocp.options.MultiprocessingOptions(
             primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
         )
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self.folder,
             item_handlers={"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=_KEPT,
                 create=False,
                 cleanup_tmp_directories=self._writes,
-                read_only=not self._writes,
                 multiprocessing_options=alone,
             ),
         )
