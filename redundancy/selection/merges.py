@@ -13,14 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from redundancy import storage
-from redundancy.embedding.store import content_sha256, part_name
+from redundancy.embedding.store import part_name
 from redundancy.errors import DataError
 from redundancy.selection import methods
 from redundancy.selection.linkage import Merges
 from redundancy.workdir import read_manifest, write_manifest
 
 _IDENTITY = "identity"
-_CONTENT = "content"
 _COLUMNS = ("label", "left", "right", "height", "size")
 _MAX_PARTS = 16
 _READERS = 16
@@ -46,13 +45,12 @@ def _rows(table: pa.Table) -> Merges:
 
 
 def read_whole(path: str, columns: Sequence[str], identity: str) -> pa.Table | None:
-    """The columns of a file, all that it has, or None where it is missing, damaged, or of another identity."""
+    """The columns of a file, or None where it is missing, damaged, or of another identity."""
     try:
         table = storage.read_parquet(path, columns)
     except DataError:
         return None
-    found = storage.parquet_metadata(table)
-    return table if found.get(_IDENTITY) == identity and found.get(_CONTENT) == content_sha256(table) else None
+    return table if storage.parquet_metadata(table).get(_IDENTITY) == identity else None
 
 
 def create_once(path: str, table: pa.Table, identity: str) -> None:
@@ -60,7 +58,7 @@ def create_once(path: str, table: pa.Table, identity: str) -> None:
 
     The file's bytes depend on the table and the identity alone.
     """
-    data = storage.parquet_bytes([table], {_IDENTITY: identity, _CONTENT: content_sha256(table)})
+    data = storage.parquet_bytes([table], {_IDENTITY: identity})
     if not storage.create_bytes(path, data) and read_whole(path, table.column_names, identity) is None:
         storage.write_bytes(path, data)  # what lay there was damaged, or of other embeddings
 
