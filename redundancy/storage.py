@@ -7,86 +7,35 @@ see `retries`; what fails for good is an error that names the path. Nothing here
 import base64
 import contextlib
 import errno
-import functools
 import hashlib
 import io
 import json
 import os
-import pathlib
 import posixpath
-import re
-import socket
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
-
-# Read by gcsfs and TensorStore when they are first used. gcsfs looks up each bucket's kind by gRPC, which files in
-# folders have no use for; TensorStore waits for ever for a server that has gone silent.
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-os.environ.setdefault("TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS", "30")
-os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
-os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from redundancy.errors import DataError, StorageError, UserError
-from redundancy.retries import is_transient as is_transient  # for Orbax's operations, as is `retrying`
-from redundancy.retries import retrying, status_of
-
-# The class is imported, and gcsfs with it, when the first such path is used, Orbax's among them.
-for _protocol in ("gs", "gcs"):
-    fsspec.register_implementation(
-        _protocol, "redundancy.gcs.PatientGCSFileSystem", clobber=True, errtxt="gs:// paths need the package gcsfs"
-    )
-
-_T = TypeVar("_T")
+from redundancy import scratch
+from redundancy.errors import DataError, UserError
+from redundancy.remote import download, filesystem, is_gs, open_remote, patiently, upload
+from redundancy.remote import is_local as is_local
+from redundancy.retries import is_transient as is_transient
+from redundancy.retries import retrying as retrying
 
 _MOMENT = 2.0  # seconds; FAT's times are no finer
 # Of a remote file's entry in a listing, by gcsfs, s3fs, fsspec's own memory and others.
 _CHANGING = ("generation", "etag", "ETag", "md5Hash", "crc32c", "mtime", "updated", "LastModified", "created")
-_TAIL = 1 << 18  # bytes read when a remote file is opened: all of a small one, the footer of a Parquet file
-_AHEAD = 1 << 20  # bytes read at least, later
-_SCRATCH = re.compile(r"\..+\.writer-([0-9a-f]{12})-(\d+)-[0-9a-f]{8}\.tmp")
-_SCRATCH_AGE = 86400.0  # seconds
 _CHECKSUM = "sha256_of_rest"  # in a JSON object, of the canonical JSON of its other keys
 # In a Parquet file's metadata, of its footer with these 64 characters where the checksum will be.
 _FOOTER, _NO_FOOTER = (
     "redundancy.footer_sha256",
     "the SHA-256 of the footer with this text instead of it".ljust(64, "."),
 )
-
-
-def is_local(path: str) -> bool:
-    return "://" not in path or path.startswith("file://")
-
-
-def _is_gs(path: str) -> bool:
-    return path.startswith(("gs://", "gcs://"))
-
-
-def _filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    if _is_gs(path) and not re.match(r"gc?s://[a-z0-9]([-_.a-z0-9]*[a-z0-9])?(/|$)", path):
-        raise DataError(f"{path} names no bucket. Wanted: gs://bucket/path; a bucket's name is of a-z, 0-9, -, _ and .")
-    try:
-        return fsspec.core.url_to_fs(path)
-    except ImportError as error:
-        hint = ' Install the extra: pip install "redundancy[gcp]".' if _is_gs(path) else ""
-        raise DataError(f"{path}: {error}.{hint}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: {error}. Wanted: a local path or gs://bucket/path.") from error
-
-
-def _patiently(path: str, operation: Callable[[fsspec.AbstractFileSystem, str], _T]) -> _T:
-    """`operation` on the path's file system and its name there; on a remote one, as `retrying` does it."""
-    if is_local(path):
-        return operation(*_filesystem(path))
-    try:
-        return retrying(path, lambda: operation(*_filesystem(path)))
-    except FileNotFoundError as error:  # gcsfs's names a URL
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
 
 
 def join(root: str, *parts: str) -> str:
@@ -96,8 +45,14 @@ def join(root: str, *parts: str) -> str:
 
 def exists(path: str) -> bool:
     def look(fs: fsspec.AbstractFileSystem, name: str) -> bool:
-        if not _is_gs(path):
+        if is_local(path):
             return fs.exists(name)
+        if not is_gs(path):  # where `exists` is False for any error
+            try:
+                fs.info(name)
+            except FileNotFoundError:
+                return False
+            return True
         # gcsfs asks for the object and for the folder at once, and drops the connection of the slower answer.
         bucket, _, key = name.rstrip("/").partition("/")
         with contextlib.suppress(FileNotFoundError):
@@ -108,12 +63,12 @@ def exists(path: str) -> bool:
         listed = fs.call("GET", "b/{}/o", bucket, prefix=prefix, maxResults=1, json_out=True)
         return not key or bool(listed.get("items"))
 
-    return _patiently(path, look)
+    return patiently(path, look)
 
 
 def make_dirs(path: str) -> None:
     if is_local(path):
-        fs, name = _filesystem(path)
+        fs, name = filesystem(path)
         fs.makedirs(name, exist_ok=True)
 
 
@@ -124,16 +79,16 @@ def remove(path: str) -> None:
         for last in (False, False, True):
             try:
                 # Of gs:// the objects alone, which are all there is; gcsfs would ask for folders' objects, too.
-                fs.rm(fs.find(name) if _is_gs(path) else name, recursive=not _is_gs(path))
+                fs.rm(fs.find(name) if is_gs(path) else name, recursive=not is_gs(path))
                 return
             except FileNotFoundError:
-                if last or _is_gs(path) or not fs.exists(name):
+                if last or is_gs(path) or not fs.exists(name):
                     return
             except OSError as error:  # another process removes or writes there too
                 if last or error.errno != errno.ENOTEMPTY:
                     raise
 
-    _patiently(path, delete)
+    patiently(path, delete)
 
 
 def list_dir(path: str) -> list[str]:
@@ -145,122 +100,24 @@ def list_dir(path: str) -> list[str]:
         return fs.ls(name, detail=False)
 
     try:
-        entries = _patiently(path, listed)
+        entries = patiently(path, listed)
     except FileNotFoundError:
         return []
     return sorted(base for entry in entries if (base := posixpath.basename(entry.rstrip("/"))) and base[0] != ".")
 
 
-def _download(
-    fs: fsspec.AbstractFileSystem, name: str, span: str = "", generation: str | None = None
-) -> tuple[Mapping[str, str], bytes]:
-    """Header fields and bytes of an object of Google's, or of a range of it such as "0-99" or "-99".
-
-    Raises:
-      ConnectionError: the bytes that came are not those that were sent.
-    """
-    asked = {"Range": f"bytes={span}"} if span else {}
-    headers, data = fs.call("GET", fs.url(name, generation=generation), headers=asked)
-    md5 = re.search(r"\bmd5=([^,\s]+)", ",".join(headers.getall("X-Goog-Hash", [])))
-    if md5 and not span and "Content-Encoding" not in headers and md5[1] != _md5(data):
-        raise ConnectionError(f"{len(data)} bytes came, whose checksum is wrong")
-    return headers, data
-
-
-def _md5(data: bytes | memoryview) -> str:
-    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-
-
 def read_bytes(path: str) -> bytes:
-    return _patiently(path, lambda fs, name: _download(fs, name)[1] if _is_gs(path) else fs.cat_file(name))
-
-
-@functools.cache
-def _machine() -> str:
-    """What names this machine, as far as its process numbers mean the same processes."""
-    try:
-        known = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
-    except OSError:  # no Linux
-        known = f"{socket.gethostname()} {uuid.getnode()}"
-    return hashlib.sha256(known.encode()).hexdigest()[:12]
-
-
-@contextlib.contextmanager
-def _scratch(path: str, name: str, data: bytes) -> Iterator[str]:
-    """A hidden file beside the local file `name` that holds `data`, to be put in its place; gone afterwards."""
-    folder, base = os.path.split(name)
-    os.makedirs(folder, exist_ok=True)
-    writer = f"writer-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    scratch = os.path.join(folder, f".{base}.{writer}.tmp")
-    try:
-        with open(scratch, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield scratch
-    except OSError as error:
-        if error.filename is None:
-            error.filename = path
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(scratch)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # another user's
-        return True
-    return True
-
-
-def remove_scratch(folder: str) -> list[str]:
-    """Removes what processes that were killed while they wrote left in a local folder and all below it.
-
-    That is their hidden files whose process has ended, or, where that cannot be told since another machine wrote
-    them, that are older than a day. Another process may be writing there. Nothing is done on remote paths, where an
-    upload that did not end leaves nothing.
-
-    Returns:
-      the files that were removed.
-    """
-    removed, folders = [], [folder.removeprefix("file://")] if is_local(folder) else []
-    while folders:
-        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.name[0] != ".":
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    continue
-                if not (found := _SCRATCH.fullmatch(entry.name)):
-                    continue
-                with contextlib.suppress(OSError):
-                    here = found[1] == _machine()
-                    old = time.time() - entry.stat(follow_symlinks=False).st_mtime > _SCRATCH_AGE
-                    if old or (here and not _is_alive(int(found[2]))):
-                        os.remove(entry.path)
-                        removed.append(entry.path)
-    return removed
-
-
-def _upload(fs: fsspec.AbstractFileSystem, name: str, data: bytes, **mode: str) -> None:
-    """Raises ConnectionError where the service tells that it holds other bytes than `data`."""
-    answer = fs.pipe_file(name, data, **mode)
-    if isinstance(answer, dict) and answer.get("md5Hash") not in (None, _md5(data)):
-        raise ConnectionError(f"{len(data)} bytes were sent, and others arrived")
+    return patiently(path, lambda fs, name: download(fs, name)[1] if is_gs(path) else fs.cat_file(name))
 
 
 def write_bytes(path: str, data: bytes) -> None:
     """Writes the whole file or nothing: a reader never sees a part, whenever this process dies."""
     if not is_local(path):
-        _patiently(path, lambda fs, name: _upload(fs, name, data))
+        patiently(path, lambda fs, name: upload(fs, name, data))
         return
-    _, name = _filesystem(path)
-    with _scratch(path, name, data) as scratch:
-        os.replace(scratch, name)
+    _, name = filesystem(path)
+    with scratch.scratch_file(path, name, data) as hidden:
+        os.replace(hidden, name)
 
 
 def create_bytes(path: str, data: bytes) -> bool:
@@ -277,14 +134,27 @@ def create_bytes(path: str, data: bytes) -> bool:
         nonlocal tries
         tries += 1
         try:
-            _upload(fs, name, data, mode="create")
+            upload(fs, name, data, mode="create")
         except FileExistsError as error:
             # gcs.PerhapsOursError, without importing gcsfs
             perhaps = tries > 1 or type(error) is not FileExistsError
             return perhaps and _read_if_there(path) == data
         return True
 
-    return _patiently(path, create)
+    return patiently(path, create)
+
+
+def remove_scratch(folder: str) -> list[str]:
+    """Removes what processes that were killed while they wrote left in a local folder and all below it.
+
+    That is their hidden files whose process has ended, or, where that cannot be told since another machine wrote
+    them, that are older than a day. Another process may be writing there. Nothing is done on remote paths, where an
+    upload that did not end leaves nothing.
+
+    Returns:
+      the files that were removed.
+    """
+    return scratch.remove_scratch(folder.removeprefix("file://")) if is_local(folder) else []
 
 
 def _read_if_there(path: str) -> bytes | None:
@@ -295,16 +165,16 @@ def _read_if_there(path: str) -> bytes | None:
 
 
 def _create_local(path: str, data: bytes) -> bool:
-    _, name = _filesystem(path)
-    with _scratch(path, name, data) as scratch:
+    _, name = filesystem(path)
+    with scratch.scratch_file(path, name, data) as hidden:
         try:
-            os.link(scratch, name)
+            os.link(hidden, name)
         except FileExistsError:
             return False
         except OSError:  # a file system without hard links
             if os.path.exists(name):
                 return False
-            os.replace(scratch, name)
+            os.replace(hidden, name)
     return True
 
 
@@ -312,7 +182,7 @@ def generation(path: str) -> str | None:
     """What changes whenever the file is written again, or None where there is none; for `remove_if`."""
 
     def look(fs: fsspec.AbstractFileSystem, name: str) -> str:
-        if _is_gs(path):
+        if is_gs(path):
             return fs.call("GET", "b/{}/o/{}", *name.split("/", 1), json_out=True)["generation"]
         if is_local(path):
             status = os.stat(name)
@@ -320,7 +190,7 @@ def generation(path: str) -> str | None:
         return str(fs.info(name).get("created"))
 
     try:
-        return _patiently(path, look)
+        return patiently(path, look)
     except FileNotFoundError:
         return None
 
@@ -333,7 +203,7 @@ def remove_if(path: str, wanted: str) -> bool:
 
     def delete(fs: fsspec.AbstractFileSystem, name: str) -> bool:
         try:
-            if _is_gs(path):
+            if is_gs(path):
                 fs.call("DELETE", "b/{}/o/{}", *name.split("/", 1), ifGenerationMatch=wanted)
             elif generation(path) != wanted:
                 return False
@@ -343,7 +213,7 @@ def remove_if(path: str, wanted: str) -> bool:
             return False
         return True
 
-    return _patiently(path, delete)
+    return patiently(path, delete)
 
 
 def _canonical_sha256(value: Any) -> str:
@@ -390,77 +260,11 @@ def write_text(path: str, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-class _RemoteFile(io.RawIOBase):
-    """A remote file, read in ranges, each tried again as `retrying` does; all are of one and the same content."""
-
-    def __init__(self, path: str):
-        self._path, self._at, self._generation = path, 0, None
-        self._tail, self._size = _patiently(path, self._open)
-
-    def _open(self, fs: fsspec.AbstractFileSystem, name: str) -> tuple[bytes, int]:
-        """The last bytes of the file, and its size."""
-        if not _is_gs(self._path):
-            size = fs.info(name)["size"]
-            return fs.cat_file(name, start=max(0, size - _TAIL), end=size), size
-        try:
-            headers, tail = _download(fs, name, f"-{_TAIL}")
-        except Exception as error:
-            if status_of(error) == 416:  # it is empty
-                return b"", 0
-            raise
-        self._generation = headers.get("X-Goog-Generation")
-        size = re.search(r"/(\d+)$", headers.get("Content-Range", f"/{len(tail)}"))
-        return self._whole(tail, min(_TAIL, int(size[1]))), int(size[1])
-
-    @staticmethod
-    def _whole(data: bytes, wanted: int) -> bytes:
-        if len(data) != wanted:
-            raise ConnectionError(f"{len(data)} bytes came, {wanted} were asked for")
-        return data
-
-    def _range(self, start: int, end: int) -> bytes:
-        def read(fs: fsspec.AbstractFileSystem, name: str) -> bytes:
-            if not _is_gs(self._path):
-                return self._whole(fs.cat_file(name, start=start, end=end), end - start)
-            _, data = _download(fs, name, f"{start}-{end - 1}", self._generation)
-            return self._whole(data, end - start)
-
-        try:
-            return _patiently(self._path, read)
-        except FileNotFoundError as error:
-            raise StorageError(
-                f"{self._path} was replaced or removed while it was read; give the same command again."
-            ) from error
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
-        return self._at
-
-    def readinto(self, buffer) -> int:
-        start, end = self._at, min(self._at + len(buffer), self._size)
-        if start >= end:
-            return 0
-        first = self._size - len(self._tail)
-        data = self._tail[start - first : end - first] if start >= first else self._range(start, end)
-        buffer[: len(data)] = data
-        self._at = end
-        return len(data)
-
-
 def open_read(path: str) -> io.IOBase:
     """The file, opened for reading bytes, with seek."""
     if not is_local(path):
-        return io.BufferedReader(_RemoteFile(path), _AHEAD)
-    fs, name = _filesystem(path)
+        return open_remote(path)
+    fs, name = filesystem(path)
     return fs.open(name, "rb")
 
 
@@ -495,7 +299,7 @@ def stamps(paths: Sequence[str]) -> list[list[str]] | None:
                 return None
             found.append([str(status.st_size), str(status.st_mtime_ns), str(status.st_ctime_ns)])
             continue
-        fs, name = _filesystem(path)
+        fs, name = filesystem(path)
         folder = posixpath.dirname(name)
         if folder not in listed:
             fs.invalidate_cache(folder)
@@ -580,9 +384,10 @@ def open_parquet(path: str, columns: Sequence[str] = ()) -> pq.ParquetFile:
     Raises:
       DataError: the file is missing, truncated, damaged, or lacks one of `columns`.
     """
-    with parquet_errors(path):
-        source = open_read(path)
+    with parquet_errors(path), contextlib.ExitStack() as closing:
+        source = closing.enter_context(open_read(path))
         file = pq.ParquetFile(source, metadata=_parquet_footer(source), page_checksum_verification=True)
+        closing.pop_all()
     names = file.schema_arrow.names
     for column in columns:
         if column not in names:
@@ -603,9 +408,26 @@ def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
             # Threads are for large files: a process that ends while they start is aborted.
             table = file.read(columns, use_threads=file.metadata.num_rows > 2**20)
             metadata = file.schema_arrow.metadata or {}
+            if _FOOTER.encode() in metadata:
+                _check_nulls(file.metadata, table)
             return table.replace_schema_metadata({k: v for k, v in metadata.items() if k != _FOOTER.encode()} or None)
     finally:
         file.close(force=True)
+
+
+def _check_nulls(metadata: pq.FileMetaData, table: pa.Table) -> None:
+    """Raises ValueError where more or fewer values are missing than the footer tells.
+
+    The heads of the pages, which say how they are written, are in no checksum; with this one wrong, values get lost.
+    """
+    names = set(table.column_names)
+    for column in range(metadata.num_columns):
+        chunks = [metadata.row_group(group).column(column) for group in range(metadata.num_row_groups)]
+        counts = [each.statistics.null_count for each in chunks if each.statistics and each.statistics.has_null_count]
+        if len(counts) < len(chunks) or not counts or (name := chunks[0].path_in_schema) not in names:
+            continue
+        if sum(counts) != table[name].null_count:
+            raise ValueError(f"column {name} lacks {table[name].null_count} values instead of {sum(counts)}")
 
 
 def parquet_metadata(table: pa.Table) -> dict[str, str]:

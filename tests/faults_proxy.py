@@ -122,6 +122,7 @@ class FaultsProxy:
 
     def close(self) -> None:
         self._call(self._stop())
+        self._call(self._cancel())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -149,6 +150,12 @@ class FaultsProxy:
         for writer in tuple(self._writers):
             _reset(writer)
 
+    async def _cancel(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         upstream: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -156,7 +163,7 @@ class FaultsProxy:
             while (request := await self._request(reader, writer)) is not None:
                 if not await self._answer(request, writer, upstream):
                     return
-        except (OSError, EOFError):
+        except (OSError, EOFError, asyncio.CancelledError):
             pass
         finally:
             self._writers.discard(writer)

@@ -1,0 +1,78 @@
+"""Hidden files that local files are written to before they take their place, and what killed processes left of them."""
+
+import contextlib
+import functools
+import hashlib
+import os
+import pathlib
+import re
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+
+_NAME = re.compile(r"\..+\.writer-([0-9a-f]{12})-(\d+)-[0-9a-f]{8}\.tmp")
+_OLD = 86400.0  # seconds
+
+
+@functools.cache
+def _machine() -> str:
+    """What names this machine, as far as its process numbers mean the same processes."""
+    try:
+        known = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:  # no Linux
+        known = f"{socket.gethostname()} {uuid.getnode()}"
+    return hashlib.sha256(known.encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def scratch_file(path: str, name: str, data: bytes) -> Iterator[str]:
+    """A hidden file beside the local file `name` that holds `data`, to be put in its place; gone afterwards."""
+    folder, base = os.path.split(name)
+    os.makedirs(folder, exist_ok=True)
+    writer = f"writer-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    scratch = os.path.join(folder, f".{base}.{writer}.tmp")
+    try:
+        with open(scratch, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield scratch
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(scratch)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
+
+
+def remove_scratch(folder: str) -> list[str]:
+    """See `storage.remove_scratch`."""
+    removed, folders = [], [folder]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name[0] != ".":
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    continue
+                if not (found := _NAME.fullmatch(entry.name)):
+                    continue
+                with contextlib.suppress(OSError):
+                    here = found[1] == _machine()
+                    old = time.time() - entry.stat(follow_symlinks=False).st_mtime > _OLD
+                    if old or (here and not _is_alive(int(found[2]))):
+                        os.remove(entry.path)
+                        removed.append(entry.path)
+    return removed
