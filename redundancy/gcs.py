@@ -39,6 +39,11 @@ class PatientGCSFileSystem(gcsfs.GCSFileSystem):
         kwargs = {"requests_timeout": timeout, "use_listings_cache": False, **kwargs}
         super().__init__(*args, **kwargs)
 
+    async def _set_session(self):
+        session = await super()._set_session()
+        session._retry_connection = False  # aiohttp's own second try, which would be taken for the first
+        return session
+
     async def _request(self, method, path, *args, data=None, **kwargs):
         """One request, tried again while it fails for a while.
 

@@ -16,15 +16,19 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 
-# What may happen to a request instead of its answer.
-STATUSES = ("408", "429", "500", "502", "503")  # answered so, without the server's knowing
+# What may happen to a request instead of its answer. A number is the answer's status, which the server knows nothing of.
 FAULTS = (
-    *STATUSES,
+    "408",
+    "429",
+    "500",
+    "502",
+    "503",
     "reset",  # the connection is reset before the server knows
     "lost",  # the server has done it, and the connection is reset instead of the answer
     "stall",  # nothing is answered for `stall` seconds, then the connection is closed
     "stuck",  # half of the answer's body is sent, then as "stall"
     "truncate",  # half of the answer's body is sent, with its full length in the header, and the connection closed
+    "damage",  # one byte of an object is another
     "trickle",  # the whole answer, slowly: no failure
 )
 
@@ -53,7 +57,7 @@ def share(part: float, kinds: tuple[str, ...] = FAULTS, seed: int = 0) -> Choose
 
 
 def first(count: int, *kinds: str, holding: str = "", method: str = "") -> Chooser:
-    """The first `count` requests that hold this text, with this method, fail in these ways in turn."""
+    """The first `count` requests whose names hold this text, with this method, fail in these ways in turn."""
     left = iter(kinds * count)
     remaining = [count]
 
@@ -186,7 +190,7 @@ class FaultsProxy:
         fault = self.choose(request)
         if fault:
             self.faults[fault] += 1
-        if fault in STATUSES:
+        if fault and fault.isdigit():
             text = json.dumps({"error": {"code": int(fault), "message": "injected"}}).encode()
             writer.write(f"HTTP/1.1 {fault} Injected\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
             await writer.drain()
@@ -199,6 +203,8 @@ class FaultsProxy:
         listing = self._stale_listing(request)
         if listing is not None:
             status, fields, body = "HTTP/1.1 200 OK", [("Content-Type", "application/json")], listing
+        elif await self._is_other_generation(request):
+            status, fields, body = "HTTP/1.1 412 Precondition Failed", [], b"{}"
         else:
             status, fields, body = await self._forward(request, upstream)
         if request.method in ("POST", "PUT", "DELETE", "PATCH") and self.list_delay:
@@ -218,6 +224,9 @@ class FaultsProxy:
             if not body:
                 _reset(writer)
             return False
+        if fault == "damage" and body and b"Accept-Ranges" in head:
+            middle = len(body) // 2
+            body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
         if fault == "trickle":
             await asyncio.sleep(0.2)
             step = max(1, len(body) // 4)
@@ -264,18 +273,28 @@ class FaultsProxy:
         fields = [tuple(line.split(": ", 1)) for line in rest]
         return status, [each for each in fields if each[0].lower() not in ("content-length", "transfer-encoding")], body
 
-    async def _snapshot(self, request: Request) -> None:
-        """Keeps what the bucket holds now, to answer later listings from."""
-        parts = urllib.parse.urlsplit(request.target).path.split("/b/", 1)
-        if len(parts) < 2:
-            return
-        path = f"/storage/v1/b/{parts[1].split('/')[0]}/o?maxResults=100000"
+    async def _ask(self, path: str) -> dict:
+        """The server's JSON for a GET, {} where it answers with an error."""
         head = f"GET {path} HTTP/1.1\r\nHost: {self.url.removeprefix('http://')}\r\n\r\n".encode()
         upstream: list = []
         status, _, body = await self._forward(Request("GET", path, {}, head, b""), upstream)
         upstream[0][1].close()
-        if status.split()[1] == "200":
-            self._snapshots.append((time.monotonic(), json.loads(body).get("items", [])))
+        return json.loads(body) if status.split()[1] == "200" else {}
+
+    async def _is_other_generation(self, request: Request) -> bool:
+        """Whether a condition of a DELETE does not hold, which the emulator does not look at."""
+        where = urllib.parse.urlsplit(request.target)
+        wanted = urllib.parse.parse_qs(where.query).get("ifGenerationMatch")
+        if request.method != "DELETE" or not wanted:
+            return False
+        return (await self._ask(where.path)).get("generation", wanted[0]) != wanted[0]
+
+    async def _snapshot(self, request: Request) -> None:
+        """Keeps what the bucket holds now, to answer later listings from."""
+        parts = urllib.parse.urlsplit(request.target).path.split("/b/", 1)
+        if len(parts) == 2:
+            listed = await self._ask(f"/storage/v1/b/{parts[1].split('/')[0]}/o?maxResults=100000")
+            self._snapshots.append((time.monotonic(), listed.get("items", [])))
 
     def _stale_listing(self, request: Request) -> bytes | None:
         """The answer to a listing of objects as it was `list_delay` seconds ago; None for other requests."""

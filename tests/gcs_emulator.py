@@ -3,11 +3,13 @@
 import contextlib
 import hashlib
 import importlib.util
+import json
 import pathlib
 import socket
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 
@@ -81,3 +83,16 @@ def running(public: str | None = None) -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+
+
+def objects(url: str, prefix: str) -> dict[str, bytes]:
+    """The objects of the bucket whose names begin with `prefix`, asked for without any client's library."""
+    listed = json.loads(_get(f"{url}/storage/v1/b/{BUCKET}/o?prefix={urllib.parse.quote(prefix)}"))
+    names = [item["name"] for item in listed.get("items", [])]
+    quoted = {name: urllib.parse.quote(name, safe="") for name in names}
+    return {name: _get(f"{url}/storage/v1/b/{BUCKET}/o/{quoted[name]}?alt=media") for name in names}
+
+
+def _get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read()

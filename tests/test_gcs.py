@@ -1,0 +1,415 @@
+"""Storage on gs:// where requests fail, stall or get lost on the way, by an emulator behind a proxy on 127.0.0.1."""
+
+import os
+import re
+import threading
+import time
+
+import faults_proxy
+import gcs_emulator
+import numpy as np
+import pyarrow as pa
+import pytest
+from absl import logging
+from faults_proxy import first
+
+from redundancy import retries, storage
+from redundancy.errors import ConfigError, DataError, StorageError
+
+pytest.importorskip("gcsfs")
+
+LASTING = ("reset", "503", "stall", "lost")
+TIMEOUT = 0.4  # seconds
+
+
+@pytest.fixture(scope="module")
+def service():
+    """The proxy, its emulator behind it."""
+    with faults_proxy.running(stall=10 * TIMEOUT) as proxy, gcs_emulator.running(proxy.url) as upstream:
+        proxy.upstream = upstream
+        yield proxy
+
+
+@pytest.fixture
+def proxy(service, monkeypatch):
+    """The proxy, as the service that this process knows; patience is short."""
+    from redundancy.gcs import PatientGCSFileSystem
+
+    for name, value in gcs_emulator.environ(service.url).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("REDUNDANCY_STORAGE_RETRY_S", "10")
+    monkeypatch.setenv("REDUNDANCY_STORAGE_TIMEOUT_S", str(TIMEOUT))
+    monkeypatch.setattr(retries, "_FIRST", 0.02)
+    monkeypatch.setattr(retries.Patience, "_last_line", -1e9)
+    PatientGCSFileSystem.clear_instance_cache()
+    yield service
+    service.choose, service.list_delay = lambda _: None, 0.0
+    service.faults.clear()
+    service.requests.clear()
+    PatientGCSFileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def root(proxy, request):
+    return f"gs://{gcs_emulator.BUCKET}/{re.sub('[^a-z0-9]+', '-', request.node.name)}"
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """The lines that are logged as warnings."""
+    found = []
+    monkeypatch.setattr(logging, "warning", lambda line, *values: found.append(line % values))
+    return found
+
+
+def table(rows):
+    return pa.table({"position": np.arange(rows), "value": np.random.default_rng(0).random(rows)})
+
+
+@pytest.mark.parametrize("fault", [each for each in faults_proxy.FAULTS if each not in ("trickle", "damage")])
+def test_what_fails_once_is_done_all_the_same(proxy, root, fault):
+    def check(operation, expected, failures=1):
+        proxy.faults.clear()
+        proxy.choose = first(failures, fault)
+        assert operation() == expected
+        assert proxy.faults[fault] == failures
+
+    path, data = f"{root}/folder/file", bytes(range(256)) * 40
+    check(lambda: storage.write_bytes(path, data), None)
+    check(lambda: storage.read_bytes(path), data)
+    check(lambda: storage.exists(path), True)
+    check(lambda: storage.create_bytes(f"{root}/created", data), True)
+    check(lambda: storage.create_bytes(f"{root}/created", b"of another"), False)
+    check(lambda: storage.remove(f"{root}/folder"), None)
+    if fault not in ("stall", "stuck"):  # which take their time
+        check(lambda: storage.write_bytes(path, data), None, failures=3)
+        check(lambda: storage.read_bytes(path), data, failures=3)
+        check(lambda: storage.exists(f"{root}/folder"), True)
+        check(lambda: storage.exists(f"{root}/none"), False)
+        check(lambda: storage.list_dir(f"{root}/folder"), ["file"])
+        check(lambda: len(storage.sha256(path)), 64)
+        check(lambda: len(storage.stamps([path])), 1)
+        check(lambda: storage.generation(path) is not None, True)
+        check(lambda: storage.generation(f"{root}/none"), None)
+        check(lambda: storage.remove(f"{root}/folder"), None, failures=2)
+    proxy.choose = lambda _: None
+    assert storage.list_dir(root) == ["created"]
+    assert storage.read_bytes(f"{root}/created") == data
+
+
+def test_bytes_that_changed_on_the_way_are_fetched_again(proxy, root):
+    storage.write_bytes(f"{root}/file", b"the very same")
+    proxy.choose = first(2, "damage")
+    assert storage.read_bytes(f"{root}/file") == b"the very same"
+    assert proxy.faults == {"damage": 2}
+
+
+@pytest.mark.parametrize("fault", ["503", "truncate", "stuck", "lost", "damage"])
+def test_large_files_are_read_in_pieces_that_are_tried_again(proxy, root, fault):
+    written = table(150_000)
+    storage.write_parquet(f"{root}/large.parquet", [written.slice(0, 100_000), written.slice(100_000)])
+    proxy.choose = faults_proxy.share(0.4, (fault,), seed=1)
+    if fault == "damage":  # of a range there is no checksum, of its pages there are
+        with pytest.raises(DataError, match=r"large\.parquet cannot be read"):
+            storage.read_parquet(f"{root}/large.parquet")
+    else:
+        assert storage.read_parquet(f"{root}/large.parquet").equals(written)
+        assert len(storage.sha256(f"{root}/large.parquet")) == 64
+    assert proxy.faults[fault]
+
+
+def test_reads_that_are_slow_but_go_on_do_not_fail(proxy, root):
+    storage.write_bytes(f"{root}/file", bytes(1_000_000))
+    proxy.choose = first(1, "trickle")
+    started = time.monotonic()
+    assert storage.read_bytes(f"{root}/file") == bytes(1_000_000)
+    assert time.monotonic() - started > TIMEOUT * 1.2
+    assert len(proxy.requests) == 2
+
+
+def test_small_files_are_opened_by_one_request(proxy, root):
+    storage.write_parquet(f"{root}/small.parquet", [table(100), table(100)])
+    proxy.requests.clear()
+    assert storage.read_parquet(f"{root}/small.parquet").num_rows == 200
+    assert len(proxy.requests) == 1
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_told(proxy, root):
+    storage.write_bytes(f"{root}/file", b"a" * 1_000_000)
+    with storage.open_read(f"{root}/file") as file:
+        storage.write_bytes(f"{root}/file", b"b" * 1_000_000)
+        with pytest.raises(StorageError, match=r"file was replaced or removed while it was read.*same command"):
+            file.read()
+
+
+@pytest.mark.parametrize("fault", LASTING)
+def test_what_fails_for_good_is_told_with_the_path(proxy, root, monkeypatch, lines, fault):
+    monkeypatch.setenv("REDUNDANCY_STORAGE_RETRY_S", "0.5")
+    proxy.choose = first(10**6, fault)
+    operations = [storage.read_bytes, lambda path: storage.write_bytes(path, b"x")]
+    if fault == "503":
+        operations += [storage.exists, storage.list_dir, storage.sha256, storage.remove, storage.generation]
+        operations += [lambda path: storage.create_bytes(path, b"x"), lambda path: storage.stamps([path])]
+    for operation in operations:
+        started = time.monotonic()
+        with pytest.raises(StorageError) as told:
+            operation(f"{root}/file")
+        assert time.monotonic() - started < 0.5 + 3 * TIMEOUT
+        wanted = rf"{root}(/file)?: (.*)\. Tried \d+ times in \d s\. Check the network.*same command again"
+        assert re.match(wanted, str(told.value))[2].startswith("HTTP 503" if fault == "503" else ("Client", "S"))
+    assert len(lines) == 1
+    assert re.match(rf"{root}/file: failing \(.*\); it is tried again for 0 s", lines[0])
+
+
+def test_an_outage_is_waited_for_and_told_now_and_then(proxy, root, monkeypatch, lines):
+    monkeypatch.setattr(retries, "_LINE_EVERY", 0.5)
+    storage.write_bytes(f"{root}/file", b"x")
+    proxy.outage(2)
+    started = time.monotonic()
+    assert storage.read_bytes(f"{root}/file") == b"x"
+    assert 1.9 < time.monotonic() - started < 8
+    assert 2 <= len(lines) <= 5
+    assert re.search(r"failing for \d s \(.*Connect call failed", lines[-1])
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted"),
+    [
+        ("401", "credentials.*gcloud auth application-default login"),
+        ("403", rf"role Storage Object Admin.*bucket '{gcs_emulator.BUCKET}'"),
+        ("400", "Wanted: gs://BUCKET/PATH"),
+    ],
+)
+def test_a_refusal_is_told_at_once(proxy, root, status, wanted):
+    proxy.choose = first(10**6, status)
+    for operation in (
+        storage.read_bytes,
+        storage.exists,
+        storage.list_dir,
+        lambda path: storage.write_bytes(path, b""),
+    ):
+        proxy.requests.clear()
+        with pytest.raises(StorageError, match=rf"{root}/file: refused \(.*{wanted}"):
+            operation(f"{root}/file")
+        assert len(proxy.requests) == 1
+
+
+def test_a_bucket_that_is_not_there_is_told_at_once(proxy):
+    for operation in (storage.exists, storage.list_dir, lambda path: storage.write_bytes(path, b"")):
+        with pytest.raises(StorageError, match=r"gs://none/file: there is no bucket 'none'.*buckets create gs://none"):
+            operation("gs://none/file")
+    assert len(proxy.requests) < 6
+    for path in ("gs:///file", "gs://", "gs://My Bucket/file"):
+        with pytest.raises(DataError, match=r"names no bucket\. Wanted: gs://bucket/path"):
+            storage.read_bytes(path)
+    with pytest.raises(FileNotFoundError) as missing:
+        storage.read_bytes(f"gs://{gcs_emulator.BUCKET}/none")
+    assert missing.value.filename == f"gs://{gcs_emulator.BUCKET}/none"
+
+
+def test_a_creation_whose_answer_is_lost_is_known_again(proxy, root):
+    proxy.choose = first(1, "lost", method="POST")
+    assert storage.create_bytes(f"{root}/ours", b"ours")
+    assert len([method for method, _ in proxy.requests if method == "POST"]) == 2
+    # Another's is not taken for ours, though it holds the same: nothing of this creation got lost.
+    assert not storage.create_bytes(f"{root}/ours", b"ours")
+    proxy.choose = first(1, "503", method="POST")
+    assert not storage.create_bytes(f"{root}/ours", b"other")
+    assert storage.read_bytes(f"{root}/ours") == b"ours"
+
+
+def test_of_many_that_create_one_succeeds_though_answers_get_lost(proxy, root):
+    proxy.choose = faults_proxy.share(0.4, ("lost", "reset", "503"), seed=3)
+    for number in range(5):
+        created = []
+
+        def create(name, path=f"{root}/{number}", created=created):
+            created.append((storage.create_bytes(path, name.encode()), name))
+
+        threads = [threading.Thread(target=create, args=(f"writer {each}",)) for each in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(done for done, _ in created) == 1
+        winner = next(name for done, name in created if done)
+        assert storage.read_bytes(f"{root}/{number}") == winner.encode()
+    assert proxy.faults["lost"]
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "lost"])
+def test_large_uploads_go_on_after_a_failure_and_are_seen_whole_or_not_at_all(proxy, root, monkeypatch, fault):
+    monkeypatch.setenv("REDUNDANCY_STORAGE_TIMEOUT_S", "5")
+    data = os.urandom(1 << 20) * 51  # in two requests
+    chunks = []
+
+    def second(request):
+        if "upload_id" in request.target and request.method == "POST":
+            chunks.append(request)
+            return fault if len(chunks) == 2 else None
+        return None
+
+    proxy.choose = second
+    storage.write_bytes(f"{root}/large", data)
+    assert len(chunks) == (5 if fault == "lost" else 3)  # the emulator forgets an upload that is done
+    assert proxy.faults == {fault: 1}
+    proxy.choose = lambda _: None
+    assert storage.read_bytes(f"{root}/large") == data
+    if fault == "reset":
+        monkeypatch.setenv("REDUNDANCY_STORAGE_RETRY_S", "0.5")
+        proxy.choose = lambda request: (
+            fault if request.headers.get("content-range", "").startswith("bytes 52") else None
+        )
+        with pytest.raises(StorageError, match="never"):
+            storage.write_bytes(f"{root}/never", data)
+        proxy.choose = lambda _: None
+        assert not storage.exists(f"{root}/never")
+
+
+def test_a_file_is_removed_only_as_long_as_it_is_the_one_that_was_seen(proxy, root, tmp_path):
+    for path in (f"{root}/lease", str(tmp_path / "lease"), "memory://gcs/lease"):
+        assert storage.generation(path) is None
+        storage.write_bytes(path, b"first")
+        first_one = storage.generation(path)
+        assert storage.generation(path) == first_one
+        storage.write_bytes(path, b"second")
+        assert not storage.remove_if(path, first_one)
+        assert storage.read_bytes(path) == b"second"
+        assert storage.remove_if(path, storage.generation(path))
+        assert not storage.exists(path)
+        assert not storage.remove_if(path, "1")
+    storage.write_bytes(f"{root}/lease", b"third")
+    seen = storage.generation(f"{root}/lease")
+    proxy.choose = first(1, "lost", method="DELETE")
+    assert storage.remove_if(f"{root}/lease", seen)
+
+
+def test_what_was_written_is_there_before_listings_show_it(proxy, root):
+    proxy.list_delay = 0.6
+    storage.write_json(f"{root}/manifest.json", {"a": 1})
+    assert storage.list_dir(root) == []
+    assert storage.exists(f"{root}/manifest.json")
+    assert storage.read_json(f"{root}/manifest.json") == {"a": 1}
+    assert not storage.create_bytes(f"{root}/manifest.json", b"")
+    time.sleep(0.7)
+    assert storage.list_dir(root) == ["manifest.json"]
+    storage.remove(f"{root}/manifest.json")
+    assert not storage.exists(f"{root}/manifest.json")
+    assert storage.create_bytes(f"{root}/manifest.json", b"{}")
+
+
+def test_other_clients_of_this_process_are_as_patient(proxy, root):
+    from etils import epath
+
+    path = epath.Path(root) / "file"
+    for fault in ("503", "reset", "lost"):
+        proxy.choose = first(3, fault)
+        path.write_bytes(b"x" * 1000)
+        proxy.choose = first(3, fault)
+        assert path.read_bytes() == b"x" * 1000
+        proxy.choose = first(3, fault)
+        assert path.exists()
+        assert proxy.faults[fault] == 9
+    assert [each.name for each in epath.Path(root).iterdir()] == ["file"]
+    proxy.choose = first(1, "lost", method="DELETE")
+    path.unlink()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (OSError(113, "No route to host"), True),
+        (OSError(28, "No space left on device"), False),
+        (FileNotFoundError(2, "No such file"), False),
+        (PermissionError(13, "Permission denied"), False),
+        (OSError('{"error": {"code": 503, "message": "Backend Error"}}'), True),
+        (OSError("Forbidden: b/x/o\nno access"), False),
+        (ValueError("ABORTED: All 32 retry attempts failed: injected [http_response_code='503']"), True),
+        (ValueError("UNAVAILABLE: CURL error Could not connect to server"), True),
+        (ValueError("DEADLINE_EXCEEDED: Timeout was reached"), True),
+        (ValueError("NOT_FOUND: Error opening zarr driver: metadata at gs://b/x does not exist"), False),
+        (ValueError("DATA_LOSS: Error opening"), False),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5030 bytes"), False),
+        (KeyError("503"), False),
+        (StorageError("tried for long"), False),
+        (DataError("UNAVAILABLE"), False),
+        (KeyboardInterrupt(), False),
+    ],
+    ids=repr,
+)
+def test_errors_that_are_worth_another_try(error, expected):
+    assert storage.is_transient(error) == expected
+    if isinstance(error, Exception):
+        for outer in (RuntimeError("save failed"), DataError("cannot be read")):
+            outer.__cause__ = error
+            assert storage.is_transient(outer) == expected
+            outer.__cause__, outer.__context__, outer.__suppress_context__ = None, error, False
+            assert storage.is_transient(outer) == expected
+            outer.__suppress_context__ = True
+            assert not storage.is_transient(outer)
+
+
+def test_errors_of_google_s_libraries_are_known():
+    import aiohttp
+    import gcsfs.retry
+    import google.auth.exceptions
+    import requests
+    from google.api_core import exceptions
+
+    def caused(error, cause):
+        error.__cause__ = cause
+        return error
+
+    http = gcsfs.retry.HttpError
+    unsigned = {"code": 401, "message": "Invalid Credentials"}
+    lost, revoked = google.auth.exceptions.TransportError("lost"), google.auth.exceptions.RefreshError("invalid_grant")
+    for error, expected in (
+        (http({"code": 503}), True),
+        (http({"code": "429"}), True),
+        (http({"code": 408}), True),
+        (http({"code": 400}), False),
+        (http({"code": 416}), False),
+        (http(unsigned), True),
+        (http({"code": 401, "message": "Anonymous caller does not have storage.objects.get access"}), False),
+        (caused(http(unsigned), caused(google.auth.exceptions.RefreshError("x"), lost)), True),
+        (caused(http(unsigned), revoked), False),
+        (gcsfs.retry.ChecksumError("x"), True),
+        (requests.exceptions.ProxyError(), True),
+        (aiohttp.ServerDisconnectedError(), True),
+        (aiohttp.ClientPayloadError("x"), True),
+        (aiohttp.InvalidURL("x"), False),
+        (exceptions.ServiceUnavailable("x"), True),
+        (exceptions.RetryError("Timeout of 120.0s exceeded", None), True),
+        (exceptions.Forbidden("x"), False),
+        (google.auth.exceptions.DefaultCredentialsError("x"), False),
+    ):
+        assert storage.is_transient(error) == expected, repr(error)
+
+
+def test_retrying_returns_or_raises_what_the_operation_does(monkeypatch):
+    monkeypatch.setattr(retries, "_FIRST", 0.001)
+    calls = []
+
+    def third_time():
+        calls.append(0)
+        if len(calls) < 3:
+            raise ConnectionResetError
+        return "done"
+
+    assert storage.retrying("it", third_time) == "done"
+
+    def wrong():
+        calls.append(0)
+        raise KeyError("x")
+
+    calls.clear()
+    with pytest.raises(KeyError):
+        storage.retrying("it", wrong)
+    assert len(calls) == 1
+    monkeypatch.setenv("REDUNDANCY_STORAGE_RETRY_S", "soon")
+    with pytest.raises(ConfigError, match="REDUNDANCY_STORAGE_RETRY_S is 'soon'; wanted seconds, such as 300"):
+        storage.retrying("it", third_time)
