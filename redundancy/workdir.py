@@ -105,7 +105,7 @@ class Workdir:
             )
 
     def _claim(self, wanted: Mapping[str, Any]) -> None:
-        getattr(storage, "remove_scratch", lambda root: None)(self.root)
+        storage.remove_scratch(self.root)
         made = set(storage.list_dir(self.root))
         if storage.exists(self.config):
             made.add("config.json")  # whatever a listing that comes late says

@@ -23,7 +23,6 @@ from redundancy.config import differing
 from redundancy.errors import WorkdirError
 
 _KEPT = 2
-_retrying = getattr(storage, "retrying", lambda what, operation: operation())
 _SHOWN = 4  # differences that an error shows
 
 
@@ -135,7 +134,7 @@ class Checkpoints:
         about["about_sha256"] = _json_sha256(about)
         self._unsaved = step, ocp.args.Composite(state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
         with self._write_errors():
-            _retrying(self.folder, self._begin)
+            storage.retrying(self.folder, self._begin)
 
     def _begin(self) -> None:
         step, items = self._unsaved
@@ -206,7 +205,7 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
 
         try:
-            return _retrying(path, read)
+            return storage.retrying(path, read)
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged or foreign checkpoint
             first = (str(error).splitlines() or [""])[0]
             raise self._unusable(path, f"it cannot be restored ({type(error).__name__}: {first[:300]})") from error
@@ -234,7 +233,7 @@ class Checkpoints:
         """
         if self._unsaved is not None:
             with self._write_errors():
-                _retrying(self.folder, self._finish)
+                storage.retrying(self.folder, self._finish)
             self._unsaved = None
 
     def close(self) -> None:

@@ -1,0 +1,140 @@
+"""Killed at random moments, many times, a run ends with the artifacts of an unbroken one.
+
+KILLS=500 makes many more of them; the seed is that of the moments.
+"""
+
+import collections
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+KILLS = int(os.environ.get("KILLS", "60"))
+SEED = int(os.environ.get("KILL_SEED", "1"))
+SMALL = (
+    "--config=configs/digits.py:smoke",
+    "--config.embedding_parts=4",
+    "--config.pack=2",
+    "--config.steps=12",
+    "--config.checkpoint_every=5",
+    "--config.log_every=4",
+)
+
+
+class Server:
+    """A process that runs the command line in processes forked from it."""
+
+    def __init__(self, repo, environment, folder):
+        self._folder, self.attempts = folder, 0
+        self._server = subprocess.Popen(
+            [sys.executable, repo / "tests" / "survival_server.py"],
+            cwd=repo,
+            env={**environment, "PYTHONPATH": str(repo)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, argv, workdir, **kill):
+        """Exit code (negative for a signal), what it wrote, and how many times it touched a file of the workdir."""
+        self.attempts += 1
+        log = self._folder / f"{self.attempts}.log"
+        asked = {"argv": [*argv, f"--workdir={workdir}"], "log": str(log), "root": str(workdir), "signal": "SIGKILL"}
+        self._server.stdin.write(json.dumps({**asked, **kill}) + "\n")
+        self._server.stdin.flush()
+        answer = json.loads(self._server.stdout.readline())
+        return answer["status"], log.read_text(errors="replace"), answer["events"]
+
+    def close(self):
+        self._server.stdin.close()
+        self._server.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(repo, child_env, tmp_path_factory):
+    environment = {**child_env, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    started = Server(repo, environment, tmp_path_factory.mktemp("logs"))
+    yield started
+    started.close()
+
+
+def artifacts(workdir):
+    """What a kill must not change: merges, subsets, results, and what every run came to, step by step."""
+    found = {}
+    for path in sorted(workdir.rglob("*")):
+        name = str(path.relative_to(workdir))
+        if re.match(r"(embeddings|merges|subsets)/|results\.csv$|runs/manifest\.json$", name) and path.is_file():
+            found[name] = path.read_bytes()
+        elif path.name == "result.json":
+            found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key in KEPT}
+        elif path.name == "metrics.jsonl":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found[name] = [{key: line[key] for key in ("step", "loss", "accuracy", "learning_rate")} for line in lines]
+    return found
+
+
+KEPT = ("test_correct", "test_loss", "images", "steps", "training")
+
+
+def leftovers(workdir):
+    return [str(path) for path in workdir.rglob("*") if path.name.endswith(".tmp") or "orbax-checkpoint-tmp" in path.name]
+
+
+def last_stage(log):
+    stages = re.findall(r" stage (\w+)$", log, re.MULTILINE)
+    return stages[-1] if stages else "start"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900 + 20 * KILLS)
+@pytest.mark.parametrize(("feed", "kills"), [("resident", KILLS * 3 // 4), ("streamed", KILLS - KILLS * 3 // 4)])
+def test_killed_at_random_moments_it_ends_with_the_artifacts_of_an_unbroken_run(
+    feed, kills, server, digits_npz, tmp_path, capsys
+):
+    argv = ["run", *SMALL, f"--config.dataset={digits_npz}"]
+    if feed == "streamed":
+        argv += ["--config.resident_mb=0", "--config.augmentation=crop_flip"]
+    status, log, events = server.run(argv, tmp_path / "unbroken")
+    assert status == 0, log
+    unbroken = artifacts(tmp_path / "unbroken")
+    assert len([name for name in unbroken if name.endswith("metrics.jsonl")]) == 11
+
+    chance, done, ends, where = random.Random(f"{SEED} {feed}"), 0, 0, collections.Counter()
+    while done < kills or (tmp_path / "w").exists():
+        kind = "SIGTERM" if chance.random() < 0.2 else "SIGKILL"
+        # Most at a write, a rename or a removal, the others between any two instructions.
+        at = {"event": chance.randint(1, events // 5)} if chance.random() < 0.75 else {"seconds": chance.uniform(0.3, 4)}
+        status, log, _ = server.run(argv, tmp_path / "w", **(at if done < kills else {}), signal=kind)
+        assert status in (0, -9 if kind == "SIGKILL" else 75), (at, kind, log[-3000:])
+        assert "Traceback" not in log, log[-3000:]
+        if status:
+            done += 1
+            where[f"{last_stage(log)} {kind}"] += 1
+            continue
+        found = artifacts(tmp_path / "w")
+        assert found.keys() == unbroken.keys()
+        assert [name for name in unbroken if found[name] != unbroken[name]] == [], (done, at)
+        shutil.rmtree(tmp_path / "w")
+        ends += 1
+    with capsys.disabled():
+        shown = ", ".join(f"{name} {count}" for name, count in sorted(where.items()))
+        print(f"\n{feed}: {done} kills ({shown}); {ends} runs ended, all with the artifacts of the unbroken one", end="")
+    if kills >= 40:
+        assert {name.split()[0] for name in where} >= {"train", "embed", "sweep"}
+
+
+@pytest.mark.slow
+def test_no_scratch_files_are_left_once_a_killed_run_has_ended(server, digits_npz, tmp_path):
+    argv = ["run", *SMALL, f"--config.dataset={digits_npz}", "--config.trials=1"]
+    for event in (60, 90, 3):
+        status, log, _ = server.run(argv, tmp_path / "w", event=event)
+        assert status == -9, log
+    status, log, _ = server.run(argv, tmp_path / "w")
+    assert status == 0, log
+    assert leftovers(tmp_path / "w") == []
+    assert not (tmp_path / "w" / ".lock").exists()
