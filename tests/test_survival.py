@@ -14,7 +14,7 @@ import sys
 
 import pytest
 
-KILLS = int(os.environ.get("KILLS", "60"))
+KILLS = int(os.environ.get("KILLS", "56"))
 SEED = int(os.environ.get("KILL_SEED", "1"))
 SMALL = (
     "--config=configs/digits.py:smoke",
