@@ -133,16 +133,18 @@ class Lease:
                 os.remove(self._path)
             os.close(self._descriptor)
             self._descriptor = None
-            with contextlib.suppress(OSError):  # there is something in it
-                for folder in self._made:
-                    os.rmdir(folder)
         elif self.token:
             if self._thread is not threading.current_thread():
                 self._thread.join()
             with contextlib.suppress(UserError, OSError):
                 if _parse(storage.read_bytes(self._path)).get("token") == self.token:
                     storage.remove(self._path)
+        else:
+            return
         self.token = ""
+        with contextlib.suppress(OSError):  # there is something in it
+            for folder in self._made:
+                os.rmdir(folder)
 
     def _make_dirs(self) -> None:
         """Makes the workdir; remembers which folders were not there, to leave none behind where nothing is written."""
