@@ -102,12 +102,14 @@ class FaultsProxy:
       choose: see FAULTS; may be replaced at any time.
       stall: seconds that a stalled connection stays open.
       list_delay: seconds until listings show what was written or removed.
+      listed_at_once: text in the names of the folders whose listings are not late.
       requests: (method, target) of all requests.
       faults: how often each fault was made.
     """
 
     def __init__(self, upstream: str = "", choose: Chooser = lambda _: None, stall: float = 3600.0):
         self.upstream, self.choose, self.stall, self.list_delay = upstream, choose, stall, 0.0
+        self.listed_at_once: str | None = None
         self.requests: list[tuple[str, str]] = []
         self.faults: collections.Counter[str] = collections.Counter()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -301,6 +303,8 @@ class FaultsProxy:
         """The answer to a listing of objects as it was `list_delay` seconds ago; None for other requests."""
         where = urllib.parse.urlsplit(request.target)
         if not self.list_delay or request.method != "GET" or not where.path.endswith("/o"):
+            return None
+        if self.listed_at_once and self.listed_at_once in request.names:
             return None
         query = dict(urllib.parse.parse_qsl(where.query))
         old = [items for moment, items in self._snapshots if moment <= time.monotonic() - self.list_delay]

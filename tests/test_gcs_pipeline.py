@@ -76,6 +76,7 @@ def runs(local, command, child_env, repo):
         "plain": lambda proxy: lambda _: None,
         "failing": lambda proxy: faults_proxy.share(0.05, few=("stall", "stuck"), seed=5),
         "outage": outage_in_the_middle,
+        "late": lambda proxy: lambda _: None,
     }
     ended = {}
     with contextlib.ExitStack() as stack:
@@ -84,6 +85,8 @@ def runs(local, command, child_env, repo):
             proxy = stack.enter_context(faults_proxy.running(stall=4.0))
             proxy.upstream = stack.enter_context(gcs_emulator.running(proxy.url))
             proxy.choose = chooser(proxy)
+            if name == "late":  # Orbax looks for the folder that it has just written to
+                proxy.list_delay, proxy.listed_at_once = 1.5, "checkpoints"
             threads.append(threading.Thread(target=run, args=(name, proxy, proxy.upstream)))
             threads[-1].start()
         for thread in threads:
@@ -125,3 +128,10 @@ def test_a_run_ends_the_same_through_an_outage_of_half_a_minute(runs, local):
     assert ended.proxy.faults == {"outage": 1}
     assert ended.seconds > 30
     assert 2 <= ended.errors.count("tried again") < 2 + ended.seconds / 15
+
+
+@pytest.mark.slow
+def test_listings_that_come_late_do_not_matter(runs, local):
+    ended = runs["late"]
+    _same(ended, local)
+    assert ended.proxy.faults["stale listing"] > 10
