@@ -1,0 +1,50 @@
+"""A finished workdir of a small experiment, made once for all tests that only look at it or tamper with a copy."""
+
+import functools
+import pathlib
+
+from redundancy import config as config_lib
+from redundancy.embedding.extract import embed
+from redundancy.experiment import sweep
+from redundancy.report.stage import report
+from redundancy.selection.stages import link, select
+from redundancy.training.pretrain import train
+from redundancy.workdir import STAGES, Workdir
+
+_FUNCTIONS = dict(zip(STAGES, (train, embed, link, select, sweep, report), strict=True))
+
+
+def small_config(data, **fields):
+    """As configs/digits.py:smoke, and still smaller."""
+    return config_lib.resolve(
+        {
+            "dataset": str(data),
+            "augmentation": "none",
+            "depth": 8,
+            "widths": (4, 8, 8),
+            "steps": 6,
+            "warmup_steps": 1,
+            "batch_size": 64,
+            "fractions": (0.5,),
+            "trials": 1,
+            "embedding_parts": 2,
+            "log_every": 2,
+            "checkpoint_every": 2,
+            **fields,
+        }
+    )
+
+
+def run_stages(config, workdir: Workdir, *names: str) -> None:
+    """Stages as the command line runs them; all without names."""
+    workdir.claim(config)
+    for name in names or STAGES:
+        _FUNCTIONS[name](config, workdir)
+
+
+@functools.cache
+def finished(root: pathlib.Path, data: pathlib.Path, seed: int = 0):
+    """Config and workdir of a whole run below `root`."""
+    config, workdir = small_config(data, seed=seed), Workdir(str(root / f"seed{seed}"))
+    run_stages(config, workdir)
+    return config, workdir
