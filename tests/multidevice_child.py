@@ -10,7 +10,9 @@ import numpy as np
 from jax.sharding import AxisType
 
 from redundancy import config as config_lib
+from redundancy import preemption
 from redundancy.data import open_dataset
+from redundancy.errors import Preempted
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh
 from redundancy.training.schedule import full_schedule
@@ -38,6 +40,28 @@ def collectives(trainer, trials):
         (line.split("(")[0], re.search(r"(?:replica_groups|source_target_pairs)=(\S+?),? ", line + " ")[1])
         for line in lines
     ]
+
+
+def moved(first, second, kept, schedule):
+    """Test losses of two trials that are stopped on one mesh after two steps and go on on another."""
+    train, sent = first.train, []
+
+    def stopping(*arguments):
+        sent.append(1)
+        if len(sent) == 2:
+            preemption.notice()
+        return train(*arguments)
+
+    first.train = stopping
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [Job(f"run{i}", f"{folder}/run{i}", positions, i + 1) for i, positions in enumerate(kept)]
+        try:
+            train_pack(first, jobs, 2, schedule, "first")
+        except Preempted:
+            preemption._asked.clear()
+        results = train_pack(second, jobs, 2, schedule, "second")
+    assert len(sent) == 2
+    return [result["test_loss"] for result in results]
 
 
 def main(npz):
@@ -69,6 +93,8 @@ def main(npz):
                     results = train_pack(looped, jobs, 4, schedule, "looped")
                 out[f"{group} looped"] = [result["test_loss"] for result in results]
                 out[f"{group} collectives"] = collectives(trainer, 2)
+                alone = jax.make_mesh((1, 1), ("trial", "data"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
+                out[f"{group} moved"] = moved(Trainer(config, dataset, alone), trainer, kept, schedule)
     auto = {trials: dict(make_mesh(config, trials).shape) for trials in (1, 2, 3, 8, 100)}
     print(json.dumps({**out, "auto": auto}))
 

@@ -1,14 +1,12 @@
-"""The whole way, as a user walks it: from one command to the page, killed in every stage, on several kinds of data."""
+"""The whole way, as a user walks it: from one command to the page, on several kinds of data."""
 
 import csv
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
-import time
 
 import numpy as np
 import pytest
@@ -26,16 +24,6 @@ from redundancy.training.pretrain import train
 from redundancy.workdir import STAGES, Workdir
 
 DIGITS = "--config=configs/digits.py:smoke"
-
-
-def artifacts(workdir):
-    """What must not depend on interruptions: subsets and results, by name.
-
-    A kill in the middle of a write can leave a hidden scratch file, which no stage reads.
-    """
-    subsets = [path for path in sorted((workdir / "subsets").iterdir()) if not path.name.startswith(".")]
-    files = [*subsets, workdir / "results.csv"]
-    return {path.name: path.read_bytes() for path in files}
 
 
 def results(workdir):
@@ -103,37 +91,6 @@ def test_logs_are_plain_lines_with_rate_and_time_left(unbroken):
     assert "train: 20/20 steps" in done.stderr
     assert "/s" in done.stderr
     assert "\r" not in done.stderr
-
-
-@pytest.mark.slow
-def test_killed_in_every_stage_it_ends_with_the_same_subsets_and_results(unbroken, flags, child_env, repo, tmp_path):
-    workdir = tmp_path / "w"
-    moments = {
-        "train": "pretrain/checkpoints/10",
-        "embed": "embeddings/end/part-00000-of-00002.parquet",
-        "link": "merges/end/part-*.parquet",
-        "select": "subsets/*.parquet",
-        "sweep before a result": "runs/*/checkpoints/10",
-        "sweep": "runs/semantic-0.9000-trial1/result.json",
-        "report": "report/figures/*",
-    }
-    command = [sys.executable, "-m", "redundancy", "run", *flags, f"--workdir={workdir}"]
-    for moment, pattern in moments.items():
-        child = subprocess.Popen(command, cwd=repo, env=child_env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 200
-        while not any(workdir.glob(pattern)):
-            assert child.poll() is None, (moment, child.stderr.read().decode()[-2000:])
-            assert time.monotonic() < deadline, moment
-            time.sleep(0.001)
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL, moment
-        child.stderr.close()
-    done = subprocess.run(command, cwd=repo, env=child_env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert results(workdir) == results(unbroken[0])
-    interrupted, whole = artifacts(workdir), artifacts(unbroken[0])
-    assert interrupted.keys() == whole.keys()
-    assert [name for name in whole if interrupted[name] != whole[name]] == []
 
 
 @pytest.mark.slow

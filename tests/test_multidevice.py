@@ -42,6 +42,12 @@ def test_two_trials_on_each_share_of_the_devices(measured, group):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("group", [0, 4])
+def test_a_training_stopped_on_one_device_goes_on_on_eight(measured, group):
+    np.testing.assert_allclose(measured[f"{group} moved"], measured[f"{group} (1, 1)"]["loss"], rtol=2e-5)
+
+
+@pytest.mark.slow
 def test_the_batch_norm_rule_matters(measured):
     assert abs(measured["0 (1, 1)"]["loss"][0] - measured["4 (1, 1)"]["loss"][0]) > 1e-4
 
