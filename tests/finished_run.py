@@ -1,7 +1,11 @@
 """A finished workdir of a small experiment, made once for all tests that only look at it or tamper with a copy."""
 
+import contextlib
 import functools
 import pathlib
+from collections.abc import Iterator
+
+import jax
 
 from redundancy import config as config_lib
 from redundancy.embedding.extract import embed
@@ -42,9 +46,27 @@ def run_stages(config, workdir: Workdir, *names: str) -> None:
         _FUNCTIONS[name](config, workdir)
 
 
+@contextlib.contextmanager
+def quick_programs() -> Iterator[None]:
+    """Programs are compiled quickly rather than well; results are those of other programs but for rounding."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+
+    def switch(value):
+        if value != jax.config.values["jax_disable_most_optimizations"]:
+            jax.config.update("jax_disable_most_optimizations", value)
+            jax.clear_caches()
+
+    switch(True)
+    try:
+        yield
+    finally:
+        switch(before)
+
+
 @functools.cache
 def finished(root: pathlib.Path, data: pathlib.Path, seed: int = 0):
-    """Config and workdir of a whole run below `root`."""
+    """Config and workdir of a whole run below `root`, by quick programs."""
     config, workdir = small_config(data, seed=seed), Workdir(str(root / f"seed{seed}"))
-    run_stages(config, workdir)
+    with quick_programs():
+        run_stages(config, workdir)
     return config, workdir

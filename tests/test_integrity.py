@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pytest
-from finished_run import finished, run_stages, small_config
+from finished_run import finished, quick_programs, run_stages, small_config
 from jax.experimental.compilation_cache import compilation_cache
 
 from redundancy import storage
@@ -30,20 +30,19 @@ _IDS = pytest.mark.xfail(reason="ids.parquet is not compared with ids.json yet")
 
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
-    """Programs are compiled quickly rather than well, and what one test compiles is there for the others."""
+    """What one test compiles is there for the others."""
     wanted = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0.1,
-        "jax_disable_most_optimizations": True,
     }
     before = {name: jax.config.values[name] for name in wanted}
-    for values in (wanted, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        jax.clear_caches()
-        if values is wanted:
-            yield
+    with quick_programs():
+        for values in (wanted, before):
+            for name, value in values.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()
+            if values is wanted:
+                yield
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,158 @@
+"""Disk and memory are compared with what a command needs before its work: too little is said then, not after hours.
+
+Work is refused only where not even the bound below of what it needs fits; where the estimate does not, a warning is given.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+
+from absl import logging
+
+from redundancy import machine, storage
+from redundancy.data import Dataset
+from redundancy.errors import ConfigError, WorkdirError
+from redundancy.needs import Need, Work, disk, is_finished, memory, total, work_of
+from redundancy.workdir import Workdir
+
+_NEAR = 0.8  # share of a device's memory from which plan.check_fits is asked
+
+
+def _size(num_bytes: float) -> str:
+    for unit, power in (("TiB", 40), ("GiB", 30), ("MiB", 20)):
+        if num_bytes >= 2**power:
+            return f"{num_bytes / 2**power:.1f} {unit}"
+    return f"{num_bytes / 2**10:.0f} KiB"
+
+
+def _shown(needs: Mapping[str, Need]) -> str:
+    """'checkpoints 1.2 GiB, embeddings 3.4 MiB', the largest first."""
+    ordered = sorted(needs.items(), key=lambda item: -item[1].about)
+    return ", ".join(f"{name} {_size(need.about)}" for name, need in ordered if need.about >= 1)
+
+
+def _check_disk(work: Work) -> str:
+    """What is needed of the disk, in words; raises WorkdirError where there is not even the least of it."""
+    root = os.path.abspath(work.workdir.root.removeprefix("file://"))
+    while not os.path.isdir(root) and root != os.path.dirname(root):
+        root = os.path.dirname(root)
+    free = shutil.disk_usage(root).free
+    needs, most = disk(work)
+    told = f"about {_size(most.about)} of disk ({_shown(needs)}) of {_size(free)} that are free"
+    ways = ["Free some space", "choose another --workdir"]
+    if needs.get("checkpoints", Need()).about > 0.5 * most.about and "sweep" in work.todo:
+        ways.append("lower config.trials or take fewer config.fractions, since every run keeps its checkpoints")
+    elif needs.get("embeddings", Need()).about > 0.5 * most.about and len(work.config.layers) > 1:
+        ways.append("embed fewer config.layers")
+    text = (
+        f"{work.workdir.root}: what is left to do takes {told}, at the least {_size(most.least)}. {', or '.join(ways)}."
+    )
+    if most.least > free:
+        raise WorkdirError(text)
+    if most.about > free:
+        logging.warning("%s", text)
+    return told
+
+
+_WAYS = {
+    "embed": "take a machine with more memory, or raise config.embedding_parts",
+    "link": "link on a machine with more memory or on a cluster (--scheduler), keep a larger fraction, or split the class",
+    "select": "take a machine with more memory, or select fewer config.fractions at a time",
+}
+_WAY = "take a machine with more memory, stream the images (--config.resident_mb=0), or lower config.batch_size"
+
+
+def _check_memory(work: Work, cluster: bool) -> str:
+    """What the stage that takes most needs of memory, in words; raises ConfigError where one has not even the least."""
+    available = machine.available_memory()
+    most, of_most = 0.0, ""
+    for stage in work.todo:
+        needs = memory(work, stage, cluster)
+        need = total(needs.values())
+        told = (
+            f"about {_size(need.about)} of memory ({stage}: {_shown(needs)}) of {_size(available)} that are available"
+        )
+        text = f'The stage "{stage}" takes {told}, at the least {_size(need.least)}: {_WAYS.get(stage, _WAY)}.'
+        if need.least > available:
+            raise ConfigError(text)
+        if need.about > available:
+            logging.warning("%s", text)
+        if need.about > most:
+            most, of_most = need.about, told
+    return of_most
+
+
+def _check_devices(work: Work) -> str:
+    """What programs need of each device, in words; raises ConfigError where some do not fit."""
+    from redundancy.training import plan
+
+    network, told, estimates = work.network, [], {}
+    for stage, programs in network.programs.items():
+        device, pack = programs.mesh.local_devices[0], network.pack[stage]
+        if (id(programs), pack) not in estimates:
+            estimates[id(programs), pack] = plan.estimate(programs, pack, network.resident)
+        have, wanted = plan.device_memory(device), sum(estimates[id(programs), pack].values())
+        if wanted > _NEAR * have:
+            try:
+                plan.check_fits(programs, pack, network.resident)
+            except ConfigError as error:
+                text = f'The stage "{stage}" does not fit: {error}'
+                # A CPU's memory is what others leave of it now; that may be more when the sweep begins.
+                if stage != "sweep" or device.platform != "cpu" or wanted > have:
+                    raise ConfigError(text) from None
+                logging.warning("%s", text)
+        _check_forward(work, stage, have)
+        told.append(f"{stage} {_size(wanted)}")
+    return f"about {', '.join(told)} on each device ({device.device_kind}) of {_size(have)}"
+
+
+def _check_forward(work: Work, stage: str, have: int) -> None:
+    """Raises ConfigError where a batch of evaluation or embedding does not fit on a device."""
+    network, programs = work.network, work.network.programs[stage]
+    trials = network.pack[stage] // programs.mesh.shape["trial"]
+    rows = programs.eval_batch_size // programs.mesh.shape["data"]
+    pixels = math.prod(programs.image_shape) * (network.resident or rows)
+    outputs = Need(1, 3) * (rows * network.largest * (trials if programs.vmap else 1))
+    need = outputs + Need(1, 1) * (pixels + trials * network.inference)
+    text = (
+        f'The stage "{stage}" takes {work.config.eval_batch_size} images at a time through the network, for which each '
+        f"device needs about {_size(need.about)}, and it has {_size(have)}: lower config.eval_batch_size."
+    )
+    if need.least > have:
+        raise ConfigError(text)
+    if need.about > have:
+        logging.warning("%s", text)
+
+
+def check(config, workdir: Workdir, dataset: Dataset | None, stages: Iterable[str], cluster: bool = False) -> None:
+    """Estimates what the stages need that are not finished, and says in one line of the log how much.
+
+    What is finished needs nothing, and of what was begun that which is on the disk already is left out. Quotas are not
+    known, nor the room of remote storage. Devices are asked for only where a stage that is not finished trains or
+    embeds.
+
+    Args:
+      config: resolved.
+      workdir: claimed by the config.
+      dataset: of the config; None where no stage opens it: then the embeddings in the workdir tell the sizes.
+      stages: of the command, in order.
+      cluster: whether classes are linked elsewhere, so that their memory is not this machine's.
+
+    Raises:
+      WorkdirError: the workdir's disk has clearly too little room.
+      ConfigError: the memory of the host or of the devices is clearly too little, or the config does not suit the
+        devices or the length of a training.
+      DataError: a manifest is damaged.
+    """
+    todo = tuple(stage for stage in stages if not is_finished(config, workdir, stage))
+    work = work_of(config, workdir, dataset, todo) if todo else None
+    if work is None:
+        return
+    told = [
+        _check_disk(work) if storage.is_local(workdir.root) else "",
+        _check_memory(work, cluster),
+        _check_devices(work) if work.network else "",
+    ]
+    if said := "; ".join(filter(None, told)):
+        logging.info("what is left to do takes %s", said)
