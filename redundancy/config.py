@@ -53,6 +53,7 @@ class Field:
 # Bounds are there to tell a slip of the pen before work begins, or before memory ends: no experiment comes near them.
 _MOST = 2**31 - 1  # steps and seeds are int32 on devices
 _MOST_IMAGES = 2**20  # of a batch
+_MOST_TRAININGS = 100_000
 _LONGEST = 4096  # characters of a text, as of a path on Linux
 _MOST_SHOWN = 200  # characters of a wrong value in a message
 # Neither JSON nor a path can hold some of these, and none is in a name on purpose.
@@ -432,6 +433,13 @@ def _convert(name: str, field: Field, value: Any) -> Any:
 def _check_together(config: ml_collections.ConfigDict) -> None:
     """What no field shows alone."""
     _check_network(config)
+    chosen = ("semantic" in config.methods) * len(config.layers) + ("random" in config.methods)
+    trainings = config.trials * (1 + chosen * len(config.fractions))
+    if trainings > _MOST_TRAININGS:
+        raise ConfigError(
+            f"config.trials is {config.trials} and config.fractions has {len(config.fractions)} numbers: {trainings} trainings; "
+            f"wanted at most {_MOST_TRAININGS}. Lower config.trials, or give fewer fractions."
+        )
     if not (config.epochs or config.warmup_epochs) and config.warmup_steps > config.steps:
         raise ConfigError(
             f"config.warmup_steps is {config.warmup_steps}, more than config.steps, {config.steps}; "

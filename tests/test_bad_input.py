@@ -561,6 +561,12 @@ bad_config(
     "config.fractions is .*not more than 1000",
     fractions=tuple(n / 5000 for n in range(1, 5001)),
 )
+bad_config(
+    "config: millions of trainings",
+    "config.trials is 10000 and config.fractions has 1000 numbers: 20010000 trainings; wanted at most 100000",
+    trials=10_000,
+    fractions=tuple(n / 1001 for n in range(1, 1001)),
+)
 bad_config("config: NaN", "config.lr_per_256 is nan .*finite", lr_per_256=float("nan"))
 bad_config("config: infinity", "config.epochs is inf .*finite", epochs=float("inf"))
 bad_config("config: a float beyond floats", "config.lr_per_256 is 1000.*range of floats", lr_per_256=10**400)

@@ -4,6 +4,7 @@ import pathlib
 import runpy
 
 import ml_collections
+import numpy as np
 import pytest
 
 from redundancy import config as config_lib
@@ -61,6 +62,40 @@ def test_a_wrong_config_says_the_field_and_what_is_wanted(given, said):
         config_lib.resolve(given)
     assert said in str(caught.value)
     assert next(iter(given)) in str(caught.value) or "config." in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = {
+        "steps": np.int64(5000),
+        "lr_per_256": np.float32(0.5),
+        "fractions": [np.float64(0.5)],
+        "seed": np.uint8(3),
+    }
+    config = config_lib.resolve(given)
+    assert (config.steps, config.lr_per_256, config.fractions, config.seed) == (5000, 0.5, (0.5,), 3)
+    assert [type(config[name]) for name in ("steps", "lr_per_256", "seed")] == [int, float, int]
+    assert config_lib.resolve(config_lib.to_json(config)) == config
+
+
+def test_values_that_cannot_be_had_or_shown():
+    placeholder = ml_collections.config_dict.required_placeholder(int)
+    with pytest.raises(ConfigError, match=r"config\.steps has no value .*give it one"):
+        config_lib.resolve(ml_collections.ConfigDict({"steps": placeholder}))
+
+    class Unshown:
+        def __repr__(self):
+            raise RuntimeError
+
+    for value in (Unshown(), 10**5000, [[]] * 1000, np.zeros((99, 99))):
+        with pytest.raises(ConfigError, match=r"config\.steps is .* a (whole )?number") as caught:
+            config_lib.resolve({"steps": value})
+        assert len(str(caught.value)) < 500
+        assert "\n" not in str(caught.value)
+
+
+def test_the_largest_values_are_taken():
+    largest = {"seed": 2**31 - 1, "steps": 2**31 - 1, "batch_size": 2**20, "image_size": 16_384, "trials": 10_000}
+    assert config_lib.resolve({**largest, "fractions": (0.5,)}).seed == 2**31 - 1
 
 
 def test_the_beginning_of_a_field_names_it():

@@ -5,9 +5,12 @@ A file is told by its contents, not by its name. JPEG, PNG, BMP and GIF alone ar
 converted, an animation is its first frame. The orientation that a camera noted (EXIF) is not applied, as in TFDS.
 """
 
+import contextlib
 import errno
+import math
 import os
 import re
+import threading
 
 import numpy as np
 from PIL import Image
@@ -22,6 +25,9 @@ _FORMATS = ("JPEG", "PNG", "BMP", "GIF")
 # A file of a few bytes can claim any size. The pixels are those that Pillow begins to warn at, the side is JPEG's greatest.
 _MOST_PIXELS = 89_478_485
 _LONGEST_SIDE = 65_535
+# Of images above this many pixels a few are decoded at once: of many, all memory would be used up.
+_LARGE = 1 << 25
+_FEW = threading.Semaphore(4)
 # Faults of this machine, its disk or network, not of a file: they may be gone at the next try.
 _PASSING = {
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
@@ -57,6 +63,11 @@ def _open(path: str) -> Image.Image:
         image.close()
         raise BadImageError(f"has pixels of mode {image.mode}; wanted 8 bits a channel")
     return image
+
+
+def _turn(image: Image.Image) -> contextlib.AbstractContextManager:
+    """Held while an image is decoded; a large one waits for its turn."""
+    return _FEW if math.prod(image.size) > _LARGE else contextlib.nullcontext()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -101,7 +112,8 @@ def cut(
     low = np.floor(box[:2])
     low, high = low.astype(int), np.ceil(box[:2] + box[2:]).astype(int)
     high = np.minimum(high, image.size[::-1])
-    part = np.asarray(_rgb(image).crop((low[1], low[0], high[1], high[0])))
+    with _turn(image):
+        part = np.asarray(_rgb(image).crop((low[1], low[0], high[1], high[0])))
     return resize(part, np.concatenate([box[:2] - low, box[2:]]), size)
 
 
@@ -117,7 +129,10 @@ def decode(path: str, size: int, *square) -> np.ndarray:
       BadImageError, OSError, ValueError, SyntaxError and others: not a whole image.
     """
     with quiet(), _open(path) as image:
-        return cut(image, size, *square) if size else np.asarray(_rgb(image))
+        if size:
+            return cut(image, size, *square)
+        with _turn(image):
+            return np.asarray(_rgb(image))
 
 
 def check(path: str) -> tuple[tuple[int, int] | None, str]:
@@ -133,9 +148,10 @@ def check(path: str) -> tuple[tuple[int, int] | None, str]:
         with quiet(), _open(path) as image:
             size = image.size
             image.draft("RGB", (1, 1))
-            image.load()
-            if image.mode not in ("RGB", "L"):
-                _rgb(image)
+            with _turn(image):
+                image.load()
+                if image.mode not in ("RGB", "L"):
+                    _rgb(image)
             return size, ""
     # Pillow's plugins raise nearly anything on damaged files; whichever, it is the file's fault.
     except Exception as error:

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -159,6 +160,39 @@ def test_damaged_records(tmp_path):
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(DataError, match="tiny_pictures"):
         open_tiny(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("dataset_info.json", None, "", "cannot be opened as a prepared TFDS data set"),
+        ("dataset_info.json", '"60"', '"99999999999999"', r"labels of the split 'train' would take .* of memory"),
+        ("dataset_info.json", '"60"', '"61"', "60 examples of the split 'train' could be read; wanted 61"),
+        ("dataset_info.json", "{DATASET}", "../{DATASET}", "cannot be read .*Prepare the data set again"),
+        ("features.json", None, "{}", "cannot be opened as a prepared TFDS data set"),
+        (
+            "features.json",
+            "tensorflow_datasets.core.features.text_feature.Text",
+            "ran.X",
+            "'ran.X' is none of TFDS's own",
+        ),
+        ("kind.labels.txt", None, "a\nb\x1b\nc", r"the class name 'b\\x1b' holds control characters"),
+        ("tiny_pictures-train.tfrecord-00000-of-00001", None, None, "is a pipe, not a file"),
+    ],
+)
+def test_a_damaged_or_hostile_prepared_set(tmp_path, monkeypatch, file, old, new, said):
+    TinyPictures(data_dir=tmp_path).download_and_prepare()
+    (tmp_path / "ran.py").write_text("raise SystemExit('code out of data')")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "tiny_pictures" / "1.2.0" / file
+    if new is None:
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.write_text(new if old is None else path.read_text().replace(old, new))
+    with pytest.raises(DataError, match=said):
+        open_tiny("", dataset=str(path.parent))
+    assert "ran" not in sys.modules
 
 
 def test_digits_are_scikit_learns(tmp_path):
