@@ -170,6 +170,15 @@ def _acquire(lease: Lease) -> str:
     return lease.token
 
 
+def _check_limits(names: Sequence[str], config, workdir: Workdir) -> None:
+    from redundancy import limits, needs
+    from redundancy.data import shared_dataset
+
+    left = [name for name in names if not needs.is_finished(config, workdir, name)]
+    dataset = shared_dataset(config) if {"train", "embed", "sweep"} & {*left} else None
+    limits.check(config, workdir, dataset, left, cluster=bool(_FLAGS.scheduler))
+
+
 def _run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
     """The stages in order, in this process or, on several hosts, together with the others; one command at a time."""
     lease = Lease(workdir.root)
@@ -183,6 +192,7 @@ def _run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
                 "that all of them share, for example gs://bucket/path."
             )
         workdir.claim(config)
+        _check_limits(names, config, workdir)
         for name in names:
             logging.info("stage %s", name)
             _stage(name)(config, workdir)
