@@ -25,7 +25,7 @@ _FILE = 4096  # bytes that the smallest file or folder takes on a disk
 # Measured, in bytes: Orbax's own files of a checkpoint, and for each of its arrays; a row group of embeddings, and one of
 # merges; a line of metrics, also in TensorBoard's form; page and figures of a report, and an image on it.
 _CHECKPOINT, _ARRAY, _ROW_GROUP, _CLASS, _LINE, _PAGE = 80_000, 500, 650, 2600, 420, 400_000
-_THUMBNAILS, _THUMBNAIL = 1500, 6000
+_THUMBNAILS, _THUMBNAIL = 600, 6000
 _MERGES_PARTS = 16
 # Compiled programs and their temporaries, which the estimate of the devices' memory leaves out; on every platform.
 _PROGRAMS, _LINKER = 400 << 20, 100 << 20
@@ -188,9 +188,8 @@ def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> Network | None:
         pack["sweep"] = smallest.pack
     state = jax.eval_shape(single.init, jax.ShapeDtypeStruct((), jnp.uint32))
     variables = {"params": state["params"], "batch_stats": state["batch_stats"]}
-    model = single.model.clone(formulation="xla")
     (_, layers), inside = jax.eval_shape(
-        lambda v, x: model.apply(v, x, train=False, capture_intermediates=True, mutable=["intermediates"]),
+        lambda v, x: single.model.apply(v, x, train=False, capture_intermediates=True, mutable=["intermediates"]),
         variables,
         jax.ShapeDtypeStruct((1, *shape), jnp.dtype(config.dtype)),
     )
