@@ -240,8 +240,8 @@ FIELDS: dict[str, Field] = {
         "Training",
         0.2,
         "learning rate for 256 images a step; the peak is lr_per_256 x batch_size / 256 (Goyal et al., section 2.1)",
-        "a number above 0, from 1e-12 to 1e6",
-        lambda value: 1e-12 <= value <= 1e6,
+        "a number above 0, from 1e-12 to 1e36",
+        lambda value: 1e-12 <= value <= 1e36,
     ),
     "warmup_steps": Field(
         "Training", 2500, "steps of linear warm-up from 0; not used where warmup_epochs is set", **_between(0)

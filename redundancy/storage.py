@@ -234,6 +234,8 @@ def read_json(path: str) -> Any:
     data = read_bytes(path)
     try:
         value = json.loads(data, parse_constant=_no_number)
+        if b"\\u" in data:  # halves of letters, which cannot be written again
+            json.dumps(value, ensure_ascii=False).encode()
         if not isinstance(value, dict) or _CHECKSUM not in value:
             return value
         found = value.pop(_CHECKSUM)

@@ -16,8 +16,8 @@ from redundancy.errors import ConfigError, DataError, WorkdirError
 
 # What only a run of a config can have made; embeddings may be anybody's.
 _OF_A_CONFIG = {"pretrain", "merges", "subsets", "runs", "results.csv"}
-# Fields that say where a machine keeps a data set, not which it is: the fingerprint tells that.
-_PLACES = {"data_dir"}
+# Fields that say where a machine keeps a data set, or how it is read, not which it is: the fingerprint tells that.
+_PLACES = {"data_dir", "bad_images"}
 # Fields of a data set's fingerprint that those of earlier versions lack.
 _ADDED = {"labels_sha256", "files"}
 STAGES = ("train", "embed", "link", "select", "sweep", "report")
@@ -234,6 +234,14 @@ class Workdir:
         return need_fields(self.config, found, dataset=dict)["dataset"] if "dataset" in found else None
 
 
+# What the entries of a manifest's lists and tables hold.
+_ENTRIES: dict[str, dict[str, Any]] = {
+    "parts": {"file": str, "sha256": str},
+    "files": {"file": str, "sha256": str, "method": str, "fraction": (int, float)},
+    "classes": {"images": int, "merges": int},
+}
+
+
 def need_fields(path: str, value: Any, **fields: type) -> dict[str, Any]:
     """`value`, read from the file `path`, if it is an object with these fields of these types.
 
@@ -242,9 +250,10 @@ def need_fields(path: str, value: Any, **fields: type) -> dict[str, Any]:
     """
     for name, kind in fields.items():
         if not isinstance(value, dict) or not isinstance(value.get(name), kind):
+            wanted = getattr(kind, "__name__", "number")
             raise DataError(
-                f"{path} has no {name!r} that is a {kind.__name__}: it was not written by this program, or was changed "
-                "since. Delete it and run the stage that writes it again."
+                f"{path} has no {name!r} that is a {wanted}: it was not written by this program, or was changed since. "
+                "Delete it and run the stage that writes it again."
             )
     return value
 
@@ -256,7 +265,36 @@ def read_manifest(folder: str, **fields: type) -> dict[str, Any] | None:
       DataError: the manifest is no JSON, or lacks one of `fields` with its type.
     """
     path = storage.join(folder, "manifest.json")
-    return need_fields(path, storage.read_json(path), **fields) if storage.exists(path) else None
+    if not storage.exists(path):
+        return None
+    manifest = need_fields(path, storage.read_json(path), **fields)
+    for name in fields.keys() & _ENTRIES.keys():
+        _check_entries(path, name, manifest[name])
+    return manifest
+
+
+def _check_entries(path: str, name: str, entries: Any) -> None:
+    """Raises DataError where an entry of a manifest's list or table is not as this program writes it."""
+    table = isinstance(entries, dict)
+    if table != (name == "classes"):
+        return  # of another kind of manifest
+    where = f"{path}, in {name},"
+    for key, entry in entries.items() if table else enumerate(entries):
+        need_fields(where, entry, **_ENTRIES[name])
+        if name == "classes":
+            sound = key.isdecimal() and key == str(int(key)) and 0 <= entry["merges"] < entry["images"]
+        else:
+            sound = "/" not in entry["file"] and entry["file"] not in ("", ".", "..")
+        if name == "files":
+            layer, trial = entry.get("layer", ""), entry.get("trial", "")
+            sound &= entry["method"] in config_lib.METHODS and 0 < entry["fraction"] <= 1
+            sound &= layer is None or layer in config_lib.LAYERS
+            sound &= trial is None or (isinstance(trial, int) and trial >= 0)
+        if not sound:
+            raise DataError(
+                f"{where} has {str({key: entry} if table else entry)[:200]}: it was not written by this program, or was "
+                "changed since. Delete it and run the stage that writes it again."
+            )
 
 
 def need_manifest(folder: str, stage: str, **fields: type) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import redundancy.experiment
 import redundancy.main
 import redundancy.report.stage
 import redundancy.selection.stages
-import redundancy.training.pretrain  # noqa: F401
+import redundancy.training.pretrain
 from redundancy.models import cpu_calls
 from redundancy.models.cpu_kernels import Shape
 

@@ -294,6 +294,8 @@ class EmbeddingStore:
         for name, sound, wanted in (
             ("class_names", all(isinstance(name, str) for name in manifest["class_names"]), "texts"),
             ("class_counts", all(k.isdecimal() and isinstance(n, int) for k, n in counts.items()), "whole numbers"),
+            ("dimension", 0 < manifest["dimension"] < 2**31, "a number from 1 on"),
+            ("num_stored", 0 < manifest["num_stored"] < 2**63, "a number from 1 on"),
             ("fingerprint", fingerprint is None or isinstance(fingerprint, dict), "an object or null"),
         ):
             if not sound:

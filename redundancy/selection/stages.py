@@ -34,6 +34,11 @@ def _manifest_sha256(folder: str) -> str | None:
 def _open_store(workdir: Workdir, layer: str) -> EmbeddingStore:
     """The layer's store; raises WorkdirError where it is of another data set than the workdir's, or DataError of its labels."""
     store = EmbeddingStore(workdir.embeddings(layer))
+    if store.layer != layer:
+        raise WorkdirError(
+            f"{store.folder} holds embeddings of the layer {store.layer!r}; wanted {layer!r}, as the folder's name says. "
+            "Bring the right files back, or make them again."
+        )
     dataset = workdir.dataset_fingerprint()
     if dataset is not None:
         where = storage.join(store.folder, "manifest.json")
@@ -237,7 +242,15 @@ def _need_merges(
     manifest = need_manifest(folder, "link", embeddings=str, classes=dict, fractions=list, parts=list)
     _check_embeddings(folder, manifest, embeddings)
     _check_depth(workdir, folder, manifest, fractions)
-    return merges.read(folder, manifest["parts"], list(map(int, manifest["classes"])))
+    counts = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
+    found = merges.read(folder, manifest["parts"], list(counts)) if counts == store.class_counts else {}
+    short = [label for label in found if len(found[label]) != manifest["classes"][str(label)]["merges"]]
+    if short or not found:
+        raise DataError(
+            f"{folder} has the merges of other classes than its manifest or the embeddings have. Delete {folder} and run "
+            '"redundancy link" again.'
+        )
+    return found
 
 
 def _earlier(

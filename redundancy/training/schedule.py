@@ -30,6 +30,11 @@ def full_schedule(config, num_images: int) -> Schedule:
     per_epoch = num_images / config.batch_size
     steps = max(1, round(config.epochs * per_epoch)) if config.epochs else config.steps
     warmup = round(config.warmup_epochs * per_epoch) if config.warmup_epochs else config.warmup_steps
+    if steps >= 2**31:  # counted by int32 on the devices
+        raise ConfigError(
+            f"config.epochs is {config.epochs:g}, which is {steps} steps for {num_images} images and batch_size "
+            f"{config.batch_size}; wanted fewer than 2,147,483,648 steps. Lower epochs."
+        )
     if warmup > steps:
         length = "epochs" if config.epochs else "steps"
         field = "warmup_epochs" if config.warmup_epochs else "warmup_steps"
