@@ -52,11 +52,13 @@ class PatientGCSFileSystem(gcsfs.GCSFileSystem):
           PerhapsOursError, FileNotFoundError, FileExistsError and others, as gcsfs.
         """
         url = urllib.parse.urlsplit(self._format_path(path, args))
-        what = _named(url, kwargs.get("prefix"), data)
+        body = data.getbuffer() if hasattr(data, "getbuffer") else data
+        what = _named(url, kwargs.get("prefix"), body)
         session = "upload_id=" in url.query or "/upload/resumable/" in url.path
         # aiohttp has no timeout for a body that nobody takes.
-        size = len(data) if hasattr(data, "__len__") else 0
+        size = len(body) if hasattr(body, "__len__") else 0
         limit = None if data is None else 2 * retries.silence() + _CONNECT + size / _SLOWEST
+        del body
 
         async def once(failures):
             try:
@@ -83,13 +85,13 @@ class PatientGCSFileSystem(gcsfs.GCSFileSystem):
         return answer
 
 
-def _named(url: urllib.parse.SplitResult, prefix: str | None, data: object) -> str:
+def _named(url: urllib.parse.SplitResult, prefix: str | None, body: object) -> str:
     """gs://BUCKET/NAME of what a request is about, by its URL or the head of its body."""
     found = re.search("/b/([^/]*)(?:/o/([^/]*))?", url.path)
     if not found:
         return f"{url.scheme}://{url.netloc}"
     name = urllib.parse.unquote(found[2] or "") or prefix or urllib.parse.parse_qs(url.query).get("name", [""])[0]
-    if not name and isinstance(data, bytes):
-        described = re.search(rb'^\{"name": ("(?:[^"\\]|\\.)*")', data[:4096], re.MULTILINE)
+    if not name and isinstance(body, bytes | memoryview):
+        described = re.search(rb'^\{"name": ("(?:[^"\\]|\\.)*")', body[:4096], re.MULTILINE)
         name = json.loads(described[1]) if described else ""
     return f"gs://{urllib.parse.unquote(found[1])}/{name}".rstrip("/")

@@ -72,7 +72,8 @@ def download(
       ConnectionError: the bytes that came are not those that were sent.
     """
     asked = {"Range": f"bytes={span}"} if span else {}
-    headers, data = fs.call("GET", fs.url(name, generation=generation), headers=asked)
+    url = fs.url(name) + (f"&generation={generation}" if generation else "")
+    headers, data = fs.call("GET", url, headers=asked)
     md5 = re.search(r"\bmd5=([^,\s]+)", ",".join(headers.getall("X-Goog-Hash", [])))
     if md5 and not span and "Content-Encoding" not in headers and md5[1] != _md5(data):
         raise ConnectionError(f"{len(data)} bytes came, whose checksum is wrong")
