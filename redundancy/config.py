@@ -286,6 +286,13 @@ FIELDS: dict[str, Field] = {
     ),
     "log_every": Field("Training", 100, "steps between two lines of metrics", **_between(1)),
     "checkpoint_every": Field("Training", 5000, "steps between two checkpoints", **_between(1)),
+    "checkpoints_kept": Field(
+        "Training",
+        2,
+        "checkpoints that each run keeps, the newest",
+        "a whole number from 1 to 1000",
+        lambda n: 1 <= n <= 1000,
+    ),
     "data_parallel": Field(
         "Training", 0, "devices that share one trial's batch; 0 spreads trials first", **_between(0, 65_536)
     ),

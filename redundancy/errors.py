@@ -24,8 +24,14 @@ class StorageError(UserError):
     """Storage cannot be reached, or refuses, and trying again for some minutes did not help."""
 
 
-class Preempted(BaseException):
-    """This process was asked to end (SIGTERM), and what it had computed is saved. No Exception: nothing may catch it."""
+class Preempted(SystemExit):
+    """This process was asked to end (SIGTERM), and what it had computed is saved: exit code 75, EX_TEMPFAIL of sysexits.h.
+
+    No Exception: nothing may catch it by the way. A program that lets it pass ends with the code.
+    """
+
+    def __init__(self, *_):
+        super().__init__(75)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

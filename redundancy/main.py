@@ -81,7 +81,6 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show stack traces.")
 
 _EXIT_ERROR = 1
 _EXIT_USAGE = 2
-_EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h
 _EXIT_INTERRUPTED = 130
 
 
@@ -324,12 +323,12 @@ def entry(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("redundancy: interrupted; give the same command again to continue.", file=sys.stderr)
         return _EXIT_INTERRUPTED
-    except Preempted:
+    except Preempted as preempted:
         print(
             "redundancy: ended as asked (SIGTERM); what was computed is saved. Give the same command again to continue.",
             file=sys.stderr,
         )
-        return _EXIT_PREEMPTED
+        return preempted.code
     except Exception as error:
         if debug:
             raise
@@ -342,7 +341,7 @@ def command() -> NoReturn:
     """The command line as a whole process."""
     code = entry()
     # Those of JAX would wait for the other processes of a run, which may be gone.
-    if code not in (_EXIT_PREEMPTED, _EXIT_INTERRUPTED) and processes.count() == 1:
+    if code not in (Preempted().code, _EXIT_INTERRUPTED) and processes.count() == 1:
         atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # link and select alone do without all that trains
     from redundancy.experiment import Run
     from redundancy.training.programs import Programs
 
-_KEPT = 2  # checkpoints of a run; the one that is being written comes on top
 _FILE = 4096  # bytes that the smallest file or folder takes on a disk
 # Measured, in bytes: Orbax's own files of a checkpoint, and for each of its arrays; a row group of embeddings, and one of
 # merges; a line of metrics, also in TensorBoard's form; page and figures of a report, and an image on it.
@@ -259,7 +258,9 @@ def _saves(config, steps: int) -> int:
 def _run(work: Work, folder: str, steps: int) -> Need:
     """What a training has still to write into its folder."""
     metrics = Need(0, 9 * _FILE + _LINE * -(-steps // work.config.log_every))
-    return (_checkpoint(work.network) * min(_KEPT, _saves(work.config, steps)) + metrics).without(written(folder))
+    return (
+        _checkpoint(work.network) * min(work.config.checkpoints_kept, _saves(work.config, steps)) + metrics
+    ).without(written(folder))
 
 
 def _embeddings(work: Work, layer: str) -> Need:
@@ -304,7 +305,7 @@ def disk(work: Work) -> tuple[Needs, Need]:
         growing = 0
         for folder, steps in folders.items():
             need = _run(work, folder, steps)
-            growing += need.least > 0 and _saves(config, steps) > _KEPT
+            growing += need.least > 0 and _saves(config, steps) > config.checkpoints_kept
             write("checkpoints", need)
         write("checkpoints", Need(), _checkpoint(network) * min(growing, at_once))
 

@@ -117,6 +117,9 @@ class Workdir:
         recorded = {"config": wanted, "versions": versions()}
         if "config.json" in made and made != {"config.json"}:
             recorded = need_fields(self.config, storage.read_json(self.config), config=dict)
+            # An earlier version, which lacked a field, did what the field's default asks for.
+            defaults = config_lib.to_json(config_lib.defaults())
+            recorded = {**recorded, "config": {**defaults, **recorded["config"]}}
             fields = config_lib.differing(recorded["config"], wanted)
             if not fields:
                 return

@@ -31,15 +31,18 @@ def run(todo: Sequence[ClassTask], finished: Callable[..., None]) -> None:
             _run_large(task, finished)
     small = [task for task in todo if task.num_images < _LARGE]
     # One BLAS thread for each class: the classes fill the cores.
-    with threadpoolctl.threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        pool = concurrent.futures.ThreadPoolExecutor(cores())
         futures = {pool.submit(tasks.link_class, task): task for task in small}
         try:
             for future in concurrent.futures.as_completed(futures):
                 future.result()
                 finished(futures[future])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
+        except BaseException as error:
+            # Who was asked to end ends; an error waits for the classes that are under way, whose files stay.
+            pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
             raise
+        pool.shutdown()
 
 
 def _run_large(task: ClassTask, finished: Callable[..., None]) -> None:

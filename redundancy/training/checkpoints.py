@@ -22,7 +22,6 @@ from redundancy import processes, storage
 from redundancy.config import differing
 from redundancy.errors import WorkdirError
 
-_KEPT = 2
 _SHOWN = 4  # differences that an error shows
 
 
@@ -88,13 +87,13 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Checkpoints:
-    """The checkpoints of one run, in its folder's `checkpoints/`; the newest two are kept.
+    """The checkpoints of one run, in its folder's `checkpoints/`, of which the newest are kept.
 
     A checkpoint is a trial's whole state on the host (parameters, statistics, momentum and step), with a checksum and its
     `Progress`. It is whole or does not count as one. On several processes the first writes, all read.
     """
 
-    def __init__(self, run_folder: str):
+    def __init__(self, run_folder: str, kept: int = 2):
         self._run_folder, self.folder = run_folder, _folder(run_folder)
         self._writes = processes.is_first()
         self._unsaved = None  # step and items that are being written
@@ -108,7 +107,7 @@ class Checkpoints:
             self.folder,
             item_handlers={"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=_KEPT,
+                max_to_keep=kept,
                 create=False,
                 cleanup_tmp_directories=self._writes,
                 multiprocessing_options=alone,

@@ -36,6 +36,7 @@ _FREE = {
     "eval_batch_size",
     "log_every",
     "checkpoint_every",
+    "checkpoints_kept",
     "data_parallel",
     "pack",
     "pack_mode",
@@ -137,7 +138,7 @@ def train_pack(
     config, steps = trainer.config, schedule.steps
     filled = jobs + [jobs[-1]] * (size - len(jobs))
     seeds = np.array([job.seed for job in filled], np.uint32)
-    checkpoints = [Checkpoints(job.folder) for job in jobs]
+    checkpoints = [Checkpoints(job.folder, config.checkpoints_kept) for job in jobs]
     states = [trainer.init_state(job.seed) for job in jobs]
     identities = [identity(config, job, schedule) for job in jobs]
     start, before = common_step(checkpoints) or 0, []
