@@ -29,7 +29,7 @@ FAULTS = (
     "stuck",  # half of the answer's body is sent, then as "stall"
     "truncate",  # half of the answer's body is sent, with its full length in the header, and the connection closed
     "trickle",  # the whole answer, slowly: no failure
-    "damage",  # one byte of an object is another, of which the network knows nothing: in no share
+    "damage",  # one byte of an object is another when it arrives, here or there: a share has none of it
 )
 
 
@@ -203,6 +203,8 @@ class FaultsProxy:
         if fault in ("reset", "stall"):
             _reset(writer)
             return False
+        if fault == "damage" and "/upload/" in request.target:
+            request = dataclasses.replace(request, body=_damaged(request.body))
         listing = self._stale_listing(request)
         if listing is not None:
             status, fields, body = "HTTP/1.1 200 OK", [("Content-Type", "application/json")], listing
@@ -228,8 +230,7 @@ class FaultsProxy:
                 _reset(writer)
             return False
         if fault == "damage" and body and b"Accept-Ranges" in head:
-            middle = len(body) // 2
-            body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+            body = _damaged(body)
         if fault == "trickle":
             await asyncio.sleep(0.2)
             step = max(1, len(body) // 4)
@@ -323,6 +324,11 @@ class FaultsProxy:
         if limit := int(query.get("maxResults", 0)):
             items, prefixes = items[:limit], list(prefixes)[:limit]
         return json.dumps({"kind": "storage#objects", "items": items, "prefixes": list(prefixes)}).encode()
+
+
+def _damaged(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
