@@ -53,7 +53,7 @@ class PatientGCSFileSystem(gcsfs.GCSFileSystem):
         """
         url = urllib.parse.urlsplit(self._format_path(path, args))
         body = data.getbuffer() if hasattr(data, "getbuffer") else data
-        what = _named(url, kwargs.get("prefix"), body)
+        what = _named(url, kwargs.get("prefix") or kwargs.get("name"), body)
         session = "upload_id=" in url.query or "/upload/resumable/" in url.path
         # aiohttp has no timeout for a body that nobody takes.
         size = len(body) if hasattr(body, "__len__") else 0
@@ -85,12 +85,12 @@ class PatientGCSFileSystem(gcsfs.GCSFileSystem):
         return answer
 
 
-def _named(url: urllib.parse.SplitResult, prefix: str | None, body: object) -> str:
-    """gs://BUCKET/NAME of what a request is about, by its URL or the head of its body."""
+def _named(url: urllib.parse.SplitResult, asked: str | None, body: object) -> str:
+    """gs://BUCKET/NAME of what a request is about, by its URL, the name it asks for, or the head of its body."""
     found = re.search("/b/([^/]*)(?:/o/([^/]*))?", url.path)
     if not found:
         return f"{url.scheme}://{url.netloc}"
-    name = urllib.parse.unquote(found[2] or "") or prefix or urllib.parse.parse_qs(url.query).get("name", [""])[0]
+    name = urllib.parse.unquote(found[2] or "") or asked or urllib.parse.parse_qs(url.query).get("name", [""])[0]
     if not name and isinstance(body, bytes | memoryview):
         described = re.search(rb'^\{"name": ("(?:[^"\\]|\\.)*")', body[:4096], re.MULTILINE)
         name = json.loads(described[1]) if described else ""

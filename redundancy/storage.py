@@ -13,7 +13,7 @@ import json
 import os
 import posixpath
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import fsspec
@@ -128,20 +128,25 @@ def create_bytes(path: str, data: bytes) -> bool:
     """
     if is_local(path):
         return _create_local(path, data)
+    return _write_on_condition(path, data, lambda fs, name: upload(fs, name, data, mode="create"))
+
+
+def _write_on_condition(path: str, data: bytes, write: Callable[[fsspec.AbstractFileSystem, str], None]) -> bool:
+    """Whether `write`, which raises FileExistsError where its condition does not hold, wrote `data`."""
     tries = 0
 
-    def create(fs: fsspec.AbstractFileSystem, name: str) -> bool:
+    def attempt(fs: fsspec.AbstractFileSystem, name: str) -> bool:
         nonlocal tries
         tries += 1
         try:
-            upload(fs, name, data, mode="create")
+            write(fs, name)
         except FileExistsError as error:
             # gcs.PerhapsOursError, without importing gcsfs
             perhaps = tries > 1 or type(error) is not FileExistsError
             return perhaps and _read_if_there(path) == data
         return True
 
-    return patiently(path, create)
+    return patiently(path, attempt)
 
 
 def remove_scratch(folder: str) -> list[str]:
@@ -179,7 +184,7 @@ def _create_local(path: str, data: bytes) -> bool:
 
 
 def generation(path: str) -> str | None:
-    """What changes whenever the file is written again, or None where there is none; for `remove_if`."""
+    """What changes whenever the file is written again, or None where there is none; for `remove_if` and `write_if`."""
 
     def look(fs: fsspec.AbstractFileSystem, name: str) -> str:
         if is_gs(path):
@@ -209,11 +214,31 @@ def remove_if(path: str, wanted: str) -> bool:
                 return False
             else:
                 fs.rm_file(name)
-        except (FileNotFoundError, FileExistsError):  # the second is how gcsfs tells of a condition that does not hold
+        except FileNotFoundError:
             return False
+        except FileExistsError as error:  # the condition does not hold; perhaps since a try whose answer got lost
+            return type(error) is not FileExistsError and generation(path) is None
         return True
 
     return patiently(path, delete)
+
+
+def write_if(path: str, wanted: str, data: bytes) -> bool:
+    """Writes a file, of some megabytes at most, if its `generation` still is `wanted`; returns whether it did.
+
+    One step and two, as with `remove_if`; what a lost answer means, as with `create_bytes`.
+    """
+    if not is_gs(path):
+        if generation(path) != wanted:
+            return False
+        write_bytes(path, data)
+        return True
+
+    def write(fs: fsspec.AbstractFileSystem, name: str) -> None:
+        url = fs.url(name).replace("/download/", "/upload/", 1).partition("/o/")[0] + "/o"
+        fs.call("POST", url, uploadType="media", name=name.split("/", 1)[1], ifGenerationMatch=wanted, data=data)
+
+    return _write_on_condition(path, data, write)
 
 
 def _canonical_sha256(value: Any) -> str:

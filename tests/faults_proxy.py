@@ -286,12 +286,15 @@ class FaultsProxy:
         return json.loads(body) if status.split()[1] == "200" else {}
 
     async def _is_other_generation(self, request: Request) -> bool:
-        """Whether a condition of a DELETE does not hold, which the emulator does not look at."""
+        """Whether a condition does not hold of a DELETE or an upload, which the emulator does not look at."""
         where = urllib.parse.urlsplit(request.target)
-        wanted = urllib.parse.parse_qs(where.query).get("ifGenerationMatch")
-        if request.method != "DELETE" or not wanted:
+        query = urllib.parse.parse_qs(where.query)
+        wanted, path = query.get("ifGenerationMatch", ["0"])[0], where.path
+        if wanted == "0" or request.method not in ("DELETE", "POST"):
             return False
-        return (await self._ask(where.path)).get("generation", wanted[0]) != wanted[0]
+        if request.method == "POST":
+            path = path.removeprefix("/upload") + "/" + urllib.parse.quote(query["name"][0], safe="")
+        return (await self._ask(path)).get("generation", "0") != wanted
 
     async def _snapshot(self, request: Request) -> None:
         """Keeps what the bucket holds now, to answer later listings from."""

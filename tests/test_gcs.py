@@ -274,7 +274,7 @@ def test_large_uploads_go_on_after_a_failure_and_are_seen_whole_or_not_at_all(pr
         assert not storage.exists(f"{root}/never")
 
 
-def test_a_file_is_removed_only_as_long_as_it_is_the_one_that_was_seen(proxy, root, tmp_path):
+def test_a_file_is_removed_or_written_only_as_long_as_it_is_the_one_that_was_seen(proxy, root, tmp_path):
     for path in (f"{root}/lease", str(tmp_path / "lease"), "memory://gcs/lease"):
         assert storage.generation(path) is None
         storage.write_bytes(path, b"first")
@@ -286,7 +286,20 @@ def test_a_file_is_removed_only_as_long_as_it_is_the_one_that_was_seen(proxy, ro
         assert storage.remove_if(path, storage.generation(path))
         assert not storage.exists(path)
         assert not storage.remove_if(path, "1")
+        assert storage.create_bytes(path, b"created")
+        seen = storage.generation(path)
+        assert storage.write_if(path, seen, b"renewed")
+        assert not storage.write_if(path, seen, b"late")
+        assert storage.read_bytes(path) == b"renewed"
+        storage.remove(path)
+        assert not storage.write_if(path, seen, b"late")
+        assert not storage.exists(path)
     storage.write_bytes(f"{root}/lease", b"third")
+    proxy.choose = first(1, "lost", method="POST")
+    assert storage.write_if(f"{root}/lease", storage.generation(f"{root}/lease"), b"fourth")
+    proxy.choose = first(10**6, "403", method="POST")
+    with pytest.raises(StorageError, match=f"{root}/lease: refused"):
+        storage.write_if(f"{root}/lease", "1", b"fifth")
     seen = storage.generation(f"{root}/lease")
     proxy.choose = first(1, "lost", method="DELETE")
     assert storage.remove_if(f"{root}/lease", seen)
