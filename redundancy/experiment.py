@@ -269,7 +269,7 @@ def sweep(config, workdir: Workdir, profile: bool = False) -> None:
             finished += len(pack)
             for job, result in zip(jobs, results, strict=True):
                 logging.info("sweep: %s test accuracy %.4f", job.name, result["test_accuracy"])
-    processes.first(lambda: _end(workdir, config, runs))
+    processes.first(lambda: _end(workdir, config, runs, digests))
 
 
 def _begin(workdir: Workdir, config, runs: list[Run], digests: dict[str, str]) -> list[str]:
@@ -292,8 +292,11 @@ def _begin(workdir: Workdir, config, runs: list[Run], digests: dict[str, str]) -
     return [run.name for run in runs]
 
 
-def _end(workdir: Workdir, config, runs: list[Run]) -> None:
+def _end(workdir: Workdir, config, runs: list[Run], digests: dict[str, str]) -> None:
     write_results(workdir, config, runs)
-    write_manifest(
-        workdir.runs, {"runs": [run.name for run in runs], "results_sha256": storage.sha256(workdir.results)}
-    )
+    manifest = {
+        "runs": [run.name for run in runs],
+        "subsets": {run.subset: digests[run.subset] for run in runs if run.subset is not None},
+        "results_sha256": storage.sha256(workdir.results),
+    }
+    write_manifest(workdir.runs, manifest)

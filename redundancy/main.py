@@ -175,7 +175,8 @@ def _check_limits(names: Sequence[str], config, workdir: Workdir) -> None:
 
     left = [name for name in names if not needs.is_finished(config, workdir, name)]
     dataset = shared_dataset(config) if {"train", "embed", "sweep"} & {*left} else None
-    limits.check(config, workdir, dataset, left, cluster=bool(_FLAGS.scheduler))
+    cluster = bool(_FLAGS.scheduler) and not _FLAGS.scheduler.startswith("local")
+    limits.check(config, workdir, dataset, left, cluster)
 
 
 def _run_stages(names: Sequence[str], config, workdir: Workdir) -> None:

@@ -26,8 +26,6 @@ from redundancy.workdir import STAGES, Workdir
 PART, OTHER_PART = "part-00000-of-00002.parquet", "part-00001-of-00002.parquet"
 ADVICE = r"[Dd]elete|[Rr]estore|[Bb]ring|[Uu]se these values|[Rr]un \"redundancy"
 UP_TO_SWEEP = STAGES[:-1]
-_NETWORK = pytest.mark.xfail(reason="embeddings do not tell yet which network made them, but the checkpoint's name")
-_IDS = pytest.mark.xfail(reason="ids.parquet is not compared with ids.json yet")
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +258,6 @@ def test_a_damaged_checkpoint_is_named_or_read_as_it_was(copy, quiet_orbax):
         check_error(error, pathlib.Path(workdir.pretrain, "checkpoints/6"))
 
 
-@_NETWORK
 def test_embeddings_of_another_run_are_not_continued_with(copy, runs):
     config, workdir = copy
     whole = contents(workdir, "embeddings/end/*")
@@ -273,7 +270,7 @@ def test_embeddings_of_another_run_are_not_continued_with(copy, runs):
     assert contents(workdir) == contents(runs[0][1])
 
 
-@pytest.mark.parametrize("name", [pytest.param("embeddings/end", marks=_NETWORK), "merges/end", "subsets"])
+@pytest.mark.parametrize("name", ["embeddings/end", "merges/end", "subsets"])
 @pytest.mark.parametrize("swept", [False, True])
 def test_a_folder_of_another_run_is_refused(copy, runs, name, swept):
     config, workdir = copy
@@ -366,7 +363,6 @@ def test_what_is_exported_is_right_or_nothing_is(imported, tmp_path, name):
             check_error(error, path)
 
 
-@_IDS
 def test_ids_of_another_import_of_the_same_embeddings_are_missed(imported, tmp_path):
     shutil.copytree(imported.root, tmp_path / "w")
     workdir = Workdir(str(tmp_path / "w"))

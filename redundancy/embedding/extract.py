@@ -36,10 +36,9 @@ def embed(config, workdir: Workdir) -> None:
         workdir.check_fingerprint(trained["fingerprint"], dataset.fingerprint, f"{workdir.pretrain}/manifest.json")
     positions, labels = dataset.train.positions, dataset.train.labels
     parts = store.part_positions(positions, config.embedding_parts)
-    identities = {
-        layer: {"layer": layer, "checkpoint": f"pretrain/checkpoints/{step}", "fingerprint": dataset.fingerprint}
-        for layer in layers
-    }
+    # The checkpoint's name is the same in every run; the network's checksum is not.
+    made_by = {"checkpoint": f"pretrain/checkpoints/{step}", "network": trained.get("network")}
+    identities = {layer: {"layer": layer, **made_by, "fingerprint": dataset.fingerprint} for layer in layers}
 
     def done(index):
         return all(store.part_done(workdir.embeddings(layer), index, len(parts), identities[layer]) for layer in layers)

@@ -85,6 +85,12 @@ def read(folder: str) -> tuple[np.ndarray, pa.Array] | None:
             f"{path(folder)} is damaged, or of other embeddings than {folder}. Delete it and give "
             '"redundancy import" with the ids again.'
         )
+    marker = _marker(folder)
+    if storage.exists(marker) and storage.read_json(marker) != {"sha256": storage.parquet_metadata(table)["sha256"]}:
+        raise DataError(
+            f"{path(folder)} holds other ids than {marker} says were imported. Bring the right file back; or delete both "
+            'and give "redundancy import" with the ids again.'
+        )
     return table["position"].to_numpy(), table["id"].combine_chunks()
 
 

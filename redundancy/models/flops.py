@@ -1,5 +1,9 @@
-"""What a network costs by its definition: multiply-adds of one image, and parameters. Nothing is computed."""
+"""What a network costs by its definition: multiply-adds of one image, and parameters. Nothing is computed.
 
+Tracing a deep network takes a second, so what was found of one is remembered.
+"""
+
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -40,6 +44,21 @@ def _forward_pass(model, image_shape: tuple[int, int, int]) -> Iterator:
     return _equations(jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, image).jaxpr)
 
 
+def once(function):
+    """`function` of a network, and of values that tell the rest; what it returned for the same ones before is returned."""
+    known = {}
+
+    @functools.wraps(function)
+    def of_network(model, *rest):
+        key = (repr(model), *rest)  # all fields of the network
+        if key not in known:
+            known[key] = function(model, *rest)
+        return known[key]
+
+    return of_network
+
+
+@once
 def multiply_adds(model, image_shape: tuple[int, int, int]) -> int:
     """Multiply-adds of the convolutions and the classifier in one forward pass of one image.
 
@@ -54,6 +73,7 @@ def multiply_adds(model, image_shape: tuple[int, int, int]) -> int:
     return sum(_multiply_adds(eqn) for eqn in _forward_pass(model, image_shape))
 
 
+@once
 def uses_xla_convolutions(model, image_shape: tuple[int, int, int]) -> bool:
     """Whether a forward pass, in the form that `model` is computed in, has convolutions of XLA's own.
 

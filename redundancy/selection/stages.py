@@ -39,6 +39,13 @@ def _open_store(workdir: Workdir, layer: str) -> EmbeddingStore:
             f"{store.folder} holds embeddings of the layer {store.layer!r}; wanted {layer!r}, as the folder's name says. "
             "Bring the right files back, or make them again."
         )
+    network, trained = store.manifest.get("network"), (read_manifest(workdir.pretrain) or {}).get("network")
+    if None not in (network, trained) and network != trained:
+        raise WorkdirError(
+            f"{store.folder}/manifest.json: these embeddings were made by another network ({network[:12]}…) than the one in "
+            f'{workdir.pretrain} ({trained[:12]}…). Delete {store.folder} and run "redundancy embed" again, or bring the right '
+            "files back."
+        )
     dataset = workdir.dataset_fingerprint()
     if dataset is not None:
         where = storage.join(store.folder, "manifest.json")

@@ -159,6 +159,10 @@ class Checkpoints:
         pending = {name: np.array(values, np.float32) for name, values in about["pending"].items()}
         return Progress(about["of"], about["at"], pending)
 
+    def sha256(self, step: int) -> str:
+        """Checksum of the state of a step, by which what was made with it knows it; raises as `progress`."""
+        return self._about(step)["sha256"]
+
     def _about(self, step: int) -> dict[str, Any]:
         about = self._read(step, about=ocp.args.JsonRestore())["about"]
         kinds = {"sha256": str, "of": dict, "at": dict, "pending": dict}

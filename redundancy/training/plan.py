@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from redundancy import machine
 from redundancy.errors import ConfigError
+from redundancy.models.flops import once
 from redundancy.training.programs import Programs
 
 _SHARE = 0.9  # of a device's memory that may be planned for
@@ -22,10 +23,10 @@ def _bytes(tree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _activations(programs: Programs, images: int) -> int:
+@once
+def _activations(model, images: int, image_shape: tuple[int, int, int], dtype: str) -> int:
     """Bytes that the backward pass needs of the forward pass of that many images."""
-    model = programs.model.clone(bn_group_size=0)  # a share of a batch need not be a multiple of it
-    x = jax.ShapeDtypeStruct((images, *programs.image_shape), jnp.dtype(programs.config.dtype))
+    x = jax.ShapeDtypeStruct((images, *image_shape), jnp.dtype(dtype))
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
 
     def residuals(params, batch_stats, x):
@@ -66,13 +67,14 @@ def estimate(programs: Programs, pack: int, num_images: int) -> dict[str, int]:
     state = jax.eval_shape(programs.init, jax.ShapeDtypeStruct((), jnp.uint32))
     at_once = here if programs.vmap else 1
     together = share if programs.unroll else min(share, config.micro_batch or share)
+    model = programs.model.clone(bn_group_size=0)  # a share of a batch need not be a multiple of it
     kept = _KEPT.get(mesh.devices.flat[0].platform, _KEPT_ELSEWHERE)
     pixels = math.prod(programs.image_shape)
     streamed = 0 if programs.resident else 3 * here * programs.block * share * pixels
     return {
         "images": num_images * pixels + streamed,
         "state": here * (_COPIES * _bytes(state["params"]) + _bytes(state["batch_stats"])),
-        "activations": int(kept * at_once * _activations(programs, together)),
+        "activations": int(kept * at_once * _activations(model, together, programs.image_shape, config.dtype)),
     }
 
 

@@ -5,6 +5,7 @@ from absl import logging
 from redundancy import processes
 from redundancy.data import shared_dataset
 from redundancy.training import schedule as schedule_lib
+from redundancy.training.checkpoints import Checkpoints
 from redundancy.training.loop import PRETRAIN_SEED, Job, train_pack
 from redundancy.training.mesh import make_mesh, pack_size
 from redundancy.training.trainer import Trainer
@@ -32,7 +33,12 @@ def train(config, workdir: Workdir, profile: bool = False) -> None:
     (result,) = train_pack(trainer, [job], pack_size(config, mesh, num_trials=1), schedule, "train", profile)
     logging.info("train: test accuracy %.4f", result["test_accuracy"])
     if processes.is_first():
-        write_manifest(
-            workdir.pretrain,
-            {"step": schedule.steps, "fingerprint": dataset.fingerprint, "test_accuracy": result["test_accuracy"]},
-        )
+        checkpoints = Checkpoints(workdir.pretrain)
+        manifest = {
+            "step": schedule.steps,
+            "network": checkpoints.sha256(schedule.steps),
+            "fingerprint": dataset.fingerprint,
+            "test_accuracy": result["test_accuracy"],
+        }
+        checkpoints.close()
+        write_manifest(workdir.pretrain, manifest)
