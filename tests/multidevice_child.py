@@ -75,6 +75,7 @@ def main(npz):
             devices = jax.devices()[: shape[0] * shape[1]]
             mesh = jax.make_mesh(shape, ("trial", "data"), axis_types=(AxisType.Auto,) * 2, devices=devices)
             trainer = Trainer(config, dataset, mesh)
+            alone = trainer if shape == (1, 1) else alone
             with tempfile.TemporaryDirectory() as folder:
                 kept = (dataset.train.positions, dataset.train.positions[::2])
                 jobs = [Job(f"run{i}", f"{folder}/run{i}", positions, i + 1) for i, positions in enumerate(kept)]
@@ -93,8 +94,7 @@ def main(npz):
                     results = train_pack(looped, jobs, 4, schedule, "looped")
                 out[f"{group} looped"] = [result["test_loss"] for result in results]
                 out[f"{group} collectives"] = collectives(trainer, 2)
-                alone = jax.make_mesh((1, 1), ("trial", "data"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
-                out[f"{group} moved"] = moved(Trainer(config, dataset, alone), trainer, kept, schedule)
+                out[f"{group} moved"] = moved(alone, trainer, kept, schedule)
     auto = {trials: dict(make_mesh(config, trials).shape) for trials in (1, 2, 3, 8, 100)}
     print(json.dumps({**out, "auto": auto}))
 
