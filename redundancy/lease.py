@@ -220,20 +220,26 @@ class Lease:
         self._thread.start()
 
     def _renew(self) -> None:
+        generation = None
         while not self._ended.wait(RENEW_S):
             try:
-                _, content = self._read()
-                if _parse(content).get("token") != self._owner["token"]:
-                    print(
-                        f"redundancy: error: another process has taken {self._root} over, since this one could not renew "
-                        "its lease in time. What was finished is kept; give the same command again when that one has ended.",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-                    os._exit(1)
-                storage.write_bytes(self._path, self._content())
+                # What another process wrote meanwhile is never overwritten.
+                if generation is None or not storage.write_if(self._path, generation, self._content()):
+                    _, content = self._read()
+                    if _parse(content).get("token") != self._owner["token"]:
+                        self._end()
+                generation = storage.generation(self._path)
             except (UserError, OSError) as error:  # the work itself will meet this, and tells it
                 logging.warning("%s: the lease could not be renewed (%s)", self._root, str(error).splitlines()[0])
+
+    def _end(self) -> None:
+        print(
+            f"redundancy: error: another process has taken {self._root} over, since this one could not renew its lease in "
+            "time. What was finished is kept; give the same command again when that one has ended.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
 
 def is_held(root: str, token: str) -> bool:

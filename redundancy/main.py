@@ -258,6 +258,11 @@ class _OwnLines(std_logging.Filter):
         own = str(pathlib.Path(__file__).parent) in record.pathname
         # TFDS warns of its own use of a deprecated attribute at every split it opens.
         noise = "FeatureConnector.dtype" in record.getMessage()
+        # Of Orbax: that a save takes its time, and that it looks for a file which it need not have. Of google-auth: that
+        # this machine is none of Google's, before it looks elsewhere.
+        noise = noise or record.getMessage().startswith(
+            ("Waiting for previous save", "Metadata file does not exist", "Authentication failed using Compute Engine")
+        )
         # What a library logs with its stack trace also reaches us as an exception, which tells it in one line.
         noise = noise or bool(record.exc_info) or record.name == "asyncio"
         return own or (record.levelno >= std_logging.WARNING and not noise)

@@ -268,9 +268,10 @@ def read_manifest(folder: str, **fields: type) -> dict[str, Any] | None:
       DataError: the manifest is no JSON, or lacks one of `fields` with its type.
     """
     path = storage.join(folder, "manifest.json")
-    if not storage.exists(path):
+    try:
+        manifest = need_fields(path, storage.read_json(path), **fields)
+    except FileNotFoundError:
         return None
-    manifest = need_fields(path, storage.read_json(path), **fields)
     for name in fields.keys() & _ENTRIES.keys():
         _check_entries(path, name, manifest[name])
     return manifest

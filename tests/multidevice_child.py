@@ -65,7 +65,7 @@ def moved(first, second, kept, schedule):
 
 
 def main(npz):
-    out = {"devices": jax.device_count()}
+    out, alone = {"devices": jax.device_count()}, None
     for group in (0, 4):
         config = config_lib.resolve({**FIELDS, "dataset": npz, "bn_group_size": group})
         dataset = open_dataset(config)

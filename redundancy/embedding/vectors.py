@@ -202,7 +202,9 @@ class _Parquet:
             raise DataError(f"{path} {problem}; wanted a Parquet file. Check the path.")
         try:
             # So a column is read page by page, else a row group at a time, which may be the whole file.
-            self._file = pq.ParquetFile(storage.open_read(path), buffer_size=1 << 22, pre_buffer=False)
+            self._file = pq.ParquetFile(
+                storage.open_read(path), buffer_size=1 << 22, pre_buffer=False, page_checksum_verification=True
+            )
         except Exception as error:
             raise self._error(error) from error
 

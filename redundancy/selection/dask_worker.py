@@ -28,7 +28,10 @@ def version() -> str:
     """This package's version and a digest of the sources that make merges: two checkouts of one version may differ."""
     root = pathlib.Path(redundancy.__file__).parent
     digest = hashlib.sha256()
-    for path in (*sorted(root.glob("selection/*.py")), root / "embedding/store.py", root / "storage.py"):
+    others = [
+        root / name for name in ("embedding/store.py", "gcs.py", "remote.py", "retries.py", "scratch.py", "storage.py")
+    ]
+    for path in (*sorted(root.glob("selection/*.py")), *others):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return f"{redundancy.__version__}, sources {digest.hexdigest()[:8]}"
 

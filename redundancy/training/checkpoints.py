@@ -20,7 +20,7 @@ from absl import logging
 
 from redundancy import processes, storage
 from redundancy.config import differing
-from redundancy.errors import WorkdirError
+from redundancy.errors import StorageError, WorkdirError
 
 _SHOWN = 4  # differences that an error shows
 
@@ -209,6 +209,8 @@ class Checkpoints:
 
         try:
             return storage.retrying(path, read)
+        except StorageError:
+            raise
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged or foreign checkpoint
             first = (str(error).splitlines() or [""])[0]
             raise self._unusable(path, f"it cannot be restored ({type(error).__name__}: {first[:300]})") from error
@@ -248,6 +250,8 @@ class Checkpoints:
     def _write_errors(self):
         try:
             yield
+        except StorageError:
+            raise
         except Exception as error:  # Orbax and TensorStore raise many kinds, ValueError for a full disk among them
             text = str(error) or type(error).__name__
             full = "No space left" in text or "quota" in text.lower()
