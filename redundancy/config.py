@@ -52,7 +52,7 @@ class Field:
 
 # Bounds are there to tell a slip of the pen before work begins, or before memory ends: no experiment comes near them.
 _MOST = 2**31 - 1  # steps and seeds are int32 on devices
-_MOST_IMAGES = 2**20  # of a batch
+_MOST_IMAGES = 2**24  # of a batch
 _MOST_TRAININGS = 100_000
 _LONGEST = 4096  # characters of a text, as of a path on Linux
 _MOST_SHOWN = 200  # characters of a wrong value in a message

@@ -12,9 +12,10 @@ import time
 import pytest
 
 # Convolutions of XLA, whose compilations the processes share.
-SMOKE = ("--config=configs/digits.py:smoke", "--config.formulation=xla", "--config.steps=8")
+XLA = ("--config=configs/digits.py:smoke", "--config.formulation=xla")
+SMOKE = (*XLA, "--config.steps=8")
 # One training on all devices: many short steps, few lines.
-LONG = (*SMOKE, "--config.steps=400", "--config.warmup_steps=20", "--config.log_every=25", "--config.checkpoint_every=40")
+LONG = (*XLA, "--config.steps=400", "--config.warmup_steps=20", "--config.log_every=25", "--config.checkpoint_every=40")
 HEARTBEAT_S = 10
 
 

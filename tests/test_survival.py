@@ -82,7 +82,9 @@ KEPT = ("test_correct", "test_loss", "images", "steps", "training")
 
 
 def leftovers(workdir):
-    return [str(path) for path in workdir.rglob("*") if path.name.endswith(".tmp") or "orbax-checkpoint-tmp" in path.name]
+    return [
+        str(path) for path in workdir.rglob("*") if path.name.endswith(".tmp") or "orbax-checkpoint-tmp" in path.name
+    ]
 
 
 def last_stage(log):
@@ -108,7 +110,9 @@ def test_killed_at_random_moments_it_ends_with_the_artifacts_of_an_unbroken_run(
     while done < kills or (tmp_path / "w").exists():
         kind = "SIGTERM" if chance.random() < 0.2 else "SIGKILL"
         # Most at a write, a rename or a removal, the others between any two instructions.
-        at = {"event": chance.randint(1, events // 5)} if chance.random() < 0.75 else {"seconds": chance.uniform(0.3, 4)}
+        at = (
+            {"event": chance.randint(1, events // 5)} if chance.random() < 0.75 else {"seconds": chance.uniform(0.3, 4)}
+        )
         status, log, _ = server.run(argv, tmp_path / "w", **(at if done < kills else {}), signal=kind)
         assert status in (0, -9 if kind == "SIGKILL" else 75), (at, kind, log[-3000:])
         assert "Traceback" not in log, log[-3000:]
@@ -123,7 +127,9 @@ def test_killed_at_random_moments_it_ends_with_the_artifacts_of_an_unbroken_run(
         ends += 1
     with capsys.disabled():
         shown = ", ".join(f"{name} {count}" for name, count in sorted(where.items()))
-        print(f"\n{feed}: {done} kills ({shown}); {ends} runs ended, all with the artifacts of the unbroken one", end="")
+        print(
+            f"\n{feed}: {done} kills ({shown}); {ends} runs ended, all with the artifacts of the unbroken one", end=""
+        )
     if kills >= 40:
         assert {name.split()[0] for name in where} >= {"train", "embed", "sweep"}
 

@@ -176,7 +176,10 @@ def _write(workdir: Workdir, html: str, plots: Mapping[str, figures.Plot], input
 
 
 def _is_finished(workdir: Workdir, inputs: Mapping[str, str]) -> bool:
-    """Whether the report there is of these inputs, and whole; one that is not may be written again."""
+    """Whether the report there is of these inputs, and no file is missing; else it may be written again.
+
+    A page that was changed since is left as it is: it is read by people alone, and may be theirs.
+    """
     try:
         manifest = read_manifest(workdir.report, inputs=dict, files=dict)
     except DataError:
@@ -188,9 +191,15 @@ def _is_finished(workdir: Workdir, inputs: Mapping[str, str]) -> bool:
         return False
     for name, sha256 in manifest["files"].items():
         path = storage.join(workdir.report, name)
-        if not storage.exists(path) or storage.sha256(path) != sha256:
-            logging.warning("%s is missing or was changed; the report is written again", path)
+        if not storage.exists(path):
+            logging.warning("%s is missing; the report is written again", path)
             return False
+        if storage.sha256(path) != sha256:
+            logging.warning(
+                "%s was changed since it was written, or is damaged, and is left so; delete %s and run "
+                '"redundancy report" to make it again',
+                path, workdir.report,
+            )  # fmt: skip
     return True
 
 

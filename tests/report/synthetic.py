@@ -64,7 +64,8 @@ def _write_subsets(workdir, config, dataset, group):
             positions, dataset.train.labels, group, kept, np.where(kept, 0, 0.1), {**metadata, "fraction": fraction}
         )
         path = workdir.subset(subset_name("semantic", fraction))
-        files.append({"file": path.rsplit("/", 1)[-1], "sha256": write_subset(path, subset)})
+        shown = {"method": "semantic", "layer": "end", "fraction": fraction, "trial": None}
+        files.append({"file": path.rsplit("/", 1)[-1], "sha256": write_subset(path, subset), **shown})
     write_manifest(workdir.subsets, {"inputs": {}, "files": files})
 
 
