@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"}
 
 
 @pytest.fixture(scope="module")
