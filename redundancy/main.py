@@ -218,7 +218,7 @@ def _main(argv: list[str]) -> int:
     if name in commands.HELP:
         config = _resolved_config() if _CONFIG.value else None
         workdir = Workdir(_WORKDIR.value) if _WORKDIR.value else None
-        with preemption.handling_sigterm(), Lease(workdir.root) if name == "import" else contextlib.nullcontext():
+        with Lease(workdir.root) if name == "import" else contextlib.nullcontext():
             commands.run(name, workdir, config)
         return 0
     for flag, value in (("--config", _CONFIG.value), ("--workdir", _WORKDIR.value)):
@@ -233,8 +233,7 @@ def _main(argv: list[str]) -> int:
     names = STAGES if name == "run" else (name,)
     several = commands.several()
     if several is None:
-        with preemption.handling_sigterm():
-            _run_stages(names, config, workdir)
+        _run_stages(names, config, workdir)
     elif not supervisor.is_child():
         return supervisor.run(sys.argv)
     else:
@@ -319,13 +318,14 @@ def entry(argv: list[str] | None = None) -> int:
         return 0
     debug = "--debug" in argv
     try:
-        rest = _parse(argv)
-        debug = _DEBUG.value
-        _start_logging()
-        if not debug:
-            # Threads and event loops of the libraries print traces of what also reaches this one as an exception.
-            sys.unraisablehook = threading.excepthook = lambda _: None
-        return _main(rest)
+        with preemption.handling_sigterm():
+            rest = _parse(argv)
+            debug = _DEBUG.value
+            _start_logging()
+            if not debug:
+                # Threads and event loops of the libraries print traces of what also reaches this one as an exception.
+                sys.unraisablehook = threading.excepthook = lambda _: None
+            return _main(rest)
     except KeyboardInterrupt:
         print("redundancy: interrupted; give the same command again to continue.", file=sys.stderr)
         return _EXIT_INTERRUPTED

@@ -50,7 +50,8 @@ def _on_sigterm(signum, frame) -> None:
 def handling_sigterm() -> Iterator[None]:
     """SIGTERM raises Preempted in the main thread, or is remembered inside `deferred`; as before afterwards.
 
-    Not for a process of several: there JAX's preemption service waits for SIGTERM and tells the others.
+    A process of several joins the others after this, and from then on JAX's preemption service waits for SIGTERM in place
+    of this, and tells the others.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

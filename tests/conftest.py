@@ -9,7 +9,7 @@ from collections.abc import Iterator
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("EPATH_USE_TF", "false")
-# Most tests wait for compilations of tiny networks. The command line, in processes of its own, is tested as it comes.
+# Most tests wait for compilations of tiny networks. Those in faults/test_survival.py run the programs as they come.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import numpy as np
@@ -55,16 +55,10 @@ def child_env(tmp_path_factory, cache_home) -> dict[str, str]:
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
-
-
-@pytest.fixture(scope="session")
-def quick_env(child_env) -> dict[str, str]:
-    """`child_env` for many short processes: programs are compiled quickly, and are slower."""
-    return {**child_env, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-MESHES = [[1, 1], [1, 2], [1, 4], [1, 8], [2, 4]]
+MESHES = [[1, 1], [1, 4], [1, 8], [2, 4]]
 OF_TWO = [[1, 4], [2, 2]]
 
 
@@ -17,8 +17,8 @@ def command(repo, *arguments):
 
 
 @pytest.fixture(scope="module")
-def one_process(digits_npz, quick_env, repo):
-    environment = {**quick_env, "XLA_FLAGS": quick_env["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"}
+def one_process(digits_npz, child_env, repo):
+    environment = {**child_env, "XLA_FLAGS": child_env["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"}
     child = subprocess.run(
         command(repo, digits_npz, json.dumps(MESHES)), env=environment, capture_output=True, text=True, timeout=500
     )
@@ -27,11 +27,11 @@ def one_process(digits_npz, quick_env, repo):
 
 
 @pytest.fixture(scope="module")
-def two_processes(digits_npz, quick_env, repo):
+def two_processes(digits_npz, child_env, repo):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**quick_env, "XLA_FLAGS": quick_env["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"}
+    environment = {**child_env, "XLA_FLAGS": child_env["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"}
     children = [
         subprocess.Popen(
             command(repo, digits_npz, json.dumps(OF_TWO), 2, index, port),

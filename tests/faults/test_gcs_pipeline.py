@@ -29,11 +29,11 @@ def command(digits_npz):
 
 
 @pytest.fixture(scope="module")
-def local(command, quick_env, repo, tmp_path_factory):
+def local(command, child_env, repo, tmp_path_factory):
     """What must be the same wherever the workdir is: subsets and results of a run in a local folder."""
     workdir = tmp_path_factory.mktemp("local") / "w"
     done = subprocess.run(
-        [*command, f"--workdir={workdir}"], cwd=repo, env=quick_env, capture_output=True, text=True, timeout=300
+        [*command, f"--workdir={workdir}"], cwd=repo, env=child_env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     paths = [*workdir.glob("subsets/*.parquet"), workdir / "results.csv"]
@@ -42,11 +42,11 @@ def local(command, quick_env, repo, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runs(local, command, quick_env, repo):
+def runs(local, command, child_env, repo):
     """Runs on gs:// that go on at the same time, since they wait most of it: by name, Ended."""
 
     def run(name, proxy, upstream):
-        env = {**quick_env, **gcs_emulator.environ(proxy.url), "NO_GCE_CHECK": "true"}
+        env = {**child_env, **gcs_emulator.environ(proxy.url), "NO_GCE_CHECK": "true"}
         if name == "failing":  # so that nobody waits for long where a connection is stalled
             env |= {"REDUNDANCY_STORAGE_TIMEOUT_S": "2", "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "2"}
         started = time.monotonic()

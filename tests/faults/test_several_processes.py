@@ -16,7 +16,7 @@ XLA = ("--config=configs/digits.py:smoke", "--config.formulation=xla")
 SMOKE = (*XLA, "--config.steps=8")
 # One training on all devices: many short steps, few lines.
 LONG = (*XLA, "--config.steps=200", "--config.warmup_steps=20", "--config.log_every=20", "--config.checkpoint_every=25")
-HEARTBEAT_S = 10
+HEARTBEAT_S = 6
 
 
 @contextlib.contextmanager
@@ -70,12 +70,12 @@ def outcome(workdir):
 
 
 @pytest.mark.slow
-def test_four_processes_make_what_one_makes(redundancy, digits_npz, repo, quick_env, tmp_path):
+def test_four_processes_make_what_one_makes(redundancy, digits_npz, repo, child_env, tmp_path):
     few = ("--config.embedding_parts=4", "--config.fractions=0.5", "--config.trials=1")
     arguments = ("run", *SMOKE, f"--config.dataset={digits_npz}", *few)
     alone = redundancy(*arguments, f"--workdir={tmp_path}/alone")
     assert alone.returncode == 0, alone.stderr
-    with started(4, [*arguments, f"--workdir={tmp_path}/w"], repo, quick_env, tmp_path / "logs") as children:
+    with started(4, [*arguments, f"--workdir={tmp_path}/w"], repo, child_env, tmp_path / "logs") as children:
         codes, logs = ended(children, tmp_path / "logs")
     assert codes == [0] * 4, logs
     # Each embeds its own part of the images, and links its own classes; the first alone writes what all share.
@@ -94,13 +94,13 @@ def test_four_processes_make_what_one_makes(redundancy, digits_npz, repo, quick_
 
 @pytest.mark.slow
 def test_stopped_and_killed_in_turn_two_processes_end_with_the_curve_of_an_unbroken_run(
-    digits_npz, repo, quick_env, tmp_path
+    digits_npz, repo, child_env, tmp_path
 ):
     arguments = ["train", *LONG, f"--config.dataset={digits_npz}"]
     logs = tmp_path / "logs"
 
     def pair(workdir):
-        return started(2, [*arguments, f"--workdir={tmp_path / workdir}"], repo, quick_env, logs)
+        return started(2, [*arguments, f"--workdir={tmp_path / workdir}"], repo, child_env, logs)
 
     with pair("unbroken") as children:
         codes, texts = ended(children, logs)
@@ -136,14 +136,14 @@ def test_stopped_and_killed_in_turn_two_processes_end_with_the_curve_of_an_unbro
 
 
 @pytest.mark.slow
-def test_what_one_process_finds_wrong_ends_all_of_them_with_its_message(digits_npz, repo, quick_env, tmp_path):
+def test_what_one_process_finds_wrong_ends_all_of_them_with_its_message(digits_npz, repo, child_env, tmp_path):
     arguments = ["train", *SMOKE, f"--config.dataset={digits_npz}", f"--workdir={tmp_path}/w"]
     logs = tmp_path / "logs"
     for extra, code, message in (
         ("--config.depth=14", 2, "another config. Differing: depth: 8 there, 14 here"),
         (f"--workdir={tmp_path}/other", 1, "other is not the folder that process 0 works in"),
     ):
-        with started(2, arguments, repo, quick_env, logs, extra=(extra,)) as children:
+        with started(2, arguments, repo, child_env, logs, extra=(extra,)) as children:
             codes, texts = ended(children, logs, timeout=60)
         assert codes == [code, code], texts
         assert all(message in text for text in texts), texts

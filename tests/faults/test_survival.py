@@ -14,7 +14,7 @@ import sys
 
 import pytest
 
-KILLS = int(os.environ.get("KILLS", "56"))
+KILLS = int(os.environ.get("KILLS", "52"))
 SEED = int(os.environ.get("KILL_SEED", "1"))
 SMALL = (
     "--config=configs/digits.py:smoke",
@@ -32,7 +32,7 @@ class Server:
     def __init__(self, repo, environment, folder):
         self._folder, self.attempts = folder, 0
         self._server = subprocess.Popen(
-            [sys.executable, repo / "tests" / "survival_server.py"],
+            [sys.executable, repo / "tests" / "faults" / "survival_server.py"],
             cwd=repo,
             env={**environment, "PYTHONPATH": str(repo)},
             stdin=subprocess.PIPE,
@@ -57,7 +57,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(repo, child_env, tmp_path_factory):
-    environment = {**child_env, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = {**child_env, "XLA_FLAGS": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     started = Server(repo, environment, tmp_path_factory.mktemp("logs"))
     yield started
     started.close()
