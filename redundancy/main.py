@@ -184,6 +184,11 @@ def _run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
     lease = Lease(workdir.root)
     watch = processes.Watch(before_end=lease.release)
     watch.start()
+    with preemption.before_end(lease.release):
+        _work(names, config, workdir, lease, watch)
+
+
+def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: processes.Watch) -> None:
     try:
         token = processes.first(lambda: _acquire(lease))
         if not processes.is_first() and not is_held(workdir.root, token):
@@ -330,10 +335,7 @@ def entry(argv: list[str] | None = None) -> int:
         print("redundancy: interrupted; give the same command again to continue.", file=sys.stderr)
         return _EXIT_INTERRUPTED
     except Preempted as preempted:
-        print(
-            "redundancy: ended as asked (SIGTERM); what was computed is saved. Give the same command again to continue.",
-            file=sys.stderr,
-        )
+        print(preemption.MESSAGE, file=sys.stderr)
         return preempted.code
     except Exception as error:
         if debug:
