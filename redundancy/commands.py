@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from absl import flags
 
+from redundancy import processes
 from redundancy.errors import ConfigError
 from redundancy.workdir import STAGES, Workdir
 
@@ -208,7 +209,7 @@ def several() -> Processes | None:
             "--num-processes or --process-id is given without --coordinator=HOST:PORT, process 0's address."
         )
     heartbeat_s = _FLAGS["heartbeat_s"].value
-    if coordinator == "auto":
+    if coordinator == processes.AUTO:
         return Processes(coordinator, None, None, heartbeat_s)
     if not re.fullmatch(r".+:\d{1,5}", coordinator):
         raise ConfigError(f"--coordinator={coordinator}: wanted HOST:PORT, where process 0 can be reached, or auto.")

@@ -141,12 +141,13 @@ class Checkpoints:
             self._manager.save(step, args=items, force=True)
 
     def _finish(self) -> None:
-        """Waits for the save; begins it anew where it fails, for whoever tries again."""
+        """Waits for the save; begins it anew where it fails and may succeed then, for whoever tries again."""
         try:
             self._manager.wait_until_finished()
-        except Exception:
-            self._manager.reload()
-            self._begin()
+        except Exception as error:
+            if storage.is_transient(error):
+                self._manager.reload()
+                self._begin()
             raise
 
     def progress(self, step: int) -> Progress:
