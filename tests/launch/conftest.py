@@ -60,7 +60,11 @@ def gcloud_env(cloud: FakeCloud, tmp_path: pathlib.Path) -> dict[str, str]:
 
 def fake_environment(cloud: FakeCloud, folder: pathlib.Path) -> dict[str, str]:
     binaries = folder / "bin"
-    text = f'#!/bin/sh\nFAKE_GCLOUD_BIN="{binaries}" exec "{sys.executable}" -I -S "{FAKE_GCLOUD}" "$@"\n'
+    # Imported, so that it is compiled once.
+    begin = (
+        f"import sys; sys.path.insert(0, '{FAKE_GCLOUD.parent}'); import fake_gcloud; fake_gcloud.main(sys.argv[1:])"
+    )
+    text = f'#!/bin/sh\nFAKE_GCLOUD_BIN="{binaries}" exec "{sys.executable}" -I -S -c "{begin}" "$@"\n'
     _script(binaries / "gcloud", text)
     for name in ("buckets/" + BUCKET, "home", "hosts"):
         (folder / name).mkdir(parents=True, exist_ok=True)
