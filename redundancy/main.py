@@ -212,7 +212,8 @@ def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: p
         lease.release()
 
 
-def _main(argv: list[str]) -> int:
+def _command(argv: list[str]) -> str:
+    """The command, checked as far as its name and its flags go."""
     known = (*STAGES, "run", *commands.HELP)
     if len(argv) != 2:
         raise ConfigError(f"wanted one stage, got {argv[1:]}; stages: {', '.join(known)}." if argv[1:] else USAGE)
@@ -220,12 +221,11 @@ def _main(argv: list[str]) -> int:
     if name not in known:
         raise ConfigError(f"{name!r} is not a stage.{nearest(name, known)} Stages: {', '.join(known)}.")
     commands.check_flags(name)
-    if name in commands.HELP:
-        config = _resolved_config() if _CONFIG.value else None
-        workdir = Workdir(_WORKDIR.value) if _WORKDIR.value else None
-        with Lease(workdir.root) if name == "import" else contextlib.nullcontext():
-            commands.run(name, workdir, config)
-        return 0
+    return name
+
+
+def _config_of(name: str):
+    """The resolved config of a stage."""
     for flag, value in (("--config", _CONFIG.value), ("--workdir", _WORKDIR.value)):
         if not value:
             raise ConfigError(
@@ -234,6 +234,31 @@ def _main(argv: list[str]) -> int:
     config = _resolved_config()
     if name in _NEED_DATASET:
         config_lib.need_dataset(config, name)
+    return config
+
+
+def check(argv: list[str]) -> int:
+    """Tells what is wrong with a command line and its config, without doing anything; the exit code."""
+    sys.argv = argv = [commands.spelled(arg) for arg in argv]
+    try:
+        name = _command(_parse(argv))
+        if name not in commands.HELP:
+            _config_of(name)
+    except UserError as error:
+        print(f"redundancy: error: {error}", file=sys.stderr)
+        return _EXIT_USAGE
+    return 0
+
+
+def _main(argv: list[str]) -> int:
+    name = _command(argv)
+    if name in commands.HELP:
+        config = _resolved_config() if _CONFIG.value else None
+        workdir = Workdir(_WORKDIR.value) if _WORKDIR.value else None
+        with Lease(workdir.root) if name == "import" else contextlib.nullcontext():
+            commands.run(name, workdir, config)
+        return 0
+    config = _config_of(name)
     workdir = Workdir(_WORKDIR.value)
     names = STAGES if name == "run" else (name,)
     several = commands.several()
