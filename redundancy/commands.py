@@ -133,7 +133,7 @@ flags.DEFINE_string("topology", None, "See redundancy preflight --help.")
 for _name in ("image_size", "classes", "trials"):
     flags.DEFINE_integer(_name, None, "See redundancy preflight --help.", lower_bound=1)
 flags.DEFINE_bool("json", False, "See redundancy preflight --help.")
-flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of a run of several, or auto.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of a run of several; auto, or none.")
 flags.DEFINE_integer("num_processes", None, "Processes of the run, one on each host.", lower_bound=1)
 flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
 flags.DEFINE_integer(
@@ -190,10 +190,14 @@ class Processes:
 def several() -> Processes | None:
     """What the flags, or the variables of JAX's own names, say of a run of several processes; None where it has one.
 
+    Where they say nothing, JAX finds the others on a host of a TPU slice.
+
     Raises:
       ConfigError: something is missing, or does not fit.
     """
     coordinator = _FLAGS["coordinator"].value or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if coordinator == processes.ALONE:
+        return None
     numbers = {}
     for name, variable in (("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID")):
         numbers[name] = _FLAGS[name].value
@@ -204,7 +208,8 @@ def several() -> Processes | None:
     count, number = numbers["num_processes"], numbers["process_id"]
     if coordinator is None:
         if count is None and number is None:
-            return None
+            alone = not processes.on_cloud_tpu()
+            return None if alone else Processes(processes.AUTO, None, None, _FLAGS["heartbeat_s"].value)
         raise ConfigError(
             "--num-processes or --process-id is given without --coordinator=HOST:PORT, process 0's address."
         )
@@ -212,7 +217,9 @@ def several() -> Processes | None:
     if coordinator == processes.AUTO:
         return Processes(coordinator, None, None, heartbeat_s)
     if not re.fullmatch(r".+:\d{1,5}", coordinator):
-        raise ConfigError(f"--coordinator={coordinator}: wanted HOST:PORT, where process 0 can be reached, or auto.")
+        raise ConfigError(
+            f"--coordinator={coordinator}: wanted HOST:PORT, where process 0 can be reached, auto or none."
+        )
     if count is None or number is None:
         raise ConfigError(
             "--coordinator is given; wanted --num-processes and, on each host its own, --process-id, too."

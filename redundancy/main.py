@@ -67,7 +67,8 @@ Beside the way, without training:
   --profile   for train, sweep and run: traces some steps into the first run's folder, profile/, for TensorBoard
               and Perfetto
   --coordinator, --num-processes, --process-id   on every host of a run of several: HOST:PORT of process 0, how many
-              there are, and which this is; or --coordinator=auto alone on Cloud TPU, Slurm or Kubernetes
+              there are, and which this is; or --coordinator=auto alone on Slurm or Kubernetes. On Cloud TPU
+              nothing: the hosts of a slice find each other. --coordinator=none: this process alone
   --debug     shows the stack trace of an error
   --helpfull  the fields of a config, with their meaning and defaults
 
