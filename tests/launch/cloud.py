@@ -166,7 +166,7 @@ class FakeCloud:
         self._scenarios: dict[str, list[Scenario]] = {}
         self._all: dict[tuple[str, str], _Queued] = {}
         self._made: dict[str, int] = {}
-        self._operations = 0
+        self._operations: list[str] = []
         self._lock = threading.RLock()
         cloud = self
 
@@ -318,7 +318,10 @@ class FakeCloud:
             case "DELETE", "queuedResources", True:
                 return self._delete(project, zone, name, force=arguments.get("force", "").lower() == "true")
             case "GET", "operations", True:
-                return {"name": f"projects/{project}/locations/{zone}/operations/{name}", "done": True}
+                path = f"projects/{project}/locations/{zone}/operations/{name}"
+                target = self._operations[int(name.rpartition("-")[2]) - 1]
+                response = {"@type": "type.googleapis.com/google.cloud.tpu.v2.Node", "name": target}
+                return {"name": path, "done": True, "response": response}
             case "GET", "acceleratorTypes", False:
                 prefix = f"projects/{project}/locations/{zone}/acceleratorTypes"
                 kinds = ("v5litepod-8", "v5litepod-16", "v5litepod-32", "v6e-16", "v4-16", "v5p-16")
@@ -359,7 +362,7 @@ class FakeCloud:
             unreachable=dict(scenario.unreachable),
             dropped=dict(scenario.dropped),
         )
-        return scenario.create_error or self._operation(project, zone)
+        return scenario.create_error or self._operation(project, zone, path)
 
     def _describe(self, project: str, zone: str, name: str, poll: bool) -> Json | Error:
         queued = self._all.get((zone, name))
@@ -417,7 +420,7 @@ class FakeCloud:
             queued.deleting_polls = 0
             queued.state, queued.initiator, queued.health = "DELETING", "USER", ""
             queued.node = "DELETING" if queued.node else ""
-        return self._operation(project, zone)
+        return self._operation(project, zone, queued.path)
 
     def _node(self, method: str, project: str, zone: str, name: str, body: Json) -> Json | Error | None:
         name, _, verb = name.partition(":")
@@ -429,9 +432,10 @@ class FakeCloud:
                 text = f"Cloud TPU received a bad request. update is not supported while in state {queued.node}"
                 return Error(400, "INVALID_ARGUMENT", text)
             queued.metadata.update(body.get("metadata", {}))
-            return self._operation(project, zone)
+            return self._operation(project, zone, f"projects/{project}/locations/{zone}/nodes/{name}")
         if verb == "getGuestAttributes":
-            workers = range(self.hosts) if not body.get("workerIds") else [int(body["workerIds"][0])]
+            asked = [int(worker) for worker in body.get("workerIds", []) if worker]
+            workers = asked or range(self.hosts)
             items = [[{"namespace": "hostkeys", "key": "hostname", "value": f"t1v-n-{name}-w-{i}"}] for i in workers]
             return {"guestAttributes": [{"queryPath": "/", "queryValue": {"items": item}} for item in items]}
         return self._node_json(queued) if method == "GET" and not verb else None
@@ -451,9 +455,10 @@ class FakeCloud:
             answer["unreachable"] = list(range(self.hosts))
         return answer
 
-    def _operation(self, project: str, zone: str) -> Json:
-        self._operations += 1
-        name = f"projects/{project}/locations/{zone}/operations/operation-{self._operations}"
+    def _operation(self, project: str, zone: str, on: str) -> Json:
+        """An operation that has begun on what has this name."""
+        self._operations.append(on)
+        name = f"projects/{project}/locations/{zone}/operations/operation-{len(self._operations)}"
         return {"name": name, "metadata": {"@type": "type.googleapis.com/google.cloud.tpu.v2.OperationMetadata"}}
 
     def _queued_json(self, queued: _Queued) -> Json:

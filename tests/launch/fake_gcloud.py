@@ -82,8 +82,15 @@ def request(command: list[str], method: str, path: str, body: object = None) -> 
         )
     if answer.status >= 400:
         error = json.loads(data)["error"]
-        raise Failure(f"{error['status']}: {error['message']}")
+        raise Failure(f"{error['status']}: {error['message']}{who() if answer.status in (401, 403, 404) else ''}")
     return json.loads(data)
+
+
+def who() -> str:
+    """What gcloud adds to errors that may have to do with the account."""
+    if account := os.environ.get("FAKE_GCLOUD_ACCOUNT"):
+        return f". This command is authenticated as {account} which is the active account specified by the [core/account] property"
+    return ". This command is unauthenticated because the [auth/disable_credentials] property is True"
 
 
 def show(value: object) -> None:
@@ -426,9 +433,10 @@ def cp(command: list[str], words: list[str]) -> None:
         if not buckets.matching(args.source):
             raise Failure(f"{OBJECTS_NOT_FOUND}\n{args.source}")
         target = pathlib.Path(args.target)
-        shutil.copyfile(
-            buckets.path(args.source), target / args.source.rpartition("/")[2] if target.is_dir() else target
-        )
+        if target.is_dir():
+            target /= args.source.rpartition("/")[2]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(buckets.path(args.source), target)
 
 
 def ls(command: list[str], words: list[str]) -> None:

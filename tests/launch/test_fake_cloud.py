@@ -78,7 +78,7 @@ def error(done):
     """The error's text without the command's name."""
     assert done.returncode == 1
     first = next(line for line in done.stderr.splitlines() if line.startswith("ERROR: "))
-    return first.partition(") ")[2]
+    return first.partition(") ")[2].partition(". This command is")[0]
 
 
 def test_a_queued_resource_moves_by_one_step_for_each_poll(cloud, slices):
