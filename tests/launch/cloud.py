@@ -47,6 +47,7 @@ RESERVATION = Error(
 )
 DENIED = Error(403, "PERMISSION_DENIED", "Permission 'tpu.queuedResources.create' denied on 'projects/p/locations/z'")
 INVALID = Error(400, "INVALID_ARGUMENT", "Cloud TPU received a bad request. The accelerator type is not known")
+EXISTS = Error(409, "ALREADY_EXISTS", "Resource already exists")
 UNAVAILABLE = Error(503, "UNAVAILABLE", "The service is currently unavailable.")
 
 
@@ -58,7 +59,8 @@ class Scenario:
 
     Attributes:
       create_error: the answer to the create; nothing is made then, but see `made`.
-      made: the queued resource was made, although the create was answered by `create_error`.
+      made: the queued resource was made, although the create was answered by `create_error`: by UNAVAILABLE, or by
+        EXISTS where gcloud repeats its request after an answer that was lost.
       creating: polls that find the state CREATING; then for as many
       waiting: WAITING_FOR_RESOURCES, then for as many
       provisioning: PROVISIONING, and then ACTIVE.
@@ -293,7 +295,7 @@ class FakeCloud:
                 result = self._tpu(method, project, zone, kind, name, arguments, body, command)
             elif match := re.fullmatch(r"/fake/ssh/([^/]+)/([^/]+)", path):
                 zone, name = match[1], match[2]
-                result = self._quirks(zone, name)
+                result = self._quirks(zone, name, counts=method == "POST")
             if result is None:
                 result = Error(501, "UNIMPLEMENTED", f"the fake cloud has no {method} {target}")
             code = result.code if isinstance(result, Error) else 200
@@ -358,7 +360,7 @@ class FakeCloud:
             next(subnet for subnet in range(256) if subnet not in taken),
             number,
             known=scenario.create_error is None,
-            doubtful=scenario.create_error is not None,
+            doubtful=scenario.create_error is not None and scenario.create_error.code >= 500,
             unreachable=dict(scenario.unreachable),
             dropped=dict(scenario.dropped),
         )
@@ -440,19 +442,21 @@ class FakeCloud:
             return {"guestAttributes": [{"queryPath": "/", "queryValue": {"items": item}} for item in items]}
         return self._node_json(queued) if method == "GET" and not verb else None
 
-    def _quirks(self, zone: str, name: str) -> Json:
-        """What goes wrong with the ssh command that asks: the numbers of the workers in question."""
+    def _quirks(self, zone: str, name: str, counts: bool) -> Json:
+        """What goes wrong with the ssh command that asks: the numbers of the workers in question.
+
+        Args:
+          counts: this is the beginning of a command, and not another attempt to connect.
+        """
         queued = self._all.get((zone, name))
+        if queued is None or queued.node != "READY":
+            return {"unreachable": list(range(self.hosts)), "dropped": []}
         answer: Json = {"unreachable": [], "dropped": []}
-        if queued is None:
-            return answer
         for kind, left in (("unreachable", queued.unreachable), ("dropped", queued.dropped)):
             for worker, times in left.items():
-                if times > 0:
+                if times > 0 and counts:
                     left[worker] -= 1
                     answer[kind].append(worker)
-        if queued.node != "READY":
-            answer["unreachable"] = list(range(self.hosts))
         return answer
 
     def _operation(self, project: str, zone: str, on: str) -> Json:

@@ -4,7 +4,7 @@ It knows no other flags than those in use, and says what the real one says. Its 
   CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU: where the cloud is, as for the real one.
   CLOUDSDK_CORE_PROJECT: what `config get project` prints, as for the real one.
   FAKE_GCLOUD_ACCOUNT: what `auth list` prints.
-  FAKE_GCLOUD_BUCKETS: the folder that holds gs://, one folder for each bucket.
+  FAKE_GCLOUD_BUCKETS: the folder that holds gs://, one folder for each bucket. While it has a file ".down", storage fails.
   FAKE_GCLOUD_HOSTS: the folder of the machines' homes, NAME/worker-I.
   FAKE_GCLOUD_HOST_ENV: more environment variables for the machines, as JSON.
 """
@@ -235,11 +235,11 @@ def ssh(command: list[str], words: list[str]) -> None:
         f"Using ssh batch size of 64. Attempting to SSH into {nodes} nodes with a total of {len(workers)} workers.",
         file=sys.stderr,
     )
-    quirks = request(command, "GET", f"fake/ssh/{args.zone}/{args.name}")
+    quirks = request(command, "POST", f"fake/ssh/{args.zone}/{args.name}")
     codes = [0] * len(workers)
 
     def connect(place: int) -> None:
-        codes[place] = on_worker(args.name, workers[place], args.command, quirks)
+        codes[place] = on_worker(args, workers[place], quirks)
 
     threads = [threading.Thread(target=connect, args=(place,)) for place in range(len(workers))]
     for thread in threads:
@@ -278,22 +278,24 @@ def reachable(node: dict[str, Any], wanted: str) -> list[int]:
     return workers
 
 
-def on_worker(name: str, worker: int, command: str, quirks: dict[str, list[int]]) -> int:
+def on_worker(args: argparse.Namespace, worker: int, quirks: dict[str, list[int]]) -> int:
     """Runs the command on one worker, again where the connection seems to have failed; returns the exit status."""
+    code = 255
     for attempt in range(SSH_ATTEMPTS):
         print(f"SSH: Attempting to connect to worker {worker}...", file=sys.stderr)
-        if worker in quirks["unreachable"]:
+        if attempt:
+            lost = request(["compute", "tpus", "queued-resources", "ssh"], "GET", f"fake/ssh/{args.zone}/{args.name}")
+        if worker in quirks["unreachable"] or (attempt and worker in lost["unreachable"]):
             print(f"ssh: connect to host 127.0.0.{10 + worker} port 22: Connection timed out", file=sys.stderr)
-            code = 255
         else:
-            done = run_on_host(name, worker, command)
-            code = done.returncode if done.returncode >= 0 else 128 - done.returncode
+            done = run_on_host(args.name, worker, args.command)
             if worker in quirks["dropped"] and attempt == 0:
                 print(f"client_loop: send disconnect: Broken pipe (worker {worker})", file=sys.stderr)
-                code = 255
             else:
                 os.write(1, done.stdout)
                 os.write(2, done.stderr)
+                # ssh has no exit status where a signal ended the command.
+                code = done.returncode if done.returncode >= 0 else 255
         if code != 255:
             break
         print("Retrying: SSH command error: [/usr/bin/ssh] exited with return code [255].", file=sys.stderr)
@@ -334,6 +336,8 @@ def run_on_host(name: str, worker: int, command: str) -> subprocess.CompletedPro
 @contextlib.contextmanager
 def generations(root: pathlib.Path) -> Iterator[dict[str, int]]:
     """The objects' generations by URI, saved at the end. One process at a time is in here, and so in the buckets."""
+    if (root / ".down").exists():
+        raise Failure("HTTPError 503: Service Unavailable")
     with open(root / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         file = root / ".generations.json"

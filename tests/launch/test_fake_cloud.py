@@ -1,5 +1,6 @@
 """The fakes do what they say. What they share with the real gcloud is checked in test_real_gcloud.py."""
 
+import concurrent.futures
 import json
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import time
 
 import pytest
 
-from tests.launch.cloud import CAPACITY, QUOTA, UNAVAILABLE, FakeCloud, Resource, Scenario
+from tests.launch.cloud import CAPACITY, EXISTS, QUOTA, UNAVAILABLE, FakeCloud, Resource, Scenario
 
 PLACE = ("--project=p", "--zone=z-a")
 CREATE = (
@@ -245,9 +246,38 @@ def test_a_preemption_with_notice_sends_sigterm_first(cloud, slices, tmp_path):
     assert cloud.processes("run-0", 1) == []
 
 
-def test_signal_numbers_come_back_as_bash_has_them(cloud, slices):
+def test_a_command_that_a_signal_ended_is_run_again(cloud, slices, tmp_path):
     slices.active()
-    assert slices.ssh("kill -9 $$", worker="1").returncode == 128 + signal.SIGKILL
+    assert slices.ssh("echo x >> ran; kill -9 $$", worker="1").returncode == 255
+    assert (tmp_path / "hosts/run-0/worker-1/ran").read_text() == "x\n" * 3
+
+
+def test_a_command_is_not_run_again_on_a_machine_that_was_lost(cloud, slices, tmp_path):
+    slices.active()
+    home = tmp_path / "hosts/run-0/worker-0"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        running = pool.submit(slices.ssh, "echo x >> ran; sleep 600")
+        deadline = time.monotonic() + 10
+        while not (home / "ran").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        cloud.preempt("run-0")
+        assert running.result().returncode == 255
+    assert (home / "ran").read_text() == "x\n"
+
+
+def test_a_create_that_was_repeated_says_that_it_exists(cloud, slices):
+    cloud.script("run-0", Scenario(create_error=EXISTS, made=True))
+    assert error(slices.create()).startswith("ALREADY_EXISTS")
+    assert slices.state() == "WAITING_FOR_RESOURCES"
+    assert cloud.violations == []
+
+
+def test_a_storage_outage(gcloud, tmp_path):
+    down = tmp_path / "buckets/.down"
+    down.touch()
+    assert error(gcloud("storage", "cat", "gs://bucket/x")) == "HTTPError 503: Service Unavailable"
+    down.unlink()
+    assert "matched no objects" in error(gcloud("storage", "cat", "gs://bucket/x"))
 
 
 def test_objects(gcloud, tmp_path):
