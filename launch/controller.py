@@ -236,6 +236,8 @@ def decide(record: Record, sight: Sight, policy: Policy) -> Action:
         return Wait(f"the cloud does not answer: {sight.resource.message}".rstrip(": "))
     if last is not None and last.outcome is None:
         return _within(last, sight, policy)
+    if state is State.ABSENT and last is not None and last.refusals and sight.now - last.ended < policy.appear_s:
+        return Wait("a request that was not answered, and may have been taken")
     if (end := _end(record, sight, policy)) is not None:
         if state is State.ABSENT:
             return end

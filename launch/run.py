@@ -163,7 +163,7 @@ class Run:
                 "began": time.time(),
             }
             self.ledger.records = [Record(self.name(index)) for index in range(self.spec.slices)]
-        self._adopt(mine)
+        self._adopt()
         self.bundle = bundle_lib.make(HERE.parent)
         self.ledger.save()
 
@@ -176,18 +176,14 @@ class Run:
         if any(record.end is None for record in self.ledger.records):
             self.ledger.head["began"] = time.time()
 
-    def _adopt(self, mine: str) -> None:
+    def _adopt(self) -> None:
         """Takes over slices that exist and that the record does not tell of."""
         for resource in self.slices.existing():
             for index, record in enumerate(self.ledger.records):
                 known = record.last is not None and record.last.zone == resource.zone
                 if resource.name != record.name or known:
                     continue
-                if resource.labels.get("hash") != mine or resource.labels.get("owner") != owner():
-                    raise WorkdirError(
-                        f"there is a slice {resource.name} in {resource.zone} of owner {resource.labels.get('owner')}, with "
-                        f"another command: choose another --config.run, or delete it ({self.how_to_delete(resource)})."
-                    )
+                self._check_ours(resource)
                 if record.last is not None and record.last.outcome is None:
                     raise WorkdirError(
                         f"there are two slices {record.name}, in {record.last.zone} and {resource.zone}."
@@ -195,6 +191,14 @@ class Run:
                 now, number = time.time(), record.last.number + 1 if record.last else 1
                 attempt = Attempt(number, resource.zone, now, created=now)
                 self.ledger.records[index] = dataclasses.replace(record, attempts=(*record.attempts, attempt), end=None)
+
+    def _check_ours(self, resource: Resource) -> None:
+        found = resource.labels
+        if (found.get("hash"), found.get("owner")) != (fingerprint(self.spec, self.command), owner()):
+            raise WorkdirError(
+                f"there is a slice {resource.name} in {resource.zone}, of owner {found.get('owner')} and with another "
+                f"command: choose another --config.run, or delete it ({self.how_to_delete(resource)})."
+            )
 
     def how_to_delete(self, resource: Resource) -> str:
         if self.spec.backend == "local":
@@ -216,6 +220,8 @@ class Run:
     def step(self, index: int) -> None:
         """One look at a slice, and what follows from it."""
         resource = self.slices.describe(self.name(index), self.zone(index))
+        if resource.state not in (State.ABSENT, State.UNKNOWN):
+            self._check_ours(resource)
         self._update(index, controller.seen(self.ledger.records[index], resource, time.time()))
         sight = self._look(index, resource)
         while True:
@@ -429,7 +435,7 @@ class Run:
                     continue
             if set(range(resource.hosts)) <= acks.keys():
                 break
-            time.sleep(min(5.0, self.spec.poll_s))
+            time.sleep(self.spec.poll_s)
         return acks, _ACK.sub("", said)
 
     # By hand.
