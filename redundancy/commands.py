@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from redundancy import processes
+from redundancy import parts, processes
 from redundancy.errors import ConfigError
 from redundancy.workdir import STAGES, Workdir
 
@@ -112,6 +112,7 @@ _COMMANDS = {
     "process_id": (*STAGES, "run"),
     "heartbeat_s": (*STAGES, "run"),
     "profile": ("train", "sweep", "run"),
+    "part": ("sweep",),
     "topology": ("preflight",),
     "image_size": ("preflight",),
     "classes": ("preflight",),
@@ -128,6 +129,7 @@ flags.DEFINE_enum("method", None, ["semantic", "random"], "See redundancy export
 flags.DEFINE_integer("trial", None, "See redundancy export --help.", lower_bound=0)
 flags.DEFINE_bool("dropped", False, "See redundancy export --help.")
 flags.DEFINE_bool("profile", False, "Trace some steps of the first training.")
+flags.DEFINE_string("part", None, "I/N: part I, from 0, of a sweep that N machines share.")
 flags.DEFINE_bool("overwrite", False, "See redundancy export --help.")
 flags.DEFINE_string("topology", None, "See redundancy preflight --help.")
 for _name in ("image_size", "classes", "trials"):
@@ -167,6 +169,7 @@ def check_flags(command: str) -> None:
             raise ConfigError(f'--{name} is missing; for example "{_EXAMPLES[command]}".')
     if _FLAGS["scheduler"].value:
         _check_scheduler(_FLAGS["scheduler"].value)
+    part()
 
 
 def _check_scheduler(address: str) -> None:
@@ -229,6 +232,16 @@ def several() -> Processes | None:
             f"--process-id={number}, but there are {count} processes (--num-processes); wanted 0…{count - 1}."
         )
     return Processes(coordinator, count, number, heartbeat_s) if count > 1 else None
+
+
+def part() -> parts.Part | None:
+    """The part of a sweep that --part names.
+
+    Raises:
+      ConfigError: it names none.
+    """
+    given = _FLAGS["part"].value
+    return None if given is None else parts.parse(given)
 
 
 def engine() -> Callable:
