@@ -5,13 +5,14 @@ set -eu
 bundle=$1
 sha=$2
 shift 2
+echo LAUNCH-HERE
 trees="$HOME/.launch/trees"
 if [ ! -d "$trees/$sha" ]; then
     mkdir -p "$trees"
     part=$(mktemp -d "$trees/.part-XXXXXX")
     trap 'rm -rf "$part"' EXIT
     case "$bundle" in
-        gs://*) gcloud storage cp --quiet "$bundle" "$part/bundle.tar.gz" ;;
+        gs://*) gcloud storage cp "$bundle" "$part/bundle.tar.gz" ;;
         *) cp "$bundle" "$part/bundle.tar.gz" ;;
     esac
     echo "$sha  $part/bundle.tar.gz" | sha256sum --check --quiet

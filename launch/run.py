@@ -23,9 +23,10 @@ from redundancy.errors import UserError, WorkdirError
 
 HERE = pathlib.Path(__file__).resolve().parent
 _ACK = re.compile(r"LAUNCH-ACK (\{.*\})")
+_HERE = "LAUNCH-HERE"  # what a host says that was reached
 _START_S, _START_TRIES = 300.0, 3
 _SAY_S = 60.0
-_LAST_S = 300.0  # of the budget, kept for saving and for the deletion
+_LAST_S, _LEAST_S = 300.0, 60.0  # of the budget, kept for saving and for the deletion; what the program has at least
 _FOREVER = 1e12
 
 
@@ -384,7 +385,7 @@ class Run:
             "mirror": self.files.uri(self.folder(index, attempt)),
             "mirror_s": spec.mirror_s,
             "setup": None if local else ["bash", "launch/setup_worker.sh", spec.python, ",".join(spec.extras)],
-            "expires": time.time() + max(60.0, left - _LAST_S) if math.isfinite(left) else _FOREVER,
+            "expires": time.time() + max(_LEAST_S, left - _LAST_S) if math.isfinite(left) else _FOREVER,
             "idle_s": spec.idle_minutes * 60,
             "delete": delete_argv(Gcloud(spec.project), name, zone) if spec.self_delete and not local else None,
             "devices": [] if local else list(spec.devices),
@@ -412,8 +413,10 @@ class Run:
             return self._close(index, "refused", f"host {wrong[0]['worker']}: {wrong[0]['message']}")
         missing = sorted(set(range(resource.hosts)) - acks.keys())
         if missing or not resource.hosts:
-            last = "\n".join(said.strip().splitlines()[-5:])
-            return self._close(index, "preempted", f"hosts {missing} did not start the program: {last}")
+            # A host that was reached, and did not get as far as that, will not do so on another slice either.
+            outcome = "failed" if _HERE in said else "preempted"
+            last = "\n".join(said.replace(_HERE, "").strip().splitlines()[-5:])
+            return self._close(index, outcome, f"hosts {missing} did not start the program: {last}")
         self._update(index, controller.started(self.ledger.records[index], time.time(), self.bundle.sha256))
 
     def _ask(self, index: int, argv: Sequence[str], resource: Resource) -> tuple[dict[int, dict], str]:

@@ -37,7 +37,7 @@ def fetch(uri):
 def put(path, uri):
     """Copies a file to the bucket, whole or not at all."""
     if uri.startswith("gs://"):
-        argv = ["gcloud", "storage", "cp", "--quiet", path, uri]
+        argv = ["gcloud", "storage", "cp", path, uri]
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode != 0:
             raise OSError("{} cannot be written: {}".format(uri, done.stdout.decode(errors="replace").strip()[-500:]))

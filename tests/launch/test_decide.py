@@ -157,9 +157,9 @@ class Cloud:
         if not self.answered:
             self.wrong.append("created without knowing what exists")
         self.slices[zone] = {"state": State.WAITING, "labels": dict(labels), "ready": True}
-        if fault == "late":
+        if fault in ("late", "lost and late"):
             self.hidden[zone] = self.clock.now + 60
-        if fault == "lost":
+        if fault in ("lost", "lost and late"):
             raise CloudError("unavailable", "no answer")
         if fault == "crash":
             raise Crash
@@ -281,7 +281,7 @@ class Histories(RuleBasedStateMachine):
             else:
                 each["ready"] = False
 
-    @rule(fault=st.sampled_from(["capacity", "unavailable", "lost", "late", "crash", "permission"]))
+    @rule(fault=st.sampled_from(["capacity", "unavailable", "lost", "late", "lost and late", "crash", "permission"]))
     def the_next_request_goes_wrong(self, fault):
         self.cloud.faults["create"] = fault
 
