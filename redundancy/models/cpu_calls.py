@@ -2,7 +2,9 @@
 
 import ctypes
 import functools
+import hashlib
 import os
+import pathlib
 import re
 import threading
 
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 import llvmlite
 from llvmlite import binding, ir
 
-from redundancy.models import cpu_kernels, cpu_objects
+from redundancy.models import cpu_handler, cpu_kernels, cpu_objects
 from redundancy.models.cpu_handler import handler, interface_version
 from redundancy.models.cpu_kernels import Shape, lanes
 
@@ -56,11 +58,24 @@ def _text(kind: str, shape: Shape, wide: bool) -> str:
     return text
 
 
-def _identity(text: str) -> str:
+@functools.cache
+def _writers() -> str:
+    """Checksum of the files that write kernels. With the rest of `_identity` it stands for their text, which takes long."""
+    digest = hashlib.sha256()
+    for path in (__file__, cpu_kernels.__file__, cpu_handler.__file__):
+        digest.update(hashlib.sha256(pathlib.Path(path).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _identity(kind: str, shape: Shape, wide: bool) -> str:
     """All that object code depends on."""
-    processor = (binding.get_process_triple(), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
-    compiler = (llvmlite.__version__, *map(str, binding.llvm_version_info), str(_LEVEL))
-    return "\n".join((*processor, *compiler, text))
+    return repr(
+        (
+            *(kind, shape, wide, _writers(), interface_version()),
+            *(binding.get_process_triple(), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()),
+            *(llvmlite.__version__, binding.llvm_version_info),
+        )
+    )
 
 
 def _object(text: str) -> bytes:
@@ -85,8 +100,8 @@ def _loaded(code: bytes) -> binding.ExecutionEngine:
 
 def _compiled(kind: str, shape: Shape) -> int:
     """The address of a handler."""
-    text = _text(kind, shape, _machine()[1])
-    code = cpu_objects.kept(_identity(text), lambda: _object(text))
+    _, wide = _machine()
+    code = cpu_objects.kept(_identity(kind, shape, wide), lambda: _object(_text(kind, shape, wide)))
     return _loaded(code).get_function_address("handler")
 
 

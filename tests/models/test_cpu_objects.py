@@ -94,21 +94,20 @@ def test_a_damaged_file_is_compiled_anew(folder, made, damage):
 
 
 @pytest.mark.parametrize(
-    ("what", "other"),
+    ("where", "what", "other"),
     [
-        ("get_host_cpu_name", "znver1"),
-        ("get_host_cpu_features", {"avx2": True}),
-        ("get_process_triple", "aarch64-unknown-linux-gnu"),
-        ("llvm_version_info", (1, 0, 0)),
+        (binding, "get_host_cpu_name", lambda: "znver1"),
+        (binding, "get_host_cpu_features", lambda: binding.FeatureMap({"avx2": True})),
+        (binding, "get_process_triple", lambda: "aarch64-unknown-linux-gnu"),
+        (binding, "llvm_version_info", (1, 0, 0)),
+        (cpu_calls, "interface_version", lambda: 99),
+        (cpu_calls, "_writers", lambda: "of another version"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_another_processor_or_compiler_has_kernels_of_its_own(folder, made, monkeypatch, what, other):
+def test_another_processor_compiler_or_version_has_kernels_of_its_own(folder, made, monkeypatch, where, what, other):
     first = result()  # the processor that is compiled for is known from here on
-    if isinstance(other, dict):
-        features = binding.FeatureMap(other)
-        monkeypatch.setattr(binding, what, lambda: features)
-    else:
-        monkeypatch.setattr(binding, what, other if isinstance(other, tuple) else lambda: other)
+    monkeypatch.setattr(where, what, other)
     assert result() == first
     assert [len(made), len(list(folder.iterdir()))] == [2, 2]
 
