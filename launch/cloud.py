@@ -293,7 +293,7 @@ class GcsFiles:
     def names(self, path: str) -> list[str]:
         """Names in a folder."""
         try:
-            found = self._gcloud.run(["gcloud", "storage", "ls", self.uri(path) + "/"]).decode()
+            found = self._gcloud.run(["gcloud", "storage", "ls", self.uri(path).rstrip("/") + "/"]).decode()
         except CloudError as error:
             if error.kind == "missing":
                 return []

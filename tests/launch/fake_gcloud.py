@@ -98,7 +98,8 @@ def show(value: object) -> None:
 
 
 def place(parser: Parser) -> None:
-    parser.add_argument("--project", required=True)
+    project = os.environ.get("CLOUDSDK_CORE_PROJECT")
+    parser.add_argument("--project", default=project, required=project is None)
     parser.add_argument("--zone", required=True)
 
 
@@ -451,7 +452,7 @@ def ls(command: list[str], words: list[str]) -> None:
         buckets = Buckets(held)
         found = buckets.matching(args.uri) if buckets.path(args.uri) else []
         if not found:
-            prefix = args.uri.rstrip("/") + "/"
+            prefix = args.uri if args.uri.endswith("/") else args.uri + "/"
             under = [uri.removeprefix(prefix) for uri in buckets.uris(args.uri) if uri.startswith(prefix)]
             # A folder once, by its first part and a slash.
             found = sorted({prefix + "".join(rest.partition("/")[:2]) for rest in under})

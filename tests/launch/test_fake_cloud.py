@@ -315,7 +315,7 @@ def test_only_one_of_many_writers_makes_an_object(gcloud, gcloud_env):
     [
         ("compute", "tpus", "queued-resources", "create", "n", *PLACE, "--node-id=n", *CREATE, "--foo=1"),
         ("compute", "tpus", "queued-resources", "create", "n", *PLACE, "--node-id=n", *CREATE, "--reserved"),
-        ("compute", "tpus", "queued-resources", "describe", "n", "--zone=z", "--format=json"),
+        ("compute", "tpus", "queued-resources", "describe", "n", "--project=p", "--format=json"),
         ("compute", "tpus", "queued-resources", "frob"),
         ("compute", "tpus", "tpu-vm", "delete", "n", *PLACE),
         ("storage", "rm", "gs://bucket/a"),

@@ -1,15 +1,24 @@
-"""The contract with gcloud: the installed program accepts our command lines, and the fake one answers them alike.
+"""The contract with gcloud: the installed program takes every command line that launch/ gives, and the fake one answers alike.
 
-Both run the same commands against a fake cloud of their own. Storage is an emulator for the real one. It ignores the
-condition of a resumable upload, in which Cloud Storage and gcloud agree; a small proxy before it looks at that.
+launch's own functions are driven, with the real program and with the fake one, each against a fake cloud of its own; what
+they hand to gcloud is recorded. Storage is an emulator for the real one. It ignores the condition of a resumable upload, in
+which Cloud Storage and gcloud agree; a small proxy before it looks at that.
 """
 
 import concurrent.futures
 import contextlib
+import dataclasses
+import functools
+import hashlib
 import http.server
+import inspect
+import io
 import json
+import pathlib
 import re
+import runpy
 import subprocess
+import tarfile
 import threading
 import urllib.error
 import urllib.parse
@@ -19,152 +28,63 @@ from typing import NamedTuple
 
 import pytest
 
+from launch import __main__ as command_line
+from launch import run as run_lib
+from launch import spec as spec_lib
+from launch import worker
+from launch.cloud import CloudError, Gcloud, GcsFiles, QueuedResources
+from launch.controller import Resource, State
+from launch.spec import Spec
 from tests import gcs_emulator
-from tests.launch import cloud, conftest
+from tests.launch import cloud, conftest, fake_gcloud
 from tests.launch.cloud import FakeCloud, Scenario
 
-QUEUED = ("compute", "tpus", "queued-resources")
-PLACE = ("--project=p", "--zone=z-a")
-SHAPE = ("--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite")
-REST = (
-    "--valid-until-duration=21600s",
-    "--labels=k=v,k2=v2",
-    "--scopes=https://www.googleapis.com/auth/cloud-platform",
-)
-FULL = ("--service-account=sa@p.iam.gserviceaccount.com", "--network=n", "--subnetwork=s", "--internal-ips")
-KEEP_ALIVE = (
-    "--ssh-flag=-oServerAliveInterval=15",
-    "--ssh-flag=-oServerAliveCountMax=4",
-    "--ssh-flag=-oConnectTimeout=20",
-)
+CONFIGS = pathlib.Path(command_line.__file__).with_name("configs")
+COMMAND = ["select", "--workdir=gs://bucket/w"]
+ZONE = "us-central1-a"
 # Quotes, blanks, a newline and what a shell would expand.
-COMMAND = "printf '%s|' \"two  blanks\" '$HOME' \"it's\" '' 'a\nb'; echo worker $TPU_WORKER_ID"
+QUOTED = ["two  blanks", "$HOME", "it's", "", "a\nb", "`id`", '"', "*"]
+PROGRAM = "import json, os, sys; print('LAUNCH-ACK', json.dumps([os.environ['TPU_WORKER_ID'], *sys.argv[1:]]))"
 
 
-def create(name: str, *kind: str) -> tuple[str, ...]:
-    return (*QUEUED, "create", name, *PLACE, *SHAPE, f"--node-id={name}", *kind, *REST, "--async", "--quiet")
+@functools.cache
+def spec(config: str, **changes: object) -> Spec:
+    """The spec of a config that launch ships."""
+    made = runpy.run_path(str(CONFIGS / f"{config}.py"))["get_config"]()
+    made.update({"run": "r", "project": "p", "bucket": "gs://bucket", "budget_chip_hours": 9.0, **changes})
+    made.zones = (ZONE,)
+    return spec_lib.resolve(made)
 
 
-def describe(name: str) -> tuple[str, ...]:
-    return (*QUEUED, "describe", name, *PLACE, "--format=json")
-
-
-def node(name: str) -> tuple[str, ...]:
-    return ("compute", "tpus", "tpu-vm", "describe", name, *PLACE, "--format=json")
-
-
-def delete(name: str) -> tuple[str, ...]:
-    return (*QUEUED, "delete", name, *PLACE, "--force", "--async", "--quiet")
-
-
-def ssh(name: str, command: str, worker: str = "all", *route: str) -> tuple[str, ...]:
-    flags = ("--node=all", f"--worker={worker}", "--batch-size=all", "--quiet", *route, *KEEP_ALIVE)
-    return (*QUEUED, "ssh", name, *PLACE, *flags, f"--command={command}")
-
-
-LIST = (*QUEUED, "list", "--project=p", "--zone=-", "--format=json")
-TYPES = ("compute", "tpus", "accelerator-types", "list", *PLACE, "--format=json")
-VERSIONS = ("compute", "tpus", "tpu-vm", "versions", "list", *PLACE, "--format=json")
-
-
-class Step(NamedTuple):
-    """A command that both programs run.
-
-    Attributes:
-      label: the test's name, and the key of the result.
-      words: the command line after `gcloud`; "{G}" stands for the generation that the last `describe` printed.
-      expected: what the error's text begins with, "" where the command succeeds.
-      content: on standard input.
-      before: done with the cloud beforehand.
-    """
-
-    label: str
-    words: tuple[str, ...]
-    expected: str = ""
-    content: str | None = None
-    before: Callable[[FakeCloud], None] | None = None
-
-
-SCENARIOS = {
-    "n": Scenario(waiting=1, provisioning=1, deleting=1),
-    "full": Scenario(create_error=cloud.CAPACITY),
-    "denied": Scenario(create_error=cloud.DENIED),
-    "reserved": Scenario(create_error=cloud.RESERVATION),
-    "failed": Scenario(waiting=0, provisioning=0, failed=cloud.CAPACITY),
+SPECS = {
+    "v5e": spec("v5e_spot"),
+    "v4": spec("v4_spot"),
+    "v6e": spec("v6e"),
+    "all": spec(
+        "v5e_spot",
+        spot=False,
+        reserved=True,
+        service_account="sa@p.iam.gserviceaccount.com",
+        network="n",
+        subnetwork="s",
+        internal_ips=True,
+        wait_hours=0.5,
+    ),
 }
 
-TPU_STEPS = [
-    Step("no list", LIST),
-    Step("describe nothing", describe("n"), "NOT_FOUND: Resource 'projects/p/locations/z-a/queuedResources/n'"),
-    Step("create", create("n", "--spot")),
-    Step("create again", create("n", "--spot"), "ALREADY_EXISTS: "),
-    Step("waiting", describe("n")),
-    Step("no node", node("n"), "NOT_FOUND: Resource 'projects/p/locations/z-a/nodes/n'"),
-    Step("provisioning", describe("n")),
-    Step("node is being made", node("n")),
-    Step("active", describe("n")),
-    Step("node", node("n")),
-    Step("create reserved", create("m", "--reserved", *FULL)),
-    Step("list", LIST),
-    Step("ssh", ssh("n", COMMAND)),
-    Step("ssh to some", ssh("n", COMMAND, "1,3", "--tunnel-through-iap")),
-    Step("ssh to one", ssh("n", "exit 7", "1"), "exit status 7"),
-    Step("ssh fails on some", ssh("n", 'test "$TPU_WORKER_ID" = 0 || exit 9'), "exit status 9"),
-    Step("ssh fails beyond the number", ssh("n", "test $TPU_WORKER_ID = 1", "1,3")),
-    Step("suspended", describe("n"), before=lambda it: it.preempt("n")),
-    Step("node preempted", node("n")),
-    Step("ssh to a preempted node", ssh("n", COMMAND)),
-    Step("delete", delete("n")),
-    Step("deleting", describe("n")),
-    Step("deleted", describe("n"), "NOT_FOUND: "),
-    Step("delete nothing", delete("n"), "NOT_FOUND: "),
-    Step("no capacity", create("full", "--spot"), "RESOURCE_EXHAUSTED: There is no more capacity"),
-    Step("denied", create("denied"), "PERMISSION_DENIED: "),
-    Step("no reservation", create("reserved", "--reserved"), "FAILED_PRECONDITION: Insufficient reserved capacity"),
-    Step("create to fail", create("failed", "--spot")),
-    Step("failed", describe("failed")),
-    Step("accelerator types", TYPES),
-    Step("versions", VERSIONS),
-    Step("project", ("config", "get", "project")),
-    Step("account", ("auth", "list", "--filter=status:ACTIVE", "--format=value(account)")),
-]
 
-URI = f"gs://{gcs_emulator.BUCKET}/launch/r"
-GENERATION = ("storage", "objects", "describe", f"{URI}/lease", "--format=value(generation)")
-LOCATION = "--format=value(location)"
+class Call(NamedTuple):
+    """A command that launch gave to gcloud, and what became of it."""
 
-STORAGE_STEPS = [
-    Step("cat nothing", ("storage", "cat", f"{URI}/lease"), "The following URLs matched no objects or files:"),
-    Step("no generation", GENERATION, "gs://bucket/launch%2Fr%2Flease not found: 404."),
-    Step("upload new", ("storage", "cp", "--if-generation-match=0", "-", f"{URI}/lease"), content="one"),
-    Step("upload new again", ("storage", "cp", "--if-generation-match=0", "-", f"{URI}/lease"), "HTTPError 412", "two"),
-    Step("generation", GENERATION),
-    Step("upload over it", ("storage", "cp", "--if-generation-match={G}", "-", f"{URI}/lease"), content="three"),
-    Step("upload too late", ("storage", "cp", "--if-generation-match={G}", "-", f"{URI}/lease"), "HTTPError 412", "4"),
-    Step("cat", ("storage", "cat", f"{URI}/lease")),
-    Step("upload", ("storage", "cp", "-", f"{URI}/host-1.json"), content='{"worker": 1}'),
-    Step("upload a file", ("storage", "cp", "{F}/local", f"{URI}/host-0.json")),
-    Step(
-        "upload no file", ("storage", "cp", "{F}/none", f"{URI}/x"), "The following URLs matched no objects or files:"
-    ),
-    Step("cat some", ("storage", "cat", f"{URI}/none", f"{URI}/host-*.json"), "The following URLs matched no objects"),
-    Step("download", ("storage", "cp", f"{URI}/host-0.json", "{F}/new/down")),
-    Step(
-        "download nothing", ("storage", "cp", f"{URI}/none", "{F}/x"), "The following URLs matched no objects or files:"
-    ),
-    Step("ls", ("storage", "ls", "gs://bucket/launch/")),
-    Step("ls objects", ("storage", "ls", f"{URI}/")),
-    Step("ls nothing", ("storage", "ls", f"{URI}/none"), "One or more URLs matched no objects."),
-    Step("location", ("storage", "buckets", "describe", "gs://bucket", LOCATION)),
-    Step("no bucket", ("storage", "buckets", "describe", "gs://none", LOCATION), "gs://none not found: 404."),
-    Step("cat in no bucket", ("storage", "cat", "gs://none/x"), "gs://none not found: 404."),
-]
-
-
-class Result(NamedTuple):
+    words: tuple[str, ...]
     code: int
     out: str
     err: str
+
+    @property
+    def command(self) -> str:
+        """Its name, as the fake program calls it."""
+        return next(name for name in fake_gcloud.COMMANDS if " ".join(self.words).startswith(f"{name} "))
 
     @property
     def error(self) -> str:
@@ -173,24 +93,233 @@ class Result(NamedTuple):
         return found[1].strip() if found else ""
 
 
-def run(words: tuple[str, ...], env: dict[str, str], content: str | None = None) -> Result:
-    stdin = {"input": content} if content is not None else {"stdin": subprocess.DEVNULL}
-    done = subprocess.run(["gcloud", *words], env=env, capture_output=True, text=True, timeout=120, **stdin)
-    return Result(done.returncode, done.stdout, done.stderr)
+class Result(NamedTuple):
+    """Of a step: what launch made of it, or the kind of its error; and the commands it gave."""
+
+    value: object
+    calls: list[Call]
 
 
-def run_all(steps: list[Step], env: dict[str, str], cloud: FakeCloud, folder) -> dict[str, Result]:
-    (folder / "local").write_text('{"worker": 0}')
-    results: dict[str, Result] = {}
-    generation = ""
-    for step in steps:
-        if step.before is not None:
-            step.before(cloud)
-        words = tuple(word.replace("{G}", generation).replace("{F}", str(folder)) for word in step.words)
-        results[step.label] = result = run(words, env, step.content)
-        if step.label == "generation":
-            generation = result.out.strip()
-    return results
+class Program:
+    """One of the two programs: its environment, its cloud, and the results of the steps, by label."""
+
+    def __init__(self, env: dict[str, str], cloud: FakeCloud, folder: pathlib.Path, labels: dict[str, dict[str, str]]):
+        self.env, self.cloud, self.folder, self.labels = env, cloud, folder, labels
+        self.files = GcsFiles(f"gs://{gcs_emulator.BUCKET}/launch", Gcloud("p"))
+        self.said: list[str] = []
+        self.generation = 0
+        self.results: dict[str, Result] = {}
+        (folder / "local").parent.mkdir(parents=True, exist_ok=True)
+        (folder / "local").write_text('{"worker": 0}\n')
+
+    def slices(self, which: str = "v5e") -> QueuedResources:
+        return QueuedResources(SPECS[which], Gcloud("p"))
+
+    def create(self, name: str, which: str = "v5e") -> None:
+        self.slices(which).create(name, ZONE, self.labels[which])
+
+    def describe(self, name: str) -> Resource:
+        return self.slices().describe(name, ZONE)
+
+    def execute(self, name: str, argv: list[str], workers: tuple[int, ...] = (), which: str = "v5e") -> list[object]:
+        """What the workers acknowledged."""
+        said = self.slices(which).execute(name, ZONE, argv, workers, 120)
+        return sorted(json.loads(line) for line in re.findall(r"^LAUNCH-ACK (.*)", said, re.M))
+
+    def bootstrap(self) -> tuple[list[str], bytes]:
+        """The command that starts a program on the hosts, and the code that it fetches."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+            entry = tarfile.TarInfo("launch/worker.py")
+            entry.size = len(PROGRAM)
+            archive.addfile(entry, io.BytesIO(PROGRAM.encode()))
+        sha256 = hashlib.sha256(packed.getvalue()).hexdigest()
+        return run_lib.Run(SPECS["v5e"], COMMAND).bootstrap("start", 0, 1, sha256), packed.getvalue()
+
+    def start(self, name: str) -> list[object]:
+        """A start on the hosts, with the code in a file of theirs."""
+        argv, code = self.bootstrap()
+        (self.folder / "code").write_bytes(code)
+        return self.execute(name, [str(self.folder / "code") if word.endswith(".tar.gz") else word for word in argv])
+
+    def start_here(self) -> str:
+        """What a host does at a start, with the code in the bucket."""
+        argv, code = self.bootstrap()
+        self.files.write(argv[4].removeprefix(self.files.uri("")), code)
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+    def remember(self) -> bool:
+        self.generation = self.files.generation("r/run.json")
+        return self.generation > 0
+
+    def preflight(self) -> list[str]:
+        command_line.preflight(dataclasses.replace(SPECS["v5e"], project=""), COMMAND)
+        return [line for line in self.said if not line.startswith(("code", "ssh key"))]  # what is of this machine
+
+
+_HERE = threading.local()
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """While it lasts, what a step runs is run in the program's environment, and recorded."""
+    run = subprocess.run
+
+    def recorded(argv, **options):
+        program = getattr(_HERE, "program", None)
+        if program is None:
+            return run(argv, **options)
+        done = run(argv, env=program.env, **options)
+        if argv[0] == "gcloud":
+            out, err = ((text or b"").decode() for text in (done.stdout, done.stderr))
+            if options.get("stderr") == subprocess.STDOUT:
+                out, err = "", out
+            _HERE.calls.append(Call(tuple(argv[1:]), done.returncode, out, err))
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "run", recorded)
+        patch.setattr(command_line, "say", lambda text: _HERE.program.said.append(text))
+        yield
+
+
+class Step(NamedTuple):
+    """Something that launch does, with both programs.
+
+    Attributes:
+      label: the test's name, and the key of the result.
+      act: what it does.
+      expected: what it returns, or the kind of the CloudError that it raises.
+      error: what the error's text of the last command begins with, "" where that command succeeds.
+      before: done with the cloud beforehand.
+    """
+
+    label: str
+    act: Callable[[Program], object]
+    expected: object = None
+    error: str = ""
+    before: Callable[[FakeCloud], None] | None = None
+
+
+SCENARIOS = {
+    "full": Scenario(create_error=cloud.CAPACITY),
+    "denied": Scenario(create_error=cloud.DENIED),
+    "reserved": Scenario(create_error=cloud.RESERVATION),
+    "invalid": Scenario(create_error=cloud.INVALID),
+    "failed": Scenario(waiting=0, provisioning=0, failed=cloud.CAPACITY),
+}
+
+
+def creates(name: str, which: str = "v5e") -> Callable[[Program], object]:
+    return lambda it: it.create(name, which)
+
+
+def sees(name: str) -> Callable[[Program], object]:
+    """The state, whether the hosts are ready, and how many there are."""
+
+    def act(it: Program) -> object:
+        found = it.describe(name)
+        assert found.state is State.ABSENT or found.state is State.UNKNOWN or found.labels in ({}, it.labels["v5e"])
+        return found.state, found.ready, found.hosts, found.message
+
+    return act
+
+
+WAITING = (State.WAITING, True, 0, "")
+PRINT = ["python3", "-c", f"import sys; sys.argv[1:1] = []; {PROGRAM}", *QUOTED]
+
+TPU_STEPS = [
+    Step("nothing exists", lambda it: it.slices().existing(), []),
+    Step("absent", sees("n"), (State.ABSENT, True, 0, ""), "NOT_FOUND: Resource 'projects/p/locations/"),
+    Step("create", creates("n")),
+    Step("create again", creates("n"), None, "ALREADY_EXISTS: "),
+    Step("waiting", sees("n"), WAITING),
+    Step("provisioning", sees("n"), WAITING),
+    Step("active", sees("n"), (State.ACTIVE, True, 2, "")),
+    Step("create v4", creates("v4", "v4")),
+    Step("create v6e", creates("v6e", "v6e")),
+    Step("create with all flags", creates("all", "all")),
+    Step(
+        "existing",
+        lambda it: [(each.name, each.zone, each.state, dict(each.labels)) for each in it.slices().existing()]
+        == [("n", ZONE, State.ACTIVE, it.labels["v5e"]), *((k, ZONE, State.WAITING, it.labels[k]) for k in ("v4", "v6e", "all"))],
+        True,
+    ),
+    Step("start", lambda it: it.start("n"), [[str(i), "start", "gs://bucket/launch/r/slice-0/attempt-1/job.json", "1"] for i in (0, 1)]),
+    Step("to one host, through IAP", lambda it: it.execute("n", PRINT, (1,), "all"), [["1", *QUOTED]]),
+    Step("no node", sees("n"), (State.ACTIVE, False, 0, "node MISSING, HEALTHY"), "NOT_FOUND: ", lambda it: it.change("n", node="")),
+    Step("lost", sees("n"), (State.BROKEN, True, 0, "SUSPENDED"), before=lambda it: it.change("n", state="SUSPENDED", node="PREEMPTED")),
+    Step("to a lost slice", lambda it: it.execute("n", PRINT), []),
+    Step("node lost", sees("n"), (State.ACTIVE, False, 2, "node PREEMPTED, HEALTHY"), before=lambda it: it.change("n", state="ACTIVE", health="")),
+    Step("delete", lambda it: it.slices().delete("n", ZONE)),
+    Step("deleting", sees("n"), (State.DELETING, True, 0, "")),
+    Step("delete nothing", lambda it: it.slices().delete("no", ZONE), None, "NOT_FOUND: "),
+    Step("no capacity", creates("full"), "capacity", "RESOURCE_EXHAUSTED: There is no more capacity"),
+    Step("denied", creates("denied"), "permission", "PERMISSION_DENIED: "),
+    Step("no reservation", creates("reserved", "all"), "capacity", "FAILED_PRECONDITION: Insufficient reserved capacity"),
+    Step("invalid", creates("invalid"), "invalid", "INVALID_ARGUMENT: "),
+    Step("create to fail", creates("failed")),
+    Step("failed", sees("failed"), (State.BROKEN, True, 0, cloud.CAPACITY.message)),
+]  # fmt: skip
+
+NO_OBJECTS = "The following URLs matched no objects or files:"
+STORAGE_STEPS = [
+    Step(
+        "preflight",
+        Program.preflight,
+        [
+            "account        FAILED: nobody is logged in. Wanted: gcloud auth login",
+            "project        p",
+            f"{ZONE}  v5litepod-16",
+            f"{ZONE}  v2-alpha-tpuv5-lite",
+            "bucket         in the region of the zones",
+            "not ready",
+        ],
+    ),
+    Step(
+        "no bucket",
+        lambda it: command_line._region_note(dataclasses.replace(SPECS["v5e"], bucket="gs://none")),
+        "where gs://none is could not be found out: ERROR: (gcloud.storage.buckets.describe) gs://none not found: 404.",
+        "gs://none not found: 404.",
+    ),
+    Step("read nothing", lambda it: it.files.read("r/run.json"), None, NO_OBJECTS),
+    Step("no generation", Program.remember, False, "gs://bucket/launch%2Fr%2Frun.json not found: 404."),
+    Step("write the first", lambda it: it.files.write("r/run.json", b"one", it.generation)),
+    Step("write too late", lambda it: it.files.write("r/run.json", b"two", it.generation), "changed", "HTTPError 412"),
+    Step("generation", Program.remember, True),
+    Step("write the next", lambda it: it.files.write("r/run.json", b"three", it.generation)),
+    Step("and too late", lambda it: it.files.write("r/run.json", b"four", it.generation), "changed", "HTTPError 412"),
+    Step("read", lambda it: it.files.read("r/run.json"), b"three"),
+    Step("write", lambda it: it.files.write("r/host-1.json", b'{"worker": 1}\n')),
+    Step("put", lambda it: worker.put(f"{it.folder}/local", it.files.uri("r/host-0.json"))),
+    Step("fetch", lambda it: worker.fetch(it.files.uri("r/host-0.json")), b'{"worker": 0}\n'),
+    Step("lines", lambda it: it.files.lines("r/host-*.json"), [b'{"worker": 0}', b'{"worker": 1}']),
+    Step("no lines", lambda it: it.files.lines("x/host-*.json"), [], NO_OBJECTS),
+    Step("names", lambda it: it.files.names("r"), ["host-0.json", "host-1.json", "run.json"]),
+    Step("no names", lambda it: it.files.names("x"), [], "One or more URLs matched no objects."),
+    Step("folders", lambda it: it.files.names(""), ["r"]),
+    Step(
+        "start with the code in the bucket",
+        Program.start_here,
+        'LAUNCH-HERE\nLAUNCH-ACK ["9", "start", "gs://bucket/launch/r/slice-0/attempt-1/job.json", "1"]\n',
+    ),
+]
+
+
+def run_all(steps: list[Step], program: Program) -> None:
+    _HERE.program = program
+    try:
+        for step in steps:
+            if step.before is not None:
+                step.before(program.cloud)
+            _HERE.calls = calls = []
+            try:
+                value = step.act(program)
+            except CloudError as error:
+                value = error.kind
+            program.results[step.label] = Result(value, calls)
+    finally:
+        _HERE.program = None
 
 
 @contextlib.contextmanager
@@ -254,22 +383,13 @@ def emulator_with_conditions() -> Iterator[str]:
         proxy.server_close()
 
 
-class Both(NamedTuple):
-    """The results of all steps, by label, and the requests that reached each cloud."""
-
-    real: dict[str, Result]
-    fake: dict[str, Result]
-    real_log: list[cloud.Request]
-    fake_log: list[cloud.Request]
-    outage: Result
-
-
 @pytest.fixture(scope="module")
-def both(tmp_path_factory) -> Iterator[Both]:
+def both(tmp_path_factory) -> Iterator[tuple[Program, Program]]:
     """Runs everything at once: a call of the real program takes a second, one that meets an outage half a minute."""
     folder = tmp_path_factory.mktemp("contract")
+    labels = {name: run_lib.Run(each, COMMAND).labels(0) for name, each in SPECS.items()}
     with contextlib.ExitStack() as stack:
-        clouds = [stack.enter_context(FakeCloud(hosts=4, homes=folder / "hosts")) for _ in range(3)]
+        clouds = [stack.enter_context(FakeCloud(hosts=2, homes=folder / "hosts")) for _ in range(3)]
         for each in clouds:
             for name, scenario in SCENARIOS.items():
                 each.script(name, scenario)
@@ -279,97 +399,80 @@ def both(tmp_path_factory) -> Iterator[Both]:
         real_env["CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE"] = f"{storage_url}/storage/v1/"
         fake_env = conftest.fake_environment(fake_cloud, folder)
         del fake_env["FAKE_GCLOUD_ACCOUNT"]  # the real one has none here
-        sick_env = {**real_env, "CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU": sick_cloud.url}
+        for env in (real_env, fake_env):
+            env["TPU_WORKER_ID"] = "9"
         sick_cloud.script("n", Scenario(errors=range(1, 100)))
-        assert run(create("n"), {**fake_env, "CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU": sick_cloud.url}).code == 0
-        folders = [folder / "real-files", folder / "real-objects", folder / "fake-files"]
-        for each in folders:
-            each.mkdir()
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            outage = pool.submit(run, describe("n"), sick_env)
-            real = pool.submit(run_all, TPU_STEPS, real_env, real_cloud, folders[0])
-            real_storage = pool.submit(run_all, STORAGE_STEPS, real_env, real_cloud, folders[1])
-            fake = run_all(TPU_STEPS + STORAGE_STEPS, fake_env, fake_cloud, folders[2])
-        results = real.result() | real_storage.result()
-        yield Both(results, fake, real_cloud.log, fake_cloud.log, outage.result())
+        sick_env = {"CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU": sick_cloud.url}
+        stack.enter_context(recording())
+        real = Program(real_env, real_cloud, folder / "real", labels)
+        fake = Program(fake_env, fake_cloud, folder / "fake", labels)
+        sick = [Program(env | sick_env, sick_cloud, folder / "sick", labels) for env in (fake_env, real_env)]
+        outage = [Step("outage", lambda it: it.describe("n"))]
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            pool.submit(run_all, [Step("create", creates("n")), *outage], sick[0]).result()
+            work = [(TPU_STEPS, real), (STORAGE_STEPS, real), (outage, sick[1]), (TPU_STEPS + STORAGE_STEPS, fake)]
+            for done in [pool.submit(run_all, *each) for each in work]:
+                done.result()
+        real.results["outage"], fake.results["outage"] = (each.results["outage"] for each in reversed(sick))
+        yield real, fake
 
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("step", TPU_STEPS + STORAGE_STEPS, ids=lambda step: step.label)
-def test_both_programs_answer_alike(both, step):
-    real, fake = both.real[step.label], both.fake[step.label]
-    assert real.code == fake.code, real.err
-    assert read(step, real.out) == read(step, fake.out)
-    if step.expected.startswith("exit status"):
-        assert real.code == int(step.expected.split()[-1])
-    elif step.expected:
-        assert real.code == 1
-        assert real.error.startswith(step.expected)
-        assert real.error.replace("real-objects", "fake-files") == fake.error
-    else:
-        assert real.code == 0, real.err
+def test_launch_gets_what_it_wants_and_both_programs_answer_alike(both, step):
+    real, fake = (program.results[step.label] for program in both)
+    assert real.value == step.expected, real.calls
+    assert fake.value == step.expected, fake.calls
+    assert real.calls[-1].error.startswith(step.error)
+    assert bool(real.calls[-1].error) == bool(step.error)
+    for one, other in zip(real.calls, fake.calls, strict=True):
+        assert one.code == other.code, one.err
+        assert one.error == other.error
+        assert read(one) == read(other)
 
 
-def read(step: Step, out: str) -> object:
+def read(call: Call) -> object:
     """The output in a form that does not depend on the time, nor on which worker was the first."""
-    if step.label == "generation":
-        return bool(re.fullmatch(r"\d+\n", out))
-    if "--format=json" in step.words:
-        shown = json.loads(out) if out else {}
+    if call.words[-1] == "--format=value(generation)":
+        return bool(re.fullmatch(r"\d+\n", call.out))
+    if "--format=json" in call.words:
+        shown = json.loads(call.out) if call.out else {}
         if isinstance(shown, dict):
             shown.pop("metadata", None)  # the real one's ssh leaves a key there
         return shown
-    return sorted(out.splitlines()) if "ssh" in step.words else out
-
-
-def test_what_is_read_from_the_output_is_there(both):
-    waiting, active = json.loads(both.real["waiting"].out), json.loads(both.real["active"].out)
-    assert waiting["state"]["state"] == "WAITING_FOR_RESOURCES"
-    assert active["state"]["state"] == "ACTIVE"
-    assert [spec["node"]["labels"] for spec in active["tpu"]["nodeSpec"]] == [{"k": "v", "k2": "v2"}]
-    ready = json.loads(both.real["node"].out)
-    assert (ready["state"], ready["health"]) == ("READY", "HEALTHY")
-    assert [end["ipAddress"] for end in ready["networkEndpoints"]] == [f"127.0.0.{10 + worker}" for worker in range(4)]
-    assert len(json.loads(both.real["list"].out)) == 2
-    failed = json.loads(both.real["failed"].out)["state"]
-    assert failed["failedData"]["error"]["code"] == 8
+    return sorted(call.out.splitlines()) if "ssh" in call.words else call.out
 
 
 def test_both_programs_send_the_same_requests(both):
     """ssh aside, whose real one also leaves a key and asks for host names."""
-
-    def without_ssh(log):
-        return [entry for entry in log if entry.command and "ssh" not in entry.command]
-
-    assert without_ssh(both.real_log) == without_ssh(both.fake_log)
+    real, fake = (sorted(each for each in it.cloud.log if each.command and "ssh" not in each.command) for it in both)
+    assert real == fake
 
 
-def test_commands_reach_the_workers_byte_for_byte(both):
-    quoted = "two  blanks|$HOME|it's||a\nb|worker "
-    assert sorted(both.real["ssh"].out) == sorted("".join(f"{quoted}{worker}\n" for worker in range(4)))
-    assert sorted(both.real["ssh to some"].out) == sorted("".join(f"{quoted}{worker}\n" for worker in (1, 3)))
+def test_nothing_that_launch_and_the_fake_program_know_was_left_out(both):
+    """The other tests cannot give a command or a flag that the real program was not asked to take."""
+    calls = [call for result in both[0].results.values() for call in result.calls]
+    assert {call.command for call in calls} == set(fake_gcloud.COMMANDS)
+    given = {(call.command, word.partition("=")[0]) for call in calls for word in call.words if word.startswith("--")}
+    source = inspect.getsource(fake_gcloud)
+    assert {flag for _, flag in given} == set(re.findall(r'"(--[a-z-]+)"', source)) - {"--"}
+    assert {call.command for call in calls if call.code > 1} == set()
 
 
-@pytest.mark.parametrize("which", ["real", "fake"])
-def test_ssh_hides_failures(both, which):
-    results = getattr(both, which)
-    beyond, lost = results["ssh fails beyond the number"], results["ssh to a preempted node"]
-    assert beyond.code == lost.code == 0
-    assert "IndexError" in beyond.err
-    assert "with a total of 0 workers" in lost.err
-    assert "Traceback" in lost.err
+def test_ssh_hides_that_it_reached_nobody(both):
+    for program in both:
+        [call] = program.results["to a lost slice"].calls
+        assert call.code == 0
+        assert "with a total of 0 workers" in call.err
+        assert "Traceback" in call.err
 
 
-def test_an_outage_is_no_status_word_but_an_http_error(both, tmp_path):
-    with FakeCloud() as sick:
-        sick.script("n", Scenario(errors=range(1, 100)))
-        env = conftest.fake_environment(sick, tmp_path)
-        run(create("n"), env)
-        fake = run(describe("n"), env)
-    for result in (both.outage, fake):
-        assert result.code == 1
-        assert result.error.startswith("HttpError accessing <http://127.0.0.1:")
-        assert "'status': 503}>, content <{" in result.error
-        assert "This may be due to network connectivity issues." in result.error
+def test_an_outage_is_no_status_word_but_an_http_error(both):
+    for program in both:
+        value, [call] = program.results["outage"]
+        assert value.state is State.UNKNOWN
+        assert call.error.startswith("HttpError accessing <http://127.0.0.1:")
+        assert "'status': 503}>, content <{" in call.error
+        assert "This may be due to network connectivity issues." in call.error
