@@ -4,8 +4,9 @@
 set -euo pipefail
 python=$1
 extras=$2
-uv_version=0.13.9
 home="$HOME/.launch"
+uv_version=0.13.9
+uv="$home/uv-$uv_version"
 
 again() { # a command, some times over: networks and package locks are busy at times
     local pause
@@ -23,15 +24,15 @@ mkdir -p "$home/venvs"
 exec 9>"$home/venvs/lock"
 flock 9
 if [ ! -e "$venv/.complete" ]; then
-    rm -rf "$venv"
-    if [ ! -x "$home/uv/bin/uv" ]; then
-        again python3 -m pip install --quiet --target "$home/uv" "uv==$uv_version"
+    if [ ! -d "$uv" ]; then
+        again python3 -m pip install --quiet --upgrade --target "$uv.part" "uv==$uv_version"
+        mv "$uv.part" "$uv"
     fi
-    again "$home/uv/bin/uv" venv --quiet --python "$python" "$venv"
+    again "$uv/bin/uv" venv --quiet --clear --force --python "$python" "$venv"
     wanted=()
     IFS=, read -ra names <<<"$extras"
     for name in "${names[@]}"; do wanted+=(--extra "$name"); done
-    again "$home/uv/bin/uv" pip install --quiet --python "$venv/bin/python" \
+    again "$uv/bin/uv" pip install --quiet --python "$venv/bin/python" \
         --constraint constraints.txt --requirement pyproject.toml "${wanted[@]}"
     touch "$venv/.complete"
 fi
