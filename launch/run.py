@@ -381,7 +381,8 @@ class Run:
         return {
             "mark": spec.mark(name),
             "argv": [python, "-m", "redundancy", *command, *(["--debug"] if "--debug" not in command else [])],
-            "env": dict(spec.env),
+            # What was compiled before a preemption is not compiled again after it.
+            "env": {**({} if local else {"JAX_COMPILATION_CACHE_DIR": self.files.uri("jax_cache")}), **dict(spec.env)},
             "mirror": self.files.uri(self.folder(index, attempt)),
             "mirror_s": spec.mirror_s,
             "setup": None if local else ["bash", "launch/setup_worker.sh", spec.python, ",".join(spec.extras)],

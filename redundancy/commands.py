@@ -112,6 +112,7 @@ _COMMANDS = {
     "process_id": (*STAGES, "run"),
     "heartbeat_s": (*STAGES, "run"),
     "profile": ("train", "sweep", "run"),
+    "until": ("run",),
     "part": ("sweep",),
     "topology": ("preflight",),
     "image_size": ("preflight",),
@@ -128,6 +129,7 @@ flags.DEFINE_string("output", None, "See redundancy export --help.")
 flags.DEFINE_enum("method", None, ["semantic", "random"], "See redundancy export --help.")
 flags.DEFINE_integer("trial", None, "See redundancy export --help.", lower_bound=0)
 flags.DEFINE_bool("dropped", False, "See redundancy export --help.")
+flags.DEFINE_enum("until", None, list(STAGES), "The last stage of run.")
 flags.DEFINE_bool("profile", False, "Trace some steps of the first training.")
 flags.DEFINE_string("part", None, "I/N: part I, from 0, of a sweep that N machines share.")
 flags.DEFINE_bool("overwrite", False, "See redundancy export --help.")

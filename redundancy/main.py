@@ -64,6 +64,7 @@ Beside the way, without training:
               cifar100.py, imagenet.py, folder.py and embeddings.py. An argument shrinks it: configs/cifar10.py:quick, :smoke.
   --config.FIELD=VALUE  overrides a field, for example --config.fractions=0.9,0.8 --config.trials=5
   --scheduler for link and run: local:WORKERS, or tcp://HOST:PORT of a Dask scheduler; default: this machine
+  --until     for run: the last stage, for example select; the sweep may then be shared, see --part
   --profile   for train, sweep and run: traces some steps into the first run's folder, profile/, for TensorBoard
               and Perfetto
   --part      for sweep: I/N, I from 0: a sweep that N machines share, each its own part of the runs, in one workdir.
@@ -263,7 +264,7 @@ def _main(argv: list[str]) -> int:
         return 0
     config = _config_of(name)
     workdir = Workdir(_WORKDIR.value)
-    names = STAGES if name == "run" else (name,)
+    names = STAGES[: STAGES.index(_FLAGS.until or STAGES[-1]) + 1] if name == "run" else (name,)
     several = commands.several()
     if several is None:
         _run_stages(names, config, workdir)
@@ -277,7 +278,7 @@ def _main(argv: list[str]) -> int:
         except Preempted:
             processes.leave()
             raise
-    if processes.is_first() and name in ("run", "report"):
+    if processes.is_first() and names[-1] == "report":
         print(f"report: {workdir.report}/index.html")
     processes.leave()
     return 0

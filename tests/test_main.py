@@ -221,3 +221,19 @@ def test_wrong_data_sets_are_told_before_any_work(redundancy, tmp_path, digits_n
     np.savez(tmp_path / "pickled.npz", images=np.array([{"a": 1}], dtype=object), labels=np.array([0]))
     pickled = f"--config.dataset={tmp_path}/pickled.npz"
     fails(redundancy("train", DIGITS, pickled, f"--workdir={tmp_path}/d"), "pickled.npz")
+
+
+def test_run_until_a_stage(redundancy, tmp_path):
+    command = ("run", "--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'w'}")
+    done = redundancy(*command, "--until=embed")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "w").iterdir() if not path.name.startswith(".")) == [
+        "config.json",
+        "embeddings",
+        "pretrain",
+    ]
+    assert "report:" not in done.stdout
+    wrong = redundancy(*command, "--until=nowhere")
+    assert wrong.returncode == 2
+    assert "until" in wrong.stderr
+    assert redundancy("train", *command[1:], "--until=embed").returncode == 2

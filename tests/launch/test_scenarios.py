@@ -18,7 +18,7 @@ import time
 import pytest
 
 from launch import __main__ as command_line
-from launch import controller, run, spec
+from launch import bundle, controller, run, spec
 from launch.controller import State
 from redundancy.errors import UserError
 from tests.launch.cloud import CAPACITY, DENIED, INVALID, QUOTA, RESERVATION, UNAVAILABLE, Scenario
@@ -48,7 +48,7 @@ class Bench:
         (folder / "program.py").write_text(PROGRAM)
         self.values = dict(
             run="r", project="p", bucket="gs://bucket", zones=("us-west4-a", "us-central1-a"), budget_chip_hours=1000.0,
-            poll_s=0.05, mirror_s=0.1, self_delete=False, devices=(),
+            poll_s=0.15, mirror_s=0.15, self_delete=False, devices=(),
         )  # fmt: skip
         self.policy = dict(backoff_s=0.1, appear_s=0.5, settle_s=2.0, unready_s=0.5)
         self.arguments = [str(folder / "work"), "5"]
@@ -98,8 +98,14 @@ class Bench:
         return [attempt["outcome"] for attempt in content["slices"][index]["attempts"]]
 
 
+@pytest.fixture(scope="module")
+def code():
+    return bundle.make(run.HERE.parent)
+
+
 @pytest.fixture
-def bench(cloud, gcloud_env, tmp_path, monkeypatch):
+def bench(cloud, gcloud_env, tmp_path, monkeypatch, code):
+    monkeypatch.setattr(bundle, "make", lambda _: code)
     for name, value in gcloud_env.items():
         monkeypatch.setenv(name, value)
     made = Bench(cloud, tmp_path, monkeypatch)
@@ -137,7 +143,8 @@ def test_a_run_that_ends_well(bench, scenarios, outcomes, creations):
     assert bench.outcomes() == outcomes
     assert bench.cloud.creations("r-0") == creations
     assert (bench.steps(0), bench.steps(1)) == (5, 5)
-    assert (bench.starts(0), bench.starts(1)) == (1, 1)
+    assert bench.starts(1) == 1
+    assert bench.starts(0) == 1 or "preempted" in outcomes
     assert (
         "all 5 steps"
         in (bench.folder / f"buckets/bucket/launch/r/slice-0/attempt-{len(outcomes)}/host-1.log").read_text()
@@ -478,6 +485,7 @@ def test_plan_creates_nothing(bench, capsys):
         in out
     )
     assert "16 chips" in out
+    assert "WARNING: gs://bucket is in " in out
     assert "at most     1,000.0 chip-hours: all slices at once for 62.5 h" in out
     assert sorted((bench.folder / "buckets").rglob("*")) == before
     assert [request for request in bench.cloud.log if request.method != "GET"] == []
