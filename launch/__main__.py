@@ -267,7 +267,7 @@ def run(spec: Spec, command: list[str]) -> int:
             return 130
         _tell_remaining(task, "Ctrl-C: this launcher ends.")
         return 130
-    except UserError:
+    except Exception:
         _tell_remaining(task, "This launcher ends.")
         raise
 
@@ -411,6 +411,31 @@ def gc(spec: Spec) -> int:
     return 0
 
 
+def _parse(argv: list[str]) -> tuple[list[str], object]:
+    """What is left of the command line without its flags, and the config.
+
+    Raises:
+      ConfigError: a mistake in it, or in the config file.
+    """
+    fields = [field.name for field in dataclasses.fields(Spec)]
+    for arg, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        name, _, value = arg.lstrip("-").partition("=")
+        field = name.removeprefix("config.")
+        if field != name and field not in fields and field.removeprefix("no") not in fields:
+            raise ConfigError(f"--{name}: there is no such field.{nearest(field, fields)} --help has all.")
+        path = (value or following).partition(":")[0]
+        if arg.startswith("-") and name == "config" and not os.path.isfile(path):
+            raise ConfigError(f"--config: there is no file {path!r}; for example launch/configs/v5e_spot.py")
+    try:
+        return _FLAGS(argv)[1:], _CONFIG.value
+    except flags.Error as error:
+        # Where the config file fails, a traceback comes between.
+        lines = str(error).strip().splitlines()
+        raise ConfigError(" ".join(dict.fromkeys((lines[0], lines[-1])))) from error
+    except Exception as error:
+        raise ConfigError(f"the launch config cannot be read: {type(error).__name__}: {error}") from error
+
+
 def main(argv: list[str]) -> int:
     cut = argv.index("--") if "--" in argv else len(argv)
     own, command = argv[:cut], argv[cut + 1 :]
@@ -420,13 +445,13 @@ def main(argv: list[str]) -> int:
     own = ["--delete_on_exit" if arg == "--delete-on-exit" else arg for arg in own]
     sys.argv = own
     try:
-        rest = _FLAGS(own)[1:]
+        rest, config = _parse(own)
         verb = rest[0] if rest else ""
         if verb not in VERBS:
             raise ConfigError(f"{verb!r} is no command.{nearest(verb, VERBS)} Commands: {', '.join(VERBS)}.")
-        if not _CONFIG.value:
+        if not config:
             raise ConfigError("--config is missing; for example --config launch/configs/v5e_spot.py")
-        spec = spec_lib.resolve(_CONFIG.value)
+        spec = spec_lib.resolve(config)
         names = rest[1:]
         if verb in _OF_A_RUN:
             if len(names) > 1 or not (names or spec.run):
@@ -439,10 +464,8 @@ def main(argv: list[str]) -> int:
             _check_command(command, spec)
             return {"plan": plan, "preflight": preflight, "run": run}[verb](_named(spec, command), command)
         return {"list": list_, "gc": gc}[verb](spec)
-    except (flags.Error, AttributeError, TypeError, ImportError, SyntaxError, OSError) as error:
-        message, code = f"{error}", 2 if isinstance(error, flags.Error) else 1
-        if not isinstance(error, (flags.Error, OSError)):
-            message = f"the launch config cannot be read: {type(error).__name__}: {error}"
+    except OSError as error:
+        message, code = f"{error}", 1
     except KeyboardInterrupt:
         message, code = "interrupted", 130
     except UserError as error:

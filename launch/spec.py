@@ -151,7 +151,8 @@ def resolve(config: ConfigDict) -> Spec:
 def _typed(name: str, value, default):
     if name == "env":
         if not hasattr(value, "items") or not all(isinstance(text, str) for pair in value.items() for text in pair):
-            raise ConfigError(f"launch config: env is {value!r}; wanted a dict of names and texts.")
+            shown = dict(value) if hasattr(value, "items") else value
+            raise ConfigError(f"launch config: env is {shown!r}; wanted a dict of names and texts.")
         return tuple(sorted(value.items()))
     if isinstance(default, tuple):
         value = (value,) if isinstance(value, str) else value
@@ -203,7 +204,7 @@ def _check(spec: Spec) -> None:
             f"launch config: accelerator_type is {spec.accelerator_type!r}: TPU7x and later are not in the Cloud TPU API "
             "but in Compute Engine, which launch does not speak yet. Wanted v4-N, v5litepod-N, v5p-N or v6e-N."
         )
-    known = kind in TYPES and number.isdecimal() and int(number) >= TYPES[kind][0]
+    known = kind in TYPES and number.isdecimal() and int(number) > 0 and int(number) % TYPES[kind][0] == 0
     need(known, "accelerator_type", "v4-N, v5litepod-N, v5p-N or v6e-N, for example v5litepod-16")
     need(not (spec.spot and spec.reserved), "reserved", "False where spot is True: a slice is one or the other")
     need(spec.budget_chip_hours > 0, "budget_chip_hours", "the most chip-hours that this run may use")
