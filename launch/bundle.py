@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import io
+import os
 import pathlib
 import re
 import subprocess
@@ -11,9 +12,9 @@ import tarfile
 
 from redundancy.errors import UserError
 
-MAX_BYTES = 50 * 2**20
+MAX_BYTES = 100 * 2**20
 _SECRET = re.compile(
-    r"(^|/)(\.env(\..*)?|id_[a-z0-9]+|.*\.(pem|key|p12|pfx)|.*(credential|service[-_]account).*\.json)$"
+    r"(^|/)(\.env(\..*)?|id_[a-z0-9]+|.*\.(pem|key|p12|pfx)|.*(credential|service[-_]account).*\.json)$", re.IGNORECASE
 )
 
 
@@ -41,11 +42,19 @@ def make(root: pathlib.Path) -> Bundle:
     """
     argv = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        listed = subprocess.run(argv, capture_output=True, check=True).stdout.decode()
+        listed = os.fsdecode(subprocess.run(argv, capture_output=True, check=True).stdout)
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(f"{root} is no git checkout; the code that goes to the hosts is what git lists.") from error
-    files = sorted(name for name in set(listed.split("\0")) if name and (root / name).is_file())
-    if secret := [name for name in files if _SECRET.search(name)]:
+    names = sorted(name for name in set(listed.split("\0")) if name)
+    files = [name for name in names if (root / name).is_file() or (root / name).is_symlink()]
+    sizes = {name: (root / name).lstat().st_size for name in files}
+    if sum(sizes.values()) > MAX_BYTES:
+        largest = sorted(files, key=lambda name: -sizes[name])[:3]
+        raise UserError(
+            f"the code has {sum(sizes.values()) / 2**20:.0f} MiB; wanted at most {MAX_BYTES / 2**20:.0f}. The largest files "
+            f"are {', '.join(largest)}: name what is not needed in .gitignore."
+        )
+    if secret := [name for name in files if _is_secret(root, name)]:
         raise UserError(
             f"{', '.join(secret)}: looks like a key, and would be copied to the bucket and to every host. Move it out of "
             "the checkout, or name it in .gitignore."
@@ -56,15 +65,28 @@ def make(root: pathlib.Path) -> Bundle:
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for name in files:
-            content = (root / name).read_bytes()
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(content), 0o755 if (root / name).stat().st_mode & 0o100 else 0o644
-            archive.addfile(entry, io.BytesIO(content))
-    data = packed.getvalue()
-    if len(data) > MAX_BYTES:
-        largest = sorted(files, key=lambda name: -(root / name).stat().st_size)[:3]
-        raise UserError(
-            f"the code makes a bundle of {len(data) / 2**20:.0f} MiB; wanted at most {MAX_BYTES / 2**20:.0f}. The largest "
-            f"files are {', '.join(largest)}: name what is not needed in .gitignore."
-        )
-    return Bundle(tuple(files), data)
+            archive.addfile(*_entry(root, name))
+    return Bundle(tuple(files), packed.getvalue())
+
+
+def _is_secret(root: pathlib.Path, name: str) -> bool:
+    """By its name, or as the JSON of a service account's key."""
+    found = _SECRET.search(name) is not None
+    return found or (
+        name.endswith(".json") and (root / name).is_file() and b'"private_key"' in (root / name).read_bytes()
+    )
+
+
+def _entry(root: pathlib.Path, name: str) -> tuple[tarfile.TarInfo, io.BytesIO | None]:
+    """A file, or a link that stays within the checkout."""
+    path, entry = root / name, tarfile.TarInfo(name)
+    if path.is_symlink():
+        entry.type, entry.linkname = tarfile.SYMTYPE, os.readlink(path)
+        if os.path.isabs(entry.linkname) or os.path.commonpath(map(os.path.realpath, (root, path))) != os.path.realpath(
+            root
+        ):
+            raise UserError(f"{name} is a link to {entry.linkname}, out of the checkout; the hosts will not have that.")
+        return entry, None
+    content = path.read_bytes()
+    entry.size, entry.mode = len(content), 0o755 if path.stat().st_mode & 0o100 else 0o644
+    return entry, io.BytesIO(content)
