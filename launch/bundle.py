@@ -82,9 +82,8 @@ def _entry(root: pathlib.Path, name: str) -> tuple[tarfile.TarInfo, io.BytesIO |
     path, entry = root / name, tarfile.TarInfo(name)
     if path.is_symlink():
         entry.type, entry.linkname = tarfile.SYMTYPE, os.readlink(path)
-        if os.path.isabs(entry.linkname) or os.path.commonpath(map(os.path.realpath, (root, path))) != os.path.realpath(
-            root
-        ):
+        within = pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+        if os.path.isabs(entry.linkname) or not within:
             raise UserError(f"{name} is a link to {entry.linkname}, out of the checkout; the hosts will not have that.")
         return entry, None
     content = path.read_bytes()

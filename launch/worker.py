@@ -23,6 +23,7 @@ import urllib.request
 HOME = os.path.join(os.path.expanduser("~"), ".launch")
 MARK = "LAUNCH_JOB"
 TERM_S = 120.0  # a program that was asked to end may take so long to save
+PUT_S = 300.0  # a copy to the bucket; while one lasts, nothing that is asked is heard
 _METADATA = "http://{}/computeMetadata/v1/instance/attributes/agent-worker-number"
 
 
@@ -38,9 +39,12 @@ def put(path, uri):
     """Copies a file to the bucket, whole or not at all."""
     if uri.startswith("gs://"):
         argv = ["gcloud", "storage", "cp", path, uri]
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if done.returncode != 0:
-            raise OSError("{} cannot be written: {}".format(uri, done.stdout.decode(errors="replace").strip()[-500:]))
+        pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            subprocess.run(argv, check=True, timeout=PUT_S, **pipes)
+        except subprocess.SubprocessError as error:
+            said = (error.output or b"").decode(errors="replace").strip()[-500:]
+            raise OSError(f"{uri} cannot be written: {said or error}") from error
         return
     os.makedirs(os.path.dirname(uri), exist_ok=True)
     shutil.copyfile(path, f"{uri}.{os.getpid()}.part")
@@ -87,12 +91,16 @@ def marked(mark):
 
 def end_marked(mark, patience=30.0):
     """Ends all processes that carry the mark, gently first."""
-    for signum, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
-        deadline = time.monotonic() + seconds
-        for pid in marked(mark):
-            signal_one(pid, signum)
-        while marked(mark) and time.monotonic() < deadline:
-            time.sleep(0.1)
+    deadline, asked = time.monotonic() + patience, set()
+    left = marked(mark)
+    while left and time.monotonic() < deadline + 10.0:
+        late = time.monotonic() > deadline
+        for pid in left:
+            if late or pid not in asked:
+                signal_one(pid, signal.SIGKILL if late else signal.SIGTERM)
+        asked.update(left)
+        time.sleep(0.1)
+        left = marked(mark)
 
 
 def signal_one(pid, signum):
@@ -164,7 +172,8 @@ def start(uri, attempt):
         if busy:
             return acknowledge(worker=worker, attempt=attempt, state="busy", holders=busy)
         if job["devices"] and os.path.exists("/tmp/libtpu_lockfile"):
-            subprocess.run(["sudo", "-n", "rm", "-f", "/tmp/libtpu_lockfile"], stderr=subprocess.DEVNULL)
+            with contextlib.suppress(OSError):
+                subprocess.run(["sudo", "-n", "rm", "-f", "/tmp/libtpu_lockfile"], stderr=subprocess.DEVNULL)
         here = os.path.join(folder, f"attempt-{attempt}")
         os.makedirs(here, exist_ok=True)
         tree = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -265,9 +274,12 @@ class Supervisor:
     def run(self, argv, state, env):
         """The exit code of a command, while which everything asked for is heard."""
         print("launch: {}".format(" ".join(argv)), flush=True)
-        self.process = subprocess.Popen(
-            argv, cwd=self.job["tree"], env=env, stdin=subprocess.DEVNULL, start_new_session=True
-        )
+        quiet = dict(stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            self.process = subprocess.Popen(argv, cwd=self.job["tree"], env=env, **quiet)
+        except OSError as error:
+            print(f"launch: {error}", flush=True)
+            return 127
         self.terminated, told = None, 0.0
         while True:
             try:
