@@ -9,7 +9,6 @@ import json
 import math
 import pathlib
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -377,7 +376,8 @@ class Run:
         spec, name = self.spec, self.name(index)
         local, left = spec.backend == "local", self._left_s()
         command = substituted(self.command, spec, index)
-        python = sys.executable if local else ".launch-venv/bin/python"
+        python = spec.interpreter or ".launch-venv/bin/python"
+        setup = ["bash", "launch/setup_worker.sh", spec.python, ",".join(spec.extras)]
         return {
             "mark": spec.mark(name),
             "argv": [python, "-m", "redundancy", *command, *(["--debug"] if "--debug" not in command else [])],
@@ -385,7 +385,7 @@ class Run:
             "env": {**({} if local else {"JAX_COMPILATION_CACHE_DIR": self.files.uri("jax_cache")}), **dict(spec.env)},
             "mirror": self.files.uri(self.folder(index, attempt)),
             "mirror_s": spec.mirror_s,
-            "setup": None if local else ["bash", "launch/setup_worker.sh", spec.python, ",".join(spec.extras)],
+            "setup": None if spec.interpreter else setup,
             "expires": time.time() + max(_LEAST_S, left - _LAST_S) if math.isfinite(left) else _FOREVER,
             "idle_s": spec.idle_minutes * 60,
             "delete": delete_argv(Gcloud(spec.project), name, zone) if spec.self_delete and not local else None,
@@ -411,7 +411,7 @@ class Run:
             held = "; ".join(f"host {ack['worker']}: {_held(holder)}" for ack in busy for holder in ack["holders"])
             return self._close(index, "refused", f"the chips are in use by processes that are not of this run ({held})")
         if wrong := [ack for ack in acks.values() if ack["state"] == "error"]:
-            return self._close(index, "refused", f"host {wrong[0]['worker']}: {wrong[0]['message']}")
+            return self._close(index, "failed", f"host {wrong[0]['worker']}: {wrong[0]['message']}")
         missing = sorted(set(range(resource.hosts)) - acks.keys())
         if missing or not resource.hosts:
             # A host that was reached, and did not get as far as that, will not do so on another slice either.
@@ -476,7 +476,9 @@ class Run:
                     left.discard(index)
                     record = dataclasses.replace(record, end=record.end or (controller.STOPPED, "taken down"))
                     self._say(f"{self.name(index)}: gone")
-                elif resource.state not in (State.DELETING, State.UNKNOWN):
+                elif resource.state is State.UNKNOWN:
+                    self._tell(index, Wait(f"the cloud: {resource.message}"))
+                elif resource.state is not State.DELETING:
                     self._tell(index, Delete("down"))
                     self.slices.delete(self.name(index), self.zone(index))
                 self._update(index, record)

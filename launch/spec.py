@@ -5,6 +5,7 @@ import getpass
 import hashlib
 import math
 import re
+import sys
 
 from ml_collections import ConfigDict
 
@@ -64,7 +65,7 @@ class Spec:
         True, "a slice that nobody watches any more deletes itself (the service account must be allowed to)"
     )
     idle_minutes: float = _field(30.0, "time after the end of the program until it does")
-    python: str = _field("3.12", "Python on the VMs, installed with uv")
+    python: str = _field("3.12", "version to install on the VMs; or the path of a Python there that has all it needs")
     extras: tuple[str, ...] = _field(("tpu", "gcp"), "extras of pyproject.toml that are installed on the VMs")
     devices: tuple[str, ...] = _field(
         ("/dev/accel*", "/dev/vfio/[0-9]*"), "files of the chips, which one process may hold"
@@ -92,6 +93,11 @@ class Spec:
     @property
     def runtime(self) -> str:
         return self.runtime_version or TYPES[self.accelerator_type.rpartition("-")[0]][1]
+
+    @property
+    def interpreter(self) -> str | None:
+        """The Python that the hosts have already; None where one is set up."""
+        return sys.executable if self.backend == "local" else self.python if "/" in self.python else None
 
     @property
     def budget_hours(self) -> float:

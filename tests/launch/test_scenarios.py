@@ -48,17 +48,14 @@ class Bench:
         (folder / "program.py").write_text(PROGRAM)
         self.values = dict(
             run="r", project="p", bucket="gs://bucket", zones=("us-west4-a", "us-central1-a"), budget_chip_hours=1000.0,
-            poll_s=0.15, mirror_s=0.15, self_delete=False, devices=(),
+            poll_s=0.15, mirror_s=0.15, self_delete=False, devices=(), python=sys.executable,
         )  # fmt: skip
         self.policy = dict(backoff_s=0.1, appear_s=0.5, settle_s=2.0, unready_s=0.5)
         self.arguments = [str(folder / "work"), "5"]
         job = run.Run.job
 
         def small(task, *arguments):
-            return job(task, *arguments) | {
-                "setup": None,
-                "argv": [sys.executable, str(folder / "program.py"), *self.arguments],
-            }
+            return job(task, *arguments) | {"argv": [sys.executable, str(folder / "program.py"), *self.arguments]}
 
         monkeypatch.setattr(run.Run, "job", small)
 
