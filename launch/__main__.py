@@ -3,11 +3,11 @@
 import dataclasses
 import datetime
 import functools
-import hashlib
 import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -112,7 +112,7 @@ def _named(spec: Spec, command: list[str]) -> Spec:
         return spec
     config = next((part.split("=", 1)[-1] for part in command if part.endswith(".py") or ".py:" in part), command[0])
     stem = re.sub(r"[^a-z0-9]+", "-", os.path.basename(config).split(".py")[0].lower()).strip("-")[:24]
-    digest = hashlib.sha256(run_lib.fingerprint(spec, command).encode() + spec_lib.owner().encode()).hexdigest()[:6]
+    digest = run_lib.fingerprint(spec, command)[:6]
     return dataclasses.replace(spec, run=f"{stem if stem[:1].isalpha() else 'run'}-{digest}")
 
 
@@ -168,7 +168,11 @@ def plan(spec: Spec, command: list[str]) -> int:
         job = run.job(index, 1, run.policy.zones[0])
         say(f"\n# slice {index}, on each host: {shlex.join(job['argv'])}")
         for line in run.slices.plan(
-            name, run.policy.zones[0], run.labels(index), run.bootstrap("start", index, 1, bundle.sha256)
+            name,
+            run.policy.zones[0],
+            run.labels(index),
+            run.left_s(),
+            run.bootstrap("start", index, 1, bundle.sha256),
         ):
             say(line)
     say("\nNothing was created.")
@@ -258,14 +262,24 @@ def run(spec: Spec, command: list[str]) -> int:
     if not isinstance(task.files, GcsFiles):
         os.makedirs(task.files.root, exist_ok=True)
     say(f"run {spec.run}: {spec.slices} slice(s); its files are in {task.files.uri(spec.run)}")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, interrupt)
     try:
         task.open()
         return task.run()
     except KeyboardInterrupt:
-        if _DELETE.value:
-            task.down()
-            return 130
-        _tell_remaining(task, "Ctrl-C: this launcher ends.")
+        if _DELETE.value and task.ledger.load():
+            try:
+                task.down()
+                return 130
+            except BaseException:
+                _tell_remaining(task, "The slices are not all deleted.")
+                raise
+        _tell_remaining(task, "This launcher ends.")
         return 130
     except Exception:
         _tell_remaining(task, "This launcher ends.")
@@ -274,6 +288,8 @@ def run(spec: Spec, command: list[str]) -> int:
 
 def _tell_remaining(task: run_lib.Run, what: str) -> None:
     left = task.remaining()
+    if not task.is_open:
+        return say(f"\n{what} It has changed nothing; see what exists: {_hint('list', task.spec)}")
     if not left:
         return say(f"\n{what} No slice is left.")
     spec = task.spec
@@ -285,17 +301,15 @@ def _tell_remaining(task: run_lib.Run, what: str) -> None:
 
 
 def _hint(verb: str, spec: Spec) -> str:
-    given = [arg for arg in sys.argv if arg.startswith("--config")]
-    index = next((i for i, arg in enumerate(sys.argv) if arg in ("--config", "-config")), None)
-    given = [*sys.argv[index : index + 2], *[arg for arg in given if arg != "--config"]] if index else given
-    return shlex.join(["python", "-m", "launch", verb, spec.run, *given])
+    given = [arg for arg in sys.argv[1:] if arg not in (*VERBS, spec.run, "--delete_on_exit")]
+    return shlex.join(["python", "-m", "launch", verb, *([] if verb == "list" else [spec.run]), *given])
 
 
 def _opened(spec: Spec) -> run_lib.Run:
     """A run that exists."""
     task = run_lib.Run(spec, [])
     if not task.ledger.load():
-        known = [name for name in task.files.names("") if name != "bundles"]
+        known = [name for name in task.files.names("") if name not in ("bundles", "jax_cache", "slices")]
         raise UserError(
             f"there is no run {spec.run} in {task.files.root}.{nearest(spec.run, known)} Runs: {', '.join(known)}"
         )
@@ -364,10 +378,7 @@ def logs(spec: Spec) -> int:
 
 
 def stop(spec: Spec) -> int:
-    task = _opened(spec)
-    if not task.stop():
-        say("no program runs.")
-        return 0
+    _opened(spec).stop()
     say(f"The launcher that watches the run deletes its slices; where none does: {_hint('down', spec)}")
     return 0
 
@@ -392,7 +403,7 @@ def list_(spec: Spec) -> int:
 def gc(spec: Spec) -> int:
     """Leftovers of this user: slices that were lost or are past their time."""
     slices, _ = run_lib.backend(spec)
-    found = False
+    found = failed = False
     for resource in slices.existing():
         expires = resource.labels.get("expires", "")
         expired = expires.isdecimal() and int(expires) < time.time()
@@ -402,13 +413,17 @@ def gc(spec: Spec) -> int:
         found = True
         say(f"{resource.name} in {resource.zone}: {'lost' if lost else 'past its time'} ({_state(resource)})")
         if _YES.value:
-            slices.delete(resource.name, resource.zone)
-            say("  deleted")
+            try:
+                slices.delete(resource.name, resource.zone)
+                say("  deleted")
+            except CloudError as error:
+                failed = True
+                say(f"  NOT deleted: {error}")
     if not found:
         say("no leftovers.")
     elif not _YES.value:
         say("Nothing was deleted; --yes deletes them.")
-    return 0
+    return int(failed)
 
 
 def _parse(argv: list[str]) -> tuple[list[str], object]:

@@ -1,10 +1,13 @@
 """Google Cloud through the gcloud binary: command lines, what their errors mean, objects in a bucket, queued resources."""
 
+import getpass
 import json
+import pathlib
 import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -24,7 +27,7 @@ _KINDS = (
     ("exists", r"ALREADY_EXISTS|already exists"),
     (
         "account",
-        r"UNAUTHENTICATED|[Rr]eauthentication|do not currently have an active account|gcloud auth login|invalid_grant",
+        r"UNAUTHENTICATED|[Rr]eauthentication|do not currently have an active account|invalid_grant",
     ),
     ("permission", r"PERMISSION_DENIED|does not have (permission|\S+ access)|HTTPError 403"),
     ("capacity", CAPACITY.pattern),
@@ -99,8 +102,8 @@ class Gcloud:
 class Slices(Protocol):
     """Slices of accelerators, by name: what a backend has to offer. A zone holds one slice of a name at most."""
 
-    def create(self, name: str, zone: str, labels: Mapping[str, str]) -> None:
-        """Asks for a slice; returns before it is there. Nothing where it was asked for already."""
+    def create(self, name: str, zone: str, labels: Mapping[str, str], left_s: float) -> None:
+        """Asks for a slice that may last `left_s` seconds; returns before it is there. Nothing where it was asked for already."""
 
     def describe(self, name: str, zone: str) -> Resource:
         """What there is; raises only where asking again would not help."""
@@ -117,7 +120,7 @@ class Slices(Protocol):
         It may have run on fewer hosts, and more than once: the output has to tell.
         """
 
-    def plan(self, name: str, zone: str, labels: Mapping[str, str], argv: Sequence[str]) -> list[str]:
+    def plan(self, name: str, zone: str, labels: Mapping[str, str], left_s: float, argv: Sequence[str]) -> list[str]:
         """The commands that a run would give, to be read by people."""
 
 
@@ -134,6 +137,20 @@ class QueuedResources:
 
     def __init__(self, spec: Spec, gcloud: Gcloud):
         self._spec, self._gcloud = spec, gcloud
+
+    def _startup(self, name: str) -> pathlib.Path:
+        """Where the script lies that a slice's VMs run when they start."""
+        return pathlib.Path(tempfile.gettempdir()) / f"launch-{getpass.getuser()}" / f"{name}.sh"
+
+    def _write_startup(self, name: str, zone: str, left_s: float) -> None:
+        idle_s = round(self._spec.idle_minutes * 60)
+        delete = shlex.join(delete_argv(self._gcloud, name, zone))
+        path = self._startup(name)
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+        path.write_text(
+            f"#!/bin/sh\nidle_s={idle_s}\nleft_s={max(idle_s, round(left_s))}\ndelete() {{ {delete}; }}\n"
+            + pathlib.Path(__file__).with_name("startup.sh").read_text()
+        )
 
     def _create(self, name: str, zone: str, labels: Mapping[str, str]) -> list[str]:
         spec = self._spec
@@ -153,12 +170,10 @@ class QueuedResources:
             f"--scopes={_SCOPE}",
             *(f"{flag}={value}" for flag, value in optional.items() if value),
             *(["--internal-ips"] if spec.internal_ips else []),
+            *([f"--metadata-from-file=startup-script={self._startup(name)}"] if spec.self_delete else []),
             "--async",
             "--quiet",
         ]
-
-    def _delete(self, name: str, zone: str) -> list[str]:
-        return delete_argv(self._gcloud, name, zone)
 
     def _ssh(self, name: str, zone: str, argv: Sequence[str], workers: Sequence[int]) -> list[str]:
         return [
@@ -173,7 +188,8 @@ class QueuedResources:
             f"--command={shlex.join(argv)}",
         ]
 
-    def create(self, name: str, zone: str, labels: Mapping[str, str]) -> None:
+    def create(self, name: str, zone: str, labels: Mapping[str, str], left_s: float) -> None:
+        self._write_startup(name, zone, left_s)
         try:
             self._gcloud.run(self._create(name, zone, labels))
         except CloudError as error:
@@ -190,15 +206,17 @@ class QueuedResources:
                 return resource
             node = self._describe("tpu-vm", name, zone) or {}
         except CloudError as error:
-            if error.kind in ("account", "permission"):
+            if error.kind in ("account", "permission", "invalid"):
                 raise
             return Resource(name, zone, State.UNKNOWN, message=str(error).splitlines()[0])
-        state, health = node.get("state", "MISSING"), node.get("health", "HEALTHY")
-        ready = state == "READY" and health in ("HEALTHY", "HEALTH_UNSPECIFIED")
-        message = "" if ready else f"node {state}, {health}"
-        return Resource(
-            name, zone, State.ACTIVE, ready, len(node.get("networkEndpoints", [])), message, resource.labels
+        state, health, hosts = (
+            node.get("state", "MISSING"),
+            node.get("health", "HEALTHY"),
+            node.get("networkEndpoints", []),
         )
+        ready = state == "READY" and health in ("HEALTHY", "HEALTH_UNSPECIFIED") and bool(hosts)
+        message = "" if ready else f"node {state}, {health}, {len(hosts)} hosts"
+        return Resource(name, zone, State.ACTIVE, ready, len(hosts), message, resource.labels)
 
     def _describe(self, kind: str, name: str, zone: str) -> dict | None:
         argv = [*self._gcloud.argv(*_TPUS, kind, "describe", name, zone=zone), "--format=json"]
@@ -213,7 +231,7 @@ class QueuedResources:
 
     def delete(self, name: str, zone: str) -> None:
         try:
-            self._gcloud.run(self._delete(name, zone))
+            self._gcloud.run(delete_argv(self._gcloud, name, zone))
         except CloudError as error:
             if error.kind != "missing":
                 raise
@@ -227,13 +245,13 @@ class QueuedResources:
         _, stdout, stderr = self._gcloud.attempt(self._ssh(name, zone, argv, workers), timeout=timeout)
         return f"{stdout.decode(errors='replace')}\n{stderr}"
 
-    def plan(self, name: str, zone: str, labels: Mapping[str, str], argv: Sequence[str]) -> list[str]:
+    def plan(self, name: str, zone: str, labels: Mapping[str, str], left_s: float, argv: Sequence[str]) -> list[str]:
         return [
             shlex.join(each)
             for each in (
                 self._create(name, zone, labels),
                 self._ssh(name, zone, argv, ()),
-                self._delete(name, zone),
+                delete_argv(self._gcloud, name, zone),
             )
         ]
 
@@ -242,13 +260,18 @@ def delete_argv(gcloud: Gcloud, name: str, zone: str) -> list[str]:
     return [*gcloud.argv(*_TPUS, "queued-resources", "delete", name, zone=zone), "--force", "--async", "--quiet"]
 
 
+# Of google.rpc, where the words alone may not tell.
+_CODES = {3: "INVALID_ARGUMENT: ", 7: "PERMISSION_DENIED: ", 8: "RESOURCE_EXHAUSTED: "}
+
+
 def _resource(found: dict, zone: str = "") -> Resource:
     """A queued resource as gcloud's JSON tells it."""
     path = found.get("name", "").split("/")
     name, zone = path[-1], zone or (path[3] if len(path) > 3 else "")
     told = found.get("state", {})
     state = _STATES.get(told.get("state"), State.UNKNOWN)
-    failed = told.get("failedData", {}).get("error", {}).get("message", "")
+    error = told.get("failedData", {}).get("error", {})
+    failed = _CODES.get(error.get("code"), "") + error.get("message", "")
     message = failed or (told.get("state", "no state") if state in (State.BROKEN, State.UNKNOWN) else "")
     nodes = found.get("tpu", {}).get("nodeSpec", [{}])
     return Resource(name, zone, state, message=message, labels=nodes[0].get("node", {}).get("labels", {}))
@@ -286,9 +309,13 @@ class GcsFiles:
         self._gcloud.run(["gcloud", "storage", "cp", *condition, "-", self.uri(path)], stdin=data, timeout=600)
 
     def lines(self, pattern: str) -> list[bytes]:
-        """Lines of all files that fit the pattern, as far as they can be read."""
-        _, stdout, _ = self._gcloud.attempt(["gcloud", "storage", "cat", self.uri(pattern)])
-        return stdout.splitlines()
+        """Lines of all files that fit the pattern."""
+        try:
+            return self._gcloud.run(["gcloud", "storage", "cat", self.uri(pattern)]).splitlines()
+        except CloudError as error:
+            if error.kind == "missing":
+                return []
+            raise
 
     def names(self, path: str) -> list[str]:
         """Names in a folder."""

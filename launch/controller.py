@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from launch.spec import Spec
 
 DONE, FAILED, STOPPED = 0, 1, 75
+_SHARE_S = 900.0  # of the budget: less is not worth another start
 
 
 class State(enum.Enum):
@@ -62,7 +63,8 @@ class Attempt:
       created: when the cloud took the request for the slice; None before, and where that is not known.
       refusals: how often the cloud did not answer the request.
       started: when every host had acknowledged the start; bundle: SHA-256 of the code that was started.
-      outcome: None while it lasts; done, stopped, failed, preempted, capacity, budget, refused.
+      hosts: how many there are.
+      outcome: None while it lasts; done, stopped, failed, preempted, unfit, capacity, share, budget, refused.
     """
 
     number: int
@@ -72,6 +74,7 @@ class Attempt:
     created: float | None = None
     refusals: int = 0
     started: float | None = None
+    hosts: int = 0
     outcome: str | None = None
     detail: str = ""
     ended: float | None = None
@@ -113,6 +116,7 @@ class Policy:
 
     Attributes:
       appear_s: a request that was taken may be invisible for so long.
+      healthy_s: failures and losses before the program ran for so long are forgotten.
       settle_s: after a host's program has failed, the others' may take so long to end, too.
     """
 
@@ -153,10 +157,11 @@ class Sight:
     """What is known at one moment about one slice, and of the whole run what the budgets need.
 
     Attributes:
-      hosts: those whose status of the present attempt has been seen.
+      hosts: those whose status of the present attempt has been seen; num_hosts: how many there are or were.
       quiet_s: since a host that has not ended was last heard of, the longest; 0 where none is late.
       unready_s: since when the slice is active, but its hosts are not ready.
       failing_s: since a program was first seen to have ended with an error.
+      stop: somebody asked the run to stop.
       failures, preemptions: of all slices of the run, as the budgets count them.
       run_s: since the run began; used_s: seconds of all its slices.
     """
@@ -164,9 +169,11 @@ class Sight:
     now: float
     resource: Resource
     hosts: tuple[Host, ...] = ()
+    num_hosts: int = 0
     quiet_s: float = 0.0
     unready_s: float = 0.0
     failing_s: float = 0.0
+    stop: bool = False
     failures: int = 0
     preemptions: int = 0
     run_s: float = 0.0
@@ -219,7 +226,7 @@ Action = Wait | Create | Start | Close | Delete | End
 # Words of the cloud for want of capacity and for what no time will mend, and of a host that is to blame rather than the program; the latter from the
 # lists that launchers of others keep (marin's tpu_health.py, JAX's issues).
 CAPACITY = re.compile(
-    r"no more capacity|reserved capacity|RESOURCE_POOL_EXHAUSTED|RESOURCE_EXHAUSTED|Quota '|quota|stockout|expired",
+    r"no more capacity|reserved capacity|valid.until|RESOURCE_POOL_EXHAUSTED|RESOURCE_EXHAUSTED|Quota '|quota|stockout|expired",
     re.I,
 )
 PERMANENT = re.compile(r"PERMISSION_DENIED|INVALID_ARGUMENT|does not have (permission|access)|bad request", re.I)
@@ -245,7 +252,7 @@ def decide(record: Record, sight: Sight, policy: Policy) -> Action:
     number = last.number + 1 if last else 1
     if state is State.DELETING:
         return Wait("deletion")
-    if state is State.ACTIVE and record.counted and last.outcome == "failed":
+    if state is State.ACTIVE and sight.resource.ready and record.counted and last.outcome in ("failed", "share"):
         return Wait("a moment before the next try") if sight.now < _retry_at(record, policy) else Start(number)
     if state is not State.ABSENT:
         return Delete(last.detail if last else "a slice of this name that no record tells of")
@@ -257,8 +264,12 @@ def decide(record: Record, sight: Sight, policy: Policy) -> Action:
 def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
     """While an attempt lasts."""
     resource = sight.resource
+    if last.started is not None and (done := _done(sight)) is not None:
+        return done
     if sight.used_s >= policy.budget_s:
         return Close("budget", "budget_chip_hours is used up")
+    if sight.stop and last.started is None:
+        return Close("stopped", "as asked")
     match resource.state:
         case State.ABSENT if last.created is None:
             return Create(last.zone, last.number)
@@ -273,7 +284,8 @@ def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
         case State.BROKEN if last.started is None and PERMANENT.search(resource.message):
             return Close("refused", resource.message)
         case State.BROKEN:
-            lost = last.started is not None or not CAPACITY.search(resource.message)
+            expired = last.started is None and sight.now - (last.created or last.began) > 0.95 * policy.wait_s
+            lost = not expired and (last.started is not None or not CAPACITY.search(resource.message))
             return Close(
                 "preempted" if lost else "capacity", resource.message or "the slice was suspended or has failed"
             )
@@ -288,15 +300,20 @@ def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
     return _judge(sight, policy)
 
 
+def _done(sight: Sight) -> Close | None:
+    """Whether the program has ended well on all hosts, whatever has become of the slice since."""
+    told = {host.worker: host.code for host in sight.hosts}
+    if sight.num_hosts and [told.get(worker) for worker in range(sight.num_hosts)] == [0] * sight.num_hosts:
+        return Close("done", sight.hosts[0].line)
+    return None
+
+
 def _judge(sight: Sight, policy: Policy) -> Action:
     """While the program should be running on all hosts."""
-    ended = [host for host in sight.hosts if host.code is not None]
-    bad = [host for host in ended if host.code != 0]
-    all_ended = len(ended) == sight.resource.hosts > 0
-    if all_ended and not bad:
-        return Close("done", ended[0].line)
+    bad = [host for host in sight.hosts if host.code]
+    all_ended = sum(host.code is not None for host in sight.hosts) == sight.resource.hosts
     if bad and (all_ended or sight.failing_s > policy.settle_s):
-        return _blame(bad)
+        return _blame(bad, policy.budget_s - sight.used_s)
     if sight.quiet_s > policy.silent_s:
         return Close("preempted", f"a host was not heard of for {sight.quiet_s:.0f} s")
     lines = [host.line for host in sight.hosts if host.line]
@@ -304,16 +321,25 @@ def _judge(sight: Sight, policy: Policy) -> Action:
     return Wait(f"{what}: {lines[0]}" if lines else what)
 
 
-def _blame(bad: Sequence[Host]) -> Close:
-    """The outcome of an attempt some of whose programs ended with an error: of the earliest that was no mere echo."""
+def first_to_fail(bad: Sequence[Host]) -> Host:
+    """The earliest host whose error was no mere echo of another's."""
+    return min(bad, key=lambda host: (host.code in (75, 76), host.ended, host.worker))
+
+
+def _blame(bad: Sequence[Host], left_s: float) -> Close:
+    """The outcome of an attempt some of whose programs ended with an error."""
     if any(host.expired for host in bad):
+        if left_s > _SHARE_S:  # what slices that have ended since did not use
+            return Close("share", "its share of the budget is used up; there is more now")
         return Close("budget", "budget_chip_hours is used up; the program was asked to save and end")
     if any(host.stopped for host in bad):
         return Close("stopped", "as asked")
-    first = min(bad, key=lambda host: (host.code in (75, 76), host.ended, host.worker))
+    first = first_to_fail(bad)
     detail = f"host {first.worker} ended with code {first.code}: {first.line}"
-    if first.code in (75, 76) or (first.code != 2 and _OF_THE_HOST.search(first.tail)):
+    if first.code in (75, 76):
         return Close("preempted", detail)
+    if first.code != 2 and _OF_THE_HOST.search(first.tail):
+        return Close("unfit", detail)
     return Close("refused" if first.code == 2 and not first.setup else "failed", detail)
 
 
@@ -322,12 +348,14 @@ def _end(record: Record, sight: Sight, policy: Policy) -> End | None:
     outcome, detail = (record.last.outcome, record.last.detail) if record.counted else (None, "")
     if outcome == "done":
         return End(DONE, detail)
-    if outcome == "stopped":
+    if outcome == "stopped" or sight.stop:
         return End(STOPPED, "stopped; the same command goes on")
     if outcome in ("refused", "budget"):
         return End(FAILED, detail)
     if sight.failures >= policy.max_failures:
         return End(FAILED, f"the program failed {sight.failures} times (max_failures); {detail}")
+    if (count := _unfit(record)) > policy.max_failures:
+        return End(FAILED, f"{count} slices in a row were of no use; {detail}")
     if sight.preemptions > policy.max_preemptions:
         return End(FAILED, f"{sight.preemptions} slices were lost (max_preemptions); {detail}")
     if sight.used_s >= policy.budget_s:
@@ -353,11 +381,11 @@ def _retry_at(record: Record, policy: Policy) -> float:
         return 0.0
     same = 0
     for attempt in reversed(record.counted):
-        if attempt.outcome != last.outcome:
+        if attempt.outcome != last.outcome or _ran_s(attempt) >= policy.healthy_s:
             break
         same += 1
-    rounds = same // len(policy.zones) if last.outcome == "capacity" else same - 1
-    if rounds == 0:
+    rounds, rest = divmod(same, len(policy.zones)) if last.outcome == "capacity" else (same - 1, 0)
+    if rounds <= 0 or rest:
         return last.ended
     pause = min(policy.backoff_max_s, policy.backoff_s * 2.0 ** min(rounds, 20))
     spread = zlib.crc32(f"{record.name} {last.number}".encode()) / 2**32  # several slices do not ask in step
@@ -368,14 +396,25 @@ def failures(record: Record, policy: Policy) -> int:
     """Failures of the program that count: those since it last ran for `healthy_s`."""
     count = 0
     for attempt in record.counted:
-        if attempt.outcome == "failed":
-            ran = attempt.ended - (attempt.started or attempt.ended)
-            count = 1 if ran >= policy.healthy_s else count + 1
+        if _ran_s(attempt) >= policy.healthy_s:
+            count = 0
+        count += attempt.outcome == "failed"
     return count
 
 
+def _ran_s(attempt: Attempt) -> float:
+    """Seconds that the program ran in an attempt that has ended."""
+    return attempt.ended - attempt.started if attempt.started and attempt.ended else 0.0
+
+
+def _unfit(record: Record) -> int:
+    """The latest attempts, one after the other, whose hosts could not run the program."""
+    outcomes = [attempt.outcome for attempt in reversed(record.counted)]
+    return next((index for index, outcome in enumerate(outcomes) if outcome != "unfit"), len(outcomes))
+
+
 def preemptions(record: Record) -> int:
-    return sum(attempt.outcome == "preempted" for attempt in record.counted)
+    return sum(attempt.outcome in ("preempted", "unfit") for attempt in record.counted)
 
 
 def seen(record: Record, resource: Resource, now: float) -> Record:
@@ -414,17 +453,17 @@ def created(record: Record, now: float) -> Record:
     return _with_last(record, created=now)
 
 
-def refused(record: Record, policy: Policy, message: str, now: float) -> Record:
-    """After the cloud did not answer the request, or in words that say nothing of why."""
+def refused(record: Record, policy: Policy, outcome: str, message: str, now: float) -> Record:
+    """After the cloud did not answer the request, or in words that say nothing of why; some times over it has an outcome."""
     record = _with_last(record, refusals=record.last.refusals + 1)
     if record.last.refusals < policy.max_refusals:
         return record
-    return _with_last(record, outcome="refused", detail=message, ended=now)
+    return _with_last(record, outcome=outcome, detail=message, ended=now)
 
 
-def started(record: Record, now: float, bundle: str) -> Record:
+def started(record: Record, now: float, bundle: str, hosts: int) -> Record:
     """After every host has acknowledged the start of the program with this code."""
-    return _with_last(record, started=now, bundle=bundle)
+    return _with_last(record, started=now, bundle=bundle, hosts=hosts)
 
 
 def _with_last(record: Record, **changes) -> Record:

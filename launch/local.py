@@ -31,7 +31,7 @@ class LocalSlices:
         self._spec = spec
         self._root = pathlib.Path(spec.root).expanduser().absolute() / "slices"
 
-    def create(self, name: str, zone: str, labels: Mapping[str, str]) -> None:
+    def create(self, name: str, zone: str, labels: Mapping[str, str], left_s: float) -> None:
         folder = self._root / name
         if (folder / "slice.json").exists():
             return
@@ -54,9 +54,13 @@ class LocalSlices:
 
     def delete(self, name: str, zone: str) -> None:
         """Ends every process of the slice, and removes its folder."""
-        for host in range(self._spec.hosts):
-            worker.end_marked(f"{self._spec.mark(name)}/{host}", patience=5.0)
+        found = worker.read_json(str(self._root / name / "slice.json")) or {}
+        for host in range(found.get("hosts", self._spec.hosts)):
+            worker.end_marked(self.mark(name, host), patience=5.0)
         shutil.rmtree(self._root / name, ignore_errors=True)
+
+    def mark(self, name: str, host: int) -> str:
+        return worker.mark_of(self._spec.mark(name), host, self._root / name / f"host-{host}" / ".launch")
 
     def existing(self) -> list[Resource]:
         names = sorted(path.parent.name for path in self._root.glob("*/slice.json"))
@@ -89,7 +93,7 @@ class LocalSlices:
         with ThreadPoolExecutor(found["hosts"]) as pool:
             return "\n".join(pool.map(run, workers or range(found["hosts"])))
 
-    def plan(self, name: str, zone: str, labels: Mapping[str, str], argv: Sequence[str]) -> list[str]:
+    def plan(self, name: str, zone: str, labels: Mapping[str, str], left_s: float, argv: Sequence[str]) -> list[str]:
         return [f"(on each of {self._spec.hosts} local hosts) {shlex.join(argv)}"]
 
 

@@ -14,15 +14,17 @@ from collections.abc import Callable, Sequence
 
 from launch import bundle as bundle_lib
 from launch import controller
-from launch.cloud import PERMANENT, CloudError, Gcloud, GcsFiles, QueuedResources, Slices, delete_argv
+from launch.cloud import PERMANENT, CloudError, Gcloud, GcsFiles, QueuedResources, Slices, classify, delete_argv
 from launch.controller import Attempt, Close, Create, Delete, End, Host, Record, Resource, Sight, Start, State, Wait
 from launch.local import LocalFiles, LocalSlices
 from launch.spec import Spec, owner
-from redundancy.errors import UserError, WorkdirError
+from redundancy.errors import WorkdirError
 
 HERE = pathlib.Path(__file__).resolve().parent
 _ACK = re.compile(r"LAUNCH-ACK (\{.*\})")
 _HERE = "LAUNCH-HERE"  # what a host says that was reached
+_PAUSES = (2.0, 10.0, 30.0, 60.0, 0.0)  # seconds before a record is written once more
+_DENIED = re.compile(r"Permission denied \(publickey|Host key verification failed")
 _START_S, _START_TRIES = 300.0, 3
 _SAY_S = 60.0
 _LAST_S, _LEAST_S = 300.0, 60.0  # of the budget, kept for saving and for the deletion; what the program has at least
@@ -40,6 +42,8 @@ def backend(spec: Spec) -> tuple[Slices, GcsFiles | LocalFiles]:
 def fingerprint(spec: Spec, command: Sequence[str]) -> str:
     """What may not change while a run lasts."""
     fixed = [
+        spec.root,
+        spec.project,
         spec.backend,
         spec.accelerator_type,
         spec.slices,
@@ -79,17 +83,37 @@ class Ledger:
     def save(self) -> None:
         slices = [dataclasses.asdict(record) for record in self.records]
         content = json.dumps({**self.head, "slices": slices}, indent=1).encode()
+        for pause in _PAUSES:
+            try:
+                self._write(content)
+                return
+            except CloudError as error:
+                if error.kind in PERMANENT or not pause:
+                    raise
+                time.sleep(pause)
+
+    def _write(self, content: bytes) -> None:
         try:
             self._files.write(self.path, content, self._generation)
         except CloudError as error:
-            # The answer to our own write may have been lost, and gcloud have written once more.
-            if error.kind != "changed" or self._files.read(self.path) != content:
-                raise self._taken() if error.kind == "changed" else error from error
+            # The answer to our own write may have been lost, and it have been written once more.
+            if error.kind != "changed":
+                raise
+            if self._files.read(self.path) != content:
+                raise self._taken() from error
         self._generation = self._files.generation(self.path)
+
+    def heed_stop(self) -> None:
+        """Reads that somebody asked the run to stop, which is all that may be changed beside a controller."""
+        if self._files.generation(self.path) != self._generation:
+            head, records = self.head, self.records
+            if not self.load() or self.records != records:
+                self.head, self.records = head, records
+                raise self._taken()
 
     def _taken(self) -> WorkdirError:
         return WorkdirError(
-            f"{self._files.uri(self.path)} was changed by another controller of this run, or by stop or down; this one ends "
+            f"{self._files.uri(self.path)} was changed by another controller of this run, or by down; this one ends "
             'and leaves all as it is. "python -m launch status" shows what runs.'
         )
 
@@ -123,6 +147,7 @@ class Run:
         self._beats: dict[tuple, tuple[object, float]] = {}
         self._since: dict[tuple, float] = {}
         self.bundle: bundle_lib.Bundle | None = None
+        self.is_open = False
 
     def name(self, index: int) -> str:
         return self.spec.slice_name(index)
@@ -163,16 +188,18 @@ class Run:
                 "began": time.time(),
             }
             self.ledger.records = [Record(self.name(index)) for index in range(self.spec.slices)]
+        self.ledger.head.pop("stop", None)
         self._adopt()
         self.bundle = bundle_lib.make(HERE.parent)
         self.ledger.save()
+        self.is_open = True
 
     def _reopen(self) -> None:
         """A run that ended otherwise than well goes on, with fresh budgets but for the chip-hours."""
         for index, record in enumerate(self.ledger.records):
-            if record.end and record.end[0] != controller.DONE:
-                base = record.last.number if record.last else 0
-                self.ledger.records[index] = dataclasses.replace(record, end=None, base=base)
+            base = record.last.number if record.last else 0
+            end = record.end if record.end and record.end[0] == controller.DONE else None
+            self.ledger.records[index] = dataclasses.replace(record, end=end, base=base)
         if any(record.end is None for record in self.ledger.records):
             self.ledger.head["began"] = time.time()
 
@@ -194,7 +221,8 @@ class Run:
 
     def _check_ours(self, resource: Resource) -> None:
         found = resource.labels
-        if (found.get("hash"), found.get("owner")) != (fingerprint(self.spec, self.command), owner()):
+        mine = (fingerprint(self.spec, self.command), self.ledger.head["owner"])
+        if (found.get("hash"), found.get("owner")) != mine:
             raise WorkdirError(
                 f"there is a slice {resource.name} in {resource.zone}, of owner {found.get('owner')} and with another "
                 f"command: choose another --config.run, or delete it ({self.how_to_delete(resource)})."
@@ -210,6 +238,10 @@ class Run:
     def run(self) -> int:
         """Until nothing is left to do; the exit code: the worst of the slices'."""
         while True:
+            try:
+                self.ledger.heed_stop()
+            except CloudError as error:
+                self._say(f"the bucket does not answer: {_first_line(error)}")
             for index in range(len(self.ledger.records)):
                 if self.ledger.records[index].end is None:
                     self.step(index)
@@ -223,24 +255,32 @@ class Run:
         if resource.state not in (State.ABSENT, State.UNKNOWN):
             self._check_ours(resource)
         self._update(index, controller.seen(self.ledger.records[index], resource, time.time()))
-        sight = self._look(index, resource)
+        try:
+            sight = self._look(index, resource)
+        except CloudError as error:
+            if error.kind in PERMANENT:
+                raise
+            # What the hosts have told cannot be read: nothing is known, as where the slice cannot be seen.
+            resource = dataclasses.replace(resource, state=State.UNKNOWN, message=_first_line(error))
+            sight = Sight(resource=resource, **self._counts())
         while True:
             record = self.ledger.records[index]
             action = controller.decide(record, sight, self.policy)
             self._tell(index, action)
-            self._update(index, controller.after(record, action, time.time()))
+            # Saved before each action, changed or not: a controller whose place another one has taken may not act.
+            self._update(index, controller.after(record, action, time.time()), always=not isinstance(action, Wait))
             self._do(index, action, resource)
             if not isinstance(action, Close):
                 return
             if action.outcome in ("failed", "refused") and (
                 bad := [host for host in sight.hosts if host.code and host.tail]
             ):
-                first = min(bad, key=lambda host: (host.code in (75, 76), host.ended))
+                first = controller.first_to_fail(bad)
                 self._say(f"{self.name(index)}: last lines of host {first.worker}:\n{first.tail}")
             sight = dataclasses.replace(sight, **self._counts())
 
-    def _update(self, index: int, record: Record) -> None:
-        if record != self.ledger.records[index]:
+    def _update(self, index: int, record: Record, always: bool = False) -> None:
+        if always or record != self.ledger.records[index]:
             self.ledger.records[index] = record
             self.ledger.save()
 
@@ -250,6 +290,7 @@ class Run:
             now=now,
             failures=sum(controller.failures(record, self.policy) for record in records),
             preemptions=sum(map(controller.preemptions, records)),
+            stop="stop" in self.ledger.head,
             run_s=now - self.ledger.head["began"],
             used_s=self.used_s(),
         )
@@ -257,22 +298,28 @@ class Run:
     def _look(self, index: int, resource: Resource) -> Sight:
         last = self.ledger.records[index].last
         hosts, quiet, failing = (), 0.0, 0.0
-        if resource.state is State.ACTIVE and resource.ready and last and last.started and last.outcome is None:
+        if resource.state is not State.UNKNOWN and last and last.started and last.outcome is None:
             statuses = self.statuses(index, last.number)
             hosts = tuple(_host(status) for status in statuses)
             beats = {status["worker"]: status["beat"] for status in statuses}
-            waiting = set(range(resource.hosts)) - {host.worker for host in hosts if host.code is not None}
+            waiting = set(range(last.hosts)) - {host.worker for host in hosts if host.code is not None}
             quiet = max((self._quiet((index, last.number, host), beats.get(host)) for host in waiting), default=0.0)
             failing = self._for((index, last.number, "failing"), any(host.code for host in hosts))
         unready = self._for((index, "unready"), resource.state is State.ACTIVE and not resource.ready)
         return Sight(
-            resource=resource, hosts=hosts, quiet_s=quiet, unready_s=unready, failing_s=failing, **self._counts()
+            resource=resource,
+            hosts=hosts,
+            num_hosts=last.hosts if last else 0,
+            quiet_s=quiet,
+            unready_s=unready,
+            failing_s=failing,
+            **self._counts(),
         )
 
     def _quiet(self, key: tuple, beat: object) -> float:
         """Seconds on this clock since a host's beat changed: the hosts' clocks may be off."""
         now = time.monotonic()
-        if key not in self._beats or self._beats[key][0] != beat:
+        if key not in self._beats or beat not in (None, self._beats[key][0]):
             self._beats[key] = (beat, now)
         return now - self._beats[key][1]
 
@@ -330,23 +377,24 @@ class Run:
                 case Delete():
                     self.slices.delete(self.name(index), self.zone(index))
         except CloudError as error:
-            if error.kind in PERMANENT:
+            # A slice in some states cannot be deleted just then, which is called invalid.
+            if error.kind in PERMANENT and not (isinstance(action, Delete) and error.kind == "invalid"):
                 raise
             self._say(f"{self.name(index)}: {error}")
 
     def labels(self, index: int) -> dict[str, str]:
-        left = self._left_s()
-        expires = time.time() + self.spec.wait_hours * 3600 + (left if math.isfinite(left) else 0)
+        left = self.policy.budget_s - self.used_s()  # a slice may use what the others leave
+        expires = time.time() + self.spec.wait_hours * 3600 + left
         return {
             "app": "redundancy",
-            "owner": owner(),
+            "owner": self.ledger.head.get("owner", owner()),
             "run": self.spec.run,
             "slice": str(index),
             "hash": fingerprint(self.spec, self.command),
-            "expires": str(round(expires)),
+            **({"expires": str(round(expires))} if math.isfinite(left) else {}),
         }
 
-    def _left_s(self) -> float:
+    def left_s(self) -> float:
         """Seconds that each of the slices that have not ended may still last."""
         working = sum(record.end is None for record in self.ledger.records) or self.spec.slices
         return (self.policy.budget_s - self.used_s()) / working
@@ -354,16 +402,14 @@ class Run:
     def _create(self, index: int, action: Create) -> None:
         now = time.time()
         try:
-            self.slices.create(self.name(index), action.zone, self.labels(index))
+            self.slices.create(self.name(index), action.zone, self.labels(index), self.left_s())
         except CloudError as error:
-            self._say(f"{self.name(index)}: {error}")
             record = self.ledger.records[index]
             if error.kind == "capacity" or error.kind in PERMANENT:
-                outcome = "capacity" if error.kind == "capacity" else "refused"
-                self._update(index, controller.after(record, Close(outcome, str(error).splitlines()[0]), now))
-            else:
-                self._update(index, controller.refused(record, self.policy, str(error).splitlines()[0], now))
-            return
+                return self._close(index, "capacity" if error.kind == "capacity" else "refused", _first_line(error))
+            self._say(f"{self.name(index)}: {error}")
+            outcome = "capacity" if error.kind == "unavailable" else "refused"
+            return self._update(index, controller.refused(record, self.policy, outcome, _first_line(error), now))
         self._update(index, controller.created(self.ledger.records[index], time.time()))
 
     def _close(self, index: int, outcome: str, detail: str) -> None:
@@ -374,7 +420,7 @@ class Run:
     def job(self, index: int, attempt: int, zone: str) -> dict:
         """What the workers of an attempt have to know."""
         spec, name = self.spec, self.name(index)
-        local, left = spec.backend == "local", self._left_s()
+        local, left = spec.backend == "local", self.left_s()
         command = substituted(self.command, spec, index)
         python = spec.interpreter or ".launch-venv/bin/python"
         setup = ["bash", "launch/setup_worker.sh", spec.python, ",".join(spec.extras)]
@@ -407,6 +453,12 @@ class Run:
         self.files.write(f"{self.folder(index, attempt)}/job.json", job)
         argv = self.bootstrap("start", index, attempt, self.bundle.sha256)
         acks, said = self._ask(index, argv, resource)
+        if (
+            not acks
+            and _HERE not in said
+            and (_DENIED.search(said) or classify(said).kind in ("account", "permission"))
+        ):
+            return self._close(index, "refused", f"ssh: {said.strip()[-500:]}")
         if busy := [ack for ack in acks.values() if ack["state"] == "busy"]:
             held = "; ".join(f"host {ack['worker']}: {_held(holder)}" for ack in busy for holder in ack["holders"])
             return self._close(index, "refused", f"the chips are in use by processes that are not of this run ({held})")
@@ -415,10 +467,12 @@ class Run:
         missing = sorted(set(range(resource.hosts)) - acks.keys())
         if missing or not resource.hosts:
             # A host that was reached, and did not get as far as that, will not do so on another slice either.
-            outcome = "failed" if _HERE in said else "preempted"
+            outcome = "failed" if _HERE in said else "unfit"
             last = "\n".join(said.replace(_HERE, "").strip().splitlines()[-5:])
             return self._close(index, outcome, f"hosts {missing} did not start the program: {last}")
-        self._update(index, controller.started(self.ledger.records[index], time.time(), self.bundle.sha256))
+        self._update(
+            index, controller.started(self.ledger.records[index], time.time(), self.bundle.sha256, resource.hosts)
+        )
 
     def _ask(self, index: int, argv: Sequence[str], resource: Resource) -> tuple[dict[int, dict], str]:
         """Acknowledgements by worker, asked for again where they are missing; and what else was said the last time.
@@ -444,46 +498,67 @@ class Run:
 
     # By hand.
 
-    def stop(self) -> bool:
-        """Asks the programs to save and end; whether any was there to be asked."""
-        asked = False
+    def stop(self) -> None:
+        """Asks the controller to start nothing more, and the programs to save and end."""
+        self._mark(lambda: self.ledger.head.update(stop=time.time()))
         for index, record in enumerate(self.ledger.records):
             last = record.last
             if last is None or last.outcome is not None or not last.started:
                 continue
             resource = self.slices.describe(self.name(index), last.zone)
             acks, said = self._ask(index, self.bootstrap("stop", index, last.number, last.bundle), resource)
-            if not acks:
-                raise UserError(f"{self.name(index)}: no host answered: {said.strip()[-500:]}")
-            self._say(f"{self.name(index)}: hosts {sorted(acks)} were asked to save and end")
-            asked = True
-        return asked
+            asked = f"hosts {sorted(acks)} were asked to save and end"
+            self._say(f"{self.name(index)}: {asked if acks else f'no host answered: {said.strip()[-500:]}'}")
 
     def down(self) -> None:
         """Deletes the run's slices, and returns when they are gone."""
+        self._mark(self._take_down)
         now = time.time()
-        for index, record in enumerate(self.ledger.records):
-            if record.last is not None and record.last.outcome is None:
-                self._update(index, controller.after(record, Close("stopped", "taken down"), now))
-            elif record.end is None:
-                self._update(index, dataclasses.replace(record, base=record.last.number if record.last else 0))
         left = {index for index, record in enumerate(self.ledger.records) if record.last is not None}
         while left:
             for index in sorted(left):
-                resource = self.slices.describe(self.name(index), self.zone(index))
-                record = controller.seen(self.ledger.records[index], resource, time.time())
-                if resource.state is State.ABSENT:
-                    left.discard(index)
-                    record = dataclasses.replace(record, end=record.end or (controller.STOPPED, "taken down"))
-                    self._say(f"{self.name(index)}: gone")
-                elif resource.state is State.UNKNOWN:
-                    self._tell(index, Wait(f"the cloud: {resource.message}"))
-                elif resource.state is not State.DELETING:
-                    self._tell(index, Delete("down"))
-                    self.slices.delete(self.name(index), self.zone(index))
-                self._update(index, record)
+                try:
+                    if self._is_gone(index, now):
+                        left.discard(index)
+                except CloudError as error:  # the others are deleted all the same
+                    self._say(f"{self.name(index)}: {error}")
             if left:
                 time.sleep(self.spec.poll_s)
+
+    def _mark(self, change: Callable[[], None]) -> None:
+        """Changes the record, although a controller may be changing it."""
+        for attempt in range(5):
+            change()
+            try:
+                return self.ledger.save()
+            except WorkdirError:
+                if attempt == 4:
+                    raise
+                self.ledger.load()
+
+    def _take_down(self) -> None:
+        for index, record in enumerate(self.ledger.records):
+            if record.last is not None and record.last.outcome is None:
+                record = controller.after(record, Close("stopped", "taken down"), time.time())
+            self.ledger.records[index] = dataclasses.replace(
+                record, end=record.end or (controller.STOPPED, "taken down")
+            )
+
+    def _is_gone(self, index: int, since: float) -> bool:
+        """Deletes a slice, unless it is gone; one that was asked for just now may still appear."""
+        resource = self.slices.describe(self.name(index), self.zone(index))
+        self._update(index, controller.seen(self.ledger.records[index], resource, time.time()))
+        if resource.state is State.ABSENT:
+            last = self.ledger.records[index].last
+            if (last.created is None or last.refusals) and time.time() - since < self.policy.appear_s:
+                self._tell(index, Wait("a request that may have been taken"))
+                return False
+            self._say(f"{self.name(index)}: gone")
+            return True
+        if resource.state is not State.DELETING:
+            self._tell(index, Delete("down"))
+            self.slices.delete(self.name(index), self.zone(index))
+        return False
 
     def remaining(self) -> list[str]:
         """What may still run, and how to end it, a line each."""
@@ -492,6 +567,10 @@ class Run:
             for record in self.ledger.records
             if record.last is not None and record.end is None
         ]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def _host(status: dict) -> Host:

@@ -24,13 +24,15 @@ HOME = os.path.join(os.path.expanduser("~"), ".launch")
 MARK = "LAUNCH_JOB"
 TERM_S = 120.0  # a program that was asked to end may take so long to save
 PUT_S = 300.0  # a copy to the bucket; while one lasts, nothing that is asked is heard
+HOLD_S = 5.0  # a process that is ending may hold the chips for so long
 _METADATA = "http://{}/computeMetadata/v1/instance/attributes/agent-worker-number"
 
 
 def fetch(uri):
     """The content of a small file."""
     if uri.startswith("gs://"):
-        return subprocess.run(["gcloud", "storage", "cat", uri], check=True, stdout=subprocess.PIPE).stdout
+        argv = ["gcloud", "storage", "cat", uri]
+        return subprocess.run(argv, check=True, stdout=subprocess.PIPE, timeout=PUT_S).stdout
     with open(uri, "rb") as file:
         return file.read()
 
@@ -74,6 +76,11 @@ def worker_number():
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     with urllib.request.urlopen(request, timeout=20) as answer:
         return int(answer.read())
+
+
+def mark_of(job, worker, home):
+    """What the processes of a host carry; hosts that share a machine have folders of their own."""
+    return f"{job}/{worker}/{home}"
 
 
 def marked(mark):
@@ -160,15 +167,23 @@ def start(uri, attempt):
     worker = worker_number()
     job = json.loads(fetch(uri))
     folder = os.path.join(HOME, "jobs", job["mark"])
-    mark = "{}/{}".format(job["mark"], worker)
+    mark = mark_of(job["mark"], worker, HOME)
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = read_json(os.path.join(folder, "started.json"))
-        if known is not None and known["attempt"] >= attempt:
+        if known is not None and known["attempt"] == attempt:
             return acknowledge(worker=worker, **known)
+        if known is not None and known["attempt"] > attempt:
+            message = "attempt {} was started here already".format(known["attempt"])
+            return acknowledge(worker=worker, attempt=attempt, state="error", message=message)
         end_marked(mark)
-        busy = all_holders(job["devices"])
+        deadline = time.monotonic() + HOLD_S
+        while True:
+            busy = all_holders(job["devices"])
+            if not busy or time.monotonic() > deadline:
+                break
+            time.sleep(1.0)  # it may be ending
         if busy:
             return acknowledge(worker=worker, attempt=attempt, state="busy", holders=busy)
         if job["devices"] and os.path.exists("/tmp/libtpu_lockfile"):
@@ -214,7 +229,7 @@ class Supervisor:
     def __init__(self, folder):
         self.folder, self.log = folder, os.path.join(folder, "log")
         self.job = read_json(os.path.join(folder, "job.json"))
-        self.beat, self.copied = 0, -1
+        self.beat, self.copied = 0, 0
         self.process, self.terminated, self.asked = None, None, {}
 
     def status(self, state, **values):
@@ -244,12 +259,13 @@ class Supervisor:
         """Copies status and log to the bucket."""
         base = "{}/host-{}".format(self.job["mirror"], self.job["worker"])
         status = os.path.join(self.folder, "status.json")
-        size = os.path.getsize(self.log) if os.path.exists(self.log) else 0
-        if size != self.copied and size:
-            put(self.log, base + ".log")
-            self.copied = size
         write_json(status, self.status(state, **values))
         put(status, base + ".json")
+        size = os.path.getsize(self.log) if os.path.exists(self.log) else 0
+        # A long log is copied whole each time: the longer it is, the more must be new.
+        if size - self.copied > (0 if state == "ended" else size // 20 if size > 2**22 else 0):
+            put(self.log, base + ".log")
+            self.copied = size
 
     def try_mirror(self, state, **values):
         try:

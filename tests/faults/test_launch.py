@@ -61,7 +61,7 @@ def content(workdir):
 
 
 def processes(task, host):
-    return worker.marked(f"{task.spec.mark('r-0')}/{host}")
+    return worker.marked(task.slices.mark("r-0", host))
 
 
 def command_of(pid):

@@ -130,13 +130,17 @@ def create(command: list[str], words: list[str]) -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--spot", action="store_true")
     kind.add_argument("--reserved", action="store_true")
-    for flag in ("--service-account", "--network", "--subnetwork"):
+    for flag in ("--service-account", "--network", "--subnetwork", "--metadata-from-file"):
         parser.add_argument(flag)
     for flag in ("--internal-ips", "--async", "--quiet"):
         parser.add_argument(flag, action="store_true")
     args = parser.parse_args(words)
     if not vars(args)["async"]:
         parser.error("the fake gcloud creates with --async only")
+    metadata = {}
+    if args.metadata_from_file:
+        key, _, path = args.metadata_from_file.partition("=")
+        metadata[key] = pathlib.Path(path).read_text()
     network = {"enableExternalIps": not args.internal_ips, "network": args.network or "default"}
     account = {"scope": args.scopes.split(",")}
     if args.subnetwork:
@@ -152,7 +156,7 @@ def create(command: list[str], words: list[str]) -> None:
     node = {
         "acceleratorType": args.accelerator_type,
         "labels": args.labels,
-        "metadata": {},
+        "metadata": metadata,
         "networkConfig": network,
         "runtimeVersion": args.runtime_version,
         "serviceAccount": account,

@@ -3,6 +3,8 @@
 The histories run the whole controller on a cloud, a bucket and a clock in memory.
 """
 
+import contextlib
+import dataclasses
 import json
 import types
 
@@ -28,6 +30,7 @@ from launch.controller import (
     State,
     Wait,
 )
+from redundancy.errors import WorkdirError
 
 ZONES = ("us-west4-a", "us-central1-a")
 POLICY = Policy(
@@ -44,7 +47,7 @@ def record(**last):
 
 def sight(state, **values):
     known = {name: values.pop(name) for name in ("ready", "message") if name in values}
-    return Sight(resource=Resource("r-0", ZONES[0], state, hosts=2, **known), **{"now": NOW} | values)
+    return Sight(resource=Resource("r-0", ZONES[0], state, hosts=2, **known), **{"now": NOW, "num_hosts": 2} | values)
 
 
 RUNNING, CLOSED = {"started": NOW - 100}, {"started": NOW - 100, "ended": NOW - 50, "detail": "why"}
@@ -79,8 +82,19 @@ BOTH = (Host(0, 0, line="fine"), Host(1, 0))
         (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 75, stopped=True), Host(1, 75))), Close("stopped", "as asked")),
         (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 75, expired=True), Host(1, 75))), Close),
         (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 2, line="x"), Host(1, 2))), Close("refused", "host 0 ended with code 2: x")),
-        (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 1, tail="open(/dev/vfio/0): busy"), Host(1, 76))), Close("preempted", "host 0 ended with code 1: ")),
-        (RUNNING, sight(State.ACTIVE, hosts=BOTH, used_s=1e6), Close("budget", "budget_chip_hours is used up")),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 1, tail="open(/dev/vfio/0): busy"), Host(1, 76))), Close("unfit", "host 0 ended with code 1: ")),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0), Host(1)), used_s=1e6), Close("budget", "budget_chip_hours is used up")),
+        (RUNNING, sight(State.BROKEN, hosts=BOTH), Close("done", "fine")),
+        (RUNNING, sight(State.ABSENT, hosts=BOTH), Close("done", "fine")),
+        (RUNNING, sight(State.ABSENT, hosts=BOTH[:1]), Close("preempted", "the slice is gone")),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 75, expired=True), Host(1, 75)), used_s=1e6 - 60), Close("budget", "budget_chip_hours is used up; the program was asked to save and end")),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 75, expired=True), Host(1, 75)), used_s=5e5), Close("share", "its share of the budget is used up; there is more now")),
+        (CLOSED | {"outcome": "share"}, sight(State.ACTIVE, used_s=5e5), Start(2)),
+        ({"created": NOW - 3500}, sight(State.BROKEN, message="FAILED"), Close("capacity", "FAILED")),
+        ({"created": NOW - 60}, sight(State.WAITING, stop=True), Close("stopped", "as asked")),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0), Host(1)), stop=True), Wait),
+        (CLOSED | {"outcome": "preempted"}, sight(State.ABSENT, stop=True), End(75, "stopped; the same command goes on")),
+        (CLOSED | {"outcome": "failed"}, sight(State.ACTIVE, ready=False, failures=1), Delete),
         (RUNNING, sight(State.BROKEN, message="SUSPENDED"), Close("preempted", "SUSPENDED")),
         (RUNNING, sight(State.ABSENT), Close("preempted", "the slice is gone")),
         (RUNNING, sight(State.DELETING), Close),
@@ -119,9 +133,9 @@ def test_want_of_capacity_tries_the_zones_and_then_waits_longer_and_longer():
         given = controller.after(controller.after(given, action, at), Close("capacity", "none"), at)
         now = at
     assert zones == [*ZONES] * 8
-    assert pauses[:2] == [0, 0]
-    assert all(pause > 0 for pause in pauses[2:])
-    assert pauses[2] < pauses[6] < pauses[10] <= max(pauses) <= 1.25 * POLICY.backoff_max_s + 1
+    assert pauses[0] == 0
+    assert pauses[1::2] == [0] * 8, "the other zone at once"
+    assert 0 < pauses[2] < pauses[4] < pauses[6] < pauses[8] <= max(pauses) <= 1.25 * POLICY.backoff_max_s + 1
 
 
 def test_failures_long_apart_are_not_added_up():
@@ -130,7 +144,19 @@ def test_failures_long_apart_are_not_added_up():
 
     assert controller.failures(Record("r", (failed(1, 10), failed(2, 10))), POLICY) == 2
     assert controller.failures(Record("r", (failed(1, 10), failed(2, 10), failed(3, 4000))), POLICY) == 1
+    lost = dataclasses.replace(failed(2, 4000), outcome="preempted")
+    assert controller.failures(Record("r", (failed(1, 10), lost, failed(3, 10))), POLICY) == 1
     assert controller.failures(Record("r", (failed(1, 10), failed(2, 10)), base=1), POLICY) == 1
+
+
+def test_slices_of_no_use_one_after_the_other_end_the_run():
+    def lost(number, outcome):
+        return Attempt(number, ZONES[0], NOW - 100, created=NOW - 100, ended=NOW - 50, outcome=outcome, detail="why")
+
+    given = Record("r-0", tuple(lost(number, "unfit") for number in range(1, 5)))
+    assert controller.decide(given, sight(State.ABSENT), POLICY) == End(1, "4 slices in a row were of no use; why")
+    given = Record("r-0", (*given.attempts[:2], lost(3, "preempted"), lost(4, "unfit")))
+    assert not isinstance(controller.decide(given, sight(State.ABSENT), POLICY), End)
 
 
 class Crash(BaseException):
@@ -144,7 +170,7 @@ class Cloud:
         self.clock, self.slices, self.hidden, self.faults, self.answered = clock, {}, {}, {}, False
         self.wrong = []
 
-    def create(self, name, zone, labels):
+    def create(self, name, zone, labels, left_s):
         fault = self.faults.pop("create", None)
         if fault in ("capacity", "unavailable", "permission"):
             raise CloudError(fault, fault)
@@ -258,6 +284,36 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def look(self):
         self.step()
+
+    @rule()
+    def another_controller_comes_and_the_old_one_goes_on(self):
+        old = self.task
+        self.begin()
+        self.step()
+        if old.ledger.records[0].end is None:
+            with contextlib.suppress(WorkdirError, CloudError, Crash):
+                old.step(0)
+
+    @rule()
+    def it_is_asked_to_stop(self):
+        other = run.Run(self.task.spec, [], say=lambda _: None)
+        if other.ledger.load() and not other.ledger.records[0].end:
+            with contextlib.suppress(CloudError):
+                other.stop()
+            with contextlib.suppress(WorkdirError):
+                self.task.ledger.heed_stop()
+
+    @rule()
+    def it_is_taken_down(self):
+        other = run.Run(self.task.spec, [], say=lambda _: None)
+        other.policy = dataclasses.replace(other.policy, appear_s=0)
+        for zone in [*self.cloud.slices]:
+            self.cloud.hidden.pop(zone, None)
+        self.cloud.faults.clear()
+        if other.ledger.load():
+            run.time.sleep = lambda _: self.the_cloud_moves_on()
+            other.down()
+        self.begin()
 
     @rule(minutes=st.sampled_from([0.5, 1, 5, 30, 500]))
     def time_passes(self, minutes):

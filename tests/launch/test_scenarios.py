@@ -126,7 +126,7 @@ def bench(cloud, gcloud_env, tmp_path, monkeypatch, code):
         ([Scenario(unreachable={1: 1})], ["done"], 1),
         ([Scenario(unreachable={0: 1, 1: 1})], ["done"], 1),
         ([Scenario(dropped={0: 1, 1: 2})], ["done"], 1),
-        ([Scenario(unreachable={1: 9}), Scenario()], ["preempted", "done"], 2),
+        ([Scenario(unreachable={1: 9}), Scenario()], ["unfit", "done"], 2),
     ],
     ids=[
         "all well", "no capacity", "quota", "reservation", "failed for want of capacity", "all takes its time",
@@ -141,7 +141,7 @@ def test_a_run_that_ends_well(bench, scenarios, outcomes, creations):
     assert bench.cloud.creations("r-0") == creations
     assert (bench.steps(0), bench.steps(1)) == (5, 5)
     assert bench.starts(1) == 1
-    assert bench.starts(0) == 1 or "preempted" in outcomes
+    assert bench.starts(0) == 1 or "unfit" in outcomes
     assert (
         "all 5 steps"
         in (bench.folder / f"buckets/bucket/launch/r/slice-0/attempt-{len(outcomes)}/host-1.log").read_text()
@@ -150,7 +150,7 @@ def test_a_run_that_ends_well(bench, scenarios, outcomes, creations):
 
 @pytest.mark.parametrize(("node_only", "notice"), [(False, 0.0), (True, 0.0), (False, 2.0)])
 def test_preempted_in_the_middle(bench, node_only, notice):
-    bench.arguments[1] = "40"
+    bench.arguments[1:] = ["40", "while step == 30 and starts.stat().st_size < 2: time.sleep(0.05)"]
     bench.cloud.script("r-0", Scenario(preempted=4, node_only=node_only, notice=notice), Scenario())
     assert bench.go() == 0, bench.text
     assert bench.outcomes() == ["preempted", "done"]
@@ -171,7 +171,7 @@ def test_the_slice_is_lost_just_before_the_program_is_started(bench):
 
     bench.patch.setattr(run.QueuedResources, "execute", losing)
     assert bench.go() == 0, bench.text  # gcloud reaches no host, and exits with 0
-    assert bench.outcomes() == ["preempted", "done"]
+    assert bench.outcomes() == ["unfit", "done"]
 
 
 def test_a_killed_process_counts_as_a_failure_and_runs_again(bench):
@@ -279,13 +279,66 @@ def test_stop_saves_and_the_same_command_goes_on(bench):
     bench.wait_for_step(3)
     other = run.Run(bench.spec(), [], say=bench.said.append)
     assert other.ledger.load()
-    assert other.stop()
+    other.stop()
     assert ended() == 75, bench.text
     assert bench.cloud.resources() == []
     assert 3 <= bench.steps() < 60
     assert bench.go() == 0, bench.text
     assert bench.steps() == 60
-    assert bench.outcomes() == ["stopped", "done"]
+    assert bench.outcomes() == ["stopped", "done"], bench.text
+
+
+def test_stop_before_there_is_a_slice(bench):
+    bench.cloud.script("*", Scenario(waiting=10_000))
+    ended = in_thread(bench)
+    while not bench.cloud.resources():
+        time.sleep(0.05)
+    other = run.Run(bench.spec(), [], say=bench.said.append)
+    other.ledger.load()
+    other.stop()
+    assert ended() == 75, bench.text
+    assert not (bench.folder / "work").exists()
+
+
+def test_the_bucket_does_not_answer_for_a_while(bench):
+    bench.arguments[1] = "60"
+    bench.patch.setattr(run, "_PAUSES", (0.5,) * 20 + (0.0,))
+    ended = in_thread(bench)
+    bench.wait_for_step(3)
+    down = bench.folder / "buckets" / ".down"
+    down.touch()
+    time.sleep(3.0)
+    down.unlink()
+    assert ended() == 0, bench.text
+    assert bench.outcomes() == ["done"]
+    assert (bench.starts(0), bench.starts(1)) == (1, 1)
+
+
+def test_a_controller_that_slept_leaves_its_successor_alone(bench):
+    bench.arguments[1:] = ["60", "while step == 30 and starts.stat().st_size < 2: time.sleep(0.05)"]
+    bench.cloud.script("r-0", Scenario(), Scenario())
+    old = bench.task()
+    while not old.ledger.records[0].last or not old.ledger.records[0].last.started:
+        old.step(0)
+    bench.cloud.preempt("r-0")
+    while old.ledger.records[0].last.outcome is None:
+        old.step(0)
+    ended = in_thread(bench)  # its successor
+    while bench.cloud.creations("r-0") < 2 or "starts the program on all hosts (attempt 2)" not in bench.text:
+        time.sleep(0.05)
+    with pytest.raises(UserError, match="was changed by another controller"):
+        old.step(0)
+    assert ended() == 0, bench.text
+    assert bench.cloud.creations("r-0") == 2, bench.text
+
+
+def test_ssh_that_is_not_allowed_is_told_at_once(bench):
+    bench.patch.setattr(
+        run.QueuedResources, "execute", lambda *_, **__: "me@127.0.0.1: Permission denied (publickey).\n"
+    )
+    assert bench.go() == 1
+    assert bench.outcomes() == ["refused"]
+    assert "Permission denied (publickey)" in bench.text
 
 
 def test_down_beside_a_controller(bench):
@@ -341,7 +394,7 @@ def test_another_command_of_the_same_name_is_refused(bench):
 def test_a_slice_of_somebody_else_is_left_alone(bench):
     other = run.Run(dataclasses.replace(bench.spec()), ["theirs", "{slice}"], say=bench.said.append)
     other.ledger.records = [controller.Record("r-0")]
-    other.slices.create("r-0", "us-west4-a", other.labels(0))
+    other.slices.create("r-0", "us-west4-a", other.labels(0), 3600.0)
     with pytest.raises(UserError, match=r"there is a slice r-0 in us-west4-a, of owner .* with another command"):
         bench.task()
     other.slices.delete("r-0", "us-west4-a")
@@ -351,7 +404,7 @@ def test_a_slice_of_somebody_else_is_left_alone(bench):
 
 def test_a_slice_without_a_record_is_taken_over(bench):
     first = bench.task()
-    first.slices.create("r-0", "us-central1-a", first.labels(0))
+    first.slices.create("r-0", "us-central1-a", first.labels(0), 3600.0)
     (bench.folder / "buckets/bucket/launch/r/run.json").unlink()
     assert bench.go() == 0, bench.text
     assert bench.cloud.creations("r-0") == 1
@@ -450,10 +503,10 @@ def test_gc_finds_what_was_lost_and_what_is_past_its_time(bench, capsys, monkeyp
     for index, name in enumerate(("r-0", "r-1", "r-2")):
         labels = {**task.labels(0), "slice": str(index)}
         labels |= {"expires": "1000"} if index == 1 else {}
-        task.slices.create(name, "us-west4-a", labels)
+        task.slices.create(name, "us-west4-a", labels, 3600.0)
         while task.slices.describe(name, "us-west4-a").state is not State.ACTIVE:
             pass
-    task.slices.create("r-9", "us-west4-a", {**task.labels(0), "owner": "another", "expires": "1000"})
+    task.slices.create("r-9", "us-west4-a", {**task.labels(0), "owner": "another", "expires": "1000"}, 3600.0)
     bench.cloud.preempt("r-0")
     assert command_line.main(arguments(bench, "gc")) == 0
     out = capsys.readouterr().out
