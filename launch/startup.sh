@@ -1,8 +1,9 @@
+# shellcheck shell=sh disable=SC2154
 # On each VM from its start, as root: the slice goes where no launcher starts a program in idle_s seconds, and after left_s
 # seconds. The lines before these set both, and define `delete`.
 watch() {
     sleep "$idle_s"
-    for job in /home/*/.launch/jobs/* /root/.launch/jobs/*; do
+    for job in "${homes:-/home}"/*/.launch/jobs/* /root/.launch/jobs/*; do
         if [ -e "$job" ]; then
             sleep "$((left_s - idle_s))"
             break

@@ -116,7 +116,7 @@ class Program:
         return QueuedResources(SPECS[which], Gcloud("p"))
 
     def create(self, name: str, which: str = "v5e") -> None:
-        self.slices(which).create(name, ZONE, self.labels[which])
+        self.slices(which).create(name, ZONE, self.labels[which], 3600.0)
 
     def describe(self, name: str) -> Resource:
         return self.slices().describe(name, ZONE)
@@ -247,10 +247,10 @@ TPU_STEPS = [
     ),
     Step("start", lambda it: it.start("n"), [[str(i), "start", "gs://bucket/launch/r/slice-0/attempt-1/job.json", "1"] for i in (0, 1)]),
     Step("to one host, through IAP", lambda it: it.execute("n", PRINT, (1,), "all"), [["1", *QUOTED]]),
-    Step("no node", sees("n"), (State.ACTIVE, False, 0, "node MISSING, HEALTHY"), "NOT_FOUND: ", lambda it: it.change("n", node="")),
+    Step("no node", sees("n"), (State.ACTIVE, False, 0, "node MISSING, HEALTHY, 0 hosts"), "NOT_FOUND: ", lambda it: it.change("n", node="")),
     Step("lost", sees("n"), (State.BROKEN, True, 0, "SUSPENDED"), before=lambda it: it.change("n", state="SUSPENDED", node="PREEMPTED")),
     Step("to a lost slice", lambda it: it.execute("n", PRINT), []),
-    Step("node lost", sees("n"), (State.ACTIVE, False, 2, "node PREEMPTED, HEALTHY"), before=lambda it: it.change("n", state="ACTIVE", health="")),
+    Step("node lost", sees("n"), (State.ACTIVE, False, 2, "node PREEMPTED, HEALTHY, 2 hosts"), before=lambda it: it.change("n", state="ACTIVE", health="")),
     Step("delete", lambda it: it.slices().delete("n", ZONE)),
     Step("deleting", sees("n"), (State.DELETING, True, 0, "")),
     Step("delete nothing", lambda it: it.slices().delete("no", ZONE), None, "NOT_FOUND: "),
@@ -259,7 +259,7 @@ TPU_STEPS = [
     Step("no reservation", creates("reserved", "all"), "capacity", "FAILED_PRECONDITION: Insufficient reserved capacity"),
     Step("invalid", creates("invalid"), "invalid", "INVALID_ARGUMENT: "),
     Step("create to fail", creates("failed")),
-    Step("failed", sees("failed"), (State.BROKEN, True, 0, cloud.CAPACITY.message)),
+    Step("failed", sees("failed"), (State.BROKEN, True, 0, "RESOURCE_EXHAUSTED: " + cloud.CAPACITY.message)),
 ]  # fmt: skip
 
 NO_OBJECTS = "The following URLs matched no objects or files:"

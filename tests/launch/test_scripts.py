@@ -10,9 +10,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 
 import pytest
+
+from launch.cloud import Gcloud, QueuedResources
+from launch.spec import defaults, resolve
 
 HERE = pathlib.Path(__file__).resolve().parents[2]
 LAUNCH = HERE / "launch"
@@ -26,13 +30,42 @@ def script(path, text):
     path.chmod(0o755)
 
 
-@pytest.mark.parametrize("path", [BOOTSTRAP, SETUP, HERE / ".ci/run"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [BOOTSTRAP, SETUP, LAUNCH / "startup.sh", HERE / ".ci/run"], ids=lambda path: path.name
+)
 def test_shellcheck(path):
     binary = shutil.which("shellcheck", path=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
     if binary is None:
         pytest.skip("needs shellcheck (the extra test)")
     done = subprocess.run([binary, str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_slice_outlives_nobody(tmp_path, monkeypatch, started):
+    """What a VM runs at its start: gone after a while where no program was started, and when its time is over anyway."""
+    config = defaults()
+    config.bucket, config.zones, config.budget_chip_hours, config.idle_minutes = (
+        "gs://bucket",
+        ("us-west4-a",),
+        9.0,
+        1 / 60,
+    )
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    slices = QueuedResources(resolve(config), Gcloud("p"))
+    slices._write_startup("r-0", "us-west4-a", 3.0)
+    script(tmp_path / "bin" / "gcloud", f'#!/bin/sh\necho "$@" > {tmp_path}/deleted\n')
+    if started:
+        (tmp_path / "homes" / "me" / ".launch" / "jobs" / "r-0").mkdir(parents=True)
+    env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "homes": str(tmp_path / "homes")}
+    begun = time.monotonic()
+    subprocess.run(["sh", str(slices._startup("r-0"))], env=env, check=True)
+    assert time.monotonic() - begun < 0.9, "the start of the VM does not wait for it"
+    while not (tmp_path / "deleted").exists():
+        assert time.monotonic() - begun < 30
+        time.sleep(0.05)
+    assert time.monotonic() - begun > (2.9 if started else 0.9)
+    assert (tmp_path / "deleted").read_text().split()[:5] == ["compute", "tpus", "queued-resources", "delete", "r-0"]
 
 
 def test_the_worker_is_python_3_8():

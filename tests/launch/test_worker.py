@@ -123,7 +123,7 @@ def running(folder):
     made = Host(folder)
     yield made
     for number in range(2):
-        worker.end_marked(f"{made.mark}/{number}", patience=0.0)
+        worker.end_marked(worker.mark_of(made.mark, number, folder / "home" / ".launch"), patience=0.0)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_program_that_ends_well(host):
     assert (status["code"], status["line"], status["setup"]) == (0, "all done", False)
     assert {"tail", "stopped", "expired"}.isdisjoint(status)
     assert status["began"] <= status["ended"] <= time.time()
-    assert f"{host.tree}/sample.py a b {host.mark}/0\n" in host.log()
+    assert f"{host.tree}/sample.py a b {host.mark}/0/" in host.log()
     assert host.log().endswith("launch: ended with code 0\n")
     wait_for(lambda: not alive(ack["pid"]))
     assert not list(host.bucket.rglob("*.part"))
