@@ -7,7 +7,7 @@ import jinja2
 from markupsafe import Markup
 
 from redundancy import config as config_lib
-from redundancy.report import images, words
+from redundancy.report import images, noninferiority, words
 from redundancy.report.figures import Plot
 from redundancy.report.statistics import FULL, Summary, find
 
@@ -20,7 +20,7 @@ _ENVIRONMENT = jinja2.Environment(
 )
 _ENVIRONMENT.filters.update(
     percent=words.percent, accuracy=words.accuracy, points=words.points, interval=words.interval, small=words.small,
-    plural=words.plural, class_title=words.class_title,
+    plural=words.plural, class_title=words.class_title, mean_interval=words.mean_interval, p_value=words.p_value,
 )  # fmt: skip
 
 _RULES = {
@@ -127,6 +127,8 @@ def render(
     """
     sentence, verdict = words.answer(summaries, name, fraction, layer, test_size)
     several_layers = len({item.layer for item in summaries if item.method == "semantic"}) > 1
+    answers = noninferiority.answers(summaries, config["report_margin"])
+    droppable = [(item, *words.droppable(item, name, test_size, several_layers)) for item in answers]
     width, height = images.shown_size(image_shape)
     return _ENVIRONMENT.get_template("page.html").render(
         config=config,
@@ -141,6 +143,8 @@ def render(
         layer=layer,
         sentence=sentence,
         verdict=verdict,
+        droppable=droppable,
+        tests=[(method_name(item.method, item.layer, several_layers), test) for item in answers for test in item.tests],
         headlines=_headlines(full_size, test_size, len(class_names), run_count, fraction, summaries, class_rows),
         rows=[(method_name(item.method, item.layer, several_layers), item) for item in summaries],
         trials=max(item.trials for item in summaries),
