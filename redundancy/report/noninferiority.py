@@ -1,27 +1,28 @@
 """Which subsets are no worse than the full set, and the largest share that can be dropped. Pure: numbers in and out.
 
-A subset is *no worse* where its mean test accuracy lies less than a margin below the full set's. That is a hypothesis of
-non-inferiority: a large p-value of the usual test of "no difference" would not show it, since few trials make any p-value
-large (ICH E9, 1998, section 3.3.2; FDA, Non-Inferiority Clinical Trials to Establish Effectiveness, 2016).
+A subset is *no worse* where its mean test accuracy lies less than a margin below the full set's. That is a hypothesis
+of non-inferiority: a large p-value of the usual test of "no difference" would not show it, since few trials make any
+p-value large (ICH E9, 1998, section 3.3.2; FDA, Non-Inferiority Clinical Trials to Establish Effectiveness, 2016).
 
 **Each fraction.** Student's t test on the differences of paired trials; one-sided, H0: mean difference <= -margin, at
-level (1 - CONFIDENCE) / 2 = 2.5 %. So it says "no worse" exactly where the two-sided 95 % interval lies above -margin, as
-ICH E9 (section 5.5) and EMA's guideline on the margin (EMEA/CPMP/EWP/2158/99, 2005) have it. "Worse" is the mirror image,
-H0: mean difference >= -margin. One pair, or pairs that all differ by the same, have no test: nothing is claimed then.
+level (1 - CONFIDENCE) / 2 = 2.5 %. So it says "no worse" exactly where the two-sided 95 % interval lies above -margin,
+as ICH E9 (section 5.5) and EMA's guideline on the margin (EMEA/CPMP/EWP/2158/99, 2005) have it. "Worse" is the mirror
+image, H0: mean difference >= -margin. One pair, or pairs that all differ by the same, have no test: nothing is claimed
+then.
 
-**Over fractions.** Fixed sequences. "No worse" is tested from the largest kept fraction downwards, and the first that fails
-ends it; "worse" from the smallest kept fraction upwards, likewise. No level is divided: the question is the largest share
-down to which all is well, a claim about a fraction is made only after those about all larger ones, and the first false
-claim takes a false rejection at one fraction that the truth, not the data, singles out. So the family-wise error of each
-direction is at most 2.5 %, for any correlation between fractions (they share the full set's runs) and whether or not
-accuracy falls monotonically (Maurer, Hothorn and Lehmacher 1995; Hsu and Berger 1999, JASA 94:468, "Stepwise confidence
-intervals without multiplicity adjustment for dose-response and toxicity studies"). Holm's procedure would divide the level
-by the number of fractions at its first step, where the 2 to 10 trials that trainings cost leave no power to spare: with
-3 pairs and 6 fractions its t quantile is 10.9 where the sequence has 4.3. The price: a fraction that fails hides all
-smaller ones, the adjusted p-value of each being the largest up to it.
+**Over fractions.** Fixed sequences. "No worse" is tested from the largest kept fraction downwards, and the first that
+fails ends it; "worse" from the smallest kept fraction upwards, likewise. No level is divided: the question is the
+largest share down to which all is well, a claim about a fraction is made only after those about all larger ones, and
+the first false claim takes a false rejection at one fraction that the truth, not the data, singles out. So the
+family-wise error of each direction is at most 2.5 %, for any correlation between fractions (they share the full set's
+runs) and whether or not accuracy falls monotonically (Maurer, Hothorn and Lehmacher 1995; Hsu and Berger 1999, JASA
+94:468, "Stepwise confidence intervals without multiplicity adjustment for dose-response and toxicity studies"). Holm's
+procedure would divide the level by the number of fractions at its first step, where the 2 to 10 trials that trainings
+cost leave no power to spare: with 3 pairs and 6 fractions its t quantile is 10.9 where the sequence has 4.3. The price:
+a fraction that fails hides all smaller ones, the adjusted p-value of each being the largest up to it.
 
-**The interval of the largest droppable share.** Truth: the largest of the tried shares such that it and every smaller one
-lose less than the margin; 0 where even the smallest loses more. Lower end: the last "no worse". Upper end: the last
+**The interval of the largest droppable share.** Truth: the largest of the tried shares such that it and every smaller
+one lose less than the margin; 0 where even the smallest loses more. Lower end: the last "no worse". Upper end: the last
 share before those found "worse". Each end is wrong in at most 2.5 % of experiments, so both hold in 95 % at least. It
 comes down to 95 % where two neighbouring shares have all their luck in common; in simulations it covers 97 to 100 %.
 
@@ -57,8 +58,8 @@ class NonInferiority:
       p_worse_adjusted: of the test that the difference is below -margin, over this and all smaller fractions.
       verdict: NO_WORSE, WORSE or CANNOT_TELL, at `LEVEL` by the adjusted p-values.
       trials_needed: pairs with which this fraction and the undecided larger ones would each be found no worse with
-        probability `POWER`, were their true mean and spread the observed; None where the verdict is reached, an estimate
-        is at or beyond the margin, no spread is known, or it would take more than MOST_TRIALS.
+        probability `POWER`, were their true mean and spread the observed; None where the verdict is reached, an
+        estimate is at or beyond the margin, no spread is known, or it would take more than MOST_TRIALS.
     """
 
     method: str
@@ -93,7 +94,8 @@ class Answer:
       confidence: of the interval.
       tests: of all fractions below 1 that have a pair with the full set, largest kept first.
       share: the estimate: this and all smaller shares have a mean difference above -margin; 0.0 is none.
-      low, high: the interval; `low` is what these trials show, shares above `high` are shown to lose more than the margin.
+      low, high: the interval; `low` is what these trials show; shares above `high` are shown to lose more than the
+        margin.
     """
 
     method: str
@@ -189,8 +191,8 @@ def power(mean: float, std: float, pairs: int, margin: float) -> float:
 def trials_needed(mean: float, std: float, margin: float) -> int | None:
     """The least number of pairs with `power` of at least POWER.
 
-    It takes the observed mean and spread for the true ones. Of few pairs both are rough: the spread of 3 pairs is known to
-    a factor of 0.5 to 6, of 5 to 0.6 to 2.9, of 10 to 0.7 to 1.8 (95 % intervals), and the number goes with its square.
+    It takes the observed mean and spread for the true ones. Of few pairs both are rough: the spread of 3 pairs is known
+    to a factor of 0.5 to 6, of 5 to 0.6 to 2.9, of 10 to 0.7 to 1.8 (95 % intervals), and the number goes with its square.
 
     Returns:
       None where the mean is at or beyond the margin, std is NaN, or MOST_TRIALS are too few.

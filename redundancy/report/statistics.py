@@ -1,11 +1,12 @@
 """What the trials say: mean and spread of each method and fraction, and differences between paired trials.
 
-Pure: takes runs, returns numbers as shares of 1 (0.01 is one percentage point). Knows nothing of files or words. Whether
-a subset is no worse than the full set is decided in noninferiority.py.
+Pure: takes runs, returns numbers as shares of 1 (0.01 is one percentage point). Knows nothing of files or words.
+Whether a subset is no worse than the full set is decided in noninferiority.py.
 
-All intervals are over retrainings, on the one test set: other seeds give another initialisation and batch order and, for
-random subsets, another draw. They say nothing of other test images, nor of another model's embeddings (Bouthillier et al.
-2021, "Accounting for Variance in Machine Learning Benchmarks", tell these sources apart). See docs/statistics.md.
+All intervals are over retrainings, on the one test set: other seeds give another initialisation and batch order and,
+for random subsets, another draw. They say nothing of other test images, nor of another model's embeddings (Bouthillier
+et al. 2021, "Accounting for Variance in Machine Learning Benchmarks", tell these sources apart). See
+docs/statistics.md.
 """
 
 import csv

@@ -9,6 +9,8 @@ from redundancy.report.statistics import Difference, Summary, find
 MINUS = "\N{MINUS SIGN}"
 # Above this many test images one of them is less than 0.02 points, and a second decimal means something.
 _FINE_TEST_SIZE = 5000
+# The spread of fewer pairs is known to no better than a factor of three.
+_FEW_PAIRS = 5
 
 
 def percent(share: float) -> str:
@@ -161,19 +163,22 @@ def _outlook(test: NonInferiority, decimals: int) -> str:
     """What more trials would do for a share that these cannot tell of."""
     share, change = percent(test.share), test.difference
     if test.trials_more is not None:
+        rough = f", a rough guess from {change.pairs} pairs" if change.pairs < _FEW_PAIRS else ""
         return (
-            f"For {share}, {trials(test.trials_more)} more {'trial' if test.trials_more == 1 else 'trials'} would do with "
-            f"{percent(POWER)} probability, if its true mean and spread are those seen."
+            f"For {share}, {trials(test.trials_more)} more {'trial' if test.trials_more == 1 else 'trials'} would do "
+            f"with {percent(POWER)} probability, if its true mean and spread are those seen{rough}."
         )
     if change.mean <= -test.margin:
         return (
-            f"At {share} the estimated loss, {accuracy(-change.mean, decimals)} points, is not below {margin(test.margin)}: "
-            "more trials would sooner show a loss than none."
+            f"At {share} the estimated loss, {accuracy(-change.mean, decimals)} points, is not below "
+            f"{margin(test.margin)}: more trials would sooner show a loss than none."
         )
     if change.pairs == 1:
-        return "One paired trial has no spread to tell chance by: run more, at least 5."
+        return f"One paired trial has no spread to tell chance by: run at least {_FEW_PAIRS} trials."
     if not change.has_interval:
-        return f"At {share} all {change.pairs} pairs differ alike, which leaves no spread to tell chance by: run more trials."
+        return (
+            f"At {share} all {change.pairs} pairs differ alike: there is no spread to tell chance by. Run more trials."
+        )
     return f"At {share} the estimate is so near the margin that more than {MOST_TRIALS:,} trials would be needed."
 
 
@@ -202,7 +207,9 @@ def droppable(answer: Answer | None, name: str, test_size: int, several_layers: 
         f"{points(first.difference.mean, decimals)} points ({_how_sure(first.difference, decimals)})."
     )
     above = (
-        f"Dropping more than {percent(answer.high)} loses more than that, {sure}." if answer.high < answer.most else ""
+        f"All shares tried above {percent(answer.high)} lose more than that, {sure}."
+        if answer.high < answer.most
+        else ""
     )
 
     if first.verdict == WORSE:
@@ -219,7 +226,7 @@ def droppable(answer: Answer | None, name: str, test_size: int, several_layers: 
         sentence = f"{who} cannot tell whether any of {name} can be dropped, {how}, with no loss above {loss}{more}."
         parts = [seen, _outlook(first, decimals), above]
     elif answer.low == answer.most:
-        tried = ", the most tried," if several else ","
+        tried = ", the most tried," if several else ""
         sentence = f"{percent(answer.most)} of {name}{tried} can be dropped, {how}, with no loss above {loss}, {sure}."
         parts = [seen]
     else:

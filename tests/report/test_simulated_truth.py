@@ -90,7 +90,7 @@ def test_a_share_too_large_is_claimed_in_its_stated_share_of_experiments(losses,
     if exact:  # no conservative test either
         assert rate >= LEVEL - tolerance(LEVEL, MANY)
     if losses == [MARGIN] * 6:
-        assert (p <= LEVEL).any(-1).mean() > 3 * LEVEL, "without correction the simulation shows the error"
+        assert 0.10 < (p <= LEVEL).any(-1).mean() < 0.14, "without correction the same simulation errs"
 
 
 @pytest.mark.parametrize("trials", [2, 3, 5, 10])
@@ -154,3 +154,12 @@ def test_accuracies_that_come_in_whole_images_do_not_raise_the_error_rate(trials
     _, _, adjusted, worse = decide(np.round(full * test_size) / test_size, np.round(subsets * test_size) / test_size)
     for p in (adjusted, worse):
         assert (p <= LEVEL).any(-1).mean() <= LEVEL + tolerance(LEVEL, MANY)
+
+
+@pytest.mark.parametrize("trials", [3, 5, 10])
+def test_rare_bad_trainings_break_the_stated_rate_as_documented(trials):
+    """Losses that are mostly small and seldom large, exponentially distributed: docs/statistics.md says up to 12 %."""
+    losses = MARGIN + np.random.default_rng(0).exponential(0.001, (MANY, 6, trials)) - 0.001
+    _, _, adjusted, worse = decide(np.zeros((MANY, trials)), -losses)
+    assert 0.08 < (adjusted <= LEVEL).any(-1).mean() < 0.12
+    assert (worse <= LEVEL).any(-1).mean() < LEVEL
