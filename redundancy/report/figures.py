@@ -1,4 +1,4 @@
-"""The figures, as SVG and PNG bytes. Pure: numbers in, bytes out, the same bytes for the same numbers.
+"""The figures, as SVG, PDF and PNG bytes. Pure: numbers in, bytes out, the same bytes for the same numbers.
 
 Matplotlib's object interface with the Agg canvas: no display, no state shared with the caller.
 """
@@ -6,6 +6,7 @@ Matplotlib's object interface with the Agg canvas: no display, no state shared w
 import dataclasses
 import html
 import io
+import logging
 import math
 import re
 import warnings
@@ -23,12 +24,23 @@ SEMANTIC, RANDOM = "#0072b2", "#d55e00"
 LAYER_COLORS = {"end": SEMANTIC, "middle": "#cc79a7", "start": "#e69f00"}
 LAYER_MARKERS = {"end": "o", "middle": "D", "start": "^"}
 INK, GRID, MUTED = "#1f2328", "#d8dbdf", "#8b9198"
+KEPT = "#009e73"
+_PAGE_COLORS = {
+    INK: "currentColor",
+    GRID: "var(--grid)",
+    MUTED: "var(--muted)",
+    SEMANTIC: "var(--semantic)",
+    RANDOM: "var(--random)",
+    LAYER_COLORS["middle"]: "var(--middle)",
+    LAYER_COLORS["start"]: "var(--start)",
+}
 _PNG_DPI = 200
 _TITLE_LENGTH = 20
 
-_STYLE = {
+STYLE = {
     "svg.hashsalt": "redundancy",
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
@@ -53,10 +65,11 @@ _STYLE = {
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A drawn figure: a file for print (`svg`, `png`), and `inline`, the SVG element for the page."""
+    """A drawn figure: files for print and slides, and `inline`, the SVG element for the page."""
 
     name: str
     svg: bytes
+    pdf: bytes
     png: bytes
     inline: str
 
@@ -70,8 +83,22 @@ class _Line:
     summaries: list[Summary]
 
 
+def _attributes(style: re.Match) -> str:
+    """A style attribute as presentation attributes: the page's policy allows no style of elements."""
+    found = []
+    for part in filter(None, map(str.strip, html.unescape(style.group(1)).split(";"))):
+        name, _, value = (piece.strip() for piece in part.partition(":"))
+        if name == "font":
+            if value.startswith("bold"):
+                found.append(("font-weight", "bold"))
+            found.append(("font-size", re.search(r"[\d.]+px", value).group()))
+        elif name != "font-family":
+            found.append((name, value))
+    return " ".join(f'{name}="{html.escape(value)}"' for name, value in found)
+
+
 def _inline(svg: str, name: str, description: str) -> str:
-    """The SVG element alone, its ids made unique by `name` and its ink following the page's colours."""
+    """The SVG element alone, its ids made unique by `name` and its colours following the page's."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.S)
@@ -82,7 +109,8 @@ def _inline(svg: str, name: str, description: str) -> str:
     def adapt(tag: re.Match) -> str:
         text = re.sub(r'\bid="', f'id="{name}-', tag.group())
         text = text.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
-        for color, variable in ((INK, "currentColor"), (GRID, "var(--grid)"), (MUTED, "var(--muted)")):
+        text = re.sub(r'\bstyle="([^"]*)"', _attributes, text)
+        for color, variable in _PAGE_COLORS.items():
             text = text.replace(color, variable)
         return text
 
@@ -90,19 +118,23 @@ def _inline(svg: str, name: str, description: str) -> str:
     return re.sub(r"<[^>]*>", adapt, svg)
 
 
-def _finish(figure: Figure, name: str, description: str) -> Plot:
-    svg, png = io.BytesIO(), io.BytesIO()
+def finish(figure: Figure, name: str, description: str) -> Plot:
+    """A figure's files; `description` tells those who do not see it what it shows."""
+    svg, pdf, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes in the PNG; the SVG holds it as text.
+        # A name in a script that the font lacks is drawn as boxes in the PNG and PDF; the SVG holds it as text.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        logging.getLogger("fontTools").setLevel(logging.ERROR)
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(png, format="png", dpi=_PNG_DPI, metadata={"Software": None}, facecolor="white")
     text = svg.getvalue().decode()
-    return Plot(name, svg.getvalue(), png.getvalue(), _inline(text, name, description))
+    return Plot(name, svg.getvalue(), pdf.getvalue(), png.getvalue(), _inline(text, name, description))
 
 
-def _new_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
+    """An empty figure, in inches; make it and draw on it within `rc_context(STYLE)`."""
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -132,8 +164,8 @@ def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size
       full_size: images of the full training set.
       name: of the figure and its files.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = _new_figure(5.8, 3.8)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.8, 3.8)
         axes = figure.add_subplot()
         full = next((item for item in summaries if item.method == FULL), None)
         lines = _lines(summaries, layers)
@@ -180,10 +212,10 @@ def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size
         axes.tick_params(length=0)
         if legend:
             axes.legend(legend.values(), legend.keys(), loc="lower right")
-        return _finish(figure, name, "Test accuracy against subset size; the table of results holds the same numbers.")
+        return finish(figure, name, "Test accuracy against subset size; the table of results holds the same numbers.")
 
 
-def _printable(text: str, length: int = _TITLE_LENGTH) -> str:
+def printable(text: str, length: int = _TITLE_LENGTH) -> str:
     """Text that a figure can hold: no control characters (SVG allows none), not longer than `length`."""
     clean = "".join(letter if letter.isprintable() else " " for letter in text)
     return clean if len(clean) <= length else clean[: length - 1] + "…"
@@ -196,8 +228,8 @@ def group_size_plot(counts: Sequence[tuple[str, Mapping[int, int]]], name: str) 
       counts: for each panel its title, and group size -> number of groups.
       name: of the figure and its files.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = _new_figure(max(3.2, 2.5 * len(counts)), 2.9)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(max(3.2, 2.5 * len(counts)), 2.9)
         panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
         largest = max(max(sizes) for _, sizes in counts)
         tallest = max(max(sizes.values()) for _, sizes in counts)
@@ -217,9 +249,9 @@ def group_size_plot(counts: Sequence[tuple[str, Mapping[int, int]]], name: str) 
             axes.yaxis.set_major_locator(FixedLocator([10.0**power for power in range(8)]))
             axes.yaxis.set_minor_locator(NullLocator())
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-            axes.set_title(_printable(title), loc="left", parse_math=False)
+            axes.set_title(printable(title), loc="left", parse_math=False)
             axes.set_xlabel("Images in the group")
             axes.grid(axis="y")
             axes.tick_params(length=0)
         panels[0].set_ylabel("Number of groups (log scale)")
-        return _finish(figure, name, "Number of groups by group size, on a logarithmic scale.")
+        return finish(figure, name, "Number of groups by group size, on a logarithmic scale.")

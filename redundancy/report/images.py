@@ -29,6 +29,13 @@ def _picture(image: np.ndarray) -> Image.Image:
     return picture
 
 
+def reduced(image: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [h, w, 3], in colour, not larger than `side`."""
+    picture = _picture(image).convert("RGB")
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
 def compress(image: np.ndarray, kind: str) -> bytes:
     """The file of an image uint8 [H, W, C], of a kind of KINDS."""
     name, options = KINDS[kind]
