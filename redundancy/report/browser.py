@@ -17,7 +17,7 @@ from redundancy.report.classes import Cut
 from redundancy.selection.linkage import Merges
 
 # Bytes of the page from which on each class lies in a file of its own, and of such a file.
-PAGE_BYTES = 8_000_000
+PAGE_BYTES = 8_800_000
 CLASS_BYTES = 1_500_000
 # Pictures of all classes: what a report of a large set takes minutes to read and compress.
 _MOST_PICTURES = 24_000

@@ -14,7 +14,7 @@ from redundancy.selection.linkage import Merges
 
 _BLOCK_ELEMENTS = 1 << 22
 # Groups of the shown fraction that are picked for each one of another fraction.
-_MAIN_SHARE = 3
+_MAIN_SHARE = 5
 
 
 @dataclasses.dataclass(frozen=True)

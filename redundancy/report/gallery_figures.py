@@ -23,11 +23,19 @@ _SIDE = 96  # pixels that larger images are reduced to
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """What stands under one title: groups of images uint8 [H, W, C], of each the first framed, and their captions."""
+    """What stands under one title.
+
+    Attributes:
+      title: text.
+      groups: of images uint8 [H, W, C].
+      captions: of each image, or none.
+      framed: groups whose first image is framed; None is all.
+    """
 
     title: str
     groups: Sequence[Sequence[np.ndarray]]
     captions: Sequence[Sequence[str]] = ()
+    framed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +65,7 @@ def _layout(
             x = 0.0
         titles.append((x, y + 0.5, printable(block.title, 40)))
         y += _TITLE
-        used = 1
+        used, framed = 1, len(block.groups) if block.framed is None else block.framed
         for index, group in enumerate(block.groups):
             if x and x + len(group) * (1 + _GAP) - _GAP > _COLUMNS and not beside:
                 if used == lines:
@@ -65,7 +73,7 @@ def _layout(
                 x, y, used = 0.0, y + line, used + 1
             for place, image in enumerate(group):
                 caption = block.captions[index][place] if block.captions else ""
-                tiles.append(_Tile(x, y, image, place == 0, caption))
+                tiles.append(_Tile(x, y, image, place == 0 and index < framed, caption))
                 x += 1 + _GAP
             x += _GROUP_GAP
     return tiles, titles, y + line

@@ -16,7 +16,7 @@ _LEAST_SHOWN_SIDE = 56
 KINDS = {
     "png": ("PNG", dict(optimize=True)),
     "lossless": ("WEBP", dict(lossless=True, quality=60)),
-    "lossy": ("WEBP", dict(quality=88, method=4)),
+    "lossy": ("WEBP", dict(quality=80, method=4)),
 }
 
 

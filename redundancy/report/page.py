@@ -185,6 +185,10 @@ def render(
         sentence=sentence,
         verdict=verdict,
         droppable=droppable,
+        main_droppable=next(
+            (text for item, text, _ in droppable if item.method == "semantic" and item.layer == layer),
+            droppable[0][1] if droppable else "",
+        ),
         tests=[(method_name(item.method, item.layer, several_layers), test) for item in answers for test in item.tests],
         headlines=_headlines(full_size, test_size, len(class_names), run_count, fraction, summaries, class_rows),
         rows=[(method_name(item.method, item.layer, several_layers), item) for item in summaries],
