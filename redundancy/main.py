@@ -57,6 +57,7 @@ Beside the way, without training:
            embeddings/LAYER/, for link and select
   export   writes what a subset keeps to a file     "redundancy export --help"
            for other tools
+  report --compare DIR DIR ... [--output PATH]      several finished workdirs in one figure and on one page
   preflight  compiles for a TPU slice on a machine  "redundancy preflight --help"
              without one: memory, times, scaling
 
@@ -310,11 +311,26 @@ def _told(error: BaseException) -> tuple[int, str]:
     return _EXIT_ERROR, _explain(error)
 
 
+def _compare(arguments: list[str]) -> int:
+    """`redundancy report --compare DIR DIR ...`, whose flags are its own."""
+    from redundancy.report import compare
+
+    if "--help" in arguments:
+        print(compare.HELP, end="")
+        return 0
+    _start_logging()
+    print(f"report: {compare.run(arguments)}")
+    return 0
+
+
 def entry(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     argv = [commands.spelled(arg) for arg in (sys.argv if argv is None else argv)]
+    comparing = argv[1:2] == ["report"] and any(arg.partition("=")[0] == "--compare" for arg in argv)
     sys.argv = argv  # where ml_collections looks for --config.FIELD
     if len(argv) < 2 or argv[1] == "help" or {"-h", "--help", "-help"} & set(argv[1:]):
+        if comparing:
+            return _compare(["--help"])
         of_command = next((commands.HELP[arg] for arg in argv[1:2] if arg in commands.HELP), USAGE)
         print(of_command, end="")
         return 0 if len(argv) >= 2 else _EXIT_USAGE
@@ -324,6 +340,8 @@ def entry(argv: list[str] | None = None) -> int:
     debug = "--debug" in argv
     try:
         with preemption.handling_sigterm():
+            if comparing:
+                return _compare(argv[2:])
             rest = _parse(argv)
             debug = _DEBUG.value
             _start_logging()

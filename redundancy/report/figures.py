@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
@@ -75,7 +76,9 @@ class Plot:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Line:
+class Line:
+    """One line of a plot of accuracies: its look, and a summary for each subset size."""
+
     label: str
     color: str
     marker: str
@@ -139,7 +142,7 @@ def new_figure(width: float, height: float, layout: str | None = "constrained") 
     return figure
 
 
-def _lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[_Line]:
+def layer_lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[Line]:
     """The lines to draw: semantic on each of `layers`, then the other methods."""
     lines = []
     for layer in layers:
@@ -149,10 +152,57 @@ def _lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[_Line]:
         # A single layer is "the" semantic method, whichever it is, and keeps its one colour.
         if len(layers) == 1:
             color, marker = SEMANTIC, "o"
-        lines.append(_Line(label, color, marker, "-", found))
+        lines.append(Line(label, color, marker, "-", found))
     found = [item for item in summaries if item.method == "random"]
-    lines.append(_Line("random", RANDOM, "s", "--", found))
+    lines.append(Line("random", RANDOM, "s", "--", found))
     return [line for line in lines if line.summaries]
+
+
+def _draw_accuracy(axes: Axes, lines: Sequence[Line], full: Summary | None, full_size: int) -> None:
+    """Means with bars of one standard deviation, and the full set's as a band."""
+    shares = [100 * item.size / full_size for line in lines for item in line.summaries] + [100.0]
+    span = max(max(shares) - min(shares), 1.0)
+    legend = {}
+    if full:
+        mean, std = 100 * full.mean, 100 * full.std
+        axes.axhline(mean, color=INK, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+        if math.isfinite(std):
+            axes.axhspan(mean - std, mean + std, color=MUTED, alpha=0.16, linewidth=0, zorder=0)
+    for index, line in enumerate(lines):
+        # Lines step aside from each other so that their bars do not hide one another.
+        shift = span * 0.009 * (index - (len(lines) - 1) / 2)
+        ordered = sorted(line.summaries, key=lambda item: item.size)
+        x = [100 * item.size / full_size + shift for item in ordered]
+        y = [100 * item.mean for item in ordered]
+        if full and ordered[-1].size < full_size:
+            axes.plot(
+                [x[-1], 100],
+                [y[-1], 100 * full.mean],
+                color=line.color,
+                linewidth=1,
+                linestyle=line.style,
+                alpha=0.6,
+            )
+        bars = [0.0 if math.isnan(item.std) else 100 * item.std for item in ordered]
+        drawn = axes.errorbar(
+            x, y, yerr=bars if any(bars) else None, color=line.color, marker=line.marker, linestyle=line.style,
+            capsize=3, elinewidth=1.2, markeredgewidth=1.2, zorder=3,
+        )  # fmt: skip
+        legend[line.label] = drawn[0]
+    if full:
+        drawn = axes.errorbar(
+            [100], [100 * full.mean], yerr=None if math.isnan(full.std) else [100 * full.std], color=INK,
+            marker="*", markersize=11, linestyle="none", capsize=3, elinewidth=1.2, zorder=4,
+        )  # fmt: skip
+        legend["full set"] = drawn[0]
+    axes.set_xlim(min(shares) - 0.05 * span, 100 + 0.05 * span)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
+    axes.set_xlabel("Size of the training set (% of the full set)")
+    axes.set_ylabel("Test accuracy (%)")
+    axes.grid(axis="y")
+    axes.tick_params(length=0)
+    if legend:
+        axes.legend(legend.values(), legend.keys(), loc="lower right")
 
 
 def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size: int, name: str) -> Plot:
@@ -164,55 +214,38 @@ def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size
       full_size: images of the full training set.
       name: of the figure and its files.
     """
+    full = next((item for item in summaries if item.method == FULL), None)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(5.8, 3.8)
-        axes = figure.add_subplot()
-        full = next((item for item in summaries if item.method == FULL), None)
-        lines = _lines(summaries, layers)
-        shares = [100 * item.size / full_size for line in lines for item in line.summaries] + [100.0]
-        span = max(max(shares) - min(shares), 1.0)
-        legend = {}
-        if full:
-            mean, std = 100 * full.mean, 100 * full.std
-            axes.axhline(mean, color=INK, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
-            if math.isfinite(std):
-                axes.axhspan(mean - std, mean + std, color=MUTED, alpha=0.16, linewidth=0, zorder=0)
-        for index, line in enumerate(lines):
-            # Lines step aside from each other so that their bars do not hide one another.
-            shift = span * 0.009 * (index - (len(lines) - 1) / 2)
-            ordered = sorted(line.summaries, key=lambda item: item.size)
-            x = [100 * item.size / full_size + shift for item in ordered]
-            y = [100 * item.mean for item in ordered]
-            if full and ordered[-1].size < full_size:
-                axes.plot(
-                    [x[-1], 100],
-                    [y[-1], 100 * full.mean],
-                    color=line.color,
-                    linewidth=1,
-                    linestyle=line.style,
-                    alpha=0.6,
-                )
-            bars = [0.0 if math.isnan(item.std) else 100 * item.std for item in ordered]
-            drawn = axes.errorbar(
-                x, y, yerr=bars if any(bars) else None, color=line.color, marker=line.marker, linestyle=line.style,
-                capsize=3, elinewidth=1.2, markeredgewidth=1.2, zorder=3,
-            )  # fmt: skip
-            legend[line.label] = drawn[0]
-        if full:
-            drawn = axes.errorbar(
-                [100], [100 * full.mean], yerr=None if math.isnan(full.std) else [100 * full.std], color=INK,
-                marker="*", markersize=11, linestyle="none", capsize=3, elinewidth=1.2, zorder=4,
-            )  # fmt: skip
-            legend["full set"] = drawn[0]
-        axes.set_xlim(min(shares) - 0.05 * span, 100 + 0.05 * span)
-        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
-        axes.set_xlabel("Size of the training set (% of the full set)")
-        axes.set_ylabel("Test accuracy (%)")
-        axes.grid(axis="y")
-        axes.tick_params(length=0)
-        if legend:
-            axes.legend(legend.values(), legend.keys(), loc="lower right")
+        _draw_accuracy(figure.add_subplot(), layer_lines(summaries, layers), full, full_size)
         return finish(figure, name, "Test accuracy against subset size; the table of results holds the same numbers.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One data set of a comparison: its title, lines, the full set's summary (or None) and number of images."""
+
+    title: str
+    lines: Sequence[Line]
+    full: Summary | None
+    full_size: int
+
+
+def comparison_plot(panels: Sequence[Panel], name: str) -> Plot:
+    """Test accuracy against subset size, a panel for each data set, side by side."""
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.8 if columns == 1 else 4.5 * columns, 3.8 * rows)
+        every = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+        for axes, panel in zip(every, panels, strict=False):
+            _draw_accuracy(axes, panel.lines, panel.full, panel.full_size)
+            axes.set_title(printable(panel.title, 40), loc="left", parse_math=False)
+        for axes in every[len(panels) :]:
+            axes.remove()
+        return finish(
+            figure, name, "Test accuracy against subset size of each data set; the tables hold the same numbers."
+        )
 
 
 def printable(text: str, length: int = _TITLE_LENGTH) -> str:

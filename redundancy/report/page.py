@@ -203,3 +203,22 @@ def render(
         source=config_source(config),
         rule_words=_RULES.get(config["rule"], config["rule"]),
     )
+
+
+def render_comparison(plot: Plot, sections: Sequence[Mapping[str, Any]], roots: Sequence[str]) -> str:
+    """The page of `redundancy report --compare` as HTML.
+
+    Args:
+      plot: the figure.
+      sections: for each data set title, images, test_size, rows (experiment, method, summary), and the differing fields.
+      roots: the workdirs.
+    """
+    css, script = _text("page.css"), "".join(_text(name) for name in _SCRIPTS)
+    return _ENVIRONMENT.get_template("compare.html").render(
+        plot=Markup(plot.inline),
+        sections=sections,
+        roots=roots,
+        css=Markup(css),
+        script=Markup(script),
+        policy=_policy(css, script),
+    )

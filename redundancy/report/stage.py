@@ -119,7 +119,10 @@ def _gallery_plots(dataset, groups: gallery.Groups, labels, neighbours) -> dict[
             gallery_figures.Block(
                 words.class_title(dataset.class_names[row["label"]]),
                 [[image[row["kept"]], image[row["other"]]], [image[row["outside"]]]],
-                [["kept", words.small(row["other_dissimilarity"])], [f"outside {words.small(row['outside_dissimilarity'])}"]],
+                [
+                    ["kept", words.small(row["other_dissimilarity"])],
+                    [f"outside {words.small(row['outside_dissimilarity'])}"],
+                ],
                 framed=1,
             )
             for row in neighbours
