@@ -58,9 +58,12 @@ function unpackCut(raw, type) {
 function unpackClass(raw) {
   const found = {
     label: raw.label, name: raw.name, images: raw.images, shown: raw.shown, positions: unpack(raw.positions, "<u4"),
-    cuts: raw.cuts.map((cut) => unpackCut(cut, raw.index)), pictures: new Map(), goes: new Map(), merges: null,
+    cuts: raw.cuts.map((cut) => unpackCut(cut, raw.index)), pictures: new Map(), goes: new Map(), files: new Map(),
+    merges: null,
   };
   unpack(raw.pictures.rows, raw.index).forEach((row, i) => found.pictures.set(row, raw.pictures.data[i]));
+  if (raw.files)
+    unpack(raw.files.rows, raw.index).forEach((row, i) => found.files.set(row, raw.files.prefix + raw.files.names[i]));
   // Largest fraction at which an image goes: fractions descend, so the first one met stays.
   for (const cut of found.cuts)
     for (const group of cut.groups)
@@ -98,14 +101,21 @@ function pictureSource(data, row) {
   return base64 === undefined ? null : `data:image/${index.kind === "png" ? "png" : "webp"};base64,${base64}`;
 }
 
+/* What is to be said of an image: where it lies, and from which fraction on it goes. */
+function told(data, row) {
+  const file = data.files.has(row) ? `, ${data.files.get(row)}` : "";
+  return file + (data.goes.has(row) ? `, goes at ${percent(data.goes.get(row))} kept` : "");
+}
+
+const named = (data, row) => data.files.get(row) ?? String(data.positions[row]);
+
 /* An image with its role and what is to be read under it. */
 function shot(data, row, role, note) {
   const position = data.positions[row], source = pictureSource(data, row);
-  const goes = data.goes.has(row) ? `, goes at ${percent(data.goes.get(row))} kept` : "";
   const alt = `${role} image, position ${position}`;
   const picture = source === null
     ? element("span", { class: "nopicture", "data-position": position }, `position ${position}`)
-    : element("img", { src: source, width: index.width, height: index.height, alt, title: alt + goes,
+    : element("img", { src: source, width: index.width, height: index.height, alt, title: alt + told(data, row),
       "data-position": position, "data-role": role });
   return element("span", { class: `shot ${role}` }, picture, element("span", {}, note));
 }
@@ -140,9 +150,9 @@ function card(data, group) {
   }
   body.append(head);
   if (!group.pictured) {
-    const rest = Array.from(group.rows.subarray(1, LISTED), (row) => data.positions[row]).join(", ");
+    const rest = Array.from(group.rows.subarray(1, LISTED), (row) => named(data, row)).join(", ");
     const more = group.size > LISTED ? ` and ${count(group.size - LISTED, "more image")}` : "";
-    body.append(element("p", {}, element("b", {}, `kept ${data.positions[group.rows[0]]}`), `, dropped ${rest}${more}`));
+    body.append(element("p", {}, element("b", {}, `kept ${named(data, group.rows[0])}`), `, dropped ${rest}${more}`));
     return body;
   }
   const row = element("div", { class: "row" });

@@ -7,6 +7,7 @@ position. Where one file would grow too large the texts lie in files of their ow
 import base64
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ class ClassData:
       positions: [n] int64 ascending, all its images.
       cuts: its groups at each fraction, descending.
       merges: of the class, or None.
+      files: n names of the images' files, or None.
     """
 
     label: int
@@ -47,11 +49,17 @@ class ClassData:
     positions: np.ndarray
     cuts: Sequence[Cut]
     merges: Merges | None
+    files: Sequence[str] | None = None
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows, ascending, of the images that have a place in a redundant group of any fraction."""
+        return np.unique(np.concatenate([of.rows for of in self.cuts])) if self.cuts else np.zeros(0, np.int64)
 
     @property
     def wanted(self) -> int:
-        """Images that have a place in a redundant group of any fraction."""
-        return len(np.unique(np.concatenate([of.rows for of in self.cuts]))) if self.cuts else 0
+        """How many these are."""
+        return len(self.rows)
 
     @property
     def index_type(self) -> str:
@@ -64,7 +72,8 @@ class ClassData:
         width = int(self.index_type[-1])
         numbers = 4 * len(self.positions) + (2 * width + 4) * len(self.merges or ())
         numbers += sum((width + 4) * len(of.rows) + (width + 4) * len(of.sizes) for of in self.cuts)
-        return 4 / 3 * numbers + 1000
+        names = sum(len(self.files[row]) + 3 for row in self.rows.tolist()) if self.files is not None else 0
+        return 4 / 3 * numbers + names + 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +200,14 @@ def describe(
         cuts=[_cut_json(*each, index) for each in cuts],
         pictures=dict(rows=_pack(rows, index), data=pictures),
     )
+    if of.files is not None:
+        # Files of a class mostly lie in one folder.
+        prefix = "".join(
+            f"{part}/" for part in os.path.commonpath([os.path.dirname(each) for each in of.files]).split("/") if part
+        )
+        named = np.union1d(of.rows, rows)
+        names = [of.files[row][len(prefix) :] for row in named.tolist()]
+        text["files"] = dict(prefix=prefix, rows=_pack(named, index), names=names)
     if of.merges is not None:
         merges = of.merges
         text["merges"] = dict(

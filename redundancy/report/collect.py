@@ -107,9 +107,13 @@ def read_subsets(
 
 
 def make_classes(
-    subsets: Sequence[Subset], class_names: Sequence[str], merges: Mapping[int, Merges], labels: Iterable[int]
+    subsets: Sequence[Subset],
+    class_names: Sequence[str],
+    merges: Mapping[int, Merges],
+    labels: Iterable[int],
+    file_names: Callable[[np.ndarray], Sequence[str] | None],
 ) -> list[browser.ClassData]:
-    """The classes `labels` with their groups at the fraction of each subset."""
+    """The classes `labels` with their groups at the fraction of each subset; `file_names` takes positions."""
     rows = rows_by_class(subsets[0].labels)
     found = []
     for label in labels:
@@ -125,7 +129,8 @@ def make_classes(
             for subset in subsets
         ]
         name = words.class_title(class_names[label])
-        found.append(browser.ClassData(label, name, subsets[0].positions[taken], cuts, of_class))
+        positions = subsets[0].positions[taken]
+        found.append(browser.ClassData(label, name, positions, cuts, of_class, file_names(positions)))
     return found
 
 

@@ -60,6 +60,11 @@ class Experiment:
     full_size: int
     test_size: int
 
+    @property
+    def folder(self) -> str:
+        """Last part of the workdir's path."""
+        return self.root.rsplit("/", 1)[-1]
+
 
 def read_experiment(root: str) -> Experiment:
     """Reads a finished workdir.
@@ -118,11 +123,8 @@ def tags(members: Sequence[Experiment]) -> list[str]:
         named = [", ".join(f"{name} {each.config[name]}" for name in fields) for each in members]
         if len(set(named)) == len(named):
             return named
-    return (
-        [each.root.rsplit("/", 1)[-1] for each in members]
-        if len({e.root.rsplit("/", 1)[-1] for e in members}) == len(members)
-        else [each.root for each in members]
-    )
+    folders = [each.folder for each in members]
+    return folders if len(set(folders)) == len(folders) else [each.root for each in members]
 
 
 def _lines(members: Sequence[Experiment], names: Sequence[str]) -> list[figures.Line]:
@@ -165,7 +167,7 @@ def compare(experiments: Sequence[Experiment]) -> tuple[figures.Plot, str]:
         panels.append(figures.Panel(title, lines, full, members[0].full_size))
         several = len({item.layer for each in members for item in each.summaries if item.method == "semantic"}) > 1
         rows = [
-            (name or each.root, page.method_name(item.method, item.layer, several), item)
+            (name or each.folder, page.method_name(item.method, item.layer, several), item)
             for each, name in zip(members, names, strict=True)
             for item in each.summaries
         ]

@@ -158,7 +158,9 @@ def layer_lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[Lin
     return [line for line in lines if line.summaries]
 
 
-def _draw_accuracy(axes: Axes, lines: Sequence[Line], full: Summary | None, full_size: int) -> None:
+def _draw_accuracy(
+    axes: Axes, lines: Sequence[Line], full: Summary | None, full_size: int, legend_size: float = 10
+) -> None:
     """Means with bars of one standard deviation, and the full set's as a band."""
     shares = [100 * item.size / full_size for line in lines for item in line.summaries] + [100.0]
     span = max(max(shares) - min(shares), 1.0)
@@ -202,7 +204,7 @@ def _draw_accuracy(axes: Axes, lines: Sequence[Line], full: Summary | None, full
     axes.grid(axis="y")
     axes.tick_params(length=0)
     if legend:
-        axes.legend(legend.values(), legend.keys(), loc="lower right")
+        axes.legend(legend.values(), legend.keys(), loc="lower right", fontsize=legend_size)
 
 
 def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size: int, name: str) -> Plot:
@@ -239,7 +241,7 @@ def comparison_plot(panels: Sequence[Panel], name: str) -> Plot:
         figure = new_figure(5.8 if columns == 1 else 4.5 * columns, 3.8 * rows)
         every = figure.subplots(rows, columns, squeeze=False).reshape(-1)
         for axes, panel in zip(every, panels, strict=False):
-            _draw_accuracy(axes, panel.lines, panel.full, panel.full_size)
+            _draw_accuracy(axes, panel.lines, panel.full, panel.full_size, 10 if columns == 1 else 8)
             axes.set_title(printable(panel.title, 40), loc="left", parse_math=False)
         for axes in every[len(panels) :]:
             axes.remove()

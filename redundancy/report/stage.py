@@ -210,7 +210,9 @@ def _browse(
     if not labels:
         return None
     linked = collect.read_merges(workdir, report_layer(config), merges, counts)
-    found = collect.make_classes(cuts, dataset.class_names, linked, labels)
+    found = collect.make_classes(
+        cuts, dataset.class_names, linked, labels, lambda positions: dataset.file_names("train", positions)
+    )
 
     def write(name: str, content: bytes) -> None:
         storage.write_bytes(storage.join(workdir.report, name), content)

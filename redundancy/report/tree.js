@@ -88,9 +88,8 @@ function leaf(data, node, y, keptRows) {
   const row = below.find((each) => keptRows.has(each)) ?? below.find((each) => data.pictures.has(each)) ?? below[0];
   const kept = below.some((each) => keptRows.has(each));
   const position = data.positions[row];
-  const goes = data.goes.has(row) ? `, goes at ${percent(data.goes.get(row))} kept` : "";
   const text = below.length > 1 ? `${count(below.length, "image")}, folded, one is position ${position}`
-    : `position ${position}, ${kept ? "kept" : "dropped"}${goes}`;
+    : `position ${position}, ${kept ? "kept" : "dropped"}${told(data, row)}`;
   const made = drawn("g", { class: kept ? "leaf kept" : "leaf", tabindex: "0", role: "img", "aria-label": text });
   made.append(drawn("rect", { class: "hit", x: 0, y: y - ROW / 2, width: LABEL + 30, height: ROW }));
   const source = pictureSource(data, row);

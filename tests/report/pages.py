@@ -102,6 +102,7 @@ class Class:
     groups: dict[float, list[Group]]
     pictures: dict[int, bytes]
     has_merges: bool
+    files: dict[int, str]
 
 
 def read_class(raw):
@@ -137,7 +138,11 @@ def read_class(raw):
         position: base64.b64decode(data) for position, data in zip(pictured, raw["pictures"]["data"], strict=True)
     }
     kept = {cut["fraction"]: cut["kept"] for cut in raw["cuts"]}
-    return Class(raw["name"], raw["images"], kept, groups, pictures, "merges" in raw)
+    files = {}
+    if named := raw.get("files"):
+        rows = positions[unpack(named["rows"], index)].tolist()
+        files = {position: named["prefix"] + name for position, name in zip(rows, named["names"], strict=True)}
+    return Class(raw["name"], raw["images"], kept, groups, pictures, "merges" in raw, files)
 
 
 def read_classes(workdir):

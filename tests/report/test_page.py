@@ -1,10 +1,12 @@
 """The stage and its page, on workdirs whose groups are real and whose accuracies are made up."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from pages import groups_of, read_classes, read_page
+from PIL import Image
 from synthetic import make_workdir, noise_images
 
 from redundancy import storage
@@ -310,6 +312,21 @@ def test_pictures_keep_within_the_page_and_other_groups_are_listed(tmp_path, mon
         assert pictured
         assert others
         assert all(set(group.positions) <= found.pictures.keys() for group in pictured)
+
+
+def test_images_of_a_folder_are_named_by_their_files(tmp_path):
+    images, labels = noise_images(60)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = tmp_path / "photos" / f"<b>{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(folder / f"no {number:02d}.png")
+    config, workdir = make_workdir(tmp_path, images, labels, dataset=str(tmp_path / "photos"), image_size=8)
+    report(config, workdir)
+    for label, found in read_classes(workdir).items():
+        members = {position for groups in found.groups.values() for group in groups for position in group.positions}
+        assert members <= found.files.keys()
+        assert all(re.fullmatch(rf"<b>{label}/no \d\d\.png", name) for name in found.files.values())
+        assert len(set(found.files.values())) == len(found.files)
 
 
 def test_workdir_that_is_not_local(tmp_path):
