@@ -8,7 +8,7 @@ import base64
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -147,20 +147,18 @@ def describe(
     main: int,
     planned: Plan,
     embeddings: np.ndarray | None,
-    read: Callable[[np.ndarray], np.ndarray],
     *,
     rule: str,
     most_groups: int,
     seed: int,
-) -> dict[str, Any]:
-    """A class as JSON, with its pictures.
+) -> tuple[dict[str, Any], np.ndarray]:
+    """A class as JSON, without its pictures, and the positions, ascending, of which it wants them.
 
     Args:
       of: the class.
       main: index of the fraction that is shown first.
       planned: as `plan` returned it.
       embeddings: [n, d] float32 of the class, or None.
-      read: positions [p] int64 ascending -> images uint8 [p, H, W, C].
       rule: which image of a group is kept.
       most_groups: groups with pictures of each cut at most; 0 is as many as fit.
       seed: of the choice's random part.
@@ -187,9 +185,6 @@ def describe(
         row for row in dict.fromkeys(np.asarray(neighbours, np.int64).tolist()) if row < n and not has_picture[row]
     ]
     rows = np.array(sorted(chosen + others[: limit - len(chosen)]), np.int64)
-    pictures = [
-        base64.b64encode(images.compress(image, planned.kind)).decode() for image in read(of.positions[rows])
-    ] if len(rows) else []  # fmt: skip
     text: dict[str, Any] = dict(
         label=of.label,
         name=of.name,
@@ -198,7 +193,7 @@ def describe(
         shown=shown,
         positions=_pack(of.positions, "<u4"),
         cuts=[_cut_json(*each, index) for each in cuts],
-        pictures=dict(rows=_pack(rows, index), data=pictures),
+        pictures=dict(rows=_pack(rows, index), data=[]),
     )
     if of.files is not None:
         # Files of a class mostly lie in one folder.
@@ -213,7 +208,16 @@ def describe(
         text["merges"] = dict(
             left=_pack(merges.left, index), right=_pack(merges.right, index), heights=_pack(merges.height, "<f4")
         )
-    return text
+    return text, of.positions[rows]
+
+
+def pictures(batches: Iterable[tuple[np.ndarray, Any, np.ndarray]], kind: str) -> dict[int, str]:
+    """Position -> picture in base64, of batches of images uint8 [b, H, W, C], anything, and positions [b]."""
+    return {
+        position: base64.b64encode(images.compress(image, kind)).decode()
+        for of_batch, _, positions in batches
+        for image, position in zip(of_batch, positions.tolist(), strict=True)
+    }
 
 
 def to_text(value: Any) -> str:

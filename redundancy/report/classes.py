@@ -193,11 +193,11 @@ def pictured_first(of: Cut, pictures: np.ndarray, most_groups: int, shown: int, 
     return of.reordered(np.array(first + rest, np.int64)), len(first)
 
 
-def nearest_outside(units: np.ndarray, kept: np.ndarray, rows: np.ndarray, sizes: np.ndarray):
+def nearest_outside(embeddings: np.ndarray, kept: np.ndarray, rows: np.ndarray, sizes: np.ndarray):
     """For each group the image of the class nearest to its kept one and not in it.
 
     Args:
-      units: [n, d] float64, unit vectors of the class.
+      embeddings: [n, d] float32 of the class.
       kept: [p] int64, row of each group's kept image.
       rows: [m] int64, the groups' rows, side by side.
       sizes: [p] int64, rows of each group.
@@ -206,22 +206,20 @@ def nearest_outside(units: np.ndarray, kept: np.ndarray, rows: np.ndarray, sizes
       [p] int64 rows, n where the group is the whole class (ties go to the lowest row), and [p] float64 1 - cos to the
       kept image, NaN there.
     """
-    n, groups = len(units), len(kept)
-    outside, distance = np.full(groups, n, np.int64), np.full(groups, np.nan)
-    starts = np.cumsum(sizes) - sizes
-    step = max(1, _BLOCK_ELEMENTS // max(1, n))
-    for first in range(0, groups, step):
-        some = slice(first, min(first + step, groups))
-        block = 1 - units[kept[some]] @ units.T
-        of_block = sizes[some]
-        begin, end = starts[first], starts[first] + int(of_block.sum())
-        block[np.repeat(np.arange(len(of_block)), of_block), rows[begin:end]] = np.inf
+    n, dimension = embeddings.shape
+    centres = dissimilarity.normalized(embeddings[kept])
+    outside, distance = np.full(len(kept), n, np.int64), np.full(len(kept), np.inf)
+    group = np.repeat(np.arange(len(kept)), sizes)
+    step = max(1, _BLOCK_ELEMENTS // max(len(kept), dimension))
+    for first in range(0, n, step):
+        block = 1 - centres @ dissimilarity.normalized(embeddings[first : first + step]).T
+        inside = (first <= rows) & (rows < first + step)
+        block[group[inside], rows[inside] - first] = np.inf
         best = block.argmin(axis=1)
         value = block[np.arange(len(best)), best]
-        there = np.isfinite(value)
-        outside[some] = np.where(there, best, n)
-        distance[some] = np.where(there, np.maximum(value, 0.0), np.nan)
-    return outside, distance
+        nearer = value < distance
+        outside[nearer], distance[nearer] = first + best[nearer], value[nearer]
+    return outside, np.where(np.isfinite(distance), np.maximum(distance, 0.0), np.nan)
 
 
 def make_details(of: Cut, count: int, n: int, embeddings: np.ndarray | None, rule: str) -> Details:
@@ -239,7 +237,7 @@ def make_details(of: Cut, count: int, n: int, embeddings: np.ndarray | None, rul
         return Details(np.full(count, n, np.int64), nothing, nothing, nothing)
     sizes, starts = of.sizes[:count], of.starts[:count]
     rows = of.rows[: int(sizes.sum())]
-    outside, distance = nearest_outside(dissimilarity.normalized(embeddings), of.rows[starts], rows, sizes)
+    outside, distance = nearest_outside(embeddings, of.rows[starts], rows, sizes)
     scores = cut.scores(embeddings[rows], starts, sizes, rule)
     own = scores[starts]
     others = scores.copy()

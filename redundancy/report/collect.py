@@ -152,7 +152,8 @@ def fill_browser(
     subsets: Sequence[Subset],
     main: float,
     store: EmbeddingStore | None,
-    read: Callable[[np.ndarray], np.ndarray],
+    sample: Sequence[np.ndarray],
+    stream: Callable[[np.ndarray], Iterable[tuple[np.ndarray, Any, np.ndarray]]],
     write: Callable[[str, bytes], None],
     *,
     rule: str,
@@ -167,19 +168,28 @@ def fill_browser(
       subsets: one for each fraction, descending.
       main: fraction that is shown first.
       store: of the embeddings, or None.
-      read: positions [p] ascending -> images uint8 [p, H, W, C].
+      sample: images of `browser.sample_positions`.
+      stream: positions [p] ascending -> batches of images uint8 [b, H, W, C], labels and positions. It is called once:
+        a set that streams is read from end to end.
       write: takes the name of a file below the page's folder, and its bytes.
       rule, most_groups, seed: see `browser.describe`.
       tell: called after each class.
     """
     number = next(i for i, subset in enumerate(subsets) if same_fraction(subset.metadata["fraction"], main))
-    planned = browser.plan(found, read(browser.sample_positions(found, seed)))
-    texts, entries = [], []
+    planned = browser.plan(found, sample)
+    described = []
     for of in found:
-        described = browser.describe(
-            of, number, planned, embeddings_of(store, of), read, rule=rule, most_groups=most_groups, seed=seed
+        embeddings = embeddings_of(store, of)
+        described.append(
+            browser.describe(of, number, planned, embeddings, rule=rule, most_groups=most_groups, seed=seed)
         )
-        text = browser.to_text(described)
+        tell()
+    wanted = np.unique(np.concatenate([positions for _, positions in described]))
+    pictures = browser.pictures(stream(wanted), planned.kind) if len(wanted) else {}
+    texts, entries = [], []
+    for of, (content, positions) in zip(found, described, strict=True):
+        content["pictures"]["data"] = [pictures[position] for position in positions.tolist()]
+        text = browser.to_text(content)
         entry = dict(
             label=of.label,
             name=of.name,
@@ -193,7 +203,6 @@ def fill_browser(
             entry["file"] = browser.class_file(of.label)
             write(entry["file"], browser.class_script(text))
         entries.append(entry)
-        tell()
     index = dict(
         one_file=planned.one_file,
         kind=planned.kind,

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from redundancy import storage
 from redundancy.data import shared_dataset
 from redundancy.errors import DataError, WorkdirError
 from redundancy.progress import Progress
-from redundancy.report import collect, figures, gallery, gallery_figures, images, page, statistics, words
+from redundancy.report import browser, collect, figures, gallery, gallery_figures, images, page, statistics, words
 from redundancy.selection.methods import mean_dissimilarity, rows_by_class
 from redundancy.workdir import Workdir, need_manifest, read_manifest, write_manifest
 
@@ -25,6 +25,7 @@ _GALLERY_GROUPS = 24
 _GALLERY_IMAGES = 10
 _FIGURE3_CLASSES = 4
 _KINDS = ("svg", "pdf", "png")
+_BATCH = 256
 
 
 def report_fraction(config) -> float:
@@ -47,15 +48,15 @@ def _inputs(workdir: Workdir) -> dict[str, str]:
     }
 
 
-def _read_thumbnails(dataset, positions: Iterable[int]) -> dict[int, str]:
-    """Position -> data URI."""
-    wanted = np.unique(np.fromiter(positions, np.int64))
-    if not wanted.size:
-        return {}
-    return {
-        int(position): images.encode(image)
-        for position, image in zip(wanted, dataset.read("train", wanted), strict=True)
-    }
+def _roles(neighbours: Iterable[Mapping[str, Any]]) -> list[int]:
+    """All positions of Figure 12's rows."""
+    return [row[role] for row in neighbours for role in ("kept", "other", "outside")]
+
+
+def _read(dataset, positions: Sequence[int]) -> dict[int, np.ndarray]:
+    """Position -> training image uint8 [H, W, C]."""
+    wanted = np.unique(np.asarray(positions, np.int64))
+    return dict(zip(wanted.tolist(), dataset.read("train", wanted), strict=True)) if wanted.size else {}
 
 
 def _class_rows(subset, groups: gallery.Groups, class_names) -> list[dict[str, Any]]:
@@ -94,19 +95,23 @@ def _plots(config, summaries, groups, labels, class_names, full_size: int) -> di
     return plots
 
 
-def _gallery_plots(dataset, groups: gallery.Groups, labels, neighbours) -> dict[str, figures.Plot]:
-    """Figures 3 (groups of some classes) and 12, and pages for an appendix with more groups of more classes."""
-    chosen = {label: gallery.choose_groups(groups, label, _GALLERY_GROUPS) for label in labels[:_GALLERY_CLASSES]}
-    members = {
-        index: groups.members(index)[:_GALLERY_IMAGES].tolist() for of_class in chosen.values() for index in of_class
+def _gallery_groups(groups: gallery.Groups, labels) -> dict[int, list[list[int]]]:
+    """For the figures of images: label -> groups, each with positions, the kept one first."""
+    return {
+        label: [
+            groups.members(index)[:_GALLERY_IMAGES].tolist()
+            for index in gallery.choose_groups(groups, label, _GALLERY_GROUPS)
+        ]
+        for label in labels[:_GALLERY_CLASSES]
     }
-    roles = ("kept", "other", "outside")
-    positions = np.unique([*itertools.chain(*members.values()), *(row[role] for row in neighbours for role in roles)])
-    image = dict(zip(positions.tolist(), dataset.read("train", positions), strict=True))
+
+
+def _gallery_plots(class_names, chosen, neighbours, image: Mapping[int, np.ndarray]) -> dict[str, figures.Plot]:
+    """Figures 3 (groups of some classes) and 12, and pages for an appendix with more groups of more classes."""
     blocks = [
         gallery_figures.Block(
-            words.class_title(dataset.class_names[label]),
-            [[image[each] for each in members[index]] for index in of_class],
+            words.class_title(class_names[label]),
+            [[image[each] for each in members] for members in of_class],
         )
         for label, of_class in chosen.items()
     ]
@@ -117,7 +122,7 @@ def _gallery_plots(dataset, groups: gallery.Groups, labels, neighbours) -> dict[
     if neighbours:
         pairs = [
             gallery_figures.Block(
-                words.class_title(dataset.class_names[row["label"]]),
+                words.class_title(class_names[row["label"]]),
                 [[image[row["kept"]], image[row["other"]]], [image[row["outside"]]]],
                 [
                     ["kept", words.small(row["other_dissimilarity"])],
@@ -197,22 +202,27 @@ def _results(workdir: Workdir, sweep: Mapping[str, Any], subsets: Mapping[str, A
     return runs
 
 
-def _browse(
-    config, workdir: Workdir, dataset, cuts, fraction: float, store, merges: str | None, written: dict[str, str]
-):
+def _classes(config, workdir: Workdir, dataset, cuts, merges: str | None) -> list[browser.ClassData]:
+    """The classes of the browser: those with a redundant group, as many as config.report_classes says."""
+    counts = {label: len(rows) for label, rows in rows_by_class(cuts[0].labels).items()}
+    labels = np.unique(np.concatenate([cut.labels[~cut.kept] for cut in cuts])).tolist()[
+        : config.report_classes or None
+    ]
+    if not labels:
+        return []
+    linked = collect.read_merges(workdir, report_layer(config), merges, counts)
+    return collect.make_classes(
+        cuts, dataset.class_names, linked, labels, lambda positions: dataset.file_names("train", positions)
+    )
+
+
+def _browse(config, workdir: Workdir, dataset, found, cuts, fraction: float, store, sample, written: dict[str, str]):
     """What the class browser holds, see `collect.fill_browser`; None where no class has a redundant group.
 
     Names and SHA-256 of files that it writes are added to `written`.
     """
-    counts = {label: len(rows) for label, rows in rows_by_class(cuts[0].labels).items()}
-    several = np.unique(np.concatenate([cut.labels[~cut.kept] for cut in cuts])).tolist()
-    labels = several[: config.report_classes or None]
-    if not labels:
+    if not found:
         return None
-    linked = collect.read_merges(workdir, report_layer(config), merges, counts)
-    found = collect.make_classes(
-        cuts, dataset.class_names, linked, labels, lambda positions: dataset.file_names("train", positions)
-    )
 
     def write(name: str, content: bytes) -> None:
         storage.write_bytes(storage.join(workdir.report, name), content)
@@ -224,7 +234,8 @@ def _browse(
             cuts,
             fraction,
             store,
-            lambda positions: dataset.read("train", positions),
+            sample,
+            lambda positions: dataset.stream("train", positions, _BATCH),
             write,
             rule=cuts[0].metadata.get("rule") or config.rule,
             most_groups=config.report_groups,
@@ -261,6 +272,8 @@ def report(config, workdir: Workdir) -> None:
 
     groups, class_rows, labels, neighbours, browse = None, [], [], [], None
     written: dict[str, str] = {}
+    image: dict[int, np.ndarray] = {}
+    galleries: dict[int, list[list[int]]] = {}
     if "semantic" in config.methods and fraction < 1:
         fractions = collect.shown_fractions(config.fractions, fraction)
         cuts = collect.read_subsets(workdir, subsets["files"], layer, fractions, dataset.fingerprint)
@@ -271,11 +284,16 @@ def report(config, workdir: Workdir) -> None:
         made_of = subsets["inputs"]
         store = collect.open_store(workdir, layer, made_of.get(f"embeddings/{layer}"))
         neighbours = collect.find_neighbours(store, groups, labels, _NEIGHBOUR_ROWS)
-        browse = _browse(config, workdir, dataset, cuts, fraction, store, made_of.get(f"merges/{layer}"), written)
+        galleries = _gallery_groups(groups, labels)
+        found = _classes(config, workdir, dataset, cuts, made_of.get(f"merges/{layer}"))
+        sample = browser.sample_positions(found, config.seed)
+        # A set that streams is read from end to end each time: here, and once more for the browser's pictures.
+        image = _read(dataset, [*itertools.chain(*itertools.chain(*galleries.values())), *_roles(neighbours), *sample])
+        of_sample = [image[position] for position in sample.tolist()]
+        browse = _browse(config, workdir, dataset, found, cuts, fraction, store, of_sample, written)
     plots = _plots(config, summaries, groups, labels, dataset.class_names, full_size)
     if labels:
-        plots |= _gallery_plots(dataset, groups, labels, neighbours)
-    positions = [row[role] for row in neighbours for role in ("kept", "other", "outside")]
+        plots |= _gallery_plots(dataset.class_names, galleries, neighbours, image)
 
     html = page.render(
         config=config,
@@ -292,7 +310,7 @@ def report(config, workdir: Workdir) -> None:
         class_rows=class_rows,
         browse=browse,
         neighbours=neighbours,
-        thumbnails=_read_thumbnails(dataset, positions),
+        thumbnails={position: images.encode(image[position]) for position in _roles(neighbours)},
         versions=recorded.get("versions", {}),
         fingerprint=recorded.get("dataset") or dataset.fingerprint,
     )
