@@ -276,7 +276,7 @@ function startBrowser() {
   byId("more").addEventListener("click", () => { state.more += PAGE; showCards(true); });
   byId("tree").addEventListener("toggle", () => { if (byId("tree").open) drawTree(); });
   byId("browser").hidden = false;
-  state.wanted = index.classes[0].label;
+  state.wanted = (index.classes.find((each) => each.groups[state.cut]) ?? index.classes[0]).label;
   moveSlider();
   openClass(state.wanted);
 }
