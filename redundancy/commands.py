@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from redundancy import processes
+from redundancy import parts, processes
 from redundancy.errors import ConfigError
 from redundancy.workdir import STAGES, Workdir
 
@@ -112,6 +112,7 @@ _COMMANDS = {
     "process_id": (*STAGES, "run"),
     "heartbeat_s": (*STAGES, "run"),
     "profile": ("train", "sweep", "run"),
+    "part": ("sweep",),
     "topology": ("preflight",),
     "image_size": ("preflight",),
     "classes": ("preflight",),
@@ -128,12 +129,13 @@ flags.DEFINE_enum("method", None, ["semantic", "random"], "See redundancy export
 flags.DEFINE_integer("trial", None, "See redundancy export --help.", lower_bound=0)
 flags.DEFINE_bool("dropped", False, "See redundancy export --help.")
 flags.DEFINE_bool("profile", False, "Trace some steps of the first training.")
+flags.DEFINE_string("part", None, "I/N: part I, from 0, of a sweep that N machines share.")
 flags.DEFINE_bool("overwrite", False, "See redundancy export --help.")
 flags.DEFINE_string("topology", None, "See redundancy preflight --help.")
 for _name in ("image_size", "classes", "trials"):
     flags.DEFINE_integer(_name, None, "See redundancy preflight --help.", lower_bound=1)
 flags.DEFINE_bool("json", False, "See redundancy preflight --help.")
-flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of a run of several, or auto.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of a run of several; auto, or none.")
 flags.DEFINE_integer("num_processes", None, "Processes of the run, one on each host.", lower_bound=1)
 flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
 flags.DEFINE_integer(
@@ -167,6 +169,7 @@ def check_flags(command: str) -> None:
             raise ConfigError(f'--{name} is missing; for example "{_EXAMPLES[command]}".')
     if _FLAGS["scheduler"].value:
         _check_scheduler(_FLAGS["scheduler"].value)
+    part()
 
 
 def _check_scheduler(address: str) -> None:
@@ -190,10 +193,14 @@ class Processes:
 def several() -> Processes | None:
     """What the flags, or the variables of JAX's own names, say of a run of several processes; None where it has one.
 
+    Where they say nothing, JAX finds the others on a host of a TPU slice.
+
     Raises:
       ConfigError: something is missing, or does not fit.
     """
     coordinator = _FLAGS["coordinator"].value or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if coordinator == processes.ALONE:
+        return None
     numbers = {}
     for name, variable in (("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID")):
         numbers[name] = _FLAGS[name].value
@@ -204,7 +211,8 @@ def several() -> Processes | None:
     count, number = numbers["num_processes"], numbers["process_id"]
     if coordinator is None:
         if count is None and number is None:
-            return None
+            alone = not processes.on_cloud_tpu()
+            return None if alone else Processes(processes.AUTO, None, None, _FLAGS["heartbeat_s"].value)
         raise ConfigError(
             "--num-processes or --process-id is given without --coordinator=HOST:PORT, process 0's address."
         )
@@ -212,7 +220,9 @@ def several() -> Processes | None:
     if coordinator == processes.AUTO:
         return Processes(coordinator, None, None, heartbeat_s)
     if not re.fullmatch(r".+:\d{1,5}", coordinator):
-        raise ConfigError(f"--coordinator={coordinator}: wanted HOST:PORT, where process 0 can be reached, or auto.")
+        raise ConfigError(
+            f"--coordinator={coordinator}: wanted HOST:PORT, where process 0 can be reached, auto or none."
+        )
     if count is None or number is None:
         raise ConfigError(
             "--coordinator is given; wanted --num-processes and, on each host its own, --process-id, too."
@@ -222,6 +232,16 @@ def several() -> Processes | None:
             f"--process-id={number}, but there are {count} processes (--num-processes); wanted 0…{count - 1}."
         )
     return Processes(coordinator, count, number, heartbeat_s) if count > 1 else None
+
+
+def part() -> parts.Part | None:
+    """The part of a sweep that --part names.
+
+    Raises:
+      ConfigError: it names none.
+    """
+    given = _FLAGS["part"].value
+    return None if given is None else parts.parse(given)
 
 
 def engine() -> Callable:

@@ -2,13 +2,15 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import logging
 
-from redundancy import processes, storage
+from redundancy import parts, processes, storage
 from redundancy.config import differing
 from redundancy.data import shared_dataset
 from redundancy.errors import DataError, WorkdirError
@@ -153,8 +155,7 @@ def _claim(workdir: Workdir, run: Run, digests: dict[str, str]) -> None:
         raise DataError(f'{workdir.subsets} has no {run.subset}. Delete this folder and run "redundancy select" again.')
     path = storage.join(workdir.run(run.name), "run.json")
     wanted = {**dataclasses.asdict(run), "subset_sha256": run.subset and digests[run.subset]}
-    if not storage.exists(path):
-        storage.write_json(path, wanted)
+    if not storage.exists(path) and storage.create_bytes(path, storage.json_bytes(wanted)):
         return
     found = need_fields(path, storage.read_json(path), method=str)
     if fields := differing(found, wanted):
@@ -220,16 +221,40 @@ def _packs(runs: list[Run], schedules: dict[float, Schedule], size: int) -> list
     ]
 
 
-def sweep(config, workdir: Workdir, profile: bool = False) -> None:
+def _agreed(config, packs: Sequence[tuple[Schedule, list[Run]]]) -> str:
+    """Checksum of what the parts of a sweep have in common: the packs, and how each is trained."""
+    nothing = Job("", "", np.zeros(0, np.int64), 0)
+    cut = [[run.name for run in pack] for _, pack in packs]
+    return digest({"packs": cut, "trainings": [identity(config, nothing, schedule) for schedule, _ in packs]})
+
+
+def _alone(table: str) -> None:
+    """Nobody else works in the workdir."""
+
+
+def sweep(
+    config,
+    workdir: Workdir,
+    profile: bool = False,
+    part: parts.Part | None = None,
+    agree: Callable[[str], None] = _alone,
+) -> None:
     """Trains every run of the table that has no result, then writes results.csv and runs/manifest.json.
+
+    A part of a sweep trains its own share of the packs, which are those of the whole. Results are written by whoever finds
+    every run done.
 
     Args:
       config: resolved config.
       workdir: with subsets.
       profile: whether some steps of the first pack are traced.
+      part: of a sweep that others share; None for the whole.
+      agree: called in the first process, before the first training, with a checksum of what all parts have in common;
+        raises where another part has another, see `lease.Lease.agree`.
 
     Raises:
-      WorkdirError: the stage select has not finished, or the runs there are of other subsets.
+      WorkdirError: the stage select has not finished, the runs there are of other subsets, or other parts divide another
+        table.
       DataError: a subset or a result is damaged.
     """
     digests = processes.first(lambda: _subset_digests(workdir))
@@ -249,26 +274,35 @@ def sweep(config, workdir: Workdir, profile: bool = False) -> None:
     packing = choose(config, shape, classes, mesh, resident_images(dataset), len(runs), path)
     size = packing.pack
     schedules = {run.fraction: subset_schedule(config, num_images, run.fraction) for run in runs}
-    left = [
-        (schedule, [run for run in pack if run.name not in done]) for schedule, pack in _packs(runs, schedules, size)
-    ]
-    finished = len(done)
-    logging.info("sweep: %d of %d runs to do", len(runs) - finished, len(runs))
+    own, name = _packs(runs, schedules, size), "sweep"
+    if part is not None:
+        name = f"sweep, part {part}"
+        processes.first(functools.partial(agree, _agreed(config, own)))
+        of = parts.shares([schedule.steps for schedule, _ in own], part.count)
+        own = [pack for pack, number in zip(own, of, strict=True) if number == part.number]
+    left = [(schedule, [run for run in pack if run.name not in done]) for schedule, pack in own]
+    num_own = sum(len(pack) for _, pack in own)
+    finished = num_own - sum(len(pack) for _, pack in left)
+    logging.info("%s: %d of %d runs to do", name, num_own - finished, num_own)
     for run in {run.subset: run for _, pack in left for run in pack}.values():
         _kept(workdir, run, dataset)  # a wrong subset is told before the first training, not before its own
-    if finished < len(runs):
+    if finished < num_own:
         trainer = Trainer(config, dataset, mesh, size, packing.vmap)
         for schedule, pack in left:
             if not pack:
                 continue
             jobs = [Job(run.name, workdir.run(run.name), _kept(workdir, run, dataset), run.seed) for run in pack]
             names = jobs[0].name if len(jobs) == 1 else f"{jobs[0].name} and {len(jobs) - 1} more"
-            what = f"sweep {finished + 1}/{len(runs)} {names}"
+            what = f"{name} {finished + 1}/{num_own} {names}"
             results = train_pack(trainer, jobs, size, schedule, what, profile)
             profile = False
             finished += len(pack)
             for job, result in zip(jobs, results, strict=True):
-                logging.info("sweep: %s test accuracy %.4f", job.name, result["test_accuracy"])
+                logging.info("%s: %s test accuracy %.4f", name, job.name, result["test_accuracy"])
+    others = processes.first(lambda: sum(not is_done(workdir, run) for run in runs)) if part is not None else 0
+    if others:
+        logging.info("sweep: part %d of %d is done; %d runs are left to other parts", part.number, part.count, others)
+        return
     processes.first(lambda: _end(workdir, config, runs, digests))
 
 

@@ -1,7 +1,8 @@
-"""One command at a time in a workdir: a lease that its owner holds, and that a dead owner does not hold for ever.
+"""One command at a time in a workdir, or the parts of one sweep: a lease that its owner holds, and a dead one not for ever.
 
 In a local workdir it is a lock on the file .lock, which the system releases when its owner ends, however it ends. On gs://,
-and where files cannot be locked, it is the file .lease.json, which the owner writes anew every few seconds.
+and where files cannot be locked, it is the file .lease.json, which the owner writes anew every few seconds. A part of a
+sweep has a file of its own and, of locks, a share in .lock.
 """
 
 import contextlib
@@ -10,17 +11,21 @@ import errno
 import json
 import os
 import pathlib
+import posixpath
+import re
 import socket
 import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from absl import logging
 
 from redundancy import storage
 from redundancy.errors import StorageError, UserError, WorkdirError
+from redundancy.parts import Part
 
 try:
     import fcntl
@@ -30,6 +35,8 @@ except ImportError:  # not a POSIX system
 LOCK, LEASE = ".lock", ".lease.json"
 RENEW_S = 10.0
 STALE_S = 60.0  # an owner that did not renew its lease for so long is dead
+_MOMENT_S = 1.0  # a lock may be held so long by one who ends, or looks who is there
+_OF_PART = re.compile(r"\.(lock|lease)-part-[0-9]+-of-([0-9]+)(\.json)?")
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -51,14 +58,23 @@ def _started(pid: int) -> str | None:
         return None
 
 
-def _owner() -> dict[str, Any]:
+def _names(part: Part | None) -> tuple[str, str]:
+    """Names of the files of a lock and of a lease."""
+    if part is None:
+        return LOCK, LEASE
+    of = f"-part-{part.number}-of-{part.count}"
+    return f".lock{of}", f".lease{of}.json"
+
+
+def _owner(part: Part | None) -> dict[str, Any]:
     pid = os.getpid()
+    command = " ".join(sys.argv[1:2])
     return {
         "token": uuid.uuid4().hex,
         "host": _host(),
         "pid": pid,
         "started": _started(pid),
-        "command": " ".join(sys.argv[1:2]),
+        "command": command if part is None else f"{command} --part={part}",
         "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 
@@ -91,14 +107,18 @@ class Lease:
 
     Args:
       root: of the workdir, local or gs://.
+      part: of a sweep: the other parts of as many may work there, too; None excludes everybody.
 
     Attributes:
       token: tells this lease from every other one; "" where there is none.
     """
 
-    def __init__(self, root: str):
-        self._root, self._owner = root, _owner()
-        self._descriptor = self._thread = self._path = None
+    def __init__(self, root: str, part: Part | None = None):
+        self._root, self._part, self._owner = root, part, _owner(part)
+        self._lock_name, self._lease_name = _names(part)
+        self._path = storage.join(root, self._lease_name)
+        self._locks: list[tuple[str, int]] = []
+        self._thread = None
         self._ended, self._made = threading.Event(), []
         self.token = ""
 
@@ -112,11 +132,13 @@ class Lease:
             self._make_dirs()
             if not (storage.is_local(self._root) and fcntl and self._lock()):
                 self._write_lease()
-        except OSError as error:
-            raise WorkdirError(
-                f"--workdir {self._root} cannot be written to ({error.strerror or error}). Choose another folder."
-            ) from error
-        self.token = self._owner["token"]
+        except BaseException as error:
+            self.release()
+            if isinstance(error, OSError):
+                raise WorkdirError(
+                    f"--workdir {self._root} cannot be written to ({error.strerror or error}). Choose another folder."
+                ) from error
+            raise
 
     def __enter__(self):
         self.acquire()
@@ -125,25 +147,48 @@ class Lease:
     def __exit__(self, *exception):
         self.release()
 
+    def agree(self, table: str) -> None:
+        """Tells the other parts what this one has a part of, so that never two that cut a sweep differently work at once.
+
+        Args:
+          table: checksum of all that the parts must have in common.
+
+        Raises:
+          WorkdirError: a part that is at work has told another.
+        """
+        self._owner["table"] = table
+        if self._locks:
+            self._tell(self._locks[-1][1])
+            self._refuse(self._locked_parts())
+            return
+        generation, content = self._read(self._path)
+        while _parse(content).get("token") == self.token:
+            if storage.write_if(self._path, generation, self._content()):
+                self._refuse(self._living(self._others()))
+                return
+            generation, content = self._read(self._path)
+        self._end()
+
     def release(self) -> None:
         """Gives the lease back; nothing where none is held."""
         self._ended.set()
-        if self._descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.remove(self._path)
-            os.close(self._descriptor)
-            self._descriptor = None
-        elif self.token:
-            if self._thread is not threading.current_thread():
-                self._thread.join()
+        while self._locks:
+            path, descriptor = self._locks.pop()
+            with contextlib.suppress(OSError):  # others share it
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.remove(path)
+            os.close(descriptor)
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            if thread is not threading.current_thread():
+                thread.join()
             with contextlib.suppress(UserError, OSError):
-                if _parse(storage.read_bytes(self._path)).get("token") == self.token:
+                if _parse(storage.read_bytes(self._path)).get("token") == self._owner["token"]:
                     storage.remove(self._path)
-        else:
-            return
         self.token = ""
+        made, self._made = self._made, []
         with contextlib.suppress(OSError):  # there is something in it
-            for folder in self._made:
+            for folder in made:
                 os.rmdir(folder)
 
     def _make_dirs(self) -> None:
@@ -156,68 +201,155 @@ class Lease:
             path = os.path.dirname(path)
         storage.make_dirs(self._root)
 
+    def _excludes(self, name: str, owner: dict[str, Any] | None = None) -> bool:
+        """Whether the owner of the file `name` and this process must not work at once; with owner None whether they may not."""
+        of = _OF_PART.fullmatch(name)
+        if self._part is None or name == self._lease_name or of is None or int(of[2]) != self._part.count:
+            return True
+        table = self._owner.get("table")
+        return table is not None and (owner is None or owner.get("table") not in (None, table))
+
+    def _refuse(self, owner: dict[str, Any] | None) -> None:
+        """Raises WorkdirError where there is an owner that excludes this process."""
+        if owner is None:
+            return
+        error = _in_use(self._root, owner)
+        if self._part is None or not str(owner.get("command")).endswith(f"/{self._part.count}"):
+            raise error
+        raise WorkdirError(
+            f"{error} It has a part of another table of runs, or of one that is cut into other packs: give all parts the "
+            "same config, on as many devices of one kind."
+        )
+
     def _lock(self) -> bool:
-        """Locks the local file; False where the file system has no locks."""
-        self._path = os.path.join(self._root.removeprefix("file://"), LOCK)
+        """Locks the local files; False where the file system has no locks."""
+        if self._part is None:
+            if not self._take(LOCK, fcntl.LOCK_EX):
+                return False
+            for path in self._part_locks():  # of parts that were killed; others would hold their share of the lock
+                os.remove(path)
+        else:
+            if not self._take(LOCK, fcntl.LOCK_SH):
+                return False
+            self._refuse(self._locked_parts())
+            self._take(self._lock_name, fcntl.LOCK_EX)
+            self._refuse(self._locked_parts())  # one that began in the same moment
+        self.token = self._owner["token"]
+        return True
+
+    def _take(self, name: str, mode: int) -> bool:
+        path = os.path.join(self._root.removeprefix("file://"), name)
+        patience = time.monotonic() + (0 if self._part is None else _MOMENT_S)
         while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
             except OSError as error:
                 owner = _parse(os.pread(descriptor, 4096, 0))
                 os.close(descriptor)
                 if error.errno in _NO_LOCKS:
                     return False
-                raise _in_use(self._root, owner) from None
+                if time.monotonic() > patience:
+                    raise _in_use(self._root, (name == LOCK and self._locked_parts()) or owner) from None
+                time.sleep(0.05)
+                continue
             # An owner removes the file when it ends; this lock may be of a file that is no longer there.
             with contextlib.suppress(FileNotFoundError):
-                if os.stat(self._path).st_ino == os.fstat(descriptor).st_ino:
+                if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                     break
             os.close(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(self._owner).encode(), 0)
-        self._descriptor = descriptor
+        self._locks.append((path, descriptor))
+        if mode == fcntl.LOCK_EX:
+            self._tell(descriptor)
         return True
+
+    def _tell(self, descriptor: int) -> None:
+        data = json.dumps(self._owner).encode()
+        os.pwrite(descriptor, data, 0)
+        os.ftruncate(descriptor, len(data))
+
+    def _part_locks(self) -> list[str]:
+        """Files that the other parts of a sweep lock or have locked."""
+        found = [_OF_PART.fullmatch(name) for name in storage.list_dir(self._root, hidden=True)]
+        names = [each[0] for each in found if each and each[1] == "lock" and each[0] != self._lock_name]
+        return [os.path.join(self._root.removeprefix("file://"), name) for name in names]
+
+    def _locked_parts(self) -> dict[str, Any] | None:
+        """The owner of a part that is at work and excludes this process, if there is one."""
+        for path in self._part_locks():
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                owner = _parse(os.pread(descriptor, 4096, 0))
+                if self._excludes(os.path.basename(path), owner):
+                    return owner
+            finally:
+                os.close(descriptor)
+        return None
 
     def _content(self) -> bytes:
         return json.dumps({**self._owner, "renewed": time.time()}).encode()
 
-    def _read(self) -> tuple[str | None, bytes]:
-        """The generation and the content of the lease that is there; (None, b"") where there is none."""
-        generation = storage.generation(self._path)
+    def _read(self, path: str) -> tuple[str | None, bytes]:
+        """The generation and the content of a lease that is there; (None, b"") where there is none."""
+        generation = storage.generation(path)
         try:
-            return generation, storage.read_bytes(self._path) if generation is not None else b""
+            return generation, storage.read_bytes(path) if generation is not None else b""
         except FileNotFoundError:
             return None, b""
 
     def _write_lease(self) -> None:
-        self._path = storage.join(self._root, LEASE)
+        # Before it is written, so that one who is refused stands in nobody's way; and after, for one that began meanwhile.
+        self._refuse(self._living(self._others()))
         while not storage.create_bytes(self._path, self._content()):
-            generation, content = self._read()
-            owner = _parse(content)
-            if owner.get("token") == self._owner["token"]:
+            if _parse(self._read(self._path)[1]).get("token") == self._owner["token"]:
                 break  # the answer to our own request was lost
-            if generation is None:
+            if owner := self._living([self._path]):
+                raise _in_use(self._root, owner)
+        thread = threading.Thread(target=self._renew, daemon=True, name="lease")
+        thread.start()
+        self._thread, self.token = thread, self._owner["token"]
+        self._refuse(self._living(self._others()))
+
+    def _others(self) -> list[str]:
+        """Leases beside this process's own that may exclude it."""
+        found = [_OF_PART.fullmatch(name) for name in storage.list_dir(self._root, hidden=True)]
+        names = {LEASE, *(each[0] for each in found if each and each[1] == "lease")} - {self._lease_name}
+        return [storage.join(self._root, name) for name in sorted(names) if self._excludes(name)]
+
+    def _living(self, paths: Iterable[str]) -> dict[str, Any] | None:
+        """The owner of a lease that excludes this process and is renewed; None where there is none. Dead ones are removed."""
+        seen = {}
+        for path in paths:
+            generation, content = self._read(path)
+            owner = _parse(content)
+            if generation is None or not self._excludes(posixpath.basename(path), owner):
                 continue
-            if not _is_dead(owner):
-                logging.info(
-                    "%s has a lease (%s); waiting to see whether its owner lives", self._root, owner.get("host")
-                )
-                deadline = time.monotonic() + STALE_S
-                while time.monotonic() < deadline:
-                    time.sleep(min(2.0, STALE_S / 5))
-                    if self._read()[0] != generation:
-                        break
-                else:
-                    logging.info("%s: the owner of the lease did not renew it and counts as dead", self._root)
-                    storage.remove_if(self._path, generation)
-                    continue
-                if self._read()[0] is not None:
-                    raise _in_use(self._root, owner)
-                continue  # it was given back meanwhile
-            storage.remove_if(self._path, generation)
-        self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
-        self._thread.start()
+            if _is_dead(owner):
+                storage.remove_if(path, generation)
+            else:
+                seen[path] = generation, owner
+        if not seen:
+            return None
+        hosts = sorted({str(owner.get("host")) for _, owner in seen.values()})
+        logging.info("%s has a lease (%s); waiting to see whether its owner lives", self._root, ", ".join(hosts))
+        deadline = time.monotonic() + STALE_S
+        while seen and time.monotonic() < deadline:
+            time.sleep(min(2.0, STALE_S / 5))
+            for path, (generation, owner) in [*seen.items()]:
+                now, _ = self._read(path)
+                if now is None:  # it was given back
+                    del seen[path]
+                elif now != generation:
+                    return owner
+        for _ in seen:
+            logging.info("%s: the owner of the lease did not renew it and counts as dead", self._root)
+        # One that was written in this last moment lives, or has been taken over.
+        return self._living([path for path, (generation, _) in seen.items() if not storage.remove_if(path, generation)])
 
     def _renew(self) -> None:
         generation = None
@@ -225,7 +357,7 @@ class Lease:
             try:
                 # What another process wrote meanwhile is never overwritten.
                 if generation is None or not storage.write_if(self._path, generation, self._content()):
-                    _, content = self._read()
+                    _, content = self._read(self._path)
                     if _parse(content).get("token") != self._owner["token"]:
                         self._end()
                 generation = storage.generation(self._path)
@@ -242,11 +374,11 @@ class Lease:
         os._exit(1)
 
 
-def is_held(root: str, token: str) -> bool:
+def is_held(root: str, token: str, part: Part | None = None) -> bool:
     """Whether the lease in the workdir, as this process sees it, is the one with this token."""
-    name = LOCK if storage.is_local(root) else LEASE
-    for candidate in (name, LEASE):
+    lock, lease = _names(part)
+    for name in (lock, lease) if storage.is_local(root) else (lease,):
         with contextlib.suppress(FileNotFoundError, StorageError):
-            if _parse(storage.read_bytes(storage.join(root, candidate))).get("token") == token:
+            if _parse(storage.read_bytes(storage.join(root, name))).get("token") == token:
                 return True
     return False

@@ -67,8 +67,11 @@ Beside the way, without training:
   --scheduler for link and run: local:WORKERS, or tcp://HOST:PORT of a Dask scheduler; default: this machine
   --profile   for train, sweep and run: traces some steps into the first run's folder, profile/, for TensorBoard
               and Perfetto
+  --part      for sweep: I/N, I from 0: a sweep that N machines share, each its own part of the runs, in one workdir.
+              "sweep" without it does what is left. Whoever ends last writes results.csv
   --coordinator, --num-processes, --process-id   on every host of a run of several: HOST:PORT of process 0, how many
-              there are, and which this is; or --coordinator=auto alone on Cloud TPU, Slurm or Kubernetes
+              there are, and which this is; or --coordinator=auto alone on Slurm or Kubernetes. On Cloud TPU
+              nothing: the hosts of a slice find each other. --coordinator=none: this process alone
   --debug     shows the stack trace of an error
   --helpfull  the fields of a config, with their meaning and defaults
 
@@ -88,7 +91,7 @@ _EXIT_INTERRUPTED = 130
 _NEED_DATASET = ("train", "embed", "sweep", "report", "run")
 
 
-def _stage(name: str):
+def _stage(name: str, lease: Lease):
     """The stage's function; imported late, so that a mistake in the command line is told at once."""
     match name:
         case "train":
@@ -106,7 +109,7 @@ def _stage(name: str):
         case "sweep":
             from redundancy.experiment import sweep
 
-            stage = functools.partial(sweep, profile=_FLAGS.profile)
+            stage = functools.partial(sweep, profile=_FLAGS.profile, part=commands.part(), agree=lease.agree)
         case "report":
             from redundancy.report.stage import report
 
@@ -181,8 +184,8 @@ def _check_limits(names: Sequence[str], config, workdir: Workdir) -> None:
 
 
 def _run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
-    """The stages in order, in this process or, on several hosts, together with the others; one command at a time."""
-    lease = Lease(workdir.root)
+    """The stages in order, in this process or, on several hosts, together with the others; one command, or parts of one."""
+    lease = Lease(workdir.root, commands.part())
     watch = processes.Watch(before_end=lease.release)
     watch.start()
     with preemption.before_end(lease.release):
@@ -192,7 +195,7 @@ def _run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
 def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: processes.Watch) -> None:
     try:
         token = processes.first(lambda: _acquire(lease))
-        if not processes.is_first() and not is_held(workdir.root, token):
+        if not processes.is_first() and not is_held(workdir.root, token, commands.part()):
             raise WorkdirError(
                 f"--workdir {workdir.root} is not the folder that process 0 works in: on several hosts it must be storage "
                 "that all of them share, for example gs://bucket/path."
@@ -201,7 +204,7 @@ def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: p
         _check_limits(names, config, workdir)
         for name in names:
             logging.info("stage %s", name)
-            _stage(name)(config, workdir)
+            _stage(name, lease)(config, workdir)
             processes.barrier()
     except (Exception, KeyboardInterrupt) as error:
         code, message = _told(error)
@@ -213,7 +216,8 @@ def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: p
         lease.release()
 
 
-def _main(argv: list[str]) -> int:
+def _command(argv: list[str]) -> str:
+    """The command, checked as far as its name and its flags go."""
     known = (*STAGES, "run", *commands.HELP)
     if len(argv) != 2:
         raise ConfigError(f"wanted one stage, got {argv[1:]}; stages: {', '.join(known)}." if argv[1:] else USAGE)
@@ -221,12 +225,11 @@ def _main(argv: list[str]) -> int:
     if name not in known:
         raise ConfigError(f"{name!r} is not a stage.{nearest(name, known)} Stages: {', '.join(known)}.")
     commands.check_flags(name)
-    if name in commands.HELP:
-        config = _resolved_config() if _CONFIG.value else None
-        workdir = Workdir(_WORKDIR.value) if _WORKDIR.value else None
-        with Lease(workdir.root) if name == "import" else contextlib.nullcontext():
-            commands.run(name, workdir, config)
-        return 0
+    return name
+
+
+def _config_of(name: str):
+    """The resolved config of a stage."""
     for flag, value in (("--config", _CONFIG.value), ("--workdir", _WORKDIR.value)):
         if not value:
             raise ConfigError(
@@ -235,6 +238,31 @@ def _main(argv: list[str]) -> int:
     config = _resolved_config()
     if name in _NEED_DATASET:
         config_lib.need_dataset(config, name)
+    return config
+
+
+def check(argv: list[str]) -> int:
+    """Tells what is wrong with a command line and its config, without doing anything; the exit code."""
+    sys.argv = argv = [commands.spelled(arg) for arg in argv]
+    try:
+        name = _command(_parse(argv))
+        if name not in commands.HELP:
+            _config_of(name)
+    except UserError as error:
+        print(f"redundancy: error: {error}", file=sys.stderr)
+        return _EXIT_USAGE
+    return 0
+
+
+def _main(argv: list[str]) -> int:
+    name = _command(argv)
+    if name in commands.HELP:
+        config = _resolved_config() if _CONFIG.value else None
+        workdir = Workdir(_WORKDIR.value) if _WORKDIR.value else None
+        with Lease(workdir.root) if name == "import" else contextlib.nullcontext():
+            commands.run(name, workdir, config)
+        return 0
+    config = _config_of(name)
     workdir = Workdir(_WORKDIR.value)
     names = STAGES if name == "run" else (name,)
     several = commands.several()

@@ -1,19 +1,23 @@
 """The processes of one run, one on each host: who they are, and how they agree, wait for each other and end together.
 
-They talk through the key-value store of JAX's coordination service, which process 0 hosts. Nothing here computes: while a
-process waits here its devices are free. A run of one process passes through without a word, and without importing JAX.
+They talk through the key-value store of JAX's coordination service, which process 0 hosts. Nothing here computes, but for the
+first word between them: while a process waits here its devices are free. A run of one process passes through without a word, and without importing JAX.
 """
 
 import contextlib
 import itertools
 import json
 import os
+import pathlib
+import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 from absl import logging
 
 from redundancy import errors, preemption
@@ -21,7 +25,8 @@ from redundancy.errors import ConfigError, Preempted, UserError
 
 T = TypeVar("T")
 
-AUTO = "auto"
+AUTO, ALONE = "auto", "none"
+_GOOGLE = "0x1ae0"  # vendor of TPUs on the PCI bus, and of other devices of Google's machines
 # Of JAX's service: set when any process was asked to end.
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"
 _FAILED, _HEARD = "redundancy/failed", "redundancy/heard"
@@ -73,6 +78,21 @@ def _wait_for(key: str) -> str:
     return value
 
 
+def on_cloud_tpu() -> bool:
+    """Whether this is a host of a TPU slice, where JAX finds the slice's other hosts by itself."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if os.environ.get("JAX_FORCE_TPU_INIT"):
+        return True
+    if platforms and "tpu" not in platforms.split(","):
+        return False
+    vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
+    if not any(vendor.read_text().strip() == _GOOGLE for vendor in vendors):
+        return False
+    from jax._src import hardware_utils  # which of Google's devices are TPUs; no public name
+
+    return hardware_utils.num_available_tpu_chips_and_device_id()[0] > 0
+
+
 def start(coordinator: str, num_processes: int | None, process_id: int | None, heartbeat_s: int) -> None:
     """Joins the other processes of the run; returns when all have.
 
@@ -104,8 +124,24 @@ def start(coordinator: str, num_processes: int | None, process_id: int | None, h
             "the same --coordinator=HOST:PORT, which process 0 can be reached at, the same --num-processes, and "
             "--process-id 0, 1, … on each; or --coordinator=auto on Cloud TPU, Slurm or Kubernetes."
         ) from error
-    if count() > 1:
-        logging.info("process %d of %d", index(), count())
+    if count() == 1:
+        # A slice of one host. JAX listens for SIGTERM now, and would tell nobody.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        return
+    logging.info("process %d of %d on %s", index(), count(), socket.gethostname())
+    _check_together()
+
+
+def _check_together() -> None:
+    """Each process sends its number to all: devices that see each other do not prove that the processes do."""
+    from jax.experimental import multihost_utils
+
+    numbers = multihost_utils.process_allgather(np.int32(index())).tolist()
+    if numbers != [*range(count())]:
+        raise ConfigError(
+            f"the processes of this run do not reach each other: {count()} should have told 0 to {count() - 1}, and told "
+            f"{numbers}. Wanted: one process on every host, each with its own --process-id, or --coordinator=auto on all."
+        )
 
 
 def first(work: Callable[[], T]) -> T:

@@ -91,8 +91,8 @@ def remove(path: str) -> None:
     patiently(path, delete)
 
 
-def list_dir(path: str) -> list[str]:
-    """Sorted base names of what lies in a folder; [] where there is no such folder."""
+def list_dir(path: str, hidden: bool = False) -> list[str]:
+    """Sorted base names of what lies in a folder; [] where there is no such folder. Hidden files, with a dot, if asked."""
 
     def listed(fs: fsspec.AbstractFileSystem, name: str) -> list[str]:
         # Listings are cached by fsspec's remote file systems; another process may have written since.
@@ -103,7 +103,8 @@ def list_dir(path: str) -> list[str]:
         entries = patiently(path, listed)
     except FileNotFoundError:
         return []
-    return sorted(base for entry in entries if (base := posixpath.basename(entry.rstrip("/"))) and base[0] != ".")
+    names = [posixpath.basename(entry.rstrip("/")) for entry in entries]
+    return sorted(name for name in names if name and (hidden or name[0] != "."))
 
 
 def read_bytes(path: str) -> bytes:
@@ -275,12 +276,23 @@ def read_json(path: str) -> Any:
     return value
 
 
-def write_json(path: str, value: Any) -> None:
-    """Writes JSON; an object gets a last key with a checksum of the others, which `read_json` takes off again."""
+def json_bytes(value: Any) -> bytes:
+    """What `write_json` writes."""
     if isinstance(value, dict):
         rest = json.loads(json.dumps({key: value[key] for key in value if key != _CHECKSUM}, allow_nan=False))
         value = {**rest, _CHECKSUM: _canonical_sha256(rest)}
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes JSON; an object gets a last key with a checksum of the others, which `read_json` takes off again."""
+    write_bytes(path, json_bytes(value))
+
+
+def change_json(path: str, seen: str | None, value: Any) -> bool:
+    """As `write_json`, if the file's `generation` still is `seen`, None where there was no file; returns whether it wrote."""
+    data = json_bytes(value)
+    return create_bytes(path, data) if seen is None else write_if(path, seen, data)
 
 
 def write_text(path: str, text: str) -> None:

@@ -7,7 +7,7 @@ import csv
 import importlib.metadata
 import io
 import platform
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from redundancy import config as config_lib
@@ -20,6 +20,7 @@ _OF_A_CONFIG = {"pretrain", "merges", "subsets", "runs", "results.csv"}
 _PLACES = {"data_dir", "bad_images"}
 # Fields of a data set's fingerprint that those of earlier versions lack.
 _ADDED = {"labels_sha256", "files"}
+_ATTEMPTS = 10
 STAGES = ("train", "embed", "link", "select", "sweep", "report")
 _PACKAGES = ("redundancy", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow")
 
@@ -106,8 +107,19 @@ class Workdir:
 
     def _claim(self, wanted: Mapping[str, Any]) -> None:
         storage.remove_scratch(self.root)
+        self._until_written(lambda: self._try_claim(wanted))
+
+    def _until_written(self, attempt: Callable[[], bool]) -> None:
+        """Repeats what reads config.json and writes it again, where another part of a sweep wrote it in between."""
+        if not any(attempt() for _ in range(_ATTEMPTS)):
+            raise WorkdirError(
+                f"{self.config} is written by others again and again, or cannot be replaced. Look who does."
+            )
+
+    def _try_claim(self, wanted: Mapping[str, Any]) -> bool:
+        seen = storage.generation(self.config)
         made = set(storage.list_dir(self.root))
-        if storage.exists(self.config):
+        if seen is not None:
             made.add("config.json")  # whatever a listing that comes late says
         if "config.json" not in made and made & _OF_A_CONFIG:
             raise WorkdirError(
@@ -122,11 +134,11 @@ class Workdir:
             recorded = {**recorded, "config": {**defaults, **recorded["config"]}}
             fields = config_lib.differing(recorded["config"], wanted)
             if not fields:
-                return
+                return True
             self._check_free(recorded["config"], wanted, fields, made)
             recorded = {**recorded, "config": wanted}
         try:
-            storage.write_json(self.config, recorded)
+            return storage.change_json(self.config, seen, recorded)
         except OSError as error:
             raise WorkdirError(
                 f"--workdir {self.root} cannot be written to ({error.strerror or error}). Choose another folder."
@@ -200,19 +212,20 @@ class Workdir:
         Raises:
           WorkdirError: positions in this workdir are those of another data set.
         """
-        processes.first(lambda: self._claim_dataset(fingerprint, skipped))
+        processes.first(lambda: self._until_written(lambda: self._claim_dataset(fingerprint, skipped)))
 
-    def _claim_dataset(self, fingerprint: Mapping[str, Any], skipped: Sequence[tuple[str, str]]) -> None:
+    def _claim_dataset(self, fingerprint: Mapping[str, Any], skipped: Sequence[tuple[str, str]]) -> bool:
+        seen = storage.generation(self.config)
         found = need_fields(self.config, storage.read_json(self.config), config=dict)
         recorded = found.get("dataset")
         if recorded is not None:
             self.check_fingerprint(need_fields(self.config, found, dataset=dict)["dataset"], fingerprint, self.config)
-            return
+            return True
         if skipped:
             buffer = io.StringIO()
             csv.writer(buffer, lineterminator="\n").writerows([("file", "reason"), *skipped])
             storage.write_text(self.path("skipped_images.csv"), buffer.getvalue())
-        storage.write_json(self.config, {**found, "dataset": dict(fingerprint)})
+        return storage.change_json(self.config, seen, {**found, "dataset": dict(fingerprint)})
 
     def check_fingerprint(self, recorded: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
         """Raises WorkdirError where two fingerprints differ; `where` is the file that holds `recorded`."""

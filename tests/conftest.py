@@ -10,8 +10,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("EPATH_USE_TF", "false")
 # Most tests wait for compilations of tiny networks. Those in faults/test_survival.py run the programs as they come.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 
+import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -21,10 +25,18 @@ REPO = pathlib.Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory) -> Iterator[pathlib.Path]:
-    """A cache folder for this session and its child processes, which so leave the user's alone."""
-    folder = tmp_path_factory.mktemp("cache")
+    """A cache folder for this session and its child processes, which so leave the user's alone.
+
+    What one of them compiles is there for all, those of the session's other workers too.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         yield folder
 
 
@@ -50,15 +62,9 @@ def digits_npz(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def child_env(tmp_path_factory, cache_home) -> dict[str, str]:
-    """Environment of child processes: CPU, one device, compiled programs shared between them."""
-    return {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    }
+def child_env(cache_home) -> dict[str, str]:
+    """Environment of child processes: CPU, one device, programs compiled quickly."""
+    return {**os.environ, "JAX_PLATFORMS": "cpu"}
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from finished_run import finished, quick_programs, run_stages, small_config
-from jax.experimental.compilation_cache import compilation_cache
 
 from redundancy import storage
 from redundancy.embedding import ids
@@ -29,27 +28,11 @@ UP_TO_SWEEP = STAGES[:-1]
 
 
 @pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """What one test compiles is there for the others."""
-    wanted = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
-    before = {name: jax.config.values[name] for name in wanted}
-    with quick_programs():
-        for values in (wanted, before):
-            for name, value in values.items():
-                jax.config.update(name, value)
-            compilation_cache.reset_cache()
-            if values is wanted:
-                yield
-
-
-@pytest.fixture(scope="module")
-def runs(compiled_once, tmp_path_factory, digits_npz):
-    """A finished run, and the same with another seed: (config, Workdir) each."""
+def runs(tmp_path_factory, digits_npz):
+    """A finished run, and the same with another seed: (config, Workdir) each. All is compiled by quick programs."""
     root = tmp_path_factory.mktemp("runs")
-    return [finished(root, digits_npz, seed) for seed in (0, 1)]
+    with quick_programs():
+        yield [finished(root, digits_npz, seed) for seed in (0, 1)]
 
 
 @pytest.fixture

@@ -1,24 +1,31 @@
-"""One command at a time in a workdir, and a dead one does not hold it."""
+"""One command at a time in a workdir, or the parts of one sweep; and a dead one does not hold it."""
 
+import contextlib
 import json
+import re
 import subprocess
 import sys
+import threading
 import time
 
+import gcs_emulator
 import pytest
 
 from redundancy import lease as lease_lib
 from redundancy import storage
 from redundancy.errors import WorkdirError
 from redundancy.lease import LEASE, LOCK, Lease, is_held
+from redundancy.parts import Part
 
 HOLD = """
 import sys, time
-from redundancy import lease
-if sys.argv[2] == "file":
+from redundancy import lease, parts
+_, root, kind, *part = sys.argv
+sys.argv[1:] = ["sweep"]
+if kind == "file":
     lease.fcntl = None
 lease.RENEW_S = 0.1
-lease.Lease(sys.argv[1]).acquire()
+lease.Lease(root, *map(parts.parse, part)).acquire()
 print("held", flush=True)
 time.sleep(60)
 """
@@ -172,3 +179,136 @@ def test_a_second_command_stops_and_the_first_goes_on(redundancy, repo, child_en
     first.stderr.close()
     done = redundancy(*arguments, "--config.steps=400")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    with gcs_emulator.running() as url:
+        yield url
+
+
+@pytest.fixture(params=["lock", "file", "gs"])
+def root(request, tmp_path, monkeypatch):
+    """A workdir, held by locks, by files as on storage without locks, and by files on gs://; they are renewed quickly."""
+    monkeypatch.setattr(lease_lib, "RENEW_S", 0.1)
+    monkeypatch.setattr(lease_lib, "STALE_S", 3.0)
+    monkeypatch.setattr(sys, "argv", ["redundancy", "sweep"])
+    if request.param == "file":
+        monkeypatch.setattr(lease_lib, "fcntl", None)
+    if request.param != "gs":
+        yield str(tmp_path / "w")
+        return
+    for name, value in {**gcs_emulator.environ(request.getfixturevalue("emulator")), "NO_GCE_CHECK": "true"}.items():
+        monkeypatch.setenv(name, value)
+    from redundancy.gcs import PatientGCSFileSystem
+
+    PatientGCSFileSystem.clear_instance_cache()
+    yield f"gs://{gcs_emulator.BUCKET}/{re.sub('[^a-z0-9]+', '-', request.node.name)}"
+    PatientGCSFileSystem.clear_instance_cache()
+
+
+def refused(root, part=None, by=""):
+    """That a lease is refused in one line, and leaves what is there as it is."""
+    before = storage.list_dir(root, hidden=True)
+    with pytest.raises(WorkdirError) as caught:
+        Lease(root, part).acquire()
+    assert re.search(rf'is in use: "redundancy sweep{by}" runs there as process \d+ on \S+ since', str(caught.value))
+    assert storage.list_dir(root, hidden=True) == before
+
+
+def test_parts_of_one_sweep_work_at_once_and_nobody_beside_them(root):
+    with Lease(root, Part(1, 2)) as second:
+        with Lease(root, Part(0, 2)) as first:
+            for lease, part in ((first, Part(0, 2)), (second, Part(1, 2))):
+                assert is_held(root, lease.token, part)
+            assert not is_held(root, first.token, Part(1, 2))
+            refused(root, by=" --part=[01]/2")
+            refused(root, Part(0, 2), " --part=0/2")
+            refused(root, Part(1, 2), " --part=1/2")
+            refused(root, Part(0, 3), " --part=[01]/2")
+            refused(root, Part(0, 4), " --part=[01]/2")
+        refused(root, by=" --part=1/2")
+        refused(root, Part(0, 3), " --part=1/2")
+        with Lease(root, Part(0, 2)):
+            pass
+    with Lease(root):
+        refused(root, Part(0, 2))
+        refused(root, Part(5, 9))
+    with Lease(root, Part(0, 3)):
+        refused(root, Part(0, 2), " --part=0/3")
+    assert storage.list_dir(root, hidden=True) == []
+
+
+def test_parts_that_divide_another_table_do_not_work_at_once(root):
+    with Lease(root, Part(0, 3)) as first, Lease(root, Part(2, 3)) as third:
+        with Lease(root, Part(1, 3)) as second:
+            first.agree("a table")
+            second.agree("a table")
+            first.agree("a table")
+            with pytest.raises(WorkdirError, match=r'sweep --part=[01]/3" runs .* give all parts the same config'):
+                third.agree("another")
+        third.release()
+        first.agree("a third")
+        with Lease(root, Part(2, 3)) as again:
+            again.agree("a third")
+            assert is_held(root, again.token, Part(2, 3))
+
+
+@pytest.mark.parametrize("taker", [Part(0, 2), Part(1, 3), None])
+def test_a_part_that_was_killed_holds_nothing(root, taker, repo, tmp_path):
+    kind = "lock" if lease_lib.fcntl else "file"
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLD, root, kind, "0/2"], cwd=repo, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "held\n"
+    if taker is None:
+        refused(root, by=" --part=0/2")
+    child.kill()
+    child.communicate()
+    assert len(storage.list_dir(root, hidden=True)) == (2 if kind == "lock" and storage.is_local(root) else 1)
+    began = time.monotonic()
+    with Lease(root, Part(1, 2)):
+        pass
+    with Lease(root, taker) as lease:
+        assert is_held(root, lease.token, taker)
+    assert time.monotonic() - began < lease_lib.STALE_S
+    left = storage.list_dir(root, hidden=True)
+    assert left == ([".lock-part-0-of-2"] if taker == Part(1, 3) and kind == "lock" and storage.is_local(root) else [])
+
+
+def test_parts_elsewhere_are_watched_together_before_they_count_as_dead(root, monkeypatch):
+    if lease_lib.fcntl and storage.is_local(root):
+        pytest.skip("a lock goes with its process")
+    monkeypatch.setattr(lease_lib, "STALE_S", 1.0)
+    for number in range(3):
+        content = {"token": f"t{number}", "host": "far", "pid": 1, "command": f"sweep --part={number}/4"}
+        storage.write_json(storage.join(root, f".lease-part-{number}-of-4.json"), content)
+    began = time.monotonic()
+    with Lease(root, Part(3, 4)):
+        assert time.monotonic() - began < 1.0  # they are no obstacle to the others
+    with Lease(root):
+        assert 1.0 <= time.monotonic() - began < 3.0
+        assert storage.list_dir(root, hidden=True) == [LEASE]
+
+
+def test_of_a_part_and_another_command_at_once_never_both_go_on(root):
+    def contend(part):
+        barrier.wait()
+        lease = Lease(root, part)
+        with contextlib.suppress(WorkdirError):
+            lease.acquire()
+            held.append(part)
+            most.append(len(held))
+            time.sleep(0.5)
+            held.remove(part)
+        lease.release()
+
+    for parts in ((None, Part(0, 2)), (Part(0, 2), Part(0, 3)), (Part(0, 2), Part(0, 2)), (Part(0, 2), Part(1, 2))):
+        barrier, held, most = threading.Barrier(2), [], [0]
+        threads = [threading.Thread(target=contend, args=(part,)) for part in parts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert max(most) == 2 if parts == (Part(0, 2), Part(1, 2)) else max(most) <= 1
+    assert storage.list_dir(root, hidden=True) == []

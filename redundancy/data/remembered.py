@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from redundancy import storage
+from redundancy.cache_folder import cache_folder
 
 
 def remembered(identity: Mapping[str, Any], files: Sequence[str], make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -40,11 +41,9 @@ def remembered(identity: Mapping[str, Any], files: Sequence[str], make: Callable
 
 def _path(identity: Mapping[str, Any]) -> str | None:
     """The file in the cache folder, None where the user has none; changed files of a data set find the same one."""
-    # A relative XDG_CACHE_HOME is invalid and to be ignored (XDG base directory specification).
-    roots = (os.environ.get("XDG_CACHE_HOME", ""), os.path.join(os.path.expanduser("~"), ".cache"))
-    root = next((root for root in roots if os.path.isabs(root)), None)
+    folder = cache_folder()
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-    return root and os.path.join(root, "redundancy", f"{name}.int64")
+    return folder and os.path.join(folder, f"{name}.int64")
 
 
 def _key(identity: Mapping[str, Any], files: Sequence[str]) -> bytes | None:

@@ -41,6 +41,9 @@ class Decoder:
         Returns:
           uint8 [k, H, W, C].
         """
+        return _traced(self)(encoded, *draws)
+
+    def _decode(self, encoded, *draws):
         each = tf.unstack(encoded)
         if not self.size:
             return tf.stack([self._whole(one) for one in each])
@@ -63,7 +66,7 @@ class Decoder:
             return self._parts(each, sides, boxes, tf.where(jpeg, self._levels(boxes), len(_RATIOS)))
 
         boxes, *parts = tf.cond(tf.reduce_all(jpeg), all_jpeg, mixed)
-        return tf.numpy_function(self._resize, [boxes, *parts], tf.uint8, stateful=False)
+        return tf.numpy_function(lambda *given: self._resize(*given), [boxes, *parts], tf.uint8, stateful=False)
 
     def _resize(self, boxes, *parts):
         resized = np.empty((len(parts), self.size, self.size, self.channels), np.uint8)
@@ -134,6 +137,12 @@ class Decoder:
     def _other(self, encoded, window):
         part = tf.slice(self._whole(encoded), [window[0], window[1], 0], [window[2], window[3], self.channels])
         return tf.ensure_shape(part, [None, None, self.channels])
+
+
+@functools.lru_cache(maxsize=16)
+def _traced(decoder: Decoder):
+    """The decoder's graph, which takes up to a second to write: once for all streams of a process."""
+    return tf.function(decoder._decode, autograph=False)
 
 
 def _jpeg_sides(encoded):

@@ -2,15 +2,18 @@
 
 import ctypes
 import functools
+import hashlib
 import os
+import pathlib
 import re
 import threading
 
 import jax
 import jax.numpy as jnp
+import llvmlite
 from llvmlite import binding, ir
 
-from redundancy.models import cpu_kernels
+from redundancy.models import cpu_handler, cpu_kernels, cpu_objects
 from redundancy.models.cpu_handler import handler, interface_version
 from redundancy.models.cpu_kernels import Shape, lanes
 
@@ -19,6 +22,7 @@ _WRITERS = {
     "input_gradient": cpu_kernels.write_input_gradient,
     "kernel_gradient": cpu_kernels.write_kernel_gradient,
 }
+_LEVEL = 3  # of optimisation
 _MOST_PARTS = 64
 _PARTIAL_BYTES = 2**21  # of the sums of all parts
 _LOCK = threading.Lock()
@@ -37,12 +41,11 @@ def _machine():
     features = binding.get_host_cpu_features()
     target = binding.Target.from_triple(binding.get_process_triple())
     wide = bool(features.get("avx512f"))
-    return target.create_target_machine(binding.get_host_cpu_name(), features.flatten(), opt=3), wide
+    return target.create_target_machine(binding.get_host_cpu_name(), features.flatten(), opt=_LEVEL), wide
 
 
-def _compiled(kind: str, shape: Shape) -> int:
-    """The address of a handler."""
-    machine, wide = _machine()
+def _text(kind: str, shape: Shape, wide: bool) -> str:
+    """A handler and its kernel in LLVM's intermediate language."""
     module = ir.Module()
     scratch = _WRITERS[kind](module, "kernel", shape, wide)
     partial = 4 * shape.taps**2 * shape.channels * shape.features if kind == "kernel_gradient" else 0
@@ -52,14 +55,54 @@ def _compiled(kind: str, shape: Shape) -> int:
         text = re.sub(
             r"^(define [^{]*\))", r'\1 "prefer-vector-width"="512" "min-legal-vector-width"="512"', text, flags=re.M
         )
+    return text
+
+
+@functools.cache
+def _writers() -> str:
+    """Checksum of the files that write kernels. With the rest of `_identity` it stands for their text, which takes long."""
+    digest = hashlib.sha256()
+    for path in (__file__, cpu_kernels.__file__, cpu_handler.__file__):
+        digest.update(hashlib.sha256(pathlib.Path(path).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _identity(kind: str, shape: Shape, wide: bool) -> str:
+    """All that object code depends on."""
+    return repr(
+        (
+            *(kind, shape, wide, _writers(), interface_version()),
+            *(binding.get_process_triple(), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()),
+            *(llvmlite.__version__, binding.llvm_version_info),
+        )
+    )
+
+
+def _object(text: str) -> bytes:
+    """The object code of a module."""
+    machine, _ = _machine()
     parsed = binding.parse_assembly(text)
     parsed.verify()
-    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=_LEVEL))
     passes.getModulePassManager().run(parsed, passes)
-    engine = binding.create_mcjit_compiler(parsed, machine)
+    return machine.emit_object(parsed)
+
+
+def _loaded(code: bytes) -> binding.ExecutionEngine:
+    """Object code that can be run as long as the process lives."""
+    machine, _ = _machine()
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _ALIVE.append((engine, machine))
-    return engine.get_function_address("handler")
+    return engine
+
+
+def _compiled(kind: str, shape: Shape) -> int:
+    """The address of a handler."""
+    _, wide = _machine()
+    code = cpu_objects.kept(_identity(kind, shape, wide), lambda: _object(_text(kind, shape, wide)))
+    return _loaded(code).get_function_address("handler")
 
 
 @functools.cache

@@ -73,7 +73,7 @@ def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_run
     """The packing of a sweep.
 
     What was measured is written to `path` and holds for every continuation on the same mesh of devices of one kind, since
-    another packing rounds differently.
+    another packing rounds differently. Of parts of a sweep that measure at once the first to write has chosen for all.
 
     Args:
       config: resolved config.
@@ -88,11 +88,18 @@ def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_run
     if len(tried) == 1 or not num_images:
         return tried[0]
     kind, shape = mesh.devices.flat[0].device_kind, dict(mesh.shape)
-    if storage.exists(path):
-        found = storage.read_json(path)
-        packing = Packing(found.get("pack"), found.get("vmap"))
-        if packing in tried and found.get("device") == kind and found.get("mesh") == shape:
-            return packing
+
+    def remembered() -> Packing | None:
+        if storage.exists(path):
+            found = storage.read_json(path)
+            packing = Packing(found.get("pack"), found.get("vmap"))
+            if packing in tried and found.get("device") == kind and found.get("mesh") == shape:
+                return packing
+        return None
+
+    seen = storage.generation(path)
+    if packing := remembered():
+        return packing
     best, rates = None, {}
     for packing in tried:
         programs = Programs(config, image_shape, num_classes, mesh, resident=True, vmap=packing.vmap)
@@ -108,5 +115,7 @@ def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_run
             best = packing
     best = best or tried[0]
     measured = [{**dataclasses.asdict(packing), "images_per_second": rate} for packing, rate in rates.items()]
-    storage.write_json(path, {**dataclasses.asdict(best), "device": kind, "mesh": shape, "measured": measured})
-    return best
+    choice = {**dataclasses.asdict(best), "device": kind, "mesh": shape, "measured": measured}
+    if storage.change_json(path, seen, choice):
+        return best
+    return remembered() or best  # another part of the sweep has chosen meanwhile, perhaps on other devices

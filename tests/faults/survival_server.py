@@ -2,12 +2,10 @@
 
 Reads lines of JSON: {"argv": [...], "log": path, "root": workdir, "event": n, "signal": name}. The child gets the signal
 just before its n-th write, rename or removal below the workdir (none where n is null), or the parent sends it after "seconds".
-Convolutions that one child needed are compiled here, once, for those that follow.
 Answers with {"status": exit code, negative for a signal, "events": how many it came to}. No backend of JAX is started here.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -21,8 +19,6 @@ import redundancy.main
 import redundancy.report.stage
 import redundancy.selection.stages
 import redundancy.training.pretrain
-from redundancy.models import cpu_calls
-from redundancy.models.cpu_kernels import Shape
 
 _OF_FILES = {"open", "os.rename", "os.remove", "os.mkdir", "os.link", "os.rmdir"}
 
@@ -55,24 +51,9 @@ def child(argv, log, root, event=None, signal_name="SIGKILL", counter=None):
 
 
 def main():
-    compiled, kernels = cpu_calls._target, {}
-
-    def noted(kind, shape):
-        key = json.dumps([kind, *dataclasses.astuple(shape)])
-        if key not in kernels:
-            with open(notes, "a") as file:
-                file.write(key + "\n")
-        return compiled(kind, shape)
-
-    cpu_calls._target = noted
     for line in sys.stdin:
         assert threading.active_count() == 1
         asked = json.loads(line)
-        notes = os.path.join(os.path.dirname(asked["log"]), "kernels")
-        with contextlib.suppress(FileNotFoundError), open(notes) as file:
-            for key in {key.rstrip("\n") for key in file if key.endswith("]\n")} - kernels.keys():
-                kind, *shape = json.loads(key)
-                kernels[key] = compiled(kind, Shape(*shape))
         counter_path = asked["log"] + ".events"
         counter = os.open(counter_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         pid = os.fork()

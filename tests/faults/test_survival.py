@@ -57,8 +57,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(repo, child_env, tmp_path_factory):
-    environment = {**child_env, "XLA_FLAGS": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    started = Server(repo, environment, tmp_path_factory.mktemp("logs"))
+    started = Server(repo, {**child_env, "XLA_FLAGS": ""}, tmp_path_factory.mktemp("logs"))
     yield started
     started.close()
 

@@ -1,0 +1,340 @@
+"""On a host: starts the program detached, watches it, and mirrors its log and status to the bucket.
+
+    worker.py start|stop JOB ATTEMPT      JOB: gs:// or local path of job.json; prints one line, LAUNCH-ACK {...}
+    worker.py supervise FOLDER            what `start` leaves running
+
+The standard library alone, and Python 3.8: it runs before anything is installed. A command may be given twice, at any time:
+the second one acknowledges the first. Processes are found by a variable in their environment, never by name.
+"""
+
+import contextlib
+import fcntl
+import glob
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+HOME = os.path.join(os.path.expanduser("~"), ".launch")
+MARK = "LAUNCH_JOB"
+TERM_S = 120.0  # a program that was asked to end may take so long to save
+_METADATA = "http://{}/computeMetadata/v1/instance/attributes/agent-worker-number"
+
+
+def fetch(uri):
+    """The content of a small file."""
+    if uri.startswith("gs://"):
+        return subprocess.run(["gcloud", "storage", "cat", uri], check=True, stdout=subprocess.PIPE).stdout
+    with open(uri, "rb") as file:
+        return file.read()
+
+
+def put(path, uri):
+    """Copies a file to the bucket, whole or not at all."""
+    if uri.startswith("gs://"):
+        argv = ["gcloud", "storage", "cp", path, uri]
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if done.returncode != 0:
+            raise OSError("{} cannot be written: {}".format(uri, done.stdout.decode(errors="replace").strip()[-500:]))
+        return
+    os.makedirs(os.path.dirname(uri), exist_ok=True)
+    shutil.copyfile(path, f"{uri}.{os.getpid()}.part")
+    os.replace(f"{uri}.{os.getpid()}.part", uri)
+
+
+def write_json(path, value):
+    with open(path + ".part", "w") as file:
+        file.write(json.dumps(value) + "\n")
+    os.replace(path + ".part", path)
+
+
+def read_json(path):
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def worker_number():
+    """Which host of the slice this is, from 0."""
+    for name in ("LAUNCH_WORKER", "TPU_WORKER_ID"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    url = _METADATA.format(os.environ.get("GCE_METADATA_HOST", "metadata.google.internal"))
+    request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return int(answer.read())
+
+
+def marked(mark):
+    """Numbers of this machine's processes that carry the mark."""
+    found, wanted = [], f"{MARK}={mark}".encode()
+    for path in glob.glob("/proc/[0-9]*/environ"):
+        try:
+            with open(path, "rb") as file:
+                if wanted in file.read().split(b"\0"):
+                    found.append(int(path.split("/")[2]))
+        except OSError:
+            continue
+    return sorted(set(found) - {os.getpid()})
+
+
+def end_marked(mark, patience=30.0):
+    """Ends all processes that carry the mark, gently first."""
+    for signum, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
+        deadline = time.monotonic() + seconds
+        for pid in marked(mark):
+            signal_one(pid, signum)
+        while marked(mark) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+def signal_one(pid, signum):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signum)
+
+
+def holders(patterns):
+    """Processes that hold one of the devices: [{"pid", "user", "command", "device"}]; those of others need sudo."""
+    devices = sorted(path for pattern in patterns for path in glob.glob(pattern))
+    found = {}
+    for link in glob.glob("/proc/[0-9]*/fd/*") if devices else ():
+        try:
+            target = os.readlink(link)
+        except OSError:
+            continue
+        pid = int(link.split("/")[2])
+        if target in devices and pid not in found:
+            found[pid] = describe(pid, target)
+    return [found[pid] for pid in sorted(found)]
+
+
+def describe(pid, device):
+    try:
+        import pwd
+
+        user = pwd.getpwuid(os.stat(f"/proc/{pid}").st_uid).pw_name
+    except (KeyError, OSError):
+        user = "?"
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            command = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        command = "?"
+    return {"pid": pid, "user": user, "command": command[:200], "device": device}
+
+
+def all_holders(patterns):
+    """As `holders`, as root where that needs no password."""
+    if os.geteuid() != 0 and any(glob.glob(pattern) for pattern in patterns):
+        argv = ["sudo", "-n", sys.executable, os.path.abspath(__file__), "holders", *patterns]
+        try:
+            return json.loads(
+                subprocess.run(argv, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+            )
+        except (OSError, ValueError, subprocess.CalledProcessError):
+            pass
+    return holders(patterns)
+
+
+def acknowledge(**values):
+    print("LAUNCH-ACK " + json.dumps(values), flush=True)
+
+
+def start(uri, attempt):
+    """Starts the program, unless this attempt was started already."""
+    worker = worker_number()
+    job = json.loads(fetch(uri))
+    folder = os.path.join(HOME, "jobs", job["mark"])
+    mark = "{}/{}".format(job["mark"], worker)
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = read_json(os.path.join(folder, "started.json"))
+        if known is not None and known["attempt"] >= attempt:
+            return acknowledge(worker=worker, **known)
+        end_marked(mark)
+        busy = all_holders(job["devices"])
+        if busy:
+            return acknowledge(worker=worker, attempt=attempt, state="busy", holders=busy)
+        if job["devices"] and os.path.exists("/tmp/libtpu_lockfile"):
+            subprocess.run(["sudo", "-n", "rm", "-f", "/tmp/libtpu_lockfile"], stderr=subprocess.DEVNULL)
+        here = os.path.join(folder, f"attempt-{attempt}")
+        os.makedirs(here, exist_ok=True)
+        tree = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        write_json(os.path.join(here, "job.json"), dict(job, attempt=attempt, worker=worker, tree=tree))
+        supervisor = Supervisor(here)
+        try:
+            supervisor.mirror("setup" if job["setup"] else "running")
+        except OSError as error:
+            return acknowledge(worker=worker, attempt=attempt, state="error", message=str(error))
+        with open(os.path.join(here, "log"), "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, os.path.abspath(__file__), "supervise", here],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=tree,
+                env=dict(os.environ, **{MARK: mark}),
+            )
+        state = {"attempt": attempt, "state": "started", "pid": process.pid}
+        write_json(os.path.join(folder, "started.json"), state)
+        acknowledge(worker=worker, **state)
+
+
+def stop(uri, attempt):
+    """Asks the program to save and end; returns at once."""
+    worker = worker_number()
+    here = os.path.join(HOME, "jobs", json.loads(fetch(uri))["mark"], f"attempt-{attempt}")
+    there = os.path.isdir(here)
+    if there:
+        open(os.path.join(here, "stop"), "w").close()
+    acknowledge(worker=worker, attempt=attempt, state="stopping" if there else "absent")
+
+
+class Supervisor:
+    """Runs one attempt of the program in a folder, and tells of it."""
+
+    def __init__(self, folder):
+        self.folder, self.log = folder, os.path.join(folder, "log")
+        self.job = read_json(os.path.join(folder, "job.json"))
+        self.beat, self.copied = 0, -1
+        self.process, self.terminated, self.asked = None, None, {}
+
+    def status(self, state, **values):
+        self.beat += 1
+        tail = self.tail()
+        return dict(
+            worker=self.job["worker"],
+            attempt=self.job["attempt"],
+            host=socket.gethostname(),
+            state=state,
+            beat=[os.getpid(), self.beat],
+            time=time.time(),
+            line=([line for line in tail if not line.startswith("launch: ")] or tail or [""])[-1][:300],
+            **values,
+        )
+
+    def tail(self, lines=60):
+        try:
+            with open(self.log, "rb") as file:
+                file.seek(max(0, os.path.getsize(self.log) - 16384))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return []
+        return [line.rsplit("\r", 1)[-1] for line in text.splitlines() if line.strip()][-lines:]
+
+    def mirror(self, state, **values):
+        """Copies status and log to the bucket."""
+        base = "{}/host-{}".format(self.job["mirror"], self.job["worker"])
+        status = os.path.join(self.folder, "status.json")
+        size = os.path.getsize(self.log) if os.path.exists(self.log) else 0
+        if size != self.copied and size:
+            put(self.log, base + ".log")
+            self.copied = size
+        write_json(status, self.status(state, **values))
+        put(status, base + ".json")
+
+    def try_mirror(self, state, **values):
+        try:
+            self.mirror(state, **values)
+            return True
+        except OSError as error:
+            print(f"launch: {error}", flush=True)
+            return False
+
+    def terminate(self):
+        """Asks the process to end; kills it where it does not."""
+        if self.terminated is None:
+            self.terminated = time.monotonic()
+            signal_one(self.process.pid, signal.SIGTERM)
+        elif time.monotonic() - self.terminated > TERM_S:
+            self.kill()
+
+    def kill(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def run(self, argv, state, env):
+        """The exit code of a command, while which everything asked for is heard."""
+        print("launch: {}".format(" ".join(argv)), flush=True)
+        self.process = subprocess.Popen(
+            argv, cwd=self.job["tree"], env=env, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        self.terminated, told = None, 0.0
+        while True:
+            try:
+                code = self.process.wait(min(1.0, self.job["mirror_s"]))
+                break
+            except subprocess.TimeoutExpired:
+                pass
+            if os.path.exists(os.path.join(self.folder, "stop")):
+                self.asked["stopped"] = True
+            if time.time() > self.job["expires"]:
+                self.asked["expired"] = True
+            if self.asked:
+                self.terminate()
+            if time.monotonic() - told > self.job["mirror_s"]:
+                self.try_mirror(state)
+                told = time.monotonic()
+        self.kill()  # what it left behind in its group
+        return code if code >= 0 else 128 - code
+
+    def supervise(self):
+        signal.signal(signal.SIGTERM, lambda *_: self.asked.update(ended=True))
+        job, began = self.job, time.time()
+        env = dict(os.environ, **job["env"])
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (job["tree"], env.get("PYTHONPATH"))))
+        code, stage = 0, "running"
+        if job["setup"]:
+            stage = "setup"
+            code = self.run(job["setup"], stage, env)
+        if code == 0 and not self.asked:
+            stage = "running"
+            code = self.run(job["argv"], stage, env)
+        elif code == 0:
+            code = 75
+        print(f"launch: ended with code {code}", flush=True)
+        values = dict(self.asked, code=code, began=began, ended=time.time(), setup=stage == "setup")
+        if code != 0:
+            values["tail"] = "\n".join(self.tail())
+        for pause in (1, 5, 15, 60, 0):
+            if self.try_mirror("ended", **values) or "ended" in self.asked:
+                break
+            time.sleep(pause)
+        self.outlive(values)
+
+    def outlive(self, values):
+        """Deletes the slice where nobody else does."""
+        job = self.job
+        if not job["delete"] or job["worker"] != 0 or "ended" in self.asked:
+            return
+        deadline = time.monotonic() + job["idle_s"]
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, job["idle_s"]))
+            if "ended" in self.asked:
+                return
+        print("launch: nobody has deleted this slice; it deletes itself", flush=True)
+        self.try_mirror("ended", **dict(values, deleting=True))
+        subprocess.run(job["delete"], stdin=subprocess.DEVNULL)
+        self.try_mirror("ended", **dict(values, deleting=True))
+
+
+def main(argv):
+    if argv[1] == "supervise":
+        Supervisor(argv[2]).supervise()
+    elif argv[1] == "holders":
+        print(json.dumps(holders(argv[2:])))
+    else:
+        {"start": start, "stop": stop}[argv[1]](argv[2], int(argv[3]))
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,45 @@
+"""A sweep that several machines share: the flag --part=I/N, and which packs of the table are whose."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from redundancy.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Part `number`, from 0, of a sweep cut into `count`."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+def parse(text: str) -> Part:
+    """The part that "I/N" names.
+
+    Raises:
+      ConfigError: it names none.
+    """
+    found = re.fullmatch(r"(0|[1-9][0-9]{0,3})/([1-9][0-9]{0,3})", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise ConfigError(f"--part={text}: wanted I/N, for example 0/4, I below N.")
+    return Part(int(found[1]), int(found[2]))
+
+
+def shares(steps: Sequence[int], count: int) -> list[int]:
+    """The part of each pack: one after the other goes to the part that has the fewest steps so far.
+
+    Args:
+      steps: of each pack, the longest first.
+      count: of parts.
+    """
+    taken, found = [0] * count, []
+    for each in steps:
+        part = min(range(count), key=taken.__getitem__)
+        taken[part] += each
+        found.append(part)
+    return found

@@ -1,0 +1,355 @@
+"""What the controller does next: a table of single decisions, and random histories of a cloud that does as it likes.
+
+The histories run the whole controller on a cloud, a bucket and a clock in memory.
+"""
+
+import json
+import types
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from launch import bundle, controller, run, spec
+from launch.cloud import CloudError
+from launch.controller import (
+    Attempt,
+    Close,
+    Create,
+    Delete,
+    End,
+    Host,
+    Policy,
+    Record,
+    Resource,
+    Sight,
+    Start,
+    State,
+    Wait,
+)
+
+ZONES = ("us-west4-a", "us-central1-a")
+POLICY = Policy(
+    ZONES, wait_s=3600, give_up_s=1e6, silent_s=600, max_preemptions=5, max_failures=3, budget_s=1e6, backoff_s=30
+)
+NOW = 10_000.0
+
+
+def record(**last):
+    if not last:
+        return Record("r-0")
+    return Record("r-0", (Attempt(**{"number": 1, "zone": ZONES[0], "began": NOW - 500, "created": NOW - 500} | last),))
+
+
+def sight(state, **values):
+    known = {name: values.pop(name) for name in ("ready", "message") if name in values}
+    return Sight(resource=Resource("r-0", ZONES[0], state, hosts=2, **known), **{"now": NOW} | values)
+
+
+RUNNING, CLOSED = {"started": NOW - 100}, {"started": NOW - 100, "ended": NOW - 50, "detail": "why"}
+BOTH = (Host(0, 0, line="fine"), Host(1, 0))
+
+
+@pytest.mark.parametrize(
+    ("last", "seen", "expected"),
+    [
+        ({}, sight(State.ABSENT), Create(ZONES[0], 1)),
+        ({}, sight(State.UNKNOWN), Wait),
+        ({"created": None}, sight(State.ABSENT), Create(ZONES[0], 1)),
+        ({"created": NOW - 10}, sight(State.ABSENT), Wait),
+        ({}, sight(State.WAITING), Delete),
+        ({"created": NOW - 60}, sight(State.WAITING), Wait),
+        ({"created": NOW - 3601}, sight(State.WAITING), Close("capacity", "not granted in 1 h")),
+        ({"created": NOW - 60}, sight(State.BROKEN, message="Quota 'X' exhausted"), Close("capacity", "Quota 'X' exhausted")),
+        ({"created": NOW - 60}, sight(State.BROKEN, message="SUSPENDED"), Close("preempted", "SUSPENDED")),
+        ({"created": NOW - 60}, sight(State.BROKEN, message="PERMISSION_DENIED: no"), Close("refused", "PERMISSION_DENIED: no")),
+        ({"created": NOW - 60}, sight(State.ACTIVE), Start(1)),
+        ({"created": NOW - 60}, sight(State.ACTIVE, ready=False, unready_s=10), Wait),
+        (RUNNING, sight(State.ACTIVE, ready=False, unready_s=601), Close),
+        (RUNNING, sight(State.UNKNOWN, quiet_s=1e5), Wait),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0), Host(1))), Wait),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 0),)), Wait),
+        (RUNNING, sight(State.ACTIVE, hosts=BOTH), Close("done", "fine")),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0), Host(1)), quiet_s=601), Close),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0), Host(1, 1))), Wait),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0), Host(1, 1, line="x")), failing_s=500), Close("failed", "host 1 ended with code 1: x")),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 76, 1), Host(1, 1, 9, line="x"))), Close("failed", "host 1 ended with code 1: x")),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 75), Host(1, 75))), Close("preempted", "host 0 ended with code 75: ")),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 75, stopped=True), Host(1, 75))), Close("stopped", "as asked")),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 75, expired=True), Host(1, 75))), Close),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 2, line="x"), Host(1, 2))), Close("refused", "host 0 ended with code 2: x")),
+        (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 1, tail="open(/dev/vfio/0): busy"), Host(1, 76))), Close("preempted", "host 0 ended with code 1: ")),
+        (RUNNING, sight(State.ACTIVE, hosts=BOTH, used_s=1e6), Close("budget", "budget_chip_hours is used up")),
+        (RUNNING, sight(State.BROKEN, message="SUSPENDED"), Close("preempted", "SUSPENDED")),
+        (RUNNING, sight(State.ABSENT), Close("preempted", "the slice is gone")),
+        (RUNNING, sight(State.DELETING), Close),
+        (CLOSED | {"outcome": "preempted"}, sight(State.BROKEN, preemptions=1), Delete("why")),
+        (CLOSED | {"outcome": "preempted"}, sight(State.DELETING, preemptions=1), Wait),
+        (CLOSED | {"outcome": "preempted"}, sight(State.ABSENT, preemptions=1), Create(ZONES[0], 2)),
+        (CLOSED | {"outcome": "preempted"}, sight(State.ABSENT, preemptions=6), End),
+        (CLOSED | {"outcome": "capacity"}, sight(State.ABSENT), Create(ZONES[1], 2)),
+        (CLOSED | {"outcome": "failed"}, sight(State.ACTIVE, failures=1), Start(2)),
+        (CLOSED | {"outcome": "failed"}, sight(State.ACTIVE, failures=3), Delete),
+        (CLOSED | {"outcome": "failed"}, sight(State.DELETING, failures=3), Wait),
+        (CLOSED | {"outcome": "failed"}, sight(State.ABSENT, failures=3), End(1, "the program failed 3 times (max_failures); why")),
+        (CLOSED | {"outcome": "failed"}, sight(State.UNKNOWN, failures=3), Wait),
+        (CLOSED | {"outcome": "done"}, sight(State.ACTIVE), Delete("why")),
+        (CLOSED | {"outcome": "done"}, sight(State.ABSENT), End(0, "why")),
+        (CLOSED | {"outcome": "stopped"}, sight(State.ABSENT), End),
+        (CLOSED | {"outcome": "refused"}, sight(State.ABSENT), End(1, "why")),
+        (CLOSED | {"outcome": "refused", "refusals": 5}, sight(State.ABSENT), Wait),
+        (CLOSED | {"outcome": "preempted"}, sight(State.ABSENT, run_s=1e7), End),
+    ],
+)  # fmt: skip
+def test_one_decision(last, seen, expected):
+    given = record(**last) if last or seen.resource.state is not State.WAITING else Record("r-0")
+    found = controller.decide(given, seen, POLICY)
+    assert isinstance(found, expected) if isinstance(expected, type) else found == expected
+
+
+def test_want_of_capacity_tries_the_zones_and_then_waits_longer_and_longer():
+    given, now, pauses, zones = Record("r-0"), NOW, [], []
+    for _ in range(16):
+        at = now
+        while isinstance(action := controller.decide(given, sight(State.ABSENT, now=at), POLICY), Wait):
+            at += 1
+        pauses.append(at - now)
+        zones.append(action.zone)
+        given = controller.after(controller.after(given, action, at), Close("capacity", "none"), at)
+        now = at
+    assert zones == [*ZONES] * 8
+    assert pauses[:2] == [0, 0]
+    assert all(pause > 0 for pause in pauses[2:])
+    assert pauses[2] < pauses[6] < pauses[10] <= max(pauses) <= 1.25 * POLICY.backoff_max_s + 1
+
+
+def test_failures_long_apart_are_not_added_up():
+    def failed(number, ran):
+        return Attempt(number, ZONES[0], NOW, started=NOW, ended=NOW + ran, outcome="failed")
+
+    assert controller.failures(Record("r", (failed(1, 10), failed(2, 10))), POLICY) == 2
+    assert controller.failures(Record("r", (failed(1, 10), failed(2, 10), failed(3, 4000))), POLICY) == 1
+    assert controller.failures(Record("r", (failed(1, 10), failed(2, 10)), base=1), POLICY) == 1
+
+
+class Crash(BaseException):
+    """The controller's machine goes down."""
+
+
+class Cloud:
+    """Slices in memory. What it is told to do wrong next is in `faults`."""
+
+    def __init__(self, clock):
+        self.clock, self.slices, self.hidden, self.faults, self.answered = clock, {}, {}, {}, False
+        self.wrong = []
+
+    def create(self, name, zone, labels):
+        fault = self.faults.pop("create", None)
+        if fault in ("capacity", "unavailable", "permission"):
+            raise CloudError(fault, fault)
+        if zone in self.slices:
+            if fault == "lost":
+                raise CloudError("unavailable", "no answer")
+            return
+        if self.slices:
+            self.wrong.append("two slices of one name")
+        if not self.answered:
+            self.wrong.append("created without knowing what exists")
+        self.slices[zone] = {"state": State.WAITING, "labels": dict(labels), "ready": True}
+        if fault in ("late", "lost and late"):
+            self.hidden[zone] = self.clock.now + 60
+        if fault in ("lost", "lost and late"):
+            raise CloudError("unavailable", "no answer")
+        if fault == "crash":
+            raise Crash
+
+    def describe(self, name, zone):
+        self.answered = not self.faults.get("describe")
+        if not self.answered:
+            return Resource(name, zone, State.UNKNOWN)
+        found = self.slices.get(zone)
+        if found is None or self.hidden.get(zone, 0) > self.clock.now:
+            return Resource(name, zone, State.ABSENT)
+        return Resource(name, zone, found["state"], found["ready"], 2, "", found["labels"])
+
+    def delete(self, name, zone):
+        if not self.answered:
+            self.wrong.append("deleted what it could not see")
+        if self.faults.pop("delete", None):
+            raise CloudError("unavailable", "no answer")
+        if zone in self.slices:
+            self.slices[zone]["state"] = State.DELETING
+
+    def existing(self):
+        return [Resource("r-0", zone, each["state"], labels=each["labels"]) for zone, each in self.slices.items()]
+
+    def execute(self, name, zone, argv, workers, timeout):
+        silent = self.faults.pop("execute", ())
+        hosts = [host for host in workers or range(2) if host not in silent]
+        return "\n".join(
+            f"LAUNCH-ACK {json.dumps({'worker': host, 'attempt': 1, 'state': 'started'})}" for host in hosts
+        )
+
+
+class Files:
+    """A bucket in memory."""
+
+    root = "gs://bucket/launch"
+
+    def __init__(self):
+        self.content, self.hosts = {}, {}
+
+    def uri(self, path):
+        return f"{self.root}/{path}"
+
+    def read(self, path):
+        return self.content.get(path, (0, None))[1]
+
+    def generation(self, path):
+        return self.content.get(path, (0, None))[0]
+
+    def write(self, path, data, generation=None):
+        if generation not in (None, self.generation(path)):
+            raise CloudError("changed", "changed")
+        self.content[path] = (self.generation(path) + 1, data)
+
+    def lines(self, pattern):
+        attempt = int(pattern.split("attempt-")[1].split("/")[0])
+        return [json.dumps(status) for (number, _), status in self.hosts.items() if number == attempt]
+
+
+class Histories(RuleBasedStateMachine):
+    """Anything may happen, in any order; the controller may be killed at any moment."""
+
+    def __init__(self):
+        super().__init__()
+        self.clock = types.SimpleNamespace(now=1e6)
+        self.cloud, self.files, self.beats = Cloud(self.clock), Files(), 0
+        self.highest = 0
+        self.begin()
+
+    def begin(self):
+        """A controller that knows nothing but what is in the bucket."""
+        clock = self.clock
+        run.time = types.SimpleNamespace(
+            time=lambda: clock.now, monotonic=lambda: clock.now, sleep=lambda _: None, strftime=lambda _: ""
+        )
+        run.backend = lambda _: (self.cloud, self.files)
+        run.bundle_lib = types.SimpleNamespace(make=lambda _: bundle.Bundle((), b"code"), Bundle=bundle.Bundle)
+        config = spec.defaults()
+        config.bucket, config.run, config.zones, config.budget_chip_hours = "gs://bucket", "r", ZONES, 1e5
+        config.max_preemptions, config.max_failures = 4, 3
+        self.task = run.Run(spec.resolve(config), ["run"], say=lambda _: None)
+        self.task.open()
+
+    @property
+    def found(self):
+        return self.task.ledger.records[0]
+
+    def step(self):
+        if self.found.end is not None:
+            return
+        try:
+            self.task.step(0)
+        except (Crash, CloudError):
+            self.begin()
+
+    @rule()
+    def look(self):
+        self.step()
+
+    @rule(minutes=st.sampled_from([0.5, 1, 5, 30, 500]))
+    def time_passes(self, minutes):
+        self.clock.now += 60 * minutes
+
+    @rule()
+    def the_cloud_moves_on(self):
+        for zone, each in [*self.cloud.slices.items()]:
+            if each["state"] is State.DELETING:
+                del self.cloud.slices[zone]
+            elif each["state"] is State.WAITING:
+                each["state"] = State.ACTIVE
+
+    @rule(what=st.sampled_from(["suspended", "gone", "not ready"]))
+    def the_slice_is_lost(self, what):
+        for zone, each in [*self.cloud.slices.items()]:
+            if what == "gone":
+                del self.cloud.slices[zone]
+            elif each["state"] is State.ACTIVE and what == "suspended":
+                each["state"] = State.BROKEN
+            else:
+                each["ready"] = False
+
+    @rule(fault=st.sampled_from(["capacity", "unavailable", "lost", "late", "lost and late", "crash", "permission"]))
+    def the_next_request_goes_wrong(self, fault):
+        self.cloud.faults["create"] = fault
+
+    @rule(silent=st.sampled_from([(0,), (1,), (0, 1)]))
+    def hosts_do_not_answer(self, silent):
+        self.cloud.faults["execute"] = silent
+
+    @rule(name=st.sampled_from(["delete", "describe"]))
+    def the_cloud_does_not_answer(self, name):
+        self.cloud.faults[name] = True
+
+    @rule()
+    def the_cloud_answers_again(self):
+        self.cloud.faults.clear()
+
+    @rule(host=st.integers(0, 1), code=st.sampled_from([None, 0, 0, 1, 2, 75, 76, 137]))
+    def a_host_tells(self, host, code):
+        self.tell(host, code)
+
+    def tell(self, host, code):
+        if self.found.last is None or not self.found.last.started:
+            return
+        self.beats += 1
+        status = {"worker": host, "state": "running", "beat": self.beats, "line": "x", "tail": "x"}
+        if code is not None:
+            status |= {"state": "ended", "code": code, "ended": self.clock.now}
+        self.files.hosts[self.found.last.number, host] = status
+
+    @rule()
+    def the_controller_is_killed(self):
+        self.begin()
+
+    @precondition(lambda self: self.found.end is not None)
+    @rule()
+    def it_is_run_again(self):
+        self.begin()
+
+    @invariant()
+    def nothing_is_wrong(self):
+        assert self.cloud.wrong == []
+        assert len(self.cloud.slices) <= 1
+        if self.found.end is not None:
+            assert not self.cloud.slices, "a slice is left"
+        numbers = [attempt.number for attempt in self.found.attempts]
+        assert numbers == sorted(set(numbers))
+        assert len(numbers) >= self.highest
+        self.highest = len(numbers)
+        assert sum(attempt.outcome is None for attempt in self.found.attempts) <= 1
+
+    def teardown(self):
+        """In a world where all goes well the run ends soon, and well where its budgets allow it."""
+        self.cloud.faults.clear()
+        for _ in range(60):
+            self.step()
+            self.nothing_is_wrong()
+            if self.found.end is not None:
+                break
+            self.the_cloud_moves_on()
+            self.clock.now += 1000
+            if self.found.last is not None and self.found.last.outcome is None:
+                for host in range(2):
+                    self.tell(host, 0)
+        assert self.found.end is not None
+        run.time, run.backend, run.bundle_lib = ORIGINAL
+
+
+ORIGINAL = run.time, run.backend, run.bundle_lib
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(
+    max_examples=200, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
