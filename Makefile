@@ -46,4 +46,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) site *.egg-info
+	rm -rf $(VENV) site .cache *.egg-info

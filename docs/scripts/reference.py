@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from redundancy import commands, config, experiment, main
+from redundancy import config, experiment
+from redundancy import help as help_lib
 from redundancy.embedding import ids, store
 from redundancy.report import compare
 from redundancy.selection import merges, subset
@@ -28,7 +29,7 @@ REPO = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = REPO / "docs" / "reference"
 SUM = "sha256_of_rest"  # the checksum of its own content, in every JSON file
 _GENERATED = "<!-- Written by docs/scripts/reference.py; do not edit. -->\n\n"
-_TYPES = {"double": "float64", "float": "float32", "bool": "bool", "string": "text"}
+_TYPES = {"double": "float64", "float": "float32", "bool": "bool", "string": "text", "large_string": "text"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,6 +236,21 @@ ARTIFACTS = (
         "inputs": "checksums of what the page was made from",
         "files": "SHA-256 of each file of the report",
     }),
+    Artifact(
+        "last_error.json, last_error-part-I-of-N.json",
+        r"last_error(-part-\d+-of-\d+)?\.json",
+        "any",
+        "how the last command that failed here ended; removed by its next success",
+        "json",
+        {
+            "command": "that failed",
+            "stage": "in which",
+            "time": "when",
+            "host": "where",
+            "code": "the exit code",
+            "message": "the error, without what looks like a password or token",
+        },
+    ),
     Artifact(".lock, .lock-part-I-of-N", r"\.lock(-part-\d+-of-\d+)?", "any", "on a local disk: held while a command works "
              "in the workdir"),
     Artifact(".lease.json, .lease-part-I-of-N.json", r"\.lease(-part-\d+-of-\d+)?\.json", "any", "the same on gs://; "
@@ -248,7 +264,7 @@ def schemas() -> dict[str, pa.Schema]:
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         store.write_part(folder, 0, 1, one, one, two, {"layer": "end"})
-        ids.write(folder, one, pa.array(["a"]), "")
+        ids.write(folder, one, pa.array(["a"], pa.large_string()), "")
         merges.create_class(str(root / "merges.parquet"), 0, Merges(one, one, one.astype(float), one), "")
         whole = subset.Subset(one, one.astype(np.int32), one, np.ones(1, bool), np.zeros(1), {})
         subset.write_subset(str(root / "subset.parquet"), whole)
@@ -342,8 +358,8 @@ def artifacts() -> str:
 
 def helps() -> dict[str, str]:
     """The help of each command, by what is typed before --help."""
-    texts = {"redundancy": main.USAGE}
-    texts |= {f"redundancy {name}": text for name, text in commands.HELP.items()}
+    texts = {"redundancy": help_lib.USAGE}
+    texts |= {f"redundancy {name}": text for name, text in help_lib.HELP.items()}
     return {**texts, "redundancy report --compare": compare.HELP}
 
 
