@@ -24,6 +24,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from redundancy import config
+from redundancy.help import HELP
+from redundancy.workdir import STAGES, Workdir
+
 PAGES = documented.pages()
 IDS = [str(page.relative_to(documented.REPO)) for page in PAGES]
 _TAKEN = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("object", "data")}
@@ -169,6 +173,40 @@ def _check_fields(artifact, path, reference):
         return
     for names in lines:
         assert told - artifact.optional <= names <= told, f"{path}: {names ^ told}"
+
+
+# Pictures and words.
+
+
+@pytest.mark.slow
+def test_pictures_are_drawn_from_a_workdir(repo, shared, seen, environment, tmp_path):
+    scope = documented.Scope(tmp_path / "scope", shared, environment, seen)
+    scope.run(["redundancy", "run", "--config", "configs/digits.py", "--workdir", "/tmp/digits"])
+    names = runpy.run_path(str(repo / "docs" / "scripts" / "figures.py"), run_name="figures")
+    names["draw"](Workdir(str(shared / "digits")), tmp_path / "drawn")
+    drawn = {path.name for path in (tmp_path / "drawn").iterdir()}
+    assert drawn == {path.name for path in (repo / "docs" / "images" / "method").iterdir()}
+    for path in (repo / "docs" / "images" / "method").iterdir():
+        text = path.read_text()
+        assert "prefers-color-scheme: dark" in text
+        assert not re.search(r"(?:href|src)=\"http|url\(http", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_fields_and_files_in_the_text_exist(page, repo):
+    def codes(tokens):
+        for token in tokens:
+            if token.type == "code_inline":
+                yield token.content
+            yield from codes(token.children or [])
+
+    for code in codes(markdown_it.MarkdownIt("commonmark").enable("table").parse(page.read_text())):
+        if (found := re.match(r"redundancy ([a-z]+)\b", code)) and "/" not in code:
+            assert found[1] in (*STAGES, "run", *HELP), code
+        for field in re.findall(r"(?<!redundancy\.)\bconfig\.([a-z]\w+)", code):
+            assert field in config.FIELDS or field in ("json", "py"), code
+        if re.fullmatch(r"(?:tests|docs|configs|benchmarks|redundancy|launch)/[\w./-]+", code):
+            assert (repo / code).exists(), code
 
 
 # The site.

@@ -55,7 +55,7 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, name: str) -> None:
+def _save(figure: Figure, folder: pathlib.Path, name: str) -> None:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.12, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
@@ -64,10 +64,10 @@ def _save(figure: Figure, name: str) -> None:
     light, dark = (" ".join(f"--{name}: {pair[number]};" for name, pair in _COLORS.items()) for number in range(2))
     style = f"<style>:root {{ {light} }} @media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}</style>"
     text = re.sub(r"(<svg [^>]*>)", lambda found: f"{found[1]}\n {style}", text, count=1)
-    path = IMAGES / "method" / f"{name}.svg"
+    path = folder / f"{name}.svg"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n")
-    print(f"{path.relative_to(IMAGES.parents[1])}: {path.stat().st_size // 1024} KiB")
+    print(f"{path}: {path.stat().st_size // 1024} KiB")
 
 
 def _group(vectors: np.ndarray, merges, fraction: float) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +77,7 @@ def _group(vectors: np.ndarray, merges, fraction: float) -> tuple[np.ndarray, np
     return group, cut.representatives(vectors, group, RULE)[group]
 
 
-def draw_embeddings(vectors, merges) -> None:
+def draw_embeddings(vectors, merges, folder: pathlib.Path) -> None:
     units = unit_vectors(vectors)
     centred = units - units.mean(axis=0)
     _, values, axes = np.linalg.svd(centred, full_matrices=False)
@@ -95,10 +95,10 @@ def draw_embeddings(vectors, merges) -> None:
     print(
         f"embeddings: {len(vectors)} images, {(kept != own).sum()} left out; the two axes have {share:.0%} of the variance"
     )
-    _save(figure, "embeddings")
+    _save(figure, folder, "embeddings")
 
 
-def draw_dendrogram(vectors, merges) -> None:
+def draw_dendrogram(vectors, merges, folder: pathlib.Path) -> None:
     n = len(vectors)
     table = np.stack([merges.left, merges.right, merges.height, merges.size], axis=1).astype(float)
     figure = _figure(7.4, 3.8)
@@ -119,7 +119,7 @@ def draw_dendrogram(vectors, merges) -> None:
     ax.set_yscale("symlog", linthresh=0.01)
     ax.set_yticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
     ax.set(ylabel="1 − cos", xlabel=f"the {n} images of the class")
-    _save(figure, "dendrogram")
+    _save(figure, folder, "dendrogram")
 
 
 def _framed(figure: Figure, bounds, image, color) -> None:
@@ -130,7 +130,7 @@ def _framed(figure: Figure, bounds, image, color) -> None:
         spine.set(visible=True, color=color, linewidth=2.4 if color == KEPT else 0.8)
 
 
-def draw_groups(dataset, subset) -> None:
+def draw_groups(dataset, subset, folder: pathlib.Path) -> None:
     groups = gallery.make_groups(subset.positions, subset.labels, subset.group, subset.kept, subset.dissimilarity)
     chosen = []
     for label in range(10):
@@ -156,10 +156,10 @@ def draw_groups(dataset, subset) -> None:
             )  # fmt: skip
     sizes = groups.sizes
     print(f"groups: {(sizes > 1).sum()} of two or more among {len(sizes)}, the largest of {sizes.max()}")
-    _save(figure, "groups")
+    _save(figure, folder, "groups")
 
 
-def draw_pairs(vectors, merges) -> None:
+def draw_pairs(vectors, merges, folder: pathlib.Path) -> None:
     n = len(vectors)
     units = unit_vectors(vectors)
     distances = np.sort(between_all(units, units)[np.triu_indices(n, 1)])
@@ -176,7 +176,7 @@ def draw_pairs(vectors, merges) -> None:
     ax.set_xticks([1, 0.9, 0.5, 0.2, 0], ["100 %", "90 %", "50 %", "20 %", "0 %"])
     for fraction in (0.9, 0.5, 0.2):
         print(f"pairs: {fraction:.0%} kept, {pairs[n - round(fraction * n) - 1]:.2f} per image of {(n - 1) / 2:.0f}")
-    _save(figure, "pairs")
+    _save(figure, folder, "pairs")
 
 
 def _nearest_kept(vectors: np.ndarray, labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -188,7 +188,7 @@ def _nearest_kept(vectors: np.ndarray, labels: np.ndarray, kept: np.ndarray) -> 
     return np.sort(np.concatenate(found))
 
 
-def draw_against_random(workdir: Workdir, store: EmbeddingStore, labels: int) -> None:
+def draw_against_random(workdir: Workdir, store: EmbeddingStore, labels: int, folder: pathlib.Path) -> None:
     read = [store.read_class(label) for label in range(labels)]
     positions = np.concatenate([of_class for of_class, _ in read])
     vectors = np.concatenate([of_class for _, of_class in read])[np.argsort(positions)]
@@ -233,7 +233,7 @@ def draw_against_random(workdir: Workdir, store: EmbeddingStore, labels: int) ->
     right.text(18, np.mean(full) + 0.08, "full set", color=INK, va="bottom", fontsize=8.5)
     right.set(xlabel="kept, %", ylabel="test accuracy, %")
     right.legend(fontsize=8, loc="lower right")
-    _save(figure, "semantic-random")
+    _save(figure, folder, "semantic-random")
 
 
 def screenshot(workdir: Workdir) -> None:
@@ -257,18 +257,23 @@ def screenshot(workdir: Workdir) -> None:
     print(f"docs/images/report.png: {(IMAGES / 'report.png').stat().st_size // 1024} KiB")
 
 
-def main(argv: list[str]) -> int:
-    workdir = Workdir(argv[0])
+def draw(workdir: Workdir, folder: pathlib.Path) -> None:
+    """All drawings, into a folder."""
     config = config_lib.resolve(storage.read_json(workdir.config)["config"])
     dataset, store = shared_dataset(config), EmbeddingStore(workdir.embeddings("end"))
     _, vectors = store.read_class(CLASS)
     merges = complete_linkage(vectors, len(vectors) - 1)
     with matplotlib.rc_context({**STYLE, "savefig.facecolor": _PAPER}):
-        draw_embeddings(vectors, merges)
-        draw_dendrogram(vectors, merges)
-        draw_groups(dataset, read_subset(workdir.subset(subset_name("semantic", FRACTION))))
-        draw_pairs(vectors, merges)
-        draw_against_random(workdir, store, len(dataset.class_names))
+        draw_embeddings(vectors, merges, folder)
+        draw_dendrogram(vectors, merges, folder)
+        draw_groups(dataset, read_subset(workdir.subset(subset_name("semantic", FRACTION))), folder)
+        draw_pairs(vectors, merges, folder)
+        draw_against_random(workdir, store, len(dataset.class_names), folder)
+
+
+def main(argv: list[str]) -> int:
+    workdir = Workdir(argv[0])
+    draw(workdir, IMAGES / "method")
     if "--screenshot" in argv:
         screenshot(workdir)
     return 0
