@@ -17,7 +17,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-import textwrap
+import tempfile
 import tomllib
 
 import markdown_it
@@ -95,8 +95,9 @@ class Scope:
     """A folder in which the commands of one section run in their order, each a process of its own.
 
     What makes them small: `configs/digits.py` and `configs/folder.py:PATH` are run as their variant `:smoke`, in one
-    workdir for all pages, whatever --workdir says, unless fields are overridden; PATH, E.npy, Y.npy and I.txt are files
-    made here; below /tmp/ means below the folder.
+    finished workdir for all pages, whatever --workdir says, unless fields are overridden; PATH, E.npy, Y.npy and I.txt are
+    files made here; /tmp/digits, and what no command of the section wrote, is the digits' workdir, too, and
+    /tmp/digits-longer a copy of it. Commands of the launcher are planned.
     """
 
     def __init__(self, folder: pathlib.Path, shared: pathlib.Path, env: dict[str, str], seen: set):
@@ -133,17 +134,26 @@ class Scope:
                 words[at] = f"{word.removesuffix(':quick')}:smoke"
             if word == "--workdir":
                 name = words[at + 1]
-                if family:
-                    self.places[name] = str(self.shared / family)
+                if family or (words[1] in ("export", "status") and name not in self.places):
+                    self.places[name] = str(self.shared / (family or "digits"))
                 self.places.setdefault(name, str(self.folder / name.lstrip("/")))
         return [self.places.get(word, word) for word in words]
 
+    def _finish(self, text: str) -> None:
+        """Makes the digits' workdir, where the text names it and it is not there."""
+        digits, longer = self.shared / "digits", self.shared / "longer"
+        if (str(digits) in text or str(longer) in text) and not (digits / "report").exists():
+            self.run(["redundancy", "run", "--config", "configs/digits.py", "--workdir", "/tmp/digits"])
+        if str(longer) in text and not longer.exists():
+            shutil.copytree(digits, longer)
+
     def run(self, words: list[str]) -> None:
         """Runs a command; fails where it fails."""
+        if words[:3] == ["python", "-m", "launch"]:
+            return check(words, self.env)
         small = self.small(words)
-        if "longer" in "".join(small) and not (self.shared / "longer").exists():
-            self.run(["redundancy", "run", "--config", "configs/digits.py", "--workdir", "/tmp/digits"])
-            shutil.copytree(self.shared / "digits", self.shared / "longer")
+        if words[1] != "run":
+            self._finish(" ".join(small))
         if small[0] == "redundancy" and small[1] != "browse" and "--watch" not in words:  # which do not end
             argv = [sys.executable, "-m", *small]
         elif small[:2] == ["python", "-m"] and small[2].startswith("redundancy."):
@@ -165,6 +175,7 @@ class Scope:
         """Runs a block of Python, and returns its names."""
         for name, path in sorted(self.places.items(), key=lambda item: -len(item[0])):
             text = re.sub(rf'(?<=")\b{name}(?=/)' if name[0] != "/" else rf"{name}(?=/)", path, text)
+        self._finish(text)
         names: dict = {}
         before = os.getcwd()
         os.chdir(self.folder)
@@ -197,6 +208,7 @@ def check(words: list[str], env: dict[str, str]) -> None:
     """Fails where a command's program, files, flags or config are wrong."""
     words = [_PLACEHOLDERS.get(word, word) for word in words]
     words = [re.sub(r"=(HOST:PORT|I/N|[NI])$", lambda found: f"={_PLACEHOLDERS[found[1]]}", word) for word in words]
+    words = [re.sub(r"gs://[A-Z_]+", lambda found: found[0].lower(), word) for word in words]
     words = [word.replace("PATH", "/path") if word.startswith("configs/folder.py:") else word for word in words]
     program = words[0]
     if program.endswith("/redundancy"):
@@ -229,7 +241,12 @@ def _check_launch(words: list[str], env: dict[str, str]) -> None:
     cut = words.index("--") if "--" in words else len(words)
     if words[0] in ("plan", "run", "preflight"):
         own = [word for word in words[1:cut] if word != "--delete-on-exit"]
-        _need_success([sys.executable, "-m", "launch", "plan", *own, *words[cut:]], env)
+        with tempfile.TemporaryDirectory() as folder:  # a gcloud that knows nothing, so that nobody's account is asked
+            gcloud = pathlib.Path(folder) / "gcloud"
+            gcloud.write_text("#!/bin/sh\nexit 1\n")
+            gcloud.chmod(0o755)
+            env = {**env, "PATH": f"{folder}{os.pathsep}{env['PATH']}"}
+            _need_success([sys.executable, "-m", "launch", "plan", *own, *words[cut:]], env)
         return
     code = (
         "import json, sys; from launch import __main__ as launch; print(json.dumps(launch.VERBS)); "
@@ -279,7 +296,3 @@ def check_script(text: str) -> None:
 def pages() -> list[pathlib.Path]:
     """The pages whose commands are held to what they say."""
     return [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
-
-
-def dedented(text: str) -> str:
-    return textwrap.dedent(text)

@@ -106,6 +106,8 @@ def test_commands_that_are_not_run_are_right(page, environment):
         "python -m benchmarks.nothing",
         "python -m redundancy.data.to_npz --no_such_flag",
         "dask worker tcp://10.0.0.2:8786 --workers 3",
+        "python -m launch logs RUN --hosts=1 --config launch/configs/v5e_spot.py",
+        "python -m launch run --config launch/configs/local.py -- run --config configs/digits.py --workdir here",
         "rm -rf DIR",
     ],
 )
