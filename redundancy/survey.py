@@ -113,7 +113,7 @@ def _stage(files: Files, name: str, config: Mapping[str, Any], runs: Mapping[str
     elif name == "report":
         files.need(folder, manifest["files"] if manifest else ())
     elif name == "sweep":
-        if manifest and not files.files.get("results.csv"):
+        if manifest and not files.is_there("results.csv"):
             files.damaged.append(f'{files.path("results.csv")} is missing; "redundancy sweep" writes it from the runs.')
         said = f"{runs['done']} of {runs['runs']} runs done" if runs else ""
     # The sweep claims the folders of all runs first.

@@ -57,9 +57,14 @@ class Files:
         """Notes which of the files that a folder's manifest names are missing or empty."""
         for name in names:
             file = self.files.get(f"{folder}/{name}")
-            if file is None or not file.size:
-                what = "missing" if file is None else "empty"
-                self.damaged.append(f"{self.path(folder)}/{name} is {what}, but the manifest beside it names it.")
+            if file is None and not self.is_there(f"{folder}/{name}"):
+                self.damaged.append(f"{self.path(folder)}/{name} is missing, but the manifest beside it names it.")
+            elif file is not None and not file.size:
+                self.damaged.append(f"{self.path(folder)}/{name} is empty, but the manifest beside it names it.")
+
+    def is_there(self, name: str) -> bool:
+        """Whether a file is there; where the listing has none, it may have been written since."""
+        return name in self.files or storage.exists(self.path(name))
 
 
 def at_work(files: Files, now: float) -> list[dict[str, Any]]:

@@ -369,7 +369,7 @@ def test_files_of_a_folder_are_named(images, tmp_path):
     for name, of_class in zip(table["id"].to_pylist(), table["class"].to_pylist(), strict=True):
         assert (tmp_path / "images" / name).is_file()
         assert name.split("/")[:2] == ["train", of_class]
-    other = config_lib.resolve({"dataset": str(tmp_path / "images"), "train_split": "test", "test_split": ""})
+    other = config_lib.resolve({"dataset": str(tmp_path / "images"), "test_split": ""})
     with pytest.raises(WorkdirError, match="belongs to another data set"):
         export(Request(0.8, "groups-parquet", str(tmp_path / "other")), workdir, other)
 
