@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
 
 import finished_run
 import gcs_emulator
@@ -17,6 +19,7 @@ import pytest
 from redundancy import config as config_lib
 from redundancy import experiment, last_error, lease, pace, status, storage, survey_runs
 from redundancy.errors import ConfigError, WorkdirError
+from redundancy.parts import Part
 from redundancy.survey import survey
 from redundancy.workdir import STAGES
 
@@ -126,9 +129,6 @@ def prepare(copied, steps):
 
 
 def upload(folder, url):
-    import urllib.parse
-    import urllib.request
-
     for path in folder.rglob("*"):
         if path.is_file():
             name = urllib.parse.quote(f"w/{path.relative_to(folder)}", safe="")
@@ -145,9 +145,14 @@ def test_a_sweep_that_runs_elsewhere_and_is_killed(copied, repo, child_env, kind
     with gcs_emulator.running() as url:
         upload(copied, url)
         env = {**child_env, **gcs_emulator.environ(url)}
-        _watch_and_kill(f"gs://{gcs_emulator.BUCKET}/w", repo, env, lambda: {
-            name for name in gcs_emulator.objects(url, "w/runs/") if name.endswith("/result.json")
-        })  # fmt: skip
+        _watch_and_kill(f"gs://{gcs_emulator.BUCKET}/w", repo, env, lambda: listed(url, "w/runs/", "/result.json"))
+
+
+def listed(url, prefix, end):
+    """Names of objects, of which the sweep may remove some at any time."""
+    with urllib.request.urlopen(f"{url}/storage/v1/b/{gcs_emulator.BUCKET}/o?prefix={prefix}") as answer:
+        names = {item["name"] for item in json.load(answer).get("items", [])}
+    return {name for name in names if name.endswith(end)}
 
 
 def _watch_and_kill(root, repo, env, results):
@@ -326,8 +331,6 @@ def test_the_last_error_is_told_until_the_command_succeeds(redundancy, tmp_path)
 
 
 def test_errors_of_parts_and_of_runs_are_kept_apart(copied):
-    from redundancy.parts import Part
-
     root = str(copied)
     last_error.record(root, "sweep", 1, "one", part=Part(0, 2))
     last_error.record(root, "sweep", 1, "two", part=Part(1, 2))
