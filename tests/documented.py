@@ -27,6 +27,7 @@ from PIL import Image
 REPO = pathlib.Path(__file__).resolve().parents[1]
 # Of other programs: their names alone are known, and only where a block is not run.
 _FOREIGN = {"gcloud", "sudo", "wc", "tmux", ".", "/opt/venv/bin/redundancy", "cd", "git", "export"}
+_ELSEWHERE = {"docs/interop.md"}  # whose Python blocks have a test of their own, tests/test_interop.py
 _PLACEHOLDERS = {"CONFIG": "configs/digits.py", "HOST:PORT": "host:1234", "N": "4", "I": "0", "I/N": "0/4"}
 
 
@@ -38,7 +39,7 @@ class Block:
       page: its file, below the repository.
       line: where it begins.
       section: the heading of level 2 that it stands under.
-      kind: "run", "check", "script", "python" or "text"; another word where its treatment is not known.
+      kind: "run", "check", "script", "python", "elsewhere" or "text"; another word where its treatment is not known.
       text: its content.
     """
 
@@ -64,7 +65,9 @@ def blocks(page: pathlib.Path) -> list[Block]:
             kind = language or "no language"
             if language == "bash":
                 kind = marker or "run"
-            if language == "python" and marker:
+            if language == "python" and str(page.relative_to(REPO)) in _ELSEWHERE:
+                kind = "elsewhere"
+            elif language == "python" and marker:
                 kind = f"python, marked {marker}"
             found.append(Block(str(page.relative_to(REPO)), token.map[0] + 1, section, kind, token.content))
         if token.type in ("fence", "code_block", "paragraph_open", "heading_open", "table_open"):

@@ -60,7 +60,7 @@ def environment(child_env, repo) -> dict[str, str]:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_every_block_has_a_treatment(page):
     for block in documented.blocks(page):
-        assert block.kind in ("run", "check", "script", "python", "text"), (
+        assert block.kind in ("run", "check", "script", "python", "elsewhere", "text"), (
             f"{block.where} is {block.kind!r}: fence commands as bash, with <!-- check: WHY --> before them where they cannot "
             "be run; other code as python; everything else as text"
         )

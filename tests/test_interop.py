@@ -46,8 +46,6 @@ def shell(text, folder, repo, env, workdir, data_dir):
     """Runs the lines of a block that are commands of this program."""
     for line in filter(None, text.splitlines()):
         words = shlex.split(line)
-        if words[0] != "redundancy":
-            continue
         words = [
             workdir if word == "DIR" else str(repo / word) if word.startswith("configs/") else word for word in words
         ]
@@ -79,7 +77,7 @@ def made(tmp_path_factory, repo, child_env):
     env = {**child_env, "PYTHONPATH": os.pathsep.join([str(repo), child_env.get("PYTHONPATH", "")])}
     for of_section in sections().values():
         for language, text in of_section:
-            if language == "sh":
+            if language == "bash":
                 shell(text, folder, repo, env, workdir.root, data_dir)
     return folder, data_dir, dataset, read_subset(workdir.subset("semantic-0.9000"))
 
