@@ -5,7 +5,7 @@ WORKDIR ?= demo
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test docs pictures lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/redundancy run --config configs/digits.py --workdir $(WORKDIR)
@@ -15,6 +15,16 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# The site, in site/: its reference pages from the code, then all pages, warnings being errors.
+docs: $(VENV)/.installed-test
+	$(BIN)/python docs/scripts/reference.py
+	$(BIN)/zensical build --clean --strict
+	@echo "Built site/. To read it with its search: $(BIN)/zensical serve"
+
+# The pictures of the documentation, from the demo's workdir; the one of the report wants Chromium.
+pictures: demo
+	$(BIN)/python docs/scripts/figures.py $(WORKDIR) --screenshot
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -36,4 +46,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) site .cache *.egg-info

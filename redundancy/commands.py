@@ -1,4 +1,4 @@
-"""The commands that are no stages, `import`, `export` and `preflight`, and the flags that only some commands have."""
+"""The commands that are no stages, and the flags that only some commands have."""
 
 import dataclasses
 import functools
@@ -11,79 +11,15 @@ from absl import flags
 
 from redundancy import parts, processes
 from redundancy.errors import ConfigError
+from redundancy.help import HELP as HELP
 from redundancy.workdir import STAGES, Workdir
 
-IMPORT_HELP = """\
-redundancy import: brings embeddings that any model made, with their labels, into a workdir; then link and select them.
-
-  redundancy import --workdir DIR --embeddings E.npy --labels Y.npy [--ids I.txt]
-  redundancy import --workdir DIR --embeddings "part-*.parquet" --columns embedding=emb,label=cls,id=path
-  redundancy link   --config configs/embeddings.py --workdir DIR
-  redundancy select --config configs/embeddings.py --workdir DIR
-
-  --embeddings   .npy [N, d] of float16, float32 or float64, read part by part; or a Parquet file, or a folder or
-                 quoted pattern of them in the order of their names, with a column of lists of d numbers. Rows of
-                 float64 beyond float32 are scaled by a power of two: another length, the same cosines
-  --labels       .npy or .txt with a whole number or a name for each embedding, or .csv; not needed if the Parquet
-                 files have a column of labels. Numbers 0 to K-1 stay; others are numbered in their sorted order
-  --ids          .txt with an id a line, or .csv: what "export --format txt" writes (optional)
-  --columns      KEY=NAME,... where KEY is embedding (default: embedding), label (default: label) or id: columns of the
-                 Parquet files, or label and id of a .csv with a header
-  --class-names  .txt with a name a line, for the labels 0, 1, ... (optional)
-  --layer        start, middle or end (default): the name of the store, embeddings/LAYER/
-  --name         of the data set (default: the name of the embeddings' file)
-  --checkpoint   free text: which model made them
-  --parts        files of the store (default: as many as make 256 MB each)
-  --config       the config of a data set, with its --config.FIELD=VALUE: the embeddings are those of its training
-                 images in stored order, the labels are compared, and "sweep" can train on the subsets later
-
-Without --config the position of an embedding is its row, counted from 0. Nothing is unpickled, nothing overwritten; an
-interrupted import continues when the same command is given again.
-"""
-
-EXPORT_HELP = """\
-redundancy export: writes what a subset keeps to a file for other tools.
-
-  redundancy export --workdir DIR --fraction 0.9 --format npy --output kept.npy
-
-  --fraction   of the subset, exactly one that was selected, up to 1
-  --format     npy      positions, int64, ascending
-               txt      a line for each image: its id, where ids were imported, else its position; the log says which
-               parquet  a row for each image: position, label, class, id (where imported), group, kept, and
-                        dissimilarity to the kept image of its group
-               tfds     a line for each image: TFDS's own id, as tfds.ReadConfig(add_tfds_id=True) gives it
-  --output     file to write, local or gs://; no folder, pipe or device
-  --method     semantic (default) or random
-  --layer      start, middle or end (default): of a semantic subset
-  --trial      0, 1, ...: of a random subset
-  --dropped    the images left out, instead of those kept
-  --overwrite  replaces a file that is there
-
-No --config is needed.
-"""
-
-PREFLIGHT_HELP = """\
-redundancy preflight: compiles a config's training and embedding step for a TPU slice, on a machine that has none, and
-tells for each chip: HBM used, FLOPs, bytes, the least time of a step by either, collectives, and bounds of images/s and
-of scaling. Nothing runs, no data set is opened; a batch that does not fit is told with one that would.
-
-  redundancy preflight --config configs/imagenet.py --topology v5e:4x4
-
-  --topology    GENERATION:AxB of v5e and v6e, GENERATION:AxBxC of v4 and v5p: chips along each axis
-  --config      as for training, with its --config.FIELD=VALUE; batch_size is that of the whole slice
-  --image-size  side of the images in pixels (default: config.image_size, or the data set's)
-  --classes     number of classes (default: the data set's, where its name is known)
-  --trials      trainings at once (default: 1, as in the stage train), spread over the chips as sweep does
-  --json        all numbers as JSON
-
-Needs libtpu: pip install "redundancy[tpu]". ResNet-101 takes about ten minutes on two cores.
-"""
-
-HELP = {"import": IMPORT_HELP, "export": EXPORT_HELP, "preflight": PREFLIGHT_HELP}
 _EXAMPLES = {
     "import": "redundancy import --workdir DIR --embeddings E.npy --labels Y.npy",
     "export": "redundancy export --workdir DIR --fraction 0.9 --format npy --output kept.npy",
     "preflight": "redundancy preflight --config configs/imagenet.py --topology v5e:4x4",
+    "status": "redundancy status --workdir DIR",
+    "browse": "redundancy browse --workdir DIR",
 }
 _SCHEDULERS = "tcp://HOST:PORT, tls://HOST:PORT, file:PATH (a scheduler file), local or local:WORKERS"
 
@@ -118,13 +54,20 @@ _COMMANDS = {
     "image_size": ("preflight",),
     "classes": ("preflight",),
     "trials": ("preflight",),
-    "json": ("preflight",),
+    "json": ("preflight", "status"),
+    "image_ids": ("export",),
+    "limit": ("export",),
+    "watch": ("status",),
+    "port": ("browse",),
+    "no_open": ("browse",),
 }
+# Formats of `export` that a config adds something to.
+_WITH_CONFIG = ("projector", "groups-csv", "groups-parquet")
 for _name in ("embeddings", "labels", "ids", "columns", "class_names", "name", "checkpoint", "layer"):
     flags.DEFINE_string(_name, None, "See redundancy import --help.")
 flags.DEFINE_integer("parts", None, "See redundancy import --help.", lower_bound=1)
 flags.DEFINE_float("fraction", None, "See redundancy export --help.")
-flags.DEFINE_enum("format", None, ["npy", "txt", "parquet", "tfds"], "See redundancy export --help.")
+flags.DEFINE_enum("format", None, ["npy", "txt", "parquet", "tfds", *_WITH_CONFIG], "See redundancy export --help.")
 flags.DEFINE_string("output", None, "See redundancy export --help.")
 flags.DEFINE_enum("method", None, ["semantic", "random"], "See redundancy export --help.")
 flags.DEFINE_integer("trial", None, "See redundancy export --help.", lower_bound=0)
@@ -136,7 +79,12 @@ flags.DEFINE_bool("overwrite", False, "See redundancy export --help.")
 flags.DEFINE_string("topology", None, "See redundancy preflight --help.")
 for _name in ("image_size", "classes", "trials"):
     flags.DEFINE_integer(_name, None, "See redundancy preflight --help.", lower_bound=1)
-flags.DEFINE_bool("json", False, "See redundancy preflight --help.")
+flags.DEFINE_bool("json", False, "JSON instead of text.")
+flags.DEFINE_enum("image_ids", None, ["auto", "tfds", "none"], "See redundancy export --help.")
+flags.DEFINE_integer("limit", None, "See redundancy export --help.", lower_bound=1)
+flags.DEFINE_float("watch", None, "See redundancy status --help.")
+flags.DEFINE_integer("port", None, "See redundancy browse --help.", lower_bound=1, upper_bound=65535)
+flags.DEFINE_bool("no_open", False, "See redundancy browse --help.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of a run of several; auto, or none.")
 flags.DEFINE_integer("num_processes", None, "Processes of the run, one on each host.", lower_bound=1)
 flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
@@ -159,12 +107,17 @@ def check_flags(command: str) -> None:
         if _FLAGS[name].present and command not in commands:
             shown, theirs = name.replace("_", "-"), " and ".join(commands)
             raise ConfigError(f'--{shown} is a flag of {theirs}, not of {command}; see "redundancy --help".')
-    if command == "export" and _FLAGS["config"].value:
-        raise ConfigError("--config is given, but export needs none: the subsets tell what they are. Leave it out.")
+    if _FLAGS["config"].value and command in ("export", "status", "browse"):
+        if command != "export":
+            raise ConfigError(f"--config is given, but {command} needs none: the workdir tells. Leave it out.")
+        if _FLAGS["format"].value not in _WITH_CONFIG:
+            raise ConfigError("--config is given, but export needs none: the subsets tell what they are. Leave it out.")
     needed = {
         "import": ("workdir", "embeddings"),
         "export": ("workdir", "fraction", "format", "output"),
         "preflight": ("config", "topology"),
+        "status": ("workdir",),
+        "browse": ("workdir",),
     }
     for name in needed.get(command, ()):
         if _FLAGS[name].value in (None, ""):
@@ -262,8 +215,12 @@ def _given(*names: str) -> dict:
     return {name: _FLAGS[name].value for name in names if _FLAGS[name].value is not None}
 
 
-def run(command: str, workdir: Workdir | None, config=None) -> None:
-    """Runs a command of HELP with the flags of the command line; workdir and config (resolved) None where not given."""
+def run(command: str, workdir: Workdir | None, config=None) -> int:
+    """Runs a command of help.HELP with the flags of the command line; workdir and config (resolved) None where not given.
+
+    Returns:
+      the exit code.
+    """
     if command == "preflight":
         from redundancy.preflight import command as preflight
 
@@ -274,8 +231,28 @@ def run(command: str, workdir: Workdir | None, config=None) -> None:
 
         names = ("embeddings", "labels", "ids", "columns", "class_names", "layer", "name", "checkpoint", "parts")
         importing.import_embeddings(importing.Request(**_given(*names)), workdir, config)
+    elif command == "status":
+        from redundancy import status
+
+        return status.status(status.Request(**_given("json", "watch")), workdir.root)
+    elif command == "browse":
+        from redundancy import browse
+
+        browse.browse(browse.Request(**_given("port", "no_open")), workdir)
     else:
         from redundancy.selection import export
 
-        names = ("fraction", "format", "output", "method", "layer", "trial", "dropped", "overwrite")
-        export.export(export.Request(**_given(*names)), workdir)
+        names = (
+            "fraction",
+            "format",
+            "output",
+            "method",
+            "layer",
+            "trial",
+            "dropped",
+            "overwrite",
+            "image_ids",
+            "limit",
+        )
+        export.export(export.Request(**_given(*names)), workdir, config)
+    return 0

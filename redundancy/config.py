@@ -348,8 +348,23 @@ FIELDS: dict[str, Field] = {
         "a number above 0 and up to 1",
         lambda value: 0 < value <= 1,
     ),
-    "report_classes": Field("Report", 10, "classes whose groups the report shows at most", **_between(1, 100_000)),
-    "report_groups": Field("Report", 12, "redundant groups shown of each class at most", **_between(1, 100_000)),
+    "report_margin": Field(
+        "Report",
+        0.002,
+        "loss of test accuracy up to which a subset counts as no worse than the full set, as a share: 0.002 is 0.2 "
+        "points; to be chosen before the results are seen",
+        **_between(0.00001, 0.1),
+    ),
+    "report_classes": Field(
+        "Report", 0, "classes whose groups the report shows at most; 0 is all", **_between(0, 100_000)
+    ),
+    "report_groups": Field(
+        "Report",
+        0,
+        "redundant groups of a class and fraction that the report shows with pictures at most; 0 is as many as keep the "
+        "page small",
+        **_between(0, 100_000),
+    ),
 }
 
 

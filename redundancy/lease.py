@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from absl import logging
@@ -66,6 +66,11 @@ def _names(part: Part | None) -> tuple[str, str]:
     return f".lock{of}", f".lease{of}.json"
 
 
+def is_name(name: str) -> bool:
+    """Whether a file of a workdir is a lock or a lease."""
+    return name in (LOCK, LEASE) or _OF_PART.fullmatch(name) is not None
+
+
 def _owner(part: Part | None) -> dict[str, Any]:
     pid = os.getpid()
     command = " ".join(sys.argv[1:2])
@@ -79,9 +84,14 @@ def _owner(part: Part | None) -> dict[str, Any]:
     }
 
 
-def _is_dead(owner: dict[str, Any]) -> bool:
+def is_here(owner: Mapping[str, Any]) -> bool:
+    """Whether the owner is or was a process of this machine since it was started."""
+    return owner.get("host") == _host()
+
+
+def is_dead(owner: Mapping[str, Any]) -> bool:
     """Whether the owner was a process of this machine and is no more; False where that cannot be told."""
-    if owner.get("host") != _host() or not isinstance(owner.get("pid"), int) or not os.path.isdir("/proc/self"):
+    if not is_here(owner) or not isinstance(owner.get("pid"), int) or not os.path.isdir("/proc/self"):
         return False
     return _started(owner["pid"]) != owner.get("started")
 
@@ -329,7 +339,7 @@ class Lease:
             owner = _parse(content)
             if generation is None or not self._excludes(posixpath.basename(path), owner):
                 continue
-            if _is_dead(owner):
+            if is_dead(owner):
                 storage.remove_if(path, generation)
             else:
                 seen[path] = generation, owner

@@ -1,7 +1,6 @@
 """The command line: flags, process start-up, call the stage."""
 
 import atexit
-import contextlib
 import dataclasses
 import errno
 import functools
@@ -21,62 +20,12 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 from absl import flags, logging
 from ml_collections import config_flags
 
-from redundancy import commands, preemption, processes, supervisor
+from redundancy import commands, last_error, preemption, processes, supervisor
 from redundancy import config as config_lib
 from redundancy.errors import ConfigError, Preempted, UserError, WorkdirError, nearest
+from redundancy.help import USAGE
 from redundancy.lease import Lease, is_held
 from redundancy.workdir import STAGES, Workdir
-
-USAGE = """\
-redundancy: find the images a labelled data set does not need, and show what leaving them out costs.
-
-  redundancy STAGE --config FILE[:ARG] --workdir DIR [--config.FIELD=VALUE ...] [--debug]
-
-  redundancy run --config configs/digits.py --workdir /tmp/digits       everything, in minutes, on a laptop
-  redundancy import --workdir DIR --embeddings E.npy --labels Y.npy     your own embeddings, no training
-
-The way through, each stage reading what the one before wrote in DIR (a folder, or gs://bucket/path):
-
-  train    trains a ResNet on the full set              pretrain/
-  embed    runs every training image through it         embeddings/LAYER/
-  link     links the images of each class, nearest      merges/LAYER/
-           first, by complete linkage
-  select   cuts the links at each fraction, keeps one   subsets/
-           image of each group; draws random subsets
-  sweep    trains on the full set and every subset,     runs/, results.csv
-           several trials each, paired by seed
-  report   puts the answer on one page                  report/index.html
-  run      all of them, in order
-
-A finished stage is left alone, an interrupted one continues: give the same command again. SIGTERM saves and ends with
-exit code 75. Other codes: 0 done, 1 an error, 2 a wrong command, 76 another process of the run was lost.
-
-Beside the way, without training:
-
-  import   brings embeddings of any model into      "redundancy import --help"
-           embeddings/LAYER/, for link and select
-  export   writes what a subset keeps to a file     "redundancy export --help"
-           for other tools
-  preflight  compiles for a TPU slice on a machine  "redundancy preflight --help"
-             without one: memory, times, scaling
-
-  --config    a Python file with get_config(arg); configs/ has digits.py, fashion_mnist.py, cifar10.py,
-              cifar100.py, imagenet.py, folder.py and embeddings.py. An argument shrinks it: configs/cifar10.py:quick, :smoke.
-  --config.FIELD=VALUE  overrides a field, for example --config.fractions=0.9,0.8 --config.trials=5
-  --scheduler for link and run: local:WORKERS, or tcp://HOST:PORT of a Dask scheduler; default: this machine
-  --until     for run: the last stage, for example select; the sweep may then be shared, see --part
-  --profile   for train, sweep and run: traces some steps into the first run's folder, profile/, for TensorBoard
-              and Perfetto
-  --part      for sweep: I/N, I from 0: a sweep that N machines share, each its own part of the runs, in one workdir.
-              "sweep" without it does what is left. Whoever ends last writes results.csv
-  --coordinator, --num-processes, --process-id   on every host of a run of several: HOST:PORT of process 0, how many
-              there are, and which this is; or --coordinator=auto alone on Slurm or Kubernetes. On Cloud TPU
-              nothing: the hosts of a slice find each other. --coordinator=none: this process alone
-  --debug     shows the stack trace of an error
-  --helpfull  the fields of a config, with their meaning and defaults
-
-Your own images: --config configs/folder.py:PATH, where PATH holds train/CLASS/*.jpg or CLASS/*.jpg.
-"""
 
 _FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with its argument after a colon.")
@@ -193,6 +142,8 @@ def _run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
 
 
 def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: processes.Watch) -> None:
+    at = None  # the stage at work, once the workdir is this config's
+    command = "run" if len(names) > 1 else names[0]
     try:
         token = processes.first(lambda: _acquire(lease))
         if not processes.is_first() and not is_held(workdir.root, token, commands.part()):
@@ -201,19 +152,35 @@ def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: p
                 "that all of them share, for example gs://bucket/path."
             )
         workdir.claim(config)
+        at = command
         _check_limits(names, config, workdir)
-        for name in names:
-            logging.info("stage %s", name)
-            _stage(name, lease)(config, workdir)
+        for at in names:
+            logging.info("stage %s", at)
+            _stage(at, lease)(config, workdir)
             processes.barrier()
+        if processes.is_first():
+            last_error.forget(workdir.root, command, commands.part())
     except (Exception, KeyboardInterrupt) as error:
         code, message = _told(error)
         processes.await_verdict(error)
+        if at is not None and isinstance(error, Exception):
+            last_error.record(workdir.root, command, code, message, at, commands.part())
         processes.fail(code, message)
         raise
     finally:
         watch.stop()
         lease.release()
+
+
+def _import(workdir: Workdir, config) -> int:
+    with Lease(workdir.root):
+        try:
+            code = commands.run("import", workdir, config)
+        except Exception as error:
+            last_error.record(workdir.root, "import", *_told(error))
+            raise
+        last_error.forget(workdir.root, "import")
+    return code
 
 
 def _command(argv: list[str]) -> str:
@@ -259,9 +226,7 @@ def _main(argv: list[str]) -> int:
     if name in commands.HELP:
         config = _resolved_config() if _CONFIG.value else None
         workdir = Workdir(_WORKDIR.value) if _WORKDIR.value else None
-        with Lease(workdir.root) if name == "import" else contextlib.nullcontext():
-            commands.run(name, workdir, config)
-        return 0
+        return _import(workdir, config) if name == "import" else commands.run(name, workdir, config)
     config = _config_of(name)
     workdir = Workdir(_WORKDIR.value)
     names = STAGES[: STAGES.index(_FLAGS.until or STAGES[-1]) + 1] if name == "run" else (name,)
@@ -269,7 +234,10 @@ def _main(argv: list[str]) -> int:
     if several is None:
         _run_stages(names, config, workdir)
     elif not supervisor.is_child():
-        return supervisor.run(sys.argv)
+        code = supervisor.run(sys.argv)
+        if code == supervisor.LOST:  # the child was aborted, and could record nothing
+            last_error.record(workdir.root, name, code, "another process of this run was lost; its own log tells why")
+        return code
     else:
         supervisor.follow_parent()
         processes.start(**dataclasses.asdict(several))
@@ -339,11 +307,26 @@ def _told(error: BaseException) -> tuple[int, str]:
     return _EXIT_ERROR, _explain(error)
 
 
+def _compare(arguments: list[str]) -> int:
+    """`redundancy report --compare DIR DIR ...`, whose flags are its own."""
+    from redundancy.report import compare
+
+    if "--help" in arguments:
+        print(compare.HELP, end="")
+        return 0
+    _start_logging()
+    print(f"report: {compare.run(arguments)}")
+    return 0
+
+
 def entry(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     argv = [commands.spelled(arg) for arg in (sys.argv if argv is None else argv)]
+    comparing = argv[1:2] == ["report"] and any(arg.partition("=")[0] == "--compare" for arg in argv)
     sys.argv = argv  # where ml_collections looks for --config.FIELD
     if len(argv) < 2 or argv[1] == "help" or {"-h", "--help", "-help"} & set(argv[1:]):
+        if comparing:
+            return _compare(["--help"])
         of_command = next((commands.HELP[arg] for arg in argv[1:2] if arg in commands.HELP), USAGE)
         print(of_command, end="")
         return 0 if len(argv) >= 2 else _EXIT_USAGE
@@ -353,6 +336,8 @@ def entry(argv: list[str] | None = None) -> int:
     debug = "--debug" in argv
     try:
         with preemption.handling_sigterm():
+            if comparing:
+                return _compare(argv[2:])
             rest = _parse(argv)
             debug = _DEBUG.value
             _start_logging()

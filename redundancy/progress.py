@@ -10,7 +10,8 @@ from tqdm import tqdm
 from redundancy import preemption
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """H:MM:SS, or M:SS below an hour."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
@@ -68,7 +69,7 @@ class Progress:
         seconds = max(self._said - self._start, 1e-9)
         rate = (self._done - self._first) / seconds
         left = (self._total - self._done) / rate if rate else float("inf")
-        when = f"in {_duration(seconds)}" if end else f"{_duration(left)} left" if rate else "? left"
+        when = f"in {duration(seconds)}" if end else f"{duration(left)} left" if rate else "? left"
         note = f", {self._note}" if self._note else ""
         logging.info("%s: %d/%d %s, %.4g/s, %s%s", self._what, self._done, self._total, self._unit, rate, when, note)
 

@@ -54,6 +54,7 @@ def test_a_plain_config_dict_is_completed():
         ({"steps": 1000, "warmup_steps": 600, "budget": "epochs"}, "0.5 of the set lasts 500 steps"),
         ({"batch_size": 64, "bn_group_size": 24}, "does not divide"),
         ({"holdout": 1.0}, "below 1"),
+        ({"report_margin": 0.2}, "from 1e-05 to 0.1"),
         ({"mean": (0.1, 0.2)}, "one for all channels or three"),
     ],
 )

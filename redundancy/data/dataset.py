@@ -106,6 +106,15 @@ class Dataset:
         images = self._read(part, unique)
         return images if np.array_equal(unique, positions) else images[inverse]
 
+    def file_names(self, split: str, positions) -> list[str] | None:
+        """Where the images of the given positions lie, relative to the data set's folder; None where they are no files.
+
+        Args:
+          split: 'train' or 'test'.
+          positions: int [n], of the split.
+        """
+        return None
+
     def stream(
         self,
         split: str,

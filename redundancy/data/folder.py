@@ -32,6 +32,11 @@ class FolderDataset(Dataset):
         self._root, self._files, self._image_size, self._eval_crop = root, files, image_size, eval_crop
         self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, "decode")
 
+    def file_names(self, split, positions):
+        part = self._part(split)
+        names = self._files[part.stored]
+        return [names[position] for position in self._checked(part, positions).tolist()]
+
     def _read(self, part, positions):
         return self._decode(part, positions, [(self._eval_crop,)] * len(positions))
 

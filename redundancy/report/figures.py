@@ -1,4 +1,4 @@
-"""The figures, as SVG and PNG bytes. Pure: numbers in, bytes out, the same bytes for the same numbers.
+"""The figures, as SVG, PDF and PNG bytes. Pure: numbers in, bytes out, the same bytes for the same numbers.
 
 Matplotlib's object interface with the Agg canvas: no display, no state shared with the caller.
 """
@@ -6,12 +6,14 @@ Matplotlib's object interface with the Agg canvas: no display, no state shared w
 import dataclasses
 import html
 import io
+import logging
 import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
@@ -23,12 +25,23 @@ SEMANTIC, RANDOM = "#0072b2", "#d55e00"
 LAYER_COLORS = {"end": SEMANTIC, "middle": "#cc79a7", "start": "#e69f00"}
 LAYER_MARKERS = {"end": "o", "middle": "D", "start": "^"}
 INK, GRID, MUTED = "#1f2328", "#d8dbdf", "#8b9198"
+KEPT = "#009e73"
+_PAGE_COLORS = {
+    INK: "currentColor",
+    GRID: "var(--grid)",
+    MUTED: "var(--muted)",
+    SEMANTIC: "var(--semantic)",
+    RANDOM: "var(--random)",
+    LAYER_COLORS["middle"]: "var(--middle)",
+    LAYER_COLORS["start"]: "var(--start)",
+}
 _PNG_DPI = 200
 _TITLE_LENGTH = 20
 
-_STYLE = {
+STYLE = {
     "svg.hashsalt": "redundancy",
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
@@ -53,16 +66,19 @@ _STYLE = {
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A drawn figure: a file for print (`svg`, `png`), and `inline`, the SVG element for the page."""
+    """A drawn figure: files for print and slides, and `inline`, the SVG element for the page."""
 
     name: str
     svg: bytes
+    pdf: bytes
     png: bytes
     inline: str
 
 
 @dataclasses.dataclass(frozen=True)
-class _Line:
+class Line:
+    """One line of a plot of accuracies: its look, and a summary for each subset size."""
+
     label: str
     color: str
     marker: str
@@ -70,8 +86,22 @@ class _Line:
     summaries: list[Summary]
 
 
+def _attributes(style: re.Match) -> str:
+    """A style attribute as presentation attributes: the page's policy allows no style of elements."""
+    found = []
+    for part in filter(None, map(str.strip, html.unescape(style.group(1)).split(";"))):
+        name, _, value = (piece.strip() for piece in part.partition(":"))
+        if name == "font":
+            if value.startswith("bold"):
+                found.append(("font-weight", "bold"))
+            found.append(("font-size", re.search(r"[\d.]+px", value).group()))
+        elif name != "font-family":
+            found.append((name, value))
+    return " ".join(f'{name}="{html.escape(value)}"' for name, value in found)
+
+
 def _inline(svg: str, name: str, description: str) -> str:
-    """The SVG element alone, its ids made unique by `name` and its ink following the page's colours."""
+    """The SVG element alone, its ids made unique by `name` and its colours following the page's."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.S)
@@ -82,7 +112,8 @@ def _inline(svg: str, name: str, description: str) -> str:
     def adapt(tag: re.Match) -> str:
         text = re.sub(r'\bid="', f'id="{name}-', tag.group())
         text = text.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
-        for color, variable in ((INK, "currentColor"), (GRID, "var(--grid)"), (MUTED, "var(--muted)")):
+        text = re.sub(r'\bstyle="([^"]*)"', _attributes, text)
+        for color, variable in _PAGE_COLORS.items():
             text = text.replace(color, variable)
         return text
 
@@ -90,24 +121,28 @@ def _inline(svg: str, name: str, description: str) -> str:
     return re.sub(r"<[^>]*>", adapt, svg)
 
 
-def _finish(figure: Figure, name: str, description: str) -> Plot:
-    svg, png = io.BytesIO(), io.BytesIO()
+def finish(figure: Figure, name: str, description: str) -> Plot:
+    """A figure's files; `description` tells those who do not see it what it shows."""
+    svg, pdf, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes in the PNG; the SVG holds it as text.
+        # A name in a script that the font lacks is drawn as boxes in the PNG and PDF; the SVG holds it as text.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        logging.getLogger("fontTools").setLevel(logging.ERROR)
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(png, format="png", dpi=_PNG_DPI, metadata={"Software": None}, facecolor="white")
     text = svg.getvalue().decode()
-    return Plot(name, svg.getvalue(), png.getvalue(), _inline(text, name, description))
+    return Plot(name, svg.getvalue(), pdf.getvalue(), png.getvalue(), _inline(text, name, description))
 
 
-def _new_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
+    """An empty figure, in inches; make it and draw on it within `rc_context(STYLE)`."""
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
 
-def _lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[_Line]:
+def layer_lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[Line]:
     """The lines to draw: semantic on each of `layers`, then the other methods."""
     lines = []
     for layer in layers:
@@ -117,10 +152,59 @@ def _lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[_Line]:
         # A single layer is "the" semantic method, whichever it is, and keeps its one colour.
         if len(layers) == 1:
             color, marker = SEMANTIC, "o"
-        lines.append(_Line(label, color, marker, "-", found))
+        lines.append(Line(label, color, marker, "-", found))
     found = [item for item in summaries if item.method == "random"]
-    lines.append(_Line("random", RANDOM, "s", "--", found))
+    lines.append(Line("random", RANDOM, "s", "--", found))
     return [line for line in lines if line.summaries]
+
+
+def _draw_accuracy(
+    axes: Axes, lines: Sequence[Line], full: Summary | None, full_size: int, legend_size: float = 10
+) -> None:
+    """Means with bars of one standard deviation, and the full set's as a band."""
+    shares = [100 * item.size / full_size for line in lines for item in line.summaries] + [100.0]
+    span = max(max(shares) - min(shares), 1.0)
+    legend = {}
+    if full:
+        mean, std = 100 * full.mean, 100 * full.std
+        axes.axhline(mean, color=INK, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+        if math.isfinite(std):
+            axes.axhspan(mean - std, mean + std, color=MUTED, alpha=0.16, linewidth=0, zorder=0)
+    for index, line in enumerate(lines):
+        # Lines step aside from each other so that their bars do not hide one another.
+        shift = span * 0.009 * (index - (len(lines) - 1) / 2)
+        ordered = sorted(line.summaries, key=lambda item: item.size)
+        x = [100 * item.size / full_size + shift for item in ordered]
+        y = [100 * item.mean for item in ordered]
+        if full and ordered[-1].size < full_size:
+            axes.plot(
+                [x[-1], 100],
+                [y[-1], 100 * full.mean],
+                color=line.color,
+                linewidth=1,
+                linestyle=line.style,
+                alpha=0.6,
+            )
+        bars = [0.0 if math.isnan(item.std) else 100 * item.std for item in ordered]
+        drawn = axes.errorbar(
+            x, y, yerr=bars if any(bars) else None, color=line.color, marker=line.marker, linestyle=line.style,
+            capsize=3, elinewidth=1.2, markeredgewidth=1.2, zorder=3,
+        )  # fmt: skip
+        legend[line.label] = drawn[0]
+    if full:
+        drawn = axes.errorbar(
+            [100], [100 * full.mean], yerr=None if math.isnan(full.std) else [100 * full.std], color=INK,
+            marker="*", markersize=11, linestyle="none", capsize=3, elinewidth=1.2, zorder=4,
+        )  # fmt: skip
+        legend["full set"] = drawn[0]
+    axes.set_xlim(min(shares) - 0.05 * span, 100 + 0.05 * span)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
+    axes.set_xlabel("Size of the training set (% of the full set)")
+    axes.set_ylabel("Test accuracy (%)")
+    axes.grid(axis="y")
+    axes.tick_params(length=0)
+    if legend:
+        axes.legend(legend.values(), legend.keys(), loc="lower right", fontsize=legend_size)
 
 
 def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size: int, name: str) -> Plot:
@@ -132,58 +216,41 @@ def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size
       full_size: images of the full training set.
       name: of the figure and its files.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = _new_figure(5.8, 3.8)
-        axes = figure.add_subplot()
-        full = next((item for item in summaries if item.method == FULL), None)
-        lines = _lines(summaries, layers)
-        shares = [100 * item.size / full_size for line in lines for item in line.summaries] + [100.0]
-        span = max(max(shares) - min(shares), 1.0)
-        legend = {}
-        if full:
-            mean, std = 100 * full.mean, 100 * full.std
-            axes.axhline(mean, color=INK, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
-            if math.isfinite(std):
-                axes.axhspan(mean - std, mean + std, color=MUTED, alpha=0.16, linewidth=0, zorder=0)
-        for index, line in enumerate(lines):
-            # Lines step aside from each other so that their bars do not hide one another.
-            shift = span * 0.009 * (index - (len(lines) - 1) / 2)
-            ordered = sorted(line.summaries, key=lambda item: item.size)
-            x = [100 * item.size / full_size + shift for item in ordered]
-            y = [100 * item.mean for item in ordered]
-            if full and ordered[-1].size < full_size:
-                axes.plot(
-                    [x[-1], 100],
-                    [y[-1], 100 * full.mean],
-                    color=line.color,
-                    linewidth=1,
-                    linestyle=line.style,
-                    alpha=0.6,
-                )
-            bars = [0.0 if math.isnan(item.std) else 100 * item.std for item in ordered]
-            drawn = axes.errorbar(
-                x, y, yerr=bars if any(bars) else None, color=line.color, marker=line.marker, linestyle=line.style,
-                capsize=3, elinewidth=1.2, markeredgewidth=1.2, zorder=3,
-            )  # fmt: skip
-            legend[line.label] = drawn[0]
-        if full:
-            drawn = axes.errorbar(
-                [100], [100 * full.mean], yerr=None if math.isnan(full.std) else [100 * full.std], color=INK,
-                marker="*", markersize=11, linestyle="none", capsize=3, elinewidth=1.2, zorder=4,
-            )  # fmt: skip
-            legend["full set"] = drawn[0]
-        axes.set_xlim(min(shares) - 0.05 * span, 100 + 0.05 * span)
-        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
-        axes.set_xlabel("Size of the training set (% of the full set)")
-        axes.set_ylabel("Test accuracy (%)")
-        axes.grid(axis="y")
-        axes.tick_params(length=0)
-        if legend:
-            axes.legend(legend.values(), legend.keys(), loc="lower right")
-        return _finish(figure, name, "Test accuracy against subset size; the table of results holds the same numbers.")
+    full = next((item for item in summaries if item.method == FULL), None)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.8, 3.8)
+        _draw_accuracy(figure.add_subplot(), layer_lines(summaries, layers), full, full_size)
+        return finish(figure, name, "Test accuracy against subset size; the table of results holds the same numbers.")
 
 
-def _printable(text: str, length: int = _TITLE_LENGTH) -> str:
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One data set of a comparison: its title, lines, the full set's summary (or None) and number of images."""
+
+    title: str
+    lines: Sequence[Line]
+    full: Summary | None
+    full_size: int
+
+
+def comparison_plot(panels: Sequence[Panel], name: str) -> Plot:
+    """Test accuracy against subset size, a panel for each data set, side by side."""
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.8 if columns == 1 else 4.5 * columns, 3.8 * rows)
+        every = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+        for axes, panel in zip(every, panels, strict=False):
+            _draw_accuracy(axes, panel.lines, panel.full, panel.full_size, 10 if columns == 1 else 8)
+            axes.set_title(printable(panel.title, 40), loc="left", parse_math=False)
+        for axes in every[len(panels) :]:
+            axes.remove()
+        return finish(
+            figure, name, "Test accuracy against subset size of each data set; the tables hold the same numbers."
+        )
+
+
+def printable(text: str, length: int = _TITLE_LENGTH) -> str:
     """Text that a figure can hold: no control characters (SVG allows none), not longer than `length`."""
     clean = "".join(letter if letter.isprintable() else " " for letter in text)
     return clean if len(clean) <= length else clean[: length - 1] + "…"
@@ -196,8 +263,8 @@ def group_size_plot(counts: Sequence[tuple[str, Mapping[int, int]]], name: str) 
       counts: for each panel its title, and group size -> number of groups.
       name: of the figure and its files.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = _new_figure(max(3.2, 2.5 * len(counts)), 2.9)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(max(3.2, 2.5 * len(counts)), 2.9)
         panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
         largest = max(max(sizes) for _, sizes in counts)
         tallest = max(max(sizes.values()) for _, sizes in counts)
@@ -217,9 +284,9 @@ def group_size_plot(counts: Sequence[tuple[str, Mapping[int, int]]], name: str) 
             axes.yaxis.set_major_locator(FixedLocator([10.0**power for power in range(8)]))
             axes.yaxis.set_minor_locator(NullLocator())
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-            axes.set_title(_printable(title), loc="left", parse_math=False)
+            axes.set_title(printable(title), loc="left", parse_math=False)
             axes.set_xlabel("Images in the group")
             axes.grid(axis="y")
             axes.tick_params(length=0)
         panels[0].set_ylabel("Number of groups (log scale)")
-        return _finish(figure, name, "Number of groups by group size, on a logarithmic scale.")
+        return finish(figure, name, "Number of groups by group size, on a logarithmic scale.")

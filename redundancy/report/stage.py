@@ -1,8 +1,9 @@
 """The stage "report": from results, subsets, embeddings and images to report/index.html and its figures."""
 
 import hashlib
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,20 @@ from absl import logging
 import redundancy
 from redundancy import storage
 from redundancy.data import shared_dataset
-from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
-from redundancy.report import figures, gallery, images, page, statistics, words
-from redundancy.selection.methods import mean_dissimilarity
-from redundancy.selection.subset import need_subset
-from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, write_manifest
+from redundancy.progress import Progress
+from redundancy.report import browser, collect, figures, gallery, gallery_figures, images, page, statistics, words
+from redundancy.selection.methods import mean_dissimilarity, rows_by_class
+from redundancy.workdir import Workdir, need_manifest, read_manifest, write_manifest
 
 _FIGURE_CLASSES = 2
 _NEIGHBOUR_ROWS = 6
-_IMAGES_OF_GROUP = 12
-_OPEN_CLASSES = 3
+_GALLERY_CLASSES = 12
+_GALLERY_GROUPS = 24
+_GALLERY_IMAGES = 10
+_FIGURE3_CLASSES = 4
+_KINDS = ("svg", "pdf", "png")
+_BATCH = 256
 
 
 def report_fraction(config) -> float:
@@ -44,90 +48,15 @@ def _inputs(workdir: Workdir) -> dict[str, str]:
     }
 
 
-def find_neighbours(
-    workdir: Workdir, layer: str, sha256: str | None, groups: gallery.Groups, labels: Iterable[int]
-) -> list[dict]:
-    """Figure 12's rows, one a class: the kept image, another of its group, and the nearest image outside.
-
-    Args:
-      workdir: without the embeddings there are no rows.
-      layer: whose groups they are.
-      sha256: of the manifest of the embeddings that the groups were made of, where known.
-      groups: of the subset that is shown.
-      labels: classes to choose from.
-
-    Returns:
-      Rows with label, kept, other, other_dissimilarity, outside, outside_dissimilarity (positions and 1 - cos).
-
-    Raises:
-      WorkdirError: the groups were made of other embeddings.
-      DataError: the embeddings are damaged.
-    """
-    folder = workdir.embeddings(layer)
-    if read_manifest(folder) is None:
-        return []
-    path = storage.join(folder, "manifest.json")
-    if sha256 not in (None, storage.sha256(path)):
-        raise WorkdirError(
-            f"{workdir.subsets} was made from other embeddings than those that {path} names now. Bring the right ones "
-            f"back; or delete {folder} to report without the neighbours of its groups."
-        )
-    store = EmbeddingStore(folder)
-    rows = []
-    for label in labels:
-        index = gallery.choose_groups(groups, label, 1)[0]
-        members = groups.members(index)
-        found = gallery.nearest_outside(*store.read_class(label), members, int(members[0]))
-        if found is None:
-            continue
-        rows.append(
-            dict(
-                label=label,
-                kept=int(members[0]),
-                other=int(members[-1]),
-                other_dissimilarity=float(groups.distances(index)[-1]),
-                outside=found[0],
-                outside_dissimilarity=found[1],
-            )
-        )
-        if len(rows) == _NEIGHBOUR_ROWS:
-            break
-    return rows
+def _roles(neighbours: Iterable[Mapping[str, Any]]) -> list[int]:
+    """All positions of Figure 12's rows."""
+    return [row[role] for row in neighbours for role in ("kept", "other", "outside")]
 
 
-def _read_thumbnails(dataset, positions: Iterable[int]) -> dict[int, str]:
-    """Position -> data URI."""
-    wanted = np.unique(np.fromiter(positions, np.int64))
-    if not wanted.size:
-        return {}
-    return {
-        int(position): images.encode(image)
-        for position, image in zip(wanted, dataset.read("train", wanted), strict=True)
-    }
-
-
-def _gallery_context(config, groups: gallery.Groups, labels: list[int]) -> list[dict[str, Any]]:
-    """For each class its chosen groups: positions (kept first, cut to what is shown), size and spread."""
-    shown = []
-    for number, label in enumerate(labels[: config.report_classes]):
-        chosen = gallery.choose_groups(groups, label, config.report_groups)
-        shown.append(
-            dict(
-                label=label,
-                open=number < _OPEN_CLASSES,
-                count=int(((groups.labels == label) & (groups.sizes > 1)).sum()),
-                groups=[
-                    dict(
-                        positions=groups.members(index)[:_IMAGES_OF_GROUP].tolist(),
-                        dissimilarity=groups.distances(index)[:_IMAGES_OF_GROUP].tolist(),
-                        size=int(groups.sizes[index]),
-                        spread=float(groups.spread[index]),
-                    )
-                    for index in chosen
-                ],
-            )
-        )
-    return shown
+def _read(dataset, positions: Sequence[int]) -> dict[int, np.ndarray]:
+    """Position -> training image uint8 [H, W, C]."""
+    wanted = np.unique(np.asarray(positions, np.int64))
+    return dict(zip(wanted.tolist(), dataset.read("train", wanted), strict=True)) if wanted.size else {}
 
 
 def _class_rows(subset, groups: gallery.Groups, class_names) -> list[dict[str, Any]]:
@@ -166,12 +95,56 @@ def _plots(config, summaries, groups, labels, class_names, full_size: int) -> di
     return plots
 
 
-def _write(workdir: Workdir, html: str, plots: Mapping[str, figures.Plot], inputs: Mapping[str, str]) -> None:
-    data = {f"figures/{name}.{kind}": getattr(plot, kind) for name, plot in plots.items() for kind in ("svg", "png")}
+def _gallery_groups(groups: gallery.Groups, labels) -> dict[int, list[list[int]]]:
+    """For the figures of images: label -> groups, each with positions, the kept one first."""
+    return {
+        label: [
+            groups.members(index)[:_GALLERY_IMAGES].tolist()
+            for index in gallery.choose_groups(groups, label, _GALLERY_GROUPS)
+        ]
+        for label in labels[:_GALLERY_CLASSES]
+    }
+
+
+def _gallery_plots(class_names, chosen, neighbours, image: Mapping[int, np.ndarray]) -> dict[str, figures.Plot]:
+    """Figures 3 (groups of some classes) and 12, and pages for an appendix with more groups of more classes."""
+    blocks = [
+        gallery_figures.Block(
+            words.class_title(class_names[label]),
+            [[image[each] for each in members] for members in of_class],
+        )
+        for label, of_class in chosen.items()
+    ]
+    plots = {"figure3": gallery_figures.gallery_plot(blocks[:_FIGURE3_CLASSES], "figure3", lines=2)}
+    for page_number, first in enumerate(range(0, len(blocks), _FIGURE3_CLASSES), 1):
+        name = f"appendix-{page_number}"
+        plots[name] = gallery_figures.gallery_plot(blocks[first : first + _FIGURE3_CLASSES], name, lines=4)
+    if neighbours:
+        pairs = [
+            gallery_figures.Block(
+                words.class_title(class_names[row["label"]]),
+                [[image[row["kept"]], image[row["other"]]], [image[row["outside"]]]],
+                [
+                    ["kept", words.small(row["other_dissimilarity"])],
+                    [f"outside {words.small(row['outside_dissimilarity'])}"],
+                ],
+                framed=1,
+            )
+            for row in neighbours
+        ]
+        plots["figure12"] = gallery_figures.gallery_plot(pairs, "figure12", beside=True)
+    return plots
+
+
+def _write(
+    workdir: Workdir, html: str, plots: Mapping[str, figures.Plot], written: dict[str, str], inputs: Mapping[str, str]
+) -> None:
+    """Writes figures and page, and last the manifest; `written` names the files already written, by their SHA-256."""
+    data = {f"figures/{name}.{kind}": getattr(plot, kind) for name, plot in plots.items() for kind in _KINDS}
     data["index.html"] = html.encode()
     for name, content in data.items():
         storage.write_bytes(storage.join(workdir.report, name), content)
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}
+    files = written | {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}
     write_manifest(workdir.report, {"inputs": dict(inputs), "files": files})
 
 
@@ -229,6 +202,48 @@ def _results(workdir: Workdir, sweep: Mapping[str, Any], subsets: Mapping[str, A
     return runs
 
 
+def _classes(config, workdir: Workdir, dataset, cuts, merges: str | None) -> list[browser.ClassData]:
+    """The classes of the browser: those with a redundant group, as many as config.report_classes says."""
+    counts = {label: len(rows) for label, rows in rows_by_class(cuts[0].labels).items()}
+    labels = np.unique(np.concatenate([cut.labels[~cut.kept] for cut in cuts])).tolist()[
+        : config.report_classes or None
+    ]
+    if not labels:
+        return []
+    linked = collect.read_merges(workdir, report_layer(config), merges, counts)
+    return collect.make_classes(
+        cuts, dataset.class_names, linked, labels, lambda positions: dataset.file_names("train", positions)
+    )
+
+
+def _browse(config, workdir: Workdir, dataset, found, cuts, fraction: float, store, sample, written: dict[str, str]):
+    """What the class browser holds, see `collect.fill_browser`; None where no class has a redundant group.
+
+    Names and SHA-256 of files that it writes are added to `written`.
+    """
+    if not found:
+        return None
+
+    def write(name: str, content: bytes) -> None:
+        storage.write_bytes(storage.join(workdir.report, name), content)
+        written[name] = hashlib.sha256(content).hexdigest()
+
+    with Progress("report", len(found), "classes") as progress:
+        return collect.fill_browser(
+            found,
+            cuts,
+            fraction,
+            store,
+            sample,
+            lambda positions: dataset.stream("train", positions, _BATCH),
+            write,
+            rule=cuts[0].metadata.get("rule") or config.rule,
+            most_groups=config.report_groups,
+            seed=config.seed,
+            tell=progress.advance,
+        )
+
+
 def report(config, workdir: Workdir) -> None:
     """Writes report/index.html, report/figures/ and, last, report/manifest.json; a no-op where they are up to date.
 
@@ -255,20 +270,30 @@ def report(config, workdir: Workdir) -> None:
     fraction, layer = report_fraction(config), report_layer(config)
     full_size = len(dataset.train.positions)
 
-    groups, class_rows, labels, neighbours = None, [], [], []
+    groups, class_rows, labels, neighbours, browse = None, [], [], [], None
+    written: dict[str, str] = {}
+    image: dict[int, np.ndarray] = {}
+    galleries: dict[int, list[list[int]]] = {}
     if "semantic" in config.methods and fraction < 1:
-        name = subset_name("semantic", fraction, layer=layer)
-        subset = need_subset(workdir.subsets, subsets["files"], name)
-        workdir.check_fingerprint(subset.metadata["fingerprint"], dataset.fingerprint, workdir.subset(name))
+        fractions = collect.shown_fractions(config.fractions, fraction)
+        cuts = collect.read_subsets(workdir, subsets["files"], layer, fractions, dataset.fingerprint)
+        subset = cuts[[statistics.same_fraction(item, fraction) for item in fractions].index(True)]
         groups = gallery.make_groups(subset.positions, subset.labels, subset.group, subset.kept, subset.dissimilarity)
         class_rows = _class_rows(subset, groups, dataset.class_names)
         labels = gallery.classes_with_groups(groups).tolist()
-        made_of = subsets["inputs"].get(f"embeddings/{layer}")
-        neighbours = find_neighbours(workdir, layer, made_of, groups, labels[: config.report_classes])
-    shown = _gallery_context(config, groups, labels) if labels else []
+        made_of = subsets["inputs"]
+        store = collect.open_store(workdir, layer, made_of.get(f"embeddings/{layer}"))
+        neighbours = collect.find_neighbours(store, groups, labels, _NEIGHBOUR_ROWS)
+        galleries = _gallery_groups(groups, labels)
+        found = _classes(config, workdir, dataset, cuts, made_of.get(f"merges/{layer}"))
+        sample = browser.sample_positions(found, config.seed)
+        # A set that streams is read from end to end each time: here, and once more for the browser's pictures.
+        image = _read(dataset, [*itertools.chain(*itertools.chain(*galleries.values())), *_roles(neighbours), *sample])
+        of_sample = [image[position] for position in sample.tolist()]
+        browse = _browse(config, workdir, dataset, found, cuts, fraction, store, of_sample, written)
     plots = _plots(config, summaries, groups, labels, dataset.class_names, full_size)
-    positions = [position for item in shown for group in item["groups"] for position in group["positions"]]
-    positions += [row[role] for row in neighbours for role in ("kept", "other", "outside")]
+    if labels:
+        plots |= _gallery_plots(dataset.class_names, galleries, neighbours, image)
 
     html = page.render(
         config=config,
@@ -283,11 +308,11 @@ def report(config, workdir: Workdir) -> None:
         summaries=summaries,
         plots=plots,
         class_rows=class_rows,
-        shown=shown,
+        browse=browse,
         neighbours=neighbours,
-        thumbnails=_read_thumbnails(dataset, positions),
+        thumbnails={position: images.encode(image[position]) for position in _roles(neighbours)},
         versions=recorded.get("versions", {}),
         fingerprint=recorded.get("dataset") or dataset.fingerprint,
     )
-    _write(workdir, html, plots, inputs)
+    _write(workdir, html, plots, written, inputs)
     logging.info("report: %s", storage.join(workdir.report, "index.html"))

@@ -1,6 +1,12 @@
 """What the trials say: mean and spread of each method and fraction, and differences between paired trials.
 
 Pure: takes runs, returns numbers as shares of 1 (0.01 is one percentage point). Knows nothing of files or words.
+Whether a subset is no worse than the full set is decided in noninferiority.py.
+
+All intervals are over retrainings, on the one test set: other seeds give another initialisation and batch order and,
+for random subsets, another draw. They say nothing of other test images, nor of another model's embeddings (Bouthillier
+et al. 2021, "Accounting for Variance in Machine Learning Benchmarks", tell these sources apart). See
+docs/statistics.md.
 """
 
 import csv
@@ -10,7 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 FULL = "full"
@@ -41,13 +47,18 @@ class Run:
 class Difference:
     """Mean difference of paired trials, with its Student t interval over the pairs.
 
-    `low` and `high` are NaN where no interval can be estimated: one pair, or pairs that all differ by the same.
+    Attributes:
+      mean: of the differences.
+      low, high: ends of the interval; NaN where none can be estimated: one pair, or pairs that all differ by the same.
+      pairs: trials that both sides have.
+      std: of the differences (ddof=1); NaN where there is no interval.
     """
 
     mean: float
     low: float
     high: float
     pairs: int
+    std: float = math.nan
 
     @property
     def has_interval(self) -> bool:
@@ -68,6 +79,7 @@ class Summary:
     Attributes:
       method, layer, fraction, size, trials: what was trained on, and how often.
       mean, std: of the test accuracy over trials; std (ddof=1) is NaN for one trial.
+      low, high: Student t interval of the mean; NaN for one trial, or trials that are all alike.
       to_full: difference to the full set, paired by trial; None for the full set itself or where no trial pairs.
       to_random: difference to random subsets of the same fraction; None for these, the full set, or without any.
     """
@@ -79,8 +91,14 @@ class Summary:
     trials: int
     mean: float
     std: float
+    low: float
+    high: float
     to_full: Difference | None
     to_random: Difference | None
+
+    @property
+    def has_interval(self) -> bool:
+        return math.isfinite(self.low)
 
 
 def same_fraction(first: float, second: float) -> bool:
@@ -104,6 +122,25 @@ def parse_results(text: str) -> list[Run]:
     ]
 
 
+def estimate(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and spread of samples, with Student's t interval of the mean at `CONFIDENCE`.
+
+    Args:
+      values: [..., N] float64, N >= 1 draws of each sample.
+
+    Returns:
+      mean, std (ddof=1), low and high, each [...]; all but the mean NaN where a sample has one value or no spread.
+    """
+    count = values.shape[-1]
+    mean = values.mean(-1)
+    if count == 1:
+        none = np.full_like(mean, math.nan)
+        return mean, none, none, none
+    std = np.where(np.ptp(values, -1) > _NO_SPREAD, values.std(-1, ddof=1), math.nan)
+    half = special.stdtrit(count - 1, (1 + CONFIDENCE) / 2) * std / math.sqrt(count)
+    return mean, std, mean - half, mean + half
+
+
 def paired_difference(first: dict[int, float], second: dict[int, float]) -> Difference | None:
     """Mean of first - second over the trials that both have, with its interval.
 
@@ -116,11 +153,8 @@ def paired_difference(first: dict[int, float], second: dict[int, float]) -> Diff
     differences = np.array([first[trial] - second[trial] for trial in sorted(first.keys() & second.keys())])
     if not differences.size:
         return None
-    mean = float(differences.mean())
-    low = high = math.nan
-    if differences.size > 1 and np.ptp(differences) > _NO_SPREAD:
-        low, high = stats.t.interval(CONFIDENCE, differences.size - 1, loc=mean, scale=stats.sem(differences))
-    return Difference(mean, float(low), float(high), int(differences.size))
+    mean, std, low, high = map(float, estimate(differences))
+    return Difference(mean, low, high, int(differences.size), std)
 
 
 def summarise(runs: Iterable[Run]) -> list[Summary]:
@@ -138,6 +172,7 @@ def summarise(runs: Iterable[Run]) -> list[Summary]:
     for (method, layer, text), members in cells.items():
         own = accuracies[method, layer, text]
         values = np.array(list(own.values()))
+        mean, _, low, high = map(float, estimate(values))
         summaries.append(
             Summary(
                 method=method,
@@ -145,8 +180,10 @@ def summarise(runs: Iterable[Run]) -> list[Summary]:
                 fraction=members[0].fraction,
                 size=members[0].size,
                 trials=len(own),
-                mean=float(values.mean()),
+                mean=mean,
                 std=float(values.std(ddof=1)) if values.size > 1 else math.nan,
+                low=low,
+                high=high,
                 to_full=None if method == FULL else paired_difference(own, full),
                 to_random=None if method in (FULL, "random") else paired_difference(own, random.get(text, {})),
             )

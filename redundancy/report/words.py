@@ -3,11 +3,14 @@
 import math
 from collections.abc import Sequence
 
+from redundancy.report.noninferiority import MOST_TRIALS, POWER, WORSE, Answer, NonInferiority
 from redundancy.report.statistics import Difference, Summary, find
 
 MINUS = "\N{MINUS SIGN}"
 # Above this many test images one of them is less than 0.02 points, and a second decimal means something.
 _FINE_TEST_SIZE = 5000
+# The spread of fewer pairs is known to no better than a factor of three.
+_FEW_PAIRS = 5
 
 
 def percent(share: float) -> str:
@@ -33,6 +36,35 @@ def interval(difference: Difference, decimals: int = 2) -> str:
     if difference.has_interval:
         return f"{points(difference.low, decimals)} to {points(difference.high, decimals)}"
     return "one pair: no interval" if difference.pairs == 1 else "all pairs alike: no interval"
+
+
+def mean_interval(summary: Summary, decimals: int = 2) -> str:
+    """'96.90 to 97.45', of the mean accuracy, or why there is none."""
+    if summary.has_interval:
+        return f"{accuracy(summary.low, decimals)} to {accuracy(summary.high, decimals)}"
+    return "one trial: no interval" if summary.trials == 1 else "all trials alike: no interval"
+
+
+def p_value(p: float) -> str:
+    """'<0.001', '0.004', '0.25'; '–' for NaN."""
+    if not math.isfinite(p):
+        return "–"
+    if p < 0.001:
+        return "<0.001"
+    text = f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return ">0.99" if text == "1.00" and p < 1 else "1" if p == 1 else text
+
+
+def trials(count: int) -> str:
+    """'about 7', 'about 140': trials that an estimate asks for, rounded up to two digits."""
+    step = 10 ** max(0, len(str(count)) - 2)
+    return f"about {math.ceil(count / step) * step:,}"
+
+
+def margin(share: float) -> str:
+    """0.002 -> '0.2 points'."""
+    number = f"{round(100 * share, 3):g}"
+    return f"{number} point" if number == "1" else f"{number} points"
 
 
 def small(value: float) -> str:
@@ -119,3 +151,96 @@ def answer(summaries: Sequence[Summary], name: str, fraction: float, layer: str,
             f"(difference {points(against.mean, decimals)}, {interval(against, decimals)})."
         )
     return sentence + ".", verdict
+
+
+def _chosen(answer: Answer, several_layers: bool) -> str:
+    if answer.method != "semantic":
+        return "at random" if answer.method == "random" else f"by {answer.method}"
+    return "by semantic clustering" + (f" of layer {answer.layer}" if several_layers else "")
+
+
+def _outlook(test: NonInferiority, decimals: int) -> str:
+    """What more trials would do for a share that these cannot tell of."""
+    share, change = percent(test.share), test.difference
+    if test.trials_more is not None:
+        rough = f", a rough guess from {change.pairs} pairs" if change.pairs < _FEW_PAIRS else ""
+        return (
+            f"For {share}, {trials(test.trials_more)} more {'trial' if test.trials_more == 1 else 'trials'} would do "
+            f"with {percent(POWER)} probability, if its true mean and spread are those seen{rough}."
+        )
+    if change.mean <= -test.margin:
+        return (
+            f"At {share} the estimated loss, {accuracy(-change.mean, decimals)} points, is not below "
+            f"{margin(test.margin)}: more trials would sooner show a loss than none."
+        )
+    if change.pairs == 1:
+        return f"One paired trial has no spread to tell chance by: run at least {_FEW_PAIRS} trials."
+    if not change.has_interval:
+        return (
+            f"At {share} all {change.pairs} pairs differ alike: there is no spread to tell chance by. Run more trials."
+        )
+    return f"At {share} the estimate is so near the margin that more than {MOST_TRIALS:,} trials would be needed."
+
+
+def droppable(answer: Answer | None, name: str, test_size: int, several_layers: bool = False) -> tuple[str, str]:
+    """The largest share that can be dropped, in one sentence, and what stands behind it, in some more.
+
+    Args:
+      answer: of one method and layer; None where nothing was dropped.
+      name: of the data set.
+      test_size: number of test images; sets the decimals.
+      several_layers: whether the layer is to be named.
+    """
+    if answer is None:
+        return f"Nothing of {name} was dropped, so these trials do not tell what can be.", ""
+    how = f"chosen {_chosen(answer, several_layers)}"
+    if not answer.tests:
+        return f"No training on a part of {name}, {how}, can be compared with the full set.", ""
+
+    decimals = 2 if test_size >= _FINE_TEST_SIZE else 1
+    loss = f"{margin(answer.margin)} of test accuracy"
+    sure = f"at {percent(answer.confidence)} confidence"
+    first, undecided = answer.tests[0], answer.undecided
+    several = len(answer.tests) > 1
+    seen = (
+        f"Dropping {percent(first.share)}{', the least tried,' if several else ''} changed mean test accuracy by "
+        f"{points(first.difference.mean, decimals)} points ({_how_sure(first.difference, decimals)})."
+    )
+    above = (
+        f"All shares tried above {percent(answer.high)} lose more than that, {sure}."
+        if answer.high < answer.most
+        else ""
+    )
+
+    if first.verdict == WORSE:
+        what = (
+            f"even {percent(first.share)} of {name}, the least tried,"
+            if several
+            else f"{percent(first.share)} of {name},"
+        )
+        sentence, parts = f"Dropping {what} {how}, loses more than {loss}, {sure}.", [seen]
+    elif not answer.low:
+        count = first.difference.pairs
+        who = "One paired trial" if count == 1 else f"These {count} paired trials"
+        more = f"; {trials(first.trials_more)} more would" if first.trials_more else ""
+        sentence = f"{who} cannot tell whether any of {name} can be dropped, {how}, with no loss above {loss}{more}."
+        parts = [seen, _outlook(first, decimals), above]
+    elif answer.low == answer.most:
+        tried = ", the most tried," if several else ""
+        sentence = f"{percent(answer.most)} of {name}{tried} can be dropped, {how}, with no loss above {loss}, {sure}."
+        parts = [seen]
+    else:
+        numbers = ", ".join(percent(share)[:-1] for share in (answer.low, answer.high))
+        sentence = (
+            f"Of the shares of {name} tried, the largest that can be dropped, {how}, with no loss above {loss} is "
+            f"{percent(answer.share)} [{numbers}] {sure}."
+        )
+        if answer.low < answer.share:
+            shown = f"{percent(answer.low)} is shown; {percent(answer.share)} is the estimate, not shown by itself."
+        else:
+            shown = f"{percent(answer.low)} is shown, and is the estimate."
+        bound = above or f"No share tried, up to {percent(answer.most)}, is shown to lose more."
+        parts = [shown, bound, _outlook(undecided, decimals) if undecided else ""]
+    if test_size * answer.margin < 1:
+        parts.append(f"One test image is {100 / test_size:.2g} points, more than the margin.")
+    return sentence, " ".join(filter(None, parts))

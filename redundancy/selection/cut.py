@@ -9,7 +9,7 @@ from redundancy.selection import dissimilarity
 from redundancy.selection.linkage import Merges
 
 # Exact ties of the rules differ by rounding: for a group of two equally long vectors every rule is one.
-_TIE = 1e-9
+TIE = 1e-9
 _BATCH_ELEMENTS = 1 << 22
 
 
@@ -78,6 +78,29 @@ def _negative_maximum(units: np.ndarray, starts: np.ndarray, sizes: np.ndarray) 
     return out
 
 
+def scores(vectors: np.ndarray, starts: np.ndarray, sizes: np.ndarray, rule: str) -> np.ndarray:
+    """How well each image stands for its group by a rule, see `representatives`; the highest is kept.
+
+    Args:
+      vectors: [m, d] float32 embeddings, those of a group side by side.
+      starts, sizes: [g] int64, a group's first row and number of rows.
+      rule: one of `representatives`.
+
+    Returns:
+      [m] float64: the cosine to the centre; for medoid minus the sum of the dissimilarities to the group, for minimax
+      minus the greatest of them.
+    """
+    if rule == "cosine_raw_mean":
+        return _cosine_to_centre(vectors.astype(np.float64), starts, sizes)
+    if rule == "cosine_unit_mean":
+        return _cosine_to_centre(dissimilarity.normalized(vectors), starts, sizes)
+    if rule == "medoid":
+        return _negative_sum(dissimilarity.normalized(vectors), starts, sizes)
+    if rule == "minimax":
+        return _negative_maximum(dissimilarity.unit_vectors(vectors), starts, sizes)
+    raise ValueError(f"no rule {rule!r}")
+
+
 def representatives(embeddings: np.ndarray, group: np.ndarray, rule: str) -> np.ndarray:
     """The image kept of each group (the paper's section 3.2). Ties within 1e-9 go to the lowest index.
 
@@ -106,19 +129,9 @@ def representatives(embeddings: np.ndarray, group: np.ndarray, rule: str) -> np.
     rows = order[np.repeat(several, sizes)]
     sizes = sizes[several]
     starts = np.cumsum(sizes) - sizes
-    vectors = embeddings[rows]
-    if rule == "cosine_raw_mean":
-        scores = _cosine_to_centre(vectors.astype(np.float64), starts, sizes)
-    elif rule == "cosine_unit_mean":
-        scores = _cosine_to_centre(dissimilarity.normalized(vectors), starts, sizes)
-    elif rule == "medoid":
-        scores = _negative_sum(dissimilarity.normalized(vectors), starts, sizes)
-    elif rule == "minimax":
-        scores = _negative_maximum(dissimilarity.unit_vectors(vectors), starts, sizes)
-    else:
-        raise ValueError(f"no rule {rule!r}")
-    best = np.maximum.reduceat(scores, starts)
-    tied = scores >= np.repeat(best, sizes) - _TIE
+    found = scores(embeddings[rows], starts, sizes, rule)
+    best = np.maximum.reduceat(found, starts)
+    tied = found >= np.repeat(best, sizes) - TIE
     kept[several] = rows[np.minimum.reduceat(np.where(tied, np.arange(len(rows)), len(rows)), starts)]
     return kept
 

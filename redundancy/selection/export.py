@@ -1,4 +1,4 @@
-"""The command `export`: what a subset keeps, or drops, as a file for other tools."""
+"""The command `export`: what a subset keeps, or drops, its groups or its embeddings, as files for other tools."""
 
 import dataclasses
 import errno
@@ -17,11 +17,15 @@ from redundancy import storage
 from redundancy.config import LAYERS, METHODS
 from redundancy.data import tfds_ids
 from redundancy.embedding import ids as ids_lib
+from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import ConfigError, DataError, WorkdirError
+from redundancy.selection import groups, projector
 from redundancy.selection.subset import Subset, check_file, read_subset
 from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name
 
-FORMATS = ("npy", "txt", "parquet", "tfds")
+FORMATS = ("npy", "txt", "parquet", "tfds", "groups-csv", "groups-parquet", "projector")
+_OF_ALL = FORMATS[4:]  # those of all images, kept and dropped
+IMAGE_IDS = ("auto", "tfds", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +35,14 @@ class Request:
     Attributes:
       fraction: kept share of the subset.
       format: one of FORMATS.
-      output: file to write, local or gs://.
+      output: file to write, local or gs://; of the projector the folder.
       method: how the subset was chosen.
       layer: of its embeddings; None is "end", and random subsets have none.
       trial: number of a random subset; None for semantic.
       dropped: the images that the subset leaves out, instead of those that it keeps.
       overwrite: whether a file that is there may be replaced.
+      image_ids: one of IMAGE_IDS: what the column id of groups and projector holds; None is "auto".
+      limit: most images for the projector; None is 10,000.
     """
 
     fraction: float
@@ -47,6 +53,8 @@ class Request:
     trial: int | None = None
     dropped: bool = False
     overwrite: bool = False
+    image_ids: str | None = None
+    limit: int | None = None
 
 
 def _check(request: Request) -> None:
@@ -64,6 +72,16 @@ def _check(request: Request) -> None:
         raise ConfigError("--trial is missing: there is a random subset for each trial; for example --trial=0.")
     if request.method != "random" and request.trial is not None:
         raise ConfigError(f"--trial is given, but there is one {request.method} subset for all trials; leave it out.")
+    if request.dropped and request.format in _OF_ALL:
+        raise ConfigError(f"--dropped is given, but --format {request.format} has all images; leave it out.")
+    if request.image_ids is not None and request.format not in _OF_ALL:
+        raise ConfigError(f"--image-ids is for --format {', '.join(_OF_ALL)}, not for {request.format}; leave it out.")
+    if request.image_ids is not None and request.image_ids not in IMAGE_IDS:
+        raise ConfigError(f"--image-ids is {request.image_ids!r}; wanted one of {', '.join(IMAGE_IDS)}.")
+    if request.limit is not None and request.format != "projector":
+        raise ConfigError(f"--limit is for --format projector, not for {request.format}; leave it out.")
+    if request.limit is not None and request.limit < 1:
+        raise ConfigError(f"--limit is {request.limit}; wanted a number of images from 1 on.")
 
 
 def _check_output(request: Request) -> None:
@@ -72,16 +90,30 @@ def _check_output(request: Request) -> None:
     if path == "-":
         raise ConfigError(f"{shown}: nothing is written to the standard output; wanted a file, such as ./kept.txt.")
     local = os.path.expanduser(path.removeprefix("file://")) if storage.is_local(path) else ""
+    if request.format == "projector":
+        _check_folder(request, shown)
+        return
     if path.endswith("/") or os.path.isdir(local):
-        raise ConfigError(
-            f"{shown} is a folder; wanted a file, such as {storage.join(path, f'kept.{request.format}')}."
-        )
+        name = f"kept.{request.format.rpartition('-')[2]}"
+        raise ConfigError(f"{shown} is a folder; wanted a file, such as {storage.join(path, name)}.")
     if not storage.exists(path):
         return
     if not request.overwrite:
         raise ConfigError(f"{shown} is there already. Choose another file, or give --overwrite.")
     if local and not os.path.isfile(local):
         raise ConfigError(f"{shown} is a pipe, device or socket, which --overwrite does not replace; name a file.")
+
+
+def _check_folder(request: Request, shown: str) -> None:
+    """Raises ConfigError where `output` is no folder that the projector's files may be written to."""
+    local = os.path.expanduser(request.output.removeprefix("file://")) if storage.is_local(request.output) else ""
+    if local and os.path.exists(local) and not os.path.isdir(local):
+        raise ConfigError(f"{shown} is a file; wanted a folder, new or empty.")
+    there = storage.list_dir(request.output)
+    if others := sorted({*there} - {*projector.FILES}):
+        raise ConfigError(f"{shown} holds {others[0]}; wanted a folder, new or empty.")
+    if there and not request.overwrite:
+        raise ConfigError(f"{shown} holds {there[0]} already. Choose another folder, or give --overwrite.")
 
 
 def _write(request: Request, data: bytes) -> None:
@@ -189,34 +221,81 @@ def _said(stores: Sequence[str], ids: pa.Array | None) -> str:
     return f", by their positions ({why})"
 
 
-def _table(subset: Subset, rows: np.ndarray, ids: pa.Array | None, class_names: Sequence[str] | None) -> pa.Table:
-    """Rows of a subset as a table: position, label, class and id (where known), group, kept, dissimilarity."""
-    dissimilarity, group = subset.dissimilarity[rows], subset.group[rows]
-    columns: dict[str, Any] = {"position": subset.positions[rows], "label": subset.labels[rows]}
-    if class_names is not None:
-        columns["class"] = pa.array(class_names, pa.string()).take(pa.array(subset.labels[rows]))
-    if ids is not None:
-        columns["id"] = ids
-    columns["group"] = pa.array(group, pa.int64(), mask=group < 0)
-    columns["kept"] = subset.kept[rows]
-    columns["dissimilarity"] = pa.array(dissimilarity, pa.float64(), mask=np.isnan(dissimilarity))
-    return pa.table(columns)
-
-
 def _lines(values: Sequence[Any]) -> bytes:
     return "".join(f"{value}\n" for value in values).encode()
 
 
-def export(request: Request, workdir: Workdir) -> None:
+def _image_ids(request: Request, stores: Sequence[str], subset: Subset, dataset) -> tuple[pa.Array | None, str]:
+    """The column id of all images of a subset, or None, and for the log what it holds.
+
+    Raises:
+      DataError: ids are lost or damaged, or TFDS's are asked for and the data set has none.
+    """
+    positions = subset.positions
+    match request.image_ids or "auto":
+        case "none":
+            return None, ""
+        case "tfds":
+            return pa.array(tfds_ids.example_ids(subset.metadata["fingerprint"] or {}, positions)), ", with TFDS's ids"
+    ids = _ids(stores, positions)
+    if ids is not None:
+        return ids, ", with the ids that were imported"
+    names = dataset.file_names("train", positions) if dataset is not None else None
+    return (None, ", without ids") if names is None else (pa.array(names, pa.string()), ", with the names of files")
+
+
+def _siblings(
+    request: Request, workdir: Workdir, manifest: Mapping[str, Any], subset: Subset
+) -> dict[float, np.ndarray]:
+    """Which images are kept at each fraction that was selected in the same way, descending.
+
+    Raises:
+      DataError: a subset is damaged, or has other images.
+    """
+    layer = (request.layer or "end") if request.method == "semantic" else None
+    found = {}
+    for entry in manifest["files"]:
+        if (entry["method"], entry["layer"], entry["trial"]) == (request.method, layer, request.trial):
+            path = check_file(workdir.subsets, entry)
+            other = read_subset(path)
+            if not np.array_equal(other.positions, subset.positions):
+                raise DataError(
+                    f"{path} holds other images than the subset at {request.fraction:g}. Delete {workdir.subsets} and run "
+                    '"redundancy select" again.'
+                )
+            found[entry["fraction"]] = other.kept
+    return dict(sorted(found.items(), reverse=True))
+
+
+def _open_dataset(config, workdir: Workdir, subset: Subset, request: Request):
+    """The data set of a config, which is the subset's; None without a config."""
+    if config is None:
+        return None
+    from redundancy.data import shared_dataset
+
+    dataset = shared_dataset(config)
+    fingerprint = subset.metadata["fingerprint"] or {}
+    workdir.check_fingerprint(fingerprint, dataset.fingerprint, workdir.subsets)
+    return dataset
+
+
+def export(request: Request, workdir: Workdir, config=None) -> None:
     """Writes the positions that a finished subset keeps, ascending, to `request.output`.
 
     npy: int64 positions. txt: a line for each, the id where ids were imported, else the position. parquet: a row for
     each with position, label, class (its name), id (where imported), group and dissimilarity to the group's kept image (null
-    for random subsets), kept. tfds: a line for each, TFDS's own example id.
+    for random subsets), kept. tfds: a line for each, TFDS's own example id. groups-csv, groups-parquet: a row for each image,
+    see `groups.make_table`. projector: a folder, see `projector.write`.
+
+    Args:
+      request: what is wanted.
+      workdir: with finished subsets.
+      config: resolved, of the data set, or None; for names of files and thumbnails of groups and projector.
 
     Raises:
       ConfigError: there is no such subset, or `output` is there already or cannot be written.
-      WorkdirError: the stage select has not finished, or other embeddings have taken the place of its own.
+      WorkdirError: the stage select has not finished, other embeddings have taken the place of its own, or the config is
+        of another data set.
       DataError: an artifact is damaged, or the data set has no TFDS ids.
     """
     _check(request)
@@ -224,6 +303,9 @@ def export(request: Request, workdir: Workdir) -> None:
     entry = _entry(request, workdir, manifest)
     _check_output(request)
     subset = read_subset(check_file(workdir.subsets, entry))
+    if request.format in _OF_ALL:
+        _export_all(request, workdir, manifest, subset, config)
+        return
     rows = np.flatnonzero(~subset.kept if request.dropped else subset.kept)
     positions, said = subset.positions[rows], ""
     match request.format:
@@ -238,13 +320,41 @@ def export(request: Request, workdir: Workdir) -> None:
             data = _lines(positions.tolist() if ids is None else ids.to_pylist())
         case "parquet":
             stores = _stores(request, workdir, manifest)
-            names = read_manifest(stores[0], class_names=list)["class_names"] if stores else None
             ids = _ids(stores, positions)
             said = _said(stores, ids)
-            table = _table(subset, rows, ids, names)
+            table = groups.make_rows(subset, rows, ids, _class_names(stores))
             data = storage.parquet_bytes([table], {"subset": json.dumps(subset.metadata, sort_keys=True)})
         case "tfds":
             data = _lines(tfds_ids.example_ids(subset.metadata["fingerprint"] or {}, positions))
     _write(request, data)
     what = "dropped" if request.dropped else "kept"
     logging.info("export: %d of %d images %s, in %s%s", len(rows), len(subset.positions), what, request.output, said)
+
+
+def _class_names(stores: Sequence[str]) -> list[str] | None:
+    return read_manifest(stores[0], class_names=list)["class_names"] if stores else None
+
+
+def _export_all(request: Request, workdir: Workdir, manifest: Mapping[str, Any], subset: Subset, config) -> None:
+    """Writes what has all images of a subset; raises as `export`."""
+    stores = _stores(request, workdir, manifest)
+    dataset = _open_dataset(config, workdir, subset, request)
+    ids, said = _image_ids(request, stores, subset, dataset)
+    table = groups.make_table(subset, _siblings(request, workdir, manifest, subset), ids, _class_names(stores))
+    if request.format == "projector":
+        layer = (request.layer or "end") if request.method == "semantic" else _layers(request, manifest)[0]
+        folder = workdir.embeddings(layer)
+        if folder not in stores:
+            raise WorkdirError(f'{folder} has no embeddings, which the projector shows. Run "redundancy embed" again.')
+        try:
+            said += projector.write(request.output, table, EmbeddingStore(folder), dataset, request.limit)
+        except OSError as error:
+            raise ConfigError(
+                f"--output={request.output} cannot be written ({error.strerror or error}). Choose a folder elsewhere."
+            ) from error
+    elif request.format == "groups-csv":
+        _write(request, groups.csv_bytes(table))
+    else:
+        metadata = {"subset": json.dumps(subset.metadata, sort_keys=True)}
+        _write(request, storage.parquet_bytes([table], metadata))
+    logging.info("export: %d images in %s%s", table.num_rows, request.output, said)

@@ -25,9 +25,13 @@ def noise_images(count: int, shape=(8, 8, 1), classes: int = 2, seed: int = 0):
     return np.clip(chosen + rng.normal(0, 12, chosen.shape), 0, 255).astype(np.uint8), labels
 
 
-def _write_embeddings(workdir, layer, dataset):
-    images = dataset.read("train", dataset.train.positions)
-    embeddings = images.reshape(len(images), -1).astype(np.float32) / 255 + 0.01
+def pixels(images):
+    """Images uint8 [n, H, W, C] as vectors float32 [n, H * W * C]."""
+    return images.reshape(len(images), -1).astype(np.float32) / 255 + 0.01
+
+
+def _write_embeddings(workdir, layer, dataset, embed):
+    embeddings = embed(dataset.read("train", dataset.train.positions))
     identity = {"layer": layer, "checkpoint": "none", "fingerprint": dataset.fingerprint}
     folder = workdir.embeddings(layer)
     store.write_part(folder, 0, 1, dataset.train.positions, dataset.train.labels, embeddings, identity)
@@ -69,24 +73,27 @@ def _write_subsets(workdir, config, dataset, group):
     write_manifest(workdir.subsets, {"inputs": {}, "files": files})
 
 
-def make_workdir(root, images, labels, class_names=None, workdir_root=None, group=None, **fields):
+def make_workdir(root, images, labels, class_names=None, workdir_root=None, group=None, embed=pixels, **fields):
     """Makes a workdir (default: root/work) for images uint8 [n, H, W, C] and labels int [n].
 
-    Groups come from the stages link and select, or are the given ones, int [n].
+    Groups come from the stages link and select on what `embed` makes of the images, or are the given ones, int [n].
 
     Returns:
       its config and itself.
     """
     names = {} if class_names is None else {"class_names": np.array(class_names)}
     data = str(root / "images.npz")
-    np.savez(data, train_images=images, train_labels=labels, test_images=images, test_labels=labels, **names)
+    test = slice(0, min(len(images), 2000))
+    np.savez(
+        data, train_images=images, train_labels=labels, test_images=images[test], test_labels=labels[test], **names
+    )
     config = config_lib.resolve({"dataset": data, "trials": 3, "fractions": (0.9, 0.6), **fields})
     workdir = Workdir(workdir_root or str(root / "work"))
     workdir.claim(config)
     dataset = open_dataset(config)
     workdir.claim_dataset(dataset.fingerprint)
     for layer in config.layers:
-        _write_embeddings(workdir, layer, dataset)
+        _write_embeddings(workdir, layer, dataset, embed)
     if group is None:
         link(config, workdir)
         select(config, workdir)

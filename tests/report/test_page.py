@@ -1,73 +1,22 @@
 """The stage and its page, on workdirs whose groups are real and whose accuracies are made up."""
 
-import html.parser
+import json
 import re
 
 import numpy as np
 import pytest
+from pages import groups_of, read_classes, read_page
+from PIL import Image
 from synthetic import make_workdir, noise_images
 
 from redundancy import storage
 from redundancy.errors import DataError, WorkdirError
+from redundancy.report import browser
 from redundancy.report.stage import report, report_fraction
 from redundancy.selection.stages import read_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name, write_manifest
 
 HOSTILE = ['"><script>alert(1)</script> id="x"', "$x_1$ <b>数字</b> & é"]
-_VOID = {"meta", "link", "img", "br"}
-
-
-class Page(html.parser.HTMLParser):
-    """The page's text, its images by role, and what it would load; fails where tags do not nest."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.text, self.loads, self.ids = [], [], [], [], []
-        self.images = {"kept": set(), "dropped": set(), "outside": set()}
-        self.framed = set()
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.tags.append(tag)
-        self.loads += [values[name] for name in ("src", "href", "xlink:href", "action") if values.get(name)]
-        if "id" in values:
-            self.ids.append(values["id"])
-        if tag == "img":
-            assert values["alt"]
-            self.images[values["alt"].split()[0]].add(int(values["data-position"]))
-            if "kept" in self.open[-1][1].split():
-                self.framed.add(int(values["data-position"]))
-        if tag not in _VOID:
-            self.open.append((tag, values.get("class") or ""))
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in _VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()[0] == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1][0] != "style":
-            self.text.append(data)
-
-    def words(self):
-        return re.sub(r"\s+", " ", "".join(self.text))
-
-
-def read_page(workdir):
-    text = storage.read_bytes(storage.join(workdir.report, "index.html")).decode()
-    page = Page(text)
-    assert len(page.ids) == len(set(page.ids)), "an id occurs twice"
-    for target in page.loads:
-        assert target.startswith(("#", "data:")), target
-        assert not target.startswith("#") or target[1:] in page.ids, target
-    assert not re.search(r"url\((?!#)|@import", text)
-    return page
 
 
 def make(root, count=60, shape=(8, 8, 1), classes=2, **fields):
@@ -75,44 +24,84 @@ def make(root, count=60, shape=(8, 8, 1), classes=2, **fields):
     return make_workdir(root, images, labels, **fields)
 
 
-def test_page_shows_the_kept_and_dropped_images_of_the_subset(tmp_path):
-    config, workdir = make(tmp_path, report_groups=50)
+def test_page_holds_the_groups_of_every_subset(tmp_path):
+    config, workdir = make(tmp_path)
     report(config, workdir)
-    page = read_page(workdir)
-    subset = read_subset(workdir.subset(subset_name("semantic", 0.9)))
-    sizes = np.bincount(subset.group)
-    redundant = sizes[subset.group] > 1
-    assert redundant.any()
-    assert page.framed == page.images["kept"] == set(subset.positions[redundant & subset.kept].tolist())
-    assert page.images["dropped"] == set(subset.positions[~subset.kept].tolist())
-    assert page.images["outside"]
-    assert "script" not in page.tags
+    page, classes = read_page(workdir), read_classes(workdir)
+    for fraction in config.fractions:
+        subset = read_subset(workdir.subset(subset_name("semantic", fraction)))
+        assert not subset.kept.all()
+        distance = dict(zip(subset.positions.tolist(), subset.dissimilarity, strict=True))
+        for label, found in classes.items():
+            groups = found.groups[fraction]
+            assert {group.positions[0]: set(group.positions) for group in groups} == groups_of(subset, label)
+            assert found.kept[fraction] == np.count_nonzero(subset.kept[subset.labels == label])
+            for group in groups:
+                assert group.distances == pytest.approx([distance[each] for each in group.positions], rel=1e-6)
+                assert group.pictured
+                assert set(group.positions) <= found.pictures.keys()
     words = page.words()
-    for part in (
-        "Figure 2.",
-        "Figure 4.",
-        "Table 1.",
-        "Figure 12.",
-        "Dropping 10% of",
-        "3 paired trials",
-        "paired by seed",
-    ):
+    for part in ("Figure 2.", "Figure 4.", "Table 1.", "Figure 12.", "3 paired trials", "paired by seed"):
         assert part in words
     files = read_manifest(workdir.report)["files"]
-    assert {"figures/figure2.svg", "figures/figure2.png", "figures/figure4.svg", "figures/figure4.png"} <= set(files)
+    assert {
+        f"figures/{name}.{kind}"
+        for name in ("figure2", "figure3", "figure4", "figure12", "appendix-1")
+        for kind in ("svg", "pdf", "png")
+    } <= set(files)
     assert all(storage.exists(storage.join(workdir.report, name)) for name in files)
 
 
+def unit_vectors(images):
+    vectors = images.reshape(len(images), -1) / 255 + 0.01
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_heights_and_neighbours_are_those_of_the_embeddings(tmp_path):
+    config, workdir = make(tmp_path)
+    report(config, workdir)
+    images, labels = noise_images(60)
+    dissimilarity = 1 - unit_vectors(images) @ unit_vectors(images).T
+    for label, found in read_classes(workdir).items():
+        for group in (group for groups in found.groups.values() for group in groups):
+            within = dissimilarity[np.ix_(group.positions, group.positions)]
+            assert group.height == pytest.approx(within.max(), abs=1e-6)
+            to_kept = dissimilarity[group.positions[0]].copy()
+            to_kept[group.positions] = np.inf
+            to_kept[labels != label] = np.inf
+            assert group.outside == to_kept.argmin()
+            assert group.outside_distance == pytest.approx(to_kept.min(), abs=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["cosine_raw_mean", "cosine_unit_mean", "medoid", "minimax"])
+def test_why_an_image_was_kept_is_told_by_what_the_rule_compares(tmp_path, rule):
+    config, workdir = make(tmp_path, fractions=(0.4,), rule=rule)
+    report(config, workdir)
+    images, _ = noise_images(60)
+    raw, unit = images.reshape(60, -1) / 255 + 0.01, unit_vectors(images)
+    for group in (group for of_class in read_classes(workdir).values() for group in of_class.groups[0.4]):
+        members = group.positions
+        if rule.startswith("cosine"):
+            centre = (raw if rule == "cosine_raw_mean" else unit)[members].mean(axis=0)
+            values = 1 - unit[members] @ centre / np.linalg.norm(centre)
+        else:
+            within = 1 - unit[members] @ unit[members].T
+            values = within.max(axis=1) if rule == "minimax" else within.sum(axis=1) / (len(members) - 1)
+        assert group.own == pytest.approx(values[0], abs=1e-6)
+        assert group.second == pytest.approx(values[1:].min(), abs=1e-6)
+        assert group.own <= group.second
+        assert rule == "cosine_raw_mean" or len(members) > 2 or group.own == group.second
+
+
 def test_neighbour_is_the_nearest_image_of_the_class_outside_the_group(tmp_path):
-    config, workdir = make(tmp_path, classes=1, report_groups=1)
+    config, workdir = make(tmp_path, classes=1)
     report(config, workdir)
     page = read_page(workdir)
     subset = read_subset(workdir.subset(subset_name("semantic", 0.9)))
     (kept,), (outside,) = page.images["kept"], page.images["outside"]
-    images, _ = noise_images(60, classes=1)
-    vectors = images.reshape(60, -1) / 255 + 0.01
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    dissimilarity = 1 - vectors @ vectors[kept]
+    dissimilarity = (
+        1 - unit_vectors(noise_images(60, classes=1)[0]) @ unit_vectors(noise_images(60, classes=1)[0])[kept]
+    )
     dissimilarity[subset.group == subset.group[kept]] = np.inf
     assert outside == dissimilarity.argmin()
 
@@ -190,9 +179,9 @@ def test_names_from_outside_appear_as_text(tmp_path):
     config, workdir = make_workdir(tmp_path, images, labels, class_names=HOSTILE)
     report(config, workdir)
     page = read_page(workdir)
-    assert "script" not in page.tags
     words = page.words()
     assert all(name in words for name in HOSTILE)
+    assert [found.name for found in read_classes(workdir).values()] == HOSTILE
     figure = storage.read_bytes(storage.join(workdir.report, "figures", "figure4.svg")).decode()
     assert "$x_1$" in figure, "a class name is not a formula"
 
@@ -224,7 +213,7 @@ def test_unusual_experiments_have_a_page(tmp_path, case):
     config, workdir = make(tmp_path, **case)
     report(config, workdir)
     page = read_page(workdir)
-    assert page.framed
+    assert all(found.groups for found in read_classes(workdir).values())
     assert "nan" not in page.words().lower().split()
     if case.get("trials") == 1:
         assert "no interval" in page.words()
@@ -237,6 +226,7 @@ def test_random_alone_has_no_groups(tmp_path):
     assert "ran no semantic clustering" in page.words()
     assert "Dropping a random 10%" in page.words()
     assert "img" not in page.tags
+    assert not page.json
 
 
 def test_nothing_dropped_has_a_page(tmp_path):
@@ -258,32 +248,92 @@ def test_a_thousand_classes(tmp_path):
     report(config, workdir)
     page = read_page(workdir)
     assert names[-1] in page.words()
-    assert page.tags.count("summary") == config.report_classes + 3
+    assert len(page.json["index"]["classes"]) == 1000
     assert len(storage.read_bytes(storage.join(workdir.report, "index.html"))) < 3e6
 
 
-def test_group_larger_than_the_card_says_how_many_are_shown(tmp_path):
-    images, labels = noise_images(60, classes=1)
-    images[:30] = images[0]
-    config, workdir = make_workdir(tmp_path, images, labels, fractions=(0.5,))
+def test_settings_limit_classes_and_groups(tmp_path):
+    config, workdir = make(tmp_path, classes=3, report_classes=2, report_groups=1)
     report(config, workdir)
-    assert "30 images (12 shown)" in read_page(workdir).words()
+    classes = read_classes(workdir)
+    assert len(classes) == 2
+    for found in classes.values():
+        assert [sum(group.pictured for group in groups) for groups in found.groups.values()] == [1, 1]
 
 
-def test_page_without_embeddings_leaves_the_neighbours_out(tmp_path):
+def test_page_without_embeddings_and_merges_leaves_out_what_they_tell(tmp_path):
     config, workdir = make(tmp_path)
     storage.remove(workdir.embeddings("end"))
+    storage.remove(workdir.merges("end"))
     report(config, workdir)
-    page = read_page(workdir)
-    assert page.framed
-    assert not page.images["outside"]
+    assert not read_page(workdir).images["outside"]
+    for found in read_classes(workdir).values():
+        assert not found.has_merges
+        groups = [group for groups in found.groups.values() for group in groups]
+        assert groups
+        assert all(group.pictured and group.outside is None and np.isnan(group.height) for group in groups)
+
+
+def test_merges_of_other_embeddings_are_refused(tmp_path):
+    config, workdir = make(tmp_path)
+    manifest = storage.join(workdir.merges("end"), "manifest.json")
+    storage.write_json(manifest, {**storage.read_json(manifest), "layer": "another"})
+    with pytest.raises(WorkdirError, match=rf"made from other merges than those that {manifest} names.*delete"):
+        report(config, workdir)
+
+
+def test_a_set_too_large_for_one_file_has_a_file_for_each_class(tmp_path, monkeypatch):
+    config, workdir = make(tmp_path, classes=3)
+    report(config, workdir)
+    whole = read_classes(workdir)
+    storage.remove(workdir.report)
+    monkeypatch.setattr(browser, "PAGE_BYTES", browser._REST_BYTES + 1)
+    report(config, workdir)
+    assert list(read_page(workdir).json) == ["index"]
+    files = read_manifest(workdir.report)["files"]
+    assert {f"classes/{label:05d}.js" for label in range(3)} <= set(files)
+    for label, found in read_classes(workdir).items():
+        assert found.kept == whole[label].kept
+        assert found.groups.keys() == whole[label].groups.keys()
+
+
+def test_pictures_keep_within_the_page_and_other_groups_are_listed(tmp_path, monkeypatch):
+    images, labels = noise_images(600, shape=(24, 24, 3))
+    config, workdir = make_workdir(tmp_path, images, labels)
+    monkeypatch.setattr(browser, "_FEW_PICTURES", 10)
+    monkeypatch.setattr(browser, "PAGE_BYTES", browser._REST_BYTES + 60_000)
+    report(config, workdir)
+    text = storage.read_bytes(storage.join(workdir.report, "index.html"))
+    page = json.dumps(read_page(workdir).json)
+    assert len(page) < 75_000 < len(text)
+    for found in read_classes(workdir).values():
+        pictured = [group for groups in found.groups.values() for group in groups if group.pictured]
+        others = [group for groups in found.groups.values() for group in groups if not group.pictured]
+        assert pictured
+        assert others
+        assert all(set(group.positions) <= found.pictures.keys() for group in pictured)
+
+
+def test_images_of_a_folder_are_named_by_their_files(tmp_path):
+    images, labels = noise_images(60)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = tmp_path / "photos" / f"<b>{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(folder / f"no {number:02d}.png")
+    config, workdir = make_workdir(tmp_path, images, labels, dataset=str(tmp_path / "photos"), image_size=8)
+    report(config, workdir)
+    for label, found in read_classes(workdir).items():
+        members = {position for groups in found.groups.values() for group in groups for position in group.positions}
+        assert members <= found.files.keys()
+        assert all(re.fullmatch(rf"<b>{label}/no \d\d\.png", name) for name in found.files.values())
+        assert len(set(found.files.values())) == len(found.files)
 
 
 def test_workdir_that_is_not_local(tmp_path):
     images, labels = noise_images(60)
     config, workdir = make_workdir(tmp_path, images, labels, workdir_root="memory://report-test/work")
     report(config, workdir)
-    assert read_page(workdir).framed
+    assert read_classes(workdir)
     assert storage.exists("memory://report-test/work/report/figures/figure2.png")
 
 

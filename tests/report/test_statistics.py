@@ -1,12 +1,13 @@
 """Statistics against numbers worked by hand, NumPy and SciPy."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from redundancy.report import statistics, words
+from redundancy.report import noninferiority, statistics, words
 from redundancy.report.statistics import Difference, Run
 
 
@@ -139,3 +140,203 @@ def test_numbers_in_words():
     assert words.plural(1, "class") == "1 class"
     assert words.plural(1200, "class") == "1,200 classes"
     assert words.interval(Difference(0.0, -0.01, 0.012, 3)) == "−1.00 to +1.20"
+
+
+def answers(fractions, full=FULL, margin=0.002, method="semantic"):
+    """The answer on {fraction: accuracies by trial}."""
+    rows = [run for fraction, accuracies in fractions.items() for run in runs(method, fraction, accuracies)]
+    found = noninferiority.answers(statistics.summarise([*full, *rows]), margin)
+    return noninferiority.find_answer(found, method)
+
+
+def less(*losses, full=FULL):
+    """Accuracies by trial that lose so much against the full set's."""
+    return {run.trial: run.accuracy - loss for run, loss in zip(full, losses, strict=False)}
+
+
+NONE, LITTLE, UNSURE, MUCH = less(0, 1e-4, -1e-4), less(1e-3, 1.1e-3, 9e-4), less(0, 0.003, 0), less(0.02, 0.021, 0.022)
+
+
+def verdicts(answer):
+    return [test.verdict for test in answer.tests]
+
+
+def test_mean_has_its_interval():
+    full = statistics.summarise(FULL)[0]
+    wanted = stats.t.interval(0.95, 2, 0.97, 0.01 / math.sqrt(3))
+    assert (full.low, full.high) == pytest.approx(wanted)
+    assert words.mean_interval(full) == f"{100 * wanted[0]:.2f} to {100 * wanted[1]:.2f}"
+    one = statistics.summarise(FULL[:1])[0]
+    assert not one.has_interval
+    assert words.mean_interval(one) == "one trial: no interval"
+
+
+def test_non_inferiority_is_scipys_one_sided_t_test():
+    rng = np.random.default_rng(1)
+    full, part = rng.normal(0.9, 0.003, (2, 6))
+    answer = answers({0.9: dict(enumerate(part))}, runs("full", 1.0, dict(enumerate(full))))
+    wanted = stats.ttest_1samp(part - full, -0.002, alternative="greater")
+    assert answer.tests[0].p == pytest.approx(wanted.pvalue)
+    assert answer.tests[0].p_worse_adjusted == pytest.approx(1 - wanted.pvalue)
+
+
+def test_verdict_is_that_of_the_interval_against_the_margin():
+    """95 % two-sided is 2.5 % one-sided."""
+    part = less(0.001, 0.003, 0.002)
+    low = answers({0.9: part}).tests[0].difference.low
+    assert verdicts(answers({0.9: part}, margin=-low + 1e-6)) == ["no worse"]
+    assert verdicts(answers({0.9: part}, margin=-low - 1e-6)) == ["cannot tell"]
+    part = less(0.0301, 0.0303, 0.0302)
+    high = answers({0.9: part}).tests[0].difference.high
+    assert verdicts(answers({0.9: part}, margin=-high - 1e-6)) == ["worse"]
+    assert verdicts(answers({0.9: part}, margin=-high + 1e-6)) == ["cannot tell"]
+
+
+def test_fractions_are_tested_in_order_from_either_end():
+    """What comes as 0.5, 0.95, 0.8, 0.9 is tested as 0.95, 0.9, 0.8, 0.5; a failure hides what follows."""
+    answer = answers({0.5: MUCH, 0.95: NONE, 0.8: LITTLE, 0.9: UNSURE})
+    assert [test.fraction for test in answer.tests] == [0.95, 0.9, 0.8, 0.5]
+    assert verdicts(answer) == ["no worse", "cannot tell", "cannot tell", "worse"]
+    first, second, third, last = answer.tests
+    assert third.p < noninferiority.LEVEL < second.p
+    assert [test.p_adjusted for test in answer.tests] == [first.p, second.p, second.p, last.p]
+    assert third.p_worse_adjusted == 1 - third.p
+    assert second.p_worse_adjusted == third.p_worse_adjusted > 1 - second.p
+    assert (answer.low, answer.share, answer.high) == (0.05, 0.2, 0.2)
+    assert answer.undecided is second
+
+
+def test_a_loss_at_a_small_share_is_no_share_however_a_larger_one_fares():
+    answer = answers({0.9: MUCH, 0.5: NONE})
+    assert (answer.low, answer.share) == (0, 0)
+    assert verdicts(answer) == ["cannot tell", "cannot tell"]
+
+
+@pytest.mark.parametrize("part", [less(0), less(0.001, 0.001, 0.001)], ids=["one pair", "no spread"])
+def test_nothing_is_claimed_without_a_spread(part):
+    answer = answers({0.95: part, 0.9: NONE, 0.5: MUCH})
+    assert verdicts(answer) == ["cannot tell", "cannot tell", "worse"]
+    assert math.isnan(answer.tests[0].p)
+    assert (answer.tests[0].p_adjusted, answer.tests[1].p_adjusted) == (1, 1)
+    assert answer.tests[0].trials_needed is None
+    assert (answer.low, answer.high) == (0, 0.1)
+    assert verdicts(answers({0.9: NONE, 0.5: part})) == ["no worse", "cannot tell"]
+
+
+def test_fractions_may_have_different_pairs():
+    full = runs("full", 1.0, {0: 0.97, 1: 0.98, 2: 0.96, 3: 0.95})
+    answer = answers({0.9: {0: 0.9701, 1: 0.9799}, 0.8: {1: 0.98, 2: 0.961, 3: 0.951, 7: 0.5}, 0.5: {9: 0.1}}, full)
+    assert [test.difference.pairs for test in answer.tests] == [2, 3], "a fraction without a pair is not tested"
+    for test in answer.tests:
+        t = (test.difference.mean + 0.002) / test.difference.std * math.sqrt(test.difference.pairs)
+        assert test.p == pytest.approx(stats.t.sf(t, test.difference.pairs - 1))
+
+
+def test_layers_and_methods_are_families_of_their_own():
+    rows = FULL + runs("semantic", 0.9, NONE) + runs("semantic", 0.9, MUCH, "start") + runs("random", 0.9, UNSURE)
+    found = noninferiority.answers(statistics.summarise(rows + runs("random", 1.0, NONE)), 0.002)
+    assert [(item.method, item.layer, *verdicts(item)) for item in found] == [
+        ("semantic", "end", "no worse"),
+        ("semantic", "start", "worse"),
+        ("random", "end", "cannot tell"),
+    ]
+
+
+@pytest.mark.parametrize(("effect", "pairs"), [(0.1, 787), (0.25, 128), (0.5, 34), (1.0, 10), (2.0, 5), (4.0, 3)])
+def test_trials_needed_are_those_of_statsmodels(effect, pairs):
+    """TTestPower().solve_power(effect, alpha=0.025, power=0.8, alternative="larger"), rounded up."""
+    assert noninferiority.trials_needed(0.003 * effect - 0.002, 0.003, 0.002) == pairs
+    assert noninferiority.power(0.0, 1.0, 5, 1.0) == pytest.approx(0.4013202851995048)
+
+
+def test_no_number_of_trials_where_none_would_do():
+    assert noninferiority.trials_needed(-0.002, 0.003, 0.002) is None
+    assert noninferiority.trials_needed(-0.001, math.nan, 0.002) is None
+    assert noninferiority.trials_needed(-0.00199, 0.003, 0.002) is None, "more than a config may ask for"
+    assert noninferiority.trials_needed(0.1, 1e-6, 0.002) == 2
+
+
+def test_trials_needed_are_those_of_all_undecided_up_to_a_fraction():
+    answer = answers(
+        {0.95: less(0.001, 0.002, 0), 0.9: UNSURE, 0.8: less(0, 0, 0.0011), 0.7: less(0.002, 0.003, 0.004)}
+    )
+    own = [noninferiority.trials_needed(test.difference.mean, test.difference.std, 0.002) for test in answer.tests]
+    assert own[0] < own[1] > own[2]
+    assert own[3] is None
+    assert [test.trials_needed for test in answer.tests] == [own[0], own[1], own[1], None]
+    assert answer.tests[0].trials_more == own[0] - 3
+
+
+def said(fractions, **fields):
+    return words.droppable(answers(fractions, **fields), "digits", 10_000)
+
+
+def test_share_in_words():
+    sentence, detail = said({0.95: NONE, 0.9: UNSURE, 0.8: LITTLE, 0.5: MUCH})
+    assert sentence == (
+        "Of the shares of digits tried, the largest that can be dropped, chosen by semantic clustering, with no loss "
+        "above 0.2 points of test accuracy is 20% [5, 20] at 95% confidence."
+    )
+    assert "5% is shown; 20% is the estimate, not shown by itself." in detail
+    assert "All shares tried above 20% lose more than that" in detail
+    assert re.search(r"For 10%, about \d+ more trials would do with 80% probability", detail)
+
+
+def test_share_in_words_where_all_goes_well():
+    sentence, _ = said({0.9: NONE, 0.5: LITTLE})
+    assert sentence.startswith(
+        "50% of digits, the most tried, can be dropped, chosen by semantic clustering, with no loss"
+    )
+    assert said({0.9: NONE})[0].startswith("10% of digits can be dropped, chosen")
+
+
+def test_share_in_words_where_all_is_lost():
+    sentence, detail = said({0.9: MUCH, 0.5: MUCH})
+    assert sentence.startswith(
+        "Dropping even 10% of digits, the least tried, chosen by semantic clustering, loses more"
+    )
+    assert "−2.10 points" in detail
+    assert said({0.9: MUCH})[0].startswith("Dropping 10% of digits, chosen by semantic clustering, loses more")
+
+
+def test_share_in_words_where_trials_cannot_tell():
+    sentence, detail = said({0.9: UNSURE, 0.5: MUCH})
+    more = answers({0.9: UNSURE}).tests[0].trials_more
+    assert sentence == (
+        "These 3 paired trials cannot tell whether any of digits can be dropped, chosen by semantic clustering, with no "
+        f"loss above 0.2 points of test accuracy; about {more} more would."
+    )
+    assert "if its true mean and spread are those seen, a rough guess from 3 pairs" in detail
+    sentence, detail = said({0.9: less(0.002, 0.003, 0.004)})
+    assert "would" not in sentence
+    assert "the estimated loss, 0.30 points, is not below 0.2 points: more trials would sooner show a loss" in detail
+    sentence, detail = said({0.9: less(0.001)})
+    assert sentence.startswith("One paired trial cannot tell whether any")
+    assert "no spread to tell chance by" in detail
+    assert "all 3 pairs differ alike" in said({0.9: less(0, 0, 0)})[1]
+    assert "more than 10,000 trials" in said({0.9: less(0.0019, 0.0009, 0.00315)})[1]
+
+
+def test_share_in_words_without_anything_to_compare():
+    assert said({})[0].startswith("Nothing of digits was dropped")
+    assert said({1.0: NONE})[0].startswith("Nothing of digits was dropped")
+    assert said({0.9: NONE}, full=[])[0].startswith(
+        "No training on a part of digits, chosen by semantic clustering, can"
+    )
+    assert said({0.9: {7: 0.9}})[0].startswith("No training on a part of digits")
+
+
+def test_share_in_words_names_random_and_layers_and_a_coarse_test_set():
+    assert "chosen at random" in said({0.9: NONE}, method="random")[0]
+    answer = answers({0.9: NONE})
+    assert "semantic clustering of layer end" in words.droppable(answer, "digits", 10_000, several_layers=True)[0]
+    assert "One test image is 0.28 points, more than the margin." in words.droppable(answer, "digits", 360)[1]
+    assert "One test image" not in words.droppable(answer, "digits", 500)[1]
+
+
+def test_p_values_and_trials_in_words():
+    assert [words.p_value(p) for p in (1e-9, 0.0042, 0.25, 0.9999, 1.0, math.nan)] == [
+        "<0.001", "0.004", "0.25", ">0.99", "1", "–",
+    ]  # fmt: skip
+    assert [words.trials(count) for count in (1, 14, 141, 1234)] == ["about 1", "about 14", "about 150", "about 1,300"]
+    assert [words.margin(share) for share in (0.002, 0.01, 0.0005)] == ["0.2 points", "1 point", "0.05 points"]

@@ -1,13 +1,23 @@
 """What export writes is what the subset keeps, in every format; nothing is overwritten unless asked for."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from redundancy import config as config_lib
 from redundancy import storage
@@ -98,7 +108,26 @@ def test_nothing_is_overwritten_unless_asked_for(selected, tmp_path):
         ({"fraction": 0.9, "method": "random", "trial": 0, "layer": "end"}, "--layer is given, but random"),
         ({"fraction": 0.9, "trial": 0}, "--trial is given, but there is one semantic"),
         ({"fraction": 0.9, "layer": "last"}, "wanted one of start, middle, end"),
-        ({"fraction": 0.9, "format": "csv"}, "wanted one of npy, txt, parquet, tfds"),
+        (
+            {"fraction": 0.9, "format": "csv"},
+            "wanted one of npy, txt, parquet, tfds, groups-csv, groups-parquet, projector",
+        ),
+        (
+            {"fraction": 0.9, "format": "groups-csv", "dropped": True},
+            "--dropped is given, but --format groups-csv has all",
+        ),
+        ({"fraction": 0.9, "image_ids": "tfds"}, "--image-ids is for --format groups-csv.* not for npy"),
+        (
+            {"fraction": 0.9, "format": "groups-csv", "image_ids": "x"},
+            "--image-ids is 'x'; wanted one of auto, tfds, none",
+        ),
+        ({"fraction": 0.9, "limit": 3}, "--limit is for --format projector, not for npy"),
+        ({"fraction": 0.9, "format": "projector", "limit": 0}, "--limit is 0; wanted"),
+        (
+            {"fraction": 0.9, "format": "projector", "limit": 3},
+            "--limit is 3; wanted at least 4, an image of each class",
+        ),
+        ({"fraction": 0.9, "format": "projector", "limit": 10**6}, "--limit is 1000000; wanted at most 100000"),
         ({"fraction": 0.9, "method": "semantik"}, "wanted one of semantic, random"),
     ],
 )
@@ -263,3 +292,168 @@ def test_tfds_ids_are_those_of_tfds(tmp_path, tmp_path_factory, split):
     storage.write_json(storage.join(workdir.subsets, "manifest.json"), {**manifest, "files": files})
     with pytest.raises(UserError, match="does not name the data set's files"):
         export(Request(0.7, "tfds", str(tmp_path / "ids2.txt")), workdir)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"fraction": 0.5}, {"fraction": 0.9, "layer": "start"}, {"fraction": 0.9, "method": "random", "trial": 1}],
+)
+def test_groups_tell_every_image_and_every_fraction(selected, tmp_path, fields):
+    _, workdir = selected
+    for kind in ("csv", "parquet"):
+        export(Request(format=f"groups-{kind}", output=str(tmp_path / kind), **fields), workdir)
+    table = pq.read_table(tmp_path / "parquet")
+    names = ["position", "label", "class", "group", "kept", "dissimilarity", "group_size", "kept_0.9000", "kept_0.5000"]
+    assert table.column_names == names
+    layer, trial = fields.get("layer"), fields.get("trial")
+    stem = "-".join(filter(None, [fields.get("method", "semantic"), layer]))
+    by_fraction = {
+        fraction: read_subset(workdir.subset(f"{stem}-{fraction:.4f}" + ("" if trial is None else f"-trial{trial}")))
+        for fraction in (0.9, 0.5)
+    }
+    subset = by_fraction[fields["fraction"]]
+    assert table["position"].to_pylist() == subset.positions.tolist()
+    assert table["kept"].to_pylist() == subset.kept.tolist()
+    for fraction, other in by_fraction.items():
+        assert table[f"kept_{fraction:.4f}"].to_pylist() == other.kept.tolist()
+    if trial is None:
+        assert table["group"].to_pylist() == subset.group.tolist()
+        sizes = {group: subset.group.tolist().count(group) for group in subset.group.tolist()}
+        assert table["group_size"].to_pylist() == [sizes[group] for group in subset.group.tolist()]
+    else:
+        assert table["group"].null_count == table["group_size"].null_count == len(table)
+    read = csv.read_csv(tmp_path / "csv", convert_options=csv.ConvertOptions(column_types=table.schema))
+    assert read.equals(table.replace_schema_metadata(None))
+
+
+def test_groups_name_the_images(tmp_path):
+    names = [f'bilder/größe "{row}", ok.jpg' for row in range(50)]
+    (tmp_path / "I.txt").write_text("".join(f"{name}\n" for name in names))
+    workdir = imported(tmp_path, ids=str(tmp_path / "I.txt"))
+    request = Request(0.8, "groups-csv", str(tmp_path / "groups.csv"))
+    export(request, workdir)
+    assert csv.read_csv(tmp_path / "groups.csv")["id"].to_pylist() == names
+    export(dataclasses.replace(request, image_ids="none", overwrite=True), workdir)
+    assert "id" not in csv.read_csv(tmp_path / "groups.csv").column_names
+    with pytest.raises(DataError, match="not one of TFDS"):
+        export(dataclasses.replace(request, image_ids="tfds", overwrite=True), workdir)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of images of two classes, with subsets of embeddings of them: config, workdir, data set."""
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / "train" / label).mkdir(parents=True)
+        (tmp_path / "images" / "test" / label).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(0, 255, (12, 9, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / "train" / label / f"{number}.png")
+        Image.fromarray(pixels).save(tmp_path / "images" / "test" / label / "0.png")
+    config = config_lib.resolve({"dataset": str(tmp_path / "images"), "fractions": (0.8,), "trials": 1})
+    dataset = open_dataset(config)
+    np.save(tmp_path / "E.npy", rng.normal(size=(40, 3)).astype(np.float32))
+    np.save(tmp_path / "Y.npy", dataset.train.labels)
+    workdir = Workdir(str(tmp_path / "v"))
+    workdir.claim(config)
+    import_embeddings(Import(str(tmp_path / "E.npy"), str(tmp_path / "Y.npy")), workdir, config)
+    stages.link(config, workdir)
+    stages.select(config, workdir)
+    return config, workdir, dataset
+
+
+def test_files_of_a_folder_are_named(images, tmp_path):
+    config, workdir, _ = images
+    export(Request(0.8, "groups-parquet", str(tmp_path / "groups")), workdir, config)
+    table = pq.read_table(tmp_path / "groups")
+    for name, of_class in zip(table["id"].to_pylist(), table["class"].to_pylist(), strict=True):
+        assert (tmp_path / "images" / name).is_file()
+        assert name.split("/")[:2] == ["train", of_class]
+    other = config_lib.resolve({"dataset": str(tmp_path / "images"), "test_split": ""})
+    with pytest.raises(WorkdirError, match="belongs to another data set"):
+        export(Request(0.8, "groups-parquet", str(tmp_path / "other")), workdir, other)
+
+
+@contextlib.contextmanager
+def tensorboard(folder):
+    """TensorBoard itself, at an address of this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--host=127.0.0.1", f"--port={port}"]
+    child = subprocess.Popen([*command, "--load_fast=false"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def ask(path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/data/plugin/projector/{path}", timeout=20) as answer:
+            return answer.read()
+
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                if json.loads(ask("runs")):
+                    break
+            except (urllib.error.URLError, ConnectionError):
+                assert child.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield ask
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_tensorboard_shows_the_embeddings(images, tmp_path):
+    pytest.importorskip("tensorboard")
+    config, workdir, dataset = images
+    export(Request(0.8, "projector", str(tmp_path / "p")), workdir, config)
+    with tensorboard(str(tmp_path / "p")) as ask:
+        (run,) = json.loads(ask("runs"))
+        (embedding,) = json.loads(ask(f"info?run={run}"))["embeddings"]
+        assert (embedding["tensorName"], embedding["tensorShape"]) == ("end", [40, 3])
+        vectors = np.frombuffer(ask(f"tensor?run={run}&name=end"), np.float32).reshape(40, 3)
+        assert (vectors == np.load(tmp_path / "E.npy")).all()
+        table = csv.read_csv(
+            io.BytesIO(ask(f"metadata?run={run}&name=end")), parse_options=csv.ParseOptions(delimiter="\t")
+        )
+        subset = read_subset(workdir.subset("semantic-0.8000"))
+        assert table["position"].to_pylist() == subset.positions.tolist()
+        assert table["group"].to_pylist() == subset.group.tolist()
+        assert table["kept"].to_pylist() == ["yes" if kept else "no" for kept in subset.kept]
+        assert set(table["class"].to_pylist()) == {"cat", "dog"}
+        assert table["id"].to_pylist() == dataset.file_names("train", subset.positions)
+        side = embedding["sprite"]["singleImageDim"][0]
+        sprite = np.asarray(Image.open(io.BytesIO(ask(f"sprite_image?run={run}&name=end"))))
+        assert sprite.shape == (6 * side, 7 * side, 3)
+        picture = Image.fromarray(dataset.read("train", subset.positions[[9]])[0]).resize((side, side))
+        assert (sprite[side : 2 * side, 2 * side : 3 * side] == np.asarray(picture)).all()
+
+
+def test_the_projector_gets_a_share_of_each_class(selected, tmp_path, caplog):
+    _, workdir = selected
+    caplog.set_level("INFO", "absl")
+    requests = [Request(0.9, "projector", str(tmp_path / name), limit=20) for name in ("a", "b")]
+    for request in requests:
+        export(request, workdir)
+    assert "20 of them in the projector, of each class its share" in caplog.records[-1].getMessage()
+    a, b = (tmp_path / "a", tmp_path / "b")
+    assert {path.name for path in a.iterdir()} == {"tensors.tsv", "metadata.tsv", "projector_config.pbtxt"}
+    for path in a.iterdir():
+        assert path.read_bytes() == (b / path.name).read_bytes()
+    table = csv.read_csv(a / "metadata.tsv", parse_options=csv.ParseOptions(delimiter="\t"))
+    counts = np.bincount(table["label"].to_numpy())
+    assert counts.sum() == 20
+    assert np.abs(counts - 20 * np.array([30, 1, 12, 7]) / 50).max() <= 1
+    with pytest.raises(ConfigError, match=r"a holds metadata\.tsv already.*--overwrite"):
+        export(requests[0], workdir)
+    export(dataclasses.replace(requests[0], overwrite=True, limit=None), workdir)
+    assert len((a / "tensors.tsv").read_text().splitlines()) == 50
+    (a / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"a holds mine\.txt; wanted a folder, new or empty"):
+        export(dataclasses.replace(requests[0], overwrite=True), workdir)
+    with pytest.raises(ConfigError, match=r"mine\.txt is a file; wanted a folder"):
+        export(dataclasses.replace(requests[0], output=str(a / "mine.txt")), workdir)
+    storage.remove(workdir.path("embeddings"))
+    with pytest.raises(WorkdirError, match="has no embeddings, which the projector shows"):
+        export(dataclasses.replace(requests[0], output=str(tmp_path / "c")), workdir)
+    assert not (tmp_path / "c").exists()

@@ -1,0 +1,169 @@
+"""What the command line tells of itself."""
+
+USAGE = """\
+redundancy: find the images a labelled data set does not need, and show what leaving them out costs.
+
+  redundancy STAGE --config FILE[:ARG] --workdir DIR [--config.FIELD=VALUE ...] [--debug]
+
+  redundancy run --config configs/digits.py --workdir /tmp/digits       everything, in minutes, on a laptop
+  redundancy import --workdir DIR --embeddings E.npy --labels Y.npy     your own embeddings, no training
+
+The way through, each stage reading what the one before wrote in DIR (a folder, or gs://bucket/path):
+
+  train    trains a ResNet on the full set              pretrain/
+  embed    runs every training image through it         embeddings/LAYER/
+  link     links the images of each class, nearest      merges/LAYER/
+           first, by complete linkage
+  select   cuts the links at each fraction, keeps one   subsets/
+           image of each group; draws random subsets
+  sweep    trains on the full set and every subset,     runs/, results.csv
+           several trials each, paired by seed
+  report   puts the answer on one page                  report/index.html
+  run      all of them, in order
+
+A finished stage is left alone, an interrupted one continues: give the same command again. SIGTERM saves and ends with
+exit code 75. Other codes: 0 done, 1 an error, 2 a wrong command, 76 another process of the run was lost.
+
+Beside the way, without training:
+
+  import   brings embeddings of any model into      "redundancy import --help"
+           embeddings/LAYER/, for link and select
+  export   writes what a subset keeps to a file     "redundancy export --help"
+           for other tools
+  status   what a workdir holds, who works there,   "redundancy status --help"
+           and when it will be done
+  browse   serves the report of a workdir, gs://    "redundancy browse --help"
+           too, to the browser of this machine
+  report --compare DIR DIR ... [--output PATH]      several finished workdirs in one figure and on one page
+  preflight  compiles for a TPU slice on a machine  "redundancy preflight --help"
+             without one: memory, times, scaling
+
+  --config    a Python file with get_config(arg); configs/ has digits.py, fashion_mnist.py, cifar10.py,
+              cifar100.py, imagenet.py, folder.py and embeddings.py. An argument shrinks it: configs/cifar10.py:quick, :smoke.
+  --config.FIELD=VALUE  overrides a field, for example --config.fractions=0.9,0.8 --config.trials=5
+  --scheduler for link and run: local:WORKERS, or tcp://HOST:PORT of a Dask scheduler; default: this machine
+  --until     for run: the last stage, for example select; the sweep may then be shared, see --part
+  --profile   for train, sweep and run: traces some steps into the first run's folder, profile/, for TensorBoard
+              and Perfetto
+  --part      for sweep: I/N, I from 0: a sweep that N machines share, each its own part of the runs, in one workdir.
+              "sweep" without it does what is left. Whoever ends last writes results.csv
+  --coordinator, --num-processes, --process-id   on every host of a run of several: HOST:PORT of process 0, how many
+              there are, and which this is; or --coordinator=auto alone on Slurm or Kubernetes. On Cloud TPU
+              nothing: the hosts of a slice find each other. --coordinator=none: this process alone
+  --debug     shows the stack trace of an error
+  --helpfull  the fields of a config, with their meaning and defaults
+
+Your own images: --config configs/folder.py:PATH, where PATH holds train/CLASS/*.jpg or CLASS/*.jpg.
+"""
+
+IMPORT_HELP = """\
+redundancy import: brings embeddings that any model made, with their labels, into a workdir; then link and select them.
+
+  redundancy import --workdir DIR --embeddings E.npy --labels Y.npy [--ids I.txt]
+  redundancy import --workdir DIR --embeddings "part-*.parquet" --columns embedding=emb,label=cls,id=path
+  redundancy link   --config configs/embeddings.py --workdir DIR
+  redundancy select --config configs/embeddings.py --workdir DIR
+
+  --embeddings   .npy [N, d] of float16, float32 or float64, read part by part; or a Parquet file, or a folder or
+                 quoted pattern of them in the order of their names, with a column of lists of d numbers. Rows of
+                 float64 beyond float32 are scaled by a power of two: another length, the same cosines
+  --labels       .npy or .txt with a whole number or a name for each embedding, or .csv; not needed if the Parquet
+                 files have a column of labels. Numbers 0 to K-1 stay; others are numbered in their sorted order
+  --ids          .txt with an id a line, or .csv: what "export --format txt" writes (optional)
+  --columns      KEY=NAME,... where KEY is embedding (default: embedding), label (default: label) or id: columns of the
+                 Parquet files, or label and id of a .csv with a header
+  --class-names  .txt with a name a line, for the labels 0, 1, ... (optional)
+  --layer        start, middle or end (default): the name of the store, embeddings/LAYER/
+  --name         of the data set (default: the name of the embeddings' file)
+  --checkpoint   free text: which model made them
+  --parts        files of the store (default: as many as make 256 MB each)
+  --config       the config of a data set, with its --config.FIELD=VALUE: the embeddings are those of its training
+                 images in stored order, the labels are compared, and "sweep" can train on the subsets later
+
+Without --config the position of an embedding is its row, counted from 0. Nothing is unpickled, nothing overwritten; an
+interrupted import continues when the same command is given again.
+"""
+
+EXPORT_HELP = """\
+redundancy export: writes what a subset keeps, or the groups and embeddings it came from, for other tools.
+
+  redundancy export --workdir DIR --fraction 0.9 --format npy --output kept.npy
+  redundancy export --workdir DIR --fraction 0.9 --format groups-csv --output groups.csv
+  redundancy export --workdir DIR --fraction 0.9 --format projector --output FOLDER [--limit 10000]
+
+  --fraction   of the subset, exactly one that was selected, up to 1
+  --format     npy      positions, int64, ascending
+               txt      a line for each image: its id, where ids were imported, else its position; the log says which
+               parquet  a row for each image: position, label, class, id (where imported), group, kept, and
+                        dissimilarity to the kept image of its group
+               tfds     a line for each image: TFDS's own id, as tfds.ReadConfig(add_tfds_id=True) gives it
+               groups-csv, groups-parquet
+                        a row for each image, kept or not: the columns of parquet, the size of its group, and for each
+                        fraction selected by the method, layer and trial whether it is kept: kept_0.9000, ...
+               projector
+                        a folder for "tensorboard --logdir FOLDER": embeddings, class, group and kept; with --config of
+                        the data set thumbnails, too
+  --output     file to write, local or gs://; no folder, pipe or device. For projector a folder, new or empty
+  --method     semantic (default) or random
+  --layer      start, middle or end (default): of a semantic subset
+  --trial      0, 1, ...: of a random subset
+  --dropped    the images left out, instead of those kept; npy, txt, parquet and tfds
+  --overwrite  replaces a file that is there; for projector the files of its own
+  --config     projector and groups: the config of the data set, with its --config.FIELD=VALUE, for thumbnails and the
+               names of image files; no other format needs one
+  --image-ids  groups and projector: what the column id holds: auto (default) ids that were imported, else with --config
+               names of image files; tfds, TFDS's own ids; none
+  --limit      projector: most images (default: 10000), drawn from each class by its share, the same at every call
+"""
+
+PREFLIGHT_HELP = """\
+redundancy preflight: compiles a config's training and embedding step for a TPU slice, on a machine that has none, and
+tells for each chip: HBM used, FLOPs, bytes, the least time of a step by either, collectives, and bounds of images/s and
+of scaling. Nothing runs, no data set is opened; a batch that does not fit is told with one that would.
+
+  redundancy preflight --config configs/imagenet.py --topology v5e:4x4
+
+  --topology    GENERATION:AxB of v5e and v6e, GENERATION:AxBxC of v4 and v5p: chips along each axis
+  --config      as for training, with its --config.FIELD=VALUE; batch_size is that of the whole slice
+  --image-size  side of the images in pixels (default: config.image_size, or the data set's)
+  --classes     number of classes (default: the data set's, where its name is known)
+  --trials      trainings at once (default: 1, as in the stage train), spread over the chips as sweep does
+  --json        all numbers as JSON
+
+Needs libtpu: pip install "redundancy[tpu]". ResNet-101 takes about ten minutes on two cores.
+"""
+
+STATUS_HELP = """\
+redundancy status: what a workdir holds, who works there, how far it is, and when it will be done. It may be one on gs://
+in which other machines work, one whose command was killed, or a damaged one. Nothing is written, no lease is taken.
+
+  redundancy status --workdir DIR
+
+  --json      the same and more as JSON
+  --watch     seconds between two looks: paints anew on a terminal, prints a line each time in a log, or with --json one
+              line of JSON; until Ctrl-C
+
+Exit code 1 where something is damaged, which is named. Rates and the expected end come from the metrics of the runs under
+way, or the times of the results; pauses do not count. On gs:// metrics are as old as the last checkpoint. An error is shown
+until the command that ended with it has succeeded.
+"""
+
+BROWSE_HELP = """\
+redundancy browse: serves the report of a workdir, local or gs://, at an address of this machine, which no other machine
+can reach, and opens it in the browser. It reads the files of DIR/report/ and nothing else.
+
+  redundancy browse --workdir DIR
+
+  --port      of the address (default: 8899)
+  --no-open   opens no browser
+
+Ctrl-C ends it.
+"""
+
+HELP = {
+    "import": IMPORT_HELP,
+    "export": EXPORT_HELP,
+    "preflight": PREFLIGHT_HELP,
+    "status": STATUS_HELP,
+    "browse": BROWSE_HELP,
+}

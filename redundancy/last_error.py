@@ -1,0 +1,84 @@
+"""How the last command that failed in a workdir ended: a small file, written on the way out and removed by the next success.
+
+Everything here is done as well as can be, and fails without a word: nothing may hide the error itself.
+"""
+
+import contextlib
+import datetime
+import re
+import socket
+
+from redundancy import storage
+from redundancy.parts import Part
+
+_MOST = 2000  # characters of a message
+_NAME = re.compile(r"last_error(-part-\d+-of-\d+)?\.json")
+# Whatever looks like a password, a key or a token, of URLs and of the answers of services.
+_SECRETS = (
+    (re.compile(r"://[^/\s:@]+:[^/\s@]+@"), "://…@"),
+    (
+        re.compile(
+            r"(?i)\b((?:[\w.-]*(?:token|secret|password|passwd|signature|credential|api[_-]?key|access[_-]?key)[\w.-]*)"
+            r"[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;]+"
+        ),
+        r"\1…",
+    ),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), r"\1 …"),
+    (re.compile(r"\bya29\.[\w.-]+"), "…"),
+    (re.compile(r"\bAIza[\w-]{20,}|\bAKIA[A-Z0-9]{12,}|\bgh[pousr]_\w{20,}|\bhf_\w{20,}"), "…"),
+)
+
+
+def is_name(name: str) -> bool:
+    """Whether a file of a workdir is one of these."""
+    return _NAME.fullmatch(name) is not None
+
+
+def _name(part: Part | None) -> str:
+    return "last_error.json" if part is None else f"last_error-part-{part.number}-of-{part.count}.json"
+
+
+def without_secrets(text: str) -> str:
+    """A message without what looks like a password, a key or a token."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text if len(text) <= _MOST else f"{text[:_MOST]}…"
+
+
+def record(root: str, command: str, code: int, message: str, stage: str = "", part: Part | None = None) -> None:
+    """Writes that a command failed, where the workdir is one already.
+
+    Args:
+      root: of the workdir, local or gs://.
+      command: stage, "run" or "import".
+      code: with which the process ends.
+      message: of the error.
+      stage: that failed, where the command has several.
+      part: of a sweep.
+    """
+    with contextlib.suppress(Exception):
+        if not storage.exists(storage.join(root, "config.json")):
+            return
+        told = {
+            "command": command if part is None else f"{command} --part={part}",
+            "stage": stage or command,
+            "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "code": code,
+            "message": without_secrets(message),
+        }
+        storage.write_json(storage.join(root, _name(part)), told)
+
+
+def forget(root: str, command: str, part: Part | None = None) -> None:
+    """Removes what was recorded of a command that has now succeeded; of "run" what was recorded of any, of a stage also what
+    ended there in a "run", and of the whole sweep what was recorded of its parts."""
+    with contextlib.suppress(Exception):
+        for name in filter(is_name, storage.list_dir(root)):
+            if part is not None:
+                over = name == _name(part)
+            else:
+                told = storage.read_json(storage.join(root, name))
+                over = command == "run" or command in (told.get("command"), told.get("stage"))
+            if over:
+                storage.remove(storage.join(root, name))

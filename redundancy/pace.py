@@ -1,0 +1,46 @@
+"""How fast work goes, from the times it left behind, and when it will end. Pauses do not count. Knows nothing of files."""
+
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_PAUSE = 3.0  # an interval so many times as long as is usual is a pause, or was spent on compiling
+_RARE = 10.0  # the same, beside the mean of all others, where intervals differ by themselves
+_TOGETHER = 2.0  # seconds: what ends within them ended together
+
+
+def of_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """Steps a second of one training, by its lines of metrics with `step` and `time`; None where they do not tell it."""
+    intervals = [
+        (later["time"] - earlier["time"], later["step"] - earlier["step"])
+        for earlier, later in itertools.pairwise(lines)
+    ]
+    intervals = [(seconds, steps) for seconds, steps in intervals if seconds > 0 and steps > 0]
+    if not intervals:
+        return None
+    usual = statistics.median_low(sorted(seconds / steps for seconds, steps in intervals))
+    counted = [(seconds, steps) for seconds, steps in intervals if seconds / steps <= _PAUSE * usual]
+    return sum(steps for _, steps in counted) / sum(seconds for seconds, _ in counted)
+
+
+def of_ends(ends: Sequence[tuple[float, float]]) -> float | None:
+    """Amount of work a second, by when each piece of it ended; None where that does not tell it.
+
+    Args:
+      ends: time in seconds and amount of each piece, in any order. What the first took is not known.
+    """
+    together: list[list[float]] = []
+    for time, amount in sorted(ends):
+        if together and time - together[-1][0] <= _TOGETHER and len(ends) > 2:
+            together[-1][1] += amount
+        else:
+            together.append([time, amount])
+    if len(together) < 2:  # all within a moment: they are told apart as they are
+        together = [[time, amount] for time, amount in sorted(ends)]
+    intervals = [(later[0] - earlier[0], later[1]) for earlier, later in itertools.pairwise(together)]
+    intervals = sorted((seconds, amount) for seconds, amount in intervals if seconds > 0)
+    while len(intervals) > 2 and intervals[-1][0] > _RARE * statistics.mean(each[0] for each in intervals[:-1]):
+        intervals.pop()
+    seconds = sum(each for each, _ in intervals)
+    return sum(amount for _, amount in intervals) / seconds if seconds else None

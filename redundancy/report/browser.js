@@ -1,0 +1,282 @@
+"use strict";
+/* The class browser: which images go at each fraction. Reads JSON that the page holds, or loads a class's own file.
+   Everything from outside enters the page as text. */
+
+const index = JSON.parse(document.getElementById("index").textContent);
+const PAGE = 24; // cards added at a time
+const LISTED = 60; // positions that a card without pictures lists
+const byId = (id) => document.getElementById(id);
+
+/* An element with attributes and children; a child that is no element is text. */
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+const count = (number, noun) => {
+  const ending = number === 1 ? "" : noun.endsWith("s") ? "es" : "s";
+  return `${number.toLocaleString("en-US")} ${noun}${ending}`;
+};
+const percent = (share) => `${+(100 * share).toFixed(2)}%`;
+/* A dissimilarity with three significant digits, as in the tables. */
+function small(value) {
+  if (!Number.isFinite(value)) return "–";
+  if (value === 0) return "0";
+  if (value >= 1e-4) return value.toPrecision(3);
+  return value.toExponential(2).replace("e-", "e−");
+}
+
+function unpack(text, kind) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new { "<u2": Uint16Array, "<u4": Uint32Array, "<f4": Float32Array }[kind](bytes.buffer);
+}
+
+/* One fraction of a class: its groups, each with the rows of its images, the kept one first. */
+function unpackCut(raw, type) {
+  const rows = unpack(raw.rows, type), sizes = unpack(raw.sizes, type), distances = unpack(raw.distances, "<f4");
+  const heights = unpack(raw.heights, "<f4"), outside = unpack(raw.outside, type);
+  const outsideDistance = unpack(raw.outside_distance, "<f4");
+  const own = unpack(raw.own, "<f4"), second = unpack(raw.second, "<f4");
+  const groups = [];
+  let start = 0;
+  sizes.forEach((size, number) => {
+    const inGroup = distances.subarray(start, start + size);
+    const pictured = number < raw.pictured;
+    groups.push({
+      rows: rows.subarray(start, start + size), distances: inGroup, size, spread: Math.max(...inGroup.subarray(0, 1e4)),
+      height: heights[number], pictured, outside: pictured ? outside[number] : null,
+      outsideDistance: outsideDistance[number], own: own[number], second: second[number],
+    });
+    for (let i = 1e4; i < size; i++) groups.at(-1).spread = Math.max(groups.at(-1).spread, inGroup[i]);
+    start += size;
+  });
+  return { fraction: raw.fraction, kept: raw.kept, pictured: raw.pictured, groups };
+}
+
+function unpackClass(raw) {
+  const found = {
+    label: raw.label, name: raw.name, images: raw.images, shown: raw.shown, positions: unpack(raw.positions, "<u4"),
+    cuts: raw.cuts.map((cut) => unpackCut(cut, raw.index)), pictures: new Map(), goes: new Map(), files: new Map(),
+    merges: null,
+  };
+  unpack(raw.pictures.rows, raw.index).forEach((row, i) => found.pictures.set(row, raw.pictures.data[i]));
+  if (raw.files)
+    unpack(raw.files.rows, raw.index).forEach((row, i) => found.files.set(row, raw.files.prefix + raw.files.names[i]));
+  // Largest fraction at which an image goes: fractions descend, so the first one met stays.
+  for (const cut of found.cuts)
+    for (const group of cut.groups)
+      for (const row of group.rows.subarray(1)) if (!found.goes.has(row)) found.goes.set(row, cut.fraction);
+  if (raw.merges)
+    found.merges = {
+      left: unpack(raw.merges.left, raw.index), right: unpack(raw.merges.right, raw.index),
+      heights: unpack(raw.merges.heights, "<f4"),
+    };
+  return found;
+}
+
+const loaded = new Map();
+const arriving = new Map();
+window.redundancyClass = (raw) => arriving.get(raw.label)?.(unpackClass(raw));
+
+/* A class, of this page or of a file beside it. A file, not fetch(), which pages opened from disk may not use. */
+function loadClass(label) {
+  if (!loaded.has(label)) {
+    const inside = byId(`class-${label}`);
+    loaded.set(label, inside ? Promise.resolve(unpackClass(JSON.parse(inside.textContent))) : new Promise((done, fail) => {
+      arriving.set(label, done);
+      const script = element("script", { src: index.classes.find((each) => each.label === label).file });
+      script.addEventListener("error", () => { loaded.delete(label); fail(new Error("missing")); });
+      document.head.append(script);
+    }));
+  }
+  return loaded.get(label);
+}
+
+const state = { data: null, cut: index.main, more: PAGE, list: [] };
+
+function pictureSource(data, row) {
+  const base64 = data.pictures.get(row);
+  return base64 === undefined ? null : `data:image/${index.kind === "png" ? "png" : "webp"};base64,${base64}`;
+}
+
+/* What is to be said of an image: where it lies, and from which fraction on it goes. */
+function told(data, row) {
+  const file = data.files.has(row) ? `, ${data.files.get(row)}` : "";
+  return file + (data.goes.has(row) ? `, goes at ${percent(data.goes.get(row))} kept` : "");
+}
+
+const named = (data, row) => data.files.get(row) ?? String(data.positions[row]);
+
+/* An image with its role and what is to be read under it. */
+function shot(data, row, role, note) {
+  const position = data.positions[row], source = pictureSource(data, row);
+  const alt = `${role} image, position ${position}`;
+  const picture = source === null
+    ? element("span", { class: "nopicture", "data-position": position }, `position ${position}`)
+    : element("img", { src: source, width: index.width, height: index.height, alt, title: alt + told(data, row),
+      "data-position": position, "data-role": role });
+  return element("span", { class: `shot ${role}` }, picture, element("span", {}, note));
+}
+
+/* Why the kept image of a group was kept, with the numbers that the rule compared. */
+function reason(group) {
+  if (!Number.isFinite(group.own)) return "";
+  const tie = group.own === group.second;
+  const own = small(group.own), second = small(group.second);
+  const words = {
+    cosine_raw_mean: `${own} from the group’s mean`,
+    cosine_unit_mean: `${own} from the mean of the group’s unit vectors`,
+    medoid: `mean dissimilarity to the others ${own}`,
+    minimax: `farthest other of the group at ${own}`,
+  }[index.rule] ?? `${own}`;
+  if (tie) return `Kept: ${words}, as near as another; the lower position wins.`;
+  return `Kept: ${words}; the next best ${second}.`;
+}
+
+function card(data, group) {
+  const facts = [`${count(group.size, "image")}`, `spread ${small(group.spread)}`];
+  if (Number.isFinite(group.height)) facts.push(`height ${small(group.height)}`);
+  const body = element("li", {
+    class: "group", "data-size": group.size, "data-spread": group.spread, "data-kept": data.positions[group.rows[0]],
+  });
+  const head = element("div", { class: "facts" }, element("span", {}, facts.join(" · ")));
+  if (data.merges) {
+    const button = element("button", { type: "button", class: "quiet" }, "Tree");
+    button.setAttribute("aria-label", `Tree of the group of position ${data.positions[group.rows[0]]}`);
+    button.addEventListener("click", () => openTree([group]));
+    head.append(button);
+  }
+  body.append(head);
+  if (!group.pictured) {
+    const rest = Array.from(group.rows.subarray(1, LISTED), (row) => named(data, row)).join(", ");
+    const more = group.size > LISTED ? ` and ${count(group.size - LISTED, "more image")}` : "";
+    body.append(element("p", {}, element("b", {}, `kept ${named(data, group.rows[0])}`), `, dropped ${rest}${more}`));
+    return body;
+  }
+  const row = element("div", { class: "row" });
+  group.rows.subarray(0, data.shown).forEach((each, i) => {
+    row.append(i ? shot(data, each, "dropped", small(group.distances[i])) : shot(data, each, "kept", "kept"));
+  });
+  if (group.outside < data.images)
+    row.append(shot(data, group.outside, "outside", `outside ${small(group.outsideDistance)}`));
+  body.append(row);
+  if (group.size > data.shown) body.append(element("p", {}, `${count(group.size, "image")} (${data.shown} shown)`));
+  const why = reason(group);
+  if (why) body.append(element("p", { class: "why" }, why));
+  return body;
+}
+
+const ORDERS = {
+  size: (a, b) => b.size - a.size || a.spread - b.spread,
+  smallest: (a, b) => a.size - b.size || a.spread - b.spread,
+  widest: (a, b) => b.spread - a.spread || b.size - a.size,
+  tightest: (a, b) => a.spread - b.spread || b.size - a.size,
+};
+
+function showCards(added = false) {
+  const { data, list } = state;
+  const cards = byId("cards");
+  if (!added) cards.replaceChildren();
+  const there = cards.children.length;
+  cards.append(...list.slice(there, state.more).map((group) => card(data, group)));
+  const shown = cards.children.length;
+  byId("more").hidden = shown >= list.length;
+  byId("more").textContent = `Show ${Math.min(PAGE, list.length - shown)} more`;
+  byId("shown").textContent = list.length ? `${shown.toLocaleString("en-US")} of ${count(list.length, "group")} shown` : "";
+}
+
+/* The class at the slider's fraction. */
+function showClass() {
+  const { data } = state;
+  if (!data) return;
+  const cut = data.cuts[state.cut], total = index.cuts[state.cut];
+  const gone = data.images - cut.kept;
+  byId("class-title").textContent = data.name;
+  byId("counts").textContent =
+    `At ${percent(cut.fraction)} kept, ${count(gone, "image")} of ${data.images.toLocaleString("en-US")} ` +
+    `${gone === 1 ? "goes" : "go"}, in ${count(cut.groups.length, "redundant group")}; ` +
+    `${total.dropped.toLocaleString("en-US")} of ${count(index.images, "image")} in all classes.`;
+  const without = cut.groups.length - cut.pictured;
+  byId("pictured-label").textContent =
+    `only groups with pictures (${cut.pictured.toLocaleString("en-US")} of ${cut.groups.length.toLocaleString("en-US")})`;
+  byId("pictured").disabled = !without || !cut.pictured;
+  const only = byId("pictured").checked && cut.pictured > 0;
+  state.list = cut.groups.filter((group) => group.pictured || !only).sort(ORDERS[byId("order").value]);
+  state.more = PAGE;
+  showCards();
+  byId("no-groups").hidden = cut.groups.length > 0;
+  if (byId("tree").open) drawTree();
+}
+
+async function openClass(label) {
+  for (const button of byId("classes").querySelectorAll("button"))
+    button.setAttribute("aria-current", button.dataset.label === String(label) ? "true" : "false");
+  byId("class-view").setAttribute("aria-busy", "true");
+  state.wanted = label;
+  try {
+    const data = await loadClass(label);
+    if (state.wanted !== label) return;
+    state.data = data;
+    state.tree = null;
+    showClass();
+  } catch {
+    byId("counts").textContent = "The file of this class is missing: it lies in the folder “classes” beside this page.";
+    byId("cards").replaceChildren();
+  } finally {
+    byId("class-view").setAttribute("aria-busy", "false");
+  }
+}
+
+const LIST_ORDERS = {
+  stored: (a, b) => a.label - b.label,
+  name: (a, b) => a.name.localeCompare(b.name, "en", { numeric: true }),
+  dropped: (a, b) => goneOf(b) / b.images - goneOf(a) / a.images || a.label - b.label,
+  groups: (a, b) => b.groups[state.cut] - a.groups[state.cut] || a.label - b.label,
+};
+const goneOf = (of) => of.images - of.kept[state.cut];
+
+function showList() {
+  const wanted = byId("find").value.trim().toLocaleLowerCase();
+  const found = index.classes.filter((each) => each.name.toLocaleLowerCase().includes(wanted));
+  found.sort(LIST_ORDERS[byId("list-order").value]);
+  byId("classes").replaceChildren(...found.map((each) => {
+    const open = state.wanted === each.label ? "true" : "false";
+    const button = element("button", { type: "button", "data-label": each.label, "aria-current": open },
+      element("bdi", {}, each.name), " ", element("span", {}, `${goneOf(each).toLocaleString("en-US")} of ${each.images.toLocaleString("en-US")} go`));
+    button.addEventListener("click", () => openClass(each.label));
+    return element("li", {}, button);
+  }));
+  byId("found").textContent = wanted ? `${count(found.length, "class")} of ${index.classes.length.toLocaleString("en-US")}` : count(index.classes.length, "class");
+}
+
+/* The slider counts from the smallest fraction, the cuts from the largest. */
+function moveSlider() {
+  const slider = byId("fraction");
+  state.cut = index.cuts.length - 1 - Number(slider.value);
+  const text = percent(index.cuts[state.cut].fraction);
+  byId("fraction-text").textContent = text;
+  slider.setAttribute("aria-valuetext", `${text} kept`);
+  showList();
+  showClass();
+}
+
+function startBrowser() {
+  const slider = byId("fraction");
+  slider.max = index.cuts.length - 1;
+  slider.value = index.cuts.length - 1 - index.main;
+  slider.disabled = index.cuts.length < 2;
+  byId("ticks").replaceChildren(...index.cuts.map((cut) => element("span", {}, percent(cut.fraction))).reverse());
+  slider.addEventListener("input", moveSlider);
+  byId("find").addEventListener("input", showList);
+  byId("list-order").addEventListener("change", showList);
+  byId("order").addEventListener("change", showClass);
+  byId("pictured").addEventListener("change", showClass);
+  byId("more").addEventListener("click", () => { state.more += PAGE; showCards(true); });
+  byId("tree").addEventListener("toggle", () => { if (byId("tree").open) drawTree(); });
+  byId("browser").hidden = false;
+  state.wanted = (index.classes.find((each) => each.groups[state.cut]) ?? index.classes[0]).label;
+  moveSlider();
+  openClass(state.wanted);
+}

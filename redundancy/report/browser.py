@@ -1,0 +1,243 @@
+"""What the page's class browser reads: one JSON text for each class, within a budget of bytes.
+
+Numbers are base64 of little-endian arrays. Pictures go to as many groups as the budget allows; the others are told by
+position. Where one file would grow too large the texts lie in files of their own, which the page loads when asked.
+"""
+
+import base64
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from redundancy.report import classes, images
+from redundancy.report.classes import Cut
+from redundancy.selection.linkage import Merges
+
+# Bytes of the page from which on each class lies in a file of its own, and of such a file.
+PAGE_BYTES = 8_800_000
+CLASS_BYTES = 1_500_000
+# Pictures of all classes: what a report of a large set takes minutes to read and compress.
+_MOST_PICTURES = 24_000
+# Figures, tables and script, which the pictures leave room for.
+_REST_BYTES = 500_000
+# A page with fewer pictures of a class than this is not worth being one file.
+_FEW_PICTURES = 48
+_GROUP_IMAGES = 24
+_SAMPLE = 48
+# Shares of a class's pictures that go to members of groups; the rest is for neighbours outside.
+_MEMBERS = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassData:
+    """One class before pictures are chosen.
+
+    Attributes:
+      label, name: of the class.
+      positions: [n] int64 ascending, all its images.
+      cuts: its groups at each fraction, descending.
+      merges: of the class, or None.
+      files: n names of the images' files, or None.
+    """
+
+    label: int
+    name: str
+    positions: np.ndarray
+    cuts: Sequence[Cut]
+    merges: Merges | None
+    files: Sequence[str] | None = None
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows, ascending, of the images that have a place in a redundant group of any fraction."""
+        return np.unique(np.concatenate([of.rows for of in self.cuts])) if self.cuts else np.zeros(0, np.int64)
+
+    @property
+    def wanted(self) -> int:
+        """How many these are."""
+        return len(self.rows)
+
+    @property
+    def index_type(self) -> str:
+        """Numbers that hold a row, a size or a merge of the class."""
+        return "<u2" if len(self.positions) + len(self.merges or ()) < 2**16 - 1 else "<u4"
+
+    @property
+    def bytes(self) -> float:
+        """Of its text without pictures, about."""
+        width = int(self.index_type[-1])
+        numbers = 4 * len(self.positions) + (2 * width + 4) * len(self.merges or ())
+        numbers += sum((width + 4) * len(of.rows) + (width + 4) * len(of.sizes) for of in self.cuts)
+        names = sum(len(self.files[row]) + 3 for row in self.rows.tolist()) if self.files is not None else 0
+        return 4 / 3 * numbers + names + 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How the classes are stored.
+
+    Attributes:
+      one_file: whether all are on the page itself.
+      kind: of the pictures, see `images.KINDS`.
+      most_pictures: label -> pictures it may have.
+    """
+
+    one_file: bool
+    kind: str
+    most_pictures: Mapping[int, int]
+
+
+def share_out(wanted: Mapping[int, int], total: int) -> dict[int, int]:
+    """Shares of `total` that are even, but for those who want less."""
+    shares, left = {}, total
+    for number, label in enumerate(sorted(wanted, key=lambda label: (wanted[label], label))):
+        shares[label] = min(wanted[label], left // (len(wanted) - number))
+        left -= shares[label]
+    return shares
+
+
+def plan(found: Sequence[ClassData], sample: Sequence[np.ndarray]) -> Plan:
+    """Decides between one file and many, and how many pictures each class gets.
+
+    Args:
+      found: the classes that have redundant groups.
+      sample: some of their images, uint8 [H, W, C].
+    """
+    # A kept image's neighbour outside its group is often in another; some are not.
+    wanted = {of.label: min(len(of.positions), of.wanted + of.wanted // 4 + 1) for of in found}
+    total = sum(wanted.values())
+    room = PAGE_BYTES - _REST_BYTES - sum(of.bytes for of in found)
+    kind, each = images.choose_kind(sample, total, room)
+    one_file = room >= each * min(total, _FEW_PICTURES * len(found))
+    if one_file:
+        most = int(room / max(each, 1.0))
+        return Plan(True, kind, share_out(wanted, min(most, _MOST_PICTURES)))
+    kind, each = images.choose_kind(sample, max(wanted.values()), CLASS_BYTES / 2)
+    room_of_class = int(CLASS_BYTES / max(each, 1.0))
+    shares = share_out({label: min(count, room_of_class) for label, count in wanted.items()}, _MOST_PICTURES)
+    return Plan(False, kind, shares)
+
+
+def _pack(values: np.ndarray, kind: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
+
+
+def _cut_json(of: Cut, pictured: int, details: classes.Details, index: str) -> dict[str, Any]:
+    return dict(
+        fraction=of.fraction,
+        kept=of.kept,
+        pictured=pictured,
+        rows=_pack(of.rows, index),
+        sizes=_pack(of.sizes, index),
+        distances=_pack(of.distances, "<f4"),
+        heights=_pack(of.heights, "<f4"),
+        outside=_pack(details.outside, index),
+        outside_distance=_pack(details.outside_distance, "<f4"),
+        own=_pack(details.own, "<f4"),
+        second=_pack(details.second, "<f4"),
+    )
+
+
+def describe(
+    of: ClassData,
+    main: int,
+    planned: Plan,
+    embeddings: np.ndarray | None,
+    *,
+    rule: str,
+    most_groups: int,
+    seed: int,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """A class as JSON, without its pictures, and the positions, ascending, of which it wants them.
+
+    Args:
+      of: the class.
+      main: index of the fraction that is shown first.
+      planned: as `plan` returned it.
+      embeddings: [n, d] float32 of the class, or None.
+      rule: which image of a group is kept.
+      most_groups: groups with pictures of each cut at most; 0 is as many as fit.
+      seed: of the choice's random part.
+    """
+    n, index = len(of.positions), of.index_type
+    limit = planned.most_pictures.get(of.label, 0)
+    shown = min(_GROUP_IMAGES, max(2, limit // 4))
+    choice = dict(most_groups=most_groups, shown=shown, seed=seed)
+    every = of.wanted <= limit
+    members = of.wanted if every else int(_MEMBERS * limit)
+    chosen = classes.choose_pictures(of.cuts, main, members, **choice)
+    has_picture = np.zeros(n, bool)
+    has_picture[chosen] = True
+
+    cuts, outside = [], []
+    for each in of.cuts:
+        ordered, pictured = classes.pictured_first(each, has_picture, **choice)
+        details = classes.make_details(ordered, pictured, n, embeddings, rule)
+        cuts.append((ordered, pictured, details))
+        outside.append(details.outside)
+    # The neighbours of the fraction shown first come first.
+    neighbours = np.concatenate([outside[main], *outside[:main], *outside[main + 1 :]]) if outside else []
+    others = [
+        row for row in dict.fromkeys(np.asarray(neighbours, np.int64).tolist()) if row < n and not has_picture[row]
+    ]
+    rows = np.array(sorted(chosen + others[: limit - len(chosen)]), np.int64)
+    text: dict[str, Any] = dict(
+        label=of.label,
+        name=of.name,
+        index=index,
+        images=n,
+        shown=shown,
+        positions=_pack(of.positions, "<u4"),
+        cuts=[_cut_json(*each, index) for each in cuts],
+        pictures=dict(rows=_pack(rows, index), data=[]),
+    )
+    if of.files is not None:
+        # Files of a class mostly lie in one folder.
+        prefix = "".join(
+            f"{part}/" for part in os.path.commonpath([os.path.dirname(each) for each in of.files]).split("/") if part
+        )
+        named = np.union1d(of.rows, rows)
+        names = [of.files[row][len(prefix) :] for row in named.tolist()]
+        text["files"] = dict(prefix=prefix, rows=_pack(named, index), names=names)
+    if of.merges is not None:
+        merges = of.merges
+        text["merges"] = dict(
+            left=_pack(merges.left, index), right=_pack(merges.right, index), heights=_pack(merges.height, "<f4")
+        )
+    return text, of.positions[rows]
+
+
+def pictures(batches: Iterable[tuple[np.ndarray, Any, np.ndarray]], kind: str) -> dict[int, str]:
+    """Position -> picture in base64, of batches of images uint8 [b, H, W, C], anything, and positions [b]."""
+    return {
+        position: base64.b64encode(images.compress(image, kind)).decode()
+        for of_batch, _, positions in batches
+        for image, position in zip(of_batch, positions.tolist(), strict=True)
+    }
+
+
+def to_text(value: Any) -> str:
+    """JSON that may stand in a script element: nothing in it ends one."""
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
+
+
+def sample_positions(found: Sequence[ClassData], seed: int) -> np.ndarray:
+    """Positions, ascending, of some images of the classes, to measure how large pictures are."""
+    every = np.concatenate([of.positions for of in found]) if found else np.zeros(0, np.int64)
+    if len(every) <= _SAMPLE:
+        return np.sort(every)
+    return np.sort(np.random.default_rng(seed).choice(every, _SAMPLE, replace=False))
+
+
+def class_file(label: int) -> str:
+    """'classes/00012.js', below the page's folder."""
+    return f"classes/{label:05d}.js"
+
+
+def class_script(text: str) -> bytes:
+    """The file of a class, which hands its text to the page."""
+    return f"redundancyClass({text});\n".encode()

@@ -1,0 +1,253 @@
+"""One class as the page shows it: its groups at every fraction, their heights, and which get pictures.
+
+Pure: arrays in, arrays out. An image is its row in the class, 0…n-1 in ascending position, as in the class's merges.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from redundancy.report import gallery
+from redundancy.selection import cut, dissimilarity
+from redundancy.selection.linkage import Merges
+
+_BLOCK_ELEMENTS = 1 << 22
+# Groups of the shown fraction that are picked for each one of another fraction.
+_MAIN_SHARE = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """The redundant groups (two images or more) of a class at one fraction.
+
+    Attributes:
+      fraction: kept share of the whole data set.
+      kept: images of the class that are kept.
+      rows: [m] int64, the groups' images side by side, in each the kept one first, then by dissimilarity to it.
+      sizes: [g] int64, images of each group.
+      distances: [m] float64, dissimilarities to the kept image.
+      heights: [g] float64, of the merge that made the group: the greatest dissimilarity within it. NaN if not known.
+    """
+
+    fraction: float
+    kept: int
+    rows: np.ndarray
+    sizes: np.ndarray
+    distances: np.ndarray
+    heights: np.ndarray
+
+    @property
+    def starts(self) -> np.ndarray:
+        """[g] int64, first row of each group in `rows`."""
+        return np.cumsum(self.sizes) - self.sizes
+
+    @property
+    def spread(self) -> np.ndarray:
+        """[g] float64, greatest dissimilarity to the kept image."""
+        return np.maximum.reduceat(self.distances, self.starts) if len(self.sizes) else np.zeros(0)
+
+    def reordered(self, order: np.ndarray) -> "Cut":
+        """The same groups in another order."""
+        sizes = self.sizes[order]
+        starts = np.cumsum(sizes) - sizes
+        taken = np.repeat(self.starts[order] - starts, sizes) + np.arange(int(sizes.sum()))
+        return dataclasses.replace(
+            self, rows=self.rows[taken], sizes=sizes, distances=self.distances[taken], heights=self.heights[order]
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Details:
+    """What is told of the first p groups of a cut, those with pictures. All NaN, or n, where there are no embeddings.
+
+    Attributes:
+      outside: [p] int64, row of the class's image nearest to the kept one outside the group; n where there is none.
+      outside_distance: [p] float64, its dissimilarity to the kept image.
+      own, second: [p] float64, what the rule compared, lower is better: of the kept image and of the next best.
+    """
+
+    outside: np.ndarray
+    outside_distance: np.ndarray
+    own: np.ndarray
+    second: np.ndarray
+
+
+def group_heights(merges: Merges, n: int, groups: Sequence[np.ndarray] | np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Heights of groups that are clusters of a class's merges.
+
+    Args:
+      merges: of the class.
+      n: images of the class.
+      groups: [g] int64, one image of each group.
+      sizes: [g] int64, images of each; at least two.
+
+    Returns:
+      [g] float64; NaN where no cluster of that size holds the image, so that the merges are not the groups'.
+    """
+    parent = np.full(n + len(merges), -1, np.int64)
+    made = np.arange(n, n + len(merges))
+    parent[merges.left] = made
+    parent[merges.right] = made
+    found = np.asarray(groups, np.int64).copy()
+    wanted = np.asarray(sizes)
+    count = np.ones(len(found), np.int64)
+    while True:
+        up = parent[found]
+        climbing = (count < wanted) & (up >= 0)
+        if not climbing.any():
+            break
+        found[climbing] = up[climbing]
+        count[climbing] = merges.size[found[climbing] - n]
+    heights = np.full(len(found), np.nan)
+    right = count == wanted
+    heights[right] = merges.height[found[right] - n]
+    return heights
+
+
+def make_cut(fraction: float, group: np.ndarray, kept: np.ndarray, distances: np.ndarray, merges: Merges | None) -> Cut:
+    """The redundant groups of a class.
+
+    Args:
+      fraction: kept share of the data set.
+      group: [n] int64.
+      kept: [n] bool, one of each group.
+      distances: [n] float64, dissimilarity to the group's kept image.
+      merges: of the class, where they are known.
+    """
+    n = len(group)
+    found = gallery.make_groups(np.arange(n), np.zeros(n, np.int64), group, kept, distances)
+    several = found.sizes > 1
+    taken = np.repeat(several, found.sizes)
+    sizes = found.sizes[several]
+    rows = found.positions[taken]
+    heights = np.full(len(sizes), np.nan)
+    if merges is not None and len(sizes):
+        heights = group_heights(merges, n, found.positions[found.starts[several]], sizes)
+    return Cut(fraction, int(np.count_nonzero(kept)), rows, sizes, found.dissimilarity[taken], heights)
+
+
+def _candidates(of: Cut, seed: int) -> list[int]:
+    """The groups in the order in which they are worth a picture: in turn the largest, the widest, the tightest and a
+    random one of those that are left."""
+    count = len(of.sizes)
+    spread = of.spread
+    orders = (
+        np.lexsort((spread, -of.sizes)),
+        np.lexsort((-of.sizes, -spread)),
+        np.lexsort((-of.sizes, spread)),
+        np.random.default_rng(np.random.SeedSequence((seed, count))).permutation(count),
+    )
+    return list(dict.fromkeys(np.stack(orders, axis=1).reshape(-1).tolist()))
+
+
+def choose_pictures(
+    cuts: Sequence[Cut], main: int, most_images: int, most_groups: int, shown: int, seed: int
+) -> list[int]:
+    """Rows of the images that get a picture, the most wanted first.
+
+    Args:
+      cuts: of the class.
+      main: index of the fraction that is shown first.
+      most_images: rows wanted at most.
+      most_groups: groups of each cut that are to be shown at most; 0 is as many as fit.
+      shown: images of one group that are shown at most.
+      seed: of the random part of the choice.
+    """
+    queues = [iter(_candidates(of, seed)[: most_groups or None]) for of in cuts]
+    starts = [of.starts for of in cuts]
+    chosen: dict[int, None] = {}
+    turns = [main] * _MAIN_SHARE + [index for index in range(len(cuts)) if index != main]
+    left = set(range(len(cuts)))
+    while left:
+        for index in turns:
+            group = next(queues[index], None)
+            if group is None:
+                left.discard(index)
+                continue
+            first = starts[index][group]
+            rows = cuts[index].rows[first : first + min(int(cuts[index].sizes[group]), shown)].tolist()
+            new = [row for row in rows if row not in chosen]
+            if len(chosen) + len(new) > most_images:
+                return list(chosen)
+            chosen.update(dict.fromkeys(new))
+    return list(chosen)
+
+
+def pictured_first(of: Cut, pictures: np.ndarray, most_groups: int, shown: int, seed: int) -> tuple[Cut, int]:
+    """The cut with the groups first whose shown images all have pictures, and how many these are.
+
+    Args:
+      of: the cut.
+      pictures: [n] bool, rows with a picture.
+      most_groups, shown, seed: as for `choose_pictures`.
+    """
+    if not len(of.sizes):
+        return of, 0
+    within = np.arange(len(of.rows)) - np.repeat(of.starts, of.sizes)
+    lacking = np.add.reduceat((~pictures[of.rows] & (within < shown)).astype(np.int64), of.starts)
+    ordered = _candidates(of, seed)
+    first = [group for group in ordered if not lacking[group]][: most_groups or None]
+    ahead = set(first)
+    rest = [group for group in ordered if group not in ahead]
+    return of.reordered(np.array(first + rest, np.int64)), len(first)
+
+
+def nearest_outside(embeddings: np.ndarray, kept: np.ndarray, rows: np.ndarray, sizes: np.ndarray):
+    """For each group the image of the class nearest to its kept one and not in it.
+
+    Args:
+      embeddings: [n, d] float32 of the class.
+      kept: [p] int64, row of each group's kept image.
+      rows: [m] int64, the groups' rows, side by side.
+      sizes: [p] int64, rows of each group.
+
+    Returns:
+      [p] int64 rows, n where the group is the whole class (ties go to the lowest row), and [p] float64 1 - cos to the
+      kept image, NaN there.
+    """
+    n, dimension = embeddings.shape
+    centres = dissimilarity.normalized(embeddings[kept])
+    outside, distance = np.full(len(kept), n, np.int64), np.full(len(kept), np.inf)
+    group = np.repeat(np.arange(len(kept)), sizes)
+    step = max(1, _BLOCK_ELEMENTS // max(len(kept), dimension))
+    for first in range(0, n, step):
+        block = 1 - centres @ dissimilarity.normalized(embeddings[first : first + step]).T
+        inside = (first <= rows) & (rows < first + step)
+        block[group[inside], rows[inside] - first] = np.inf
+        best = block.argmin(axis=1)
+        value = block[np.arange(len(best)), best]
+        nearer = value < distance
+        outside[nearer], distance[nearer] = first + best[nearer], value[nearer]
+    return outside, np.where(np.isfinite(distance), np.maximum(distance, 0.0), np.nan)
+
+
+def make_details(of: Cut, count: int, n: int, embeddings: np.ndarray | None, rule: str) -> Details:
+    """Details of the first `count` groups of a cut.
+
+    Args:
+      of: the cut.
+      count: groups wanted.
+      n: images of the class.
+      embeddings: [n, d] float32 of the class, or None.
+      rule: which image of a group is kept, see `cut.representatives`.
+    """
+    nothing = np.full(count, np.nan)
+    if embeddings is None or not count:
+        return Details(np.full(count, n, np.int64), nothing, nothing, nothing)
+    sizes, starts = of.sizes[:count], of.starts[:count]
+    rows = of.rows[: int(sizes.sum())]
+    outside, distance = nearest_outside(embeddings, of.rows[starts], rows, sizes)
+    scores = cut.scores(embeddings[rows], starts, sizes, rule)
+    own = scores[starts]
+    others = scores.copy()
+    others[starts] = -np.inf
+    second = np.maximum.reduceat(others, starts)
+    second = np.where(second >= own - cut.TIE, own, second)  # a tie, told as one
+    if rule == "medoid":
+        own, second = -own / (sizes - 1), -second / (sizes - 1)
+    elif rule == "minimax":
+        own, second = -own, -second
+    else:
+        own, second = 1 - own, 1 - second
+    return Details(outside, distance, np.maximum(own, 0.0), np.maximum(second, 0.0))

@@ -1,0 +1,253 @@
+"""Reads what the page shows of redundant groups: subsets at every fraction, merges, embeddings, images."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from redundancy import storage
+from redundancy.embedding.store import EmbeddingStore
+from redundancy.errors import DataError, WorkdirError
+from redundancy.report import browser, classes, gallery, words
+from redundancy.report.statistics import same_fraction
+from redundancy.selection import merges as merges_lib
+from redundancy.selection.linkage import Merges
+from redundancy.selection.methods import rows_by_class
+from redundancy.selection.subset import Subset, need_subset
+from redundancy.workdir import Workdir, read_manifest, subset_name
+
+# Fractions that the page's slider has at most.
+_MOST_CUTS = 12
+
+
+def open_store(workdir: Workdir, layer: str, sha256: str | None) -> EmbeddingStore | None:
+    """The embeddings that the groups were made of; None where they are not in the workdir.
+
+    Args:
+      sha256: of the manifest of the embeddings that the groups were made of, where known.
+
+    Raises:
+      WorkdirError: the groups were made of other embeddings.
+      DataError: the embeddings are damaged.
+    """
+    folder = workdir.embeddings(layer)
+    if read_manifest(folder) is None:
+        return None
+    path = storage.join(folder, "manifest.json")
+    if sha256 not in (None, storage.sha256(path)):
+        raise WorkdirError(
+            f"{workdir.subsets} was made from other embeddings than those that {path} names now. Bring the right ones "
+            f"back; or delete {folder} to report without the neighbours of its groups."
+        )
+    return EmbeddingStore(folder)
+
+
+def read_merges(workdir: Workdir, layer: str, sha256: str | None, counts: Mapping[int, int]) -> dict[int, Merges]:
+    """The merges that the groups were cut from, by label; empty where they are not in the workdir.
+
+    Args:
+      sha256: of the manifest of the merges that the groups were made of, where known.
+      counts: images of each class.
+
+    Raises:
+      WorkdirError: the groups were made of other merges.
+      DataError: the merges are damaged.
+    """
+    folder = workdir.merges(layer)
+    manifest = read_manifest(folder, classes=dict, parts=list)
+    if manifest is None:
+        return {}
+    path = storage.join(folder, "manifest.json")
+    if sha256 not in (None, storage.sha256(path)):
+        raise WorkdirError(
+            f"{workdir.subsets} was made from other merges than those that {path} names now. Bring the right ones back; "
+            f"or delete {folder} to report without the heights of its groups."
+        )
+    found = merges_lib.read(folder, manifest["parts"], list(counts))
+    linked = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
+    return {label: of_class for label, of_class in found.items() if linked.get(label) == counts[label]}
+
+
+def shown_fractions(fractions: Sequence[float], main: float) -> list[float]:
+    """Fractions that the slider has, descending: all below 1, or `main` and some that are spread evenly."""
+    below = sorted({item for item in fractions if item < 1}, reverse=True)
+    if len(below) <= _MOST_CUTS:
+        return below
+    taken = {below[round(place)] for place in np.linspace(0, len(below) - 1, _MOST_CUTS - 1)}
+    return sorted(taken | {main}, reverse=True)
+
+
+def read_subsets(
+    workdir: Workdir,
+    files: Sequence[Mapping[str, Any]],
+    layer: str,
+    fractions: Sequence[float],
+    fingerprint: Mapping[str, Any],
+) -> list[Subset]:
+    """The semantic subsets of a layer, of the data set with this fingerprint.
+
+    Raises:
+      WorkdirError: a subset is of another data set.
+      DataError: a subset is missing or damaged, or the subsets are of different images.
+    """
+    found = []
+    for fraction in fractions:
+        name = subset_name("semantic", fraction, layer=layer)
+        subset = need_subset(workdir.subsets, files, name)
+        workdir.check_fingerprint(subset.metadata["fingerprint"], fingerprint, workdir.subset(name))
+        if found and not (
+            np.array_equal(found[0].positions, subset.positions) and np.array_equal(found[0].labels, subset.labels)
+        ):
+            raise DataError(
+                f"{workdir.subset(name)} holds other images or labels than the subset before it. Delete "
+                f'{workdir.subsets} and run "redundancy select" again.'
+            )
+        found.append(subset)
+    return found
+
+
+def make_classes(
+    subsets: Sequence[Subset],
+    class_names: Sequence[str],
+    merges: Mapping[int, Merges],
+    labels: Iterable[int],
+    file_names: Callable[[np.ndarray], Sequence[str] | None],
+) -> list[browser.ClassData]:
+    """The classes `labels` with their groups at the fraction of each subset; `file_names` takes positions."""
+    rows = rows_by_class(subsets[0].labels)
+    found = []
+    for label in labels:
+        taken, of_class = rows[label], merges.get(label)
+        cuts = [
+            classes.make_cut(
+                subset.metadata["fraction"],
+                subset.group[taken],
+                subset.kept[taken],
+                subset.dissimilarity[taken],
+                of_class,
+            )
+            for subset in subsets
+        ]
+        name = words.class_title(class_names[label])
+        positions = subsets[0].positions[taken]
+        found.append(browser.ClassData(label, name, positions, cuts, of_class, file_names(positions)))
+    return found
+
+
+def embeddings_of(store: EmbeddingStore | None, of: browser.ClassData) -> np.ndarray | None:
+    """[n, d] float32 embeddings of a class; raises DataError where the store has other images of it."""
+    if store is None:
+        return None
+    positions, embeddings = store.read_class(of.label)
+    if not np.array_equal(positions, of.positions):
+        raise DataError(
+            f"{store.folder} has {len(positions)} images of label {of.label}, the subsets {len(of.positions)}, or others. "
+            f"Delete {store.folder} to report without the neighbours of its groups, or bring the right files back."
+        )
+    return embeddings
+
+
+def fill_browser(
+    found: Sequence[browser.ClassData],
+    subsets: Sequence[Subset],
+    main: float,
+    store: EmbeddingStore | None,
+    sample: Sequence[np.ndarray],
+    stream: Callable[[np.ndarray], Iterable[tuple[np.ndarray, Any, np.ndarray]]],
+    write: Callable[[str, bytes], None],
+    *,
+    rule: str,
+    most_groups: int,
+    seed: int,
+    tell: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, Any], list[tuple[int, str]]]:
+    """The browser's index, and the classes' texts that stand on the page; others are written to files.
+
+    Args:
+      found: classes with redundant groups, at least one.
+      subsets: one for each fraction, descending.
+      main: fraction that is shown first.
+      store: of the embeddings, or None.
+      sample: images of `browser.sample_positions`.
+      stream: positions [p] ascending -> batches of images uint8 [b, H, W, C], labels and positions. It is called once:
+        a set that streams is read from end to end.
+      write: takes the name of a file below the page's folder, and its bytes.
+      rule, most_groups, seed: see `browser.describe`.
+      tell: called after each class.
+    """
+    number = next(i for i, subset in enumerate(subsets) if same_fraction(subset.metadata["fraction"], main))
+    planned = browser.plan(found, sample)
+    described = []
+    for of in found:
+        embeddings = embeddings_of(store, of)
+        described.append(
+            browser.describe(of, number, planned, embeddings, rule=rule, most_groups=most_groups, seed=seed)
+        )
+        tell()
+    wanted = np.unique(np.concatenate([positions for _, positions in described]))
+    pictures = browser.pictures(stream(wanted), planned.kind) if len(wanted) else {}
+    texts, entries = [], []
+    for of, (content, positions) in zip(found, described, strict=True):
+        content["pictures"]["data"] = [pictures[position] for position in positions.tolist()]
+        text = browser.to_text(content)
+        entry = dict(
+            label=of.label,
+            name=of.name,
+            images=len(of.positions),
+            kept=[cut.kept for cut in of.cuts],
+            groups=[len(cut.sizes) for cut in of.cuts],
+        )
+        if planned.one_file:
+            texts.append((of.label, text))
+        else:
+            entry["file"] = browser.class_file(of.label)
+            write(entry["file"], browser.class_script(text))
+        entries.append(entry)
+    index = dict(
+        one_file=planned.one_file,
+        kind=planned.kind,
+        rule=rule,
+        main=number,
+        images=len(subsets[0].positions),
+        cuts=[
+            dict(fraction=subset.metadata["fraction"], dropped=int(np.count_nonzero(~subset.kept)))
+            for subset in subsets
+        ],
+        classes=entries,
+    )
+    return index, texts
+
+
+def find_neighbours(
+    store: EmbeddingStore | None, groups: gallery.Groups, labels: Iterable[int], most: int
+) -> list[dict[str, Any]]:
+    """Figure 12's rows, one a class: the kept image, another of its group, and the nearest image outside.
+
+    Args:
+      store: without the embeddings there are no rows.
+      groups: of the subset that is shown.
+      labels: classes to choose from.
+      most: rows wanted.
+
+    Returns:
+      Rows with label, kept, other, other_dissimilarity, outside, outside_dissimilarity (positions and 1 - cos).
+    """
+    rows: list[dict[str, Any]] = []
+    for label in labels if store is not None else ():
+        if len(rows) == most:
+            break
+        index = gallery.choose_groups(groups, label, 1)[0]
+        members = groups.members(index)
+        found = gallery.nearest_outside(*store.read_class(label), members, int(members[0]))
+        if found is not None:
+            rows.append(
+                dict(
+                    label=label,
+                    kept=int(members[0]),
+                    other=int(members[-1]),
+                    other_dissimilarity=float(groups.distances(index)[-1]),
+                    outside=found[0],
+                    outside_dissimilarity=found[1],
+                )
+            )
+    return rows

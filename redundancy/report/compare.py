@@ -1,0 +1,224 @@
+"""The command `redundancy report --compare`: several finished workdirs in one figure and on one page.
+
+Reads their config.json and results.csv alone, and writes nothing into them. Workdirs of one data set share a panel: where
+they differ in layers and methods alone their lines are those of one experiment (Figure 8), else each is named.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redundancy import config as config_lib
+from redundancy import storage
+from redundancy.errors import ConfigError, DataError, WorkdirError
+from redundancy.report import figures, page, statistics, words
+from redundancy.report.statistics import FULL, Summary
+from redundancy.workdir import Workdir, need_fields, read_manifest
+
+HELP = """\
+redundancy report --compare: several finished workdirs in one figure and on one page.
+
+  redundancy report --compare DIR DIR ... [--output PATH]
+
+  --compare  workdirs, local or gs://, of which config.json and results.csv are read. Those of one data set share a panel
+             (semantic clustering of the layers start, middle and end, for example), other data sets stand beside it
+  --output   a folder (default: comparison) for index.html and figures/; or one file: .html, .svg, .pdf or .png
+"""
+# What may differ between workdirs whose results are those of one experiment.
+_FREE = {
+    "layers", "methods", "fractions", "trials", "embedding_parts", "dataset", "data_dir", "bad_images", "resident_mb",
+    "eval_batch_size", "log_every", "checkpoint_every", "checkpoints_kept", "data_parallel", "pack", "pack_mode",
+    "formulation", "steps_per_dispatch",
+}  # fmt: skip
+_COLORS = (figures.SEMANTIC, "#cc79a7", "#e69f00", "#009e73", "#56b4e9", figures.RANDOM)
+_MARKERS = "oD^vPX"
+_KINDS = ("svg", "pdf", "png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A finished workdir.
+
+    Attributes:
+      root: the workdir.
+      name: of its data set.
+      dataset: the data set's fingerprint as text: what positions and labels mean.
+      config: as recorded.
+      summaries: of all methods, layers and fractions.
+      full_size, test_size: images.
+    """
+
+    root: str
+    name: str
+    dataset: str
+    config: Mapping[str, Any]
+    summaries: Sequence[Summary]
+    full_size: int
+    test_size: int
+
+    @property
+    def folder(self) -> str:
+        """Last part of the workdir's path."""
+        return self.root.rsplit("/", 1)[-1]
+
+
+def read_experiment(root: str) -> Experiment:
+    """Reads a finished workdir.
+
+    Raises:
+      WorkdirError: it is none, or has no results yet.
+      DataError: its results are damaged, or were changed since the sweep.
+    """
+    workdir = Workdir(root)
+    if not storage.exists(workdir.config):
+        raise WorkdirError(f"{root} has no config.json; wanted: the --workdir of a finished run.")
+    if not storage.exists(workdir.results):
+        raise WorkdirError(f'{root} has no results.csv: run "redundancy sweep" with this workdir first.')
+    recorded = need_fields(workdir.config, storage.read_json(workdir.config), config=dict)
+    sweep = read_manifest(workdir.runs, results_sha256=str)
+    if sweep is not None and storage.sha256(workdir.results) != sweep["results_sha256"]:
+        raise DataError(
+            f'{workdir.results} was changed since the sweep. Run "redundancy sweep" again: it writes the file.'
+        )
+    try:
+        runs = statistics.parse_results(storage.read_bytes(workdir.results).decode())
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f'{workdir.results} is damaged ({error}). Run "redundancy sweep" again.') from error
+    full = [run.size for run in runs if run.method == FULL]
+    if not full:
+        raise DataError(f"{workdir.results} has no row of the full set, with which the others are compared.")
+    fingerprint = recorded.get("dataset") or {}
+    config = {**config_lib.to_json(config_lib.defaults()), **recorded["config"]}
+    name = fingerprint.get("name") or os.path.basename(str(config["dataset"]))
+    return Experiment(
+        root=workdir.root,
+        name=str(name),
+        dataset=json.dumps(fingerprint or name, sort_keys=True),
+        config=config,
+        summaries=statistics.summarise(runs),
+        full_size=max(full),
+        test_size=max(run.test_size for run in runs),
+    )
+
+
+def _differing(members: Sequence[Experiment]) -> list[str]:
+    """Fields in which the trainings or clusterings of some differ."""
+    fields = itertools.chain(*(config_lib.differing(members[0].config, each.config) for each in members[1:]))
+    report = {name for name, field in config_lib.FIELDS.items() if field.section == "Report"}
+    return sorted(set(fields) - _FREE - report)
+
+
+def tags(members: Sequence[Experiment]) -> list[str]:
+    """How the experiments of one data set are told apart; '' each where together they are one experiment."""
+    fields = _differing(members)
+    semantic = [{item.layer for item in each.summaries if item.method == "semantic"} for each in members]
+    twice = any(first & second for first, second in itertools.combinations(semantic, 2))
+    if not fields and not twice:
+        return [""] * len(members)
+    if 0 < len(fields) <= 2:
+        named = [", ".join(f"{name} {each.config[name]}" for name in fields) for each in members]
+        if len(set(named)) == len(named):
+            return named
+    folders = [each.folder for each in members]
+    return folders if len(set(folders)) == len(folders) else [each.root for each in members]
+
+
+def _lines(members: Sequence[Experiment], names: Sequence[str]) -> list[figures.Line]:
+    if not any(names):
+        found, seen = [], set()
+        for item in itertools.chain(*(each.summaries for each in members)):
+            key = (item.method, item.layer, f"{item.fraction:.4f}")
+            if item.method != FULL and key not in seen:
+                seen.add(key)
+                found.append(item)
+        layers = sorted({item.layer for item in found if item.method == "semantic"}, key=config_lib.LAYERS.index)
+        return figures.layer_lines(found, layers)
+    lines = []
+    for number, (each, name) in enumerate(zip(members, names, strict=True)):
+        color, marker = _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
+        series = dict.fromkeys((item.method, item.layer) for item in each.summaries if item.method != FULL)
+        several = len({layer for method, layer in series if method == "semantic"}) > 1
+        for method, layer in series:
+            of_series = [item for item in each.summaries if (item.method, item.layer) == (method, layer)]
+            label = f"{page.method_name(method, layer, several)}, {figures.printable(name, 28)}"
+            lines.append(figures.Line(label, color, marker, "-" if method == "semantic" else "--", of_series))
+    return lines
+
+
+def compare(experiments: Sequence[Experiment]) -> tuple[figures.Plot, str]:
+    """The figure, and the page as HTML.
+
+    Args:
+      experiments: at least one.
+    """
+    groups: dict[str, list[Experiment]] = {}
+    for each in experiments:
+        groups.setdefault(each.dataset, []).append(each)
+    panels, sections = [], []
+    for members in groups.values():
+        names = tags(members)
+        lines = _lines(members, names)
+        full = statistics.find(members[0].summaries, FULL, 1.0) if not any(names) else None
+        title = members[0].name
+        panels.append(figures.Panel(title, lines, full, members[0].full_size))
+        several = len({item.layer for each in members for item in each.summaries if item.method == "semantic"}) > 1
+        rows = [
+            (name or each.folder, page.method_name(item.method, item.layer, several), item)
+            for each, name in zip(members, names, strict=True)
+            for item in each.summaries
+        ]
+        first = members[0]
+        sections.append(
+            dict(
+                title=title, images=first.full_size, test_size=first.test_size, rows=rows, differing=_differing(members)
+            )
+        )
+    plot = figures.comparison_plot(panels, "comparison")
+    return plot, page.render_comparison(plot, sections, [each.root for each in experiments])
+
+
+def _output_files(path: str, plot: figures.Plot, html: str) -> dict[str, bytes]:
+    kind = path.rsplit("/", 1)[-1].rpartition(".")[2]
+    if kind == "html":
+        return {path: html.encode()}
+    if kind in _KINDS:
+        return {path: getattr(plot, kind)}
+    figure_files = {storage.join(path, "figures", f"comparison.{each}"): getattr(plot, each) for each in _KINDS}
+    return {**figure_files, storage.join(path, "index.html"): html.encode()}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ConfigError(f'{message}; see "redundancy report --compare --help".')
+
+
+def run(arguments: Sequence[str]) -> str:
+    """The command with what stands after "redundancy report"; returns the path of the page or figure.
+
+    Raises:
+      ConfigError: the arguments are wrong.
+      WorkdirError, DataError: see `read_experiment`.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--compare", nargs="+", action="extend", required=True)
+    parser.add_argument("--output", default="comparison")
+    parser.add_argument("--debug", action="store_true")
+    parsed = parser.parse_args(list(arguments))
+    roots = [root.rstrip("/") or "/" for part in parsed.compare for root in part.split(",") if root]
+    if len(set(roots)) != len(roots) or len(roots) < 2:
+        raise ConfigError(
+            f"--compare has {words.plural(len(set(roots)), 'workdir')}; wanted two or more different ones."
+        )
+    for root in roots:
+        inside = parsed.output.rstrip("/") in (root, storage.join(root, "report"), storage.join(root, "subsets"))
+        if inside:
+            raise ConfigError(f"--output={parsed.output} would write into the workdir {root}; choose another folder.")
+    plot, html = compare([read_experiment(root) for root in roots])
+    files = _output_files(parsed.output.rstrip("/"), plot, html)
+    for path, content in files.items():
+        storage.write_bytes(path, content)
+    return list(files)[-1]

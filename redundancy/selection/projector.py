@@ -1,0 +1,135 @@
+"""Embeddings as TensorBoard's projector reads them: tensors.tsv, metadata.tsv, sprite.png and projector_config.pbtxt."""
+
+import io
+import math
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from redundancy import storage
+from redundancy.embedding.store import EmbeddingStore
+from redundancy.errors import ConfigError, DataError
+from redundancy.progress import Progress
+from redundancy.selection import methods
+
+TENSORS, METADATA, SPRITE, CONFIG = FILES = ("tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt")
+LIMIT = 10_000
+_MOST = 100_000  # images that the projector takes
+_SPRITE_SIDE, _THUMBNAIL_SIDE = 8192, 64  # pixels; of the whole sprite TensorBoard takes no more
+_SEED = 0
+_BATCH = 256
+
+
+def sample(labels: np.ndarray, positions: np.ndarray, limit: int) -> np.ndarray:
+    """Rows of at most `limit` images, ascending: of each class its share, drawn with a fixed seed.
+
+    Args:
+      labels, positions: [n], of all images.
+
+    Raises:
+      ConfigError: there are more classes than `limit`.
+    """
+    if len(labels) <= limit:
+        return np.arange(len(labels))
+    classes = len(np.unique(labels))
+    if limit < classes:
+        raise ConfigError(f"--limit is {limit}; wanted at least {classes}, an image of each class.")
+    return np.flatnonzero(methods.random_subset(labels, positions, limit / len(labels), (_SEED,)))
+
+
+def write(folder: str, table: pa.Table, store: EmbeddingStore, dataset, limit: int | None = None) -> str:
+    """Writes the files, the config last.
+
+    Args:
+      folder: local or gs://.
+      table: of all images, see `groups.make_table`.
+      store: their embeddings.
+      dataset: for thumbnails; None writes none.
+      limit: most images.
+
+    Returns:
+      for the log, what was written of what.
+
+    Raises:
+      ConfigError: `limit` is more than the projector takes, or fewer than there are classes.
+      DataError: the store lacks an image.
+    """
+    limit = LIMIT if limit is None else limit
+    if limit > _MOST:
+        raise ConfigError(f"--limit is {limit}; wanted at most {_MOST}, which is all that the projector takes.")
+    labels, positions = table["label"].to_numpy(), table["position"].to_numpy()
+    rows = sample(labels, positions, limit)
+    taken = table.take(pa.array(rows))
+    vectors = _vectors(store, labels[rows], positions[rows])
+    for name in FILES:
+        storage.remove(storage.join(folder, name))
+    buffer = io.StringIO()
+    np.savetxt(buffer, vectors, "%.9g", "\t")
+    storage.write_text(storage.join(folder, TENSORS), buffer.getvalue())
+    storage.write_text(storage.join(folder, METADATA), metadata(taken))
+    side = 0
+    if dataset is not None:
+        data, side = _sprite(dataset, positions[rows])
+        storage.write_bytes(storage.join(folder, SPRITE), data)
+    storage.write_text(storage.join(folder, CONFIG), _config(store.layer, vectors.shape, side))
+    some = "" if len(rows) == len(labels) else f"; {len(rows)} of them in the projector, of each class its share"
+    return f"{some}{', with thumbnails' if side else ''}"
+
+
+def _vectors(store: EmbeddingStore, labels: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """[n, d] float32 embeddings of images."""
+    vectors = np.empty((len(labels), store.dimension), np.float32)
+    for label, rows in methods.rows_by_class(labels).items():
+        known, of_class = store.read_class(label)
+        found = np.minimum(np.searchsorted(known, positions[rows]), max(len(known) - 1, 0))
+        if not len(known) or (known[found] != positions[rows]).any():
+            raise DataError(
+                f"{store.folder} lacks images of label {label} that the subset has. Bring the right files back, or run "
+                '"redundancy select" again.'
+            )
+        vectors[rows] = of_class[found]
+    return vectors
+
+
+def metadata(table: pa.Table) -> str:
+    """The table as tab-separated text with a header; the projector knows no quotes, and takes booleans for text."""
+    columns = []
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if pa.types.is_boolean(column.type):
+            column = pc.if_else(column, "yes", "no")
+        values = column.to_pylist()
+        columns.append([name, *(re.sub(r"\s", " ", "" if value is None else str(value)) for value in values)])
+    return "".join("\t".join(row) + "\n" for row in zip(*columns, strict=True))
+
+
+def _sprite(dataset, positions: np.ndarray) -> tuple[bytes, int]:
+    """A PNG with a square thumbnail of each image, in rows, and the thumbnails' side in pixels."""
+    across = math.ceil(math.sqrt(len(positions)))
+    height, width = dataset.image_shape[:2]
+    side = min(_THUMBNAIL_SIDE, _SPRITE_SIDE // across, max(height, width))
+    sheet = Image.new("RGB", (across * side, math.ceil(len(positions) / across) * side))
+    with Progress("export", len(positions), "thumbnails") as progress:
+        for images, _, found in dataset.stream("train", positions, _BATCH):
+            for image, number in zip(images, np.searchsorted(positions, found).tolist(), strict=True):
+                shown = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
+                picture = Image.fromarray(np.ascontiguousarray(shown)).convert("RGB").resize((side, side))
+                sheet.paste(picture, (number % across * side, number // across * side))
+            progress.advance(len(images))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue(), side
+
+
+def _config(layer: str, shape: tuple[int, int], side: int) -> str:
+    sprite = ""
+    if side:
+        sizes = f"    single_image_dim: {side}\n" * 2
+        sprite = f'  sprite {{\n    image_path: "{SPRITE}"\n{sizes}  }}\n'
+    return (
+        f'embeddings {{\n  tensor_name: "{layer}"\n  tensor_shape: {shape[0]}\n  tensor_shape: {shape[1]}\n'
+        f'  tensor_path: "{TENSORS}"\n  metadata_path: "{METADATA}"\n{sprite}}}\n'
+    )

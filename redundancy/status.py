@@ -1,0 +1,173 @@
+"""The command `status`: what `survey` finds in a workdir, as text for people or as JSON, once or again and again."""
+
+import dataclasses
+import datetime
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from redundancy.errors import ConfigError
+from redundancy.progress import duration
+from redundancy.survey import survey
+
+_MOST_SHOWN = 12  # trainings, and damaged files
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+      json: whether to print JSON.
+      watch: seconds between two looks; None for one look.
+    """
+
+    json: bool = False
+    watch: float | None = None
+
+
+def status(request: Request, root: str, out: TextIO | None = None) -> int:
+    """Prints the status of a workdir; returns the exit code, 1 where something there is damaged.
+
+    Raises:
+      ConfigError: `watch` makes no sense.
+      WorkdirError: the folder is no workdir.
+    """
+    out = sys.stdout if out is None else out
+    if request.watch is not None and not 0.1 <= request.watch <= 86_400:  # nor is NaN
+        raise ConfigError(f"--watch={request.watch:g}: wanted seconds from 0.1 to 86400, for example --watch=10.")
+    painting = out.isatty() and not request.json
+    try:
+        while True:
+            found = survey(root)
+            if request.json:
+                text = json.dumps(found, indent=None if request.watch else 1, ensure_ascii=False)
+            elif request.watch and not painting:
+                text = line(found)
+            else:
+                text = render(found)
+            # Home, the text, and whatever is left below it.
+            print(f"\x1b[H\x1b[2J{text}" if painting and request.watch else text, file=out, flush=True)
+            if request.watch is None:
+                return 1 if found["damaged"] else 0
+            time.sleep(request.watch)
+    except KeyboardInterrupt:
+        if request.watch is None:
+            raise
+        return 0
+
+
+def _when(iso: str | None) -> str:
+    return "?" if iso is None else iso[:16].replace("T", " ")
+
+
+def _size(count: float) -> str:
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while count >= 999.5 and len(units) > 1:
+        count, units = count / 1000, units[1:]
+    return f"{count:.3g} {units[0]}"
+
+
+def _owner(owner: Mapping[str, Any]) -> str:
+    silent = "" if owner["silent_s"] is None else f", last sign {duration(owner['silent_s'])} ago"
+    who = f"redundancy {owner['command']}, process {owner['pid']} on {owner['host']}, since {_when(owner['since'])}{silent}"
+    if owner["state"] == "gone":
+        return f"nobody is at work; {who} ended without giving the workdir back (killed, or its machine went down)"
+    return f"at work: {who}" + ("; whether it lives cannot be told from here" if owner["state"] == "unknown" else "")
+
+
+def _training(of: Mapping[str, Any]) -> str:
+    total = "" if of["steps"] is None else f" of {of['steps']:,}"
+    rate = "" if of["images_per_second"] is None else f", {of['images_per_second']:,.0f} images/s"
+    loss = "" if of["loss"] is None else f", loss {of['loss']:.4f}"
+    return f"  {of['run']}  {of['state']} at step {of['step']:,}{total}{rate}{loss}"
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    layer = "" if row["layer"] == "end" else f" {row['layer']}"
+    return f"{row['method']}{layer} {row['fraction']:.4f}"
+
+
+def _runs(runs: Mapping[str, Any]) -> list[str]:
+    names = [_kind(row) for row in runs["table"]]
+    width = max(map(len, [*names, "all"]))
+    lines = [f"  {'runs':{width}}  {'all':>5} {'done':>5} {'running':>8} {'left':>5}"]
+    for name, row in zip([*names, "all"], [*runs["table"], runs], strict=True):
+        lines.append(f"  {name:{width}}  {row['runs']:5} {row['done']:5} {row['running']:8} {row['left']:5}")
+    lines += [_training(of) for of in runs["training"][:_MOST_SHOWN]]
+    if (more := len(runs["training"]) - _MOST_SHOWN) > 0:
+        lines.append(f"  and {more} more")
+    if runs["others"]:
+        lines.append(f"  {len(runs['others'])} folders are none of this config's runs, for example {runs['others'][0]}")
+    return lines
+
+
+def _pace(pace: Mapping[str, Any]) -> list[str]:
+    per = pace["per_second"]
+    rate = f"{per:,.3g} {pace['unit']}/s" if per >= 0.1 else f"{per * 3600:,.3g} {pace['unit']}/h"
+    lines = [f"rate: {rate}, {pace['left']:,.0f} {pace['unit']} of {pace['stage']} left (from {pace['how']})"]
+    left = duration(pace["left_s"])
+    if pace["end"] is None:
+        lines.append(f"expected end: none, since nobody is at work; {left} of work is left")
+    else:
+        lines.append(
+            f"expected end of {pace['stage']}: {_when(pace['end'])}, in {left} (pauses and compiling left out)"
+        )
+    return lines
+
+
+def _error(told: Mapping[str, Any]) -> str:
+    stage = f" (in {told['stage']})" if told.get("stage", told["command"]) not in told["command"].split() else ""
+    return (
+        f"last error: {duration(told['age_s'])} ago, redundancy {told['command']}{stage} on {told['host']}, exit code "
+        f"{told['code']}: {told['message']}"
+    )
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """The status as text of several lines."""
+    stages = found["stages"]
+    done = sum(stage["state"] == "finished" for stage in stages)
+    needed = sum(stage["state"] != "not needed" for stage in stages)
+    name = f"data set {found['dataset']}" if found["dataset"] else "no data set"
+    lines = [
+        f"{found['workdir']}: {name}, {done} of {needed} stages finished, {_size(found['bytes']['all'])}; "
+        f"{_when(found['time'])}"
+    ]
+    lines += [_owner(owner) for owner in found["at_work"]] or ["nobody is at work"]
+    for stage in stages:
+        said = f", {stage['files']}" if stage["files"] else ""
+        when = stage["last_written"]
+        when = (
+            "" if when is None else f" {_when(when)}" if stage["state"] == "finished" else f", last file {_when(when)}"
+        )
+        lines.append(f"  {stage['stage']:7} {stage['state']}{when}{said}")
+    if found["pretrain"] is not None:
+        lines.append(_training({"run": "train", **found["pretrain"]}))
+    if found["runs"] is not None:
+        lines += _runs(found["runs"])
+    if found["pace"] is not None:
+        lines += _pace(found["pace"])
+    lines += [_error(told) for told in found["errors"]]
+    lines += [f"damaged: {text}" for text in found["damaged"][:_MOST_SHOWN]]
+    if (more := len(found["damaged"]) - _MOST_SHOWN) > 0:
+        lines.append(f"damaged: and {more} more")
+    return "\n".join(lines)
+
+
+def line(found: Mapping[str, Any]) -> str:
+    """The status in one line, for a log."""
+    current = next((stage for stage in found["stages"] if stage["state"] in ("running", "stopped", "next")), None)
+    parts = [f"{datetime.datetime.fromisoformat(found['time']):%H:%M:%S}"]
+    parts.append("all stages finished" if current is None else f"{current['stage']} {current['state']}")
+    if (runs := found["runs"]) is not None:
+        parts.append(f"{runs['done']} of {runs['runs']} runs done, {runs['running']} running")
+    if (pace := found["pace"]) is not None:
+        parts.append(f"{duration(pace['left_s'])} left")
+    if not any(owner["state"] != "gone" for owner in found["at_work"]):
+        parts.append("nobody is at work")
+    parts += [_error(told) for told in found["errors"][:1]]
+    parts += [f"{len(found['damaged'])} damaged: {found['damaged'][0]}"] if found["damaged"] else []
+    return ", ".join(parts)

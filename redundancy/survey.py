@@ -1,0 +1,246 @@
+"""What a workdir holds, who works there, and when it will be done, by one listing and few small files.
+
+Takes no lease, writes nothing, and works in any workdir: of another machine's sweep, after a kill, damaged. Imports neither
+JAX nor TensorFlow.
+"""
+
+import datetime
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from redundancy import config as config_lib
+from redundancy import last_error, lease, pace, storage, survey_runs
+from redundancy.errors import ConfigError, WorkdirError
+from redundancy.listing import is_folder
+from redundancy.survey_files import Files, at_work
+from redundancy.workdir import STAGES, Workdir, need_fields
+
+_OURS = {"config.json", "pretrain", "embeddings", "merges", "subsets", "runs", "results.csv", "report"}
+_FOLDERS = {"embed": "embeddings", "link": "merges"}
+
+
+def survey(root: str, now: float | None = None) -> dict[str, Any]:
+    """All that `status --json` tells of a workdir.
+
+    Raises:
+      WorkdirError: it is none.
+      StorageError: it cannot be reached.
+    """
+    now = time.time() if now is None else now
+    root = Workdir(root).root
+    files = Files(root)
+    tops = {name.split("/")[0] for name in files.files}
+    _check_workdir(root, tops)
+    config = _config(files, tops)
+    owners = at_work(files, now)
+    working = any(owner["state"] != "gone" for owner in owners)
+    runs = None
+    if config["dataset"]:
+        runs = survey_runs.sweep(files, config, _num_images(files, config), working, now)
+    stages = [_stage(files, name, config, runs) for name in STAGES]
+    _set_states(stages, config, owners)
+    pretrain = _pretrain(files, config, stages[0], now)
+    found = {
+        "workdir": root,
+        "time": _iso(now),
+        "dataset": config["dataset"],
+        "at_work": owners,
+        "stages": stages,
+        "pretrain": pretrain,
+        "runs": runs,
+        "pace": _pace(files, config, stages, pretrain, runs, working, now),
+        "errors": _errors(files, now),
+        "bytes": _bytes(files),
+    }
+    if runs is not None:
+        del runs["all"]
+    return {**found, "damaged": list(dict.fromkeys(files.damaged))}
+
+
+def _check_workdir(root: str, tops: set[str]) -> None:
+    if not tops and not is_folder(root):
+        raise WorkdirError(f"--workdir {root} is no workdir: nothing is there. Check the path.")
+    if tops and not tops & _OURS and not any(map(lease.is_name, tops)):
+        raise WorkdirError(
+            f"--workdir {root} is no workdir: it holds {', '.join(sorted(tops)[:3])}, and none of {', '.join(sorted(_OURS))}. "
+            "Check the path."
+        )
+
+
+def _iso(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+
+
+def _config(files: Files, tops: set[str]) -> Mapping[str, Any]:
+    """The recorded config, or where there is none one without a data set, of the layers that are there."""
+    nothing = config_lib.to_json(config_lib.defaults())
+    layers = [layer for layer in config_lib.LAYERS if files.below(f"embeddings/{layer}")]
+    nothing |= {"dataset": "", "layers": layers or ["end"]}
+    found = files.read("config.json", lambda path: need_fields(path, storage.read_json(path), config=dict))
+    if found is not None:
+        config = {**config_lib.to_json(config_lib.defaults()), **found["config"]}
+        known = {name: value for name, value in config.items() if name in config_lib.FIELDS}
+        try:
+            config_lib.resolve(known)
+            return config
+        except ConfigError as error:
+            files.damaged.append(f"{files.path('config.json')}: {error}")
+    elif "config.json" not in tops and (made := sorted(tops & _OURS - {"embeddings"})):
+        files.damaged.append(f"{files.path('config.json')} is missing, but {', '.join(made)} is there.")
+    return nothing
+
+
+def _num_images(files: Files, config: Mapping[str, Any]) -> int:
+    """Training images, where steps follow from them and something tells it; else 0."""
+    for layer in config["layers"] if config["epochs"] else ():
+        if manifest := files.manifest(f"embeddings/{layer}", num_examples=int):
+            return manifest["num_examples"]
+    return 0
+
+
+def _stage(files: Files, name: str, config: Mapping[str, Any], runs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A stage: whether it is finished, when its last file was written, None without any, and what is there in words."""
+    folder = {"train": "pretrain", "select": "subsets", "sweep": "runs", "report": "report"}.get(name)
+    if folder is None:
+        return _layers_stage(files, name, config)
+    fields = {"train": {"step": int}, "select": {"files": list}, "report": {"files": dict}}
+    manifest = files.manifest(folder, **fields.get(name, {"results_sha256": str}))
+    there, said = files.below(folder), ""
+    if name == "select":
+        files.need(folder, [file["file"] for file in manifest["files"]] if manifest else ())
+        said = f"{sum(each.endswith('.parquet') for each in there)} subsets" if there else ""
+    elif name == "report":
+        files.need(folder, manifest["files"] if manifest else ())
+    elif name == "sweep":
+        if manifest and not files.is_there("results.csv"):
+            files.damaged.append(f'{files.path("results.csv")} is missing; "redundancy sweep" writes it from the runs.')
+        said = f"{runs['done']} of {runs['runs']} runs done" if runs else ""
+    # The sweep claims the folders of all runs first.
+    begun = [file.time for each, file in there.items() if name != "sweep" or not each.endswith("/run.json")]
+    return dict(stage=name, finished=manifest is not None, written=max(begun, default=None), files=said)
+
+
+def _layers_stage(files: Files, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of embed and link, which have a folder and a manifest for each layer."""
+    said, times, done, imported = [], [], 0, 0
+    for layer in config["layers"]:
+        folder = f"{_FOLDERS[name]}/{layer}"
+        manifest, there = files.manifest(folder, parts=list), files.below(folder)
+        times += [file.time for file in there.values()]
+        pieces = sum(each.endswith(".parquet") and each != "ids.parquet" for each in there)
+        if manifest is not None:
+            done += 1
+            imported += isinstance(manifest.get("checkpoint"), dict)
+            files.need(folder, [part["file"] for part in manifest["parts"]])
+            said.append(f"{layer}: {len(manifest['parts'])} parts")
+        elif pieces:
+            said.append(f"{layer}: {pieces} {'parts' if name == 'embed' else 'classes'} so far")
+    finished = done == len(config["layers"])
+    told = ", ".join(said) + (", imported" if imported and name == "embed" else "")
+    stage = dict(stage=name, finished=finished, written=max(times, default=None), files=told)
+    return stage | ({"imported": True} if imported and name == "embed" else {})
+
+
+def _set_states(stages: list[dict[str, Any]], config: Mapping[str, Any], owners: list[dict[str, Any]]) -> None:
+    """Gives each stage a state: finished, running, stopped, next, waiting or not needed."""
+    alive = [str(owner["command"]).split(" ")[0] for owner in owners if owner["state"] != "gone"]
+    imported = any(stage.pop("imported", False) for stage in stages)
+    idle = set() if config["dataset"] else {"train", "sweep", "report"}
+    idle |= {"train"} if imported else set()
+    idle |= {"link"} if "semantic" not in config["methods"] else set()
+    before = None  # the first stage that is not finished
+    for stage in stages:
+        name = stage["stage"]
+        if stage.pop("finished"):
+            state = "finished"
+        elif name in idle:
+            state = "not needed"
+        elif name in alive or ("run" in alive and before is None) or (name == "embed" and "import" in alive):
+            state = "running"
+        elif stage["written"] is not None:
+            state = "stopped"
+        else:
+            state = "waiting" if before else "next"
+        if state not in ("finished", "not needed"):
+            before = before or name
+        stage["state"] = state
+        written = stage.pop("written")
+        stage["last_written"] = None if written is None else _iso(written)
+
+
+def _pretrain(files: Files, config: Mapping[str, Any], stage: Mapping[str, Any], now: float) -> dict[str, Any] | None:
+    """How far the stage train is, where it has begun and not ended."""
+    if stage["state"] not in ("running", "stopped"):
+        return None
+    steps = survey_runs.expected(config, _num_images(files, config))[0]["steps"]
+    of = survey_runs.training(files, "pretrain", files.below("pretrain"), config, steps, now)
+    return {**of, "state": stage["state"]}
+
+
+def _pieces(files: Files, name: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The pace of embed in parts, and of link in images, by when the files that are there were written."""
+    ends, total = [], 0.0
+    for layer in config["layers"]:
+        store = files.manifest(f"embeddings/{layer}", class_counts=dict)
+        if name == "embed":
+            ends += [(f.time, 1.0) for n, f in files.below(f"embeddings/{layer}").items() if n.startswith("part-")]
+            total += config["embedding_parts"]
+        elif store is not None and f"merges/{layer}/manifest.json" not in files.files:
+            total += sum(store["class_counts"].values())
+            for each, file in files.below(f"merges/{layer}/classes").items():
+                label = each.removeprefix("class-").removesuffix(".parquet")
+                ends.append((file.time, store["class_counts"].get(str(int(label)) if label.isdecimal() else "", 0)))
+    rate = pace.of_ends(ends) if len(ends) > 1 else None
+    if rate is None:
+        return None
+    left = max(0.0, total - sum(amount for _, amount in ends))
+    unit = "parts" if name == "embed" else "images"
+    return dict(unit=unit, per_second=rate, left=left, how="the times of the files there are")
+
+
+def _pace(
+    files: Files,
+    config: Mapping[str, Any],
+    stages: list[dict[str, Any]],
+    pretrain: Mapping[str, Any] | None,
+    runs: Mapping[str, Any] | None,
+    working: bool,
+    now: float,
+) -> dict[str, Any] | None:
+    """How fast the first stage goes that is running or stopped, what is left of it, and when it will end."""
+    stage = next((each["stage"] for each in stages if each["state"] in ("running", "stopped")), None)
+    match stage:
+        case "train" if pretrain is not None:
+            found = survey_runs.of_training(pretrain, config, now)
+        case "sweep" if runs is not None:
+            found = survey_runs.of_sweep(files, runs, config, now)
+        case "embed" | "link":
+            found = _pieces(files, stage, config)
+        case _:
+            found = None
+    if found is None:
+        return None
+    left_s = found["left"] / found["per_second"]
+    return {"stage": stage, **found, "left_s": left_s, "end": _iso(now + left_s) if working else None}
+
+
+def _errors(files: Files, now: float) -> list[dict[str, Any]]:
+    """The last errors of commands that have not succeeded since, the latest first."""
+    fields = dict(command=str, time=str, host=str, code=int, message=str)
+    found = []
+    for name in filter(last_error.is_name, files.files):
+        told = files.read(name, lambda path: need_fields(path, storage.read_json(path), **fields))
+        if told is not None:
+            found.append({**told, "age_s": max(0.0, now - files.files[name].time)})
+    return sorted(found, key=lambda told: told["age_s"])
+
+
+def _bytes(files: Files) -> dict[str, int]:
+    """Bytes of each folder or file of the workdir, and of all."""
+    found: dict[str, int] = {}
+    for name, file in files.files.items():
+        top = name.split("/")[0]
+        if top[0] != ".":
+            found[top] = found.get(top, 0) + file.size
+    return {"all": sum(found.values()), **dict(sorted(found.items()))}

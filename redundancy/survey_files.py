@@ -1,0 +1,99 @@
+"""The files of a workdir at one moment, read without a lease; damage is noted, not raised."""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from redundancy import lease, storage
+from redundancy.errors import DataError
+from redundancy.lease import STALE_S
+from redundancy.listing import File, list_files
+from redundancy.workdir import read_manifest
+
+
+class Files:
+    """What one listing of a workdir shows, and what is read of it.
+
+    Attributes:
+      files: by their names relative to the workdir.
+      damaged: lines about what cannot be used.
+    """
+
+    def __init__(self, root: str):
+        self.root, self.files = root, list_files(root)
+        self.damaged: list[str] = []
+
+    def path(self, name: str) -> str:
+        return storage.join(self.root, name)
+
+    def below(self, folder: str) -> dict[str, File]:
+        """Files of a folder, without hidden ones, by their names below it."""
+        return {
+            name.removeprefix(f"{folder}/"): file
+            for name, file in self.files.items()
+            if name.startswith(f"{folder}/") and "/." not in name
+        }
+
+    def read(self, name: str, read: Callable[[str], Any]) -> Any:
+        """What `read` makes of the path of a file; None where it is not there, or damaged, which is noted.
+
+        Raises:
+          StorageError: the storage cannot be reached.
+        """
+        if name not in self.files:
+            return None
+        try:
+            return read(self.path(name))
+        except FileNotFoundError:  # removed since
+            return None
+        except (DataError, OSError) as error:
+            self.damaged.append(str(error))
+            return None
+
+    def manifest(self, folder: str, **fields: type) -> dict[str, Any] | None:
+        return self.read(f"{folder}/manifest.json", lambda _: read_manifest(self.path(folder), **fields))
+
+    def need(self, folder: str, names: Iterable[str]) -> None:
+        """Notes which of the files that a folder's manifest names are missing or empty."""
+        for name in names:
+            file = self.files.get(f"{folder}/{name}")
+            if file is None and not self.is_there(f"{folder}/{name}"):
+                self.damaged.append(f"{self.path(folder)}/{name} is missing, but the manifest beside it names it.")
+            elif file is not None and not file.size:
+                self.damaged.append(f"{self.path(folder)}/{name} is empty, but the manifest beside it names it.")
+
+    def is_there(self, name: str) -> bool:
+        """Whether a file is there; where the listing has none, it may have been written since."""
+        return name in self.files or storage.exists(self.path(name))
+
+
+def at_work(files: Files, now: float) -> list[dict[str, Any]]:
+    """Who holds the workdir; where nobody does, who held it and ended without giving it back.
+
+    Returns:
+      for each command, pid, host, since; state "working", "gone" or, on a lock that another machine holds, "unknown"; and
+      silent_s, the seconds since it last gave a sign, None where the system itself tells that it lives.
+    """
+    owners = []
+    for name in sorted(filter(lease.is_name, files.files)):
+        try:
+            owner = json.loads(storage.read_bytes(files.path(name)))
+        except (FileNotFoundError, ValueError):  # given back since, or a lock that parts of a sweep share
+            continue
+        if not isinstance(owner, dict):
+            continue
+        state, silent = "working", None
+        if name.startswith(".lease"):
+            renewed = owner.get("renewed")
+            silent = now - max(files.files[name].time, renewed if isinstance(renewed, int | float) else 0.0)
+            state = "gone" if silent > STALE_S else "working"
+        elif not lease.is_here(owner):
+            silent = now - max(file.time for file in files.files.values())
+            state = "unknown"
+        if lease.is_dead(owner):
+            state = "gone"
+        shown = {key: owner.get(key) for key in ("command", "pid", "since")}
+        host = str(owner.get("host") or "?").split(" ")[0]
+        owners.append({**shown, "host": host, "state": state, "silent_s": silent and round(max(silent, 0.0), 1)})
+    alive = [owner for owner in owners if owner["state"] != "gone"]
+    return alive or owners

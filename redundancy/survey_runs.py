@@ -1,0 +1,191 @@
+"""The runs of a workdir by the files that they left: which are done, how far the others are, how fast it goes."""
+
+import concurrent.futures
+import contextlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from redundancy import pace, storage
+from redundancy.listing import File, read_tail
+from redundancy.survey_files import Files
+from redundancy.workdir import need_fields, run_name
+
+_TAIL = 1 << 14  # bytes of a run's metrics that are read: some sixty lines
+_MOST_READ = 64  # runs whose metrics are read
+_READERS = 16
+_SILENT_S, _COMPILING_S = 600.0, 3600.0  # a run that wrote nothing for so long is not being trained
+_STEP = re.compile(r"checkpoints/(\d+)/")
+
+
+def expected(config: Mapping[str, Any], num_images: int = 0) -> list[dict[str, Any]]:
+    """The runs that a config asks for, as `experiment.table` has them, which needs JAX.
+
+    Args:
+      config: the recorded one.
+      num_images: training images, 0 where not known; steps are then None where the config has epochs.
+    """
+    full: int | None = config["steps"]
+    if config["epochs"]:
+        full = max(1, round(config["epochs"] * num_images / config["batch_size"])) if num_images else None
+
+    def steps(fraction: float) -> int | None:
+        return full if full is None or config["budget"] == "steps" else max(1, round(full * fraction))
+
+    kinds = [("full", "end", 1.0)]
+    for method in config["methods"]:
+        for layer in config["layers"] if method == "semantic" else ("end",):
+            kinds += [(method, layer, each) for each in sorted(config["fractions"], reverse=True) if each != 1.0]
+    return [
+        dict(
+            run=run_name(method, fraction, trial, layer),
+            method=method,
+            layer=layer,
+            fraction=fraction,
+            steps=steps(fraction),
+        )
+        for method, layer, fraction in kinds
+        for trial in range(config["trials"])
+    ]
+
+
+def _lines(data: bytes) -> list[dict[str, Any]]:
+    """Lines of metrics; those that are cut off are left out."""
+    lines = []
+    for text in data.decode(errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and all(isinstance(line.get(name), int | float) for name in ("step", "time")):
+                lines.append(line)
+    return lines
+
+
+def training(
+    files: Files, folder: str, of_folder: Mapping[str, File], config: Mapping[str, Any], steps: int | None, now: float
+) -> dict[str, Any]:
+    """How far a training is that has not ended, by its last lines of metrics and its checkpoints.
+
+    Args:
+      files: of the workdir.
+      folder: the training's.
+      of_folder: its files.
+      config: the recorded one.
+      steps: of the whole training.
+      now: seconds since 1970.
+
+    Returns:
+      step, steps, images_per_second, loss, steps_per_second (None where not known), `told`: when it told of its step,
+      and `fresh`: whether it has written lately.
+    """
+    lines = _lines(files.read(f"{folder}/metrics.jsonl", lambda path: read_tail(path, _TAIL)) or b"")
+    last = lines[-1] if lines else {}
+    saved = [int(found[1]) for name in of_folder if (found := _STEP.match(name))]
+    rate = pace.of_lines(lines)
+    written = max((file.time for file in of_folder.values()), default=0.0)
+    # On storage that cannot append, lines are written with the checkpoints.
+    patience = max(_SILENT_S, 3 * config["checkpoint_every"] / rate) if rate else _COMPILING_S
+    return {
+        "step": max([last.get("step", 0), *saved]),
+        "steps": steps,
+        "images_per_second": last.get("images_per_second"),
+        "loss": last.get("loss"),
+        "steps_per_second": rate,
+        "told": last.get("time"),
+        "fresh": now - written <= patience,
+    }
+
+
+def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: bool, now: float) -> dict[str, Any]:
+    """The runs of the table by method, layer and fraction: done, running and left; and those that are being trained.
+
+    Args:
+      files: of the workdir.
+      config: the recorded one.
+      num_images: as for `expected`.
+      working: whether somebody may be at work.
+      now: seconds since 1970.
+    """
+    runs, by_run = expected(config, num_images), {}
+    for name, file in files.below("runs").items():
+        run, inside, rest = name.partition("/")
+        if inside:
+            by_run.setdefault(run, {})[rest] = file
+    begun = []
+    for run in runs:
+        of_folder, name = by_run.get(run["run"], {}), f"runs/{run['run']}/result.json"
+        run["ended"] = of_folder["result.json"].time if "result.json" in of_folder else None
+        if run["ended"] is None:
+            if any(each == "metrics.jsonl" or each.startswith("checkpoints/") for each in of_folder):
+                begun.append(run)
+        elif not of_folder["result.json"].size:
+            files.damaged.append(f"{files.path(name)} is empty. Delete it and run the stage that writes it again.")
+        elif storage.is_local(files.root):  # elsewhere it would be a request for each
+            files.read(name, lambda path: need_fields(path, storage.read_json(path), steps=int, test_correct=int))
+
+    def look(run: Mapping[str, Any]) -> dict[str, Any]:
+        of_folder = by_run[run["run"]]
+        return {"run": run["run"], **training(files, f"runs/{run['run']}", of_folder, config, run["steps"], now)}
+
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        trained = [*pool.map(look, begun[:_MOST_READ])]
+    for each in trained:
+        each["state"] = "running" if each.pop("fresh") and working else "stopped"
+    running = {each["run"] for each in trained if each["state"] == "running"}
+    rows: dict[tuple, dict[str, Any]] = {}
+    for run in runs:
+        key = (run["method"], run["layer"], run["fraction"])
+        row = rows.setdefault(
+            key, dict(method=key[0], layer=key[1], fraction=key[2], runs=0, done=0, running=0, left=0)
+        )
+        row["runs"] += 1
+        row["done" if run["ended"] is not None else "running" if run["run"] in running else "left"] += 1
+    return {
+        **{name: sum(row[name] for row in rows.values()) for name in ("runs", "done", "running", "left")},
+        "table": [*rows.values()],
+        "training": trained,
+        "others": sorted(by_run.keys() - {run["run"] for run in runs}),
+        "all": runs,
+    }
+
+
+def of_training(of: Mapping[str, Any], config: Mapping[str, Any], now: float) -> dict[str, Any] | None:
+    """The pace of one training: steps a second, and those that are left."""
+    rate = of["steps_per_second"]
+    if not rate or of["steps"] is None:
+        return None
+    return dict(
+        unit="steps", per_second=rate, left=max(0.0, of["steps"] - _reached(of, config, now)), how="its metrics"
+    )
+
+
+def _reached(of: Mapping[str, Any], config: Mapping[str, Any], now: float) -> float:
+    """Step that a training has reached by now; what it told of its step may be as old as a checkpoint."""
+    rate, told = of["steps_per_second"], of["told"]
+    if not rate or told is None:
+        return of["step"]
+    return of["step"] + min(max(0.0, now - told) * rate, config["checkpoint_every"])
+
+
+def of_sweep(files: Files, found: Mapping[str, Any], config: Mapping[str, Any], now: float) -> dict[str, Any] | None:
+    """The pace of a sweep: steps a second of all runs together, and those that are left; None where nothing tells it.
+
+    The runs that are being trained tell it; between two packs those that ended last.
+    """
+    runs = found["all"]
+    if any(run["steps"] is None for run in runs):
+        return None
+    left = {run["run"]: run["steps"] for run in runs if run["ended"] is None}
+    going = [each for each in found["training"] if each["state"] == "running" and each["steps_per_second"]]
+    for each in found["training"]:
+        left[each["run"]] -= _reached(each, config, now) if each in going else each["step"]
+    ended = [run for run in runs if run["ended"] is not None]
+    rate, how = sum(each["steps_per_second"] for each in going), f"the metrics of {len(going)} runs under way"
+    if not rate:
+        rate, how = pace.of_ends([(run["ended"], run["steps"]) for run in ended]), "the times of the results there are"
+    if not rate:
+        # The network that embeds is trained in just this way.
+        name = "pretrain"
+        rate = training(files, name, files.below(name), config, None, now)["steps_per_second"]
+        how = "the metrics of the stage train"
+    return dict(unit="steps", per_second=rate, left=max(0.0, sum(left.values())), how=how) if rate else None

@@ -1,0 +1,301 @@
+"""The blocks of code in the README and in docs/, and how the tests treat each; nothing is passed over.
+
+A block of shell commands (indented, or fenced as bash) is *run*, as it stands, on small variants (see `Scope`). A comment
+before a block, `<!-- check: WHY -->`, says that it is checked alone: every command's flags, files and config, without doing
+anything; `<!-- script: WHY -->` that it is a file whose syntax is checked. A block fenced as python is run where the commands
+before it were. One fenced as text is no command.
+"""
+
+import ast
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+
+import markdown_it
+import numpy as np
+from PIL import Image
+
+REPO = pathlib.Path(__file__).resolve().parents[1]
+# Of other programs: their names alone are known, and only where a block is not run.
+_FOREIGN = {"gcloud", "sudo", "wc", "tmux", ".", "/opt/venv/bin/redundancy", "cd", "git", "export"}
+_ELSEWHERE = {"docs/interop.md"}  # whose Python blocks have a test of their own, tests/test_interop.py
+_PLACEHOLDERS = {"CONFIG": "configs/digits.py", "HOST:PORT": "host:1234", "N": "4", "I": "0", "I/N": "0/4"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One block of code.
+
+    Attributes:
+      page: its file, below the repository.
+      line: where it begins.
+      section: the heading of level 2 that it stands under.
+      kind: "run", "check", "script", "python", "elsewhere" or "text"; another word where its treatment is not known.
+      text: its content.
+    """
+
+    page: str
+    line: int
+    section: str
+    kind: str
+    text: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks(page: pathlib.Path) -> list[Block]:
+    """All blocks of code of a page."""
+    found, section, marker = [], "", None
+    for token in (tokens := markdown_it.MarkdownIt("commonmark").enable("table").parse(page.read_text())):
+        if token.type == "heading_open" and token.tag == "h2":
+            section = tokens[tokens.index(token) + 1].content
+        if token.type in ("fence", "code_block"):
+            language = token.info.strip() if token.type == "fence" else "bash"
+            kind = language or "no language"
+            if language == "bash":
+                kind = marker or "run"
+            if language == "python" and str(page.relative_to(REPO)) in _ELSEWHERE:
+                kind = "elsewhere"
+            elif language == "python" and marker:
+                kind = f"python, marked {marker}"
+            found.append(Block(str(page.relative_to(REPO)), token.map[0] + 1, section, kind, token.content))
+        if token.type in ("fence", "code_block", "paragraph_open", "heading_open", "table_open"):
+            marker = None
+        if token.type == "html_block" and (comment := re.fullmatch(r"<!-- (\w+): .+ -->\s*", token.content)):
+            marker = comment[1]
+    return found
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command of a shell block: comments, continued lines, variables and pipes taken away."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if word not in ("|", "||", "&&", ";", "&"):
+                if words or not re.match(r"[A-Z_]+=", word):  # X=1 before a command, or alone
+                    words.append(word)
+            elif words:
+                found.append(words)
+                words = []
+    return found
+
+
+class Scope:
+    """A folder in which the commands of one section run in their order, each a process of its own.
+
+    What makes them small: `configs/digits.py` and `configs/folder.py:PATH` are run as their variant `:smoke`, in one
+    finished workdir for all pages, whatever --workdir says, unless fields are overridden; PATH, E.npy, Y.npy and I.txt are
+    files made here; /tmp/digits, and what no command of the section wrote, is the digits' workdir, too, and
+    /tmp/digits-longer a copy of it. Commands of the launcher are planned.
+    """
+
+    def __init__(self, folder: pathlib.Path, shared: pathlib.Path, env: dict[str, str], seen: set):
+        self.folder, self.shared, self.env, self.seen = folder, shared, env, seen
+        self.places: dict[str, str] = {
+            "/tmp/digits": str(shared / "digits"),
+            "/tmp/digits-longer": str(shared / "longer"),
+        }
+        folder.mkdir(parents=True)
+        (folder / "configs").symlink_to(REPO / "configs")
+        (folder / "launch").symlink_to(REPO / "launch")
+        shutil.copy(REPO / "constraints.txt", folder)
+        inputs = shared / "inputs"
+        if not inputs.exists():
+            _make_inputs(inputs)
+        for name in os.listdir(inputs):
+            (folder / name).symlink_to(inputs / name)
+
+    def _family(self, words: list[str]) -> str | None:
+        """The shared workdir of a command, by its config; None where it has one of its own."""
+        if any(word.startswith("--config.") for word in words):
+            return None
+        config = next((words[at + 1] for at, word in enumerate(words[:-1]) if word == "--config"), "")
+        if ":smoke" in config:
+            return None
+        return {"configs/digits.py": "digits", "configs/folder.py": "images"}.get(config.split(":")[0])
+
+    def small(self, words: list[str]) -> list[str]:
+        """The command as it is run."""
+        words = list(words)
+        family = self._family(words)
+        for at, word in enumerate(words):
+            if re.fullmatch(r"configs/digits\.py(:quick)?|configs/folder\.py:PATH", word):
+                words[at] = f"{word.removesuffix(':quick')}:smoke"
+            if word == "--workdir":
+                name = words[at + 1]
+                if family or (words[1] in ("export", "status") and name not in self.places):
+                    self.places[name] = str(self.shared / (family or "digits"))
+                self.places.setdefault(name, str(self.folder / name.lstrip("/")))
+        return [self.places.get(word, word) for word in words]
+
+    def _finish(self, text: str) -> None:
+        """Makes the digits' workdir, where the text names it and it is not there."""
+        digits, longer = self.shared / "digits", self.shared / "longer"
+        if (str(digits) in text or str(longer) in text) and not (digits / "report").exists():
+            self.run(["redundancy", "run", "--config", "configs/digits.py", "--workdir", "/tmp/digits"])
+        if str(longer) in text and not longer.exists():
+            shutil.copytree(digits, longer)
+
+    def run(self, words: list[str]) -> None:
+        """Runs a command; fails where it fails."""
+        if words[:3] == ["python", "-m", "launch"]:
+            return check(words, self.env)
+        small = self.small(words)
+        if words[1] != "run":
+            self._finish(" ".join(small))
+        if small[0] == "redundancy" and small[1] != "browse" and "--watch" not in words:  # which do not end
+            argv = [sys.executable, "-m", *small]
+        elif small[:2] == ["python", "-m"] and small[2].startswith("redundancy."):
+            argv = [sys.executable, *small[1:]]
+        else:
+            raise AssertionError(
+                f"a command that cannot be run here: {words}; put <!-- check: WHY --> before the block"
+            )
+        key = tuple(argv) if str(self.shared) in "".join(argv) and "export" not in argv else (*argv, self.folder)
+        if key in self.seen:
+            return
+        done = subprocess.run(
+            argv, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-500:]}\n{done.stderr[-2000:]}"
+        self.seen.add(key)
+
+    def execute(self, text: str) -> dict:
+        """Runs a block of Python, and returns its names."""
+        for name, path in sorted(self.places.items(), key=lambda item: -len(item[0])):
+            text = re.sub(rf'(?<=")\b{name}(?=/)' if name[0] != "/" else rf"{name}(?=/)", path, text)
+        self._finish(text)
+        names: dict = {}
+        before = os.getcwd()
+        os.chdir(self.folder)
+        try:
+            exec(compile(ast.parse(text), "documentation", "exec"), names)
+        finally:
+            os.chdir(before)
+        return names
+
+
+def _make_inputs(folder: pathlib.Path) -> None:
+    """300 embeddings of four classes with labels and ids, and 96 small images of two classes in a folder."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    np.save(folder / "E.npy", rng.normal(size=(300, 12)).astype(np.float32))
+    np.save(folder / "Y.npy", rng.integers(0, 4, size=300))
+    (folder / "I.txt").write_text("".join(f"image {row}\n" for row in range(300)))
+    for split, count in (("train", 40), ("test", 8)):
+        for label, level in (("bright", 170), ("dark", 80)):
+            (folder / "PATH" / split / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(level - 60, level + 60, size=(36, 40, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / "PATH" / split / label / f"{number:02}.png")
+
+
+# Checks of commands that are not run.
+
+
+def check(words: list[str], env: dict[str, str]) -> None:
+    """Fails where a command's program, files, flags or config are wrong."""
+    words = [_PLACEHOLDERS.get(word, word) for word in words]
+    words = [re.sub(r"=(HOST:PORT|I/N|[NI])$", lambda found: f"={_PLACEHOLDERS[found[1]]}", word) for word in words]
+    words = [re.sub(r"gs://[A-Z_]+", lambda found: found[0].lower(), word) for word in words]
+    words = [word.replace("PATH", "/path") if word.startswith("configs/folder.py:") else word for word in words]
+    program = words[0]
+    if program.endswith("/redundancy"):
+        program = "redundancy"
+    if program == "redundancy":
+        code = "import sys; from redundancy import main; sys.exit(main.check(['redundancy', *sys.argv[1:]]))"
+        _need_success([sys.executable, "-c", code, *words[1:]], env)
+    elif words[:3] == ["python", "-m", "launch"]:
+        _check_launch(words[3:], env)
+    elif words[:2] == ["python", "-m"]:
+        _check_module(words[2], words[3:])
+    elif program == "pip":
+        _check_pip(words[1:])
+    elif program == "make":
+        targets = re.findall(r"^([\w-]+):", (REPO / "Makefile").read_text(), flags=re.MULTILINE)
+        assert {word for word in words[1:] if "=" not in word} <= {*targets}, f"no target of the Makefile: {words}"
+    elif program == "dask":
+        _check_dask(words[1:])
+    else:
+        assert program in _FOREIGN, f"an unknown program: {words}"
+
+
+def _need_success(argv: list[str], env: dict[str, str]) -> None:
+    done = subprocess.run(argv, cwd=REPO, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{shlex.join(argv[3:])}\n{done.stdout[-500:]}\n{done.stderr[-2000:]}"
+
+
+def _check_launch(words: list[str], env: dict[str, str]) -> None:
+    """A run or preflight of the launcher is planned, which tells of its mistakes; other verbs have their flags looked up."""
+    cut = words.index("--") if "--" in words else len(words)
+    if words[0] in ("plan", "run", "preflight"):
+        own = [word for word in words[1:cut] if word != "--delete-on-exit"]
+        with tempfile.TemporaryDirectory() as folder:  # a gcloud that knows nothing, so that nobody's account is asked
+            gcloud = pathlib.Path(folder) / "gcloud"
+            gcloud.write_text("#!/bin/sh\nexit 1\n")
+            gcloud.chmod(0o755)
+            env = {**env, "PATH": f"{folder}{os.pathsep}{env['PATH']}"}
+            _need_success([sys.executable, "-m", "launch", "plan", *own, *words[cut:]], env)
+        return
+    code = (
+        "import json, sys; from launch import __main__ as launch; print(json.dumps(launch.VERBS)); "
+        "launch._FLAGS(['launch', *[a for a in sys.argv[1:] if not a.startswith('--config.')]])"
+    )
+    argv = [sys.executable, "-c", code, *words[1:]]
+    done = subprocess.run(argv, cwd=REPO, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{words}\n{done.stderr[-2000:]}"
+    assert words[0] in json.loads(done.stdout)
+
+
+def _check_module(name: str, words: list[str]) -> None:
+    """The module is there, and its source names the flags."""
+    path = REPO / (name.replace(".", "/") + ".py")
+    assert path.exists(), f"there is no module {name}"
+    source = path.read_text()
+    for word in words:
+        if word.startswith("--"):
+            flag = word.split("=")[0]
+            assert flag in source or flag[2:] in source, f"{name} has no {flag}"
+
+
+def _check_pip(words: list[str]) -> None:
+    extras = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert words[0] in ("install", "wheel"), words
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word in ("-c", "-r"):
+            assert (REPO / following).exists(), following
+        if found := re.fullmatch(r"(?:redundancy|\.)\[(.*)\]", word):
+            assert {*found[1].split(",")} <= {*extras}, f"pyproject.toml has no extra of {found[1]}"
+
+
+def _check_dask(words: list[str]) -> None:
+    from distributed.cli import dask_scheduler, dask_worker
+
+    command = {"scheduler": dask_scheduler.main, "worker": dask_worker.main}[words[0]]
+    command.make_context(words[0], words[1:])
+
+
+def check_script(text: str) -> None:
+    """Fails where a shell script does not parse."""
+    done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@functools.cache
+def pages() -> list[pathlib.Path]:
+    """The pages whose commands are held to what they say."""
+    return [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]

@@ -1,0 +1,323 @@
+"""The report in a real browser, from disk: what it shows is what the subset files say, and it loads nothing else.
+
+Needs Chromium (Debian's package, or one that CHROMIUM names) and Playwright; skipped without.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+from pages import groups_of
+from synthetic import make_workdir, noise_images
+
+from redundancy import storage
+from redundancy.report import browser as browser_lib
+from redundancy.report.stage import report
+from redundancy.selection.stages import read_subset
+from redundancy.workdir import subset_name
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+
+NAMES = ['"><script>alert(1)</script>', "$x_1$ <b>数字</b> & é‏عربي", "plain"]
+SIZES = [(390, 844), (1440, 900)]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+class Opened:
+    """A report in the browser, with what it asked for and complained of."""
+
+    def __init__(self, context, workdir):
+        self.requests, self.complaints = [], []
+        self.page = context.new_page()
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.complaints.append("a dialog"), dialog.dismiss()))
+        self.folder = pathlib.Path(workdir.report).as_uri()
+        start = time.monotonic()
+        self.page.goto(f"{self.folder}/index.html")
+        self.seconds = time.monotonic() - start
+
+    def check(self):
+        """Fails where the page loaded anything but itself and its classes, or wrote to the console."""
+        assert not self.complaints
+        beside = [url for url in self.requests if not url.startswith("data:")]
+        assert all(re.fullmatch(re.escape(self.folder) + r"/(index\.html|classes/\d+\.js)", url) for url in beside)
+
+    def groups(self):
+        """Kept position -> the group's positions, of the cards; every card is asked for."""
+        while (more := self.page.locator("#more")).is_visible():
+            more.click()
+        cards = self.page.eval_on_selector_all(
+            "#cards > li",
+            """cards => cards.map(card => [Number(card.dataset.kept), Number(card.dataset.size),
+              Number(card.dataset.spread), [...card.querySelectorAll("img")].map(
+                image => [image.dataset.role, Number(image.dataset.position)])])""",
+        )
+        for kept, size, _, shown in cards:
+            assert [position for role, position in shown if role == "kept"] == [kept]
+            assert len([role for role, _ in shown if role != "outside"]) == size
+        return cards
+
+    def class_names(self):
+        return self.page.locator("#classes bdi").all_text_contents()
+
+    def open_class(self, number):
+        button = self.page.locator("#classes button").nth(number)
+        button.click()
+        self.page.wait_for_selector("#class-view[aria-busy=false]")
+        assert button.get_attribute("aria-current") == "true"
+
+    def move_to(self, number):
+        self.page.locator("#fraction").fill(str(number))
+
+
+@pytest.fixture
+def opened(chromium):
+    contexts = []
+
+    def open_report(workdir, size=SIZES[1], **options):
+        contexts.append(chromium.new_context(viewport=dict(zip(("width", "height"), size, strict=True)), **options))
+        return Opened(contexts[-1], workdir)
+
+    yield open_report
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory, digits_npz):
+    """A finished report on the digits; groups of pixels, made-up accuracies."""
+    data = np.load(digits_npz)
+    images = data["train_images"][..., None]
+    config, workdir = make_workdir(
+        tmp_path_factory.mktemp("digits-report"), images, data["train_labels"], fractions=(0.95, 0.9, 0.6)
+    )
+    report(config, workdir)
+    return config, workdir
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A report whose class names are no names, on images that are wider than high."""
+    images, labels = noise_images(90, (10, 16, 3), classes=3)
+    config, workdir = make_workdir(tmp_path_factory.mktemp("hostile"), images, labels, class_names=NAMES)
+    report(config, workdir)
+    return config, workdir
+
+
+def test_classes_sorts_and_slider_show_what_the_subset_files_say(digits, opened):
+    config, workdir = digits
+    page = opened(workdir)
+    fractions = sorted(config.fractions)
+    for number, fraction in enumerate(fractions):
+        page.move_to(number)
+        subset = read_subset(workdir.subset(subset_name("semantic", fraction)))
+        for label in (0, 4, 9):
+            page.open_class(label)
+            cards = page.groups()
+            wanted = groups_of(subset, label)
+            assert {kept: {p for role, p in shown if role != "outside"} for kept, *_, shown in cards} == wanted
+            of_class = subset.labels == label
+            text = page.page.locator("#counts").text_content()
+            gone = np.count_nonzero(~subset.kept[of_class])
+            assert f"{fraction:.0%} kept, {gone} images of {np.count_nonzero(of_class)} go" in text
+            assert f"{len(wanted)} redundant groups" in text
+            assert f"{np.count_nonzero(~subset.kept):,} of {len(subset.kept):,} images" in text
+            assert (
+                page.page.locator("#classes button")
+                .nth(label)
+                .text_content()
+                .endswith(f"{gone} of {of_class.sum()} go")
+            )
+    for order, key, falling in (
+        ("size", 1, True),
+        ("smallest", 1, False),
+        ("widest", 2, True),
+        ("tightest", 2, False),
+    ):
+        page.page.select_option("#order", order)
+        values = [card[key] for card in page.groups()]
+        assert values == sorted(values, reverse=falling)
+        assert len(set(values)) > 1
+    page.check()
+
+
+def test_a_card_tells_height_neighbour_and_reason(digits, opened):
+    _, workdir = digits
+    page = opened(workdir)
+    card = page.page.locator("#cards > li").first
+    words = card.text_content()
+    assert re.search(r"\d+ images · spread [\d.e−]+ · height [\d.e−]+", words)
+    assert re.search(r"Kept: [\d.e−]+ from the group’s mean; the next best [\d.e−]+\.|the lower position wins", words)
+    assert card.locator("img[data-role=outside]").count() == 1
+    frame = card.locator("img[data-role=kept]").evaluate("image => getComputedStyle(image).borderTopColor")
+    assert frame == "rgb(0, 158, 115)"
+    assert card.locator("img[data-role=kept]").evaluate("image => image.complete && image.naturalWidth") == 8
+
+
+def test_search_finds_classes(digits, opened):
+    page = opened(digits[1])
+    page.page.fill("#find", " CLASS 7")
+    assert page.class_names() == ["Class 7"]
+    assert page.page.locator("#found").text_content() == "1 class of 10"
+    page.page.fill("#find", "nothing")
+    assert page.class_names() == []
+    page.page.fill("#find", "")
+    page.page.select_option("#list-order", "dropped")
+    assert len(page.class_names()) == 10
+
+
+def test_names_that_are_markup_appear_as_text(hostile, opened):
+    page = opened(hostile[1])
+    assert page.class_names() == NAMES
+    for number, name in enumerate(NAMES):
+        page.open_class(number)
+        assert page.page.locator("#class-title").text_content() == name
+        page.page.locator("#cards button").first.click()
+        assert name in page.page.locator("#tree-what").text_content()
+    assert page.page.locator("#class-view b").count() == 0
+    page.check()
+
+
+def test_dendrogram_of_a_class_and_of_a_group(digits, opened):
+    _, workdir = digits
+    page = opened(workdir)
+    page.page.locator("#tree summary").click()
+    everything = page.page.locator("#tree-drawing .leaf").count()
+    card = page.page.locator("#cards > li").first
+    size = int(card.get_attribute("data-size"))
+    assert everything > size
+    card.get_by_role("button", name="Tree").click()
+    assert page.page.locator("#tree-drawing .leaf").count() == size
+    labels = page.page.eval_on_selector_all("#tree-drawing .leaf", "all => all.map(x => x.getAttribute('aria-label'))")
+    positions = {int(re.match(r"position (\d+)", label).group(1)) for label in labels}
+    subset = read_subset(workdir.subset(subset_name("semantic", 0.9)))
+    assert positions == groups_of(subset, 0)[int(card.get_attribute("data-kept"))]
+    page.page.locator("#tree-drawing .leaf").last.focus()
+    assert page.page.locator("#peek img").count() == 1
+    page.page.locator("#tree-all").click()
+    assert page.page.locator("#tree-drawing .leaf").count() == everything
+    page.check()
+
+
+def test_keyboard_alone_moves_through_the_page(digits, opened):
+    page = opened(digits[1])
+    page.page.locator("#fraction").focus()
+    before = page.page.locator("#counts").text_content()
+    page.page.keyboard.press("ArrowLeft")
+    assert page.page.locator("#fraction").get_attribute("aria-valuetext") == "60% kept"
+    assert page.page.locator("#counts").text_content() != before
+    page.page.locator("#classes button").nth(1).focus()
+    page.page.keyboard.press("Enter")
+    page.page.wait_for_function("document.getElementById('class-title').textContent === 'Class 1'")
+    outline = page.page.locator("#classes button").nth(1).evaluate("item => getComputedStyle(item).outlineStyle")
+    assert outline == "solid"
+
+
+def test_light_and_dark(digits, opened):
+    page = opened(digits[1], color_scheme="dark")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    dark = page.page.evaluate(colour)
+    assert dark == "rgb(20, 23, 26)"
+    page.page.locator("#theme").click()
+    assert page.page.evaluate(colour) != dark
+    page.page.reload()
+    assert page.page.evaluate(colour) != dark
+    page.check()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", ["digits", "hostile"])
+def test_no_serious_fault_of_accessibility(name, size, scheme, opened, request):
+    axe = pytest.importorskip("axe_playwright_python")
+    script = (pathlib.Path(axe.__file__).parent / "axe.min.js").read_text()
+    page = opened(request.getfixturevalue(name)[1], size, color_scheme=scheme)
+    page.page.locator("#tree summary").click()
+    page.page.eval_on_selector_all("details", "all => all.forEach(item => { item.open = true; })")
+    page.check()
+    page.page.evaluate(script)
+    found = page.page.evaluate("axe.run()")["violations"]
+    faults = [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")]
+    assert not faults
+    assert page.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+
+
+def test_classes_of_a_large_set_are_loaded_when_they_are_opened(tmp_path, opened, monkeypatch):
+    images, labels = noise_images(90, classes=3)
+    config, workdir = make_workdir(tmp_path, images, labels, class_names=NAMES)
+    monkeypatch.setattr(browser_lib, "PAGE_BYTES", browser_lib._REST_BYTES + 1)
+    report(config, workdir)
+    page = opened(workdir)
+    page.page.wait_for_selector("#cards > li")
+    assert sum("classes/" in url for url in page.requests) == 1
+    page.open_class(2)
+    page.page.wait_for_function("document.getElementById('class-title').textContent === 'plain'")
+    subset = read_subset(workdir.subset(subset_name("semantic", 0.9)))
+    assert {card[0] for card in page.groups()} == groups_of(subset, 2).keys()
+    page.open_class(2)
+    assert sum("classes/" in url for url in page.requests) == 2
+    page.check()
+    storage.remove(storage.join(workdir.report, "classes/00001.js"))
+    page.open_class(1)
+    page.page.wait_for_function("document.getElementById('counts').textContent.includes('is missing')")
+
+
+@pytest.mark.parametrize("case", [dict(methods=("random",)), dict(fractions=(1.0,))], ids=str)
+def test_page_without_groups_opens(tmp_path, opened, case):
+    images, labels = noise_images(60)
+    config, workdir = make_workdir(tmp_path, images, labels, **case)
+    report(config, workdir)
+    page = opened(workdir)
+    assert page.page.locator("#browser").count() == 0
+    assert page.page.locator("#theme").is_visible()
+    page.check()
+
+
+@pytest.mark.slow
+def test_cifar10_opens_quickly_and_is_not_large(tmp_path, opened, repo, monkeypatch):
+    folder = repo.parent / "shared" / "data"
+    if not (folder / "cifar10.part1.npz").exists():
+        pytest.skip("needs CIFAR-10 in ../shared/data")
+    monkeypatch.syspath_prepend(str(folder))
+    data = __import__("load").load("cifar10")
+
+    def embed(images):
+        """Means of 4 x 4 pixels, less their mean over all images."""
+        means = images.reshape(len(images), 8, 4, 8, 4, 3).mean(axis=(2, 4)).reshape(len(images), -1)
+        return (means - means.mean(axis=0)).astype(np.float32)
+
+    labels, names = data["train_labels"].astype(np.int64), data["label_names"]
+    fractions = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
+    config, workdir = make_workdir(
+        tmp_path, data["train_images"], labels, class_names=names, embed=embed, fractions=fractions, trials=10
+    )
+    report(config, workdir)
+    size = (pathlib.Path(workdir.report) / "index.html").stat().st_size
+    assert 5e6 < size < 10e6
+    page = opened(workdir)
+    page.page.wait_for_selector("#cards > li img")
+    assert page.seconds < 2, "of two cores which nobody else uses"
+    subset = read_subset(workdir.subset(subset_name("semantic", 0.9)))
+    page.open_class(3)
+    assert page.page.locator("#class-title").text_content() == "cat"
+    wanted = groups_of(subset, 3)
+    cards = page.groups()
+    assert 100 < len(cards) <= len(wanted)
+    for kept, _, _, shown in cards:
+        assert {position for role, position in shown if role != "outside"} == wanted[kept]
+    page.check()

@@ -1,0 +1,82 @@
+"""Choice of pictures, their budget, and what the page is told of a class."""
+
+import numpy as np
+import pytest
+
+from redundancy.report import browser, classes, images
+from redundancy.selection.linkage import Merges
+
+# Images 0…5: (0, 1) at 0.1, (2, 3) at 0.2, both at 0.4; 4 joins them at 0.9; 5 stays alone.
+MERGES = Merges(np.array([0, 2, 6, 4]), np.array([1, 3, 7, 8]), np.array([0.1, 0.2, 0.4, 0.9]), np.array([2, 2, 4, 5]))
+
+
+def make_cut(group, fraction=0.5, merges=MERGES):
+    group = np.array(group)
+    kept = np.zeros(len(group), bool)
+    kept[np.unique(group, return_index=True)[1]] = True
+    return classes.make_cut(fraction, group, kept, np.where(kept, 0.0, np.arange(len(group)) / 100), merges)
+
+
+def test_heights_are_those_of_the_merges_that_made_the_groups():
+    assert make_cut([0, 0, 1, 1, 2, 3]).heights.tolist() == [0.1, 0.2]
+    assert make_cut([0, 0, 0, 0, 0, 1]).heights.tolist() == [0.9]
+    assert np.isnan(make_cut([0, 0, 0, 1, 2, 3]).heights[0]), "no cluster of the merges has three images"
+    assert np.isnan(make_cut([0, 0, 1, 1, 2, 3], merges=None).heights).all()
+
+
+def test_only_groups_of_two_or_more_are_told_of():
+    of = make_cut([0, 0, 1, 1, 1, 3])
+    assert of.kept == 3
+    assert of.rows.tolist() == [0, 1, 2, 3, 4]
+    assert of.sizes.tolist() == [2, 3]
+    assert of.spread.tolist() == [0.01, 0.04]
+    turned = of.reordered(np.array([1, 0]))
+    assert turned.rows.tolist() == [2, 3, 4, 0, 1]
+    assert turned.distances.tolist() == [0, 0.03, 0.04, 0, 0.01]
+
+
+def cut_of(sizes, rng):
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    kept = np.diff(group, prepend=-1) > 0
+    return classes.make_cut(0.9, group, kept, np.where(kept, 0, rng.random(len(group))), None)
+
+
+def test_pictures_go_to_large_wide_and_tight_groups_first():
+    of = cut_of([2] * 40 + [9], np.random.default_rng(0))
+    chosen = set(classes.choose_pictures([of], 0, 15, 0, 24, seed=0))
+    spread = of.spread
+    for group in (40, int(spread.argmax()), int(spread.argmin())):
+        start = of.starts[group]
+        assert set(of.rows[start : start + of.sizes[group]].tolist()) <= chosen
+    assert len(chosen) <= 15
+    assert chosen == set(classes.choose_pictures([of], 0, 15, 0, 24, seed=0))
+    assert chosen != set(classes.choose_pictures([of], 0, 15, 0, 24, seed=1))
+
+
+def test_groups_with_pictures_come_first():
+    of = cut_of([2, 3, 2, 5], np.random.default_rng(0))
+    pictures = np.zeros(12, bool)
+    pictures[[2, 3, 4, *of.rows[7:10]]] = True
+    ordered, count = classes.pictured_first(of, pictures, 0, 3, seed=0)
+    assert count == 2, "of the group of five the three that are shown have pictures"
+    assert sorted(ordered.sizes[:2].tolist()) == [3, 5]
+    assert sorted(ordered.rows.tolist()) == list(range(12))
+
+
+def test_shares_are_even_but_for_those_who_want_less():
+    assert browser.share_out({1: 5, 2: 100, 3: 100}, 65) == {1: 5, 2: 30, 3: 30}
+    assert browser.share_out({1: 5, 2: 7}, 100) == {1: 5, 2: 7}
+    assert browser.share_out({}, 5) == {}
+
+
+@pytest.mark.parametrize(("most_bytes", "wanted"), [(1e9, "exact"), (1e4, "lossy")])
+def test_small_images_lose_nothing_where_there_is_room(most_bytes, wanted):
+    sample = list(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8))
+    kind, each = images.choose_kind(sample, 1000, most_bytes)
+    assert (kind == "lossy") == (wanted == "lossy")
+    assert each == pytest.approx(4 / 3 * np.mean([len(images.compress(image, kind)) for image in sample]) + 4)
+
+
+def test_text_ends_no_script():
+    text = browser.to_text({"name": "</script><!-- &amp;"})
+    assert not {"<", "&"} & set(text)
