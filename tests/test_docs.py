@@ -5,6 +5,7 @@ How commands are treated is told in documented.py.
 """
 
 import csv
+import dataclasses
 import html.parser
 import itertools
 import json
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from launch.spec import Spec
 from redundancy import config
 from redundancy.help import HELP
 from redundancy.workdir import STAGES, Workdir
@@ -206,7 +208,8 @@ def test_commands_fields_and_files_in_the_text_exist(page, repo):
         if (found := re.match(r"redundancy ([a-z]+)\b", code)) and "/" not in code:
             assert found[1] in (*STAGES, "run", *HELP), code
         for field in re.findall(r"(?<!redundancy\.)\bconfig\.([a-z]\w+)", code):
-            assert field in config.FIELDS or field in ("json", "py"), code
+            of_launch = {each.name for each in dataclasses.fields(Spec)} if page.name == "launch.md" else set()
+            assert field in config.FIELDS or field in of_launch or field in ("json", "py"), code
         if re.fullmatch(r"(?:tests|docs|configs|benchmarks|redundancy|launch)/[\w./-]+", code):
             assert (repo / code).exists(), code
 
