@@ -50,13 +50,19 @@ VERBS = ("plan", "preflight", "run", "status", "logs", "stop", "down", "list", "
 _OF_A_RUN = ("status", "logs", "stop", "down")
 _OF_A_COMMAND = ("plan", "preflight", "run")
 
-_FLAGS = flags.FLAGS
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Launch config.")
-_FOLLOW = flags.DEFINE_bool("follow", False, "logs: goes on as the log grows.", short_name="f")
-_HOST = flags.DEFINE_integer("host", 0, "logs: which host.", lower_bound=0)
-_SLICE = flags.DEFINE_integer("slice", 0, "logs: which slice.", lower_bound=0)
-_YES = flags.DEFINE_bool("yes", False, "gc: deletes.")
-_DELETE = flags.DEFINE_bool("delete_on_exit", False, "run: Ctrl-C deletes the slices.")
+_FLAGS = flags.FlagValues()  # of one command line
+
+
+def _defined() -> flags.FlagValues:
+    """The flags, none of them given; those of the package, some of the same names, are left alone."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "Launch config.", flag_values=values)
+    flags.DEFINE_bool("follow", False, "logs: goes on as the log grows.", short_name="f", flag_values=values)
+    flags.DEFINE_integer("host", 0, "logs: which host.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("slice", 0, "logs: which slice.", lower_bound=0, flag_values=values)
+    flags.DEFINE_bool("yes", False, "gc: deletes.", flag_values=values)
+    flags.DEFINE_bool("delete_on_exit", False, "run: Ctrl-C deletes the slices.", flag_values=values)
+    return values
 
 
 def say(text: str) -> None:
@@ -272,7 +278,7 @@ def run(spec: Spec, command: list[str]) -> int:
         task.open()
         return task.run()
     except KeyboardInterrupt:
-        if _DELETE.value and task.ledger.load():
+        if _FLAGS.delete_on_exit and task.ledger.load():
             try:
                 task.down()
                 return 130
@@ -354,24 +360,24 @@ def logs(spec: Spec) -> int:
     task = _opened(spec)
     shown: tuple[int, int] = (0, 0)
     while True:
-        if _SLICE.value >= len(task.ledger.records):
-            raise ConfigError(f"--slice={_SLICE.value}: the run has {len(task.ledger.records)} slice(s).")
-        last = task.ledger.records[_SLICE.value].last
+        if _FLAGS.slice >= len(task.ledger.records):
+            raise ConfigError(f"--slice={_FLAGS.slice}: the run has {len(task.ledger.records)} slice(s).")
+        last = task.ledger.records[_FLAGS.slice].last
         number = last.number if last else 0
-        path = f"{task.folder(_SLICE.value, number)}/host-{_HOST.value}.log"
+        path = f"{task.folder(_FLAGS.slice, number)}/host-{_FLAGS.host}.log"
         content = (task.files.read(path) or b"") if number else b""
         if shown[0] != number:
             shown = (number, 0)
-            if _FOLLOW.value and number:
+            if _FLAGS.follow and number:
                 say(f"---- attempt {number} ----")
         sys.stdout.write(content[shown[1] :].decode(errors="replace"))
         sys.stdout.flush()
         shown = (number, max(shown[1], len(content)))
-        if not _FOLLOW.value:
+        if not _FLAGS.follow:
             if not content:
                 raise UserError(f"{task.files.uri(path)} is not there (yet).")
             return 0
-        if task.ledger.records[_SLICE.value].end:
+        if task.ledger.records[_FLAGS.slice].end:
             return 0
         time.sleep(spec.mirror_s)
         task.ledger.load()
@@ -412,7 +418,7 @@ def gc(spec: Spec) -> int:
             continue
         found = True
         say(f"{resource.name} in {resource.zone}: {'lost' if lost else 'past its time'} ({_state(resource)})")
-        if _YES.value:
+        if _FLAGS.yes:
             try:
                 slices.delete(resource.name, resource.zone)
                 say("  deleted")
@@ -421,7 +427,7 @@ def gc(spec: Spec) -> int:
                 say(f"  NOT deleted: {error}")
     if not found:
         say("no leftovers.")
-    elif not _YES.value:
+    elif not _FLAGS.yes:
         say("Nothing was deleted; --yes deletes them.")
     return int(failed)
 
@@ -442,7 +448,7 @@ def _parse(argv: list[str]) -> tuple[list[str], object]:
         if arg.startswith("-") and name == "config" and not os.path.isfile(path):
             raise ConfigError(f"--config: there is no file {path!r}; for example launch/configs/v5e_spot.py")
     try:
-        return _FLAGS(argv)[1:], _CONFIG.value
+        return _FLAGS(argv)[1:], _FLAGS["config"].value
     except flags.Error as error:
         # Where the config file fails, a traceback comes between.
         lines = str(error).strip().splitlines()
@@ -452,6 +458,8 @@ def _parse(argv: list[str]) -> tuple[list[str], object]:
 
 
 def main(argv: list[str]) -> int:
+    global _FLAGS
+    _FLAGS = _defined()
     cut = argv.index("--") if "--" in argv else len(argv)
     own, command = argv[:cut], argv[cut + 1 :]
     if len(own) < 2 or {"-h", "--help", "-help", "help"} & set(own[1:]):

@@ -149,7 +149,7 @@ def test_a_corrupt_photo_is_named_before_any_work(redundancy, tmp_path):
     assert done.returncode == 1
     assert "bars/3.jpg" in done.stderr
     assert "Traceback" not in done.stderr
-    assert os.listdir(tmp_path / "w") == ["config.json"]
+    assert sorted(os.listdir(tmp_path / "w")) == ["config.json", "last_error.json"]
 
 
 @pytest.mark.slow

@@ -6,8 +6,6 @@ import runpy
 import sys
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
 from launch import __main__ as command_line
 from launch import cloud, spec
@@ -30,9 +28,7 @@ def launch(capfd, monkeypatch, repo):
     monkeypatch.setattr(cloud.Gcloud, "attempt", attempt)
 
     def run(*words):
-        with flagsaver.flagsaver():
-            flags.FLAGS.unparse_flags()
-            code = command_line.main(["launch", *words])
+        code = command_line.main(["launch", *words])
         return code, *capfd.readouterr()
 
     return run

@@ -188,7 +188,7 @@ def test_names_that_are_markup_appear_as_text(hostile, opened):
         page.open_class(number)
         assert page.page.locator("#class-title").text_content() == name
         page.page.locator("#cards button").first.click()
-        assert name in page.page.locator("#tree-what").text_content()
+        page.page.wait_for_function("name => document.getElementById('tree-what').textContent.includes(name)", arg=name)
     assert page.page.locator("#class-view b").count() == 0
     page.check()
 
