@@ -1,13 +1,11 @@
 """Google Cloud through the gcloud binary: command lines, what their errors mean, objects in a bucket, queued resources."""
 
-import getpass
 import json
 import pathlib
 import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -140,13 +138,13 @@ class QueuedResources:
 
     def _startup(self, name: str) -> pathlib.Path:
         """Where the script lies that a slice's VMs run when they start."""
-        return pathlib.Path(tempfile.gettempdir()) / f"launch-{getpass.getuser()}" / f"{name}.sh"
+        return pathlib.Path("~/.cache/redundancy/launch").expanduser() / f"{name}.sh"
 
     def _write_startup(self, name: str, zone: str, left_s: float) -> None:
         idle_s = round(self._spec.idle_minutes * 60)
         delete = shlex.join(delete_argv(self._gcloud, name, zone))
         path = self._startup(name)
-        path.parent.mkdir(exist_ok=True, mode=0o700)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
             f"#!/bin/sh\nidle_s={idle_s}\nleft_s={max(idle_s, round(left_s))}\ndelete() {{ {delete}; }}\n"
             + pathlib.Path(__file__).with_name("startup.sh").read_text()

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 
 import pytest
@@ -51,7 +50,7 @@ def test_a_slice_outlives_nobody(tmp_path, monkeypatch, started):
         9.0,
         1 / 60,
     )
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
     slices = QueuedResources(resolve(config), Gcloud("p"))
     slices._write_startup("r-0", "us-west4-a", 3.0)
     script(tmp_path / "bin" / "gcloud", f'#!/bin/sh\necho "$@" > {tmp_path}/deleted\n')
