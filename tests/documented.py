@@ -253,7 +253,7 @@ def _check_launch(words: list[str], env: dict[str, str]) -> None:
         return
     code = (
         "import json, sys; from launch import __main__ as launch; print(json.dumps(launch.VERBS)); "
-        "launch._FLAGS(['launch', *[a for a in sys.argv[1:] if not a.startswith('--config.')]])"
+        "launch._defined()(['launch', *[a for a in sys.argv[1:] if not a.startswith('--config.')]])"
     )
     argv = [sys.executable, "-c", code, *words[1:]]
     done = subprocess.run(argv, cwd=REPO, env=env, capture_output=True, text=True, timeout=60, check=False)
