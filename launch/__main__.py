@@ -216,8 +216,12 @@ def preflight(spec: Spec, command: list[str]) -> int:
     if spec.backend != "local":
         account = ("auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
         check("account", lambda: need(text(*account), "nobody is logged in"), "gcloud auth login")
-        project = lambda: spec.project or need(text("config", "get", "project"), "no project")  # noqa: E731
-        check("project", project, "gcloud config set project, or --config.project")
+        project = ("config", "get", "project")
+        check(
+            "project",
+            lambda: spec.project or need(text(*project), "no project"),
+            "gcloud config set project, or --config.project",
+        )
         for zone in spec.zones:
             for kind, name, wanted in (
                 (("accelerator-types", "list"), spec.accelerator_type, "a zone that has it"),

@@ -223,8 +223,8 @@ class End:
 
 Action = Wait | Create | Start | Close | Delete | End
 
-# Words of the cloud for want of capacity and for what no time will mend, and of a host that is to blame rather than the program; the latter from the
-# lists that launchers of others keep (marin's tpu_health.py, JAX's issues).
+# Words of the cloud for want of capacity and for what no time will mend, and of a host that is to blame rather than the
+# program; the latter from the lists that launchers of others keep (marin's tpu_health.py, JAX's issues).
 CAPACITY = re.compile(
     r"no more capacity|reserved capacity|valid.until|RESOURCE_POOL_EXHAUSTED|RESOURCE_EXHAUSTED|Quota '|quota|stockout|expired",
     re.I,

@@ -256,16 +256,22 @@ class Supervisor:
         return [line.rsplit("\r", 1)[-1] for line in text.splitlines() if line.strip()][-lines:]
 
     def mirror(self, state, **values):
-        """Copies status and log to the bucket."""
+        """Copies log and status to the bucket, the log first: whoever reads that all has ended deletes the slice."""
         base = "{}/host-{}".format(self.job["mirror"], self.job["worker"])
         status = os.path.join(self.folder, "status.json")
-        write_json(status, self.status(state, **values))
-        put(status, base + ".json")
         size = os.path.getsize(self.log) if os.path.exists(self.log) else 0
+        failed = None
         # A long log is copied whole each time: the longer it is, the more must be new.
         if size - self.copied > (0 if state == "ended" else size // 20 if size > 2**22 else 0):
-            put(self.log, base + ".log")
-            self.copied = size
+            try:
+                put(self.log, base + ".log")
+                self.copied = size
+            except OSError as error:
+                failed = error
+        write_json(status, self.status(state, **values))
+        put(status, base + ".json")
+        if failed:
+            raise failed
 
     def try_mirror(self, state, **values):
         try:
