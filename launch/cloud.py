@@ -13,6 +13,7 @@ from absl import logging
 
 from launch.controller import CAPACITY, Resource, State
 from launch.spec import Spec
+from redundancy.cache_folder import cache_folder
 from redundancy.errors import UserError
 
 # An ssh connection to a slice that was taken back would otherwise hang.
@@ -138,7 +139,7 @@ class QueuedResources:
 
     def _startup(self, name: str) -> pathlib.Path:
         """Where the script lies that a slice's VMs run when they start."""
-        return pathlib.Path("~/.cache/redundancy/launch").expanduser() / f"{name}.sh"
+        return pathlib.Path(cache_folder() or ".launch") / "startup" / f"{name}.sh"
 
     def _write_startup(self, name: str, zone: str, left_s: float) -> None:
         idle_s = round(self._spec.idle_minutes * 60)

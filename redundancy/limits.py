@@ -52,7 +52,7 @@ def _check_disk(work: Work) -> str:
         raise WorkdirError(text)
     if most.about > free:
         logging.warning("%s", text)
-    return told
+    return told if most.about else ""
 
 
 _WAYS = {

@@ -9,11 +9,12 @@ Each process takes all the devices it sees: on a machine with a GPU let one host
 import os
 
 from launch.spec import defaults
+from redundancy.cache_folder import cache_folder
 
 
 def get_config():
     config = defaults()
     config.backend = "local"
-    config.bucket = os.path.expanduser("~/.cache/redundancy")
+    config.bucket = cache_folder() or os.path.abspath(".launch")
     config.poll_s, config.mirror_s = 2.0, 2.0
     return config
