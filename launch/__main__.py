@@ -1,5 +1,6 @@
 """The command line of the launcher."""
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -11,14 +12,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 from absl import flags
 from ml_collections import config_flags
 
 from launch import bundle as bundle_lib
+from launch import controller
 from launch import run as run_lib
 from launch import spec as spec_lib
-from launch.cloud import CloudError, Gcloud, GcsFiles
+from launch.cloud import CloudError, Gcloud
 from launch.controller import Resource, State
 from launch.spec import Spec
 from redundancy.errors import ConfigError, UserError, nearest
@@ -267,33 +270,42 @@ def _check_key(path: str) -> str:
 # A run.
 
 
-def run(spec: Spec, command: list[str]) -> int:
-    task = run_lib.Run(spec, command)
-    if not isinstance(task.files, GcsFiles):
-        os.makedirs(task.files.root, exist_ok=True)
-    say(f"run {spec.run}: {spec.slices} slice(s); its files are in {task.files.uri(spec.run)}")
+@contextlib.contextmanager
+def _as_ctrl_c(*signals: signal.Signals) -> Iterator[None]:
+    """Signals raise KeyboardInterrupt."""
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in signals}
     try:
-        task.open()
-        return task.run()
-    except KeyboardInterrupt:
-        if _FLAGS.delete_on_exit and task.ledger.load():
-            try:
-                task.down()
-                return 130
-            except BaseException:
-                _tell_remaining(task, "The slices are not all deleted.")
-                raise
-        _tell_remaining(task, "This launcher ends.")
-        return 130
-    except Exception:
-        _tell_remaining(task, "This launcher ends.")
-        raise
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(spec: Spec, command: list[str]) -> int:
+    task = run_lib.Run(spec, command)
+    say(f"run {spec.run}: {spec.slices} slice(s); its files are in {task.files.uri(spec.run)}")
+
+    with _as_ctrl_c(signal.SIGTERM, signal.SIGHUP):
+        try:
+            task.open()
+            return task.run()
+        except KeyboardInterrupt:
+            if _FLAGS.delete_on_exit and task.ledger.load():
+                try:
+                    task.down()
+                    return 130
+                except BaseException:
+                    _tell_remaining(task, "The slices are not all deleted.")
+                    raise
+            _tell_remaining(task, "This launcher ends.")
+            return 130
+        except Exception:
+            _tell_remaining(task, "This launcher ends.")
+            raise
 
 
 def _tell_remaining(task: run_lib.Run, what: str) -> None:
@@ -319,7 +331,7 @@ def _opened(spec: Spec) -> run_lib.Run:
     """A run that exists."""
     task = run_lib.Run(spec, [])
     if not task.ledger.load():
-        known = [name for name in task.files.names("") if name not in ("bundles", "jax_cache", "slices")]
+        known = run_lib.run_names(task.files)
         raise UserError(
             f"there is no run {spec.run} in {task.files.root}.{nearest(spec.run, known)} Runs: {', '.join(known)}"
         )
@@ -410,9 +422,18 @@ def list_(spec: Spec) -> int:
     return 0
 
 
+def _unended(files) -> list[controller.Record]:
+    """Slices' records of all runs of the bucket that have not ended."""
+    found = []
+    for name in run_lib.run_names(files):
+        ledger = run_lib.Ledger(files, name, time.sleep)
+        found += [record for record in (ledger.records if ledger.load() else ()) if record.end is None]
+    return found
+
+
 def gc(spec: Spec) -> int:
-    """Leftovers of this user: slices that were lost or are past their time."""
-    slices, _ = run_lib.backend(spec)
+    """Leftovers of this user: slices that were lost or are past their time; and requests that may still bring a slice."""
+    slices, files = run_lib.backend(spec)
     found = failed = False
     for resource in slices.existing():
         expires = resource.labels.get("expires", "")
@@ -429,8 +450,13 @@ def gc(spec: Spec) -> int:
             except CloudError as error:
                 failed = True
                 say(f"  NOT deleted: {error}")
+    waiting = [
+        record.name for record in _unended(files) if controller.may_appear(record, time.time(), controller.policy(spec))
+    ]
+    for name in waiting:
+        say(f"{name}: was asked for a moment ago and may still appear; look again in some minutes.")
     if not found:
-        say("no leftovers.")
+        say("no leftovers." if not waiting else "no leftovers yet.")
     elif not _FLAGS.yes:
         say("Nothing was deleted; --yes deletes them.")
     return int(failed)
@@ -462,8 +488,17 @@ def _parse(argv: list[str]) -> tuple[list[str], object]:
 
 
 def main(argv: list[str]) -> int:
+    """Runs one command line and returns its exit code; flags and sys.argv are as before afterwards."""
     global _FLAGS
-    _FLAGS = _defined()
+    before = sys.argv, _FLAGS
+    try:
+        _FLAGS = _defined()
+        return _main(argv)
+    finally:
+        sys.argv, _FLAGS = before
+
+
+def _main(argv: list[str]) -> int:
     cut = argv.index("--") if "--" in argv else len(argv)
     own, command = argv[:cut], argv[cut + 1 :]
     if len(own) < 2 or {"-h", "--help", "-help", "help"} & set(own[1:]):

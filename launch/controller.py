@@ -60,7 +60,10 @@ class Attempt:
     """One start of the program on a slice; times are seconds since 1970.
 
     Attributes:
-      created: when the cloud took the request for the slice; None before, and where that is not known.
+      asked: when the latest request for the slice was sent or answered, while that request may still bring one; None once
+        the slice was seen, or the cloud has refused.
+      requests: how often the slice was asked for.
+      created: when the cloud took the request; None before, and if that is not known.
       refusals: how often the cloud did not answer the request.
       started: when every host had acknowledged the start; bundle: SHA-256 of the code that was started.
       hosts: how many there are.
@@ -71,6 +74,8 @@ class Attempt:
     zone: str
     began: float
     bundle: str = ""
+    asked: float | None = None
+    requests: int = 0
     created: float | None = None
     refusals: int = 0
     started: float | None = None
@@ -115,7 +120,8 @@ class Policy:
     """When to give up on what, in seconds, and where to try.
 
     Attributes:
-      appear_s: a request that was taken may be invisible for so long.
+      appear_s: a request may bring a slice for so long after it was sent or answered: gcloud ends within 120 s, and what
+        the cloud took is listed within another 120 s.
       healthy_s: failures and losses before the program ran for so long are forgotten.
       settle_s: after a host's program has failed, the others' may take so long to end, too.
     """
@@ -127,7 +133,7 @@ class Policy:
     max_preemptions: int
     max_failures: int
     budget_s: float
-    appear_s: float = 120.0
+    appear_s: float = 240.0
     unready_s: float = 600.0
     settle_s: float = 180.0
     healthy_s: float = 3600.0
@@ -237,14 +243,18 @@ _OF_THE_HOST = re.compile(
 
 
 def decide(record: Record, sight: Sight, policy: Policy) -> Action:
-    """The next action for a slice. Never deletes or creates where the cloud did not answer."""
+    """The next action for a slice.
+
+    It never deletes or creates while the cloud does not answer, and neither ends nor asks again while a request of an
+    earlier attempt may still bring a slice.
+    """
     last, state = record.last, sight.resource.state
     if state is State.UNKNOWN:
         return Wait(f"the cloud does not answer: {sight.resource.message}".rstrip(": "))
     if last is not None and last.outcome is None:
         return _within(last, sight, policy)
-    if state is State.ABSENT and last is not None and last.refusals and sight.now - last.ended < policy.appear_s:
-        return Wait("a request that was not answered, and may have been taken")
+    if state is State.ABSENT and may_appear(record, sight.now, policy):
+        return Wait("a request that may still bring a slice")
     if (end := _end(record, sight, policy)) is not None:
         if state is State.ABSENT:
             return end
@@ -259,6 +269,11 @@ def decide(record: Record, sight: Sight, policy: Policy) -> Action:
     if (left := _retry_at(record, policy) - sight.now) > 0:
         return Wait(f"{left:.0f} s before asking again ({last.detail})")
     return Create(_zone(record, policy), number)
+
+
+def may_appear(record: Record, now: float, policy: Policy) -> bool:
+    """Whether a slice that is absent may still come of a request that was sent."""
+    return record.last is not None and record.last.asked is not None and now - record.last.asked < policy.appear_s
 
 
 def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
@@ -427,7 +442,11 @@ def seen(record: Record, resource: Resource, now: float) -> Record:
     elif not active and record.active_since is not None:
         record = dataclasses.replace(record, used_s=record.seconds(now), active_since=None)
     last = record.last
-    if last is not None and last.outcome is None and last.created is None and resource.state is not State.ABSENT:
+    if last is None or resource.state is State.ABSENT:
+        return record
+    if last.requests == 1:  # of several requests another one may come late, after this slice is gone
+        record = _with_last(record, asked=None)
+    if last.outcome is None and last.created is None:
         record = _with_last(record, created=now)
     return record
 
@@ -437,10 +456,16 @@ def after(record: Record, action: Action, now: float) -> Record:
     last = record.last
     match action:
         case Create() | Start() if last is None or action.attempt != last.number:
-            zone = action.zone if isinstance(action, Create) else last.zone
-            created = None if isinstance(action, Create) else last.created
-            attempt = Attempt(action.attempt, zone, now, created=created)
+            if isinstance(action, Create):
+                attempt = Attempt(action.attempt, action.zone, now, asked=now, requests=1)
+            else:
+                # Another start on the same slice.
+                attempt = Attempt(
+                    action.attempt, last.zone, now, asked=last.asked, requests=last.requests, created=last.created
+                )
             return dataclasses.replace(record, attempts=(*record.attempts, attempt))
+        case Create():
+            return _with_last(record, asked=now, requests=last.requests + 1)
         case Close():
             return _with_last(record, outcome=action.outcome, detail=action.detail, ended=now)
         case End():
@@ -450,15 +475,22 @@ def after(record: Record, action: Action, now: float) -> Record:
 
 def created(record: Record, now: float) -> Record:
     """After the cloud took the request."""
-    return _with_last(record, created=now)
+    return _with_last(record, created=now, asked=now)
 
 
-def refused(record: Record, policy: Policy, outcome: str, message: str, now: float) -> Record:
-    """After the cloud did not answer the request, or in words that say nothing of why; some times over it has an outcome."""
-    record = _with_last(record, refusals=record.last.refusals + 1)
+def refused(record: Record, before: Record, outcome: str, message: str, now: float) -> Record:
+    """After the cloud refused the request: it brings nothing, but an earlier one, known from `before`, still may."""
+    again = before.last is not None and before.last.number == record.last.number
+    record = _with_last(record, asked=before.last.asked if again else None)
+    return after(record, Close(outcome, message), now)
+
+
+def unanswered(record: Record, policy: Policy, outcome: str, message: str, now: float) -> Record:
+    """After the cloud did not answer the request, or did not say why it failed; after `max_refusals` the attempt ends."""
+    record = _with_last(record, refusals=record.last.refusals + 1, asked=now)
     if record.last.refusals < policy.max_refusals:
         return record
-    return _with_last(record, outcome=outcome, detail=message, ended=now)
+    return after(record, Close(outcome, message), now)
 
 
 def started(record: Record, now: float, bundle: str, hosts: int) -> Record:

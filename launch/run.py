@@ -10,6 +10,8 @@ import math
 import pathlib
 import re
 import time
+import types
+import uuid
 from collections.abc import Callable, Sequence
 
 from launch import bundle as bundle_lib
@@ -58,8 +60,8 @@ def fingerprint(spec: Spec, command: Sequence[str]) -> str:
 class Ledger:
     """The records of a run's slices, in one file of the bucket; what another controller wrote is never overwritten."""
 
-    def __init__(self, files: GcsFiles | LocalFiles, run: str):
-        self._files, self.path = files, f"{run}/run.json"
+    def __init__(self, files: GcsFiles | LocalFiles, run: str, sleep: Callable[[float], None]):
+        self._files, self.path, self._sleep = files, f"{run}/run.json", sleep
         self._generation = 0
         self.head: dict = {}
         self.records: list[Record] = []
@@ -90,13 +92,14 @@ class Ledger:
             except CloudError as error:
                 if error.kind in PERMANENT or not pause:
                     raise
-                time.sleep(pause)
+                self._sleep(pause)
 
     def _write(self, content: bytes) -> None:
         try:
             self._files.write(self.path, content, self._generation)
         except CloudError as error:
-            # The answer to our own write may have been lost, and it have been written once more.
+            # Our own write may have been carried out although its answer was lost. The head names the controller, so that
+            # another one's record is never taken for it.
             if error.kind != "changed":
                 raise
             if self._files.read(self.path) != content:
@@ -107,7 +110,8 @@ class Ledger:
         """Reads that somebody asked the run to stop, which is all that may be changed beside a controller."""
         if self._files.generation(self.path) != self._generation:
             head, records = self.head, self.records
-            if not self.load() or self.records != records:
+            same = self.load() and self.records == records and self.head.get("controller") == head.get("controller")
+            if not same:
                 self.head, self.records = head, records
                 raise self._taken()
 
@@ -123,6 +127,10 @@ def _record(found: dict) -> Record:
     return Record(**{**found, "attempts": attempts, "end": tuple(found["end"]) if found["end"] else None})
 
 
+def run_names(files: GcsFiles | LocalFiles) -> list[str]:
+    return [name for name in files.names("") if name not in ("bundles", "jax_cache", "slices")]
+
+
 def substituted(command: Sequence[str], spec: Spec, index: int) -> list[str]:
     """The command of one slice."""
     return [part.replace("{slice}", str(index)).replace("{slices}", str(spec.slices)) for part in command]
@@ -135,18 +143,31 @@ class Run:
       spec: with the run's name.
       command: arguments of `redundancy`.
       say: prints a line.
+      slices, files: what `backend` gives, if None.
+      clock: `time`, or what has its `time`, `monotonic` and `sleep`.
+      bundle: the code to start; made of this checkout when the run begins, if None.
     """
 
-    def __init__(self, spec: Spec, command: Sequence[str], say: Callable[[str], None] | None = None):
+    def __init__(
+        self,
+        spec: Spec,
+        command: Sequence[str],
+        say: Callable[[str], None] | None = None,
+        *,
+        slices: Slices | None = None,
+        files: GcsFiles | LocalFiles | None = None,
+        clock: types.ModuleType | types.SimpleNamespace = time,
+        bundle: bundle_lib.Bundle | None = None,
+    ):
         self.spec, self.command = spec, list(command)
-        self.slices, self.files = backend(spec)
+        self.slices, self.files = (slices, files) if slices and files else backend(spec)
         self.policy = controller.policy(spec)
-        self.ledger = Ledger(self.files, spec.run)
+        self.clock, self.bundle = clock, bundle
+        self.ledger = Ledger(self.files, spec.run, clock.sleep)
         self._say = say or (lambda text: print(time.strftime("%H:%M:%S"), text, flush=True))
         self._said: dict[int, tuple[str, float]] = {}
         self._beats: dict[tuple, tuple[object, float]] = {}
         self._since: dict[tuple, float] = {}
-        self.bundle: bundle_lib.Bundle | None = None
         self.is_open = False
 
     def name(self, index: int) -> str:
@@ -157,7 +178,7 @@ class Run:
         return last.zone if last else self.policy.zones[0]
 
     def used_s(self) -> float:
-        now = time.time()
+        now = self.clock.time()
         return sum(record.seconds(now) for record in self.ledger.records)
 
     # Beginning.
@@ -185,12 +206,13 @@ class Run:
                 "command": self.command,
                 "kind": self.spec.accelerator_type if self.spec.backend != "local" else "local",
                 "owner": owner(),
-                "began": time.time(),
+                "began": self.clock.time(),
             }
             self.ledger.records = [Record(self.name(index)) for index in range(self.spec.slices)]
         self.ledger.head.pop("stop", None)
+        self.ledger.head["controller"] = uuid.uuid4().hex
         self._adopt()
-        self.bundle = bundle_lib.make(HERE.parent)
+        self.bundle = self.bundle or bundle_lib.make(HERE.parent)
         self.ledger.save()
         self.is_open = True
 
@@ -201,7 +223,7 @@ class Run:
             end = record.end if record.end and record.end[0] == controller.DONE else None
             self.ledger.records[index] = dataclasses.replace(record, end=end, base=base)
         if any(record.end is None for record in self.ledger.records):
-            self.ledger.head["began"] = time.time()
+            self.ledger.head["began"] = self.clock.time()
 
     def _adopt(self) -> None:
         """Takes over slices that exist and that the record does not tell of."""
@@ -215,13 +237,13 @@ class Run:
                     raise WorkdirError(
                         f"there are two slices {record.name}, in {record.last.zone} and {resource.zone}."
                     )
-                now, number = time.time(), record.last.number + 1 if record.last else 1
+                now, number = self.clock.time(), record.last.number + 1 if record.last else 1
                 attempt = Attempt(number, resource.zone, now, created=now)
                 self.ledger.records[index] = dataclasses.replace(record, attempts=(*record.attempts, attempt), end=None)
 
     def _check_ours(self, resource: Resource) -> None:
         found = resource.labels
-        mine = (fingerprint(self.spec, self.command), self.ledger.head["owner"])
+        mine = (self.ledger.head["fingerprint"], self.ledger.head["owner"])
         if (found.get("hash"), found.get("owner")) != mine:
             raise WorkdirError(
                 f"there is a slice {resource.name} in {resource.zone}, of owner {found.get('owner')} and with another "
@@ -247,14 +269,14 @@ class Run:
                     self.step(index)
             if all(record.end for record in self.ledger.records):
                 return max((record.end[0] for record in self.ledger.records), key=lambda code: (code == 1, code))
-            time.sleep(self.spec.poll_s)
+            self.clock.sleep(self.spec.poll_s)
 
     def step(self, index: int) -> None:
         """One look at a slice, and what follows from it."""
         resource = self.slices.describe(self.name(index), self.zone(index))
         if resource.state not in (State.ABSENT, State.UNKNOWN):
             self._check_ours(resource)
-        self._update(index, controller.seen(self.ledger.records[index], resource, time.time()))
+        self._update(index, controller.seen(self.ledger.records[index], resource, self.clock.time()))
         try:
             sight = self._look(index, resource)
         except CloudError as error:
@@ -268,8 +290,10 @@ class Run:
             action = controller.decide(record, sight, self.policy)
             self._tell(index, action)
             # Saved before each action, changed or not: a controller whose place another one has taken may not act.
-            self._update(index, controller.after(record, action, time.time()), always=not isinstance(action, Wait))
-            self._do(index, action, resource)
+            self._update(
+                index, controller.after(record, action, self.clock.time()), always=not isinstance(action, Wait)
+            )
+            self._do(index, action, resource, record)
             if not isinstance(action, Close):
                 return
             if action.outcome in ("failed", "refused") and (
@@ -285,7 +309,7 @@ class Run:
             self.ledger.save()
 
     def _counts(self) -> dict:
-        records, now = self.ledger.records, time.time()
+        records, now = self.ledger.records, self.clock.time()
         return dict(
             now=now,
             failures=sum(controller.failures(record, self.policy) for record in records),
@@ -318,7 +342,7 @@ class Run:
 
     def _quiet(self, key: tuple, beat: object) -> float:
         """Seconds on this clock since a host's beat changed: the hosts' clocks may be off."""
-        now = time.monotonic()
+        now = self.clock.monotonic()
         if key not in self._beats or beat not in (None, self._beats[key][0]):
             self._beats[key] = (beat, now)
         return now - self._beats[key][1]
@@ -328,7 +352,7 @@ class Run:
         if not holds:
             self._since.pop(key, None)
             return 0.0
-        return time.monotonic() - self._since.setdefault(key, time.monotonic())
+        return self.clock.monotonic() - self._since.setdefault(key, self.clock.monotonic())
 
     def statuses(self, index: int, attempt: int) -> list[dict]:
         """What the hosts of an attempt have told last."""
@@ -347,7 +371,7 @@ class Run:
         name = self.name(index)
         match action:
             case Wait():
-                kind, now = action.why.partition(":")[0], time.monotonic()
+                kind, now = action.why.partition(":")[0], self.clock.monotonic()
                 before, at = self._said.get(index, ("", -math.inf))
                 if kind != before or now - at > _SAY_S:
                     self._say(f"{name}: {'' if kind.startswith(('running', 'setting')) else 'waits for '}{action.why}")
@@ -367,11 +391,11 @@ class Run:
 
     # Actions.
 
-    def _do(self, index: int, action: controller.Action, resource: Resource) -> None:
+    def _do(self, index: int, action: controller.Action, resource: Resource, before: Record) -> None:
         try:
             match action:
                 case Create():
-                    self._create(index, action)
+                    self._create(index, action, before)
                 case Start():
                     self._start(index, action.attempt, resource)
                 case Delete():
@@ -384,7 +408,7 @@ class Run:
 
     def labels(self, index: int) -> dict[str, str]:
         left = self.policy.budget_s - self.used_s()  # a slice may use what the others leave
-        expires = time.time() + self.spec.wait_hours * 3600 + left
+        expires = self.clock.time() + self.spec.wait_hours * 3600 + left
         return {
             "app": "redundancy",
             "owner": self.ledger.head.get("owner", owner()),
@@ -399,23 +423,23 @@ class Run:
         working = sum(record.end is None for record in self.ledger.records) or self.spec.slices
         return (self.policy.budget_s - self.used_s()) / working
 
-    def _create(self, index: int, action: Create) -> None:
-        now = time.time()
+    def _create(self, index: int, action: Create, before: Record) -> None:
         try:
             self.slices.create(self.name(index), action.zone, self.labels(index), self.left_s())
         except CloudError as error:
-            record = self.ledger.records[index]
+            record, now, detail = self.ledger.records[index], self.clock.time(), _first_line(error)
+            outcome = "capacity" if error.kind in ("capacity", "unavailable") else "refused"
             if error.kind == "capacity" or error.kind in PERMANENT:
-                return self._close(index, "capacity" if error.kind == "capacity" else "refused", _first_line(error))
+                self._tell(index, Close(outcome, detail))
+                return self._update(index, controller.refused(record, before, outcome, detail, now))
             self._say(f"{self.name(index)}: {error}")
-            outcome = "capacity" if error.kind == "unavailable" else "refused"
-            return self._update(index, controller.refused(record, self.policy, outcome, _first_line(error), now))
-        self._update(index, controller.created(self.ledger.records[index], time.time()))
+            return self._update(index, controller.unanswered(record, self.policy, outcome, detail, now))
+        self._update(index, controller.created(self.ledger.records[index], self.clock.time()))
 
     def _close(self, index: int, outcome: str, detail: str) -> None:
         action = Close(outcome, detail)
         self._tell(index, action)
-        self._update(index, controller.after(self.ledger.records[index], action, time.time()))
+        self._update(index, controller.after(self.ledger.records[index], action, self.clock.time()))
 
     def job(self, index: int, attempt: int, zone: str) -> dict:
         """What the workers of an attempt have to know."""
@@ -432,7 +456,7 @@ class Run:
             "mirror": self.files.uri(self.folder(index, attempt)),
             "mirror_s": spec.mirror_s,
             "setup": None if spec.interpreter else setup,
-            "expires": time.time() + max(_LEAST_S, left - _LAST_S) if math.isfinite(left) else _FOREVER,
+            "expires": self.clock.time() + max(_LEAST_S, left - _LAST_S) if math.isfinite(left) else _FOREVER,
             "idle_s": spec.idle_minutes * 60,
             "delete": delete_argv(Gcloud(spec.project), name, zone) if spec.self_delete and not local else None,
             "devices": [] if local else list(spec.devices),
@@ -471,7 +495,7 @@ class Run:
             last = "\n".join(said.replace(_HERE, "").strip().splitlines()[-5:])
             return self._close(index, outcome, f"hosts {missing} did not start the program: {last}")
         self._update(
-            index, controller.started(self.ledger.records[index], time.time(), self.bundle.sha256, resource.hosts)
+            index, controller.started(self.ledger.records[index], self.clock.time(), self.bundle.sha256, resource.hosts)
         )
 
     def _ask(self, index: int, argv: Sequence[str], resource: Resource) -> tuple[dict[int, dict], str]:
@@ -493,14 +517,14 @@ class Run:
                     continue
             if set(range(resource.hosts)) <= acks.keys():
                 break
-            time.sleep(self.spec.poll_s)
+            self.clock.sleep(self.spec.poll_s)
         return acks, _ACK.sub("", said)
 
     # By hand.
 
     def stop(self) -> None:
         """Asks the controller to start nothing more, and the programs to save and end."""
-        self._mark(lambda: self.ledger.head.update(stop=time.time()))
+        self._mark(lambda: self.ledger.head.update(stop=self.clock.time()))
         for index, record in enumerate(self.ledger.records):
             last = record.last
             if last is None or last.outcome is not None or not last.started:
@@ -511,19 +535,18 @@ class Run:
             self._say(f"{self.name(index)}: {asked if acks else f'no host answered: {said.strip()[-500:]}'}")
 
     def down(self) -> None:
-        """Deletes the run's slices, and returns when they are gone."""
+        """Deletes the run's slices in a controller's place, and returns when they are gone and none can come any more."""
         self._mark(self._take_down)
-        now = time.time()
-        left = {index for index, record in enumerate(self.ledger.records) if record.last is not None}
-        while left:
-            for index in sorted(left):
+        while True:
+            for index, record in enumerate(self.ledger.records):
                 try:
-                    if self._is_gone(index, now):
-                        left.discard(index)
+                    if record.end is None:
+                        self.step(index)
                 except CloudError as error:  # the others are deleted all the same
                     self._say(f"{self.name(index)}: {error}")
-            if left:
-                time.sleep(self.spec.poll_s)
+            if all(record.end for record in self.ledger.records):
+                return
+            self.clock.sleep(self.spec.poll_s)
 
     def _mark(self, change: Callable[[], None]) -> None:
         """Changes the record, although a controller may be changing it."""
@@ -537,28 +560,16 @@ class Run:
                 self.ledger.load()
 
     def _take_down(self) -> None:
+        """Closes all attempts; slices of a run that had ended are looked for once more."""
+        now = self.clock.time()
+        self.ledger.head |= {"stop": now, "controller": uuid.uuid4().hex}
         for index, record in enumerate(self.ledger.records):
-            if record.last is not None and record.last.outcome is None:
-                record = controller.after(record, Close("stopped", "taken down"), time.time())
-            self.ledger.records[index] = dataclasses.replace(
-                record, end=record.end or (controller.STOPPED, "taken down")
-            )
-
-    def _is_gone(self, index: int, since: float) -> bool:
-        """Deletes a slice, unless it is gone; one that was asked for just now may still appear."""
-        resource = self.slices.describe(self.name(index), self.zone(index))
-        self._update(index, controller.seen(self.ledger.records[index], resource, time.time()))
-        if resource.state is State.ABSENT:
-            last = self.ledger.records[index].last
-            if (last.created is None or last.refusals) and time.time() - since < self.policy.appear_s:
-                self._tell(index, Wait("a request that may have been taken"))
-                return False
-            self._say(f"{self.name(index)}: gone")
-            return True
-        if resource.state is not State.DELETING:
-            self._tell(index, Delete("down"))
-            self.slices.delete(self.name(index), self.zone(index))
-        return False
+            if record.last is None:
+                self.ledger.records[index] = dataclasses.replace(record, end=(controller.STOPPED, "taken down"))
+                continue
+            if record.last.outcome is None:
+                record = controller.after(record, Close("stopped", "taken down"), now)
+            self.ledger.records[index] = dataclasses.replace(record, end=None)
 
     def remaining(self) -> list[str]:
         """What may still run, and how to end it, a line each."""

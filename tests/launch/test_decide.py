@@ -6,7 +6,7 @@ The histories run the whole controller on a cloud, a bucket and a clock in memor
 import contextlib
 import dataclasses
 import json
-import types
+import os
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -50,6 +50,10 @@ def sight(state, **values):
     return Sight(resource=Resource("r-0", ZONES[0], state, hosts=2, **known), **{"now": NOW, "num_hosts": 2} | values)
 
 
+FAULTS = (
+    "capacity", "unavailable", "permission", "lost", "late", "lost and late", "crash", "crash and late",
+)  # fmt: skip
+CODE = bundle.Bundle((), b"code")
 RUNNING, CLOSED = {"started": NOW - 100}, {"started": NOW - 100, "ended": NOW - 50, "detail": "why"}
 BOTH = (Host(0, 0, line="fine"), Host(1, 0))
 
@@ -61,6 +65,12 @@ BOTH = (Host(0, 0, line="fine"), Host(1, 0))
         ({}, sight(State.UNKNOWN), Wait),
         ({"created": None}, sight(State.ABSENT), Create(ZONES[0], 1)),
         ({"created": NOW - 10}, sight(State.ABSENT), Wait),
+        ({"asked": NOW - 10}, sight(State.ABSENT, stop=True), Close("stopped", "as asked")),
+        (CLOSED | {"asked": NOW - 10, "outcome": "stopped"}, sight(State.ABSENT), Wait),
+        (CLOSED | {"asked": NOW - 10, "outcome": "budget"}, sight(State.ABSENT), Wait),
+        (CLOSED | {"asked": NOW - 10, "outcome": "capacity"}, sight(State.ABSENT), Wait),
+        (CLOSED | {"asked": NOW - 10, "outcome": "stopped"}, sight(State.WAITING), Delete),
+        (CLOSED | {"asked": NOW - 241, "outcome": "stopped"}, sight(State.ABSENT), End(75, "stopped; the same command goes on")),
         ({}, sight(State.WAITING), Delete),
         ({"created": NOW - 60}, sight(State.WAITING), Wait),
         ({"created": NOW - 3601}, sight(State.WAITING), Close("capacity", "not granted in 1 h")),
@@ -112,7 +122,6 @@ BOTH = (Host(0, 0, line="fine"), Host(1, 0))
         (CLOSED | {"outcome": "done"}, sight(State.ABSENT), End(0, "why")),
         (CLOSED | {"outcome": "stopped"}, sight(State.ABSENT), End),
         (CLOSED | {"outcome": "refused"}, sight(State.ABSENT), End(1, "why")),
-        (CLOSED | {"outcome": "refused", "refusals": 5}, sight(State.ABSENT), Wait),
         (CLOSED | {"outcome": "preempted"}, sight(State.ABSENT, run_s=1e7), End),
     ],
 )  # fmt: skip
@@ -130,7 +139,7 @@ def test_want_of_capacity_tries_the_zones_and_then_waits_longer_and_longer():
             at += 1
         pauses.append(at - now)
         zones.append(action.zone)
-        given = controller.after(controller.after(given, action, at), Close("capacity", "none"), at)
+        given = controller.refused(controller.after(given, action, at), given, "capacity", "none", at)
         now = at
     assert zones == [*ZONES] * 8
     assert pauses[0] == 0
@@ -163,39 +172,69 @@ class Crash(BaseException):
     """The controller's machine goes down."""
 
 
+class Clock:
+    """A clock that others move; it sleeps by letting the cloud move on."""
+
+    def __init__(self):
+        self.now, self.moves = 1e6, lambda: None
+
+    def time(self):
+        return self.now
+
+    monotonic = time
+
+    def sleep(self, seconds):
+        self.now += max(seconds, 1.0)
+        self.moves()
+
+
 class Cloud:
-    """Slices in memory. What it is told to do wrong next is in `faults`."""
+    """Slices in memory. What it is told to do wrong next is in `faults`.
+
+    A late request takes effect after `LATE_S`, whatever has become of the controller, and only if there is no slice then.
+    """
+
+    LATE_S = 200.0
 
     def __init__(self, clock):
-        self.clock, self.slices, self.hidden, self.faults, self.answered = clock, {}, {}, {}, False
+        self.clock, self.slices, self.faults, self.answered = clock, {}, {}, False
+        self.late = []  # (when, zone, labels)
         self.wrong = []
 
+    def take_effect(self):
+        """Late requests whose time has come."""
+        for request in [request for request in self.late if request[0] <= self.clock.now]:
+            self.late.remove(request)
+            self.make(*request[1:])
+
+    def make(self, zone, labels):
+        if zone not in self.slices:
+            if self.slices:
+                self.wrong.append("two slices of one name")
+            self.slices[zone] = {"state": State.WAITING, "labels": labels, "ready": True}
+
     def create(self, name, zone, labels, left_s):
-        fault = self.faults.pop("create", None)
+        fault = self.faults.pop("create", "")
         if fault in ("capacity", "unavailable", "permission"):
             raise CloudError(fault, fault)
-        if zone in self.slices:
-            if fault == "lost":
-                raise CloudError("unavailable", "no answer")
-            return
-        if self.slices:
-            self.wrong.append("two slices of one name")
         if not self.answered:
             self.wrong.append("created without knowing what exists")
-        self.slices[zone] = {"state": State.WAITING, "labels": dict(labels), "ready": True}
-        if fault in ("late", "lost and late"):
-            self.hidden[zone] = self.clock.now + 60
-        if fault in ("lost", "lost and late"):
+        if "late" in fault:
+            self.late.append((self.clock.now + self.LATE_S, zone, dict(labels)))
+        else:
+            self.make(zone, dict(labels))
+        if "lost" in fault:
             raise CloudError("unavailable", "no answer")
-        if fault == "crash":
+        if "crash" in fault:
             raise Crash
 
     def describe(self, name, zone):
+        self.take_effect()
         self.answered = not self.faults.get("describe")
         if not self.answered:
             return Resource(name, zone, State.UNKNOWN)
         found = self.slices.get(zone)
-        if found is None or self.hidden.get(zone, 0) > self.clock.now:
+        if found is None:
             return Resource(name, zone, State.ABSENT)
         return Resource(name, zone, found["state"], found["ready"], 2, "", found["labels"])
 
@@ -208,6 +247,7 @@ class Cloud:
             self.slices[zone]["state"] = State.DELETING
 
     def existing(self):
+        self.take_effect()
         return [Resource("r-0", zone, each["state"], labels=each["labels"]) for zone, each in self.slices.items()]
 
     def execute(self, name, zone, argv, workers, timeout):
@@ -221,13 +261,11 @@ class Cloud:
 class Files:
     """A bucket in memory."""
 
-    root = "gs://bucket/launch"
-
     def __init__(self):
         self.content, self.hosts = {}, {}
 
     def uri(self, path):
-        return f"{self.root}/{path}"
+        return f"gs://bucket/launch/{path}"
 
     def read(self, path):
         return self.content.get(path, (0, None))[1]
@@ -250,23 +288,24 @@ class Histories(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.clock = types.SimpleNamespace(now=1e6)
+        self.clock = Clock()
         self.cloud, self.files, self.beats = Cloud(self.clock), Files(), 0
+        self.clock.moves = self.the_cloud_moves_on
         self.highest = 0
-        self.begin()
-
-    def begin(self):
-        """A controller that knows nothing but what is in the bucket."""
-        clock = self.clock
-        run.time = types.SimpleNamespace(
-            time=lambda: clock.now, monotonic=lambda: clock.now, sleep=lambda _: None, strftime=lambda _: ""
-        )
-        run.backend = lambda _: (self.cloud, self.files)
-        run.bundle_lib = types.SimpleNamespace(make=lambda _: bundle.Bundle((), b"code"), Bundle=bundle.Bundle)
         config = spec.defaults()
         config.bucket, config.run, config.zones, config.budget_chip_hours = "gs://bucket", "r", ZONES, 1e5
         config.max_preemptions, config.max_failures = 4, 3
-        self.task = run.Run(spec.resolve(config), ["run"], say=lambda _: None)
+        self.spec = spec.resolve(config)
+        self.begin()
+
+    def controller(self):
+        """One that knows nothing but what is in the bucket."""
+        return run.Run(
+            self.spec, ["run"], say=lambda _: None, slices=self.cloud, files=self.files, clock=self.clock, bundle=CODE
+        )
+
+    def begin(self):
+        self.task = self.controller()
         self.task.open()
 
     @property
@@ -296,7 +335,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def it_is_asked_to_stop(self):
-        other = run.Run(self.task.spec, [], say=lambda _: None)
+        other = self.controller()
         if other.ledger.load() and not other.ledger.records[0].end:
             with contextlib.suppress(CloudError):
                 other.stop()
@@ -305,17 +344,30 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def it_is_taken_down(self):
-        other = run.Run(self.task.spec, [], say=lambda _: None)
-        other.policy = dataclasses.replace(other.policy, appear_s=0)
-        for zone in [*self.cloud.slices]:
-            self.cloud.hidden.pop(zone, None)
-        self.cloud.faults.clear()
-        if other.ledger.load():
-            run.time.sleep = lambda _: self.the_cloud_moves_on()
-            other.down()
+        other = self.controller()
+        self.cloud.faults.pop("describe", None)  # down waits until the cloud answers
+        assert other.ledger.load()
+        other.down()
+        assert not self.cloud.slices
+        assert not self.cloud.late
         self.begin()
 
-    @rule(minutes=st.sampled_from([0.5, 1, 5, 30, 500]))
+    @rule()
+    def down_is_killed(self):
+        other, moves = self.controller(), self.clock.moves
+        assert other.ledger.load()
+        self.clock.moves = self.crash
+        with contextlib.suppress(Crash):
+            other.down()
+        self.clock.moves = moves
+        self.task.ledger.load()
+        self.nothing_is_wrong()
+        self.begin()
+
+    def crash(self):
+        raise Crash
+
+    @rule(minutes=st.sampled_from([0.5, 1, 3, 5, 30, 500]))
     def time_passes(self, minutes):
         self.clock.now += 60 * minutes
 
@@ -337,7 +389,7 @@ class Histories(RuleBasedStateMachine):
             else:
                 each["ready"] = False
 
-    @rule(fault=st.sampled_from(["capacity", "unavailable", "lost", "late", "lost and late", "crash", "permission"]))
+    @rule(fault=st.sampled_from(FAULTS))
     def the_next_request_goes_wrong(self, fault):
         self.cloud.faults["create"] = fault
 
@@ -381,6 +433,7 @@ class Histories(RuleBasedStateMachine):
         assert len(self.cloud.slices) <= 1
         if self.found.end is not None:
             assert not self.cloud.slices, "a slice is left"
+            assert not self.cloud.late, "a slice will be left"
         numbers = [attempt.number for attempt in self.found.attempts]
         assert numbers == sorted(set(numbers))
         assert len(numbers) >= self.highest
@@ -388,7 +441,7 @@ class Histories(RuleBasedStateMachine):
         assert sum(attempt.outcome is None for attempt in self.found.attempts) <= 1
 
     def teardown(self):
-        """In a world where all goes well the run ends soon, and well where its budgets allow it."""
+        """In a world where all goes well the run ends soon, and well if its budgets allow it."""
         self.cloud.faults.clear()
         for _ in range(60):
             self.step()
@@ -401,11 +454,38 @@ class Histories(RuleBasedStateMachine):
                 for host in range(2):
                     self.tell(host, 0)
         assert self.found.end is not None
-        run.time, run.backend, run.bundle_lib = ORIGINAL
 
 
-ORIGINAL = run.time, run.backend, run.bundle_lib
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
-    max_examples=200, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=int(os.environ.get("HISTORIES", "200")),
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
+
+
+@pytest.mark.parametrize("ended", ["stop", "down", "budget"])
+@pytest.mark.parametrize("fault", ["late", "lost and late", "crash and late"])
+def test_a_run_does_not_end_while_a_request_may_still_bring_a_slice(fault, ended):
+    history = Histories()
+    history.the_next_request_goes_wrong(fault=fault)
+    history.another_controller_comes_and_the_old_one_goes_on()
+    if ended == "down":
+        history.it_is_taken_down()
+        assert history.clock.now >= 1e6 + Cloud.LATE_S
+        return
+    if ended == "stop":
+        history.it_is_asked_to_stop()
+    else:
+        history.task.policy = dataclasses.replace(history.task.policy, budget_s=0.0)
+    history.look()
+    assert history.found.last.outcome == {"stop": "stopped", "budget": "budget"}[ended]
+    assert history.found.end is None
+    history.time_passes(minutes=3.5)
+    history.look()
+    history.the_cloud_moves_on()
+    history.look()
+    assert history.found.end is not None
+    assert history.cloud.slices == {}
+    assert history.cloud.late == []

@@ -462,21 +462,21 @@ OF_REDUNDANCY = ["--", "link", "--config=configs/embeddings.py", "--workdir=gs:/
 def test_ctrl_c_tells_what_runs_and_the_same_command_goes_on(bench, capsys, monkeypatch):
     bench.arguments[1] = "60"
 
-    def interrupted(seconds, sleep=time.sleep):
+    step = run.Run.step
+
+    def interrupted(task, index):
+        step(task, index)
         if (bench.folder / "work").exists():
             raise KeyboardInterrupt
-        sleep(seconds)
 
-    patched = type("Time", (), {**vars(time), "sleep": staticmethod(interrupted)})
-    monkeypatch.setattr(run, "time", patched)
     given = arguments(bench, "run")
-    assert command_line.main([*given, *OF_REDUNDANCY]) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Run, "step", interrupted)
+        assert command_line.main([*given, *OF_REDUNDANCY]) == 130
     out = capsys.readouterr().out
     assert "r-0 in us-west4-a, 16 chips" in out
     assert f"python -m launch down r {given[2]}" in out
     assert len(bench.cloud.resources()) == 1
-    monkeypatch.setattr(run, "time", time)
-
     assert command_line.main(arguments(bench, "list")) == 0
     assert re.search(r"r-0 in us-west4-a: active, owner \w+, expires 20\d\d-", capsys.readouterr().out)
     assert command_line.main(arguments(bench, "status", "r")) == 0
@@ -524,6 +524,15 @@ def test_gc_finds_what_was_lost_and_what_is_past_its_time(bench, capsys, monkeyp
         task.slices.delete(name, "us-west4-a")
         while task.slices.describe(name, "us-west4-a").state is not State.ABSENT:
             pass
+
+
+def test_gc_names_what_was_asked_for_and_may_still_appear(bench, capsys):
+    bench.cloud.script("*", Scenario(create_error=UNAVAILABLE))
+    bench.task().step(0)
+    assert command_line.main(arguments(bench, "gc")) == 0
+    out = capsys.readouterr().out
+    assert "r-0: was asked for a moment ago and may still appear" in out
+    assert "no leftovers yet." in out
 
 
 def test_plan_creates_nothing(bench, capsys):
