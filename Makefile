@@ -1,11 +1,12 @@
-# Two commands: `make demo` and `make test`. Each sets up .venv first.
+# `make demo`, `make test` and `make soak` set up .venv first.
 
 PYTHON ?= python3
 WORKDIR ?= demo
+SEED := $(or $(SEED),$(shell date +%s))
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs pictures lint format clean
+.PHONY: demo test soak docs pictures lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/redundancy run --config configs/digits.py --workdir $(WORKDIR)
@@ -15,6 +16,12 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# Kills, clusters, real compilations, and random tests with a fresh seed. To have a failure again: make soak SEED=...
+soak: $(VENV)/.installed-test
+	@echo "make soak SEED=$(SEED)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "soak or hypothesis" \
+	    --hypothesis-profile=soak --hypothesis-seed=$(SEED) $(PYTEST_ARGS)
 
 # The site, in site/: its reference pages from the code, then all pages, warnings being errors.
 docs: $(VENV)/.installed-test

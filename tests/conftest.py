@@ -2,8 +2,6 @@
 
 import os
 import pathlib
-import subprocess
-import sys
 from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -18,8 +16,14 @@ os.environ.setdefault(
 import jax
 import numpy as np
 import pytest
+from hypothesis import settings
 from sklearn.datasets import load_digits
 
+import tests.tiers  # noqa: F401  (registers the profiles)
+from tests.command_server import Server
+
+pytest_plugins = ["pytester", "tests.leaves_no_trace"]
+settings.load_profile("test")  # --hypothesis-profile=soak comes later
 REPO = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -67,19 +71,21 @@ def child_env(cache_home) -> dict[str, str]:
     return {**os.environ, "JAX_PLATFORMS": "cpu"}
 
 
+@pytest.fixture(scope="session")
+def command_server(child_env, tmp_path_factory) -> Iterator[Server]:
+    """A process that runs command lines as `redundancy` does, without the imports of each."""
+    started = Server(child_env, tmp_path_factory.mktemp("commands"))
+    yield started
+    started.close()
+
+
 @pytest.fixture
-def redundancy(child_env):
+def redundancy(child_env, command_server):
     """Runs the command line in a process of its own: redundancy("run", "--config=…") -> CompletedProcess."""
 
-    def run(*args, timeout=300, **kwargs):
-        return subprocess.run(
-            [sys.executable, "-m", "redundancy", *map(str, args)],
-            cwd=REPO,
-            env=child_env,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            **kwargs,
-        )
+    def run(*args, timeout=300):
+        done, _ = command_server.run(args, env=child_env, seconds=timeout)
+        assert done.returncode != -9, f"not done in {timeout} s: {done.stderr[-3000:]}"
+        return done
 
     return run

@@ -68,7 +68,6 @@ def test_every_block_has_a_treatment(page):
         )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_commands_run(page, shared, seen, environment, tmp_path):
     scopes: dict[str, documented.Scope] = {}
@@ -131,7 +130,6 @@ def test_reference_pages_are_what_the_code_says(reference):
     assert not list(reference["stale"]()), "run: python docs/scripts/reference.py"
 
 
-@pytest.mark.slow
 def test_artifacts_are_those_of_a_whole_run(reference, shared, seen, environment, tmp_path):
     scope = documented.Scope(tmp_path / "scope", shared, environment, seen)
     scope.run(["redundancy", "run", "--config", "configs/digits.py", "--workdir", "/tmp/digits"])
@@ -182,7 +180,6 @@ def _check_fields(artifact, path, reference):
 # Pictures and words.
 
 
-@pytest.mark.slow
 def test_pictures_are_drawn_from_a_workdir(repo, shared, seen, environment, tmp_path):
     scope = documented.Scope(tmp_path / "scope", shared, environment, seen)
     scope.run(["redundancy", "run", "--config", "configs/digits.py", "--workdir", "/tmp/digits"])

@@ -93,7 +93,6 @@ def test_logs_are_plain_lines_with_rate_and_time_left(unbroken):
     assert "\r" not in done.stderr
 
 
-@pytest.mark.slow
 def test_the_embedded_digits_through_tfds(redundancy, tmp_path, unbroken):
     done = redundancy("run", DIGITS, f"--config.data_dir={tmp_path}/tfds", f"--workdir={tmp_path}/w")
     assert done.returncode == 0, done.stderr
@@ -123,7 +122,6 @@ SHRUNK = (
 )
 
 
-@pytest.mark.slow
 def test_a_folder_of_photos_of_varied_sizes(redundancy, tmp_path):
     _photos(tmp_path / "photos", np.random.default_rng(0))
     run = ("run", f"--config=configs/folder.py:{tmp_path}/photos", f"--workdir={tmp_path}/w", *SHRUNK)
@@ -140,7 +138,6 @@ def test_a_folder_of_photos_of_varied_sizes(redundancy, tmp_path):
     assert "another data set" in refused.stderr
 
 
-@pytest.mark.slow
 def test_a_corrupt_photo_is_named_before_any_work(redundancy, tmp_path):
     _photos(tmp_path / "photos", np.random.default_rng(0))
     victim = tmp_path / "photos" / "bars" / "3.jpg"
@@ -152,7 +149,6 @@ def test_a_corrupt_photo_is_named_before_any_work(redundancy, tmp_path):
     assert sorted(os.listdir(tmp_path / "w")) == ["config.json", "last_error.json"]
 
 
-@pytest.mark.slow
 def test_real_photos(redundancy, repo, tmp_path):
     archive = repo.parent / "shared" / "data" / "photos.tar"
     if not archive.exists():

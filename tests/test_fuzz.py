@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -31,19 +31,9 @@ from redundancy.selection.export import Request as ExportRequest
 from redundancy.selection.export import export
 from redundancy.selection.stages import link, read_subset, select
 from redundancy.workdir import Workdir, need_manifest, read_manifest
+from tests.tiers import examples
 
 N, D = 12, 3
-TIMES = float(os.environ.get("REDUNDANCY_FUZZ", "1"))
-
-
-def fuzz(examples):
-    return settings(
-        max_examples=max(1, round(examples * TIMES)),
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 def tried(function, *args, **kwargs):
@@ -165,38 +155,38 @@ def imported(**files):
         ids_lib.read(workdir.embeddings("end"))
 
 
-@fuzz(200)
+@examples(200)
 @given(changed(EMBEDDINGS))
 def test_embeddings_of_numpy(data):
     imported(embeddings=("E.npy", data), labels=("Y.npy", LABEL_ARRAYS[0]))
 
 
-@fuzz(200)
+@examples(200)
 @given(changed(LABEL_ARRAYS))
 def test_labels_of_numpy(data):
     imported(embeddings=("E.npy", EMBEDDINGS[0]), labels=("Y.npy", data))
 
 
-@fuzz(100)
+@examples(100)
 @given(changed(LABEL_TEXTS))
 def test_labels_in_lines(data):
     imported(embeddings=("E.npy", EMBEDDINGS[0]), labels=("Y.txt", data))
 
 
-@fuzz(100)
+@examples(100)
 @given(changed(LABEL_TABLES))
 def test_labels_in_csv(data):
     imported(embeddings=("E.npy", EMBEDDINGS[0]), labels=("Y.csv", data))
 
 
-@fuzz(80)
+@examples(80)
 @given(changed(LABEL_TEXTS), changed([b"".join(b"%d\n" % row for row in range(N))]))
 def test_class_names_and_ids(names, ids):
     labels = ("Y.npy", LABEL_ARRAYS[0])
     imported(embeddings=("E.npy", EMBEDDINGS[0]), labels=labels, class_names=("n.txt", names[:8]), ids=("I.txt", ids))
 
 
-@fuzz(300)
+@examples(300)
 @given(changed(PARQUET))
 def test_embeddings_in_parquet(data):
     imported(embeddings=("E.parquet", data))
@@ -218,7 +208,7 @@ NPZ = [
 ]
 
 
-@fuzz(250)
+@examples(250)
 @given(changed(NPZ))
 def test_arrays_of_images(data):
     with tempfile.TemporaryDirectory() as folder:
@@ -262,7 +252,7 @@ ENCODED = [
 ]
 
 
-@fuzz(1500)
+@examples(1500)
 @given(changed(ENCODED), st.sampled_from([0, 8]))
 def test_images(data, size):
     with tempfile.TemporaryDirectory() as folder:
@@ -276,7 +266,7 @@ def test_images(data, size):
             assert images.decode(path, size).shape == ((size, size, 3) if size else (*found[::-1], 3))
 
 
-@fuzz(40)
+@examples(40)
 @given(st.lists(changed(ENCODED), min_size=1, max_size=4))
 def test_folders_of_images(contents):
     with tempfile.TemporaryDirectory() as folder:
@@ -419,7 +409,7 @@ def check_manifest(name, value, use):
         assert set(os.listdir(folder)) <= {"w", "out0", "out1", "out2", "out3"}
 
 
-@fuzz(120)
+@examples(120)
 @given(restructured(FOUND["embeddings/end/manifest.json"]), st.sampled_from([(), ("merges", "subsets")]))
 def test_manifest_of_embeddings(value, gone):
     def use(workdir):
@@ -435,19 +425,19 @@ def test_manifest_of_embeddings(value, gone):
     check_manifest("embeddings/end/manifest.json", value, use)
 
 
-@fuzz(100)
+@examples(100)
 @given(restructured(FOUND["merges/end/manifest.json"]), st.sampled_from([(), ("subsets",)]))
 def test_manifest_of_merges(value, gone):
     check_manifest("merges/end/manifest.json", value, lambda workdir: use_stages(workdir, *gone))
 
 
-@fuzz(100)
+@examples(100)
 @given(restructured(FOUND["subsets/manifest.json"]))
 def test_manifest_of_subsets(value):
     check_manifest("subsets/manifest.json", value, use_stages)
 
 
-@fuzz(40)
+@examples(40)
 @given(restructured(FOUND["config.json"]))
 def test_config_of_a_workdir(value):
     def use(workdir):
@@ -460,7 +450,7 @@ def test_config_of_a_workdir(value):
     check_manifest("config.json", value, use)
 
 
-@fuzz(60)
+@examples(60)
 @given(
     st.sampled_from(["pretrain", "runs"]).flatmap(
         lambda name: st.tuples(st.just(name), restructured(FOUND[f"{name}/manifest.json"]))
@@ -480,7 +470,7 @@ def test_manifests_of_trainings(named):
     check_manifest(f"{name}/manifest.json", value, use)
 
 
-@fuzz(50)
+@examples(50)
 @given(
     st.sampled_from(sorted(FOUND)).flatmap(
         lambda name: st.tuples(st.just(name), changed([json.dumps(FOUND[name]).encode()]))

@@ -184,7 +184,6 @@ def test_an_unwritable_workdir(redundancy, tmp_path, digits_npz):
     fails(redundancy("train", *flags, "--workdir=/proc/none"), "/proc/none")
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_told_in_one_line_and_the_run_continues(redundancy, tmp_path, digits_npz):
     disk = tmp_path / "disk"
     disk.mkdir()

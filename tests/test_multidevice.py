@@ -31,7 +31,6 @@ def measured(digits_npz, child_env, repo):
     return json.loads(child.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("group", "mesh"), [(0, "(2, 1)"), (0, "(2, 4)"), (0, "(1, 8)"), (4, "(2, 4)")])
 def test_training_does_not_depend_on_the_mesh(measured, group, mesh):
     assert measured["devices"] == 8
@@ -41,24 +40,20 @@ def test_training_does_not_depend_on_the_mesh(measured, group, mesh):
     assert several["size"] == 450
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("group", [0, 4])
 def test_two_trials_on_each_share_of_the_devices(measured, group):
     np.testing.assert_allclose(measured[f"{group} looped"], 2 * measured[f"{group} (1, 1)"]["loss"], rtol=2e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("group", [0, 4])
 def test_a_training_stopped_on_one_device_goes_on_on_eight(measured, group):
     np.testing.assert_allclose(measured[f"{group} moved"], measured[f"{group} (1, 1)"]["loss"], rtol=2e-5)
 
 
-@pytest.mark.slow
 def test_the_batch_norm_rule_matters(measured):
     assert abs(measured["0 (1, 1)"]["loss"][0] - measured["4 (1, 1)"]["loss"][0]) > 1e-4
 
 
-@pytest.mark.slow
 def test_no_collective_crosses_trials(measured):
     """On the mesh (2, 4) devices 0-3 hold one trial and 4-7 the other."""
     for group in (0, 4):
@@ -70,14 +65,12 @@ def test_no_collective_crosses_trials(measured):
             assert compact or (listed and all(part <= {0, 1, 2, 3} or part <= {4, 5, 6, 7} for part in listed)), text
 
 
-@pytest.mark.slow
 def test_batch_norm_groups_within_a_device_need_no_exchange_of_statistics(measured):
     # With groups of 4 of the 8 images a device holds, only gradients and metrics are reduced.
     counts = [[kind for kind, _ in measured[f"{group} collectives"]].count("all-reduce") for group in (4, 0)]
     assert counts[0] < counts[1]
 
 
-@pytest.mark.slow
 def test_trials_are_spread_before_batches(measured):
     assert measured["auto"] == {
         "1": {"trial": 1, "data": 8},
@@ -88,7 +81,6 @@ def test_trials_are_spread_before_batches(measured):
     }
 
 
-@pytest.mark.slow
 def test_subsets_of_the_same_embeddings_are_identical_on_eight_devices(redundancy, digits_npz, eight, tmp_path):
     first, second = tmp_path / "one", tmp_path / "eight"
     flags = ["--config=configs/digits.py:smoke", f"--config.dataset={digits_npz}"]
@@ -108,7 +100,7 @@ def test_subsets_of_the_same_embeddings_are_identical_on_eight_devices(redundanc
         assert (first / "subsets" / name).read_bytes() == (second / "subsets" / name).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_sweep_interrupted_on_eight_devices_ends_with_the_same_results(redundancy, digits_npz, eight, tmp_path):
     workdir = tmp_path / "w"
     command = ("run", "--config=configs/digits.py:smoke", f"--config.dataset={digits_npz}", f"--workdir={workdir}")

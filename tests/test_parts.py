@@ -85,7 +85,7 @@ def runs_of(workdir):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_parts_at_once_make_what_one_sweep_makes(selected, repo, child_env, tmp_path):
     command = [sys.executable, "-m", "redundancy", "sweep", f"--config={selected[1] / 'config.py'}"]
     shared, whole = copy_of(selected, tmp_path / "shared"), copy_of(selected, tmp_path / "whole")

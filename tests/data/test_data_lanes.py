@@ -1,16 +1,17 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from redundancy.data import lanes
+from tests.tiers import examples
 
 
 def full_order(shards, seed, epoch):
     return lanes.epoch_order(shards, seed, epoch).positions
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=80), st.integers(1, 20), st.integers(1, 50), st.integers(0, 9),
     st.integers(0, 2**32), st.data(),
@@ -40,7 +41,7 @@ def test_epochs_are_pieces_of_the_row_and_keep_the_full_sets_order(lengths, wind
     assert (np.diff(keys, axis=1) >= 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=80), st.integers(1, 20), st.integers(1, 12), st.integers(1, 5),
     st.integers(0, 6), st.floats(0.02, 1), st.integers(0, 2**32),

@@ -1,11 +1,12 @@
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from redundancy.data import order
+from tests.tiers import examples
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.integers(1, 60), st.integers(0, 2**40), st.integers(0, 5), st.data())
 def test_epoch_is_the_full_order_filtered(num_stored, seed, epoch, data):
     kept = np.array(sorted(data.draw(st.sets(st.integers(0, num_stored - 1)))), np.int64)
@@ -16,7 +17,7 @@ def test_epoch_is_the_full_order_filtered(num_stored, seed, epoch, data):
     assert found.tolist() == [position for position in full if position in set(kept)]
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.integers(1, 20), st.integers(1, 50), st.integers(0, 9), st.integers(0, 9))
 def test_batches_are_the_row_of_epochs_cut_in_pieces(num_kept, batch_size, start, steps):
     kept = np.arange(num_kept) * 3

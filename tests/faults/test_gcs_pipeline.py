@@ -95,7 +95,7 @@ def _same(ended, local):
     assert "w/report/index.html" in ended.objects
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_on_gs_makes_the_same_subsets_and_results(runs, local):
     ended = runs["plain"]
     _same(ended, local)
@@ -106,7 +106,7 @@ def test_a_run_on_gs_makes_the_same_subsets_and_results(runs, local):
     assert len(ended.proxy.requests) < 1500
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_ends_the_same_though_one_request_in_twenty_fails(runs, local):
     ended = runs["failing"]
     _same(ended, local)
@@ -116,7 +116,7 @@ def test_a_run_ends_the_same_though_one_request_in_twenty_fails(runs, local):
     assert 1 <= ended.errors.count("tried again") < 2 + ended.seconds / 15
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_ends_the_same_through_an_outage_of_half_a_minute(runs, local):
     ended = runs["outage"]
     _same(ended, local)
@@ -125,7 +125,7 @@ def test_a_run_ends_the_same_through_an_outage_of_half_a_minute(runs, local):
     assert 2 <= ended.errors.count("tried again") < 2 + ended.seconds / 15
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_listings_that_come_late_do_not_matter(runs, local):
     ended = runs["late"]
     _same(ended, local)

@@ -13,7 +13,6 @@ import pytest
 
 from launch import run, spec, worker
 
-pytestmark = pytest.mark.slow
 CONFIG = (
     "--config=configs/digits.py:smoke",
     "--config.methods=semantic",
@@ -80,6 +79,7 @@ def steps(task, until, timeout=200):
         time.sleep(0.2)
 
 
+@pytest.mark.soak
 def test_a_host_is_killed_and_the_slice_suspended(launched, tmp_path):
     unbroken = launched(arguments(tmp_path / "unbroken"), "unbroken")
     unbroken.open()
@@ -106,6 +106,7 @@ def test_a_host_is_killed_and_the_slice_suspended(launched, tmp_path):
     assert processes(task, 0) + processes(task, 1) == []
 
 
+@pytest.mark.soak
 def test_a_bug_stops_after_the_failure_budget_with_its_traceback(launched, tmp_path):
     """Not the launcher's test program but redundancy itself, by a config that fails in training."""
     config = tmp_path / "bug.py"

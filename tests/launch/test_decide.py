@@ -6,10 +6,8 @@ The histories run the whole controller on a cloud, a bucket and a clock in memor
 import contextlib
 import dataclasses
 import json
-import os
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -31,6 +29,7 @@ from launch.controller import (
     Wait,
 )
 from redundancy.errors import WorkdirError
+from tests.tiers import examples
 
 ZONES = ("us-west4-a", "us-central1-a")
 POLICY = Policy(
@@ -457,12 +456,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(
-    max_examples=int(os.environ.get("HISTORIES", "200")),
-    stateful_step_count=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+TestHistories.settings = examples(200, stateful_step_count=60)
 
 
 @pytest.mark.parametrize("ended", ["stop", "down", "budget"])

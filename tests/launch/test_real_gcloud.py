@@ -417,9 +417,7 @@ def both(tmp_path_factory) -> Iterator[tuple[Program, Program]]:
         yield real, fake
 
 
-pytestmark = pytest.mark.slow
-
-
+@pytest.mark.soak
 @pytest.mark.parametrize("step", TPU_STEPS + STORAGE_STEPS, ids=lambda step: step.label)
 def test_launch_gets_what_it_wants_and_both_programs_answer_alike(both, step):
     real, fake = (program.results[step.label] for program in both)
@@ -445,12 +443,14 @@ def read(call: Call) -> object:
     return sorted(call.out.splitlines()) if "ssh" in call.words else call.out
 
 
+@pytest.mark.soak
 def test_both_programs_send_the_same_requests(both):
     """ssh aside, whose real one also leaves a key and asks for host names."""
     real, fake = (sorted(each for each in it.cloud.log if each.command and "ssh" not in each.command) for it in both)
     assert real == fake
 
 
+@pytest.mark.soak
 def test_nothing_that_launch_and_the_fake_program_know_was_left_out(both):
     """The other tests cannot give a command or a flag that the real program was not asked to take."""
     calls = [call for result in both[0].results.values() for call in result.calls]
@@ -461,6 +461,7 @@ def test_nothing_that_launch_and_the_fake_program_know_was_left_out(both):
     assert {call.command for call in calls if call.code > 1} == set()
 
 
+@pytest.mark.soak
 def test_ssh_hides_that_it_reached_nobody(both):
     for program in both:
         [call] = program.results["to a lost slice"].calls
@@ -469,6 +470,7 @@ def test_ssh_hides_that_it_reached_nobody(both):
         assert "Traceback" in call.err
 
 
+@pytest.mark.soak
 def test_an_outage_is_no_status_word_but_an_http_error(both):
     for program in both:
         value, [call] = program.results["outage"]

@@ -32,6 +32,7 @@ def test_mistakes(redundancy):
     _fails(redundancy("train", *SMALL[1:], "--topology=v5e:2x2"), "--topology is a flag of preflight", code=2)
 
 
+@pytest.mark.soak
 @needs_libtpu
 def test_training_exchanges_the_gradients_alone(redundancy):
     done = redundancy(
@@ -53,6 +54,7 @@ def test_training_exchanges_the_gradients_alone(redundancy):
     assert 0 < train["hbm_used"] < 0.9 * result["hbm_available"]
 
 
+@pytest.mark.soak
 @needs_libtpu
 def test_trials_exchange_nothing(redundancy):
     done = redundancy(*SMALL, "--topology=v5e:2x2", "--trials=2", "--config.batch_size=16", "--json")
@@ -63,6 +65,7 @@ def test_trials_exchange_nothing(redundancy):
     assert not any(of["crosses_trials"] for of in result["programs"]["train"]["collectives"])
 
 
+@pytest.mark.soak
 @needs_libtpu
 def test_a_batch_that_does_not_fit(redundancy):
     done = redundancy(*SMALL, "--topology=v5e:2x2", "--config.batch_size=4000000")

@@ -288,7 +288,7 @@ def test_page_without_groups_opens(tmp_path, opened, case):
     page.check()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_cifar10_opens_quickly_and_is_not_large(tmp_path, opened, repo, monkeypatch):
     folder = repo.parent / "shared" / "data"
     if not (folder / "cifar10.part1.npz").exists():

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from redundancy.config import RULES
 from redundancy.selection import cut
+from tests.tiers import examples
 
 
 def _unit(vectors):
@@ -32,7 +33,7 @@ def _oracle(embeddings, group, rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 60), k=st.integers(1, 60), dimension=st.integers(2, 20))
 def test_rules_agree_with_their_definition(rule, seed, n, k, dimension):
     generator = np.random.default_rng(seed)

@@ -152,6 +152,7 @@ def test_a_large_class_is_split_and_makes_the_same_bytes(synthetic, expected, sh
     assert _files(workdir) == expected(sizes=sizes)
 
 
+@pytest.mark.soak
 def test_a_killed_machine_costs_nothing_but_time(synthetic, expected, cluster):
     config, workdir = synthetic(sizes=SIZES)
     sabotage(workdir, sleep=0.1)
@@ -169,6 +170,7 @@ def test_a_killed_machine_costs_nothing_but_time(synthetic, expected, cluster):
     assert _files(workdir) == expected()
 
 
+@pytest.mark.soak
 def test_a_lost_scheduler_is_told_and_a_new_cluster_continues(synthetic, expected, cluster, shared):
     config, workdir = synthetic(sizes=SIZES)
     sabotage(workdir, sleep=0.1)
@@ -233,6 +235,7 @@ def test_what_fails_for_no_fault_of_the_user_is_tried_again(synthetic, expected,
     assert _files(workdir) == expected()
 
 
+@pytest.mark.soak
 def test_a_class_that_kills_its_workers_is_named_when_all_others_are_done(synthetic, cluster):
     config, workdir = synthetic(sizes=SIZES)
     sabotage(workdir, exit=7, sleep=0.02)
@@ -347,6 +350,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.soak
 def test_on_gs_the_bytes_are_those_of_a_local_path(tmp_path, expected, child_env):
     sizes = (30, 1, 700, 12)
     script = tmp_path / "link_on_gs.py"

@@ -13,6 +13,7 @@ from sklearn.cluster import AgglomerativeClustering
 
 from redundancy.errors import DataError
 from redundancy.selection import counting, cut, dissimilarity, linkage, pairs
+from tests.tiers import examples
 
 
 def _embeddings(n, dimension, seed=0):
@@ -204,7 +205,7 @@ KINDS = ("distinct", "duplicates", "identical", "ties", "near ties", "tight", "e
     seed=strategies.integers(0, 2**32 - 1),
     made=strategies.floats(0, 1),
 )
-@hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
+@examples(150)
 def test_merges_are_those_of_the_total_order(kind, n, dimension, seed, made):
     embeddings = _tricky(kind, n, dimension, np.random.default_rng(seed)).astype(np.float32)
     num_merges = 1 + int(made * (n - 2))
@@ -228,7 +229,7 @@ def test_merges_are_those_of_the_total_order(kind, n, dimension, seed, made):
         max_size=12,
     )
 )
-@hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
+@examples(100)
 def test_merges_of_any_floats_are_those_of_the_definition(values):
     embeddings = np.array(values, np.float32)
     expected = by_definition(embeddings)

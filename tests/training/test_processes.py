@@ -53,7 +53,7 @@ def assert_same(found, expected):
     np.testing.assert_allclose(found["embedding"], expected["embedding"], rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("mesh", MESHES[1:], ids=str)
 def test_losses_do_not_depend_on_the_devices(one_process, mesh):
     alone = one_process["[1, 1] resident"]
@@ -62,12 +62,12 @@ def test_losses_do_not_depend_on_the_devices(one_process, mesh):
     assert_same(one_process[f"{mesh} resident"], alone)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_streamed_losses_equal_resident_ones(one_process):
     assert_same(one_process["[1, 1] streamed"], one_process["[1, 1] resident"])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("mesh", OF_TWO, ids=str)
 @pytest.mark.parametrize("feed", ["resident", "streamed"])
 def test_losses_do_not_depend_on_the_processes(one_process, two_processes, mesh, feed):

@@ -1,0 +1,247 @@
+"""A check around every test: what a test changes for those after it fails that test alone, and is undone.
+
+Looked at are the environment, the working directory, sys.path, signal handlers, settings of JAX and of logging, attributes
+of the project's modules and classes and of a few standard modules, threads and child processes that go on, and new files
+at the top of the checkout and of the home folder. What fixtures of a wider scope set up meanwhile is theirs.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+
+import jax
+import pytest
+
+REPO = pathlib.Path(__file__).resolve().parents[1]
+HOME = pathlib.Path.home()
+STANDARD = (os, shutil, signal, subprocess, threading, time)
+PROJECT = ("redundancy", "launch")
+# What a module remembers on purpose, from its first use on.
+REMEMBERED: set[str] = set()
+_SIGNALS = [each for each in signal.valid_signals() if isinstance(each, signal.Signals)]
+_MISSING = object()
+
+
+@dataclasses.dataclass
+class Trace:
+    """What tests may change, as it is now: plain values by name, values that are compared by identity, and what goes on."""
+
+    values: dict[str, object]
+    attributes: dict[str, tuple[object, dict[str, object]]]
+    threads: set[threading.Thread]
+    children: dict[int, str]
+    files: set[pathlib.Path]
+
+
+def take() -> Trace:
+    values: dict[str, object] = {f"os.environ[{name!r}]": value for name, value in os.environ.items()}
+    values.pop("os.environ['PYTEST_CURRENT_TEST']", None)
+    values |= {f"jax.config.{name}": value for name, value in jax.config.values.items()}
+    values |= {"working directory": os.getcwd(), "sys.path": sys.path[:], "sys.argv": sys.argv[:]}
+    values |= {f"handler of {signal.Signals(each).name}": signal.getsignal(each) for each in _SIGNALS}
+    values |= {f"level of logger {name}": logging.getLogger(name).level for name in ("root", "absl")}
+    return Trace(values, _attributes(), _threads(), _children(), _files())
+
+
+def _attributes() -> dict[str, tuple[object, dict[str, object]]]:
+    """Of the standard modules, and of the project's modules and their classes: object and attributes, by name."""
+    found: dict[str, object] = {module.__name__: module for module in STANDARD}
+    for name, module in list(sys.modules.items()):
+        if name.startswith(PROJECT) and module is not None:
+            found[name] = module
+            for value in list(vars(module).values()):
+                if isinstance(value, type) and value.__module__ == name:
+                    found[f"{name}.{value.__qualname__}"] = value
+    return {name: (each, dict(vars(each))) for name, each in found.items()}
+
+
+def _threads() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if not each.daemon and each is not threading.current_thread()}
+
+
+def _children() -> dict[int, str]:
+    """Processes that this one started and that have not ended, with their commands; none where there is no /proc."""
+    found = {}
+    for thread in os.listdir("/proc/self/task") if os.path.exists("/proc/self/task") else ():
+        with contextlib.suppress(OSError):
+            for pid in _read(f"/proc/self/task/{thread}/children").split():
+                if command := _read(f"/proc/{int(pid)}/cmdline"):  # a zombie has none
+                    found[int(pid)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
+    return found
+
+
+def _read(path: str) -> bytes:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(file, 1 << 16)
+    finally:
+        os.close(file)
+
+
+def _files() -> set[pathlib.Path]:
+    found = set()
+    for folder in (REPO, HOME, HOME / ".cache", HOME / ".config"):
+        with contextlib.suppress(OSError):
+            found |= {folder / name for name in os.listdir(folder)}
+    return found
+
+
+def untracked(path: pathlib.Path) -> bool:
+    """Whether a file is there that git neither knows nor ignores."""
+    if not path.is_relative_to(REPO):
+        return path.exists()
+    done = subprocess.run(["git", "status", "--porcelain", "--", str(path)], cwd=REPO, capture_output=True, text=True)
+    return bool(done.stdout)
+
+
+def undo(before: Trace, wait_s: float = 60.0) -> list[str]:
+    """Restores what can be restored, and tells what that was.
+
+    Args:
+      wait_s: threads and processes that are about to end have that long.
+    """
+    now, told = take(), []
+    for name, old, new in _differences(before.values, now.values):
+        if old != new:
+            told.append(f"{name} is {_shown(new)}, was {_shown(old)}")
+            _restore(name, old)
+    for name, (each, old_ones) in before.attributes.items():
+        if name not in now.attributes:
+            if sys.modules.get(name) is not each and isinstance(each, types.ModuleType):
+                told.append(f"module {name} is gone")
+                sys.modules[name] = each
+            continue
+        new_each, new_ones = now.attributes[name]
+        if new_each is not each:
+            told.append(f"{name} is another {type(each).__name__}")
+            if isinstance(each, types.ModuleType):
+                sys.modules[name] = each
+            continue
+        for key, old, new in _differences(old_ones, new_ones):
+            if f"{name}.{key}" in REMEMBERED or (old is _MISSING and _by_import(key, new)):
+                continue
+            told.append(f"{name}.{key} is {_shown(new)}, was {_shown(old)}")
+            delattr(each, key) if old is _MISSING else setattr(each, key, old)
+    deadline = time.monotonic() + wait_s
+    for thread in now.threads - before.threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            told.append(f"thread {thread.name} goes on")
+    left = now.children.keys() - before.children.keys()
+    while left and time.monotonic() < deadline:
+        time.sleep(0.02)
+        left &= _children().keys()
+    for pid in left:
+        told.append(f"process {pid} goes on: {now.children.get(pid, '')}")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    told += [f"{path} is new (by this test, or beside it)" for path in now.files - before.files if untracked(path)]
+    return sorted(told)
+
+
+def _differences(old: dict, new: dict) -> list[tuple[str, object, object]]:
+    """The names whose values are not the same object, and both values."""
+    changed = [
+        (name, old.get(name, _MISSING), value) for name, value in new.items() if old.get(name, _MISSING) is not value
+    ]
+    return changed + [(name, value, _MISSING) for name, value in old.items() if name not in new]
+
+
+def _shown(value: object) -> str:
+    return "absent" if value is _MISSING else repr(value)[:200]
+
+
+def _by_import(name: str, value: object) -> bool:
+    """Whether importing submodules, or Python itself, adds such an attribute."""
+    return isinstance(value, types.ModuleType) or (name.startswith("__") and name.endswith("__"))
+
+
+def _restore(name: str, value: object) -> None:
+    kind, _, which = name.partition("[")
+    if kind == "os.environ":
+        key = which[1:-2]
+        os.environ.pop(key, None) if value is _MISSING else os.environ.__setitem__(key, value)
+    elif name.startswith("jax.config."):
+        jax.config.update(name.removeprefix("jax.config."), value)
+        jax.clear_caches()
+    elif name == "working directory":
+        os.chdir(value)
+    elif name in ("sys.path", "sys.argv"):
+        getattr(sys, name.removeprefix("sys."))[:] = value
+    elif name.startswith("handler of "):
+        signal.signal(signal.Signals[name.removeprefix("handler of ")], value or signal.SIG_DFL)
+    elif name.startswith("level of logger "):
+        logging.getLogger(name.removeprefix("level of logger ")).setLevel(value)
+
+
+_BEFORE = pytest.StashKey[Trace]()
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_trace(request):
+    """The first of a test's own fixtures, so the last to be torn down."""
+    request.config.stash[_BEFORE] = take()
+    yield
+    before = request.config.stash[_BEFORE]
+    del request.config.stash[_BEFORE]
+    if told := undo(before):
+        pytest.fail("this test has left traces, which are removed now:\n  " + "\n  ".join(told), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef, request):
+    """What a fixture of a wider scope sets up in the middle of a test is no trace of the test."""
+    before = request.config.stash.get(_BEFORE, None)
+    if before is None or fixturedef.scope == "function":
+        return (yield)
+    start = take()
+    try:
+        return (yield)
+    finally:
+        end = take()
+        _move(start.values, end.values, before.values)
+        for name in start.attributes.keys() & end.attributes.keys() & before.attributes.keys():
+            _move(*(each.attributes[name][1] for each in (start, end, before)))
+        before.threads |= end.threads - start.threads
+        before.children |= {pid: end.children[pid] for pid in end.children.keys() - start.children.keys()}
+        before.files |= end.files - start.files
+
+
+def _move(start: dict, end: dict, baseline: dict) -> None:
+    """What has changed between start and end is so in the baseline, too."""
+    for name, _, new in _differences(start, end):
+        baseline.pop(name, None) if new is _MISSING else baseline.update({name: new})
+
+
+# At the end of the session: what lies deeper in the checkout.
+
+_UNTRACKED = pytest.StashKey[set[str]]()
+
+
+def _status() -> set[str]:
+    argv = ["git", "status", "--porcelain", "--untracked-files=all"]
+    try:
+        lines = subprocess.run(argv, cwd=REPO, capture_output=True, text=True).stdout.splitlines()
+    except OSError:  # no git
+        return set()
+    return {line[3:] for line in lines if line.startswith("??")}
+
+
+def pytest_sessionstart(session):
+    if not hasattr(session.config, "workerinput"):
+        session.config.stash[_UNTRACKED] = _status()
+
+
+def pytest_sessionfinish(session):
+    if (before := session.config.stash.get(_UNTRACKED, None)) is not None and (left := _status() - before):
+        sys.stderr.write(f"\nERROR: files were left in the checkout: {', '.join(sorted(left))}\n")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

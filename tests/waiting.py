@@ -1,0 +1,16 @@
+"""Tests wait for what they need, for a time that is none on a machine with a lot to do: never for a time alone."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], what: object = "", seconds: float = 120, every: float = 0.02) -> T:
+    """Returns the first value of `condition` that is true; fails with `what`, or what it returns, after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, what() if callable(what) else what
+        time.sleep(every)
+    return value
