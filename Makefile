@@ -20,7 +20,7 @@ test: $(VENV)/.installed-test
 # Kills, clusters, real compilations, and random tests with a fresh seed. To have a failure again: make soak SEED=...
 soak: $(VENV)/.installed-test
 	@echo "make soak SEED=$(SEED)"
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "soak or hypothesis" \
+	KILL_SEED=$(SEED) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "soak or hypothesis" \
 	    --hypothesis-profile=soak --hypothesis-seed=$(SEED) $(PYTEST_ARGS)
 
 # The site, in site/: its reference pages from the code, then all pages, warnings being errors.

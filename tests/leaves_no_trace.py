@@ -7,6 +7,7 @@ at the top of the checkout and of the home folder. What fixtures of a wider scop
 
 import contextlib
 import dataclasses
+import gc
 import logging
 import os
 import pathlib
@@ -23,11 +24,17 @@ import pytest
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
 HOME = pathlib.Path.home()
+WAIT_S = 60.0
 STANDARD = (os, shutil, signal, subprocess, threading, time)
 PROJECT = ("redundancy", "launch")
 # What a module remembers on purpose, from its first use on.
-REMEMBERED: set[str] = set()
-_SIGNALS = [each for each in signal.valid_signals() if isinstance(each, signal.Signals)]
+REMEMBERED = {
+    *(f"redundancy.gcs.PatientGCSFileSystem.{name}" for name in ("_cache", "_latest", "_pid")),
+    "redundancy.retries.Patience._last_line",
+}
+# SIGALRM is pytest-timeout's.
+_SIGNALS = [each for each in signal.valid_signals() if isinstance(each, signal.Signals) and each != signal.SIGALRM]
+_PLAIN = (str, bytes, int, float, bool, list)
 _MISSING = object()
 
 
@@ -103,17 +110,16 @@ def untracked(path: pathlib.Path) -> bool:
     return bool(done.stdout)
 
 
-def undo(before: Trace, wait_s: float = 60.0) -> list[str]:
+def undo(before: Trace, wait_s: float | None = None) -> list[str]:
     """Restores what can be restored, and tells what that was.
 
     Args:
-      wait_s: threads and processes that are about to end have that long.
+      wait_s: threads and processes that are about to end have that long; None: WAIT_S.
     """
     now, told = take(), []
     for name, old, new in _differences(before.values, now.values):
-        if old != new:
-            told.append(f"{name} is {_shown(new)}, was {_shown(old)}")
-            _restore(name, old)
+        told.append(f"{name} is {_shown(new)}, was {_shown(old)}")
+        _restore(name, old)
     for name, (each, old_ones) in before.attributes.items():
         if name not in now.attributes:
             if sys.modules.get(name) is not each and isinstance(each, types.ModuleType):
@@ -131,7 +137,9 @@ def undo(before: Trace, wait_s: float = 60.0) -> list[str]:
                 continue
             told.append(f"{name}.{key} is {_shown(new)}, was {_shown(old)}")
             delattr(each, key) if old is _MISSING else setattr(each, key, old)
-    deadline = time.monotonic() + wait_s
+    if now.threads - before.threads:
+        gc.collect()  # a pool ends its threads with itself
+    deadline = time.monotonic() + (WAIT_S if wait_s is None else wait_s)
     for thread in now.threads - before.threads:
         thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
@@ -149,11 +157,13 @@ def undo(before: Trace, wait_s: float = 60.0) -> list[str]:
 
 
 def _differences(old: dict, new: dict) -> list[tuple[str, object, object]]:
-    """The names whose values are not the same object, and both values."""
-    changed = [
-        (name, old.get(name, _MISSING), value) for name, value in new.items() if old.get(name, _MISSING) is not value
-    ]
-    return changed + [(name, value, _MISSING) for name, value in old.items() if name not in new]
+    """The names whose values differ, and both values. Of what is no plain value, only itself is the same."""
+    found = []
+    for name, value in new.items():
+        was = old.get(name, _MISSING)
+        if was is not value and (type(was) is not type(value) or type(value) not in _PLAIN or was != value):
+            found.append((name, was, value))
+    return found + [(name, value, _MISSING) for name, value in old.items() if name not in new]
 
 
 def _shown(value: object) -> str:

@@ -630,10 +630,10 @@ def test_bad_input_is_told_in_one_line(tmp_path, monkeypatch, capfd, said, do):
         return path
 
     place.put = remember
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(UserError) as caught:
         do(place)
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
     check(str(caught.value), said)
     # Nothing of it was run, nothing was written beside the workdir, and there only what makes it one.
     after = everything(tmp_path, str(tmp_path / "w"))

@@ -16,6 +16,7 @@ import pytest
 from redundancy import browse, storage
 from redundancy.errors import ConfigError, WorkdirError
 from redundancy.workdir import Workdir
+from tests.ports import free_port
 
 PAGE = b"<!doctype html><title>report</title>"
 
@@ -35,7 +36,7 @@ def serving(workdir):
 
 def ask(port, path, method="GET", host=None, headers=()):
     """Sends the path as it is: status, header fields, body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.putrequest(method, path, skip_host=True)
     for name in [f"127.0.0.1:{port}"] if host is None else host:
         connection.putheader("Host", name)
@@ -136,9 +137,7 @@ def test_what_is_missing_and_a_port_that_is_taken(workdir, tmp_path):
 
 
 def test_the_command_tells_the_address_and_ends_with_ctrl_c(workdir, repo, child_env):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "redundancy", "browse", f"--workdir={workdir.root}", f"--port={port}", "--no-open"]
     child = subprocess.Popen(
         command, cwd=repo, env=child_env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -147,7 +146,7 @@ def test_the_command_tells_the_address_and_ends_with_ctrl_c(workdir, repo, child
         assert f"http://127.0.0.1:{port}/ serves {workdir.report}" in child.stdout.readline()
         assert ask(port, "/")[::2] == (200, PAGE)
         child.send_signal(signal.SIGINT)
-        assert child.communicate(timeout=20)[1] == ""
+        assert child.communicate(timeout=120)[1] == ""
         assert child.returncode == 0
     finally:
         child.kill()
@@ -166,7 +165,7 @@ with t.serving(workdir) as port:
 """
         env = {**child_env, **gcs_emulator.environ(url), "PYTHONPATH": f"{repo}"}
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=repo, env=env, capture_output=True, text=True, timeout=100
+            [sys.executable, "-c", code], cwd=repo, env=env, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
         found = eval(done.stdout.splitlines()[-1])

@@ -160,8 +160,8 @@ def test_what_fails_for_good_is_told_with_the_path(proxy, root, monkeypatch, lin
         started = time.monotonic()
         with pytest.raises(StorageError) as told:
             operation(f"{root}/file")
-        assert time.monotonic() - started < 0.5 + 3 * TIMEOUT
-        wanted = rf"{root}(/file)?: (.*)\. Tried \d+ times in \d s\. Check the network.*same command again"
+        assert time.monotonic() - started < 60  # and not the minutes of users
+        wanted = rf"{root}(/file)?: (.*)\. Tried \d+ times in \d+ s\. Check the network.*same command again"
         assert re.match(wanted, str(told.value))[2].startswith("HTTP 503" if fault == "503" else ("Client", "S"))
     assert len(lines) == 1
     assert re.match(rf"{root}/file: failing \(.*\); it is tried again for 0 s", lines[0])
@@ -174,9 +174,9 @@ def test_an_outage_is_waited_for_and_told_now_and_then(proxy, root, monkeypatch,
     proxy.outage(2)
     started = time.monotonic()
     assert storage.read_bytes(f"{root}/file") == b"x"
-    assert 1.9 < time.monotonic() - started < 8
-    assert 3 <= len(lines) <= 5
-    assert re.search(r"failing for \d s \(.*Connect call failed", lines[-1])
+    assert (seconds := time.monotonic() - started) > 1.9
+    assert 2 <= len(lines) <= 1 + seconds / 0.5
+    assert re.search(r"failing for \d+ s \(.*Connect call failed", lines[-1])
 
 
 @pytest.mark.parametrize(
@@ -306,13 +306,13 @@ def test_a_file_is_removed_or_written_only_as_long_as_it_is_the_one_that_was_see
 
 
 def test_what_was_written_is_there_before_listings_show_it(proxy, root):
-    proxy.list_delay = 0.6
+    proxy.list_delay = 3600.0
     storage.write_json(f"{root}/manifest.json", {"a": 1})
     assert storage.list_dir(root) == []
     assert storage.exists(f"{root}/manifest.json")
     assert storage.read_json(f"{root}/manifest.json") == {"a": 1}
     assert not storage.create_bytes(f"{root}/manifest.json", b"")
-    time.sleep(0.7)
+    proxy.list_delay = 0.0
     assert storage.list_dir(root) == ["manifest.json"]
     storage.remove(f"{root}/manifest.json")
     assert not storage.exists(f"{root}/manifest.json")

@@ -1,5 +1,6 @@
 """One command at a time in a workdir, or the parts of one sweep; and a dead one does not hold it."""
 
+import concurrent.futures
 import contextlib
 import json
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import gcs_emulator
 import pytest
@@ -16,9 +18,10 @@ from redundancy import storage
 from redundancy.errors import WorkdirError
 from redundancy.lease import LEASE, LOCK, Lease, is_held
 from redundancy.parts import Part
+from tests.waiting import wait_until
 
 HOLD = """
-import sys, time
+import sys
 from redundancy import lease, parts
 _, root, kind, *part = sys.argv
 sys.argv[1:] = ["sweep"]
@@ -27,8 +30,16 @@ if kind == "file":
 lease.RENEW_S = 0.1
 lease.Lease(root, *map(parts.parse, part)).acquire()
 print("held", flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """Looks at the leases of others come often, so that their owners may be slow: STALE_S is as long as for users."""
+    made = types.SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda s: time.sleep(min(s, 0.1)))
+    monkeypatch.setattr(lease_lib, "time", made)
+    return made
 
 
 @pytest.fixture(params=["lock", "file"])
@@ -39,36 +50,43 @@ def kind(request, monkeypatch):
     return request.param
 
 
+@contextlib.contextmanager
+def holder(repo, *arguments):
+    """Another process that asks for a lease, and holds it till the end of its input."""
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", HOLD, *map(str, arguments)], cwd=repo, **pipes)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
 @pytest.fixture
 def owner(tmp_path, repo, kind):
     """Another process that holds the lease of tmp_path / "w"."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "w"), kind],
-        cwd=repo,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout.readline() == "held\n", child.stderr.read()
-    yield child
-    child.kill()
-    child.communicate()
+    with holder(repo, tmp_path / "w", kind) as child:
+        assert child.stdout.readline() == "held\n", child.stderr.read()
+        yield child
 
 
-def test_a_second_process_is_told_who_is_there(owner, kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(lease_lib, "STALE_S", 1.0)
+def test_a_second_process_is_told_who_is_there(owner, kind, tmp_path):
     with pytest.raises(WorkdirError, match=rf"w is in use: .* as process {owner.pid} on \S+ since .*kill {owner.pid}"):
         Lease(str(tmp_path / "w")).acquire()
 
 
-def test_a_dead_owner_holds_nothing(owner, kind, tmp_path):
+def test_a_dead_owner_holds_nothing(owner, kind, tmp_path, never_stale):
     owner.kill()
     owner.wait()
-    began = time.monotonic()
     with Lease(str(tmp_path / "w")) as lease:
         assert is_held(str(tmp_path / "w"), lease.token)
-    assert time.monotonic() - began < 20  # and not STALE_S
     assert not (tmp_path / "w").exists() or storage.list_dir(str(tmp_path / "w")) == []
+
+
+@pytest.fixture
+def never_stale(clock):
+    """Waiting for an owner to be stale fails."""
+    clock.sleep = lambda _: pytest.fail("waits")
 
 
 def test_it_is_free_again_when_it_is_given_back(kind, tmp_path):
@@ -84,19 +102,14 @@ def test_it_is_free_again_when_it_is_given_back(kind, tmp_path):
 
 
 def test_of_many_at_once_one_gets_it(kind, tmp_path, repo):
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", HOLD.replace("60", "8"), str(tmp_path / "w"), kind],
-            cwd=repo,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(4)
-    ]
-    held = [child.communicate(timeout=200)[0] == "held\n" for child in children]
-    # With a lock the others are told at once; with a file they first look whether the owner lives, as long as it does.
-    assert sum(held) == 1 if kind == "lock" else sum(held) >= 1
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(holder(repo, tmp_path / "w", kind)) for _ in range(4)]
+        wait_until(lambda: sum(child.poll() is not None for child in children) >= 3)
+        # With a lock the others are told at once; with a file they first look whether the owner lives.
+        (last,) = [child for child in children if child.poll() is None]
+        assert last.stdout.readline() == "held\n"
+        held = [child.communicate(timeout=120)[0] == "held\n" for child in children]
+    assert sum(held) == 0  # of the others, and the last has said it
 
 
 def elsewhere(root, **fields):
@@ -104,7 +117,7 @@ def elsewhere(root, **fields):
     storage.write_json(storage.join(root, LEASE), {"token": "t", "host": "far", "pid": 1, "command": "run", **fields})
 
 
-def test_an_owner_elsewhere_is_watched_before_it_counts_as_dead(tmp_path, monkeypatch):
+def test_an_owner_elsewhere_is_watched_before_it_counts_as_dead(tmp_path, monkeypatch, clock):
     monkeypatch.setattr(lease_lib, "fcntl", None)
     monkeypatch.setattr(lease_lib, "STALE_S", 0.5)
     root = str(tmp_path)
@@ -114,29 +127,19 @@ def test_an_owner_elsewhere_is_watched_before_it_counts_as_dead(tmp_path, monkey
         assert time.monotonic() - began >= 0.5
         assert is_held(root, lease.token)
 
-    def renew(seconds):
-        time_sleep(seconds)
-        elsewhere(root, renewed=time.time())
-
     elsewhere(root)
-    time_sleep = time.sleep
-    monkeypatch.setattr(lease_lib.time, "sleep", renew)
+    monkeypatch.setattr(lease_lib, "STALE_S", 60.0)
+    clock.sleep = lambda _: elsewhere(root, renewed=time.time())
     with pytest.raises(WorkdirError, match="as process 1 on far"):
         Lease(root).acquire()
 
 
 def test_an_owner_that_was_taken_for_dead_ends_itself(tmp_path, repo):
-    child = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path), "file"],
-        cwd=repo,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout.readline() == "held\n"
-    elsewhere(str(tmp_path))
-    _, error = child.communicate(timeout=30)
-    assert child.returncode == 1
+    with holder(repo, tmp_path, "file") as child:
+        assert child.stdout.readline() == "held\n"
+        elsewhere(str(tmp_path))
+        assert child.wait(timeout=120) == 1
+        error = child.stderr.read()
     assert f"another process has taken {tmp_path} over" in error
     assert json.loads((tmp_path / LEASE).read_text())["host"] == "far"
 
@@ -166,16 +169,18 @@ def test_a_second_command_stops_and_the_first_goes_on(redundancy, repo, child_en
     first = subprocess.Popen(
         command, cwd=repo, env=child_env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    while not (tmp_path / "w" / "config.json").exists():
-        assert first.poll() is None, first.stderr.read()
-        time.sleep(0.02)
-    second = redundancy(*arguments, "--config.steps=400")
-    assert second.returncode == 1
-    assert f'w is in use: "redundancy train" runs there as process {first.pid}' in second.stderr
-    assert len(second.stderr.strip().splitlines()) == 1
-    first.terminate()
-    assert first.wait(timeout=60) == 75, first.stderr.read()
-    first.stderr.close()
+    try:
+        wait_until(lambda: (tmp_path / "w" / "config.json").exists() or first.poll() is not None)
+        second = redundancy(*arguments, "--config.steps=400")
+        assert second.returncode == 1
+        assert f'w is in use: "redundancy train" runs there as process {first.pid}' in second.stderr
+        assert len(second.stderr.strip().splitlines()) == 1
+        first.terminate()
+        error = first.communicate(timeout=300)[1]
+    finally:
+        first.kill()
+        first.communicate()
+    assert first.returncode == 75, error
     done = redundancy(*arguments, "--config.steps=400")
     assert done.returncode == 0, done.stderr
 
@@ -190,7 +195,6 @@ def emulator():
 def root(request, tmp_path, monkeypatch):
     """A workdir, held by locks, by files as on storage without locks, and by files on gs://; they are renewed quickly."""
     monkeypatch.setattr(lease_lib, "RENEW_S", 0.1)
-    monkeypatch.setattr(lease_lib, "STALE_S", 3.0)
     monkeypatch.setattr(sys, "argv", ["redundancy", "sweep"])
     if request.param == "file":
         monkeypatch.setattr(lease_lib, "fcntl", None)
@@ -206,13 +210,18 @@ def root(request, tmp_path, monkeypatch):
     PatientGCSFileSystem.clear_instance_cache()
 
 
+def files(root):
+    """What lies there, but for what is being written this moment."""
+    return [name for name in storage.list_dir(root, hidden=True) if not name.endswith(".tmp")]
+
+
 def refused(root, part=None, by=""):
     """That a lease is refused in one line, and leaves what is there as it is."""
-    before = storage.list_dir(root, hidden=True)
+    before = files(root)
     with pytest.raises(WorkdirError) as caught:
         Lease(root, part).acquire()
     assert re.search(rf'is in use: "redundancy sweep{by}" runs there as process \d+ on \S+ since', str(caught.value))
-    assert storage.list_dir(root, hidden=True) == before
+    assert files(root) == before
 
 
 def test_parts_of_one_sweep_work_at_once_and_nobody_beside_them(root):
@@ -254,39 +263,34 @@ def test_parts_that_divide_another_table_do_not_work_at_once(root):
 
 
 @pytest.mark.parametrize("taker", [Part(0, 2), Part(1, 3), None])
-def test_a_part_that_was_killed_holds_nothing(root, taker, repo, tmp_path):
+def test_a_part_that_was_killed_holds_nothing(root, taker, repo, tmp_path, request):
     kind = "lock" if lease_lib.fcntl else "file"
-    child = subprocess.Popen(
-        [sys.executable, "-c", HOLD, root, kind, "0/2"], cwd=repo, stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout.readline() == "held\n"
-    if taker is None:
-        refused(root, by=" --part=0/2")
-    child.kill()
-    child.communicate()
+    with holder(repo, root, kind, "0/2") as child:
+        assert child.stdout.readline() == "held\n"
+        if taker is None:
+            refused(root, by=" --part=0/2")
     assert len(storage.list_dir(root, hidden=True)) == (2 if kind == "lock" and storage.is_local(root) else 1)
-    began = time.monotonic()
+    request.getfixturevalue("never_stale")
     with Lease(root, Part(1, 2)):
         pass
     with Lease(root, taker) as lease:
         assert is_held(root, lease.token, taker)
-    assert time.monotonic() - began < lease_lib.STALE_S
     left = storage.list_dir(root, hidden=True)
     assert left == ([".lock-part-0-of-2"] if taker == Part(1, 3) and kind == "lock" and storage.is_local(root) else [])
 
 
-def test_parts_elsewhere_are_watched_together_before_they_count_as_dead(root, monkeypatch):
+def test_parts_elsewhere_are_watched_together_before_they_count_as_dead(root, clock):
     if lease_lib.fcntl and storage.is_local(root):
         pytest.skip("a lock goes with its process")
-    monkeypatch.setattr(lease_lib, "STALE_S", 1.0)
+    slept = []
+    clock.sleep, clock.monotonic = slept.append, lambda: sum(slept)
     for number in range(3):
         content = {"token": f"t{number}", "host": "far", "pid": 1, "command": f"sweep --part={number}/4"}
         storage.write_json(storage.join(root, f".lease-part-{number}-of-4.json"), content)
-    began = time.monotonic()
     with Lease(root, Part(3, 4)):
-        assert time.monotonic() - began < 1.0  # they are no obstacle to the others
+        assert slept == []  # they are no obstacle to the others
     with Lease(root):
-        assert 1.0 <= time.monotonic() - began < 3.0
+        assert lease_lib.STALE_S <= sum(slept) < 2 * lease_lib.STALE_S
         assert storage.list_dir(root, hidden=True) == [LEASE]
 
 
@@ -297,17 +301,13 @@ def test_of_a_part_and_another_command_at_once_never_both_go_on(root):
         with contextlib.suppress(WorkdirError):
             lease.acquire()
             held.append(part)
-            most.append(len(held))
-            time.sleep(0.5)
-            held.remove(part)
+        barrier.wait()  # till the other one has an answer, too
         lease.release()
 
     for parts in ((None, Part(0, 2)), (Part(0, 2), Part(0, 3)), (Part(0, 2), Part(0, 2)), (Part(0, 2), Part(1, 2))):
-        barrier, held, most = threading.Barrier(2), [], [0]
-        threads = [threading.Thread(target=contend, args=(part,)) for part in parts]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert max(most) == 2 if parts == (Part(0, 2), Part(1, 2)) else max(most) <= 1
+        barrier, held = threading.Barrier(2, timeout=120), []
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            for done in [pool.submit(contend, part) for part in parts]:
+                done.result()
+        assert len(held) == 2 if parts == (Part(0, 2), Part(1, 2)) else len(held) <= 1
     assert storage.list_dir(root, hidden=True) == []

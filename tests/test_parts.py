@@ -2,10 +2,10 @@
 
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from redundancy.training import packing
 from redundancy.training.loop import digest, identity, result_path
 from redundancy.training.packing import Packing
 from redundancy.workdir import Workdir
+from tests.waiting import ending, wait_until
 
 FIELDS = {
     "augmentation": "none",
@@ -85,21 +86,29 @@ def runs_of(workdir):
     return found
 
 
-@pytest.mark.soak
-def test_parts_at_once_make_what_one_sweep_makes(selected, repo, child_env, tmp_path):
-    command = [sys.executable, "-m", "redundancy", "sweep", f"--config={selected[1] / 'config.py'}"]
-    shared, whole = copy_of(selected, tmp_path / "shared"), copy_of(selected, tmp_path / "whole")
+@pytest.fixture
+def start(selected, repo, child_env):
+    """Starts sweeps; those that have not ended are killed."""
+    command, children = [sys.executable, "-m", "redundancy", "sweep", f"--config={selected[1] / 'config.py'}"], []
 
-    def start(workdir, *flags):
+    def begin(workdir, *flags):
         flags = (*flags, f"--workdir={workdir.root}")
-        return subprocess.Popen([*command, *flags], cwd=repo, env=child_env, stderr=subprocess.PIPE, text=True)
+        pipe = dict(stderr=subprocess.PIPE, text=True)
+        children.append(subprocess.Popen([*command, *flags], cwd=repo, env=child_env, **pipe))
+        return children[-1]
 
+    with ending(children):
+        yield begin
+
+
+@pytest.mark.soak
+def test_parts_at_once_make_what_one_sweep_makes(selected, start, tmp_path):
+    shared, whole = copy_of(selected, tmp_path / "shared"), copy_of(selected, tmp_path / "whole")
     first, second = start(shared, "--part=0/2"), start(shared, "--part=1/2")
     # The second part has the runs of 80 %; it is killed in the middle of the first pack.
     own = tmp_path / "shared" / "runs" / "semantic-0.8000-trial1" / "checkpoints" / "4"
-    while not own.exists():
-        assert second.poll() is None, second.communicate()
-        time.sleep(0.01)
+    wait_until(lambda: own.exists() or second.poll() is not None, f"no {own}", seconds=300, every=0.005)
+    assert second.poll() is None, second.communicate()
     second.kill()
     assert second.communicate()[1].count("is in use") == 0
     _, log = first.communicate(timeout=300)
@@ -206,7 +215,7 @@ def test_of_parts_that_measure_at_once_one_chooses(tmp_path, monkeypatch, stale)
     mesh, path = experiment.make_mesh(config, num_trials=1), str(tmp_path / "packing.json")
     if stale:
         storage.write_json(path, {"pack": 8, "vmap": True, "device": "another", "mesh": {}})
-        time.sleep(0.05)
+        os.utime(path, (0, 0))
 
     def choose(rates):
         monkeypatch.setattr(packing, "images_per_second", lambda _, tried, __: rates[tried.pack]())

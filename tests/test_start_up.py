@@ -1,9 +1,11 @@
 """How the processes of a run find each other: told by hand, found on a TPU slice, or alone. On CPU, without a TPU."""
 
 import json
-import socket
 import subprocess
 import sys
+
+from tests.ports import free_port
+from tests.waiting import ending
 
 # Joins as the command line does, then tells what it found; the last process may lie about its number.
 CHILD = """
@@ -44,13 +46,8 @@ def join(repo, child_env, arguments, environments):
         )
         for each, environment in zip(arguments, environments, strict=True)
     ]
-    return [(*child.communicate(timeout=200), child.returncode) for child in children]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    with ending(children):
+        return [(*child.communicate(timeout=300), child.returncode) for child in children]
 
 
 def told(outcomes):

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from redundancy.errors import ConfigError, WorkdirError
 from redundancy.parts import Part
 from redundancy.survey import survey
 from redundancy.workdir import STAGES
+from tests.tiers import soaked
+from tests.waiting import wait_until
 
 # A sweep as the command line runs it, of the config in the workdir.
 SWEEP = """
@@ -101,6 +104,12 @@ def test_finished_and_nothing_is_written(finished, copied):
     assert "nobody is at work" in text
 
 
+def processor_seconds():
+    """What the children that have ended took of the processors, whatever else these do."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_it_is_light_and_quick(copied, repo, child_env):
     code = (
         "import sys; from redundancy import main; code = main.entry(['redundancy', 'status', '--workdir', sys.argv[1]]);"
@@ -108,11 +117,11 @@ def test_it_is_light_and_quick(copied, repo, child_env):
     )
     seconds = []
     for _ in range(3):
-        began = time.monotonic()
+        began = processor_seconds()
         done = subprocess.run(
             [sys.executable, "-c", code, str(copied)], cwd=repo, env=child_env, capture_output=True, text=True
         )
-        seconds.append(time.monotonic() - began)
+        seconds.append(processor_seconds() - began)
         assert done.stdout.splitlines()[-1] == "0 set()", done.stdout + done.stderr
     assert min(seconds) < 1.5
 
@@ -136,7 +145,7 @@ def upload(folder, url):
             urllib.request.urlopen(urllib.request.Request(target, path.read_bytes(), method="POST")).read()
 
 
-@pytest.mark.parametrize("kind", ["local", "gs"])
+@pytest.mark.parametrize("kind", ["local", *soaked("gs")])
 def test_a_sweep_that_runs_elsewhere_and_is_killed(copied, repo, child_env, kind):
     prepare(copied, steps=100_000)
     if kind == "local":
@@ -158,23 +167,22 @@ def listed(url, prefix, end):
 def _watch_and_kill(root, repo, env, results):
     def ask(*flags):
         command = [sys.executable, "-m", "redundancy", "status", f"--workdir={root}", *flags]
-        done = subprocess.run(command, cwd=repo, env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=repo, env=env, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout) if "--json" in flags else done.stdout
+
+    def trains():
+        """What is told once there are rates."""
+        assert child.poll() is None, child.stderr.read().decode()
+        found = ask("--json")
+        rates = [of["steps_per_second"] for of in found["runs"]["training"]]
+        return found if found["runs"]["running"] and found["pace"] is not None and any(rates) else None
 
     child = subprocess.Popen(
         [sys.executable, "-c", SWEEP, root], cwd=repo, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     try:
-        deadline = time.monotonic() + 90
-        while (
-            not (found := ask("--json"))["runs"]["running"]
-            or found["pace"] is None
-            or not any(of["steps_per_second"] for of in found["runs"]["training"])
-        ):
-            assert child.poll() is None, child.stderr.read().decode()
-            assert time.monotonic() < deadline, found
-            time.sleep(0.3)
+        found = wait_until(trains, lambda: ask("--json"), seconds=300, every=0.3)
         (owner,) = found["at_work"]
         assert (owner["command"], owner["pid"], owner["state"]) == ("sweep", child.pid, "working")
         assert states(found) == [*["finished"] * 4, "running", "waiting"]
@@ -193,8 +201,7 @@ def _watch_and_kill(root, repo, env, results):
         assert f"at work: redundancy sweep, process {child.pid}" in text
         assert "running at step" in text
         assert "expected end of sweep: " in text
-        time.sleep(1)
-        assert ask("--json")["runs"]["training"][0]["step"] >= of["step"]
+        wait_until(lambda: ask("--json")["runs"]["training"][0]["step"] > of["step"], "no more steps", 300, every=0.3)
     finally:
         child.kill()
         child.communicate()
@@ -228,7 +235,7 @@ def test_a_bucket_of_many_runs_takes_few_requests(child_env, repo, tmp_path):
             env=env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
     assert done.returncode == 0, done.stderr
     asked, methods, found, runs = json.loads(done.stdout.splitlines()[-1])

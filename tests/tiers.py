@@ -4,6 +4,7 @@ Tests marked `soak` run in `make soak` alone. Hypothesis tests run in both: with
 as many and a fresh seed, which is printed, in the second.
 """
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 _COMMON = dict(deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -14,3 +15,10 @@ settings.register_profile("soak", max_examples=1000, print_blob=True, **_COMMON)
 def examples(number: int, **options) -> settings:
     """Hypothesis' settings for a test that tries so many examples in `make test`."""
     return settings(max_examples=number * settings.default.max_examples // 100, **options)
+
+
+def soaked(*values) -> list:
+    """Parameters of a test that are tried in `make soak` alone; a tuple has one for each name."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.soak) for value in values
+    ]

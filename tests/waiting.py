@@ -1,7 +1,9 @@
 """Tests wait for what they need, for a time that is none on a machine with a lot to do: never for a time alone."""
 
+import contextlib
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,3 +16,15 @@ def wait_until(condition: Callable[[], T], what: object = "", seconds: float = 1
         assert time.monotonic() < deadline, what() if callable(what) else what
         time.sleep(every)
     return value
+
+
+@contextlib.contextmanager
+def ending(children: Iterable[subprocess.Popen]) -> Iterator[None]:
+    """Kills those of the processes that have not ended by then."""
+    try:
+        yield
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.communicate()

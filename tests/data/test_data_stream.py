@@ -13,6 +13,7 @@ from redundancy import config
 from redundancy.data import lanes, open_dataset
 from redundancy.data.crops import RandomResizedCrop
 from redundancy.errors import ConfigError, DataError
+from tests.tiers import soaked
 
 tfds = pytest.importorskip("tensorflow_datasets")
 COUNT, SIZE = 90, 16
@@ -126,7 +127,7 @@ def test_evaluation_by_processes(kind, count, request):
 
 
 @pytest.mark.parametrize("kind", ["photos", "folder"])
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("count", [3, *soaked(1, 2, 4, 5)])
 def test_evaluation_by_processes_of_neighbouring_positions(kind, count, request, monkeypatch):
     from redundancy.data import tfds_stream
 
@@ -305,8 +306,7 @@ def test_a_damaged_image_is_an_error_that_names_the_position(damaged, random_acc
     assert len(list(data.stream("train", good, 8))) == -(-len(good) // 8)
 
 
-@pytest.mark.parametrize("every", [1, 12])
-@pytest.mark.parametrize("records", [1, 8192])
+@pytest.mark.parametrize(("records", "every"), [(1, 12), (8192, 1), *soaked((1, 1), (8192, 12))])
 def test_files_read_from_their_start_on_give_the_same(photos, monkeypatch, records, every):
     from redundancy.data import tfds_stream
 

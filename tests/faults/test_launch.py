@@ -7,11 +7,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from launch import run, spec, worker
+from tests.waiting import wait_until
 
 CONFIG = (
     "--config=configs/digits.py:smoke",
@@ -70,13 +70,9 @@ def command_of(pid):
         return ""
 
 
-def steps(task, until, timeout=200):
+def steps(task, until):
     """Looks at the slice until something holds."""
-    deadline = time.monotonic() + timeout
-    while not until():
-        assert time.monotonic() < deadline, "\n".join(task.said)
-        task.step(0)
-        time.sleep(0.2)
+    wait_until(lambda: until() or task.step(0), lambda: "\n".join(task.said), seconds=300, every=0.2)
 
 
 @pytest.mark.soak

@@ -13,6 +13,7 @@ import shutil
 import pytest
 
 from tests.command_server import Server
+from tests.tiers import soaked
 
 KILLS = int(os.environ.get("KILLS", "48"))
 SEED = int(os.environ.get("KILL_SEED", "1"))
@@ -72,11 +73,7 @@ def last_stage(log):
 @pytest.mark.timeout(900 + 20 * KILLS)
 @pytest.mark.parametrize(
     ("feed", "kills"),
-    [
-        ("resident", 4),
-        pytest.param("resident", KILLS * 3 // 4, marks=pytest.mark.soak),
-        pytest.param("streamed", KILLS - KILLS * 3 // 4, marks=pytest.mark.soak),
-    ],
+    [("resident", 4), *soaked(("resident", KILLS * 3 // 4), ("streamed", KILLS - KILLS * 3 // 4))],
 )
 def test_killed_at_random_moments_it_ends_with_the_artifacts_of_an_unbroken_run(
     feed, kills, server, digits_npz, tmp_path, capsys

@@ -258,7 +258,7 @@ class FakeCloud:
             deadline = time.monotonic() + notice
             while _processes(folder) and time.monotonic() < deadline:
                 time.sleep(0.02)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         # Until none is left: one may have begun another in the meantime.
         while left := _processes(folder):
             _signal(left, signal.SIGKILL)

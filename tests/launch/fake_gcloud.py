@@ -4,7 +4,8 @@ It knows no other flags than those in use, and says what the real one says. Its 
   CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU: where the cloud is, as for the real one.
   CLOUDSDK_CORE_PROJECT: what `config get project` prints, as for the real one.
   FAKE_GCLOUD_ACCOUNT: what `auth list` prints.
-  FAKE_GCLOUD_BUCKETS: the folder that holds gs://, one folder for each bucket. While it has a file ".down", storage fails.
+  FAKE_GCLOUD_BUCKETS: the folder that holds gs://, one folder for each bucket. While it has a file ".down", storage fails;
+    a byte is added to it each time.
   FAKE_GCLOUD_HOSTS: the folder of the machines' homes, NAME/worker-I.
   FAKE_GCLOUD_HOST_ENV: more environment variables for the machines, as JSON.
 """
@@ -341,7 +342,10 @@ def run_on_host(name: str, worker: int, command: str) -> subprocess.CompletedPro
 @contextlib.contextmanager
 def generations(root: pathlib.Path) -> Iterator[dict[str, int]]:
     """The objects' generations by URI, saved at the end. One process at a time is in here, and so in the buckets."""
-    if (root / ".down").exists():
+    with contextlib.suppress(FileNotFoundError):
+        down = os.open(root / ".down", os.O_WRONLY | os.O_APPEND)
+        os.write(down, b".")
+        os.close(down)
         raise Failure("HTTPError 503: Service Unavailable")
     with open(root / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -22,6 +23,7 @@ from launch import bundle, controller, run, spec
 from launch.controller import State
 from redundancy.errors import UserError
 from tests.launch.cloud import CAPACITY, DENIED, INVALID, QUOTA, RESERVATION, UNAVAILABLE, Scenario
+from tests.waiting import wait_until
 
 PROGRAM = """
 import os, pathlib, signal, sys, time
@@ -44,7 +46,8 @@ class Bench:
     """A run on the fake cloud, and what the tests ask of it."""
 
     def __init__(self, cloud, folder, monkeypatch):
-        self.cloud, self.folder, self.said, self.patch = cloud, folder, [], monkeypatch
+        self.cloud, self.folder, self.said, self.patch, self.threads = cloud, folder, [], monkeypatch, []
+        self.clock = time
         (folder / "program.py").write_text(PROGRAM)
         self.values = dict(
             run="r", project="p", bucket="gs://bucket", zones=("us-west4-a", "us-central1-a"), budget_chip_hours=1000.0,
@@ -66,7 +69,7 @@ class Bench:
         return spec.resolve(config)
 
     def task(self):
-        task = run.Run(self.spec(), ["run", "{slice}"], say=self.said.append)
+        task = run.Run(self.spec(), ["run", "{slice}"], say=self.said.append, clock=self.clock)
         task.policy = dataclasses.replace(task.policy, **self.policy)
         task.open()
         return task
@@ -85,10 +88,42 @@ class Bench:
         return len((self.folder / "work" / f"starts-{host}").read_text())
 
     def wait_for_step(self, step):
-        deadline = time.monotonic() + 60
-        while not (self.folder / "work" / "step-0").exists() or self.steps() < step:
-            assert time.monotonic() < deadline, self.text
-            time.sleep(0.02)
+        saved = self.folder / "work" / "step-0"
+        wait_until(lambda: saved.exists() and self.steps() >= step, lambda: self.text)
+
+    def in_thread(self):
+        """Runs the controller beside the test; returns what waits for its end."""
+        task, codes = self.task(), []
+
+        def work():
+            try:
+                codes.append(task.run())
+            except UserError as error:
+                codes.append(str(error))
+
+        thread = threading.Thread(target=work)
+        self.threads.append(thread)
+        thread.start()
+
+        def end():
+            thread.join(120)
+            assert not thread.is_alive(), self.text
+            return codes[0]
+
+        return end
+
+    def other(self):
+        """The run as another process finds it."""
+        other = run.Run(self.spec(), [], say=self.said.append)
+        assert other.ledger.load()
+        return other
+
+    def close(self):
+        """Ends the controllers that a failed test has left."""
+        while any(thread.is_alive() for thread in self.threads):
+            self.other().down()
+            for thread in self.threads:
+                thread.join(1)
 
     def outcomes(self, index=0):
         content = json.loads((self.folder / "buckets/bucket/launch/r/run.json").read_text())
@@ -106,7 +141,10 @@ def bench(cloud, gcloud_env, tmp_path, monkeypatch, code):
     for name, value in gcloud_env.items():
         monkeypatch.setenv(name, value)
     made = Bench(cloud, tmp_path, monkeypatch)
-    yield made
+    try:
+        yield made
+    finally:
+        made.close()
     assert cloud.violations == []
     assert cloud.resources() == [], f"left: {cloud.resources()}\n{made.text}"
 
@@ -176,11 +214,11 @@ def test_the_slice_is_lost_just_before_the_program_is_started(bench):
 
 def test_a_killed_process_counts_as_a_failure_and_runs_again(bench):
     bench.arguments[1] = "40"
-    thread = in_thread(bench)
+    ended = bench.in_thread()
     bench.wait_for_step(3)
     pids = [pid for pid in bench.cloud.processes("r-0", 0) if "program.py" in command_of(pid)]
     os.kill(pids[0], signal.SIGKILL)
-    assert thread() == 0, bench.text
+    assert ended() == 0, bench.text
     assert bench.outcomes() == ["failed", "done"]
     assert bench.cloud.creations("r-0") == 1
     assert "code 137" in bench.text
@@ -191,25 +229,9 @@ def command_of(pid):
         return file.read()
 
 
-def in_thread(bench):
-    """Runs the controller beside the test; returns what waits for its end."""
-    task, codes = bench.task(), []
-
-    def work():
-        try:
-            codes.append(task.run())
-        except UserError as error:
-            codes.append(str(error))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-
-    def end():
-        thread.join(120)
-        assert not thread.is_alive(), bench.text
-        return codes[0]
-
-    return end
+def step_until(task, condition):
+    """Steps of the controller until something holds."""
+    wait_until(lambda: condition() or task.step(0), lambda: "\n".join(map(str, task.ledger.records)), every=0)
 
 
 def test_a_bug_in_the_program_stops_after_the_failure_budget(bench):
@@ -239,7 +261,15 @@ def test_what_the_cloud_forbids_is_told_at_once(bench, error):
 
 
 def test_a_request_that_is_not_granted_expires_and_the_next_zone_is_tried(bench):
-    bench.policy["wait_s"] = 1.0
+    later = [0.0]
+
+    def sleep(seconds):
+        time.sleep(seconds)
+        if any(resource.state == "WAITING_FOR_RESOURCES" for resource in bench.cloud.resources()):
+            later[0] = 4000.0
+
+    bench.clock = types.SimpleNamespace(time=lambda: time.time() + later[0], monotonic=time.monotonic, sleep=sleep)
+    bench.policy["wait_s"] = 3600.0
     bench.cloud.script("*", Scenario(waiting=10_000), Scenario())
     assert bench.go() == 0
     assert bench.outcomes() == ["capacity", "done"]
@@ -275,11 +305,9 @@ def test_chips_that_another_process_holds(bench):
 
 def test_stop_saves_and_the_same_command_goes_on(bench):
     bench.arguments[1] = "60"
-    ended = in_thread(bench)
+    ended = bench.in_thread()
     bench.wait_for_step(3)
-    other = run.Run(bench.spec(), [], say=bench.said.append)
-    assert other.ledger.load()
-    other.stop()
+    bench.other().stop()
     assert ended() == 75, bench.text
     assert bench.cloud.resources() == []
     assert 3 <= bench.steps() < 60
@@ -290,12 +318,9 @@ def test_stop_saves_and_the_same_command_goes_on(bench):
 
 def test_stop_before_there_is_a_slice(bench):
     bench.cloud.script("*", Scenario(waiting=10_000))
-    ended = in_thread(bench)
-    while not bench.cloud.resources():
-        time.sleep(0.05)
-    other = run.Run(bench.spec(), [], say=bench.said.append)
-    other.ledger.load()
-    other.stop()
+    ended = bench.in_thread()
+    wait_until(bench.cloud.resources, lambda: bench.text)
+    bench.other().stop()
     assert ended() == 75, bench.text
     assert not (bench.folder / "work").exists()
 
@@ -303,11 +328,11 @@ def test_stop_before_there_is_a_slice(bench):
 def test_the_bucket_does_not_answer_for_a_while(bench):
     bench.arguments[1] = "60"
     bench.patch.setattr(run, "_PAUSES", (0.5,) * 20 + (0.0,))
-    ended = in_thread(bench)
+    ended = bench.in_thread()
     bench.wait_for_step(3)
     down = bench.folder / "buckets" / ".down"
     down.touch()
-    time.sleep(3.0)
+    wait_until(lambda: down.stat().st_size >= 20, lambda: bench.text)  # so many requests have failed
     down.unlink()
     assert ended() == 0, bench.text
     assert bench.outcomes() == ["done"]
@@ -318,14 +343,12 @@ def test_a_controller_that_slept_leaves_its_successor_alone(bench):
     bench.arguments[1:] = ["60", "while step == 30 and starts.stat().st_size < 2: time.sleep(0.05)"]
     bench.cloud.script("r-0", Scenario(), Scenario())
     old = bench.task()
-    while not old.ledger.records[0].last or not old.ledger.records[0].last.started:
-        old.step(0)
+    step_until(old, lambda: old.ledger.records[0].last and old.ledger.records[0].last.started)
     bench.cloud.preempt("r-0")
-    while old.ledger.records[0].last.outcome is None:
-        old.step(0)
-    ended = in_thread(bench)  # its successor
-    while bench.cloud.creations("r-0") < 2 or "starts the program on all hosts (attempt 2)" not in bench.text:
-        time.sleep(0.05)
+    step_until(old, lambda: old.ledger.records[0].last.outcome)
+    ended = bench.in_thread()  # its successor
+    begins = "starts the program on all hosts (attempt 2)"
+    wait_until(lambda: bench.cloud.creations("r-0") >= 2 and begins in bench.text, lambda: bench.text)
     with pytest.raises(UserError, match="was changed by another controller"):
         old.step(0)
     assert ended() == 0, bench.text
@@ -343,11 +366,9 @@ def test_ssh_that_is_not_allowed_is_told_at_once(bench):
 
 def test_down_beside_a_controller(bench):
     bench.arguments[1] = "2000"
-    ended = in_thread(bench)
+    ended = bench.in_thread()
     bench.wait_for_step(3)
-    other = run.Run(bench.spec(), [], say=bench.said.append)
-    other.ledger.load()
-    other.down()
+    bench.other().down()
     assert "was changed by another controller" in ended()
     assert bench.cloud.resources() == []
     assert bench.outcomes() == ["stopped"]
@@ -371,14 +392,13 @@ def test_a_controller_that_dies_anywhere_is_followed_by_another(bench, monkeypat
         return original(self, argv, *arguments, **values)
 
     monkeypatch.setattr(run.Gcloud, "attempt", dying)
-    deaths = 0
-    while True:
+    for deaths in range(1000):  # noqa: B007
         try:
             assert bench.go() == 0, bench.text
             break
         except Died:
-            deaths += 1
-    assert deaths > 5
+            pass
+    assert 5 < deaths < 999
     assert bench.outcomes() == ["done"]
     assert bench.cloud.creations("r-0") == 1
     assert (bench.starts(0), bench.starts(1)) == (1, 1)
@@ -398,8 +418,11 @@ def test_a_slice_of_somebody_else_is_left_alone(bench):
     with pytest.raises(UserError, match=r"there is a slice r-0 in us-west4-a, of owner .* with another command"):
         bench.task()
     other.slices.delete("r-0", "us-west4-a")
-    while other.slices.describe("r-0", "us-west4-a").state is not State.ABSENT:
-        pass
+    wait_for_state(other, "r-0", State.ABSENT)
+
+
+def wait_for_state(task, name, state):
+    wait_until(lambda: task.slices.describe(name, "us-west4-a").state is state, f"{name} is not {state}", every=0)
 
 
 def test_a_slice_without_a_record_is_taken_over(bench):
@@ -422,9 +445,9 @@ def test_two_slices_with_a_command_each(bench):
 
 def test_the_budget_ends_the_program_in_time(bench, monkeypatch):
     bench.arguments[1] = "2000"
-    bench.values["budget_chip_hours"] = 16 * 6 / 3600  # six seconds of the slice
-    monkeypatch.setattr(run, "_LAST_S", 4.0)
-    monkeypatch.setattr(run, "_LEAST_S", 1.0)
+    bench.values["budget_chip_hours"] = 16 * 300 / 3600  # 300 seconds of the slice, of which the program has eight
+    monkeypatch.setattr(run, "_LAST_S", 300.0)
+    monkeypatch.setattr(run, "_LEAST_S", 8.0)
     assert bench.go() == 1
     assert bench.outcomes() == ["budget"]
     assert "budget_chip_hours is used up" in bench.text
@@ -434,13 +457,9 @@ def test_the_budget_ends_the_program_in_time(bench, monkeypatch):
 def test_a_slice_that_nobody_watches_deletes_itself(bench, monkeypatch):
     bench.values |= {"self_delete": True, "idle_minutes": 0.01}
     task = bench.task()
-    while not task.ledger.records[0].last or not task.ledger.records[0].last.started:
-        task.step(0)
-    deadline = time.monotonic() + 60
-    while bench.cloud.resources():
-        task.slices.describe("r-0", "us-west4-a")
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    step_until(task, lambda: task.ledger.records[0].last and task.ledger.records[0].last.started)
+    wait_for_state(task, "r-0", State.ABSENT)
+    assert bench.cloud.resources() == []
     assert bench.steps() == 5
     assert bench.go() == 0, bench.text  # the results are there, and the program sees that they are
     assert bench.outcomes()[-1] == "done"
@@ -504,8 +523,7 @@ def test_gc_finds_what_was_lost_and_what_is_past_its_time(bench, capsys, monkeyp
         labels = {**task.labels(0), "slice": str(index)}
         labels |= {"expires": "1000"} if index == 1 else {}
         task.slices.create(name, "us-west4-a", labels, 3600.0)
-        while task.slices.describe(name, "us-west4-a").state is not State.ACTIVE:
-            pass
+        wait_for_state(task, name, State.ACTIVE)
     task.slices.create("r-9", "us-west4-a", {**task.labels(0), "owner": "another", "expires": "1000"}, 3600.0)
     bench.cloud.preempt("r-0")
     assert command_line.main(arguments(bench, "gc")) == 0
@@ -517,13 +535,11 @@ def test_gc_finds_what_was_lost_and_what_is_past_its_time(bench, capsys, monkeyp
     assert len(bench.cloud.resources()) == 4
     assert command_line.main(arguments(bench, "gc", "--yes")[:2] + arguments(bench, "gc")[2:] + ["--yes"]) == 0
     for name in ("r-0", "r-1"):
-        while task.slices.describe(name, "us-west4-a").state is not State.ABSENT:
-            pass
+        wait_for_state(task, name, State.ABSENT)
     assert sorted(resource.name for resource in bench.cloud.resources()) == ["r-2", "r-9"]
     for name in ("r-2", "r-9"):
         task.slices.delete(name, "us-west4-a")
-        while task.slices.describe(name, "us-west4-a").state is not State.ABSENT:
-            pass
+        wait_for_state(task, name, State.ABSENT)
 
 
 def test_gc_names_what_was_asked_for_and_may_still_appear(bench, capsys):

@@ -10,12 +10,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 
 import pytest
 
 from launch.cloud import Gcloud, QueuedResources
 from launch.spec import defaults, resolve
+from tests.waiting import wait_until
 
 HERE = pathlib.Path(__file__).resolve().parents[2]
 LAUNCH = HERE / "launch"
@@ -56,14 +56,20 @@ def test_a_slice_outlives_nobody(tmp_path, monkeypatch, started):
     script(tmp_path / "bin" / "gcloud", f'#!/bin/sh\necho "$@" > {tmp_path}/deleted\n')
     if started:
         (tmp_path / "homes" / "me" / ".launch" / "jobs" / "r-0").mkdir(parents=True)
+    over = tmp_path / "over"
+    script(
+        tmp_path / "bin" / "sleep",
+        f'#!/bin/sh\necho "$1" >> {tmp_path}/slept\nuntil [ -e {over} ]; do /bin/sleep 0.02; done\n',
+    )
     env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "homes": str(tmp_path / "homes")}
-    begun = time.monotonic()
-    subprocess.run(["sh", str(slices._startup("r-0"))], env=env, check=True)
-    assert time.monotonic() - begun < 0.9, "the start of the VM does not wait for it"
-    while not (tmp_path / "deleted").exists():
-        assert time.monotonic() - begun < 30
-        time.sleep(0.05)
-    assert time.monotonic() - begun > (2.9 if started else 0.9)
+    try:
+        # The start of the VM does not wait for it.
+        subprocess.run(["sh", str(slices._startup("r-0"))], env=env, check=True, timeout=60)
+        assert not (tmp_path / "deleted").exists()
+    finally:
+        over.touch()
+    wait_until(lambda: (tmp_path / "deleted").exists() and (tmp_path / "deleted").read_text())
+    assert (tmp_path / "slept").read_text().split() == (["1", "2"] if started else ["1"])
     assert (tmp_path / "deleted").read_text().split()[:5] == ["compute", "tpus", "queued-resources", "delete", "r-0"]
 
 
@@ -102,7 +108,7 @@ class Host:
 
     def run(self, *args):
         process = self.start(*args)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
         return process.returncode, out, err
 
     def trees(self):
@@ -150,7 +156,7 @@ def test_code_from_the_bucket(host):
 def test_starts_at_once_do_not_disturb_each_other(host):
     script(host.bin / "cp", '#!/bin/sh\nsleep 0.3\nexec /bin/cp "$@"\n')
     starts = [host.start() for _ in range(3)]
-    assert [(*each.communicate(timeout=30), each.returncode) for each in starts] == [(SAID, "", 0)] * 3
+    assert [(*each.communicate(timeout=120), each.returncode) for each in starts] == [(SAID, "", 0)] * 3
     assert host.trees() == [host.sha]
 
 
@@ -183,7 +189,7 @@ class Machine:
     def run(self, *args, **env):
         """The folder of the virtual environment."""
         process = self.start(*args, **env)
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         assert out.startswith("setup: ")
         assert (self.code / ".launch-venv").resolve() == pathlib.Path(out[7:].rstrip("\n"))
@@ -208,9 +214,7 @@ def test_a_virtual_environment_is_made_once(registry, tmp_path):
     assert shown.split() == ["2.3.0", *VERSION.split(".")]
     # Neither registry nor cache: nothing is to be fetched.
     offline = dict.fromkeys(("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), "http://127.0.0.1:1/")
-    began = time.monotonic()
     assert machine.run(**offline, UV_CACHE_DIR=str(tmp_path / "none")) == first
-    assert time.monotonic() - began < 5
     # Whatever a killed setup has left is done away with.
     (first / ".complete").unlink()
     shutil.rmtree(first / "bin")
@@ -258,7 +262,7 @@ def test_another_lock_file_or_extra_has_an_environment_of_its_own(stub):
 
 def test_two_at_once_make_one(stub):
     both = [stub.start(), stub.start()]
-    assert len({each.communicate(timeout=30)[0] for each in both}) == 1
+    assert len({each.communicate(timeout=120)[0] for each in both}) == 1
     assert [each.returncode for each in both] == [0, 0]
     assert stub.asked() == ["-m", "venv", "pip"]
 
@@ -270,8 +274,8 @@ def test_one_waits_for_the_other(stub):
         late = stub.start()
         with pytest.raises(subprocess.TimeoutExpired):
             late.wait(0.5)
-    assert late.wait(10) == 0
-    late.communicate()
+    late.communicate(timeout=120)
+    assert late.returncode == 0
 
 
 def test_a_failure_is_tried_again(stub):
@@ -283,7 +287,7 @@ def test_a_failure_is_tried_again(stub):
 def test_failures_end_the_setup_and_the_next_one_begins_again(stub):
     script(stub.bin / "python3", "#!/bin/sh\necho no network >&2\nexit 1\n")
     process = stub.start()
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "setup: once more in 45 s: python3 -m pip" in err
     assert "setup: " not in out

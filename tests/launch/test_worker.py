@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import time
 import pytest
 
 from launch import worker
+from tests.waiting import wait_until
 
 PROGRAM = """
 import os, pathlib, signal, subprocess, sys, time
@@ -24,7 +24,7 @@ here = pathlib.Path(sys.argv[1])
 def note(name, text):
     with open(here / name, "a") as file: file.write(f"{text}\\n")
 def children(code):
-    child = [sys.executable, "-S", "-c", "import time; " + code + "; print(1, flush=True); time.sleep(60)"]
+    child = [sys.executable, "-S", "-c", "import time; " + code + "; print(1, flush=True); time.sleep(600)"]
     process = subprocess.Popen(child, start_new_session=True, stdout=subprocess.PIPE)
     process.stdout.read(1)
     return process.pid
@@ -37,7 +37,8 @@ def end(*_):
 signal.signal(signal.SIGTERM, end)
 note("pids", os.getpid())
 """
-UNTIL_STOPPED = "print('step 1', flush=True); time.sleep(60)"
+UNTIL_STOPPED = "print('step 1', flush=True); time.sleep(600)"
+UNTIL_GO = "[time.sleep(.02) for _ in iter((here / 'go').exists, True)];"
 _numbers = itertools.count()
 
 
@@ -48,17 +49,18 @@ class Host:
         self.home, self.tree, self.bucket, self.work = (folder / name for name in ("home", "tree", "bucket", "work"))
         for each in (self.home, self.tree / "launch", self.bucket, self.work):
             each.mkdir(parents=True)
-        source = pathlib.Path(worker.__file__).read_text()
-        source, count = re.subn(
-            r"TERM_S = 120\.0|patience=30\.0", lambda found: found[0].split("=")[0] + "= 0.5", source
-        )
-        assert count == 2
-        (self.tree / "launch/worker.py").write_text(source)
+        (self.tree / "launch/worker.py").write_text(pathlib.Path(worker.__file__).read_text())
+        self.change_worker("patience=30.0", "patience=0.5")
         self.mark = f"test-{os.getpid()}-{next(_numbers)}"
         self.env = {**os.environ, "HOME": str(self.home), "LAUNCH_WORKER": "0"}
         self.job = dict(
             mark=self.mark, argv=[], env={}, mirror_s=0.05, setup=None, expires=1e12, idle_s=0.1, delete=None, devices=[]
         )  # fmt: skip
+
+    def change_worker(self, old, new):
+        path = self.tree / "launch/worker.py"
+        assert path.read_text().count(old) == 1
+        path.write_text(path.read_text().replace(old, new))
 
     def program(self, code):
         (self.tree / "program.py").write_text(PROGRAM + code)
@@ -87,8 +89,8 @@ class Host:
 
     def wait(self, attempt=1, number=0, state="ended", line=""):
         """The status, as soon as it is of that state."""
-        wait_for(lambda: (self.status(attempt, number) or {}).get("state") == state)
-        wait_for(lambda: line in self.status(attempt, number)["line"])
+        wait_until(lambda: (self.status(attempt, number) or {}).get("state") == state)
+        wait_until(lambda: line in self.status(attempt, number)["line"])
         return self.status(attempt, number)
 
     def log(self, attempt=1, number=0):
@@ -103,13 +105,6 @@ def acknowledged(said):
     [line] = said.splitlines()
     assert line.startswith("LAUNCH-ACK ")
     return json.loads(line.removeprefix("LAUNCH-ACK "))
-
-
-def wait_for(holds):
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def alive(pid):
@@ -147,7 +142,7 @@ def test_a_program_that_ends_well(host):
     assert status["began"] <= status["ended"] <= time.time()
     assert f"{host.tree}/sample.py a b {host.mark}/0/" in host.log()
     assert host.log().endswith("launch: ended with code 0\n")
-    wait_for(lambda: not alive(ack["pid"]))
+    wait_until(lambda: not alive(ack["pid"]))
     assert not list(host.bucket.rglob("*.part"))
     # A start that is repeated by then starts nothing.
     assert host.run("start") == ack
@@ -157,7 +152,7 @@ def test_a_program_that_ends_well(host):
 def test_starts_of_one_attempt_are_one(host):
     command = host.command("start")
     several = [subprocess.Popen(command, env=host.env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    acks = [acknowledged(each.communicate(timeout=20)[0]) for each in several]
+    acks = [acknowledged(each.communicate(timeout=120)[0]) for each in several]
     assert acks[0] == acks[1] == acks[2]
     host.wait(state="running", line="step 1")
     assert host.run("start") == acks[0]
@@ -172,7 +167,7 @@ def test_a_later_attempt_ends_all_of_the_earlier_one(host, other):
     earlier = host.pids()
     assert len(earlier) == 3
     assert all(map(alive, earlier))
-    listed = f"print([pid for pid in {earlier} if alive(pid)], flush=True); time.sleep(60)"
+    listed = f"print([pid for pid in {earlier} if alive(pid)], flush=True); time.sleep(600)"
     ack = host.run("start", 2, listed)
     assert ack["attempt"] == 2
     assert host.wait(2, state="running", line="[]")["line"] == "[]"
@@ -192,12 +187,16 @@ def test_stop_lets_the_program_save(host):
 
 
 def test_the_program_ends_when_its_time_is_over(host):
-    host.run("start", expires=time.time() + 0.3)
+    host.change_worker("time.time() > ", "os.path.exists(os.path.join(self.folder, 'over')) and 2e12 > ")
+    host.run("start")
+    host.wait(state="running", line="step 1")
+    (host.home / ".launch/jobs" / host.mark / "attempt-1/over").touch()
     status = host.wait()
     assert (status["code"], status["expired"]) == (75, True)
 
 
 def test_a_program_that_does_not_listen_is_killed(host):
+    host.change_worker("TERM_S = 120.0", "TERM_S = 0.5")
     host.run("start", code="signal.signal(signal.SIGTERM, signal.SIG_IGN);" + UNTIL_STOPPED)
     host.wait(state="running", line="step 1")
     host.run("stop")
@@ -228,10 +227,10 @@ def test_the_end_of_a_program_that_fails_is_told(host):
 
 
 def test_what_is_left_in_the_group_of_a_program_is_ended(host):
-    child = "note('pids', subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)']).pid)"
+    child = "note('pids', subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)']).pid)"
     host.run("start", code=child)
     assert host.wait()["code"] == 0
-    wait_for(lambda: not any(map(alive, host.pids())))
+    wait_until(lambda: not any(map(alive, host.pids())))
 
 
 def test_a_command_that_is_not_there(host):
@@ -242,12 +241,10 @@ def test_a_command_that_is_not_there(host):
 
 
 def test_setup_comes_first(host):
-    host.run(
-        "start",
-        setup=["sh", "-c", f"sleep 0.2; echo made; touch {host.work}/made"],
-        code="print((here / 'made').exists())",
-    )
+    setup = f"until [ -e {host.work}/go ]; do sleep 0.02; done; echo made; touch {host.work}/made"
+    host.run("start", setup=["sh", "-c", setup], code="print((here / 'made').exists())")
     assert host.status()["state"] == "setup"
+    (host.work / "go").touch()
     assert host.wait()["line"] == "True"
 
 
@@ -265,7 +262,7 @@ def test_without_setup_no_program(host, setup, code, more):
 
 def test_the_program_survives_whoever_started_it(host):
     starter = subprocess.Popen(
-        ["bash", "-c", '"$@"; sleep 60', "-", *host.command("start", code="time.sleep(0.5); print('survived')")],
+        ["bash", "-c", '"$@"; sleep 600', "-", *host.command("start", code=UNTIL_GO + "print('survived')")],
         env=host.env, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     starter.stdout.readline()
@@ -273,27 +270,25 @@ def test_the_program_survives_whoever_started_it(host):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(starter.pid, signum)
     starter.communicate()
+    (host.work / "go").touch()
     assert host.wait()["line"] == "survived"
 
 
 def test_a_bucket_that_fails_for_a_while(host):
-    host.run(
-        "start",
-        code="print('step 1', flush=True); [time.sleep(.02) for _ in iter((here / 'go').exists, True)]; print('done')",
-    )
+    host.run("start", code=f"print('step 1', flush=True); {UNTIL_GO} print('done')")
     host.wait(state="running", line="step 1")
     folder, aside = host.bucket / "attempt-1", host.bucket / "aside"
     folder.rename(aside)
     folder.write_text("no folder")
     log = host.home / ".launch/jobs" / host.mark / "attempt-1/log"
-    wait_for(lambda: "launch: [Errno" in log.read_text())
+    wait_until(lambda: "launch: [Errno" in log.read_text())
     assert alive(host.pids()[0])
     folder.unlink()
     host.wait(state="running", line="step 1")
     folder.rename(host.bucket / "aside 2")
     folder.write_text("no folder")
     (host.work / "go").touch()
-    wait_for(lambda: "launch: ended with code 0" in log.read_text())
+    wait_until(lambda: "launch: ended with code 0" in log.read_text())
     folder.unlink()
     status = host.wait()
     assert (status["code"], status["line"]) == (0, "done")
@@ -312,18 +307,20 @@ def test_a_bucket_that_fails_at_the_start(host):
 def test_chips_that_another_holds(host, tmp_path):
     device = tmp_path / "accel0"
     device.touch()
-    code = "import sys, time; file = open(sys.argv[1]); print(flush=True); time.sleep(60)"
+    code = "import sys, time; file = open(sys.argv[1]); print(flush=True); time.sleep(600)"
     holder = subprocess.Popen([sys.executable, "-S", "-c", code, str(device)], stdout=subprocess.PIPE)
-    holder.stdout.readline()
-    ack = host.run("start", devices=[f"{tmp_path}/accel*", "/dev/none*"])
-    assert (ack["worker"], ack["attempt"], ack["state"]) == (0, 1, "busy")
-    [found] = ack["holders"]
-    assert (found["pid"], found["user"], found["device"]) == (holder.pid, getpass.getuser(), str(device))
-    assert found["command"].startswith(f"{sys.executable} -S -c import sys")
-    assert host.status() is None
-    assert alive(holder.pid)
-    holder.kill()
-    holder.communicate()
+    try:
+        holder.stdout.readline()
+        ack = host.run("start", devices=[f"{tmp_path}/accel*", "/dev/none*"])
+        assert (ack["worker"], ack["attempt"], ack["state"]) == (0, 1, "busy")
+        [found] = ack["holders"]
+        assert (found["pid"], found["user"], found["device"]) == (holder.pid, getpass.getuser(), str(device))
+        assert found["command"].startswith(f"{sys.executable} -S -c import sys")
+        assert host.status() is None
+        assert alive(holder.pid)
+    finally:
+        holder.kill()
+        holder.communicate()
     assert host.run("start", devices=[f"{tmp_path}/accel*"])["state"] == "started"
 
 
@@ -339,7 +336,7 @@ def test_the_first_host_of_a_slice_that_nobody_watches_deletes_it(host, number):
     host.env["LAUNCH_WORKER"] = str(number)
     ack = host.run("start", code="print('done')", delete=["touch", str(host.work / "deleted")])
     assert host.wait(number=number)["code"] == 0
-    wait_for(lambda: not alive(ack["pid"]))
+    wait_until(lambda: not alive(ack["pid"]))
     assert (host.work / "deleted").exists() == (number == 0)
     assert host.status(number=number).get("deleting", False) == (number == 0)
 
@@ -382,11 +379,12 @@ def test_a_copy_to_the_bucket_that_hangs_is_given_up(tmp_path, monkeypatch):
     gcloud.write_text("#!/bin/sh\necho no way >&2\nexec sleep ${SLEEP:-0}\n")
     gcloud.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(worker, "PUT_S", 0.2)
     worker.put(str(gcloud), "gs://bucket/x")
-    monkeypatch.setenv("SLEEP", "60")
+    monkeypatch.setenv("SLEEP", "600")
+    monkeypatch.setattr(worker, "PUT_S", 2.0)
     with pytest.raises(OSError, match="gs://bucket/x cannot be written: no way"):
         worker.put(str(gcloud), "gs://bucket/x")
+    monkeypatch.setattr(worker, "PUT_S", 120.0)
     gcloud.write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(OSError, match="returned non-zero exit status 1"):
         worker.put(str(gcloud), "gs://bucket/x")

@@ -6,9 +6,9 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 from redundancy import storage
+from tests.waiting import wait_until
 
 # Loaded by a worker before its first task: does to a class's task what the workdir's sabotage.json says.
 SABOTAGE = """
@@ -60,11 +60,12 @@ class Cluster:
         flags = ("--port", "0", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(self.file))
         # Where the tests are killed, it ends itself, and the workers with it.
         process = self._start("dask_scheduler", *flags, "--idle-timeout", "600", **env)
-        deadline = time.monotonic() + 30
-        while not (self.file.exists() and self.file.read_text().endswith("}")):
+
+        def told():
             assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+            return self.file.exists() and self.file.read_text().endswith("}")
+
+        wait_until(told)
         self.address = json.loads(self.file.read_text())["address"]
         return process
 

@@ -5,10 +5,8 @@ import dataclasses
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 
@@ -30,6 +28,8 @@ from redundancy.selection import stages
 from redundancy.selection.export import Request, export
 from redundancy.selection.subset import read_subset
 from redundancy.workdir import Workdir
+from tests.ports import free_port
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -377,26 +377,21 @@ def test_files_of_a_folder_are_named(images, tmp_path):
 @contextlib.contextmanager
 def tensorboard(folder):
     """TensorBoard itself, at an address of this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--host=127.0.0.1", f"--port={port}"]
     child = subprocess.Popen([*command, "--load_fast=false"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def ask(path):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/data/plugin/projector/{path}", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/data/plugin/projector/{path}", timeout=120) as answer:
             return answer.read()
 
+    def runs():
+        assert child.poll() is None
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            return json.loads(ask("runs"))
+
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                if json.loads(ask("runs")):
-                    break
-            except (urllib.error.URLError, ConnectionError):
-                assert child.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_until(runs, every=0.2)
         yield ask
     finally:
         child.kill()

@@ -15,7 +15,7 @@ if len(sys.argv) > 3:
         processes,
         index,
         coordinator_bind_address=f"127.0.0.1:{port}",
-        heartbeat_timeout_seconds=20,
+        heartbeat_timeout_seconds=100,
     )
 
 import numpy as np

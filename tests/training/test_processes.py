@@ -1,12 +1,14 @@
 """One device or eight, one process or two: the same losses, step by step."""
 
 import json
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+
+from tests.ports import free_port
+from tests.waiting import ending
 
 MESHES = [[1, 1], [1, 4], [1, 8], [2, 4]]
 OF_TWO = [[1, 4], [2, 2]]
@@ -28,21 +30,15 @@ def one_process(digits_npz, child_env, repo):
 
 @pytest.fixture(scope="module")
 def two_processes(digits_npz, child_env, repo):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {**child_env, "XLA_FLAGS": child_env["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     children = [
-        subprocess.Popen(
-            command(repo, digits_npz, json.dumps(OF_TWO), 2, index, port),
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        subprocess.Popen(command(repo, digits_npz, json.dumps(OF_TWO), 2, index, port), env=environment, **pipes)
         for index in range(2)
     ]
-    outputs = [child.communicate(timeout=500) for child in children]
+    with ending(children):
+        outputs = [child.communicate(timeout=500) for child in children]
     assert not any(child.returncode for child in children), outputs[0][1][-3000:] + outputs[1][1][-3000:]
     return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
 
