@@ -5,6 +5,7 @@ of the project's modules and classes and of a few standard modules, threads and 
 at the top of the checkout and of the home folder. What fixtures of a wider scope set up meanwhile is theirs.
 """
 
+import concurrent.futures.thread
 import contextlib
 import dataclasses
 import gc
@@ -72,7 +73,14 @@ def _attributes() -> dict[str, tuple[object, dict[str, object]]]:
 
 
 def _threads() -> set[threading.Thread]:
-    return {each for each in threading.enumerate() if not each.daemon and each is not threading.current_thread()}
+    """Those that go on by themselves; a pool's idle ones end with their pool."""
+    return {
+        each
+        for each in threading.enumerate()
+        if not each.daemon
+        and each is not threading.current_thread()
+        and getattr(each, "_target", None) is not concurrent.futures.thread._worker
+    }
 
 
 def _children() -> dict[int, str]:
