@@ -1,6 +1,8 @@
 """Several finished workdirs in one figure and on one page."""
 
+import logging
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -35,6 +37,17 @@ def workdirs(tmp_path_factory):
         # One file for one data set: its name is in the fingerprint.
         _, found[name] = make_workdir(root / name, of, np.arange(len(of)) % 2, **fields)
     return {name: workdir.root for name, workdir in found.items()}
+
+
+@pytest.fixture(autouse=True)
+def own_process(monkeypatch):
+    """Puts back what a process of its own would take with it."""
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    loggers = [logging.getLogger(name) for name in ("root", "absl")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture
