@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import unittest.mock
 
 import gcs_emulator
 import pyarrow.parquet as pq
@@ -27,6 +28,13 @@ from redundancy.selection import dask_cluster, dask_worker, distributed, merges,
 pytest.importorskip("distributed")
 
 SIZES = tuple(20 + number % 7 for number in range(40))
+
+
+@pytest.fixture(autouse=True)
+def environment():
+    """Dask puts its workers' settings into the environment of the process that starts them."""
+    with unittest.mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture
