@@ -6,7 +6,6 @@ As a program it reads a request a line, of JSON: {"argv": [...], "env": {...}, "
 "events": how many there were}. No backend of JAX is started here.
 """
 
-import contextlib
 import json
 import os
 import pathlib
@@ -14,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
 _OF_FILES = {"open", "os.rename", "os.remove", "os.mkdir", "os.link", "os.rmdir"}
@@ -100,9 +100,12 @@ def main() -> None:
         counter = os.open(counter_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         pid = os.fork()
         if pid == 0:
-            with contextlib.suppress(BaseException):
+            try:
                 _child(asked, counter)
-            os._exit(99)
+            except BaseException:
+                traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
         timer = None
         if asked["seconds"] is not None:
             timer = threading.Timer(asked["seconds"], os.kill, (pid, getattr(signal, asked["signal"])))
