@@ -33,11 +33,17 @@ class Server:
             text=True,
         )
 
-    def run(self, argv, env=None, root="", **kill) -> tuple[subprocess.CompletedProcess, int]:
+    def run(self, argv, env=None, cwd=REPO, root="", **kill) -> tuple[subprocess.CompletedProcess, int]:
         """The finished command, and how many times it touched a file below `root`."""
         self._count += 1
         output = [str(self._folder / f"{self._count}.{name}") for name in ("out", "err")]
-        asked = {"argv": [*map(str, argv)], "env": env or self._environment, "root": str(root), "output": output}
+        asked = {
+            "argv": [*map(str, argv)],
+            "env": env or self._environment,
+            "cwd": str(cwd),
+            "root": str(root),
+            "output": output,
+        }
         self._process.stdin.write(
             json.dumps({"event": None, "seconds": None, "signal": "SIGKILL", **asked, **kill}) + "\n"
         )
@@ -58,6 +64,7 @@ def _child(asked: dict, counter: int) -> None:
 
     os.environ.clear()
     os.environ.update(asked["env"])
+    os.chdir(asked["cwd"])
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, path in enumerate(asked["output"], start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

@@ -25,6 +25,8 @@ import markdown_it
 import numpy as np
 from PIL import Image
 
+from tests.command_server import Server
+
 REPO = pathlib.Path(__file__).resolve().parents[1]
 # Of other programs: their names alone are known, and only where a block is not run.
 _FOREIGN = {"gcloud", "sudo", "wc", "tmux", ".", "/opt/venv/bin/redundancy", "cd", "git", "export"}
@@ -104,8 +106,8 @@ class Scope:
     /tmp/digits-longer a copy of it. Commands of the launcher are planned.
     """
 
-    def __init__(self, folder: pathlib.Path, shared: pathlib.Path, env: dict[str, str], seen: set):
-        self.folder, self.shared, self.env, self.seen = folder, shared, env, seen
+    def __init__(self, folder: pathlib.Path, shared: pathlib.Path, env: dict[str, str], seen: set, server: Server):
+        self.folder, self.shared, self.env, self.seen, self.server = folder, shared, env, seen, server
         self.places: dict[str, str] = {
             "/tmp/digits": str(shared / "digits"),
             "/tmp/digits-longer": str(shared / "longer"),
@@ -159,7 +161,7 @@ class Scope:
         if words[1] != "run":
             self._finish(" ".join(small))
         if small[0] == "redundancy" and small[1] != "browse" and "--watch" not in words:  # which do not end
-            argv = [sys.executable, "-m", *small]
+            argv = small
         elif small[:2] == ["python", "-m"] and small[2].startswith("redundancy."):
             argv = [sys.executable, *small[1:]]
         else:
@@ -169,9 +171,12 @@ class Scope:
         key = tuple(argv) if str(self.shared) in "".join(argv) and "export" not in argv else (*argv, self.folder)
         if key in self.seen:
             return
-        done = subprocess.run(
-            argv, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=240, check=False
-        )
+        if argv is small:
+            done, _ = self.server.run(argv[1:], env=self.env, cwd=self.folder, seconds=240)
+        else:
+            done = subprocess.run(
+                argv, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=240, check=False
+            )
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-500:]}\n{done.stderr[-2000:]}"
         self.seen.add(key)
 

@@ -89,7 +89,8 @@ def _children() -> dict[int, str]:
     for thread in os.listdir("/proc/self/task") if os.path.exists("/proc/self/task") else ():
         with contextlib.suppress(OSError):
             for pid in _read(f"/proc/self/task/{thread}/children").split():
-                if command := _read(f"/proc/{int(pid)}/cmdline"):  # a zombie has none
+                command = _read(f"/proc/{int(pid)}/cmdline")  # a zombie has none
+                if command and b"multiprocessing.resource_tracker" not in command:  # it ends with this process
                     found[int(pid)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
     return found
 

@@ -69,13 +69,15 @@ def test_every_block_has_a_treatment(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_commands_run(page, shared, seen, environment, tmp_path):
+def test_commands_run(page, shared, seen, environment, command_server, tmp_path):
     scopes: dict[str, documented.Scope] = {}
     for block in documented.blocks(page):
         if block.kind not in ("run", "python"):
             continue
         if block.section not in scopes:
-            scopes[block.section] = documented.Scope(tmp_path / str(len(scopes)), shared, environment, seen)
+            scopes[block.section] = documented.Scope(
+                tmp_path / str(len(scopes)), shared, environment, seen, command_server
+            )
         if block.kind == "python":
             assert scopes[block.section].execute(block.text)
             continue
@@ -130,8 +132,8 @@ def test_reference_pages_are_what_the_code_says(reference):
     assert not list(reference["stale"]()), "run: python docs/scripts/reference.py"
 
 
-def test_artifacts_are_those_of_a_whole_run(reference, shared, seen, environment, tmp_path):
-    scope = documented.Scope(tmp_path / "scope", shared, environment, seen)
+def test_artifacts_are_those_of_a_whole_run(reference, shared, seen, environment, command_server, tmp_path):
+    scope = documented.Scope(tmp_path / "scope", shared, environment, seen, command_server)
     scope.run(["redundancy", "run", "--config", "configs/digits.py", "--workdir", "/tmp/digits"])
     scope.run(
         ["redundancy", "import", "--workdir", "DIR", "--embeddings", "E.npy", "--labels", "Y.npy", "--ids", "I.txt"]
@@ -180,8 +182,8 @@ def _check_fields(artifact, path, reference):
 # Pictures and words.
 
 
-def test_pictures_are_drawn_from_a_workdir(repo, shared, seen, environment, tmp_path):
-    scope = documented.Scope(tmp_path / "scope", shared, environment, seen)
+def test_pictures_are_drawn_from_a_workdir(repo, shared, seen, environment, command_server, tmp_path):
+    scope = documented.Scope(tmp_path / "scope", shared, environment, seen, command_server)
     scope.run(["redundancy", "run", "--config", "configs/digits.py", "--workdir", "/tmp/digits"])
     names = runpy.run_path(str(repo / "docs" / "scripts" / "figures.py"), run_name="figures")
     names["draw"](Workdir(str(shared / "digits")), tmp_path / "drawn")

@@ -149,6 +149,7 @@ def test_a_corrupt_photo_is_named_before_any_work(redundancy, tmp_path):
     assert sorted(os.listdir(tmp_path / "w")) == ["config.json", "last_error.json"]
 
 
+@pytest.mark.soak
 def test_real_photos(redundancy, repo, tmp_path):
     archive = repo.parent / "shared" / "data" / "photos.tar"
     if not archive.exists():

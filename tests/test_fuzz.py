@@ -155,38 +155,38 @@ def imported(**files):
         ids_lib.read(workdir.embeddings("end"))
 
 
-@examples(200)
+@examples(100)
 @given(changed(EMBEDDINGS))
 def test_embeddings_of_numpy(data):
     imported(embeddings=("E.npy", data), labels=("Y.npy", LABEL_ARRAYS[0]))
 
 
-@examples(200)
+@examples(100)
 @given(changed(LABEL_ARRAYS))
 def test_labels_of_numpy(data):
     imported(embeddings=("E.npy", EMBEDDINGS[0]), labels=("Y.npy", data))
 
 
-@examples(100)
+@examples(50)
 @given(changed(LABEL_TEXTS))
 def test_labels_in_lines(data):
     imported(embeddings=("E.npy", EMBEDDINGS[0]), labels=("Y.txt", data))
 
 
-@examples(100)
+@examples(50)
 @given(changed(LABEL_TABLES))
 def test_labels_in_csv(data):
     imported(embeddings=("E.npy", EMBEDDINGS[0]), labels=("Y.csv", data))
 
 
-@examples(80)
+@examples(40)
 @given(changed(LABEL_TEXTS), changed([b"".join(b"%d\n" % row for row in range(N))]))
 def test_class_names_and_ids(names, ids):
     labels = ("Y.npy", LABEL_ARRAYS[0])
     imported(embeddings=("E.npy", EMBEDDINGS[0]), labels=labels, class_names=("n.txt", names[:8]), ids=("I.txt", ids))
 
 
-@examples(300)
+@examples(150)
 @given(changed(PARQUET))
 def test_embeddings_in_parquet(data):
     imported(embeddings=("E.parquet", data))
@@ -208,7 +208,7 @@ NPZ = [
 ]
 
 
-@examples(250)
+@examples(125)
 @given(changed(NPZ))
 def test_arrays_of_images(data):
     with tempfile.TemporaryDirectory() as folder:
@@ -252,7 +252,7 @@ ENCODED = [
 ]
 
 
-@examples(1500)
+@examples(750)
 @given(changed(ENCODED), st.sampled_from([0, 8]))
 def test_images(data, size):
     with tempfile.TemporaryDirectory() as folder:
@@ -266,7 +266,7 @@ def test_images(data, size):
             assert images.decode(path, size).shape == ((size, size, 3) if size else (*found[::-1], 3))
 
 
-@examples(40)
+@examples(20)
 @given(st.lists(changed(ENCODED), min_size=1, max_size=4))
 def test_folders_of_images(contents):
     with tempfile.TemporaryDirectory() as folder:
@@ -409,7 +409,7 @@ def check_manifest(name, value, use):
         assert set(os.listdir(folder)) <= {"w", "out0", "out1", "out2", "out3"}
 
 
-@examples(120)
+@examples(60)
 @given(restructured(FOUND["embeddings/end/manifest.json"]), st.sampled_from([(), ("merges", "subsets")]))
 def test_manifest_of_embeddings(value, gone):
     def use(workdir):
@@ -425,19 +425,19 @@ def test_manifest_of_embeddings(value, gone):
     check_manifest("embeddings/end/manifest.json", value, use)
 
 
-@examples(100)
+@examples(50)
 @given(restructured(FOUND["merges/end/manifest.json"]), st.sampled_from([(), ("subsets",)]))
 def test_manifest_of_merges(value, gone):
     check_manifest("merges/end/manifest.json", value, lambda workdir: use_stages(workdir, *gone))
 
 
-@examples(100)
+@examples(50)
 @given(restructured(FOUND["subsets/manifest.json"]))
 def test_manifest_of_subsets(value):
     check_manifest("subsets/manifest.json", value, use_stages)
 
 
-@examples(40)
+@examples(20)
 @given(restructured(FOUND["config.json"]))
 def test_config_of_a_workdir(value):
     def use(workdir):
@@ -450,7 +450,7 @@ def test_config_of_a_workdir(value):
     check_manifest("config.json", value, use)
 
 
-@examples(60)
+@examples(30)
 @given(
     st.sampled_from(["pretrain", "runs"]).flatmap(
         lambda name: st.tuples(st.just(name), restructured(FOUND[f"{name}/manifest.json"]))
@@ -470,7 +470,7 @@ def test_manifests_of_trainings(named):
     check_manifest(f"{name}/manifest.json", value, use)
 
 
-@examples(50)
+@examples(25)
 @given(
     st.sampled_from(sorted(FOUND)).flatmap(
         lambda name: st.tuples(st.just(name), changed([json.dumps(FOUND[name]).encode()]))

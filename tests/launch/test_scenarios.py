@@ -23,6 +23,7 @@ from launch import bundle, controller, run, spec
 from launch.controller import State
 from redundancy.errors import UserError
 from tests.launch.cloud import CAPACITY, DENIED, INVALID, QUOTA, RESERVATION, UNAVAILABLE, Scenario
+from tests.tiers import soaked
 from tests.waiting import wait_until
 
 PROGRAM = """
@@ -153,17 +154,17 @@ def bench(cloud, gcloud_env, tmp_path, monkeypatch, code):
     ("scenarios", "outcomes", "creations"),
     [
         ([Scenario()], ["done"], 1),
-        ([Scenario(create_error=CAPACITY)] * 3 + [Scenario()], ["capacity"] * 3 + ["done"], 1),
-        ([Scenario(create_error=QUOTA), Scenario()], ["capacity", "done"], 1),
-        ([Scenario(create_error=RESERVATION), Scenario()], ["capacity", "done"], 1),
-        ([Scenario(failed=CAPACITY), Scenario()], ["capacity", "done"], 2),
-        ([Scenario(creating=2, waiting=5, provisioning=2, deleting=5)], ["done"], 1),
-        ([Scenario(errors=(1, 3, 4, 6))], ["done"], 1),
-        ([Scenario(create_error=UNAVAILABLE), Scenario()], ["done"], 1),
+        *soaked(([Scenario(create_error=CAPACITY)] * 3 + [Scenario()], ["capacity"] * 3 + ["done"], 1)),
+        *soaked(([Scenario(create_error=QUOTA), Scenario()], ["capacity", "done"], 1)),
+        *soaked(([Scenario(create_error=RESERVATION), Scenario()], ["capacity", "done"], 1)),
+        *soaked(([Scenario(failed=CAPACITY), Scenario()], ["capacity", "done"], 2)),
+        *soaked(([Scenario(creating=2, waiting=5, provisioning=2, deleting=5)], ["done"], 1)),
+        *soaked(([Scenario(errors=(1, 3, 4, 6))], ["done"], 1)),
+        *soaked(([Scenario(create_error=UNAVAILABLE), Scenario()], ["done"], 1)),
         ([Scenario(create_error=UNAVAILABLE, made=True)], ["done"], 1),
         ([Scenario(unreachable={1: 1})], ["done"], 1),
-        ([Scenario(unreachable={0: 1, 1: 1})], ["done"], 1),
-        ([Scenario(dropped={0: 1, 1: 2})], ["done"], 1),
+        *soaked(([Scenario(unreachable={0: 1, 1: 1})], ["done"], 1)),
+        *soaked(([Scenario(dropped={0: 1, 1: 2})], ["done"], 1)),
         ([Scenario(unreachable={1: 9}), Scenario()], ["unfit", "done"], 2),
     ],
     ids=[
@@ -186,7 +187,7 @@ def test_a_run_that_ends_well(bench, scenarios, outcomes, creations):
     )
 
 
-@pytest.mark.parametrize(("node_only", "notice"), [(False, 0.0), (True, 0.0), (False, 2.0)])
+@pytest.mark.parametrize(("node_only", "notice"), [(False, 2.0), *soaked((False, 0.0), (True, 0.0))])
 def test_preempted_in_the_middle(bench, node_only, notice):
     bench.arguments[1:] = ["40", "while step == 30 and starts.stat().st_size < 2: time.sleep(0.05)"]
     bench.cloud.script("r-0", Scenario(preempted=4, node_only=node_only, notice=notice), Scenario())
@@ -198,6 +199,7 @@ def test_preempted_in_the_middle(bench, node_only, notice):
     assert "step 1\n" not in log, "it began anew"
 
 
+@pytest.mark.soak
 def test_the_slice_is_lost_just_before_the_program_is_started(bench):
     execute, lost = run.QueuedResources.execute, []
 
@@ -234,6 +236,7 @@ def step_until(task, condition):
     wait_until(lambda: condition() or task.step(0), lambda: "\n".join(map(str, task.ledger.records)), every=0)
 
 
+@pytest.mark.soak
 def test_a_bug_in_the_program_stops_after_the_failure_budget(bench):
     bench.arguments[2:] = ["if step == 2: raise ZeroDivisionError('of the program')"]
     assert bench.go() == 1
@@ -260,6 +263,7 @@ def test_what_the_cloud_forbids_is_told_at_once(bench, error):
     assert error.message.split("'")[0] in bench.text
 
 
+@pytest.mark.soak
 def test_a_request_that_is_not_granted_expires_and_the_next_zone_is_tried(bench):
     later = [0.0]
 
@@ -325,6 +329,7 @@ def test_stop_before_there_is_a_slice(bench):
     assert not (bench.folder / "work").exists()
 
 
+@pytest.mark.soak
 def test_the_bucket_does_not_answer_for_a_while(bench):
     bench.arguments[1] = "60"
     bench.patch.setattr(run, "_PAUSES", (0.5,) * 20 + (0.0,))

@@ -19,11 +19,15 @@ from redundancy.report import browser as browser_lib
 from redundancy.report.stage import report
 from redundancy.selection.stages import read_subset
 from redundancy.workdir import subset_name
+from tests.tiers import soaked
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 sync_api.expect.set_options(timeout=120_000)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+    pytest.mark.usefixtures("quick_pdfs"),
+]
 
 NAMES = ['"><script>alert(1)</script>', "$x_1$ <b>数字</b> & é‏عربي", "plain"]
 SIZES = [(390, 844), (1440, 900)]
@@ -246,9 +250,15 @@ def test_light_and_dark(digits, opened):
     page.check()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("name", ["digits", "hostile"])
+@pytest.mark.parametrize(
+    ("name", "size", "scheme"),
+    [
+        ("digits", SIZES[0], "dark"),
+        ("hostile", SIZES[1], "light"),
+        *soaked(("digits", SIZES[1], "light"), ("hostile", SIZES[0], "dark"), ("digits", SIZES[0], "light")),
+    ],
+    ids=str,
+)
 def test_no_serious_fault_of_accessibility(name, size, scheme, opened, request):
     axe = pytest.importorskip("axe_playwright_python")
     script = (pathlib.Path(axe.__file__).parent / "axe.min.js").read_text()

@@ -16,6 +16,8 @@ from redundancy.report.stage import report, report_fraction
 from redundancy.selection.stages import read_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name, write_manifest
 
+pytestmark = pytest.mark.usefixtures("quick_pdfs")
+
 HOSTILE = ['"><script>alert(1)</script> id="x"', "$x_1$ <b>数字</b> & é"]
 
 

@@ -1,0 +1,29 @@
+"""What tests of the page have in common."""
+
+import functools
+import io
+
+import pytest
+from matplotlib.figure import Figure
+
+
+@functools.cache
+def _pdf(write, **options) -> bytes:
+    """A PDF of an empty figure."""
+    figure, file = Figure(), io.BytesIO()
+    write(figure, file, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def quick_pdfs(monkeypatch):
+    """PDFs are those of an empty figure: half of a report's time goes into their fonts. test_compare.py has real ones."""
+    write = Figure.savefig
+
+    def savefig(figure, file, *, format, **options):
+        if format == "pdf":
+            file.write(_pdf(write, format=format))
+        else:
+            write(figure, file, format=format, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
