@@ -35,6 +35,11 @@ REMEMBERED = {
 }
 # SIGALRM is pytest-timeout's.
 _SIGNALS = [each for each in signal.valid_signals() if isinstance(each, signal.Signals) and each != signal.SIGALRM]
+# pytest sets the first, TensorFlow the others when it is first imported.
+_NO_TEST_SETS = {
+    "PYTEST_CURRENT_TEST", "ENABLE_RUNTIME_UPTIME_TELEMETRY", "HDF5_PLUGIN_PATH", "TF2_BEHAVIOR", "TPU_ML_PLATFORM",
+    "TPU_ML_PLATFORM_VERSION",
+}  # fmt: skip
 _PLAIN = (str, bytes, int, float, bool, list)
 _MISSING = object()
 
@@ -51,8 +56,9 @@ class Trace:
 
 
 def take() -> Trace:
-    values: dict[str, object] = {f"os.environ[{name!r}]": value for name, value in os.environ.items()}
-    values.pop("os.environ['PYTEST_CURRENT_TEST']", None)
+    values: dict[str, object] = {
+        f"os.environ[{name!r}]": value for name, value in os.environ.items() if name not in _NO_TEST_SETS
+    }
     values |= {f"jax.config.{name}": value for name, value in jax.config.values.items()}
     values |= {"working directory": os.getcwd(), "sys.path": sys.path[:], "sys.argv": sys.argv[:]}
     values |= {f"handler of {signal.Signals(each).name}": signal.getsignal(each) for each in _SIGNALS}
