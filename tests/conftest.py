@@ -29,13 +29,16 @@ REPO = pathlib.Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory) -> Iterator[pathlib.Path]:
-    """A cache folder for this session and its child processes, which so leave the user's alone.
+    """A cache folder and a home for this session and its child processes, which so leave the user's alone.
 
-    What one of them compiles is there for all, those of the session's other workers too.
+    What one of them compiles is there for all, those of the session's other workers too; each worker has its own home.
     """
     folder = tmp_path_factory.getbasetemp()
+    home = folder / "home"
+    home.mkdir()
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
         patch.setenv("XDG_CACHE_HOME", str(folder))
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -1,8 +1,9 @@
 """A check around every test: what a test changes for those after it fails that test alone, and is undone.
 
-Looked at are the environment, the working directory, sys.path, signal handlers, settings of JAX and of logging, attributes
+It looks at the environment, the working directory, sys.path, signal handlers, settings of JAX and of logging, attributes
 of the project's modules and classes and of a few standard modules, threads and child processes that go on, and new files
-at the top of the checkout and of the home folder. What fixtures of a wider scope set up meanwhile is theirs.
+at the top of the checkout. The home folder is one of the session's own (conftest.py). What fixtures of a wider scope set up
+in the middle of a test is theirs.
 """
 
 import concurrent.futures.thread
@@ -24,7 +25,6 @@ import jax
 import pytest
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
-HOME = pathlib.Path.home()
 WAIT_S = 60.0
 STANDARD = (os, shutil, signal, subprocess, threading, time)
 PROJECT = ("redundancy", "launch")
@@ -110,17 +110,11 @@ def _read(path: str) -> bytes:
 
 
 def _files() -> set[pathlib.Path]:
-    found = set()
-    for folder in (REPO, HOME, HOME / ".cache", HOME / ".config"):
-        with contextlib.suppress(OSError):
-            found |= {folder / name for name in os.listdir(folder)}
-    return found
+    return {REPO / name for name in os.listdir(REPO)}
 
 
 def untracked(path: pathlib.Path) -> bool:
     """Whether a file is there that git neither knows nor ignores."""
-    if not path.is_relative_to(REPO):
-        return path.exists()
     done = subprocess.run(["git", "status", "--porcelain", "--", str(path)], cwd=REPO, capture_output=True, text=True)
     return bool(done.stdout)
 

@@ -87,18 +87,6 @@ def test_a_process_that_goes_on_is_killed():
     assert child.wait() == -signal.SIGKILL
 
 
-def test_new_files_are_told_and_left(tmp_path, monkeypatch):
-    (tmp_path / ".cache").mkdir()
-    monkeypatch.setattr(leaves_no_trace, "HOME", tmp_path)
-    before = take()
-    (tmp_path / "left").touch()
-    (tmp_path / ".cache" / "left").touch()
-    assert undo(before) == [
-        f"{tmp_path / name} is new (by this test, or beside it)" for name in (".cache/left", "left")
-    ]
-    assert undo(take()) == []
-
-
 def test_files_of_the_checkout_are_new_unless_git_knows_or_ignores_them(tmp_path, monkeypatch):
     monkeypatch.setattr(leaves_no_trace, "REPO", tmp_path)
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
