@@ -61,10 +61,11 @@ class Ledger:
     """The records of a run's slices, in one file of the bucket; what another controller wrote is never overwritten."""
 
     def __init__(self, files: GcsFiles | LocalFiles, run: str, sleep: Callable[[float], None]):
-        self._files, self.path, self._sleep = files, f"{run}/run.json", sleep
+        self._files, self._run, self._sleep, self.path = files, run, sleep, f"{run}/run.json"
         self._generation = 0
         self.head: dict = {}
         self.records: list[Record] = []
+        self._saved: list[Record] = []  # as they are in the file
 
     def load(self) -> bool:
         """Whether there is one."""
@@ -75,6 +76,7 @@ class Ledger:
         try:
             self.head = json.loads(content)
             self.records = [_record(each) for each in self.head.pop("slices")]
+            self._saved = list(self.records)
         except (ValueError, TypeError, KeyError) as error:
             raise WorkdirError(
                 f"{self._files.uri(self.path)} is no record of a run ({type(error).__name__}: {error}). Move it away, see "
@@ -83,37 +85,46 @@ class Ledger:
         return True
 
     def save(self) -> None:
-        slices = [dataclasses.asdict(record) for record in self.records]
-        content = json.dumps({**self.head, "slices": slices}, indent=1).encode()
         for pause in _PAUSES:
             try:
-                self._write(content)
+                self._write()
                 return
             except CloudError as error:
                 if error.kind in PERMANENT or not pause:
                     raise
                 self._sleep(pause)
 
-    def _write(self, content: bytes) -> None:
+    def _write(self) -> None:
+        slices = [dataclasses.asdict(record) for record in self.records]
+        content = json.dumps({**self.head, "slices": slices}, indent=1).encode()
         try:
             self._files.write(self.path, content, self._generation)
         except CloudError as error:
-            # Our own write may have been carried out although its answer was lost. The head names the controller, so that
-            # another one's record is never taken for it.
             if error.kind != "changed":
                 raise
+            # Our own write may have been carried out although its answer was lost. The head names the controller, so that
+            # another one's record is never taken for it.
             if self._files.read(self.path) != content:
-                raise self._taken() from error
-        self._generation = self._files.generation(self.path)
+                self.heed_stop()
+                return self._write()
+        self._generation, self._saved = self._files.generation(self.path), list(self.records)
+        return None
 
     def heed_stop(self) -> None:
         """Reads that somebody asked the run to stop, which is all that may be changed beside a controller."""
-        if self._files.generation(self.path) != self._generation:
-            head, records = self.head, self.records
-            same = self.load() and self.records == records and self.head.get("controller") == head.get("controller")
-            if not same:
-                self.head, self.records = head, records
-                raise self._taken()
+        if self._files.generation(self.path) == self._generation:
+            return
+        found = Ledger(self._files, self._run, self._sleep)
+        known = (self._saved, self.records)
+        if (
+            not found.load()
+            or found.records not in known
+            or found.head.get("controller") != self.head.get("controller")
+        ):
+            raise self._taken()
+        self._generation, self._saved = found._generation, found.records
+        if "stop" in found.head:
+            self.head["stop"] = found.head["stop"]
 
     def _taken(self) -> WorkdirError:
         return WorkdirError(

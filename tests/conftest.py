@@ -27,6 +27,13 @@ settings.load_profile("test")  # --hypothesis-profile=soak comes later
 REPO = pathlib.Path(__file__).resolve().parents[1]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config):
+    """What Matplotlib and Keras write when they are imported, which collecting does, lies with the session's files."""
+    folder = config._tmp_path_factory.getbasetemp()
+    os.environ |= {"MPLCONFIGDIR": str(folder / "matplotlib"), "KERAS_HOME": str(folder / "keras")}
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory) -> Iterator[pathlib.Path]:
     """A cache folder and a home for this session and its child processes, which so leave the user's alone.

@@ -315,6 +315,7 @@ class Histories(RuleBasedStateMachine):
         if self.found.end is not None:
             return
         try:
+            self.task.ledger.heed_stop()
             self.task.step(0)
         except (Crash, CloudError):
             self.begin()
@@ -338,8 +339,15 @@ class Histories(RuleBasedStateMachine):
         if other.ledger.load() and not other.ledger.records[0].end:
             with contextlib.suppress(CloudError):
                 other.stop()
-            with contextlib.suppress(WorkdirError):
-                self.task.ledger.heed_stop()
+
+    @rule()
+    def it_is_asked_to_stop_in_the_middle_of_a_look(self):
+        self.it_is_asked_to_stop()
+        if self.found.end is None:
+            try:
+                self.task.step(0)
+            except (Crash, CloudError):
+                self.begin()
 
     @rule()
     def it_is_taken_down(self):
