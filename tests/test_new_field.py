@@ -12,9 +12,9 @@ from redundancy import storage
 from redundancy.config import Affects, Field
 from redundancy.errors import WorkdirError
 from redundancy.report import compare
+from redundancy.table import Schedule
 from redundancy.training.loop import Job, digest, identity
 from redundancy.training.pretrain import train
-from redundancy.training.schedule import Schedule
 from redundancy.workdir import STAGES, Workdir
 
 SECTIONS = ("Data", "Model", "Training", "A new section")

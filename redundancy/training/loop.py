@@ -15,12 +15,12 @@ from redundancy import config as config_lib
 from redundancy import preemption, processes, storage
 from redundancy.errors import Preempted
 from redundancy.progress import Progress
+from redundancy.table import Schedule
 from redundancy.training import checkpoints as checkpoints_lib
 from redundancy.training.checkpoints import Checkpoints, common_step
 from redundancy.training.meter import DivergedError, Line, Meter
 from redundancy.training.metrics import MetricsWriter
 from redundancy.training.profiling import Profiler
-from redundancy.training.schedule import Schedule
 from redundancy.training.trainer import Trainer
 
 PRETRAIN_SEED = 0  # trial t has seed t + 1, so the network that embeds is none of the trials
