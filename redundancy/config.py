@@ -5,6 +5,7 @@ Knows nothing of files and data sets: what can be said of a config alone is said
 
 import dataclasses
 import enum
+import functools
 import json
 import numbers
 import re
@@ -128,6 +129,11 @@ def _some_of(names):
         check=lambda value: 0 < len(set(value)) == len(value) and all(name in names for name in value),
     )
 
+
+_how = functools.partial(Field, "Training", affects=Affects.HOW)
+_length = functools.partial(Field, "Training", affects=Affects.HOW | Affects.COMPARISON)
+_in_table = functools.partial(Field, "Experiment", affects=Affects.RUNS)
+_reported = functools.partial(Field, "Report", affects=Affects.REPORT)
 
 FIELDS: dict[str, Field] = {
     # Data
@@ -273,19 +279,9 @@ FIELDS: dict[str, Field] = {
         lambda value: 0 <= value < 1,
     ),
     # Training; a training's identity has the schedule in place of the fields that it follows from
-    "steps": Field(
-        "Training",
-        100_000,
-        "steps of one training on the full set; not used where epochs is set",
-        **_between(1),
-        affects=Affects.HOW | Affects.COMPARISON,
-    ),
-    "epochs": Field(
-        "Training",
-        0.0,
-        "epochs of one training on the full set, in place of steps; 0 uses steps",
-        **_between(0, 100_000),
-        affects=Affects.HOW | Affects.COMPARISON,
+    "steps": _length(100_000, "steps of one training on the full set; not used where epochs is set", **_between(1)),
+    "epochs": _length(
+        0.0, "epochs of one training on the full set, in place of steps; 0 uses steps", **_between(0, 100_000)
     ),
     "budget": Field(
         "Training",
@@ -302,19 +298,9 @@ FIELDS: dict[str, Field] = {
         "a number above 0, from 1e-12 to 1e36",
         lambda value: 1e-12 <= value <= 1e36,
     ),
-    "warmup_steps": Field(
-        "Training",
-        2500,
-        "steps of linear warm-up from 0; not used where warmup_epochs is set",
-        **_between(0),
-        affects=Affects.HOW | Affects.COMPARISON,
-    ),
-    "warmup_epochs": Field(
-        "Training",
-        0.0,
-        "epochs of linear warm-up, in place of warmup_steps; 0 uses warmup_steps",
-        **_between(0, 100_000),
-        affects=Affects.HOW | Affects.COMPARISON,
+    "warmup_steps": _length(2500, "steps of linear warm-up from 0; not used where warmup_epochs is set", **_between(0)),
+    "warmup_epochs": _length(
+        0.0, "epochs of linear warm-up, in place of warmup_steps; 0 uses warmup_steps", **_between(0, 100_000)
     ),
     "micro_batch": Field(
         "Training",
@@ -345,51 +331,28 @@ FIELDS: dict[str, Field] = {
         **_between(0, 1000),
     ),
     "seed": Field("Training", 0, "seed of everything random", **_between(0), affects=Affects.RESULT | Affects.RANDOM),
-    "eval_batch_size": Field(
-        "Training", 500, "images of one evaluation or embedding step", **_between(1, _MOST_IMAGES), affects=Affects.HOW
+    "eval_batch_size": _how(500, "images of one evaluation or embedding step", **_between(1, _MOST_IMAGES)),
+    "log_every": _how(100, "steps between two lines of metrics", **_between(1)),
+    "checkpoint_every": _how(5000, "steps between two checkpoints", **_between(1)),
+    "checkpoints_kept": _how(
+        2, "checkpoints that each run keeps, the newest", "a whole number from 1 to 1000", lambda n: 1 <= n <= 1000
     ),
-    "log_every": Field("Training", 100, "steps between two lines of metrics", **_between(1), affects=Affects.HOW),
-    "checkpoint_every": Field("Training", 5000, "steps between two checkpoints", **_between(1), affects=Affects.HOW),
-    "checkpoints_kept": Field(
-        "Training",
-        2,
-        "checkpoints that each run keeps, the newest",
-        "a whole number from 1 to 1000",
-        lambda n: 1 <= n <= 1000,
-        affects=Affects.HOW,
-    ),
-    "data_parallel": Field(
-        "Training",
-        0,
-        "devices that share one trial's batch; 0 spreads trials first",
-        **_between(0, 65_536),
-        affects=Affects.HOW,
-    ),
-    "pack": Field(
-        "Training", 0, "trials trained in one program; 0 is one per device", **_between(0, 10_000), affects=Affects.HOW
-    ),
-    "pack_mode": Field(
-        "Training",
+    "data_parallel": _how(0, "devices that share one trial's batch; 0 spreads trials first", **_between(0, 65_536)),
+    "pack": _how(0, "trials trained in one program; 0 is one per device", **_between(0, 10_000)),
+    "pack_mode": _how(
         "auto",
         "how a device trains several trials of a pack: 'loop' one after the other, 'vmap' as one batched network; "
         "'auto' is what was measured to be faster on its platform",
         **_one_of(PACK_MODES),
-        affects=Affects.HOW,
     ),
-    "formulation": Field(
-        "Training",
+    "formulation": _how(
         "auto",
         "how convolutions and BatchNorm are computed: 'xla', or on CPUs 'cpu', by kernels of our own; 'auto' is what was "
         "measured to be faster on the platform; they agree to rounding",
         **_one_of(FORMULATIONS),
-        affects=Affects.HOW,
     ),
-    "steps_per_dispatch": Field(
-        "Training",
-        0,
-        "steps in one device program; 0 is 1 on CPU and for streamed sets, 50 elsewhere",
-        **_between(0, 10_000),
-        affects=Affects.HOW,
+    "steps_per_dispatch": _how(
+        0, "steps in one device program; 0 is 1 on CPU and for streamed sets, 50 elsewhere", **_between(0, 10_000)
     ),
     # Selection
     "layers": Field(
@@ -414,8 +377,7 @@ FIELDS: dict[str, Field] = {
         affects=Affects.SEMANTIC | Affects.RUNS | Affects.COMPARISON,
     ),
     # Experiment
-    "fractions": Field(
-        "Experiment",
+    "fractions": _in_table(
         (0.95, 0.9, 0.8, 0.7, 0.6, 0.5),
         "kept shares of the full set to compare with it",
         "one or more different numbers above 0 and up to 1, told apart by four decimals, and not more than 1000 of them",
@@ -425,47 +387,28 @@ FIELDS: dict[str, Field] = {
             and 0 < len(set(map(fraction_name, value))) == len(value)
         ),
         float,
-        affects=Affects.RUNS,
     ),
-    "methods": Field("Experiment", METHODS, "ways of choosing what is kept", **_some_of(METHODS), affects=Affects.RUNS),
-    "trials": Field(
-        "Experiment",
-        10,
-        "trainings of each method and fraction, with paired seeds",
-        **_between(1, 10_000),
-        affects=Affects.RUNS,
-    ),
+    "methods": _in_table(METHODS, "ways of choosing what is kept", **_some_of(METHODS)),
+    "trials": _in_table(10, "trainings of each method and fraction, with paired seeds", **_between(1, 10_000)),
     # Report
-    "report_fraction": Field(
-        "Report",
+    "report_fraction": _reported(
         0.9,
         "kept share whose groups the report shows; the nearest of `fractions` is taken",
         "a number above 0 and up to 1",
         lambda value: 0 < value <= 1,
-        affects=Affects.REPORT,
     ),
-    "report_margin": Field(
-        "Report",
+    "report_margin": _reported(
         0.002,
         "loss of test accuracy up to which a subset counts as no worse than the full set, as a share: 0.002 is 0.2 "
         "points; to be chosen before the results are seen",
         **_between(0.00001, 0.1),
-        affects=Affects.REPORT,
     ),
-    "report_classes": Field(
-        "Report",
-        0,
-        "classes whose groups the report shows at most; 0 is all",
-        **_between(0, 100_000),
-        affects=Affects.REPORT,
-    ),
-    "report_groups": Field(
-        "Report",
+    "report_classes": _reported(0, "classes whose groups the report shows at most; 0 is all", **_between(0, 100_000)),
+    "report_groups": _reported(
         0,
         "redundant groups of a class and fraction that the report shows with pictures at most; 0 is as many as keep the "
         "page small",
         **_between(0, 100_000),
-        affects=Affects.REPORT,
     ),
 }
 
