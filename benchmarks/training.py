@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import common
 from benchmarks.common import say
 from redundancy import config as config_lib
-from redundancy.models.flops import multiply_adds, parameters
+from redundancy.models.flops import multiply_adds
 from redundancy.training.mesh import make_mesh, put
 from redundancy.training.peaks import peak_flops
 from redundancy.training.programs import Programs
@@ -86,10 +86,10 @@ class Ours:
             self.config, shape, case.classes, self._mesh, resident=True, vmap=self.config.pack_mode == "vmap"
         )
         self.multiply_adds = multiply_adds(self.programs.model, shape)
-        self.parameters = parameters(self.programs.model, shape)
         spec = jax.sharding.PartitionSpec
         self._arrays = put(self._mesh, spec(), {"image": images, "label": labels.astype(np.int32)})
         states = [jax.device_get(self.programs.init(np.uint32(trial))) for trial in range(self.trials)]
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(states[0]["params"]))
         self._state = put(self._mesh, spec("trial"), jax.tree.map(lambda *leaves: np.stack(leaves), *states))
         self._seeds = np.arange(self.trials, dtype=np.uint32)
         self._rng, self._count, self._put = np.random.default_rng(0), len(images), spec("trial", None, "data")

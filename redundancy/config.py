@@ -4,6 +4,8 @@ Knows nothing of files and data sets: what can be said of a config alone is said
 """
 
 import dataclasses
+import enum
+import functools
 import json
 import numbers
 import re
@@ -29,9 +31,41 @@ FORMULATIONS = ("auto", "xla", "cpu")
 BAD_IMAGES = ("stop", "skip")
 
 
+class Affects(enum.Flag):
+    """What changes with the value of a field.
+
+    Attributes:
+      NOTHING: the field says where a data set lies or how it is read; its fingerprint says which it is.
+      IDENTITY: which training it is: which checkpoints it continues, and which result is its own.
+      NETWORK: pretrain/, and the embeddings that its network made.
+      EMBEDDINGS: the files that hold these embeddings.
+      SEMANTIC, RANDOM: the subsets of that method.
+      RUNS: runs/ and results.csv.
+      REPORT: report/.
+      COMPARISON: whether the results of two workdirs are those of one experiment.
+      HOW: how a training is computed and written. All of a workdir's trainings have it in common.
+      RESULT: what a training is.
+    """
+
+    NOTHING = 0
+    IDENTITY = enum.auto()
+    NETWORK = enum.auto()
+    EMBEDDINGS = enum.auto()
+    SEMANTIC = enum.auto()
+    RANDOM = enum.auto()
+    RUNS = enum.auto()
+    REPORT = enum.auto()
+    COMPARISON = enum.auto()
+    HOW = NETWORK | RUNS
+    RESULT = IDENTITY | HOW | COMPARISON
+
+
 @dataclasses.dataclass(frozen=True)
 class Field:
     """One field: its default (whose type is the field's type), what it means, and its own check.
+
+    The default of a field that is added must do what the program did without it: configs, checkpoints and results that
+    lack the field count as having its default.
 
     Attributes:
       section: heading under which the field is listed.
@@ -40,6 +74,7 @@ class Field:
       wanted: the allowed values in words, for the error message.
       check: value -> whether it is allowed.
       item: type of the items, where the field is a tuple.
+      affects: what depends on it; unless said otherwise, all that a training makes.
     """
 
     section: str
@@ -48,6 +83,7 @@ class Field:
     wanted: str = ""
     check: Callable[[Any], bool] = lambda value: True
     item: type | None = None
+    affects: Affects = Affects.RESULT
 
 
 # Bounds are there to tell a slip of the pen before work begins, or before memory ends: no experiment comes near them.
@@ -58,6 +94,16 @@ _LONGEST = 4096  # characters of a text, as of a path on Linux
 _MOST_SHOWN = 200  # characters of a wrong value in a message
 # Neither JSON nor a path can hold some of these, and none is in a name on purpose.
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def fraction_name(fraction: float) -> str:
+    """A fraction as names and tables have it: to four decimals, which are all that tells it from another."""
+    return f"{fraction:.4f}"
+
+
+def same_fraction(first: float, second: float) -> bool:
+    """Whether two fractions have the same name."""
+    return fraction_name(first) == fraction_name(second)
 
 
 def _between(low, high=_MOST):
@@ -84,6 +130,11 @@ def _some_of(names):
     )
 
 
+_how = functools.partial(Field, "Training", affects=Affects.HOW)
+_length = functools.partial(Field, "Training", affects=Affects.HOW | Affects.COMPARISON)
+_in_table = functools.partial(Field, "Experiment", affects=Affects.RUNS)
+_reported = functools.partial(Field, "Report", affects=Affects.REPORT)
+
 FIELDS: dict[str, Field] = {
     # Data
     "dataset": Field(
@@ -91,8 +142,11 @@ FIELDS: dict[str, Field] = {
         "digits",
         "TFDS name (builder, builder/config, builder:version), folder of images, or .npz file; '' is none: link and "
         "select alone, on imported embeddings",
+        affects=Affects.IDENTITY | Affects.HOW,
     ),
-    "data_dir": Field("Data", "", "where TFDS keeps prepared data sets; '' is TFDS's own default"),
+    "data_dir": Field(
+        "Data", "", "where TFDS keeps prepared data sets; '' is TFDS's own default", affects=Affects.NOTHING
+    ),
     "train_split": Field("Data", "train", "split that is trained on and pruned", "a split's name", bool),
     "test_split": Field(
         "Data",
@@ -113,7 +167,11 @@ FIELDS: dict[str, Field] = {
         **_between(0, 16_384),
     ),
     "resident_mb": Field(
-        "Data", 2048, "MB of decoded images up to which a set lives on the device; above it streams", **_between(0)
+        "Data",
+        2048,
+        "MB of decoded images up to which a set lives on the device; above it streams",
+        **_between(0),
+        affects=Affects.HOW,
     ),
     "bad_images": Field(
         "Data",
@@ -121,6 +179,7 @@ FIELDS: dict[str, Field] = {
         "what becomes of files of a folder of images that cannot be decoded: 'stop' names them in one error; 'skip' leaves "
         "them out, before positions are given, and lists them",
         **_one_of(BAD_IMAGES),
+        affects=Affects.NOTHING,
     ),
     "mean": Field("Data", (0.5,), "mean of pixel / 255, one or one per channel", **_all_between(-1000, 1000)),
     "std": Field(
@@ -219,21 +278,17 @@ FIELDS: dict[str, Field] = {
         "a number from 0 up to, not including, 1",
         lambda value: 0 <= value < 1,
     ),
-    # Training
-    "steps": Field(
-        "Training", 100_000, "steps of one training on the full set; not used where epochs is set", **_between(1)
-    ),
-    "epochs": Field(
-        "Training",
-        0.0,
-        "epochs of one training on the full set, in place of steps; 0 uses steps",
-        **_between(0, 100_000),
+    # Training; a training's identity has the schedule in place of the fields that it follows from
+    "steps": _length(100_000, "steps of one training on the full set; not used where epochs is set", **_between(1)),
+    "epochs": _length(
+        0.0, "epochs of one training on the full set, in place of steps; 0 uses steps", **_between(0, 100_000)
     ),
     "budget": Field(
         "Training",
         "steps",
         "what subsets share with the full set: 'steps' the same steps, 'epochs' the same epochs",
         **_one_of(BUDGETS),
+        affects=Affects.RUNS | Affects.COMPARISON,
     ),
     "batch_size": Field("Training", 128, "images of one step and one trial", **_between(1, _MOST_IMAGES)),
     "lr_per_256": Field(
@@ -243,14 +298,9 @@ FIELDS: dict[str, Field] = {
         "a number above 0, from 1e-12 to 1e36",
         lambda value: 1e-12 <= value <= 1e36,
     ),
-    "warmup_steps": Field(
-        "Training", 2500, "steps of linear warm-up from 0; not used where warmup_epochs is set", **_between(0)
-    ),
-    "warmup_epochs": Field(
-        "Training",
-        0.0,
-        "epochs of linear warm-up, in place of warmup_steps; 0 uses warmup_steps",
-        **_between(0, 100_000),
+    "warmup_steps": _length(2500, "steps of linear warm-up from 0; not used where warmup_epochs is set", **_between(0)),
+    "warmup_epochs": _length(
+        0.0, "epochs of linear warm-up, in place of warmup_steps; 0 uses warmup_steps", **_between(0, 100_000)
     ),
     "micro_batch": Field(
         "Training",
@@ -280,86 +330,81 @@ FIELDS: dict[str, Field] = {
         "factor of the L2 penalty's gradient, on kernels alone (no bias, no BatchNorm)",
         **_between(0, 1000),
     ),
-    "seed": Field("Training", 0, "seed of everything random", **_between(0)),
-    "eval_batch_size": Field(
-        "Training", 500, "images of one evaluation or embedding step", **_between(1, _MOST_IMAGES)
+    "seed": Field("Training", 0, "seed of everything random", **_between(0), affects=Affects.RESULT | Affects.RANDOM),
+    "eval_batch_size": _how(500, "images of one evaluation or embedding step", **_between(1, _MOST_IMAGES)),
+    "log_every": _how(100, "steps between two lines of metrics", **_between(1)),
+    "checkpoint_every": _how(5000, "steps between two checkpoints", **_between(1)),
+    "checkpoints_kept": _how(
+        2, "checkpoints that each run keeps, the newest", "a whole number from 1 to 1000", lambda n: 1 <= n <= 1000
     ),
-    "log_every": Field("Training", 100, "steps between two lines of metrics", **_between(1)),
-    "checkpoint_every": Field("Training", 5000, "steps between two checkpoints", **_between(1)),
-    "checkpoints_kept": Field(
-        "Training",
-        2,
-        "checkpoints that each run keeps, the newest",
-        "a whole number from 1 to 1000",
-        lambda n: 1 <= n <= 1000,
-    ),
-    "data_parallel": Field(
-        "Training", 0, "devices that share one trial's batch; 0 spreads trials first", **_between(0, 65_536)
-    ),
-    "pack": Field("Training", 0, "trials trained in one program; 0 is one per device", **_between(0, 10_000)),
-    "pack_mode": Field(
-        "Training",
+    "data_parallel": _how(0, "devices that share one trial's batch; 0 spreads trials first", **_between(0, 65_536)),
+    "pack": _how(0, "trials trained in one program; 0 is one per device", **_between(0, 10_000)),
+    "pack_mode": _how(
         "auto",
         "how a device trains several trials of a pack: 'loop' one after the other, 'vmap' as one batched network; "
         "'auto' is what was measured to be faster on its platform",
         **_one_of(PACK_MODES),
     ),
-    "formulation": Field(
-        "Training",
+    "formulation": _how(
         "auto",
         "how convolutions and BatchNorm are computed: 'xla', or on CPUs 'cpu', by kernels of our own; 'auto' is what was "
         "measured to be faster on the platform; they agree to rounding",
         **_one_of(FORMULATIONS),
     ),
-    "steps_per_dispatch": Field(
-        "Training",
-        0,
-        "steps in one device program; 0 is 1 on CPU and for streamed sets, 50 elsewhere",
-        **_between(0, 10_000),
+    "steps_per_dispatch": _how(
+        0, "steps in one device program; 0 is 1 on CPU and for streamed sets, 50 elsewhere", **_between(0, 10_000)
     ),
     # Selection
-    "layers": Field("Selection", ("end",), "layers whose pooled output is embedded and clustered", **_some_of(LAYERS)),
-    "embedding_parts": Field(
-        "Selection", 8, "files that each layer's embeddings are written in", **_between(1, 10_000)
+    "layers": Field(
+        "Selection",
+        ("end",),
+        "layers whose pooled output is embedded and clustered",
+        **_some_of(LAYERS),
+        affects=Affects.RUNS,
     ),
-    "rule": Field("Selection", "cosine_raw_mean", "which image of a redundant group is kept", **_one_of(RULES)),
+    "embedding_parts": Field(
+        "Selection",
+        8,
+        "files that each layer's embeddings are written in",
+        **_between(1, 10_000),
+        affects=Affects.EMBEDDINGS,
+    ),
+    "rule": Field(
+        "Selection",
+        "cosine_raw_mean",
+        "which image of a redundant group is kept",
+        **_one_of(RULES),
+        affects=Affects.SEMANTIC | Affects.RUNS | Affects.COMPARISON,
+    ),
     # Experiment
-    "fractions": Field(
-        "Experiment",
+    "fractions": _in_table(
         (0.95, 0.9, 0.8, 0.7, 0.6, 0.5),
         "kept shares of the full set to compare with it",
         "one or more different numbers above 0 and up to 1, told apart by four decimals, and not more than 1000 of them",
         lambda value: (
             len(value) <= 1000
             and all(0.0001 <= item <= 1 for item in value)
-            and 0 < len({f"{item:.4f}" for item in value}) == len(value)
+            and 0 < len(set(map(fraction_name, value))) == len(value)
         ),
         float,
     ),
-    "methods": Field("Experiment", METHODS, "ways of choosing what is kept", **_some_of(METHODS)),
-    "trials": Field(
-        "Experiment", 10, "trainings of each method and fraction, with paired seeds", **_between(1, 10_000)
-    ),
+    "methods": _in_table(METHODS, "ways of choosing what is kept", **_some_of(METHODS)),
+    "trials": _in_table(10, "trainings of each method and fraction, with paired seeds", **_between(1, 10_000)),
     # Report
-    "report_fraction": Field(
-        "Report",
+    "report_fraction": _reported(
         0.9,
         "kept share whose groups the report shows; the nearest of `fractions` is taken",
         "a number above 0 and up to 1",
         lambda value: 0 < value <= 1,
     ),
-    "report_margin": Field(
-        "Report",
+    "report_margin": _reported(
         0.002,
         "loss of test accuracy up to which a subset counts as no worse than the full set, as a share: 0.002 is 0.2 "
         "points; to be chosen before the results are seen",
         **_between(0.00001, 0.1),
     ),
-    "report_classes": Field(
-        "Report", 0, "classes whose groups the report shows at most; 0 is all", **_between(0, 100_000)
-    ),
-    "report_groups": Field(
-        "Report",
+    "report_classes": _reported(0, "classes whose groups the report shows at most; 0 is all", **_between(0, 100_000)),
+    "report_groups": _reported(
         0,
         "redundant groups of a class and fraction that the report shows with pictures at most; 0 is as many as keep the "
         "page small",
@@ -570,3 +615,27 @@ def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Names of the fields whose values differ between two configs in JSON form, those missing in one included."""
     absent = object()
     return [name for name in sorted({*first, *second}) if first.get(name, absent) != second.get(name, absent)]
+
+
+# An identity always has these fields. A field that was added later is left out at its default, so that the identity is the
+# one of before. Nothing is ever added here.
+_ALWAYS = {
+    "dataset", "train_split", "test_split", "holdout", "image_size", "mean", "std", "augmentation", "pad", "crop_area",
+    "crop_aspect", "eval_crop", "form", "depth", "widths", "dtype", "kernel_init", "classifier_init", "classifier_bias",
+    "zero_init_residual", "bn_group_size", "bn_momentum", "batch_size", "lr_per_256", "micro_batch", "label_smoothing",
+    "momentum", "nesterov", "l2", "seed",
+}  # fmt: skip
+
+
+def left_out() -> dict[str, Any]:
+    """What an identity means by fields that it leaves out: their defaults."""
+    default = to_json(defaults())
+    of_trainings = [name for name, field in FIELDS.items() if Affects.IDENTITY in field.affects]
+    return {f"config.{name}": default[name] for name in of_trainings if name not in _ALWAYS}
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's share of the identity of its trainings, in JSON form."""
+    config, absent = to_json(config), left_out()
+    fields = {f"config.{name}": config[name] for name, field in FIELDS.items() if Affects.IDENTITY in field.affects}
+    return {name: value for name, value in fields.items() if name not in absent or value != absent[name]}

@@ -1,27 +1,26 @@
-"""The table of runs that a config asks for, which of them are done, and the stage `sweep` that does the rest."""
+"""Which runs of the table are done, and the stage `sweep` that does the rest."""
 
 import csv
 import dataclasses
 import functools
 import io
-import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import logging
 
-from redundancy import parts, processes, storage
-from redundancy.config import differing
+from redundancy import parts, processes, storage, table
+from redundancy.config import differing, fraction_name
 from redundancy.data import shared_dataset
 from redundancy.errors import DataError, WorkdirError
 from redundancy.selection.stages import read_subset
+from redundancy.table import Run, Schedule, subset_schedule
 from redundancy.training.feed import resident_images
 from redundancy.training.loop import Job, digest, identity, result_path, train_pack
 from redundancy.training.mesh import make_mesh
 from redundancy.training.packing import choose
-from redundancy.training.schedule import Schedule, full_schedule, subset_schedule
 from redundancy.training.trainer import Trainer
-from redundancy.workdir import Workdir, need_fields, need_manifest, read_manifest, run_name, subset_name, write_manifest
+from redundancy.workdir import Workdir, need_fields, need_manifest, read_manifest, write_manifest
 
 COLUMNS = (
     "run",
@@ -37,59 +36,6 @@ COLUMNS = (
     "test_size",
     "test_loss",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One row of the table: a training on the full set or on one subset, with one trial's seed.
-
-    Attributes:
-      method: "full", "semantic" or "random".
-      layer: layer that the subset was made from; "end" where the method has none.
-      fraction: kept share of the full set.
-      trial: number of the trial; runs of one trial share initialisation and order.
-      steps: steps of the training.
-      subset: name of the subset, None for the full set.
-    """
-
-    method: str
-    layer: str
-    fraction: float
-    trial: int
-    steps: int
-    subset: str | None
-
-    @property
-    def name(self) -> str:
-        return run_name(self.method, self.fraction, self.trial, self.layer)
-
-    @property
-    def seed(self) -> int:
-        return self.trial + 1
-
-
-def table(config, num_images: int = 0) -> list[Run]:
-    """All runs of a resolved config: the full set, then method x layer x fraction, each for every trial.
-
-    A fraction of 1.0 is the full set, which is trained once per trial whatever the methods.
-
-    Args:
-      config: resolved config.
-      num_images: training images of the full set; needed where config.epochs is set.
-    """
-    full = full_schedule(config, num_images).steps
-    runs = [Run("full", "end", 1.0, trial, full, None) for trial in range(config.trials)]
-    kinds = [
-        (method, layer) for method in config.methods for layer in (config.layers if method == "semantic" else ("end",))
-    ]
-    for (method, layer), fraction in itertools.product(kinds, sorted(config.fractions, reverse=True)):
-        if fraction == 1.0:
-            continue
-        steps = subset_schedule(config, num_images, fraction).steps
-        for trial in range(config.trials):
-            subset = subset_name(method, fraction, trial if method == "random" else None, layer)
-            runs.append(Run(method, layer, fraction, trial, steps, subset))
-    return runs
 
 
 def is_done(workdir: Workdir, run: Run) -> bool:
@@ -199,7 +145,7 @@ def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
             "run": run.name,
             "method": run.method,
             "layer": run.layer,
-            "fraction": f"{run.fraction:.4f}",
+            "fraction": fraction_name(run.fraction),
             "size": result["images"],
             "trial": run.trial,
             "seed": config.seed,
@@ -259,7 +205,8 @@ def sweep(
     """
     digests = processes.first(lambda: _subset_digests(workdir))
     num_images = len(shared_dataset(config).train.positions) if config.epochs or config.warmup_epochs else 0
-    runs = table(config, num_images)
+    table.check(config, num_images)
+    runs = table.runs(config, num_images)
     done = set(processes.first(lambda: _begin(workdir, config, runs, digests)))
     if len(done) == len(runs) and read_manifest(workdir.runs) is not None:
         logging.info("sweep: finished already")

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from redundancy import machine, processes, storage
+from redundancy import machine, processes, storage, table
 from redundancy.data import Dataset
 from redundancy.selection import linkage, methods
-from redundancy.workdir import Workdir, read_manifest, subset_name
+from redundancy.workdir import Workdir, read_manifest
 
 if TYPE_CHECKING:  # link and select alone do without all that trains
-    from redundancy.experiment import Run
     from redundancy.training.programs import Programs
 
 _FILE = 4096  # bytes that the smallest file or folder takes on a disk
@@ -75,7 +74,7 @@ class Network:
     programs: Mapping[str, "Programs"]
     pack: Mapping[str, int]
     steps: int
-    runs: list["Run"]
+    runs: list[table.Run]
     resident: int
     state: int
     arrays: int
@@ -132,17 +131,11 @@ def _is_whole(folder: str) -> bool:
     return storage.exists(storage.join(folder, "manifest.json"))
 
 
-def _missing_subsets(config, workdir: Workdir) -> list[tuple[str, float]]:
-    """Name and fraction of each subset that the stage select has still to write."""
-    asked = []
-    for fraction in config.fractions:
-        if "semantic" in config.methods:
-            asked += [(subset_name("semantic", fraction, layer=layer), fraction) for layer in config.layers]
-        if "random" in config.methods:
-            asked += [(subset_name("random", fraction, trial), fraction) for trial in range(config.trials)]
+def _missing_subsets(config, workdir: Workdir) -> list[table.Asked]:
+    """The subsets that the stage select has still to write."""
     manifest = read_manifest(workdir.subsets, files=list) or {"files": []}
     made = {entry["file"].removesuffix(".parquet") for entry in manifest["files"]}
-    return [each for each in asked if each[0] not in made]
+    return [each for each in table.subsets(config) if each.name not in made]
 
 
 def is_finished(config, workdir: Workdir, stage: str) -> bool:
@@ -167,15 +160,14 @@ def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> Network | None:
     import jax
     import jax.numpy as jnp
 
-    from redundancy.experiment import table
     from redundancy.training.feed import resident_images
     from redundancy.training.mesh import make_mesh, pack_size
     from redundancy.training.packing import candidates
     from redundancy.training.programs import Programs
-    from redundancy.training.schedule import full_schedule
 
     num_images, shape, classes = len(dataset.train.positions), dataset.image_shape, len(dataset.class_names)
-    runs, alone = table(config, num_images), make_mesh(config, num_trials=1)
+    table.check(config, num_images)
+    runs, alone = table.runs(config, num_images), make_mesh(config, num_trials=1)
     single = Programs(config, shape, classes, alone, dataset.resident)
     programs = {stage: single for stage in ("train", "embed") if stage in todo}
     pack = {stage: pack_size(config, alone, 1) for stage in programs}
@@ -195,7 +187,7 @@ def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> Network | None:
     return Network(
         programs=programs,
         pack=pack,
-        steps=full_schedule(config, num_images).steps,
+        steps=table.num_steps(config, num_images),
         runs=runs,
         resident=resident_images(dataset),
         state=_bytes(state),
@@ -276,8 +268,8 @@ def _merges(work: Work) -> Need:
     return Need(4 * rows, 25 * rows + _CLASS * classes + _FILE * (4 + min(_MERGES_PARTS, classes)))
 
 
-def _subset(work: Work, name: str, fraction: float) -> Need:
-    row = 7 + 8 * (1 - fraction) if name.startswith("semantic") else 4
+def _subset(work: Work, asked: table.Asked) -> Need:
+    row = 7 + 8 * (1 - asked.fraction) if asked.method == "semantic" else 4
     return Need(work.images, row * work.images + 2 * _FILE)
 
 
@@ -319,8 +311,8 @@ def disk(work: Work) -> tuple[Needs, Need]:
             files = _merges(work) + Need(0, _FILE * len(work.counts))
             write("merges", _merges(work), files.without(written(folder)))
     if "select" in work.todo:
-        for name, fraction in _missing_subsets(config, workdir):
-            write("subsets", _subset(work, name, fraction))
+        for asked in _missing_subsets(config, workdir):
+            write("subsets", _subset(work, asked))
     if "sweep" in work.todo and network:
         folders = {workdir.run(run.name): run.steps for run in network.runs}
         left = {folder: n for folder, n in folders.items() if not storage.exists(storage.join(folder, "result.json"))}
@@ -391,7 +383,7 @@ def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
         case "link" if not cluster:
             return {"the largest classes": _largest_classes(work), "positions": rows, "programs": Need(0, _LINKER)}
         case "select":
-            missing = [name for name, _ in _missing_subsets(config, work.workdir) if name.startswith("semantic")]
+            missing = [each for each in _missing_subsets(config, work.workdir) if each.method == "semantic"]
             of_layer = -(-len(missing) // len(config.layers))
             merges = sum(_num_merges(work).values()) if missing else 0
             return {

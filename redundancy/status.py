@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from redundancy.config import fraction_name
 from redundancy.errors import ConfigError
 from redundancy.progress import duration
 from redundancy.survey import survey
@@ -87,7 +88,7 @@ def _training(of: Mapping[str, Any]) -> str:
 
 def _kind(row: Mapping[str, Any]) -> str:
     layer = "" if row["layer"] == "end" else f" {row['layer']}"
-    return f"{row['method']}{layer} {row['fraction']:.4f}"
+    return f"{row['method']}{layer} {fraction_name(row['fraction'])}"
 
 
 def _runs(runs: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from redundancy import config as config_lib
-from redundancy import last_error, lease, pace, storage, survey_runs
+from redundancy import last_error, lease, pace, storage, survey_runs, table
 from redundancy.errors import ConfigError, WorkdirError
 from redundancy.listing import is_folder
 from redundancy.survey_files import Files, at_work
@@ -74,21 +74,18 @@ def _iso(seconds: float) -> str:
 
 def _config(files: Files, tops: set[str]) -> Mapping[str, Any]:
     """The recorded config, or where there is none one without a data set, of the layers that are there."""
-    nothing = config_lib.to_json(config_lib.defaults())
     layers = [layer for layer in config_lib.LAYERS if files.below(f"embeddings/{layer}")]
-    nothing |= {"dataset": "", "layers": layers or ["end"]}
     found = files.read("config.json", lambda path: need_fields(path, storage.read_json(path), config=dict))
     if found is not None:
-        config = {**config_lib.to_json(config_lib.defaults()), **found["config"]}
-        known = {name: value for name, value in config.items() if name in config_lib.FIELDS}
         try:
-            config_lib.resolve(known)
-            return config
+            return config_lib.resolve(
+                {name: found["config"][name] for name in config_lib.FIELDS if name in found["config"]}
+            )
         except ConfigError as error:
             files.damaged.append(f"{files.path('config.json')}: {error}")
     elif "config.json" not in tops and (made := sorted(tops & _OURS - {"embeddings"})):
         files.damaged.append(f"{files.path('config.json')} is missing, but {', '.join(made)} is there.")
-    return nothing
+    return config_lib.resolve({"dataset": "", "layers": layers or ("end",)})
 
 
 def _num_images(files: Files, config: Mapping[str, Any]) -> int:
@@ -173,7 +170,7 @@ def _pretrain(files: Files, config: Mapping[str, Any], stage: Mapping[str, Any],
     """How far the stage train is, where it has begun and not ended."""
     if stage["state"] not in ("running", "stopped"):
         return None
-    steps = survey_runs.expected(config, _num_images(files, config))[0]["steps"]
+    steps = table.runs(config, _num_images(files, config))[0].steps
     of = survey_runs.training(files, "pretrain", files.below("pretrain"), config, steps, now)
     return {**of, "state": stage["state"]}
 

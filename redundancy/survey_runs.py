@@ -2,52 +2,22 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from redundancy import pace, storage
+from redundancy import pace, storage, table
 from redundancy.listing import File, read_tail
 from redundancy.survey_files import Files
-from redundancy.workdir import need_fields, run_name
+from redundancy.workdir import need_fields
 
 _TAIL = 1 << 14  # bytes of a run's metrics that are read: some sixty lines
 _MOST_READ = 64  # runs whose metrics are read
 _READERS = 16
 _SILENT_S, _COMPILING_S = 600.0, 3600.0  # a run that wrote nothing for so long is not being trained
 _STEP = re.compile(r"checkpoints/(\d+)/")
-
-
-def expected(config: Mapping[str, Any], num_images: int = 0) -> list[dict[str, Any]]:
-    """The runs that a config asks for, as `experiment.table` has them, which needs JAX.
-
-    Args:
-      config: the recorded one.
-      num_images: training images, 0 where not known; steps are then None where the config has epochs.
-    """
-    full: int | None = config["steps"]
-    if config["epochs"]:
-        full = max(1, round(config["epochs"] * num_images / config["batch_size"])) if num_images else None
-
-    def steps(fraction: float) -> int | None:
-        return full if full is None or config["budget"] == "steps" else max(1, round(full * fraction))
-
-    kinds = [("full", "end", 1.0)]
-    for method in config["methods"]:
-        for layer in config["layers"] if method == "semantic" else ("end",):
-            kinds += [(method, layer, each) for each in sorted(config["fractions"], reverse=True) if each != 1.0]
-    return [
-        dict(
-            run=run_name(method, fraction, trial, layer),
-            method=method,
-            layer=layer,
-            fraction=fraction,
-            steps=steps(fraction),
-        )
-        for method, layer, fraction in kinds
-        for trial in range(config["trials"])
-    ]
 
 
 def _lines(data: bytes) -> list[dict[str, Any]]:
@@ -102,11 +72,12 @@ def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: boo
     Args:
       files: of the workdir.
       config: the recorded one.
-      num_images: as for `expected`.
+      num_images: training images, 0 where not known.
       working: whether somebody may be at work.
       now: seconds since 1970.
     """
-    runs, by_run = expected(config, num_images), {}
+    runs = [{**dataclasses.asdict(run), "run": run.name} for run in table.runs(config, num_images)]
+    by_run = {}
     for name, file in files.below("runs").items():
         run, inside, rest = name.partition("/")
         if inside:

@@ -7,17 +7,16 @@ import csv
 import importlib.metadata
 import io
 import platform
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from redundancy import config as config_lib
 from redundancy import processes, storage
+from redundancy.config import Affects, fraction_name
 from redundancy.errors import ConfigError, DataError, WorkdirError
 
 # What only a run of a config can have made; embeddings may be anybody's.
 _OF_A_CONFIG = {"pretrain", "merges", "subsets", "runs", "results.csv"}
-# Fields that say where a machine keeps a data set, or how it is read, not which it is: the fingerprint tells that.
-_PLACES = {"data_dir", "bad_images"}
 # Fields of a data set's fingerprint that those of earlier versions lack.
 _ADDED = {"labels_sha256", "files"}
 _ATTEMPTS = 10
@@ -172,25 +171,24 @@ class Workdir:
         """
         fields: dict[str, str] = {}
 
-        def depends(what: str, *sections: str, but: Collection[str] = ()) -> None:
+        def depends(what: str, affected: Affects) -> None:
             for name, field in config_lib.FIELDS.items():
-                if field.section in sections and name not in but:
+                if field.affects & affected:
                     fields.setdefault(name, what)
 
         runs = next((self.path(name) for name in ("runs", "results.csv") if name in made), None)
         if runs is not None:
-            depends(runs, "Data", "Model", "Training", "Selection", "Experiment", but={*_PLACES, "embedding_parts"})
+            depends(runs, Affects.RUNS)
         if "pretrain" in made:
-            depends(self.pretrain, "Data", "Model", "Training", but={*_PLACES, "budget"})
+            depends(self.pretrain, Affects.NETWORK)
         if "embeddings" in made and (folder := self._embedded_layer(unfinished="pretrain" in made)):
-            depends(folder, "Data", "Model", "Training", but={*_PLACES, "budget"})
-            fields.setdefault("embedding_parts", folder)
+            depends(folder, Affects.NETWORK | Affects.EMBEDDINGS)
         names = storage.list_dir(self.subsets) if "subsets" in made else []
-        for method, name in (("random", "seed"), ("semantic", "rule")):
+        for method, affected in (("random", Affects.RANDOM), ("semantic", Affects.SEMANTIC)):
             if any(file.startswith(f"{method}-") for file in names):
-                fields.setdefault(name, self.subsets)
+                depends(self.subsets, affected)
         if "report" in made:
-            depends(self.report, "Report")
+            depends(self.report, Affects.REPORT)
         return fields
 
     def _embedded_layer(self, unfinished: bool) -> str | None:
@@ -339,7 +337,7 @@ def subset_name(method: str, fraction: float, trial: int | None = None, layer: s
     """'semantic-0.9000', 'random-0.9000-trial2', 'semantic-start-0.9000' for another layer than end."""
     middle = "" if layer == "end" else f"-{layer}"
     suffix = "" if trial is None else f"-trial{trial}"
-    return f"{method}{middle}-{fraction:.4f}{suffix}"
+    return f"{method}{middle}-{fraction_name(fraction)}{suffix}"
 
 
 def run_name(method: str, fraction: float, trial: int, layer: str = "end") -> str:

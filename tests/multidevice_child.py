@@ -13,9 +13,9 @@ from redundancy import config as config_lib
 from redundancy import preemption
 from redundancy.data import open_dataset
 from redundancy.errors import Preempted
+from redundancy.table import full_schedule
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh
-from redundancy.training.schedule import full_schedule
 from redundancy.training.trainer import Trainer
 
 FIELDS = {

@@ -1,80 +1,20 @@
-"""The table of runs, packs of it, and runs that belong to their subset."""
+"""Packs of the table's runs, and runs that belong to their subset."""
 
 import numpy as np
 import pytest
 
 from redundancy import config as config_lib
-from redundancy import experiment
+from redundancy import experiment, table
 from redundancy.data import open_dataset
 from redundancy.errors import DataError, WorkdirError
 from redundancy.selection.subset import Subset, write_subset
-from redundancy.training.schedule import subset_schedule
+from redundancy.table import subset_schedule
 from redundancy.workdir import Workdir
-
-
-def names(**fields):
-    return [run.name for run in experiment.table(config_lib.resolve(fields))]
-
-
-def test_the_table_is_methods_by_fractions_by_trials_and_the_full_set():
-    assert names(fractions=(0.5, 0.9), trials=2) == [
-        "full-1.0000-trial0",
-        "full-1.0000-trial1",
-        *(
-            f"{method}-{fraction}-trial{trial}"
-            for method in ("semantic", "random")
-            for fraction in ("0.9000", "0.5000")
-            for trial in (0, 1)
-        ),
-    ]
-
-
-def test_a_fraction_of_one_is_the_full_set():
-    assert names(fractions=(1.0,), trials=1) == ["full-1.0000-trial0"]
-
-
-def test_only_semantic_runs_have_layers():
-    assert names(fractions=(0.9,), trials=1, layers=("start", "end")) == [
-        "full-1.0000-trial0",
-        "semantic-start-0.9000-trial0",
-        "semantic-0.9000-trial0",
-        "random-0.9000-trial0",
-    ]
-
-
-def test_random_runs_have_a_subset_each_semantic_ones_share_theirs():
-    runs = experiment.table(config_lib.resolve({"fractions": (0.9,), "trials": 2}))
-    assert [run.subset for run in runs] == [
-        None,
-        None,
-        "semantic-0.9000",
-        "semantic-0.9000",
-        "random-0.9000-trial0",
-        "random-0.9000-trial1",
-    ]
-
-
-def test_trials_are_paired_by_seed_and_differ_from_the_network_that_embeds():
-    runs = experiment.table(config_lib.resolve({"fractions": (0.9, 0.5), "trials": 3}))
-    assert {(run.trial, run.seed) for run in runs} == {(0, 1), (1, 2), (2, 3)}
-
-
-def test_budgets():
-    config = {"fractions": (0.9, 0.25), "trials": 1, "steps": 1000, "warmup_steps": 0}
-    steps = {run.name: run.steps for run in experiment.table(config_lib.resolve({**config, "budget": "epochs"}))}
-    assert steps == {
-        "full-1.0000-trial0": 1000,
-        "semantic-0.9000-trial0": 900,
-        "semantic-0.2500-trial0": 250,
-        "random-0.9000-trial0": 900,
-        "random-0.2500-trial0": 250,
-    }
-    assert {run.steps for run in experiment.table(config_lib.resolve(config))} == {1000}
 
 
 def test_packs_hold_runs_of_equal_length_once_each():
     config = config_lib.resolve({"fractions": (0.9, 0.5), "trials": 3, "budget": "epochs"})
-    runs = experiment.table(config)
+    runs = table.runs(config)
     schedules = {run.fraction: subset_schedule(config, 0, run.fraction) for run in runs}
     packs = [pack for _, pack in experiment._packs(runs, schedules, 4)]
     assert sorted(run.name for pack in packs for run in pack) == sorted(run.name for run in runs)
@@ -84,7 +24,7 @@ def test_packs_hold_runs_of_equal_length_once_each():
 
 def test_a_run_of_another_subset_is_refused(tmp_path):
     workdir = Workdir(str(tmp_path))
-    run = experiment.table(config_lib.resolve({"fractions": (0.9,), "trials": 1}))[1]
+    run = table.runs(config_lib.resolve({"fractions": (0.9,), "trials": 1}))[1]
     experiment._claim(workdir, run, {"semantic-0.9000": "first"})
     experiment._claim(workdir, run, {"semantic-0.9000": "first"})
     with pytest.raises(WorkdirError, match="subset_sha256"):
@@ -98,7 +38,7 @@ def test_a_subset_with_other_labels_than_the_data_set_is_refused(tmp_path):
     np.savez(tmp_path / "set.npz", images=rng.integers(0, 256, (30, 8, 8), np.uint8), labels=np.arange(30) % 3)
     dataset = open_dataset(config_lib.resolve({"dataset": str(tmp_path / "set.npz")}))
     workdir, train = Workdir(str(tmp_path / "w")), dataset.train
-    run = experiment.Run("semantic", "end", 0.9, 0, 10, "semantic-0.9000")
+    run = table.Run("semantic", "end", 0.9, 0, 10, "semantic-0.9000")
     none = np.full(len(train.positions), -1), np.ones(len(train.positions), bool), np.zeros(len(train.positions))
     metadata = dict(method="semantic", layer="end", fraction=0.9, size=len(train.positions), num_stored=30)
     metadata["fingerprint"] = dataset.fingerprint

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from redundancy import config as config_lib
-from redundancy import experiment, last_error, lease, pace, status, storage, survey_runs
+from redundancy import last_error, lease, pace, status, storage, table
 from redundancy.errors import ConfigError, WorkdirError
 from redundancy.parts import Part
 from redundancy.survey import survey
@@ -70,22 +70,6 @@ def states(found):
     return [stage["state"] for stage in found["stages"]]
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"layers": ("start", "end"), "fractions": (0.9, 1.0, 0.25), "trials": 3},
-        {"methods": ("random",), "budget": "epochs", "steps": 77, "warmup_steps": 1},
-        {"epochs": 3.5, "budget": "epochs", "batch_size": 100, "warmup_steps": 0},
-    ],
-)
-def test_the_runs_are_those_of_the_sweep(fields):
-    config = config_lib.resolve({"dataset": "digits", **fields})
-    wanted = [(run.name, run.steps) for run in experiment.table(config, 1234)]
-    found = survey_runs.expected(config_lib.to_json(config), 1234)
-    assert [(run["run"], run["steps"]) for run in found] == wanted
-
-
 def test_finished_and_nothing_is_written(finished, copied):
     before = tree(copied)
     found = survey(str(copied))
@@ -93,7 +77,7 @@ def test_finished_and_nothing_is_written(finished, copied):
     assert states(found) == ["finished"] * len(STAGES)
     assert (found["at_work"], found["errors"], found["damaged"], found["pace"]) == ([], [], [], None)
     results = [*copied.glob("runs/*/result.json")]
-    assert found["runs"]["done"] == found["runs"]["runs"] == len(results) == len(experiment.table(finished[0]))
+    assert found["runs"]["done"] == found["runs"]["runs"] == len(results) == len(table.runs(finished[0]))
     for row in found["runs"]["table"]:
         of_row = [path for path in results if path.parent.name.startswith(f"{row['method']}-{row['fraction']:.4f}")]
         assert (row["done"], row["running"], row["left"]) == (len(of_row), 0, 0)
@@ -219,7 +203,7 @@ def test_a_bucket_of_many_runs_takes_few_requests(child_env, repo, tmp_path):
         {"dataset": "digits", "trials": 5, "fractions": (0.9, 0.8, 0.7), "layers": ("start", "end")}
     )
     storage.write_json(str(tmp_path / "w/config.json"), {"config": config_lib.to_json(config)})
-    names = [run["run"] for run in survey_runs.expected(config_lib.to_json(config))]
+    names = [run.name for run in table.runs(config)]
     for name in names[:-2]:
         storage.write_json(str(tmp_path / f"w/runs/{name}/result.json"), {"steps": 1, "test_correct": 1})
         for step in range(20):

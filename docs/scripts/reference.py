@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from redundancy import config, experiment
+from redundancy import config, experiment, table
 from redundancy import help as help_lib
 from redundancy.embedding import ids, store
 from redundancy.report import compare
@@ -198,7 +198,7 @@ ARTIFACTS = (
         "files": "file, SHA-256, method, layer, fraction, trial and size of each subset",
     }),
     Artifact("runs/RUN/run.json", r"runs/[^/]+/run\.json", "sweep", "what the run trains on", "json", {
-        **{field.name: _RUN_FIELDS[field.name] for field in dataclasses.fields(experiment.Run)},
+        **{field.name: _RUN_FIELDS[field.name] for field in dataclasses.fields(table.Run)},
         "subset_sha256": "SHA-256 of the subset's file",
     }),
     Artifact("runs/RUN/checkpoints/STEP/", r"runs/[^/]+/checkpoints/\d+/.*", "sweep", "by Orbax; the newest are kept"),

@@ -9,10 +9,10 @@ from redundancy.data import shared_dataset
 from redundancy.embedding import store
 from redundancy.errors import WorkdirError
 from redundancy.progress import Progress
+from redundancy.table import full_schedule
 from redundancy.training.checkpoints import Checkpoints
 from redundancy.training.loop import PRETRAIN_SEED, Job, identity
 from redundancy.training.mesh import make_mesh
-from redundancy.training.schedule import full_schedule
 from redundancy.training.trainer import Trainer
 from redundancy.workdir import Workdir, need_manifest, read_manifest
 

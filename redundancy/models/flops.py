@@ -1,4 +1,4 @@
-"""What a network costs by its definition: multiply-adds of one image, and parameters. Nothing is computed.
+"""What a network costs by its definition: the multiply-adds of one image. Nothing is computed.
 
 Tracing a deep network takes a second, so what was found of one is remembered.
 """
@@ -82,10 +82,3 @@ def uses_xla_convolutions(model, image_shape: tuple[int, int, int]) -> bool:
       image_shape: (height, width, channels).
     """
     return any(eqn.primitive.name == "conv_general_dilated" for eqn in _forward_pass(model, image_shape))
-
-
-def parameters(model, image_shape: tuple[int, int, int]) -> int:
-    """Trained numbers of the network."""
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
-    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from redundancy import storage
+from redundancy.config import same_fraction
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
 from redundancy.report import browser, classes, gallery, words
-from redundancy.report.statistics import same_fraction
 from redundancy.selection import merges as merges_lib
 from redundancy.selection.linkage import Merges
 from redundancy.selection.methods import rows_by_class

@@ -14,6 +14,7 @@ from typing import Any
 
 from redundancy import config as config_lib
 from redundancy import storage
+from redundancy.config import Affects, fraction_name
 from redundancy.errors import ConfigError, DataError, WorkdirError
 from redundancy.report import figures, page, statistics, words
 from redundancy.report.statistics import FULL, Summary
@@ -28,12 +29,6 @@ redundancy report --compare: several finished workdirs in one figure and on one 
              (semantic clustering of the layers start, middle and end, for example), other data sets stand beside it
   --output   a folder (default: comparison) for index.html and figures/; or one file: .html, .svg, .pdf or .png
 """
-# What may differ between workdirs whose results are those of one experiment.
-_FREE = {
-    "layers", "methods", "fractions", "trials", "embedding_parts", "dataset", "data_dir", "bad_images", "resident_mb",
-    "eval_batch_size", "log_every", "checkpoint_every", "checkpoints_kept", "data_parallel", "pack", "pack_mode",
-    "formulation", "steps_per_dispatch",
-}  # fmt: skip
 _COLORS = (figures.SEMANTIC, "#cc79a7", "#e69f00", "#009e73", "#56b4e9", figures.RANDOM)
 _MARKERS = "oD^vPX"
 _KINDS = ("svg", "pdf", "png")
@@ -108,8 +103,8 @@ def read_experiment(root: str) -> Experiment:
 def _differing(members: Sequence[Experiment]) -> list[str]:
     """Fields in which the trainings or clusterings of some differ."""
     fields = itertools.chain(*(config_lib.differing(members[0].config, each.config) for each in members[1:]))
-    report = {name for name, field in config_lib.FIELDS.items() if field.section == "Report"}
-    return sorted(set(fields) - _FREE - report)
+    free = {name for name, field in config_lib.FIELDS.items() if Affects.COMPARISON not in field.affects}
+    return sorted(set(fields) - free)
 
 
 def tags(members: Sequence[Experiment]) -> list[str]:
@@ -131,7 +126,7 @@ def _lines(members: Sequence[Experiment], names: Sequence[str]) -> list[figures.
     if not any(names):
         found, seen = [], set()
         for item in itertools.chain(*(each.summaries for each in members)):
-            key = (item.method, item.layer, f"{item.fraction:.4f}")
+            key = (item.method, item.layer, fraction_name(item.fraction))
             if item.method != FULL and key not in seen:
                 seen.add(key)
                 found.append(item)

@@ -269,8 +269,3 @@ def answers(summaries: Sequence[Summary], margin: float) -> list[Answer]:
             share, low, high = map(float, droppable(*map(np.array, columns), margin))
         found.append(Answer(method, layer, margin, CONFIDENCE, tuple(tests), share, low, high))
     return found
-
-
-def find_answer(found: Sequence[Answer], method: str, layer: str | None = None) -> Answer | None:
-    """The answer of a method (and layer), or None."""
-    return next((item for item in found if item.method == method and layer in (None, item.layer)), None)

@@ -11,6 +11,7 @@ from absl import logging
 
 import redundancy
 from redundancy import storage
+from redundancy.config import same_fraction
 from redundancy.data import shared_dataset
 from redundancy.errors import DataError, WorkdirError
 from redundancy.progress import Progress
@@ -277,7 +278,7 @@ def report(config, workdir: Workdir) -> None:
     if "semantic" in config.methods and fraction < 1:
         fractions = collect.shown_fractions(config.fractions, fraction)
         cuts = collect.read_subsets(workdir, subsets["files"], layer, fractions, dataset.fingerprint)
-        subset = cuts[[statistics.same_fraction(item, fraction) for item in fractions].index(True)]
+        subset = cuts[[same_fraction(item, fraction) for item in fractions].index(True)]
         groups = gallery.make_groups(subset.positions, subset.labels, subset.group, subset.kept, subset.dissimilarity)
         class_rows = _class_rows(subset, groups, dataset.class_names)
         labels = gallery.classes_with_groups(groups).tolist()

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy import special
 
+from redundancy.config import fraction_name, same_fraction
+
 CONFIDENCE = 0.95
 FULL = "full"
 # Differences of accuracies that are equal up to rounding: no spread was seen between the pairs.
@@ -101,11 +103,6 @@ class Summary:
         return math.isfinite(self.low)
 
 
-def same_fraction(first: float, second: float) -> bool:
-    """Whether two fractions name the same artifacts, which carry four decimals."""
-    return f"{first:.4f}" == f"{second:.4f}"
-
-
 def parse_results(text: str) -> list[Run]:
     """The rows of results.csv, in the order of the file."""
     return [
@@ -162,7 +159,7 @@ def summarise(runs: Iterable[Run]) -> list[Summary]:
     fractions descending."""
     cells: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
-        cells.setdefault((run.method, run.layer, f"{run.fraction:.4f}"), []).append(run)
+        cells.setdefault((run.method, run.layer, fraction_name(run.fraction)), []).append(run)
     accuracies = {key: {run.trial: run.accuracy for run in members} for key, members in cells.items()}
     full = next((value for key, value in accuracies.items() if key[0] == FULL), {})
     random = {key[2]: value for key, value in accuracies.items() if key[0] == "random"}

@@ -1,7 +1,7 @@
 """Dissimilarity of images: one minus the cosine of the angle between their embeddings (the paper's section 3.2).
 
 The value of a pair has the same bits whatever the number of threads, the block size, the order of the two, the
-machine's matrix-product routine or the way it is computed (integers in `between_pairs`, float64 products in
+machine's matrix-product routine or the way it is computed (integers in `decide`, float64 products in
 `between_all`). Knows nothing of files and classes.
 """
 
@@ -110,12 +110,6 @@ def _pair(grid, excess, first, second):
 
 
 @compiled
-def _between_pairs(grid, excess, first, second, out):
-    for row in range(len(first)):
-        out[row] = _pair(grid, excess, first[row], second[row])
-
-
-@compiled
 def decide(
     places, words, bytes_in_row, first_row, first_column, low, high, above, threshold, grid, excess, i, j, value
 ):
@@ -158,13 +152,6 @@ def decide(
                         i[found], j[found], value[found] = one, other, exact
                     found += 1
     return found
-
-
-def between_pairs(of: Units, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Dissimilarity of the rows first[k] and second[k]: [m] int and [m] int to [m] float64 in 0…2."""
-    out = np.empty(len(first))
-    _between_pairs(of.grid, of.excess, np.asarray(first, np.int64), np.asarray(second, np.int64), out)
-    return out
 
 
 def _excess(vectors: np.ndarray) -> np.ndarray:

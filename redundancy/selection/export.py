@@ -14,7 +14,7 @@ import pyarrow as pa
 from absl import logging
 
 from redundancy import storage
-from redundancy.config import LAYERS, METHODS
+from redundancy.config import LAYERS, METHODS, fraction_name
 from redundancy.data import tfds_ids
 from redundancy.embedding import ids as ids_lib
 from redundancy.embedding.store import EmbeddingStore
@@ -143,7 +143,8 @@ def _entry(request: Request, workdir: Workdir, manifest: Mapping[str, Any]) -> M
     given = request.fraction
     # A name has four digits: 0.90004 is not 0.9, but 0.3333 names the subset of 1/3.
     if name in files and any(
-        math.isclose(given, known, rel_tol=0, abs_tol=1e-9) for known in (round(given, 4), files[name]["fraction"])
+        math.isclose(given, known, rel_tol=0, abs_tol=1e-9)
+        for known in (float(fraction_name(given)), files[name]["fraction"])
     ):
         return files[name]
     kinds: dict[str, list[str]] = {}

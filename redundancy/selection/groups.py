@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from redundancy.config import fraction_name
 from redundancy.selection.subset import Subset
 
 
@@ -41,7 +42,7 @@ def make_table(
     sizes = np.bincount(subset.group[known])[np.where(known, subset.group, 0)] if known.any() else subset.group
     table = table.append_column("group_size", pa.array(sizes.astype(np.int64), mask=~known))
     for fraction, of_fraction in kept.items():
-        table = table.append_column(f"kept_{fraction:.4f}", pa.array(of_fraction))
+        table = table.append_column(f"kept_{fraction_name(fraction)}", pa.array(of_fraction))
     return table
 
 

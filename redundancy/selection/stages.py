@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from redundancy import processes, storage
+from redundancy import processes, storage, table
 from redundancy.config import METHODS
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
@@ -17,6 +17,7 @@ from redundancy.selection import local, merges, methods
 from redundancy.selection.linkage import Merges
 from redundancy.selection.subset import Subset, read_subset, write_subset
 from redundancy.selection.tasks import ClassTask
+from redundancy.table import Asked
 from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, write_manifest
 
 __all__ = ["Subset", "link", "read_subset", "select"]
@@ -158,28 +159,7 @@ def link(config: ml_collections.FrozenConfigDict, workdir: Workdir, engine: Engi
         _link_layer(_open_store(workdir, layer), folder, embeddings, config.fractions, engine)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Asked:
-    """A subset that a config asks for; layer or trial is None where the method has none."""
-
-    method: str
-    layer: str | None
-    fraction: float
-    trial: int | None
-
-    @property
-    def name(self) -> str:
-        return subset_name(self.method, self.fraction, self.trial, self.layer or "end")
-
-
-def _asked_for(config: ml_collections.FrozenConfigDict) -> list[_Asked]:
-    layers, trials = config.layers, range(config.trials)
-    semantic = [_Asked("semantic", layer, fraction, None) for layer in layers for fraction in config.fractions]
-    random = [_Asked("random", None, fraction, trial) for fraction in config.fractions for trial in trials]
-    return [each for each in semantic + random if each.method in config.methods]
-
-
-def _random_subset(asked: _Asked, seed: int, base: Mapping[str, Any], positions, labels) -> Subset:
+def _random_subset(asked: Asked, seed: int, base: Mapping[str, Any], positions, labels) -> Subset:
     kept = methods.random_subset(labels, positions, asked.fraction, (seed, asked.trial))
     metadata = {
         **base,
@@ -193,7 +173,7 @@ def _random_subset(asked: _Asked, seed: int, base: Mapping[str, Any], positions,
 
 
 def _semantic_subsets(
-    asked: Sequence[_Asked],
+    asked: Sequence[Asked],
     rule: str,
     positions: np.ndarray,
     labels: np.ndarray,
@@ -240,9 +220,7 @@ def _base(store: EmbeddingStore) -> dict[str, Any]:
     return {"fingerprint": store.manifest["fingerprint"], "num_stored": store.manifest["num_stored"]}
 
 
-def _need_merges(
-    workdir: Workdir, store: EmbeddingStore, embeddings: str, asked: Sequence[_Asked]
-) -> dict[int, Merges]:
+def _need_merges(workdir: Workdir, store: EmbeddingStore, embeddings: str, asked: Sequence[Asked]) -> dict[int, Merges]:
     """The layer's merges; raises WorkdirError where they are not these embeddings', or not deep enough."""
     fractions = [each.fraction for each in asked]
     folder = workdir.merges(store.layer)
@@ -328,7 +306,7 @@ def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
     earlier = _earlier(config, workdir, inputs) or {"inputs": {}, "files": []}
     files = list(earlier["files"])
     made = {file["file"].removesuffix(".parquet") for file in files}
-    missing = [each for each in _asked_for(config) if each.name not in made]
+    missing = [each for each in table.subsets(config) if each.name not in made]
     if not missing:
         logging.info("select: finished already")
         return

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from redundancy import processes, storage
-from redundancy.config import differing
+from redundancy.config import differing, left_out
 from redundancy.errors import StorageError, WorkdirError
 
 _SHOWN = 4  # differences that an error shows
@@ -189,8 +189,8 @@ class Checkpoints:
         """
         target = jax.tree.map(np.asarray, flax.serialization.to_state_dict(like))
         path, about = self._path(step), self._about(step)
-        theirs = about["of"]
-        if fields := differing({name: theirs.get(name) for name in of}, dict(of)):
+        theirs, of = ({**left_out(), **each} if of else {} for each in (about["of"], of))
+        if fields := differing({name: theirs.get(name) for name in of}, of):
             shown = "; ".join(f"{name}: {_short(theirs.get(name))} there, {_short(of[name])} now" for name in fields)
             raise self._unusable(path, f"it is of another training. Differing: {shown}")
         stored = self._stored(step)

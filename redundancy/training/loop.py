@@ -11,38 +11,18 @@ import jax
 import numpy as np
 from absl import logging
 
+from redundancy import config as config_lib
 from redundancy import preemption, processes, storage
-from redundancy.config import FIELDS, to_json
 from redundancy.errors import Preempted
 from redundancy.progress import Progress
+from redundancy.table import Schedule
 from redundancy.training import checkpoints as checkpoints_lib
 from redundancy.training.checkpoints import Checkpoints, common_step
 from redundancy.training.meter import DivergedError, Line, Meter
 from redundancy.training.metrics import MetricsWriter
 from redundancy.training.profiling import Profiler
-from redundancy.training.schedule import Schedule
 from redundancy.training.trainer import Trainer
 
-# Fields that change how a training is computed, written or reached, but not what it is.
-_FREE = {
-    "data_dir",
-    "resident_mb",
-    "bad_images",
-    "steps",
-    "epochs",
-    "budget",
-    "warmup_steps",
-    "warmup_epochs",
-    "eval_batch_size",
-    "log_every",
-    "checkpoint_every",
-    "checkpoints_kept",
-    "data_parallel",
-    "pack",
-    "pack_mode",
-    "formulation",
-    "steps_per_dispatch",
-}
 PRETRAIN_SEED = 0  # trial t has seed t + 1, so the network that embeds is none of the trials
 
 
@@ -65,13 +45,13 @@ def result_path(folder: str) -> str:
 
 def identity(config, job: Job, schedule: Schedule) -> dict[str, Any]:
     """JSON that tells which training this is, and so whose checkpoints continue it: config, schedule, seed and images."""
-    fields = {
-        f"config.{name}": value
-        for name, value in to_json(config).items()
-        if FIELDS[name].section in ("Data", "Model", "Training") and name not in _FREE
-    }
     kept = hashlib.sha256(np.ascontiguousarray(job.kept, "<i8").data).hexdigest()
-    return {**fields, **dataclasses.asdict(schedule), "trial seed": job.seed, "kept positions": kept}
+    return {
+        **config_lib.identity(config),
+        **dataclasses.asdict(schedule),
+        "trial seed": job.seed,
+        "kept positions": kept,
+    }
 
 
 def digest(identity: Mapping[str, Any]) -> str:

@@ -2,9 +2,8 @@
 
 from absl import logging
 
-from redundancy import processes
+from redundancy import processes, table
 from redundancy.data import shared_dataset
-from redundancy.training import schedule as schedule_lib
 from redundancy.training.checkpoints import Checkpoints
 from redundancy.training.loop import PRETRAIN_SEED, Job, train_pack
 from redundancy.training.mesh import make_mesh, pack_size
@@ -24,8 +23,8 @@ def train(config, workdir: Workdir, profile: bool = False) -> None:
     dataset = shared_dataset(config)
     num_images = len(dataset.train.positions)
     # The sweep would otherwise tell it only after this training and all that follows it.
-    schedule_lib.check(config, num_images)
-    schedule = schedule_lib.full_schedule(config, num_images)
+    table.check(config, num_images)
+    schedule = table.full_schedule(config, num_images)
     workdir.claim_dataset(dataset.fingerprint, dataset.skipped)
     mesh = make_mesh(config, num_trials=1)
     trainer = Trainer(config, dataset, mesh)

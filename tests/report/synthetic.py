@@ -6,7 +6,7 @@ import io
 import numpy as np
 
 from redundancy import config as config_lib
-from redundancy import experiment, storage
+from redundancy import experiment, storage, table
 from redundancy.data import open_dataset
 from redundancy.embedding import store
 from redundancy.selection.stages import link, select
@@ -45,11 +45,13 @@ def _write_results(workdir, config, full_size):
     writer = csv.DictWriter(buffer, experiment.COLUMNS, lineterminator="\n")
     writer.writeheader()
     by_trial = rng.normal(0, 0.003, config.trials)
-    for run in experiment.table(config):
+    for run in table.runs(config):
         cost = {"full": 0.0, "semantic": 0.04}.get(run.method, 0.07) * (1 - run.fraction)
         correct = round(TEST_SIZE * min(1.0, 0.972 - cost + by_trial[run.trial] + rng.normal(0, 0.002)))
         values = dict.fromkeys(experiment.COLUMNS, 0)
-        values |= dict(run=run.name, method=run.method, layer=run.layer, fraction=f"{run.fraction:.4f}")
+        values |= dict(
+            run=run.name, method=run.method, layer=run.layer, fraction=config_lib.fraction_name(run.fraction)
+        )
         values |= dict(size=max(1, round(run.fraction * full_size)), trial=run.trial, steps=run.steps)
         values |= dict(test_accuracy=correct / TEST_SIZE, test_correct=correct, test_size=TEST_SIZE)
         writer.writerow(values)

@@ -146,7 +146,7 @@ def answers(fractions, full=FULL, margin=0.002, method="semantic"):
     """The answer on {fraction: accuracies by trial}."""
     rows = [run for fraction, accuracies in fractions.items() for run in runs(method, fraction, accuracies)]
     found = noninferiority.answers(statistics.summarise([*full, *rows]), margin)
-    return noninferiority.find_answer(found, method)
+    return next((item for item in found if item.method == method), None)
 
 
 def less(*losses, full=FULL):

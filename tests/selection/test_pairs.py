@@ -163,16 +163,6 @@ def test_extreme_lengths():
     assert pairs.within(dissimilarity.units(np.float32([[1e-45, 0], [1e38, 0], [3e38, 3e38]])), 0.1).i.tolist() == [0]
 
 
-def test_units_are_the_same_whatever_way_they_are_used():
-    embeddings = _clustered(200, 37)
-    units = dissimilarity.units(embeddings)
-    vectors = dissimilarity.unit_vectors(embeddings)
-    whole = dissimilarity.between_all(vectors, vectors)
-    i, j = np.triu_indices(200, 1)
-    assert np.array_equal(dissimilarity.between_pairs(units, i, j), whole[i, j])
-    assert np.array_equal(dissimilarity.between_pairs(units.take(j), np.arange(50), np.arange(50)), np.zeros(50))
-
-
 def test_more_pairs_than_there_is_memory_for():
     with pytest.raises(pairs.TooManyPairs):
         pairs.within(dissimilarity.units(_clustered(500, 4)), 2.0, limit=1000)

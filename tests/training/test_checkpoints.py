@@ -12,11 +12,11 @@ from redundancy import config as config_lib
 from redundancy import preemption
 from redundancy.data import open_dataset
 from redundancy.errors import Preempted, WorkdirError
+from redundancy.table import Schedule
 from redundancy.training import metrics
 from redundancy.training.checkpoints import Checkpoints, Progress, common_step
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh
-from redundancy.training.schedule import Schedule
 from redundancy.training.trainer import Trainer
 
 TINY = {

@@ -12,12 +12,12 @@ from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
 from redundancy.errors import WorkdirError
+from redundancy.table import Schedule
 from redundancy.training import metrics
 from redundancy.training.checkpoints import Checkpoints
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh, pack_size
 from redundancy.training.meter import DivergedError
-from redundancy.training.schedule import Schedule
 from redundancy.training.trainer import Trainer
 
 TINY = {

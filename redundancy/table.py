@@ -1,0 +1,166 @@
+"""The subsets and the trainings that a config asks for, and how many steps each training takes.
+
+Opens no file and imports no JAX, so that the command `status` can ask it too.
+"""
+
+import dataclasses
+
+from redundancy.errors import ConfigError
+from redundancy.workdir import run_name, subset_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A subset that a config asks for; layer or trial is None where the method has none."""
+
+    method: str
+    layer: str | None
+    fraction: float
+    trial: int | None
+
+    @property
+    def name(self) -> str:
+        return subset_name(self.method, self.fraction, self.trial, self.layer or "end")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training on the full set or on one subset, with one trial's seed.
+
+    Attributes:
+      method: "full", "semantic" or "random".
+      layer: layer that the subset was made from; "end" where the method has none.
+      fraction: kept share of the full set.
+      trial: number of the trial; runs of one trial share initialisation and order.
+      steps: steps of the training, None where they depend on a number of images that is not known.
+      subset: name of the subset, None for the full set.
+    """
+
+    method: str
+    layer: str
+    fraction: float
+    trial: int
+    steps: int | None
+    subset: str | None
+
+    @property
+    def name(self) -> str:
+        return run_name(self.method, self.fraction, self.trial, self.layer)
+
+    @property
+    def seed(self) -> int:
+        return self.trial + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Of one training.
+
+    Attributes:
+      steps: in all.
+      warmup_steps: of them, with the learning rate rising.
+    """
+
+    steps: int
+    warmup_steps: int
+
+
+def _kinds(config) -> list[tuple[str, str | None, float]]:
+    """Method, layer and fraction, fractions descending; the layer is None where the method has none."""
+    return [
+        (method, layer, fraction)
+        for method in config.methods
+        for layer in (config.layers if method == "semantic" else (None,))
+        for fraction in sorted(config.fractions, reverse=True)
+    ]
+
+
+def subsets(config) -> list[Asked]:
+    """All subsets of a resolved config: of each method, layer, fraction and, where it is drawn, trial."""
+    return [
+        Asked(method, layer, fraction, trial)
+        for method, layer, fraction in _kinds(config)
+        for trial in (range(config.trials) if method == "random" else (None,))
+    ]
+
+
+def runs(config, num_images: int = 0) -> list[Run]:
+    """All runs of a resolved config: the full set, then method x layer x fraction, each for every trial.
+
+    A fraction of 1.0 is the full set, which is trained once per trial whatever the methods.
+
+    Args:
+      config: resolved config.
+      num_images: training images of the full set; needed where config.epochs is set, 0 where not known.
+    """
+    found = []
+    for method, layer, fraction in [("full", None, 1.0), *(kind for kind in _kinds(config) if kind[2] != 1.0)]:
+        steps = None if config.epochs and not num_images else num_steps(config, num_images, fraction)
+        for trial in range(config.trials):
+            asked = Asked(method, layer, fraction, trial if method == "random" else None)
+            subset = None if method == "full" else asked.name
+            found.append(Run(method, layer or "end", fraction, trial, steps, subset))
+    return found
+
+
+def num_steps(config, num_images: int, fraction: float = 1.0) -> int:
+    """Steps of a training on a share of the full set: the full set's, or as many epochs as there (config.budget)."""
+    full = max(1, round(config.epochs * (num_images / config.batch_size))) if config.epochs else config.steps
+    return full if config.budget == "steps" else max(1, round(full * fraction))
+
+
+def full_schedule(config, num_images: int) -> Schedule:
+    """Of a training on the full set of `num_images` images.
+
+    Raises:
+      ConfigError: the warm-up is longer than the training, which only the number of images tells where one is in epochs.
+    """
+    steps, warmup = num_steps(config, num_images), config.warmup_steps
+    if config.warmup_epochs:
+        warmup = round(config.warmup_epochs * (num_images / config.batch_size))
+    if steps >= 2**31:  # counted by int32 on the devices
+        raise ConfigError(
+            f"config.epochs is {config.epochs:g}, which is {steps} steps for {num_images} images and batch_size "
+            f"{config.batch_size}; wanted fewer than 2,147,483,648 steps. Lower epochs."
+        )
+    if warmup > steps:
+        length = "epochs" if config.epochs else "steps"
+        field = "warmup_epochs" if config.warmup_epochs else "warmup_steps"
+        raise ConfigError(
+            f"config.{field} is {config[field]:g}, which is {warmup} steps of warm-up for {num_images} images; with "
+            f"config.{length} {config[length]:g} the training lasts {steps}. Lower {field} or raise {length}."
+        )
+    return Schedule(steps, warmup)
+
+
+def subset_schedule(config, num_images: int, fraction: float) -> Schedule:
+    """Of a training on a subset, see `num_steps`.
+
+    With the same epochs a warm-up given in epochs shrinks with the subset, one given in steps stays.
+
+    Args:
+      config: resolved config.
+      num_images: of the full set.
+      fraction: kept share of it.
+
+    Raises:
+      ConfigError: the warm-up is longer than the training on the full set, or than this one.
+    """
+    full = full_schedule(config, num_images)
+    if config.budget == "steps":
+        return full
+    steps = num_steps(config, num_images, fraction)
+    warmup = round(full.warmup_steps * fraction) if config.warmup_epochs else full.warmup_steps
+    if warmup > steps:
+        raise ConfigError(
+            f"config.warmup_steps is {warmup}, but with config.budget 'epochs' the training on {fraction:g} of {num_images} "
+            f"images lasts {steps} steps. Lower warmup_steps, give warmup_epochs, which shrink with the subset, or set "
+            "budget to 'steps'."
+        )
+    return Schedule(steps, warmup)
+
+
+def check(config, num_images: int) -> None:
+    """Raises ConfigError where some training that the config asks for is shorter than its warm-up."""
+    for fraction in (1.0, *sorted(config.fractions, reverse=True)):
+        subset_schedule(config, num_images, fraction)
