@@ -13,8 +13,8 @@ from typing import Any
 import ml_collections
 
 from redundancy.errors import ConfigError, nearest
+from redundancy.selection import methods
 
-METHODS = ("semantic", "random")
 LAYERS = ("start", "middle", "end")
 RULES = ("cosine_raw_mean", "cosine_unit_mean", "medoid", "minimax")
 AUGMENTATIONS = ("none", "flip", "crop", "crop_flip", "resized_crop", "resized_crop_flip")
@@ -336,7 +336,7 @@ FIELDS: dict[str, Field] = {
         ),
         float,
     ),
-    "methods": Field("Experiment", METHODS, "ways of choosing what is kept", **_some_of(METHODS)),
+    "methods": Field("Experiment", methods.DEFAULT, "ways of choosing what is kept", **_some_of(methods.METHODS)),
     "trials": Field(
         "Experiment", 10, "trainings of each method and fraction, with paired seeds", **_between(1, 10_000)
     ),
@@ -455,7 +455,7 @@ def _convert(name: str, field: Field, value: Any) -> Any:
 def _check_together(config: ml_collections.ConfigDict) -> None:
     """What no field shows alone."""
     _check_network(config)
-    chosen = ("semantic" in config.methods) * len(config.layers) + ("random" in config.methods)
+    chosen = sum(len(method.layers(config)) for method in methods.chosen(config))
     trainings = config.trials * (1 + chosen * len(config.fractions))
     if trainings > _MOST_TRAININGS:
         raise ConfigError(

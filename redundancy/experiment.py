@@ -14,6 +14,7 @@ from redundancy import parts, processes, storage
 from redundancy.config import differing
 from redundancy.data import shared_dataset
 from redundancy.errors import DataError, WorkdirError
+from redundancy.selection import methods
 from redundancy.selection.stages import read_subset
 from redundancy.training.feed import resident_images
 from redundancy.training.loop import Job, digest, identity, result_path, train_pack
@@ -44,7 +45,7 @@ class Run:
     """One row of the table: a training on the full set or on one subset, with one trial's seed.
 
     Attributes:
-      method: "full", "semantic" or "random".
+      method: "full", or one of `methods.METHODS`.
       layer: layer that the subset was made from; "end" where the method has none.
       fraction: kept share of the full set.
       trial: number of the trial; runs of one trial share initialisation and order.
@@ -80,15 +81,15 @@ def table(config, num_images: int = 0) -> list[Run]:
     full = full_schedule(config, num_images).steps
     runs = [Run("full", "end", 1.0, trial, full, None) for trial in range(config.trials)]
     kinds = [
-        (method, layer) for method in config.methods for layer in (config.layers if method == "semantic" else ("end",))
+        (methods.get(name), layer or "end") for name in config.methods for layer in methods.get(name).layers(config)
     ]
     for (method, layer), fraction in itertools.product(kinds, sorted(config.fractions, reverse=True)):
         if fraction == 1.0:
             continue
         steps = subset_schedule(config, num_images, fraction).steps
         for trial in range(config.trials):
-            subset = subset_name(method, fraction, trial if method == "random" else None, layer)
-            runs.append(Run(method, layer, fraction, trial, steps, subset))
+            subset = subset_name(method.name, fraction, trial if method.per_trial else None, layer)
+            runs.append(Run(method.name, layer, fraction, trial, steps, subset))
     return runs
 
 

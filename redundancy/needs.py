@@ -13,7 +13,7 @@ import numpy as np
 
 from redundancy import machine, processes, storage
 from redundancy.data import Dataset
-from redundancy.selection import linkage, methods
+from redundancy.selection import choices, linkage, methods
 from redundancy.workdir import Workdir, read_manifest, subset_name
 
 if TYPE_CHECKING:  # link and select alone do without all that trains
@@ -134,15 +134,21 @@ def _is_whole(folder: str) -> bool:
 
 def _missing_subsets(config, workdir: Workdir) -> list[tuple[str, float]]:
     """Name and fraction of each subset that the stage select has still to write."""
-    asked = []
-    for fraction in config.fractions:
-        if "semantic" in config.methods:
-            asked += [(subset_name("semantic", fraction, layer=layer), fraction) for layer in config.layers]
-        if "random" in config.methods:
-            asked += [(subset_name("random", fraction, trial), fraction) for trial in range(config.trials)]
+    asked = [
+        (subset_name(method.name, fraction, trial, layer or "end"), fraction)
+        for fraction in config.fractions
+        for method in methods.chosen(config)
+        for layer in method.layers(config)
+        for trial in method.trials(config)
+    ]
     manifest = read_manifest(workdir.subsets, files=list) or {"files": []}
     made = {entry["file"].removesuffix(".parquet") for entry in manifest["files"]}
     return [each for each in asked if each[0] not in made]
+
+
+def _method(subset: str) -> methods.Method:
+    """The method of a subset's name."""
+    return methods.get(subset.partition("-")[0])
 
 
 def is_finished(config, workdir: Workdir, stage: str) -> bool:
@@ -152,7 +158,7 @@ def is_finished(config, workdir: Workdir, stage: str) -> bool:
         case "embed":
             return all(_is_whole(workdir.embeddings(layer)) for layer in config.layers)
         case "link":
-            return "semantic" not in config.methods or all(_is_whole(workdir.merges(layer)) for layer in config.layers)
+            return not methods.grouped(config) or all(_is_whole(workdir.merges(layer)) for layer in config.layers)
         case "select":
             return not _missing_subsets(config, workdir)
         case "sweep":
@@ -227,7 +233,7 @@ def work_of(config, workdir: Workdir, dataset: Dataset | None, todo: tuple[str, 
 
 def _num_merges(work: Work) -> dict[int, int]:
     """Merges that the stage link makes of each class."""
-    kept = methods.class_counts(work.counts, min(work.config.fractions))
+    kept = choices.class_counts(work.counts, min(work.config.fractions))
     return {label: min(size - kept[label] + 1, size - 1) for label, size in work.counts.items()}
 
 
@@ -277,7 +283,7 @@ def _merges(work: Work) -> Need:
 
 
 def _subset(work: Work, name: str, fraction: float) -> Need:
-    row = 7 + 8 * (1 - fraction) if name.startswith("semantic") else 4
+    row = 7 + 8 * (1 - fraction) if _method(name).has_groups else 4
     return Need(work.images, row * work.images + 2 * _FILE)
 
 
@@ -391,9 +397,9 @@ def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
         case "link" if not cluster:
             return {"the largest classes": _largest_classes(work), "positions": rows, "programs": Need(0, _LINKER)}
         case "select":
-            missing = [name for name, _ in _missing_subsets(config, work.workdir) if name.startswith("semantic")]
+            missing = [name for name, _ in _missing_subsets(config, work.workdir) if _method(name).per_layer]
             of_layer = -(-len(missing) // len(config.layers))
-            merges = sum(_num_merges(work).values()) if missing else 0
+            merges = sum(_num_merges(work).values()) if any(_method(name).has_groups for name in missing) else 0
             return {
                 "subsets": Need(17 * of_layer, 35 * of_layer + 60) * n,
                 "merges": Need(36, 110) * merges,

@@ -9,6 +9,7 @@ from typing import Any
 
 from redundancy import pace, storage
 from redundancy.listing import File, read_tail
+from redundancy.selection import methods
 from redundancy.survey_files import Files
 from redundancy.workdir import need_fields, run_name
 
@@ -35,8 +36,10 @@ def expected(config: Mapping[str, Any], num_images: int = 0) -> list[dict[str, A
 
     kinds = [("full", "end", 1.0)]
     for method in config["methods"]:
-        for layer in config["layers"] if method == "semantic" else ("end",):
-            kinds += [(method, layer, each) for each in sorted(config["fractions"], reverse=True) if each != 1.0]
+        for layer in methods.get(method).layers(config):
+            kinds += [
+                (method, layer or "end", each) for each in sorted(config["fractions"], reverse=True) if each != 1.0
+            ]
     return [
         dict(
             run=run_name(method, fraction, trial, layer),

@@ -13,6 +13,7 @@ from typing import Any
 from redundancy import config as config_lib
 from redundancy import processes, storage
 from redundancy.errors import ConfigError, DataError, WorkdirError
+from redundancy.selection.methods import METHODS
 
 # What only a run of a config can have made; embeddings may be anybody's.
 _OF_A_CONFIG = {"pretrain", "merges", "subsets", "runs", "results.csv"}
@@ -186,9 +187,9 @@ class Workdir:
             depends(folder, "Data", "Model", "Training", but={*_PLACES, "budget"})
             fields.setdefault("embedding_parts", folder)
         names = storage.list_dir(self.subsets) if "subsets" in made else []
-        for method, name in (("random", "seed"), ("semantic", "rule")):
-            if any(file.startswith(f"{method}-") for file in names):
-                fields.setdefault(name, self.subsets)
+        for method in METHODS.values():
+            if any(file.startswith(f"{method.name}-") for file in names):
+                fields |= {name: self.subsets for name in method.fields if name not in fields}
         if "report" in made:
             depends(self.report, "Report")
         return fields
@@ -304,7 +305,7 @@ def _check_entries(path: str, name: str, entries: Any) -> None:
             sound = "/" not in entry["file"] and entry["file"] not in ("", ".", "..")
         if name == "files":
             layer, trial = entry.get("layer", ""), entry.get("trial", "")
-            sound &= entry["method"] in config_lib.METHODS and 0 < entry["fraction"] <= 1
+            sound &= entry["method"] in METHODS and 0 < entry["fraction"] <= 1
             sound &= layer is None or layer in config_lib.LAYERS
             sound &= trial is None or (isinstance(trial, int) and trial >= 0)
         if not sound:

@@ -11,8 +11,8 @@ from redundancy.errors import DataError, WorkdirError
 from redundancy.report import browser, classes, gallery, words
 from redundancy.report.statistics import same_fraction
 from redundancy.selection import merges as merges_lib
+from redundancy.selection.choices import rows_by_class
 from redundancy.selection.linkage import Merges
-from redundancy.selection.methods import rows_by_class
 from redundancy.selection.subset import Subset, need_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name
 
@@ -80,11 +80,12 @@ def shown_fractions(fractions: Sequence[float], main: float) -> list[float]:
 def read_subsets(
     workdir: Workdir,
     files: Sequence[Mapping[str, Any]],
+    method: str,
     layer: str,
     fractions: Sequence[float],
     fingerprint: Mapping[str, Any],
 ) -> list[Subset]:
-    """The semantic subsets of a layer, of the data set with this fingerprint.
+    """The subsets of a method and layer, of the data set with this fingerprint.
 
     Raises:
       WorkdirError: a subset is of another data set.
@@ -92,7 +93,7 @@ def read_subsets(
     """
     found = []
     for fraction in fractions:
-        name = subset_name("semantic", fraction, layer=layer)
+        name = subset_name(method, fraction, layer=layer)
         subset = need_subset(workdir.subsets, files, name)
         workdir.check_fingerprint(subset.metadata["fingerprint"], fingerprint, workdir.subset(name))
         if found and not (
