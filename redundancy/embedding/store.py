@@ -28,8 +28,6 @@ from redundancy.data.dataset import labels_sha256
 from redundancy.errors import DataError
 
 _IDENTITY = "identity"
-_RECORD = dict(identity=str, rows=int, sha256=str, footer_sha256=str, dimension=int, labels=list, counts=list)
-_OF_PART = ("rows", "sha256", "footer_sha256")  # of a record, what the manifest says of the part
 _READERS = 4  # parts that are read at once
 _FIELDS = (
     "layer", "dimension", "num_examples", "num_stored", "class_names", "class_counts", "checkpoint", "fingerprint", "parts",
@@ -114,8 +112,7 @@ def write_part(
                 }
             )
         )
-    text = _text(identity)
-    path = storage.join(folder, part_name(index, num_parts))
+    text, path = _text(identity), storage.join(folder, part_name(index, num_parts))
     sha256 = storage.write_parquet(path, tables, {_IDENTITY: text})
     _write_record(path, text, sha256, labels, embeddings.shape[1])
 
@@ -131,16 +128,9 @@ def record_path(path: str) -> str:
 
 def _write_record(path: str, identity: str, sha256: str, labels: np.ndarray, dimension: int) -> dict[str, Any]:
     """Writes down what `finish` wants to know of a part: whose it is, its checksums, dimension and labels."""
-    names, counts = np.unique(labels, return_counts=True)
-    record = {
-        "identity": identity,
-        "rows": len(labels),
-        "sha256": sha256,
-        "footer_sha256": _footer_sha256(path),
-        "dimension": dimension,
-        "labels": names.tolist(),
-        "counts": counts.tolist(),
-    }
+    part = dict(file=path.rsplit("/", 1)[-1], rows=len(labels), sha256=sha256, footer_sha256=_footer_sha256(path))
+    found, counts = (column.tolist() for column in np.unique(labels, return_counts=True))
+    record = dict(identity=identity, part=part, dimension=dimension, labels=found, counts=counts)
     storage.write_json(record_path(path), record)
     return record
 
@@ -155,7 +145,7 @@ def _record(path: str, identity: Mapping[str, Any], whole: bool = False) -> dict
         return None
     text, where = _text(identity), record_path(path)
     try:
-        record = workdir.need_fields(where, storage.read_json(where), **_RECORD)
+        record = workdir.need_fields(where, storage.read_json(where), part=dict, labels=list)
     except (FileNotFoundError, DataError):
         try:
             table = storage.read_parquet(path, ["position", "label", "embedding"])
@@ -165,8 +155,8 @@ def _record(path: str, identity: Mapping[str, Any], whole: bool = False) -> dict
             return None
         dimension = table.schema.field("embedding").type.list_size
         return _write_record(path, text, storage.sha256(path), table["label"].to_numpy(), dimension)
-    right = (record["identity"], record["footer_sha256"]) == (text, _footer_sha256(path))
-    return record if right and (not whole or record["sha256"] == storage.sha256(path)) else None
+    same = (record["identity"], record["part"]["footer_sha256"]) == (text, _footer_sha256(path))
+    return record if same and (not whole or record["part"]["sha256"] == storage.sha256(path)) else None
 
 
 def part_identity(path: str) -> dict[str, Any] | None:
@@ -234,7 +224,7 @@ def finish(
                 f"the {len(class_names)} class names."
             )
         counts[labels] += record["counts"]
-        parts.append({"file": part_name(index, num_parts)} | {key: record[key] for key in _OF_PART})
+        parts.append(record["part"])
     if len(dimensions) != 1:
         raise DataError(f"{folder}: parts hold embeddings of {sorted(dimensions)} numbers; wanted one dimension.")
     manifest = {

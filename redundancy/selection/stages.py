@@ -16,7 +16,7 @@ from redundancy.errors import DataError, WorkdirError
 from redundancy.progress import Progress
 from redundancy.selection import choices, local, merges, methods
 from redundancy.selection.linkage import Merges
-from redundancy.selection.methods import METHODS, ClassImages
+from redundancy.selection.methods import METHODS
 from redundancy.selection.subset import Subset, read_subset, write_subset
 from redundancy.selection.tasks import ClassTask
 from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, write_manifest
@@ -198,19 +198,18 @@ def _subsets(
     kept = np.zeros(group.shape, bool)
     dissimilarity = np.full(group.shape, np.nan)
     first_group = np.zeros(len(counts), np.int64)
-    with contextlib.ExitStack() as stack:
-        progress = (
-            stack.enter_context(Progress(f"select {store.layer}", len(labels), "images")) if method.per_layer else None
-        )
+    told = Progress(f"select {store.layer}", len(labels), "images") if method.per_layer else contextlib.nullcontext()
+    with told as progress:
         for label, rows in choices.rows_by_class(labels).items():
             vectors = store.read_class(label)[1] if method.per_layer else None
             for number, (each, of_fraction) in enumerate(zip(asked, counts, strict=True)):
-                images = ClassImages(label, positions[rows], of_fraction[label], vectors, linked.get(label))
-                kept[number, rows], *groups = method.choose(images, config, each.trial)
-                if method.has_groups:
-                    group[number, rows], dissimilarity[number, rows] = groups
-                    group[number, rows] += first_group[number]
-                    first_group[number] += images.k
+                kept[number, rows], *groups = method.choose(
+                    label=label, positions=positions[rows], k=of_fraction[label], config=config, trial=each.trial,
+                    embeddings=vectors, merges=linked[label] if method.has_groups else None,
+                )  # fmt: skip
+                if groups:
+                    group[number, rows], dissimilarity[number, rows] = groups[0] + first_group[number], groups[1]
+                    first_group[number] += of_fraction[label]
             if progress is not None:
                 progress.advance(len(rows))
     return [
