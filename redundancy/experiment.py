@@ -15,7 +15,7 @@ from redundancy.config import differing
 from redundancy.data import shared_dataset
 from redundancy.errors import DataError, WorkdirError
 from redundancy.selection import methods
-from redundancy.selection.stages import read_subset
+from redundancy.selection.subset import check_file, read_subset
 from redundancy.training.feed import resident_images
 from redundancy.training.loop import Job, digest, identity, result_path, train_pack
 from redundancy.training.mesh import make_mesh
@@ -135,12 +135,7 @@ def _subset_digests(workdir: Workdir) -> dict[str, str]:
     digests = {}
     for file in need_manifest(workdir.subsets, "select", files=list)["files"]:
         name = file["file"].removesuffix(".parquet")
-        path = workdir.subset(name)
-        if not storage.exists(path) or storage.sha256(path) != file["sha256"]:
-            raise DataError(
-                f"{path} is missing, damaged or another file than the manifest names. Delete {workdir.subsets} and "
-                'run "redundancy select" again.'
-            )
+        check_file(workdir.subsets, file)
         digests[name] = file["sha256"]
     return digests
 

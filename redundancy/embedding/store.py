@@ -14,7 +14,6 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -178,11 +177,7 @@ def part_done(folder: str, index: int, num_parts: int, identity: Mapping[str, An
 def _footer_sha256(path: str) -> str:
     """Hex SHA-256 of a Parquet file's footer, which tells where its pages lie: no two parts have the same."""
     with storage.open_read(path) as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 8))
-        length = int.from_bytes(file.read(4), "little")
-        file.seek(max(0, size - 8 - length))
-        return hashlib.sha256(file.read(length + 8)).hexdigest()
+        return hashlib.sha256(storage.parquet_footer(file)).hexdigest()
 
 
 def _digest(parts: Sequence[Mapping[str, Any]]) -> str:

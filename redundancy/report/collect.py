@@ -31,15 +31,18 @@ def open_store(workdir: Workdir, layer: str, sha256: str | None) -> EmbeddingSto
       DataError: the embeddings are damaged.
     """
     folder = workdir.embeddings(layer)
-    if read_manifest(folder) is None:
-        return None
-    path = storage.join(folder, "manifest.json")
-    if sha256 not in (None, storage.sha256(path)):
+    return None if _manifest(workdir, folder, sha256, "embeddings", "neighbours") is None else EmbeddingStore(folder)
+
+
+def _manifest(workdir: Workdir, folder: str, sha256: str | None, what: str, lost: str, **fields: type) -> dict | None:
+    """The folder's manifest, None without one; raises WorkdirError where the groups were made of another one's."""
+    manifest, path = read_manifest(folder, **fields), storage.join(folder, "manifest.json")
+    if manifest is not None and sha256 not in (None, storage.sha256(path)):
         raise WorkdirError(
-            f"{workdir.subsets} was made from other embeddings than those that {path} names now. Bring the right ones "
-            f"back; or delete {folder} to report without the neighbours of its groups."
+            f"{workdir.subsets} was made from other {what} than those that {path} names now. Bring the right ones back; "
+            f"or delete {folder} to report without the {lost} of its groups."
         )
-    return EmbeddingStore(folder)
+    return manifest
 
 
 def read_merges(workdir: Workdir, layer: str, sha256: str | None, counts: Mapping[int, int]) -> dict[int, Merges]:
@@ -54,15 +57,9 @@ def read_merges(workdir: Workdir, layer: str, sha256: str | None, counts: Mappin
       DataError: the merges are damaged.
     """
     folder = workdir.merges(layer)
-    manifest = read_manifest(folder, classes=dict, parts=list)
+    manifest = _manifest(workdir, folder, sha256, "merges", "heights", classes=dict, parts=list)
     if manifest is None:
         return {}
-    path = storage.join(folder, "manifest.json")
-    if sha256 not in (None, storage.sha256(path)):
-        raise WorkdirError(
-            f"{workdir.subsets} was made from other merges than those that {path} names now. Bring the right ones back; "
-            f"or delete {folder} to report without the heights of its groups."
-        )
     found = merges_lib.read(folder, manifest["parts"], list(counts))
     linked = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
     return {label: of_class for label, of_class in found.items() if linked.get(label) == counts[label]}

@@ -146,7 +146,8 @@ def _lines(members: Sequence[Experiment], names: Sequence[str]) -> list[figures.
         for method, layer in series:
             of_series = [item for item in each.summaries if (item.method, item.layer) == (method, layer)]
             label = f"{page.method_name(method, layer, several)}, {figures.printable(name, 28)}"
-            lines.append(figures.Line(label, color, marker, figures.line_style(methods.get(method)), of_series))
+            style = "-" if methods.get(method).per_layer else "--"
+            lines.append(figures.Line(label, color, marker, style, of_series))
     return lines
 
 

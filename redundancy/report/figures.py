@@ -146,11 +146,6 @@ def new_figure(width: float, height: float, layout: str | None = "constrained") 
     return figure
 
 
-def line_style(method: methods.Method) -> str:
-    """Drawn through where the method looks at the images, else dashed."""
-    return "-" if method.per_layer else "--"
-
-
 def layer_lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[Line]:
     """The lines to draw: of each method, on each of `layers` where it reads them."""
     lines = []
@@ -163,7 +158,7 @@ def layer_lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[Lin
                 label = f"{label}, {layer}"
                 if method.has_groups:
                     color, marker = LAYER_COLORS.get(layer, SEMANTIC), LAYER_MARKERS.get(layer, "o")
-            lines.append(Line(label, color, marker, line_style(method), found))
+            lines.append(Line(label, color, marker, "-" if method.per_layer else "--", found))
     return [line for line in lines if line.summaries]
 
 

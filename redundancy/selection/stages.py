@@ -17,7 +17,7 @@ from redundancy.progress import Progress
 from redundancy.selection import choices, local, merges, methods
 from redundancy.selection.linkage import Merges
 from redundancy.selection.methods import METHODS
-from redundancy.selection.subset import Subset, read_subset, write_subset
+from redundancy.selection.subset import Subset, check_file, read_subset, write_subset
 from redundancy.selection.tasks import ClassTask
 from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, write_manifest
 
@@ -280,9 +280,7 @@ def _earlier(
                 f". Use that value; or: {remedy}"
             )
     for file in manifest["files"]:
-        path = storage.join(workdir.subsets, file["file"])
-        if not storage.exists(path) or storage.sha256(path) != file["sha256"]:
-            raise DataError(f"{path} is missing, damaged or another file than the manifest names. {remedy}")
+        check_file(workdir.subsets, file)
     return manifest
 
 
