@@ -12,6 +12,7 @@ from absl import flags
 from redundancy import parts, processes
 from redundancy.errors import ConfigError
 from redundancy.help import HELP as HELP
+from redundancy.selection.methods import METHODS
 from redundancy.workdir import STAGES, Workdir
 
 _EXAMPLES = {
@@ -69,7 +70,7 @@ flags.DEFINE_integer("parts", None, "See redundancy import --help.", lower_bound
 flags.DEFINE_float("fraction", None, "See redundancy export --help.")
 flags.DEFINE_enum("format", None, ["npy", "txt", "parquet", "tfds", *_WITH_CONFIG], "See redundancy export --help.")
 flags.DEFINE_string("output", None, "See redundancy export --help.")
-flags.DEFINE_enum("method", None, ["semantic", "random"], "See redundancy export --help.")
+flags.DEFINE_enum("method", None, list(METHODS), "See redundancy export --help.")
 flags.DEFINE_integer("trial", None, "See redundancy export --help.", lower_bound=0)
 flags.DEFINE_bool("dropped", False, "See redundancy export --help.")
 flags.DEFINE_enum("until", None, list(STAGES), "The last stage of run.")

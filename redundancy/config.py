@@ -15,8 +15,8 @@ from typing import Any
 import ml_collections
 
 from redundancy.errors import ConfigError, nearest
+from redundancy.selection import methods
 
-METHODS = ("semantic", "random")
 LAYERS = ("start", "middle", "end")
 RULES = ("cosine_raw_mean", "cosine_unit_mean", "medoid", "minimax")
 AUGMENTATIONS = ("none", "flip", "crop", "crop_flip", "resized_crop", "resized_crop_flip")
@@ -39,7 +39,6 @@ class Affects(enum.Flag):
       IDENTITY: which training it is: which checkpoints it continues, and which result is its own.
       NETWORK: pretrain/, and the embeddings that its network made.
       EMBEDDINGS: the files that hold these embeddings.
-      SEMANTIC, RANDOM: the subsets of that method.
       RUNS: runs/ and results.csv.
       REPORT: report/.
       COMPARISON: whether the results of two workdirs are those of one experiment.
@@ -51,8 +50,6 @@ class Affects(enum.Flag):
     IDENTITY = enum.auto()
     NETWORK = enum.auto()
     EMBEDDINGS = enum.auto()
-    SEMANTIC = enum.auto()
-    RANDOM = enum.auto()
     RUNS = enum.auto()
     REPORT = enum.auto()
     COMPARISON = enum.auto()
@@ -330,7 +327,7 @@ FIELDS: dict[str, Field] = {
         "factor of the L2 penalty's gradient, on kernels alone (no bias, no BatchNorm)",
         **_between(0, 1000),
     ),
-    "seed": Field("Training", 0, "seed of everything random", **_between(0), affects=Affects.RESULT | Affects.RANDOM),
+    "seed": Field("Training", 0, "seed of everything random", **_between(0)),
     "eval_batch_size": _how(500, "images of one evaluation or embedding step", **_between(1, _MOST_IMAGES)),
     "log_every": _how(100, "steps between two lines of metrics", **_between(1)),
     "checkpoint_every": _how(5000, "steps between two checkpoints", **_between(1)),
@@ -374,7 +371,7 @@ FIELDS: dict[str, Field] = {
         "cosine_raw_mean",
         "which image of a redundant group is kept",
         **_one_of(RULES),
-        affects=Affects.SEMANTIC | Affects.RUNS | Affects.COMPARISON,
+        affects=Affects.RUNS | Affects.COMPARISON,
     ),
     # Experiment
     "fractions": _in_table(
@@ -388,7 +385,7 @@ FIELDS: dict[str, Field] = {
         ),
         float,
     ),
-    "methods": _in_table(METHODS, "ways of choosing what is kept", **_some_of(METHODS)),
+    "methods": _in_table(methods.DEFAULT, "ways of choosing what is kept", **_some_of(methods.METHODS)),
     "trials": _in_table(10, "trainings of each method and fraction, with paired seeds", **_between(1, 10_000)),
     # Report
     "report_fraction": _reported(
@@ -500,7 +497,7 @@ def _convert(name: str, field: Field, value: Any) -> Any:
 def _check_together(config: ml_collections.ConfigDict) -> None:
     """What no field shows alone."""
     _check_network(config)
-    chosen = ("semantic" in config.methods) * len(config.layers) + ("random" in config.methods)
+    chosen = sum(len(method.layers(config)) for method in methods.chosen(config))
     trainings = config.trials * (1 + chosen * len(config.fractions))
     if trainings > _MOST_TRAININGS:
         raise ConfigError(

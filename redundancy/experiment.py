@@ -13,7 +13,7 @@ from redundancy import parts, processes, storage, table
 from redundancy.config import differing, fraction_name
 from redundancy.data import shared_dataset
 from redundancy.errors import DataError, WorkdirError
-from redundancy.selection.stages import read_subset
+from redundancy.selection.subset import check_file, read_subset
 from redundancy.table import Run, Schedule, subset_schedule
 from redundancy.training.feed import resident_images
 from redundancy.training.loop import Job, digest, identity, result_path, train_pack
@@ -80,12 +80,7 @@ def _subset_digests(workdir: Workdir) -> dict[str, str]:
     digests = {}
     for file in need_manifest(workdir.subsets, "select", files=list)["files"]:
         name = file["file"].removesuffix(".parquet")
-        path = workdir.subset(name)
-        if not storage.exists(path) or storage.sha256(path) != file["sha256"]:
-            raise DataError(
-                f"{path} is missing, damaged or another file than the manifest names. Delete {workdir.subsets} and "
-                'run "redundancy select" again.'
-            )
+        check_file(workdir.subsets, file)
         digests[name] = file["sha256"]
     return digests
 

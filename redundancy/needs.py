@@ -13,7 +13,7 @@ import numpy as np
 
 from redundancy import machine, processes, storage, table
 from redundancy.data import Dataset
-from redundancy.selection import linkage, methods
+from redundancy.selection import choices, linkage, methods
 from redundancy.workdir import Workdir, read_manifest
 
 if TYPE_CHECKING:  # link and select alone do without all that trains
@@ -145,7 +145,7 @@ def is_finished(config, workdir: Workdir, stage: str) -> bool:
         case "embed":
             return all(_is_whole(workdir.embeddings(layer)) for layer in config.layers)
         case "link":
-            return "semantic" not in config.methods or all(_is_whole(workdir.merges(layer)) for layer in config.layers)
+            return not methods.grouped(config) or all(_is_whole(workdir.merges(layer)) for layer in config.layers)
         case "select":
             return not _missing_subsets(config, workdir)
         case "sweep":
@@ -219,7 +219,7 @@ def work_of(config, workdir: Workdir, dataset: Dataset | None, todo: tuple[str, 
 
 def _num_merges(work: Work) -> dict[int, int]:
     """Merges that the stage link makes of each class."""
-    kept = methods.class_counts(work.counts, min(work.config.fractions))
+    kept = choices.class_counts(work.counts, min(work.config.fractions))
     return {label: min(size - kept[label] + 1, size - 1) for label, size in work.counts.items()}
 
 
@@ -269,7 +269,7 @@ def _merges(work: Work) -> Need:
 
 
 def _subset(work: Work, asked: table.Asked) -> Need:
-    row = 7 + 8 * (1 - asked.fraction) if asked.method == "semantic" else 4
+    row = 7 + 8 * (1 - asked.fraction) if methods.get(asked.method).has_groups else 4
     return Need(work.images, row * work.images + 2 * _FILE)
 
 
@@ -383,9 +383,11 @@ def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
         case "link" if not cluster:
             return {"the largest classes": _largest_classes(work), "positions": rows, "programs": Need(0, _LINKER)}
         case "select":
-            missing = [each for each in _missing_subsets(config, work.workdir) if each.method == "semantic"]
+            missing = [each for each in _missing_subsets(config, work.workdir) if each.layer]
             of_layer = -(-len(missing) // len(config.layers))
-            merges = sum(_num_merges(work).values()) if missing else 0
+            merges = (
+                sum(_num_merges(work).values()) if any(methods.get(each.method).has_groups for each in missing) else 0
+            )
             return {
                 "subsets": Need(17 * of_layer, 35 * of_layer + 60) * n,
                 "merges": Need(36, 110) * merges,

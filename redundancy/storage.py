@@ -372,12 +372,17 @@ def parquet_bytes(tables: Sequence[pa.Table], metadata: dict[str, str] | None = 
     return data
 
 
-def _parquet_footer(file: io.IOBase) -> pq.FileMetaData:
-    """What the footer of an open Parquet file tells; raises ValueError where its checksum is another."""
+def parquet_footer(file: io.IOBase) -> bytes:
+    """The footer of an open Parquet file, which tells where its pages lie."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - 8))
     file.seek(max(0, size - 8 - int.from_bytes(file.read(8)[:4], "little")))
-    footer = file.read()
+    return file.read()
+
+
+def _parquet_footer(file: io.IOBase) -> pq.FileMetaData:
+    """What the footer of an open Parquet file tells; raises ValueError where its checksum is another."""
+    footer = parquet_footer(file)
     read = pq.read_metadata(pa.BufferReader(footer))
     metadata = read.metadata or {}
     found = metadata.get(_FOOTER.encode())

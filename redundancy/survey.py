@@ -13,6 +13,7 @@ from redundancy import config as config_lib
 from redundancy import last_error, lease, pace, storage, survey_runs, table
 from redundancy.errors import ConfigError, WorkdirError
 from redundancy.listing import is_folder
+from redundancy.selection import methods
 from redundancy.survey_files import Files, at_work
 from redundancy.workdir import STAGES, Workdir, need_fields
 
@@ -145,7 +146,7 @@ def _set_states(stages: list[dict[str, Any]], config: Mapping[str, Any], owners:
     imported = any(stage.pop("imported", False) for stage in stages)
     idle = set() if config["dataset"] else {"train", "sweep", "report"}
     idle |= {"train"} if imported else set()
-    idle |= {"link"} if "semantic" not in config["methods"] else set()
+    idle |= set() if methods.grouped(config) else {"link"}
     before = None  # the first stage that is not finished
     for stage in stages:
         name = stage["stage"]

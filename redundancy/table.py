@@ -6,6 +6,7 @@ Opens no file and imports no JAX, so that the command `status` can ask it too.
 import dataclasses
 
 from redundancy.errors import ConfigError
+from redundancy.selection import methods
 from redundancy.workdir import run_name, subset_name
 
 
@@ -28,7 +29,7 @@ class Run:
     """A training on the full set or on one subset, with one trial's seed.
 
     Attributes:
-      method: "full", "semantic" or "random".
+      method: "full", or one of `methods.METHODS`.
       layer: layer that the subset was made from; "end" where the method has none.
       fraction: kept share of the full set.
       trial: number of the trial; runs of one trial share initialisation and order.
@@ -70,7 +71,7 @@ def _kinds(config) -> list[tuple[str, str | None, float]]:
     return [
         (method, layer, fraction)
         for method in config.methods
-        for layer in (config.layers if method == "semantic" else (None,))
+        for layer in methods.get(method).layers(config)
         for fraction in sorted(config.fractions, reverse=True)
     ]
 
@@ -80,7 +81,7 @@ def subsets(config) -> list[Asked]:
     return [
         Asked(method, layer, fraction, trial)
         for method, layer, fraction in _kinds(config)
-        for trial in (range(config.trials) if method == "random" else (None,))
+        for trial in methods.get(method).trials(config)
     ]
 
 
@@ -97,7 +98,7 @@ def runs(config, num_images: int = 0) -> list[Run]:
     for method, layer, fraction in [("full", None, 1.0), *(kind for kind in _kinds(config) if kind[2] != 1.0)]:
         steps = None if config.epochs and not num_images else num_steps(config, num_images, fraction)
         for trial in range(config.trials):
-            asked = Asked(method, layer, fraction, trial if method == "random" else None)
+            asked = Asked(method, layer, fraction, trial if methods.get(method).per_trial else None)
             subset = None if method == "full" else asked.name
             found.append(Run(method, layer or "end", fraction, trial, steps, subset))
     return found

@@ -14,6 +14,7 @@ from redundancy import config as config_lib
 from redundancy import processes, storage
 from redundancy.config import Affects, fraction_name
 from redundancy.errors import ConfigError, DataError, WorkdirError
+from redundancy.selection.methods import METHODS
 
 # What only a run of a config can have made; embeddings may be anybody's.
 _OF_A_CONFIG = {"pretrain", "merges", "subsets", "runs", "results.csv"}
@@ -184,9 +185,9 @@ class Workdir:
         if "embeddings" in made and (folder := self._embedded_layer(unfinished="pretrain" in made)):
             depends(folder, Affects.NETWORK | Affects.EMBEDDINGS)
         names = storage.list_dir(self.subsets) if "subsets" in made else []
-        for method, affected in (("random", Affects.RANDOM), ("semantic", Affects.SEMANTIC)):
-            if any(file.startswith(f"{method}-") for file in names):
-                depends(self.subsets, affected)
+        for method in METHODS.values():
+            if any(file.startswith(f"{method.name}-") for file in names):
+                fields |= {name: self.subsets for name in method.fields if name not in fields}
         if "report" in made:
             depends(self.report, Affects.REPORT)
         return fields
@@ -302,7 +303,7 @@ def _check_entries(path: str, name: str, entries: Any) -> None:
             sound = "/" not in entry["file"] and entry["file"] not in ("", ".", "..")
         if name == "files":
             layer, trial = entry.get("layer", ""), entry.get("trial", "")
-            sound &= entry["method"] in config_lib.METHODS and 0 < entry["fraction"] <= 1
+            sound &= entry["method"] in METHODS and 0 < entry["fraction"] <= 1
             sound &= layer is None or layer in config_lib.LAYERS
             sound &= trial is None or (isinstance(trial, int) and trial >= 0)
         if not sound:

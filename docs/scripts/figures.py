@@ -30,7 +30,7 @@ from redundancy.data import shared_dataset
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.report import gallery
 from redundancy.report.figures import INK, KEPT, MUTED, RANDOM, SEMANTIC, STYLE
-from redundancy.selection import cut, methods
+from redundancy.selection import choices, cut
 from redundancy.selection.dissimilarity import between_all, unit_vectors
 from redundancy.selection.linkage import complete_linkage
 from redundancy.selection.stages import read_subset
@@ -182,7 +182,7 @@ def draw_pairs(vectors, merges, folder: pathlib.Path) -> None:
 def _nearest_kept(vectors: np.ndarray, labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Dissimilarity of every left-out image to the nearest kept one of its class."""
     found = []
-    for rows in methods.rows_by_class(labels).values():
+    for rows in choices.rows_by_class(labels).values():
         units = unit_vectors(vectors[rows])
         found.append(between_all(units[~kept[rows]], units[kept[rows]]).min(axis=1))
     return np.sort(np.concatenate(found))

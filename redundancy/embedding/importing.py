@@ -307,6 +307,7 @@ def _clear_begun(folder: str, identity: Mapping[str, Any], num_parts: int) -> No
             )
         if found is not None and name not in expected:
             storage.remove(path)
+            storage.remove(store.record_path(path))
 
 
 def _take(blocks: Iterator[np.ndarray], left: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,8 @@ of float32; rows are sorted by (label, position), each label being a row group, 
 over all parts. manifest.json is written last. Embeddings of any model can be brought in this form.
 
 No part is read in place of another: the manifest has the checksum of each, and of its footer alone for those who read
-a single class. Damage shows by the checksums within the file, see storage.
+a single class. Damage shows by the checksums within the file, see storage. Until there is a manifest, what it will say
+of a part stands in a record beside it, part-00003-of-00016.json: who wrote the part knows it without reading it again.
 """
 
 import concurrent.futures
@@ -13,7 +14,6 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,20 +111,51 @@ def write_part(
                 }
             )
         )
-    metadata = {_IDENTITY: json.dumps(dict(identity), sort_keys=True)}
-    storage.write_parquet(storage.join(folder, part_name(index, num_parts)), tables, metadata)
+    text, path = _text(identity), storage.join(folder, part_name(index, num_parts))
+    sha256 = storage.write_parquet(path, tables, {_IDENTITY: text})
+    _write_record(path, text, sha256, labels, embeddings.shape[1])
 
 
-def _read_done(path: str, identity: Mapping[str, Any]) -> pa.Table | None:
-    """The part's rows, or None where it is missing, damaged, or of another identity."""
+def _text(identity: Mapping[str, Any]) -> str:
+    return json.dumps(dict(identity), sort_keys=True)
+
+
+def record_path(path: str) -> str:
+    """Of a part's record."""
+    return f"{path.removesuffix('.parquet')}.json"
+
+
+def _write_record(path: str, identity: str, sha256: str, labels: np.ndarray, dimension: int) -> dict[str, Any]:
+    """Writes down what `finish` wants to know of a part: whose it is, its checksums, dimension and labels."""
+    part = dict(file=path.rsplit("/", 1)[-1], rows=len(labels), sha256=sha256, footer_sha256=_footer_sha256(path))
+    found, counts = (column.tolist() for column in np.unique(labels, return_counts=True))
+    record = dict(identity=identity, part=part, dimension=dimension, labels=found, counts=counts)
+    storage.write_json(record_path(path), record)
+    return record
+
+
+def _record(path: str, identity: Mapping[str, Any], whole: bool = False) -> dict[str, Any] | None:
+    """The part's record; None if the part is missing, damaged or of another identity.
+
+    Damage shows by the footer's checksum, or `whole` by that of all bytes. A part without a record, which an earlier
+    version wrote, is read once to make it.
+    """
     if not storage.exists(path):
         return None
+    text, where = _text(identity), record_path(path)
     try:
-        table = storage.read_parquet(path, ["position", "label", "embedding"])
-    except DataError:
-        return None
-    found = storage.parquet_metadata(table).get(_IDENTITY)
-    return table if found == json.dumps(dict(identity), sort_keys=True) else None
+        record = workdir.need_fields(where, storage.read_json(where), part=dict, labels=list)
+    except (FileNotFoundError, DataError):
+        try:
+            table = storage.read_parquet(path, ["position", "label", "embedding"])
+        except DataError:
+            return None
+        if storage.parquet_metadata(table).get(_IDENTITY) != text:
+            return None
+        dimension = table.schema.field("embedding").type.list_size
+        return _write_record(path, text, storage.sha256(path), table["label"].to_numpy(), dimension)
+    same = (record["identity"], record["part"]["footer_sha256"]) == (text, _footer_sha256(path))
+    return record if same and (not whole or record["part"]["sha256"] == storage.sha256(path)) else None
 
 
 def part_identity(path: str) -> dict[str, Any] | None:
@@ -140,17 +171,13 @@ def part_identity(path: str) -> dict[str, Any] | None:
 
 def part_done(folder: str, index: int, num_parts: int, identity: Mapping[str, Any]) -> bool:
     """Whether the part is there, undamaged, and has this identity; a part that is not may be rewritten."""
-    return _read_done(storage.join(folder, part_name(index, num_parts)), identity) is not None
+    return _record(storage.join(folder, part_name(index, num_parts)), identity, whole=True) is not None
 
 
 def _footer_sha256(path: str) -> str:
     """Hex SHA-256 of a Parquet file's footer, which tells where its pages lie: no two parts have the same."""
     with storage.open_read(path) as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 8))
-        length = int.from_bytes(file.read(4), "little")
-        file.seek(max(0, size - 8 - length))
-        return hashlib.sha256(file.read(length + 8)).hexdigest()
+        return hashlib.sha256(storage.parquet_footer(file)).hexdigest()
 
 
 def _digest(parts: Sequence[Mapping[str, Any]]) -> str:
@@ -161,7 +188,9 @@ def _digest(parts: Sequence[Mapping[str, Any]]) -> str:
 def finish(
     folder: str, num_parts: int, identity: Mapping[str, Any], class_names: Sequence[str], num_stored: int
 ) -> dict[str, Any]:
-    """Writes the manifest, which makes the parts a store.
+    """Writes the manifest, which makes the parts a store, from the parts' records, which it then removes.
+
+    Of the parts themselves the footers alone are read: other damage shows when the store is opened.
 
     Args:
       folder: the store's folder.
@@ -179,25 +208,18 @@ def finish(
     parts, counts, dimensions = [], np.zeros(len(class_names), np.int64), set()
     for index in range(num_parts):
         path = storage.join(folder, part_name(index, num_parts))
-        table = _read_done(path, identity)
-        if table is None:
+        record = _record(path, identity)
+        if record is None:
             raise DataError(f"{path} is missing, damaged or of another model; run the stage that writes it again.")
-        dimensions.add(table.schema.field("embedding").type.list_size)
-        labels = table["label"].to_numpy()
-        if labels.min() < 0 or labels.max() >= len(class_names):
+        dimensions.add(record["dimension"])
+        labels = record["labels"]
+        if labels[0] < 0 or labels[-1] >= len(class_names):
             raise DataError(
-                f"{path} has labels {labels.min()}…{labels.max()}; wanted 0…{len(class_names) - 1}, "
+                f"{path} has labels {labels[0]}…{labels[-1]}; wanted 0…{len(class_names) - 1}, "
                 f"the {len(class_names)} class names."
             )
-        counts += np.bincount(labels, minlength=len(class_names))
-        parts.append(
-            {
-                "file": part_name(index, num_parts),
-                "rows": table.num_rows,
-                "sha256": storage.sha256(path),
-                "footer_sha256": _footer_sha256(path),
-            }
-        )
+        counts[labels] += record["counts"]
+        parts.append(record["part"])
     if len(dimensions) != 1:
         raise DataError(f"{folder}: parts hold embeddings of {sorted(dimensions)} numbers; wanted one dimension.")
     manifest = {
@@ -214,6 +236,8 @@ def finish(
     }
     manifest = {**identity, **manifest}
     workdir.write_manifest(folder, manifest)
+    for part in parts:
+        storage.remove(record_path(storage.join(folder, part["file"])))
     return manifest
 
 
@@ -420,7 +444,7 @@ class EmbeddingStore:
         return position[order], embedding[order]
 
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """The label of every embedded image.
+        """The label of every embedded image, read once.
 
         Returns:
           positions [num_examples] int64 ascending, labels [num_examples] int32.
@@ -428,6 +452,10 @@ class EmbeddingStore:
         Raises:
           DataError: a position occurs twice or is out of range, or labels are not those the manifest counts.
         """
+        return self._labels
+
+    @functools.cached_property
+    def _labels(self) -> tuple[np.ndarray, np.ndarray]:
         tables = [storage.read_parquet(path, ["position", "label"]) for path in self._paths]
         positions = np.concatenate([table["position"].to_numpy() for table in tables]).astype(np.int64, copy=False)
         labels = np.concatenate([table["label"].to_numpy() for table in tables]).astype(np.int32, copy=False)

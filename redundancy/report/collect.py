@@ -11,8 +11,8 @@ from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
 from redundancy.report import browser, classes, gallery, words
 from redundancy.selection import merges as merges_lib
+from redundancy.selection.choices import rows_by_class
 from redundancy.selection.linkage import Merges
-from redundancy.selection.methods import rows_by_class
 from redundancy.selection.subset import Subset, need_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name
 
@@ -31,15 +31,18 @@ def open_store(workdir: Workdir, layer: str, sha256: str | None) -> EmbeddingSto
       DataError: the embeddings are damaged.
     """
     folder = workdir.embeddings(layer)
-    if read_manifest(folder) is None:
-        return None
-    path = storage.join(folder, "manifest.json")
-    if sha256 not in (None, storage.sha256(path)):
+    return None if _manifest(workdir, folder, sha256, "embeddings", "neighbours") is None else EmbeddingStore(folder)
+
+
+def _manifest(workdir: Workdir, folder: str, sha256: str | None, what: str, lost: str, **fields: type) -> dict | None:
+    """The folder's manifest, None without one; raises WorkdirError where the groups were made of another one's."""
+    manifest, path = read_manifest(folder, **fields), storage.join(folder, "manifest.json")
+    if manifest is not None and sha256 not in (None, storage.sha256(path)):
         raise WorkdirError(
-            f"{workdir.subsets} was made from other embeddings than those that {path} names now. Bring the right ones "
-            f"back; or delete {folder} to report without the neighbours of its groups."
+            f"{workdir.subsets} was made from other {what} than those that {path} names now. Bring the right ones back; "
+            f"or delete {folder} to report without the {lost} of its groups."
         )
-    return EmbeddingStore(folder)
+    return manifest
 
 
 def read_merges(workdir: Workdir, layer: str, sha256: str | None, counts: Mapping[int, int]) -> dict[int, Merges]:
@@ -54,15 +57,9 @@ def read_merges(workdir: Workdir, layer: str, sha256: str | None, counts: Mappin
       DataError: the merges are damaged.
     """
     folder = workdir.merges(layer)
-    manifest = read_manifest(folder, classes=dict, parts=list)
+    manifest = _manifest(workdir, folder, sha256, "merges", "heights", classes=dict, parts=list)
     if manifest is None:
         return {}
-    path = storage.join(folder, "manifest.json")
-    if sha256 not in (None, storage.sha256(path)):
-        raise WorkdirError(
-            f"{workdir.subsets} was made from other merges than those that {path} names now. Bring the right ones back; "
-            f"or delete {folder} to report without the heights of its groups."
-        )
     found = merges_lib.read(folder, manifest["parts"], list(counts))
     linked = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
     return {label: of_class for label, of_class in found.items() if linked.get(label) == counts[label]}
@@ -80,11 +77,12 @@ def shown_fractions(fractions: Sequence[float], main: float) -> list[float]:
 def read_subsets(
     workdir: Workdir,
     files: Sequence[Mapping[str, Any]],
+    method: str,
     layer: str,
     fractions: Sequence[float],
     fingerprint: Mapping[str, Any],
 ) -> list[Subset]:
-    """The semantic subsets of a layer, of the data set with this fingerprint.
+    """The subsets of a method and layer, of the data set with this fingerprint.
 
     Raises:
       WorkdirError: a subset is of another data set.
@@ -92,7 +90,7 @@ def read_subsets(
     """
     found = []
     for fraction in fractions:
-        name = subset_name("semantic", fraction, layer=layer)
+        name = subset_name(method, fraction, layer=layer)
         subset = need_subset(workdir.subsets, files, name)
         workdir.check_fingerprint(subset.metadata["fingerprint"], fingerprint, workdir.subset(name))
         if found and not (

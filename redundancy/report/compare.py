@@ -18,6 +18,7 @@ from redundancy.config import Affects, fraction_name
 from redundancy.errors import ConfigError, DataError, WorkdirError
 from redundancy.report import figures, page, statistics, words
 from redundancy.report.statistics import FULL, Summary
+from redundancy.selection import methods
 from redundancy.workdir import Workdir, need_fields, read_manifest
 
 HELP = """\
@@ -110,8 +111,8 @@ def _differing(members: Sequence[Experiment]) -> list[str]:
 def tags(members: Sequence[Experiment]) -> list[str]:
     """How the experiments of one data set are told apart; '' each where together they are one experiment."""
     fields = _differing(members)
-    semantic = [{item.layer for item in each.summaries if item.method == "semantic"} for each in members]
-    twice = any(first & second for first, second in itertools.combinations(semantic, 2))
+    layers = [{item.layer for item in each.summaries if methods.get(item.method).per_layer} for each in members]
+    twice = any(first & second for first, second in itertools.combinations(layers, 2))
     if not fields and not twice:
         return [""] * len(members)
     if 0 < len(fields) <= 2:
@@ -130,17 +131,18 @@ def _lines(members: Sequence[Experiment], names: Sequence[str]) -> list[figures.
             if item.method != FULL and key not in seen:
                 seen.add(key)
                 found.append(item)
-        layers = sorted({item.layer for item in found if item.method == "semantic"}, key=config_lib.LAYERS.index)
-        return figures.layer_lines(found, layers)
+        layers = {item.layer for item in found if methods.get(item.method).per_layer}
+        return figures.layer_lines(found, sorted(layers, key=config_lib.LAYERS.index))
     lines = []
     for number, (each, name) in enumerate(zip(members, names, strict=True)):
         color, marker = _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
         series = dict.fromkeys((item.method, item.layer) for item in each.summaries if item.method != FULL)
-        several = len({layer for method, layer in series if method == "semantic"}) > 1
+        several = len({layer for method, layer in series if methods.get(method).per_layer}) > 1
         for method, layer in series:
             of_series = [item for item in each.summaries if (item.method, item.layer) == (method, layer)]
             label = f"{page.method_name(method, layer, several)}, {figures.printable(name, 28)}"
-            lines.append(figures.Line(label, color, marker, "-" if method == "semantic" else "--", of_series))
+            style = "-" if methods.get(method).per_layer else "--"
+            lines.append(figures.Line(label, color, marker, style, of_series))
     return lines
 
 
@@ -160,7 +162,8 @@ def compare(experiments: Sequence[Experiment]) -> tuple[figures.Plot, str]:
         full = statistics.find(members[0].summaries, FULL, 1.0) if not any(names) else None
         title = members[0].name
         panels.append(figures.Panel(title, lines, full, members[0].full_size))
-        several = len({item.layer for each in members for item in each.summaries if item.method == "semantic"}) > 1
+        every = itertools.chain(*(each.summaries for each in members))
+        several = len({item.layer for item in every if methods.get(item.method).per_layer}) > 1
         rows = [
             (name or each.folder, page.method_name(item.method, item.layer, several), item)
             for each, name in zip(members, names, strict=True)

@@ -6,6 +6,7 @@ Matplotlib's object interface with the Agg canvas: no display, no state shared w
 import dataclasses
 import html
 import io
+import itertools
 import logging
 import math
 import re
@@ -19,9 +20,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from redundancy.report.statistics import FULL, Summary
+from redundancy.selection import methods
 
 # Okabe and Ito's palette, told apart under the common forms of colour blindness.
 SEMANTIC, RANDOM = "#0072b2", "#d55e00"
+# Of the methods in the order of their table, over again where they are more.
+_LOOKS = ((SEMANTIC, "o"), (RANDOM, "s"), ("#56b4e9", "v"), ("#b8a800", "P"), ("#8b9198", "X"))
 LAYER_COLORS = {"end": SEMANTIC, "middle": "#cc79a7", "start": "#e69f00"}
 LAYER_MARKERS = {"end": "o", "middle": "D", "start": "^"}
 INK, GRID, MUTED = "#1f2328", "#d8dbdf", "#8b9198"
@@ -143,18 +147,18 @@ def new_figure(width: float, height: float, layout: str | None = "constrained") 
 
 
 def layer_lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[Line]:
-    """The lines to draw: semantic on each of `layers`, then the other methods."""
+    """The lines to draw: of each method, on each of `layers` where it reads them."""
     lines = []
-    for layer in layers:
-        found = [item for item in summaries if item.method == "semantic" and item.layer == layer]
-        label = "semantic clustering" if len(layers) == 1 else f"semantic clustering, {layer}"
-        color, marker = LAYER_COLORS.get(layer, SEMANTIC), LAYER_MARKERS.get(layer, "o")
-        # A single layer is "the" semantic method, whichever it is, and keeps its one colour.
-        if len(layers) == 1:
-            color, marker = SEMANTIC, "o"
-        lines.append(Line(label, color, marker, "-", found))
-    found = [item for item in summaries if item.method == "random"]
-    lines.append(Line("random", RANDOM, "s", "--", found))
+    for method, (color, marker) in zip(methods.METHODS.values(), itertools.cycle(_LOOKS)):
+        for layer in method.layers({"layers": layers}):
+            found = [item for item in summaries if item.method == method.name and layer in (None, item.layer)]
+            label = method.title
+            # A single layer is "the" method, whichever it is, and keeps its one colour.
+            if layer is not None and len(layers) > 1:
+                label = f"{label}, {layer}"
+                if method.has_groups:
+                    color, marker = LAYER_COLORS.get(layer, SEMANTIC), LAYER_MARKERS.get(layer, "o")
+            lines.append(Line(label, color, marker, "-" if method.per_layer else "--", found))
     return [line for line in lines if line.summaries]
 
 
@@ -212,7 +216,7 @@ def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size
 
     Args:
       summaries: of all methods and fractions.
-      layers: whose semantic clustering is drawn, one line each.
+      layers: that are drawn, one line each of a method that reads them.
       full_size: images of the full training set.
       name: of the figure and its files.
     """

@@ -13,6 +13,7 @@ from redundancy import config as config_lib
 from redundancy.report import browser, images, noninferiority, words
 from redundancy.report.figures import Plot
 from redundancy.report.statistics import FULL, Summary, find
+from redundancy.selection import methods
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("redundancy.report", "."),
@@ -64,7 +65,7 @@ def method_name(method: str, layer: str, several_layers: bool) -> str:
     """A method as the page calls it."""
     if method == FULL:
         return "full set"
-    return f"{method}, {layer}" if several_layers and method == "semantic" else method
+    return f"{method}, {layer}" if several_layers and methods.get(method).per_layer else method
 
 
 def config_source(config: Mapping[str, Any]) -> str:
@@ -148,14 +149,14 @@ def render(
       fraction, layer: whose groups are shown.
       summaries: all results.
       plots: by name: figure2, figure4 (where there are groups), figure8 (where there are several layers).
-      class_rows: Table 1, the whole data set last; empty without a semantic subset.
+      class_rows: Table 1, the whole data set last; empty without a subset that has groups.
       browse: index and texts of the class browser, see collect.fill_browser; None where there is no group.
       neighbours: Figure 12, see collect.find_neighbours.
       thumbnails: position -> data URI, of every position in `neighbours`.
       versions, fingerprint: as recorded in the workdir.
     """
     sentence, verdict = words.answer(summaries, name, fraction, layer, test_size)
-    several_layers = len({item.layer for item in summaries if item.method == "semantic"}) > 1
+    several_layers = len({item.layer for item in summaries if methods.get(item.method).per_layer}) > 1
     answers = noninferiority.answers(summaries, config["report_margin"])
     droppable = [(item, *words.droppable(item, name, test_size, several_layers)) for item in answers]
     width, height = images.shown_size(image_shape)
@@ -163,6 +164,7 @@ def render(
     css, script = _text("page.css"), "".join(_text(name) for name in (_BROWSER_SCRIPTS if index else _SCRIPTS))
     return _ENVIRONMENT.get_template("page.html").render(
         config=config,
+        grouped=methods.grouped(config),
         name=name,
         class_names=class_names,
         image_width=width,
@@ -186,7 +188,7 @@ def render(
         verdict=verdict,
         droppable=droppable,
         main_droppable=next(
-            (text for item, text, _ in droppable if item.method == "semantic" and item.layer == layer),
+            (text for item, text, _ in droppable if methods.get(item.method).has_groups and item.layer == layer),
             droppable[0][1] if droppable else "",
         ),
         tests=[(method_name(item.method, item.layer, several_layers), test) for item in answers for test in item.tests],

@@ -16,7 +16,8 @@ from redundancy.data import shared_dataset
 from redundancy.errors import DataError, WorkdirError
 from redundancy.progress import Progress
 from redundancy.report import browser, collect, figures, gallery, gallery_figures, images, page, statistics, words
-from redundancy.selection.methods import mean_dissimilarity, rows_by_class
+from redundancy.selection import methods
+from redundancy.selection.choices import mean_dissimilarity, rows_by_class
 from redundancy.workdir import Workdir, need_manifest, read_manifest, write_manifest
 
 _FIGURE_CLASSES = 2
@@ -83,7 +84,7 @@ def _class_rows(subset, groups: gallery.Groups, class_names) -> list[dict[str, A
 def _plots(config, summaries, groups, labels, class_names, full_size: int) -> dict[str, figures.Plot]:
     layer = report_layer(config)
     plots = {"figure2": figures.accuracy_plot(summaries, [layer], full_size, "figure2")}
-    if "semantic" in config.methods and len(config.layers) > 1:
+    if any(method.per_layer for method in methods.chosen(config)) and len(config.layers) > 1:
         plots["figure8"] = figures.accuracy_plot(summaries, list(config.layers), full_size, "figure8")
     if labels:
         counts = [
@@ -275,9 +276,9 @@ def report(config, workdir: Workdir) -> None:
     written: dict[str, str] = {}
     image: dict[int, np.ndarray] = {}
     galleries: dict[int, list[list[int]]] = {}
-    if "semantic" in config.methods and fraction < 1:
+    if (grouped := methods.grouped(config)) and fraction < 1:
         fractions = collect.shown_fractions(config.fractions, fraction)
-        cuts = collect.read_subsets(workdir, subsets["files"], layer, fractions, dataset.fingerprint)
+        cuts = collect.read_subsets(workdir, subsets["files"], grouped.name, layer, fractions, dataset.fingerprint)
         subset = cuts[[same_fraction(item, fraction) for item in fractions].index(True)]
         groups = gallery.make_groups(subset.positions, subset.labels, subset.group, subset.kept, subset.dissimilarity)
         class_rows = _class_rows(subset, groups, dataset.class_names)

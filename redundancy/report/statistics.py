@@ -19,6 +19,7 @@ import numpy as np
 from scipy import special
 
 from redundancy.config import fraction_name, same_fraction
+from redundancy.selection.methods import BASELINE
 
 CONFIDENCE = 0.95
 FULL = "full"
@@ -162,7 +163,7 @@ def summarise(runs: Iterable[Run]) -> list[Summary]:
         cells.setdefault((run.method, run.layer, fraction_name(run.fraction)), []).append(run)
     accuracies = {key: {run.trial: run.accuracy for run in members} for key, members in cells.items()}
     full = next((value for key, value in accuracies.items() if key[0] == FULL), {})
-    random = {key[2]: value for key, value in accuracies.items() if key[0] == "random"}
+    random = {key[2]: value for key, value in accuracies.items() if key[0] == BASELINE}
     series = list(dict.fromkeys(key[:2] for key in cells))
 
     summaries = []
@@ -182,7 +183,7 @@ def summarise(runs: Iterable[Run]) -> list[Summary]:
                 low=low,
                 high=high,
                 to_full=None if method == FULL else paired_difference(own, full),
-                to_random=None if method in (FULL, "random") else paired_difference(own, random.get(text, {})),
+                to_random=None if method in (FULL, BASELINE) else paired_difference(own, random.get(text, {})),
             )
         )
     return sorted(

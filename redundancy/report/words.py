@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from redundancy.report.noninferiority import MOST_TRIALS, POWER, WORSE, Answer, NonInferiority
 from redundancy.report.statistics import Difference, Summary, find
+from redundancy.selection import methods
 
 MINUS = "\N{MINUS SIGN}"
 # Above this many test images one of them is less than 0.02 points, and a second decimal means something.
@@ -124,39 +125,41 @@ def answer(summaries: Sequence[Summary], name: str, fraction: float, layer: str,
             "",
         )
     dropped = percent(1 - fraction)
-    semantic = find(summaries, "semantic", fraction, layer)
-    random = find(summaries, "random", fraction)
-    main = semantic or random
+    random = find(summaries, methods.BASELINE, fraction)
+    method, main = methods.METHODS[methods.BASELINE], random
+    for other in reversed(methods.METHODS.values()):  # the first of the table that is there
+        found = find(summaries, other.name, fraction, layer if other.per_layer else None)
+        if found and other.name != methods.BASELINE:
+            method, main = other, found
     if main is None or main.to_full is None:
         return f"No training on {percent(fraction)} of {name} can be compared with the full set.", ""
 
-    if semantic:
-        chosen = f"Dropping {dropped} of {name}, chosen by semantic clustering,"
+    if main is not random:
+        chosen = f"Dropping {dropped} of {name}, chosen {method.how},"
     else:
         chosen = f"Dropping a random {dropped} of {name}"
     change = main.to_full
     sentence = (
         f"{chosen} changed mean test accuracy by {points(change.mean, decimals)} points ({_how_sure(change, decimals)})"
     )
-    if semantic and random and random.to_full:
+    if main is not random and random and random.to_full:
         other = random.to_full
         beside = f" ({interval(other, decimals)})" if other.has_interval else ""
         sentence += f"; dropping a random {dropped} changed it by {points(other.mean, decimals)}{beside}"
-    verdict = _verdict(change, "semantic clustering" if semantic else "dropping at random", decimals)
-    if semantic and semantic.to_random and semantic.to_random.has_interval:
-        against = semantic.to_random
+    verdict = _verdict(change, method.title if main is not random else f"dropping {method.how}", decimals)
+    if main.to_random and main.to_random.has_interval:
+        against = main.to_random
         side = {1: "higher than", -1: "lower than", 0: "not told apart from"}[against.sign]
         verdict += (
-            f" Semantic clustering is {side} random at this size "
+            f" {method.title.capitalize()} is {side} random at this size "
             f"(difference {points(against.mean, decimals)}, {interval(against, decimals)})."
         )
     return sentence + ".", verdict
 
 
 def _chosen(answer: Answer, several_layers: bool) -> str:
-    if answer.method != "semantic":
-        return "at random" if answer.method == "random" else f"by {answer.method}"
-    return "by semantic clustering" + (f" of layer {answer.layer}" if several_layers else "")
+    method = methods.get(answer.method)
+    return method.how + (f" of layer {answer.layer}" if several_layers and method.per_layer else "")
 
 
 def _outlook(test: NonInferiority, decimals: int) -> str:

@@ -14,12 +14,13 @@ import pyarrow as pa
 from absl import logging
 
 from redundancy import storage
-from redundancy.config import LAYERS, METHODS, fraction_name
+from redundancy.config import LAYERS, fraction_name
 from redundancy.data import tfds_ids
 from redundancy.embedding import ids as ids_lib
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import ConfigError, DataError, WorkdirError
-from redundancy.selection import groups, projector
+from redundancy.selection import groups, methods, projector
+from redundancy.selection.methods import METHODS
 from redundancy.selection.subset import Subset, check_file, read_subset
 from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name
 
@@ -37,8 +38,8 @@ class Request:
       format: one of FORMATS.
       output: file to write, local or gs://; of the projector the folder.
       method: how the subset was chosen.
-      layer: of its embeddings; None is "end", and random subsets have none.
-      trial: number of a random subset; None for semantic.
+      layer: of its embeddings; None is "end", or none where the method reads none.
+      trial: number of the trial; None where one subset serves all.
       dropped: the images that the subset leaves out, instead of those that it keeps.
       overwrite: whether a file that is there may be replaced.
       image_ids: one of IMAGE_IDS: what the column id of groups and projector holds; None is "auto".
@@ -48,13 +49,18 @@ class Request:
     fraction: float
     format: str
     output: str
-    method: str = "semantic"
+    method: str = methods.DEFAULT[0]
     layer: str | None = None
     trial: int | None = None
     dropped: bool = False
     overwrite: bool = False
     image_ids: str | None = None
     limit: int | None = None
+
+    @property
+    def of_layer(self) -> str | None:
+        """The subset's layer; None where the method reads none."""
+        return (self.layer or "end") if METHODS[self.method].per_layer else None
 
 
 def _check(request: Request) -> None:
@@ -66,11 +72,12 @@ def _check(request: Request) -> None:
             raise ConfigError(f"--{field} is {getattr(request, field)!r}; wanted one of {', '.join(known)}.")
     if request.layer is not None and request.layer not in LAYERS:
         raise ConfigError(f"--layer is {request.layer!r}; wanted one of {', '.join(LAYERS)}.")
-    if request.method == "random" and request.layer is not None:
-        raise ConfigError("--layer is given, but random subsets come from no layer; leave it out.")
-    if request.method == "random" and request.trial is None:
-        raise ConfigError("--trial is missing: there is a random subset for each trial; for example --trial=0.")
-    if request.method != "random" and request.trial is not None:
+    method = METHODS[request.method]
+    if not method.per_layer and request.layer is not None:
+        raise ConfigError(f"--layer is given, but {method.name} subsets come from no layer; leave it out.")
+    if method.per_trial and request.trial is None:
+        raise ConfigError(f"--trial is missing: there is a {method.name} subset for each trial; for example --trial=0.")
+    if not method.per_trial and request.trial is not None:
         raise ConfigError(f"--trial is given, but there is one {request.method} subset for all trials; leave it out.")
     if request.dropped and request.format in _OF_ALL:
         raise ConfigError(f"--dropped is given, but --format {request.format} has all images; leave it out.")
@@ -137,7 +144,7 @@ def _write(request: Request, data: bytes) -> None:
 
 def _entry(request: Request, workdir: Workdir, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     """The subset's entry in the manifest; raises ConfigError that names those there are."""
-    layer = (request.layer or "end") if request.method == "semantic" else None
+    layer = request.of_layer
     name = subset_name(request.method, request.fraction, request.trial, layer or "end")
     files = {file["file"].removesuffix(".parquet"): file for file in manifest["files"]}
     given = request.fraction
@@ -253,7 +260,7 @@ def _siblings(
     Raises:
       DataError: a subset is damaged, or has other images.
     """
-    layer = (request.layer or "end") if request.method == "semantic" else None
+    layer = request.of_layer
     found = {}
     for entry in manifest["files"]:
         if (entry["method"], entry["layer"], entry["trial"]) == (request.method, layer, request.trial):
@@ -343,7 +350,7 @@ def _export_all(request: Request, workdir: Workdir, manifest: Mapping[str, Any],
     ids, said = _image_ids(request, stores, subset, dataset)
     table = groups.make_table(subset, _siblings(request, workdir, manifest, subset), ids, _class_names(stores))
     if request.format == "projector":
-        layer = (request.layer or "end") if request.method == "semantic" else _layers(request, manifest)[0]
+        layer = request.of_layer or _layers(request, manifest)[0]
         folder = workdir.embeddings(layer)
         if folder not in stores:
             raise WorkdirError(f'{folder} has no embeddings, which the projector shows. Run "redundancy embed" again.')

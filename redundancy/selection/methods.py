@@ -1,120 +1,77 @@
-"""Which images a method keeps: how many of each class, which of them, and what the paper's Table 1 says of a choice.
+"""The methods of choosing what is kept: what each needs, and what its subsets have. A further method is an entry here.
 
-Knows nothing of files.
+Every command reads this table, so nothing heavy is imported before a method chooses.
 """
 
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
-
-import numpy as np
-
-from redundancy.selection import cut
-from redundancy.selection.linkage import Merges
-from redundancy.selection.subset import Subset
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 
-def class_counts(counts: Mapping[int, int] | Sequence[int] | np.ndarray, fraction: float) -> dict[int, int]:
-    """Images to keep of each class: shares proportional to the class sizes, by largest remainder.
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method; knows nothing of files.
 
-    The sum is `fraction` of all images, half rounded up, but at least one of each class that has any. A class whose
-    share is below one keeps one; the others share the rest. Ties go to the lowest label. No rounding error: the
-    fraction is taken as the decimal it prints as.
-
-    Args:
-      counts: images of each class, by label.
-      fraction: kept share, above 0 and up to 1.
-
-    Returns:
-      Kept images of each label in `counts`, 1…size of the class (0 for an empty one).
+    Attributes:
+      name: in configs, results and names of files; letters alone.
+      title, how: what the report calls it, and what stands there after "chosen".
+      choose: which of the n images of a class are kept. Takes by name label, positions [n] int64 ascending, k (images
+        to keep), config, trial (None unless per_trial), embeddings [n, d] float32 (None unless per_layer) and merges
+        (None unless has_groups). Returns kept [n] bool and, of groups, group [n] int64 in 0…k-1 and dissimilarity [n]
+        float64 to the group's kept image.
+      has_groups: whether it cuts the merges of the stage link into groups; it is per_layer then.
+      per_layer: whether it reads embeddings: a subset for each of config.layers.
+      per_trial: whether it draws: a subset for each trial.
+      fields: of the config, besides fractions, layers and trials, that a subset depends on.
     """
-    sizes = dict(counts.items() if isinstance(counts, Mapping) else enumerate(counts))
-    sizes = {int(label): int(size) for label, size in sorted(sizes.items())}
-    kept = dict.fromkeys(sizes, 0)
-    pool = [label for label, size in sizes.items() if size]
-    total = sum(sizes.values())
-    left = max(int(Fraction(str(float(fraction))) * total + Fraction(1, 2)), len(pool))
-    # With every class raised to one image the share of the others falls, and another may come below one.
-    while below := [label for label in pool if sizes[label] * left < total]:
-        for label in below:
-            kept[label] = 1
-            left -= 1
-            total -= sizes[label]
-        pool = [label for label in pool if not kept[label]]
-    remainder = {}
-    for label in pool:
-        kept[label], remainder[label] = divmod(sizes[label] * left, total)
-    missing = left - sum(kept[label] for label in pool)
-    for label in sorted(pool, key=lambda label: (-remainder[label], label))[:missing]:
-        kept[label] += 1
-    return kept
+
+    name: str
+    title: str
+    how: str
+    choose: Callable[..., tuple] | None = None
+    has_groups: bool = False
+    per_layer: bool = False
+    per_trial: bool = False
+    fields: tuple[str, ...] = ()
+
+    def layers(self, config: Mapping[str, Any]) -> Sequence[str | None]:
+        return config["layers"] if self.per_layer else (None,)
+
+    def trials(self, config: Mapping[str, Any]) -> Sequence[int | None]:
+        return range(config["trials"]) if self.per_trial else (None,)
 
 
-def rows_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:
-    """Rows of each label, ascending: labels [n] int to int64 [n_c] by label."""
-    order = np.argsort(labels, kind="stable")
-    found, starts = np.unique(labels[order], return_index=True)
-    return dict(zip(found.tolist(), np.split(order, starts[1:]), strict=True)) if len(labels) else {}
+def _semantic(*, merges, embeddings, k, config, **_):
+    from redundancy.selection.choices import semantic_subset
+
+    return semantic_subset(merges, embeddings, k, config.rule)
 
 
-def random_subset(labels: np.ndarray, positions: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
-    """A uniformly random subset with the counts of `class_counts`, drawn in each class by itself.
+def _random(*, label, positions, k, config, trial, **_):
+    from redundancy.selection.choices import random_rows
 
-    Depends on the seed and on which positions each class has: not on the order of the rows, nor on other classes
-    but for the counts.
-
-    Args:
-      labels: [n] int.
-      positions: [n] int64, unique.
-      fraction: kept share, above 0 and up to 1.
-      seed: whole numbers of at least 0, for example (seed, trial).
-
-    Returns:
-      [n] bool, whether a row is kept.
-    """
-    rows = rows_by_class(labels)
-    counts = class_counts({label: len(of_class) for label, of_class in rows.items()}, fraction)
-    kept = np.zeros(len(labels), bool)
-    for label, of_class in rows.items():
-        of_class = of_class[np.argsort(positions[of_class], kind="stable")]
-        generator = np.random.default_rng(np.random.SeedSequence((*seed, label)))
-        kept[of_class[generator.permutation(len(of_class))[: counts[label]]]] = True
-    return kept
+    return (random_rows(positions, k, (config.seed, trial, label)),)
 
 
-def semantic_subset(
-    merges: Merges, embeddings: np.ndarray, k: int, rule: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Redundant groups of one class and the image kept of each (the paper's section 3.2).
-
-    Args:
-      merges: at least the first n - k merges of the class.
-      embeddings: [n, d] float32.
-      k: images to keep.
-      rule: which image of a group is kept, see `cut.representatives`.
-
-    Returns:
-      group [n] int64 in 0…k-1, kept [n] bool, dissimilarity [n] float64 to the kept image of the group.
-    """
-    group = cut.groups(merges, len(embeddings), k)
-    representatives = cut.representatives(embeddings, group, rule)
-    kept = np.zeros(len(embeddings), bool)
-    kept[representatives] = True
-    return group, kept, cut.dissimilarity_to(embeddings, representatives[group])
+_SEMANTIC = Method(
+    "semantic", "semantic clustering", "by semantic clustering", _semantic, True, per_layer=True, fields=("rule",)
+)
+_RANDOM = Method("random", "random", "at random", _random, per_trial=True, fields=("seed",))
+METHODS = {method.name: method for method in (_SEMANTIC, _RANDOM)}
+BASELINE = _RANDOM.name  # with which the report compares the others
+DEFAULT = (_SEMANTIC.name, BASELINE)
 
 
-def mean_dissimilarity(subset: Subset) -> tuple[dict[int, float], float]:
-    """The paper's Table 1: the dropped images' mean dissimilarity to the kept one, averaged over groups of two or more.
+def get(name: str) -> Method:
+    """The method; one without properties for the full set, or for a name that this version lacks."""
+    return METHODS.get(name) or Method(name, name, f"by {name}")
 
-    Args:
-      subset: of a method that has groups.
 
-    Returns:
-      The mean of each label that has such a group, and the mean over all such groups (NaN where there is none).
-    """
-    dropped = ~subset.kept
-    group = subset.group[dropped]
-    redundant, first, number, count = np.unique(group, return_index=True, return_inverse=True, return_counts=True)
-    mean = np.bincount(number, weights=subset.dissimilarity[dropped], minlength=len(redundant)) / count
-    label = subset.labels[dropped][first]
-    by_label = {of_class: float(mean[label == of_class].mean()) for of_class in np.unique(label).tolist()}
-    return by_label, float(mean.mean()) if len(mean) else float("nan")
+def chosen(config: Mapping[str, Any]) -> list[Method]:
+    """The methods of a config, in the order of the table."""
+    return [method for method in METHODS.values() if method.name in config["methods"]]
+
+
+def grouped(config: Mapping[str, Any]) -> Method | None:
+    """The config's method whose groups are linked and shown; None where none has any."""
+    return next((method for method in chosen(config) if method.has_groups), None)

@@ -13,7 +13,7 @@ from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import ConfigError, DataError
 from redundancy.progress import Progress
-from redundancy.selection import methods
+from redundancy.selection import choices
 
 TENSORS, METADATA, SPRITE, CONFIG = FILES = ("tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt")
 LIMIT = 10_000
@@ -37,7 +37,7 @@ def sample(labels: np.ndarray, positions: np.ndarray, limit: int) -> np.ndarray:
     classes = len(np.unique(labels))
     if limit < classes:
         raise ConfigError(f"--limit is {limit}; wanted at least {classes}, an image of each class.")
-    return np.flatnonzero(methods.random_subset(labels, positions, limit / len(labels), (_SEED,)))
+    return np.flatnonzero(choices.random_subset(labels, positions, limit / len(labels), (_SEED,)))
 
 
 def write(folder: str, table: pa.Table, store: EmbeddingStore, dataset, limit: int | None = None) -> str:
@@ -82,7 +82,7 @@ def write(folder: str, table: pa.Table, store: EmbeddingStore, dataset, limit: i
 def _vectors(store: EmbeddingStore, labels: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """[n, d] float32 embeddings of images."""
     vectors = np.empty((len(labels), store.dimension), np.float32)
-    for label, rows in methods.rows_by_class(labels).items():
+    for label, rows in choices.rows_by_class(labels).items():
         known, of_class = store.read_class(label)
         found = np.minimum(np.searchsorted(known, positions[rows]), max(len(known) - 1, 0))
         if not len(known) or (known[found] != positions[rows]).any():

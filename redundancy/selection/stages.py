@@ -1,6 +1,8 @@
 """The stages link (embeddings to merges) and select (merges to subsets)."""
 
+import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,13 +11,13 @@ import numpy as np
 from absl import logging
 
 from redundancy import processes, storage, table
-from redundancy.config import METHODS
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
 from redundancy.progress import Progress
-from redundancy.selection import local, merges, methods
+from redundancy.selection import choices, local, merges, methods
 from redundancy.selection.linkage import Merges
-from redundancy.selection.subset import Subset, read_subset, write_subset
+from redundancy.selection.methods import METHODS
+from redundancy.selection.subset import Subset, check_file, read_subset, write_subset
 from redundancy.selection.tasks import ClassTask
 from redundancy.table import Asked
 from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, write_manifest
@@ -79,7 +81,7 @@ def _check_depth(workdir: Workdir, folder: str, manifest: Mapping[str, Any], fra
 
 def _num_merges(counts: Mapping[int, int], fractions: Sequence[float]) -> dict[int, int]:
     """Merges of each class that the fractions need."""
-    kept = [methods.class_counts(counts, fraction) for fraction in fractions]
+    kept = [choices.class_counts(counts, fraction) for fraction in fractions]
     return {label: size - min(of_fraction[label] for of_fraction in kept) for label, size in sorted(counts.items())}
 
 
@@ -142,8 +144,9 @@ def link(config: ml_collections.FrozenConfigDict, workdir: Workdir, engine: Engi
       WorkdirError: the embeddings are not finished or of another data set, or finished merges are of others.
       DataError: the embeddings are damaged, or a class does not fit in memory.
     """
-    if "semantic" not in config.methods:
-        logging.info("link: nothing to do, the method semantic is not among config.methods.")
+    if not methods.grouped(config):
+        linked = " or ".join(method.name for method in METHODS.values() if method.has_groups)
+        logging.info("link: nothing to do, the method %s is not among config.methods.", linked)
         return
     for layer in config.layers:
         folder = workdir.merges(layer)
@@ -159,43 +162,33 @@ def link(config: ml_collections.FrozenConfigDict, workdir: Workdir, engine: Engi
         _link_layer(_open_store(workdir, layer), folder, embeddings, config.fractions, engine)
 
 
-def _random_subset(asked: Asked, seed: int, base: Mapping[str, Any], positions, labels) -> Subset:
-    kept = methods.random_subset(labels, positions, asked.fraction, (seed, asked.trial))
-    metadata = {
-        **base,
-        **dataclasses.asdict(asked),
-        "rule": None,
-        "seed": [seed, asked.trial],
-        "size": int(kept.sum()),
-    }
-    no_group, no_value = np.full(len(labels), -1, np.int64), np.full(len(labels), np.nan)
-    return Subset(positions, labels, no_group, kept, no_value, metadata)
-
-
-def _semantic_subsets(
+def _subsets(
     asked: Sequence[Asked],
-    rule: str,
-    positions: np.ndarray,
-    labels: np.ndarray,
+    config: ml_collections.FrozenConfigDict,
     store: EmbeddingStore,
     linked: Mapping[int, Merges],
 ) -> list[Subset]:
-    """The subsets asked for of one layer; each class is read once."""
-    counts = [methods.class_counts(store.class_counts, each.fraction) for each in asked]
-    group = np.zeros((len(counts), len(labels)), np.int64)
+    """The subsets asked for of one method and layer; each class is read once, if at all."""
+    method, (positions, labels) = METHODS[asked[0].method], store.labels()
+    counts = [choices.class_counts(store.class_counts, each.fraction) for each in asked]
+    group = np.full((len(counts), len(labels)), -1, np.int64)
     kept = np.zeros(group.shape, bool)
-    dissimilarity = np.zeros(group.shape)
+    dissimilarity = np.full(group.shape, np.nan)
     first_group = np.zeros(len(counts), np.int64)
-    with Progress(f"select {store.layer}", len(labels), "images") as progress:
-        for label, rows in methods.rows_by_class(labels).items():
-            _, vectors = store.read_class(label)
-            for number, of_fraction in enumerate(counts):
-                group[number, rows], kept[number, rows], dissimilarity[number, rows] = methods.semantic_subset(
-                    linked[label], vectors, of_fraction[label], rule
-                )
-                group[number, rows] += first_group[number]
-                first_group[number] += of_fraction[label]
-            progress.advance(len(rows))
+    told = Progress(f"select {store.layer}", len(labels), "images") if method.per_layer else contextlib.nullcontext()
+    with told as progress:
+        for label, rows in choices.rows_by_class(labels).items():
+            vectors = store.read_class(label)[1] if method.per_layer else None
+            for number, (each, of_fraction) in enumerate(zip(asked, counts, strict=True)):
+                kept[number, rows], *groups = method.choose(
+                    label=label, positions=positions[rows], k=of_fraction[label], config=config, trial=each.trial,
+                    embeddings=vectors, merges=linked[label] if method.has_groups else None,
+                )  # fmt: skip
+                if groups:
+                    group[number, rows], dissimilarity[number, rows] = groups[0] + first_group[number], groups[1]
+                    first_group[number] += of_fraction[label]
+            if progress is not None:
+                progress.advance(len(rows))
     return [
         Subset(
             positions,
@@ -206,8 +199,8 @@ def _semantic_subsets(
             {
                 **_base(store),
                 **dataclasses.asdict(each),
-                "rule": rule,
-                "seed": None,
+                "rule": config.rule if "rule" in method.fields else None,
+                "seed": [config.seed, each.trial] if "seed" in method.fields else None,
                 "size": int(kept[number].sum()),
             },
         )
@@ -255,16 +248,14 @@ def _earlier(
     for name, present in inputs.items():
         if present is not None and recorded.get(name, present) != present:
             raise WorkdirError(f"{workdir.subsets} was made from other {name} than the present ones. {remedy}")
-    for method, field in (("semantic", "rule"), ("random", "seed")):
-        if method in config.methods and manifest.get(field) not in (None, config[field]):
+    for field in itertools.chain(*(method.fields for method in methods.chosen(config))):
+        if manifest.get(field) not in (None, config[field]):
             raise WorkdirError(
                 f"{workdir.subsets} was made with {field} {manifest[field]!r}, and config.{field} is {config[field]!r}"
                 f". Use that value; or: {remedy}"
             )
     for file in manifest["files"]:
-        path = storage.join(workdir.subsets, file["file"])
-        if not storage.exists(path) or storage.sha256(path) != file["sha256"]:
-            raise DataError(f"{path} is missing, damaged or another file than the manifest names. {remedy}")
+        check_file(workdir.subsets, file)
     return manifest
 
 
@@ -281,7 +272,7 @@ def _check_same_images(workdir: Workdir, files: Sequence[Mapping[str, Any]], pos
 
 
 def _in_order(file: Mapping[str, Any]) -> tuple:
-    return METHODS.index(file["method"]), file["layer"] or "", -file["fraction"], file["trial"] or 0
+    return [*METHODS].index(file["method"]), file["layer"] or "", -file["fraction"], file["trial"] or 0
 
 
 def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
@@ -298,10 +289,10 @@ def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
 
 
 def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
-    semantic = "semantic" in config.methods
-    layers = config.layers if semantic else config.layers[:1]
+    chosen, grouped = methods.chosen(config), methods.grouped(config)
+    layers = config.layers if any(method.per_layer for method in chosen) else config.layers[:1]
     inputs = {f"embeddings/{layer}": _manifest_sha256(workdir.embeddings(layer)) for layer in layers}
-    if semantic:
+    if grouped:
         inputs |= {f"merges/{layer}": _manifest_sha256(workdir.merges(layer)) for layer in layers}
     earlier = _earlier(config, workdir, inputs) or {"inputs": {}, "files": []}
     files = list(earlier["files"])
@@ -319,13 +310,12 @@ def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
                 'Delete both and run "redundancy embed" again.'
             )
     _check_same_images(workdir, files, positions, labels)
-    by_store = [(store, [each for each in missing if each.layer == store.layer]) for store in stores]
     # Read before anything is written: damaged merges end the stage here.
-    linked = [
-        (store, of_store, _need_merges(workdir, store, inputs[f"embeddings/{store.layer}"], of_store))
-        for store, of_store in by_store
-        if of_store
-    ]
+    linked = {}
+    for store in stores if grouped else ():
+        of_layer = [each for each in missing if each.layer == store.layer and METHODS[each.method].has_groups]
+        if of_layer:
+            linked[store.layer] = _need_merges(workdir, store, inputs[f"embeddings/{store.layer}"], of_layer)
 
     def write(subset: Subset) -> None:
         of = subset.metadata
@@ -335,17 +325,20 @@ def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
         shown = {key: of[key] for key in ("method", "layer", "fraction", "trial", "size")}
         files.append({"file": path.rsplit("/", 1)[-1], "sha256": sha256, **shown})
 
-    for store, of_store, of_layer in linked:
-        for subset in _semantic_subsets(of_store, config.rule, positions, labels, store, of_layer):
+    def together(each: Asked) -> tuple:
+        """What is chosen at once: all of a layer, which is read once, or else one subset."""
+        return (each.method, each.layer) if each.layer else (each.name,)
+
+    for _, of_layer in itertools.groupby(missing, together):
+        asked = list(of_layer)
+        store = next((store for store in stores if store.layer == asked[0].layer), stores[0])
+        for subset in _subsets(asked, config, store, linked.get(store.layer, {})):
             write(subset)
-    for each in missing:
-        if each.method == "random":
-            write(_random_subset(each, config.seed, _base(stores[0]), positions, labels))
+    fields = [name for method in chosen for name in method.fields]
     manifest = {
         "fingerprint": stores[0].manifest["fingerprint"],
         "inputs": earlier["inputs"] | {name: sha256 for name, sha256 in inputs.items() if sha256 is not None},
-        "rule": config.rule if semantic else earlier.get("rule"),
-        "seed": config.seed if "random" in config.methods else earlier.get("seed"),
+        **{name: config[name] if name in fields else earlier.get(name) for name in ("rule", "seed", *fields)},
         "files": sorted(files, key=_in_order),
     }
     write_manifest(workdir.subsets, manifest)

@@ -477,7 +477,7 @@ from redundancy.embedding import importing
 from redundancy.workdir import Workdir
 write, written = storage.write_bytes, []
 def write_then_die(path, data):
-    if len(written) == 3:
+    if len(written) == 5:  # three parts and the records of two
         os.kill(os.getpid(), signal.SIGKILL)
     written.append(path)
     write(path, data)
@@ -485,7 +485,8 @@ storage.write_bytes = write_then_die
 importing.import_embeddings(importing.{files.request(parts=5)!r}, Workdir({files.workdir.root!r}))
 """
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
-    begun = {name: os.stat(storage.join(files.store, name)).st_mtime_ns for name in storage.list_dir(files.store)}
+    names = [name for name in storage.list_dir(files.store) if name.endswith(".parquet")]
+    begun = {name: os.stat(storage.join(files.store, name)).st_mtime_ns for name in names}
     assert len(begun) == 3
     other = files.write("other.npy", rows(seed=1)[0])
     files.refused("begun by another import", WorkdirError, embeddings=other, parts=5)

@@ -104,6 +104,80 @@ def test_part_done(folder):
     assert storage.read_bytes(path) == data
 
 
+def _count_reads(monkeypatch):
+    """Names of the parts whose rows are read, and of those whose bytes are hashed."""
+    decoded, hashed = [], []
+    read, sha256 = storage.read_parquet, storage.sha256
+    monkeypatch.setattr(storage, "open_parquet", lambda path, *_: pytest.fail(f"{path} is opened"))
+    monkeypatch.setattr(storage, "read_parquet", lambda path, *a: decoded.append(path[-26:-8]) or read(path, *a))
+    monkeypatch.setattr(storage, "sha256", lambda path: hashed.append(path[-26:-8]) or sha256(path))
+    return decoded, hashed
+
+
+def _begin(folder):
+    positions, labels, embeddings = _rows()
+    for index in range(2):
+        rows = slice(20 * index, 20 * index + 20)
+        store.write_part(folder, index, 2, positions[rows], labels[rows], embeddings[rows], IDENTITY)
+
+
+def test_what_is_written_is_not_read_again_to_finish(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        decoded, hashed = _count_reads(patch)
+        _begin(folder)
+        assert (decoded, hashed) == ([], [])
+        assert all(store.part_done(folder, index, 2, IDENTITY) for index in range(2))
+        assert (decoded, len(hashed)) == ([], 2)
+        manifest = store.finish(folder, 2, IDENTITY, NAMES, 60)
+        assert (decoded, len(hashed)) == ([], 2)
+    assert storage.list_dir(folder) == ["manifest.json", *(part["file"] for part in manifest["parts"])]
+    for part in manifest["parts"]:
+        assert part["sha256"] == storage.sha256(storage.join(folder, part["file"]))
+    assert store.EmbeddingStore(folder).manifest == manifest
+
+
+def test_parts_without_a_record_are_read_once(folder, tmp_path, monkeypatch):
+    _begin(folder)
+    _begin(str(tmp_path / "other"))
+    wanted = store.finish(str(tmp_path / "other"), 2, IDENTITY, NAMES, 60)
+    first, second = (store.record_path(storage.join(folder, store.part_name(index, 2))) for index in range(2))
+    storage.remove(first)
+    storage.write_text(second, "{}")
+    with monkeypatch.context() as patch:
+        read, times = storage.read_parquet, []
+        patch.setattr(storage, "read_parquet", lambda *a: times.append(1) or read(*a))
+        assert all(store.part_done(folder, index, 2, IDENTITY) for index in range(2))
+        assert len(times) == 2
+        assert store.finish(folder, 2, IDENTITY, NAMES, 60) == wanted
+        assert len(times) == 2
+
+
+def test_the_record_of_another_part_does_not_vouch_for_one(folder, tmp_path):
+    _begin(folder)
+    path = storage.join(folder, store.part_name(1, 2))
+    data = storage.read_bytes(path)
+    _flip(path)
+    assert not store.part_done(folder, 1, 2, IDENTITY)
+    storage.write_bytes(path, storage.read_bytes(storage.join(folder, store.part_name(0, 2))))
+    with pytest.raises(DataError, match=f"{path} is missing, damaged or of another model"):
+        store.finish(folder, 2, IDENTITY, NAMES, 60)
+    storage.remove(path)
+    with pytest.raises(DataError, match=f"{path} is missing"):
+        store.finish(folder, 2, IDENTITY, NAMES, 60)
+    storage.write_bytes(path, data)
+    with pytest.raises(DataError, match="of another model"):
+        store.finish(folder, 2, {**IDENTITY, "checkpoint": "step 8"}, NAMES, 60)
+    store.finish(folder, 2, IDENTITY, NAMES, 60)
+
+
+def test_labels_are_read_once(folder, monkeypatch):
+    _write(folder, *_rows())
+    opened, read, times = store.EmbeddingStore(folder), storage.read_parquet, []
+    monkeypatch.setattr(storage, "read_parquet", lambda *a: times.append(1) or read(*a))
+    opened.check_labels({"labels_sha256": store.labels_sha256(opened.labels()[1])})
+    assert len(times) == 3
+
+
 @pytest.mark.parametrize(
     ("value", "what"), [(np.nan, "NaN or infinity"), (np.inf, "NaN or infinity"), (0, "a zero vector")]
 )

@@ -1,91 +1,134 @@
-"""How many of each class, random subsets, and the numbers of Table 1."""
+"""The table of methods: a further method is an entry in it, and every stage and command then knows it."""
 
-import math
-from fractions import Fraction
+import io
+import json
+import pathlib
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from redundancy.selection import methods
-from redundancy.selection.subset import Subset
-
-
-@given(
-    sizes=st.lists(st.integers(0, 400), min_size=1, max_size=30).filter(any),
-    fraction=st.one_of(st.floats(0.0001, 1), st.sampled_from([0.0001, 0.01, 0.1, 0.5, 0.9, 1.0])),
-)
-def test_class_counts(sizes, fraction):
-    counts = methods.class_counts(sizes, fraction)
-    total, classes = sum(sizes), sum(map(bool, sizes))
-    size = max(math.floor(Fraction(str(fraction)) * total + Fraction(1, 2)), classes)
-    assert sum(counts.values()) == size
-    assert all(min(1, n) <= counts[label] <= n for label, n in enumerate(sizes))
-    share = [Fraction(n * size, total) for n in sizes]
-    if all(part >= 1 for part, n in zip(share, sizes, strict=True) if n):
-        assert all(abs(counts[label] - part) < 1 for label, part in enumerate(share))
-        rounded_up = [label for label, part in enumerate(share) if counts[label] > part]
-        rounded_down = [label for label, part in enumerate(share) if counts[label] < part]
-        assert all((share[up] % 1, -up) > (share[down] % 1, -down) for up in rounded_up for down in rounded_down)
-    by_label = dict(reversed(list(enumerate(sizes))))
-    assert methods.class_counts(by_label, fraction) == counts
-    assert methods.class_counts(np.array(sizes), fraction) == counts
+import redundancy
+from redundancy import config as config_lib
+from redundancy import experiment, needs, storage, survey_runs
+from redundancy.errors import ConfigError
+from redundancy.report import compare
+from redundancy.report.stage import report
+from redundancy.selection import export, methods, stages
+from redundancy.status import Request, status
+from redundancy.workdir import subset_name
+from tests.report.synthetic import make_workdir, noise_images
 
 
-def test_class_counts_by_hand():
-    assert methods.class_counts([5000] * 10, 0.9) == dict.fromkeys(range(10), 4500)
-    assert methods.class_counts({4: 1, 2: 100, 7: 100}, 0.01) == {2: 1, 4: 1, 7: 1}
-    assert methods.class_counts([3, 3, 3], 0.5) == {0: 2, 1: 2, 2: 1}
-    assert methods.class_counts([50], 0.29) == {0: 15}
-    assert methods.class_counts([1, 1, 10], 1.0) == {0: 1, 1: 1, 2: 10}
-    # A share below one is raised to one; the other classes give it up between them.
-    assert methods.class_counts([1, 1, 1, 97], 0.1) == {0: 1, 1: 1, 2: 1, 3: 7}
+def every_nth(*, positions, k, embeddings, merges, trial, **_):
+    assert (embeddings, merges, trial) == (None, None, None)
+    kept = np.zeros(len(positions), bool)
+    kept[np.linspace(0, len(kept) - 1, k).astype(int)] = True
+    return (kept,)
 
 
-@pytest.fixture
-def rows():
-    generator = np.random.default_rng(0)
-    labels = generator.permutation(np.repeat([0, 3, 5], [1, 40, 100]))
-    return labels, np.sort(generator.choice(1000, len(labels), replace=False))
+def farthest(*, k, embeddings, merges, trial, **_):
+    """Keeps those farthest from an image that the trial names; looks at embeddings, has no groups."""
+    assert merges is None
+    away = np.linalg.norm(embeddings - embeddings[trial % len(embeddings)], axis=1)
+    kept = np.zeros(len(away), bool)
+    kept[np.argsort(-away, kind="stable")[:k]] = True
+    return (kept,)
 
 
-@pytest.mark.parametrize("fraction", [1.0, 0.9, 0.5, 0.01])
-def test_random_subset_keeps_the_counts(rows, fraction):
-    labels, positions = rows
-    kept = methods.random_subset(labels, positions, fraction, (0, 0))
-    counts = methods.class_counts({label: int((labels == label).sum()) for label in (0, 3, 5)}, fraction)
-    assert {label: int(kept[labels == label].sum()) for label in counts} == counts
+EVERY = methods.Method("every", "every n-th image", "by taking every n-th image", every_nth)
+FAR = methods.Method("far", "the farthest", "by distance", farthest, per_layer=True, per_trial=True, fields=("seed",))
 
 
-def test_random_subset_depends_on_its_arguments_alone(rows):
-    labels, positions = rows
-    first = methods.random_subset(labels, positions, 0.5, (0, 0))
-    assert (methods.random_subset(labels, positions, 0.5, (0, 0)) == first).all()
-    assert (methods.random_subset(labels, positions, 0.5, (0, 1)) != first).any()
-    assert (methods.random_subset(labels, positions, 0.5, (1, 0)) != first).any()
-    order = np.random.default_rng(1).permutation(len(labels))
-    assert (methods.random_subset(labels[order], positions[order], 0.5, (0, 0)) == first[order]).all()
-    # Another class of another size changes nothing but the counts.
-    more_labels, more_positions = np.append(labels, [9] * 10), np.append(positions, 1000 + np.arange(10))
-    more = methods.random_subset(more_labels, more_positions, 0.5, (0, 0))[: len(labels)]
-    assert (more[labels == 3] == first[labels == 3]).all()
+@pytest.fixture(params=[EVERY, FAR], ids=["every", "far"])
+def further(request, monkeypatch):
+    monkeypatch.setitem(methods.METHODS, request.param.name, request.param)
+    return request.param
 
 
-def test_random_subset_is_uniform():
-    labels, positions = np.zeros(20, int), np.arange(20)
-    times = sum(methods.random_subset(labels, positions, 0.25, (0, trial)).astype(int) for trial in range(2000))
-    assert (abs(times / 2000 - 0.25) < 0.05).all()
+def _names(method, config):
+    return {
+        subset_name(method.name, fraction, trial, layer or "end")
+        for fraction in config.fractions
+        for layer in method.layers(config)
+        for trial in method.trials(config)
+    }
 
 
-def test_mean_dissimilarity():
-    labels = np.int32([0, 0, 0, 0, 0, 1, 1, 2])
-    group = np.array([0, 0, 0, 1, 1, 2, 2, 3])
-    kept = np.array([1, 0, 0, 0, 1, 1, 0, 1], bool)
-    values = np.array([0, 0.1, 0.3, 0.4, 0, 0, 0.9, 0])
-    by_label, overall = methods.mean_dissimilarity(Subset(np.arange(8), labels, group, kept, values, {}))
-    assert by_label == pytest.approx({0: (0.2 + 0.4) / 2, 1: 0.9})
-    assert overall == pytest.approx((0.2 + 0.4 + 0.9) / 3)
-    alone = Subset(np.arange(2), labels[:2], np.arange(2), np.ones(2, bool), np.zeros(2), {})
-    assert methods.mean_dissimilarity(alone)[0] == {}
-    assert math.isnan(methods.mean_dissimilarity(alone)[1])
+@pytest.mark.parametrize("beside", [("semantic", "random"), ("random",), ()], ids=["with both", "with random", "alone"])
+def test_a_further_method_goes_through_every_stage(further, beside, tmp_path):
+    name = further.name
+    layers = ("end", "start") if beside == ("semantic", "random") else ("end",)
+    config, workdir = make_workdir(tmp_path, *noise_images(60), methods=(name, *beside), layers=layers)
+    assert needs.is_finished(config, workdir, "link")
+    assert needs.is_finished(config, workdir, "select")
+    files = {
+        entry["file"].removesuffix(".parquet"): entry
+        for entry in storage.read_json(workdir.subsets + "/manifest.json")["files"]
+    }
+    assert _names(further, config) == {each for each in files if each.startswith(f"{name}-")}
+    for each in _names(further, config):
+        subset = stages.read_subset(workdir.subset(each))
+        assert (subset.group == -1).all()
+        assert len(subset.kept_positions) == round(subset.metadata["fraction"] * 60) == files[each]["size"]
+        assert subset.metadata["rule"] is None
+    before = storage.read_bytes(workdir.subset(sorted(files)[0]))
+    stages.select(config, workdir)
+    assert storage.read_bytes(workdir.subset(sorted(files)[0])) == before
+
+    runs = [run for run in experiment.table(config) if run.method == name]
+    assert {run.subset for run in runs} == _names(further, config)
+    assert len(runs) == len(further.layers(config)) * 2 * config.trials
+    assert [run.name for run in experiment.table(config)] == [run["run"] for run in survey_runs.expected(config)]
+
+    report(config, workdir)
+    page = pathlib.Path(workdir.report, "index.html").read_text()
+    assert f'<th scope="row">{name}' in page
+    assert f"chosen {further.how}" in page
+    assert ("no groups to show" in page) == (not beside or beside == ("random",))
+    assert further.title in pathlib.Path(workdir.report, "figures", "figure2.svg").read_text()
+    plot, html = compare.compare([compare.read_experiment(workdir.root)])
+    assert further.title in plot.svg.decode()
+    assert name in html
+
+    shown = io.StringIO()
+    status(Request(json=True), workdir.root, shown)
+    found = json.loads(shown.getvalue())
+    assert name in {row["method"] for row in found["runs"]["table"]}
+    link = next(stage for stage in found["stages"] if stage["stage"] == "link")
+    assert (link["state"] == "not needed") == ("semantic" not in beside)
+
+    wanted = dict(trial=1 if further.per_trial else None)
+    output = str(tmp_path / "kept.npy")
+    export.export(export.Request(0.6, "npy", output, method=name, **wanted), workdir)
+    assert len(np.load(output)) == 36
+    with pytest.raises(ConfigError, match="--trial"):
+        export.export(export.Request(0.6, "npy", output, method=name, trial=None if further.per_trial else 0), workdir)
+    if further.per_layer and len(layers) > 1:
+        export.export(export.Request(0.6, "npy", output, method=name, layer="start", overwrite=True, **wanted), workdir)
+    elif not further.per_layer:
+        with pytest.raises(ConfigError, match=f"{name} subsets come from no layer"):
+            export.export(export.Request(0.6, "npy", output, method=name, layer="end"), workdir)
+
+
+def test_an_unknown_method_is_refused(further):
+    assert config_lib.resolve({"methods": (further.name,)}).methods == (further.name,)
+    with pytest.raises(ConfigError, match="out of semantic, random"):
+        config_lib.resolve({"methods": ("other",)})
+    assert methods.get("other") == methods.Method("other", "other", "by other")
+
+
+def test_names_of_methods_stand_in_one_file():
+    named = [
+        path.name
+        for path in pathlib.Path(redundancy.__path__[0]).rglob("*.*")
+        if path.suffix in (".py", ".html") and re.search(r"[\"'](semantic|random)[\"']", path.read_text())
+    ]
+    assert named == ["methods.py"]
+
+
+def test_the_table_needs_nothing_heavy():
+    script = "import sys; from redundancy import config; print({'jax', 'numpy', 'pyarrow'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout == b"set()\n"

@@ -16,7 +16,7 @@ from redundancy import storage
 from redundancy.data.dataset import labels_sha256
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
-from redundancy.selection import cut, linkage, local, merges, methods, stages
+from redundancy.selection import choices, cut, linkage, local, merges, stages
 from redundancy.selection.subset import Subset, read_subset, write_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name
 
@@ -47,7 +47,7 @@ def test_semantic_subsets_are_those_of_the_pure_functions(synthetic):
         subset = stages.read_subset(workdir.subset(subset_name("semantic", fraction)))
         assert (subset.positions == positions).all()
         assert (subset.labels == labels).all()
-        counts = methods.class_counts(store.class_counts, fraction)
+        counts = choices.class_counts(store.class_counts, fraction)
         first_group = 0
         for label, count in counts.items():
             rows = np.flatnonzero(labels == label)
@@ -71,7 +71,7 @@ def test_semantic_subsets_are_those_of_the_pure_functions(synthetic):
     assert full.kept.all()
     fewest = stages.read_subset(workdir.subset(subset_name("semantic", 0.01)))
     assert np.bincount(fewest.labels[fewest.kept]).tolist() == [1, 1, 1, 1]
-    by_label, overall = methods.mean_dissimilarity(fewest)
+    by_label, overall = choices.mean_dissimilarity(fewest)
     assert set(by_label) == {0, 2, 3}
     assert overall == pytest.approx(np.mean(list(by_label.values())))
 
@@ -82,11 +82,11 @@ def test_random_subsets(synthetic):
     store = EmbeddingStore(workdir.embeddings("end"))
     positions, labels = store.labels()
     for fraction in config.fractions:
-        counts = methods.class_counts(store.class_counts, fraction)
+        counts = choices.class_counts(store.class_counts, fraction)
         subsets = [stages.read_subset(workdir.subset(subset_name("random", fraction, trial))) for trial in range(3)]
         for trial, subset in enumerate(subsets):
             assert {label: int(subset.kept[labels == label].sum()) for label in counts} == counts
-            assert (subset.kept == methods.random_subset(labels, positions, fraction, (4, trial))).all()
+            assert (subset.kept == choices.random_subset(labels, positions, fraction, (4, trial))).all()
             assert (subset.group == -1).all()
             assert np.isnan(subset.dissimilarity).all()
             assert (subset.metadata["trial"], subset.metadata["seed"]) == (trial, [4, trial])
@@ -290,7 +290,7 @@ def test_one_tree_serves_every_larger_fraction(synthetic):
     # The largest remainder gives class 3 five of its nine images at 0.5, and four at 0.51.
     config, workdir = synthetic(sizes=(49, 28, 10, 9, 23, 45, 19, 2, 41), fractions=(0.5,), methods=("semantic",))
     counts = dict(enumerate((49, 28, 10, 9, 23, 45, 19, 2, 41)))
-    assert methods.class_counts(counts, 0.51)[3] < methods.class_counts(counts, 0.5)[3]
+    assert choices.class_counts(counts, 0.51)[3] < choices.class_counts(counts, 0.5)[3]
     stages.link(config, workdir)
     fractions = tuple(percent / 100 for percent in range(50, 101))
     stages.select(_with(config, fractions=fractions), workdir)
