@@ -284,7 +284,7 @@ def read_manifest(folder: str, **fields: type) -> dict[str, Any] | None:
         manifest = need_fields(path, storage.read_json(path), **fields)
     except FileNotFoundError:
         return None
-    for name in fields.keys() & _ENTRIES.keys():
+    for name in _ENTRIES.keys() & manifest.keys() if isinstance(manifest, dict) else ():
         _check_entries(path, name, manifest[name])
     return manifest
 
@@ -292,15 +292,18 @@ def read_manifest(folder: str, **fields: type) -> dict[str, Any] | None:
 def _check_entries(path: str, name: str, entries: Any) -> None:
     """Raises DataError where an entry of a manifest's list or table is not as this program writes it."""
     table = isinstance(entries, dict)
-    if table != (name == "classes"):
+    if not isinstance(entries, list | dict) or table != (name == "classes"):
         return  # of another kind of manifest
     where = f"{path}, in {name},"
+    if name == "parts" and not entries:
+        raise DataError(f"{path} names no parts: it was changed since. Delete it and run the stage that writes it again.")
     for key, entry in entries.items() if table else enumerate(entries):
         need_fields(where, entry, **_ENTRIES[name])
         if name == "classes":
             sound = key.isdecimal() and key == str(int(key)) and 0 <= entry["merges"] < entry["images"]
         else:
-            sound = "/" not in entry["file"] and entry["file"] not in ("", ".", "..")
+            file = entry["file"]
+            sound = file not in ("", ".", "..") and "/" not in file and not config_lib.CONTROLS.search(file)
         if name == "files":
             layer, trial = entry.get("layer", ""), entry.get("trial", "")
             sound &= entry["method"] in METHODS and 0 < entry["fraction"] <= 1
