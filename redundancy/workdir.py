@@ -296,7 +296,9 @@ def _check_entries(path: str, name: str, entries: Any) -> None:
         return  # of another kind of manifest
     where = f"{path}, in {name},"
     if name == "parts" and not entries:
-        raise DataError(f"{path} names no parts: it was changed since. Delete it and run the stage that writes it again.")
+        raise DataError(
+            f"{path} names no parts: it was changed since. Delete it and run the stage that writes it again."
+        )
     for key, entry in entries.items() if table else enumerate(entries):
         need_fields(where, entry, **_ENTRIES[name])
         if name == "classes":
