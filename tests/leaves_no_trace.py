@@ -92,11 +92,14 @@ def _threads() -> set[threading.Thread]:
 def _children() -> dict[int, str]:
     """Processes that this one started and that have not ended, with their commands; none where there is no /proc."""
     found = {}
-    for thread in os.listdir("/proc/self/task") if os.path.exists("/proc/self/task") else ():
+    threads = os.listdir("/proc/self/task") if os.path.exists("/proc/self/task") else ()
+    for thread in (*threads, *threads):  # the list of children may lack one while another ends
         with contextlib.suppress(OSError):
             for pid in _read(f"/proc/self/task/{thread}/children").split():
-                command = _read(f"/proc/{int(pid)}/cmdline")  # a zombie has none
-                if command and b"multiprocessing.resource_tracker" not in command:  # it ends with this process
+                command = _read(f"/proc/{int(pid)}/cmdline")
+                if not command and _read(f"/proc/{int(pid)}/stat").rpartition(b")")[2].split()[0] == b"Z":
+                    continue  # one that has just been started has no command either
+                if b"multiprocessing.resource_tracker" not in command:  # it ends with this process
                     found[int(pid)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
     return found
 
