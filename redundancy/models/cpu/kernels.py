@@ -1,7 +1,7 @@
 """Direct convolutions for CPUs, as functions of LLVM's intermediate language that compute some images of a batch.
 
 Sums of 16 pixels by 16 channels stay in vector registers while taps and channels pass by, and nothing is rearranged;
-images are only copied into a border of zeros. Knows nothing of XLA and threads, see cpu_handler.py.
+images are only copied into a border of zeros. Knows nothing of XLA and threads, see handler.ll.
 """
 
 import contextlib
