@@ -1,14 +1,21 @@
-"""All files below a folder by one walk or, on remote storage, one listing; and the last bytes of a file. Writes nothing."""
+"""All files below a folder by one listing, what changes when their bytes do, and the last bytes of a file. Writes nothing."""
 
 import contextlib
 import dataclasses
 import datetime
+import errno
 import os
-from collections.abc import Mapping
+import posixpath
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redundancy.remote import download, filesystem, is_gs, is_local, open_remote, patiently
-from redundancy.retries import status_of
+from redundancy.storage.remote import download, filesystem, is_gs, is_local, open_remote, patiently
+from redundancy.storage.retries import status_of
+
+_MOMENT = 2.0  # seconds; FAT's times are no finer
+# Of a remote file's entry in a listing, by gcsfs, s3fs, fsspec's own memory and others.
+_CHANGING = ("generation", "etag", "ETag", "md5Hash", "crc32c", "mtime", "updated", "LastModified", "created")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,3 +118,40 @@ def read_tail(path: str, size: int) -> bytes:
 def is_folder(root: str) -> bool:
     """Whether a local folder is there; a remote one is there if something is in it, and so never by this."""
     return is_local(root) and os.path.isdir(filesystem(root)[1])
+
+
+def stamps(paths: Sequence[str]) -> list[list[str]] | None:
+    """For each file what changes when its bytes do, found without reading it.
+
+    Locally that is its size and the times of its last changes; elsewhere what the listing of its folder has of size,
+    generation, checksums and time.
+
+    Returns:
+      texts for each file. None where one may keep its stamp though its bytes change: the listing has nothing but the
+      size, or the file changed within the last two seconds, which are one moment to some file systems.
+
+    Raises:
+      OSError: a file is missing, or its folder cannot be listed. Remote file systems raise errors of their own, too.
+    """
+    listed, found = {}, []
+    latest = time.time() - _MOMENT
+    for path in paths:
+        if is_local(path):
+            status = os.stat(path.removeprefix("file://"))
+            if status.st_mtime > latest:
+                return None
+            found.append([str(status.st_size), str(status.st_mtime_ns), str(status.st_ctime_ns)])
+            continue
+        fs, name = filesystem(path)
+        folder = posixpath.dirname(name)
+        if folder not in listed:
+            fs.invalidate_cache(folder)
+            listed[folder] = {entry["name"]: entry for entry in fs.ls(folder, detail=True)}
+        if name not in listed[folder]:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        entry = listed[folder][name]
+        changing = [f"{field}={entry[field]}" for field in _CHANGING if entry.get(field)]
+        if not changing:
+            return None
+        found.append([str(entry.get("size")), *changing])
+    return found

@@ -19,12 +19,15 @@ os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 import fsspec
 
 from redundancy.errors import DataError, StorageError
-from redundancy.retries import retrying, status_of
+from redundancy.storage.retries import retrying, status_of
 
 # The class is imported, and gcsfs with it, when the first such path is used, Orbax's among them.
 for _protocol in ("gs", "gcs"):
     fsspec.register_implementation(
-        _protocol, "redundancy.gcs.PatientGCSFileSystem", clobber=True, errtxt="gs:// paths need the package gcsfs"
+        _protocol,
+        "redundancy.storage.gcs.PatientGCSFileSystem",
+        clobber=True,
+        errtxt="gs:// paths need the package gcsfs",
     )
 
 _T = TypeVar("_T")
@@ -35,6 +38,11 @@ _AHEAD = 1 << 20  # bytes read at least, later
 
 def is_local(path: str) -> bool:
     return "://" not in path or path.startswith("file://")
+
+
+def local_path(path: str) -> str:
+    """A local path without file://; also of a relative one."""
+    return path.removeprefix("file://")
 
 
 def is_gs(path: str) -> bool:
