@@ -135,11 +135,7 @@ def _subset_digests(workdir: Workdir) -> dict[str, str]:
     for file in need_manifest(workdir.subsets, "select", files=list)["files"]:
         name = file["file"].removesuffix(".parquet")
         path = workdir.subset(name)
-        if not storage.exists(path) or storage.sha256(path) != file["sha256"]:
-            raise DataError(
-                f"{path} is missing, damaged or another file than the manifest names. Delete {workdir.subsets} and "
-                'run "redundancy select" again.'
-            )
+        storage.check_sha256(path, file["sha256"], f'Delete {workdir.subsets} and run "redundancy select" again.')
         digests[name] = file["sha256"]
     return digests
 

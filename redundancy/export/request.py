@@ -82,7 +82,7 @@ def check_output(request: Request) -> None:
     path, shown = request.output, f"--output={request.output}"
     if path == "-":
         raise ConfigError(f"{shown}: nothing is written to the standard output; wanted a file, such as ./kept.txt.")
-    local = os.path.expanduser(path.removeprefix("file://")) if storage.is_local(path) else ""
+    local = os.path.expanduser(storage.local_path(path)) if storage.is_local(path) else ""
     if request.format == "projector":
         if local and os.path.exists(local) and not os.path.isdir(local):
             raise ConfigError(f"{shown} is a file; wanted a folder, new or empty.")

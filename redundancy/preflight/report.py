@@ -4,6 +4,7 @@ import math
 
 from redundancy.preflight.compile import Request
 from redundancy.preflight.generations import Generation
+from redundancy.sizes import binary, decimal
 
 SHARE = 0.9  # of the memory; what is left is for the runtime, infeed and fragmentation
 _COMBINED = 8  # XLA combines all-reduces up to some size; as many at most are the gradients of one network
@@ -106,14 +107,6 @@ def _remarks(request: Request, found: dict, train: dict) -> list[str]:
     return remarks
 
 
-def _size(number: float) -> str:
-    """Bytes in decimal units: '178 MB'."""
-    if number < 1:
-        return "0 B"
-    power = min(int(math.log10(number)) // 3, 4)
-    return f"{number / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
 def _rows(programs: dict[str, dict], available: float) -> list[tuple[str, ...]]:
     def row(name, value):
         return (name, *(value(facts) if facts["fits"] else "does not fit" for facts in programs.values()))
@@ -121,11 +114,9 @@ def _rows(programs: dict[str, dict], available: float) -> list[tuple[str, ...]]:
     return [
         ("per chip and step", *programs),
         ("images", *(str(facts["images_per_chip"]) for facts in programs.values())),
-        row(
-            "HBM used", lambda of: f"{of['hbm_used'] / 2**30:.2f} of {available / 2**30:.2f} GiB, {of['hbm_share']:.0%}"
-        ),
+        row("HBM used", lambda of: f"{binary(of['hbm_used'], 2)} of {binary(available, 2)}, {of['hbm_share']:.0%}"),
         row("FLOPs", lambda of: f"{of['flops'] / 1e12:.3g} T"),
-        row("bytes as XLA counts them", lambda of: _size(of["bytes_accessed"])),
+        row("bytes as XLA counts them", lambda of: decimal(of["bytes_accessed"])),
         row("least time by FLOPs", lambda of: f"{of['flops_s'] * 1e3:.3g} ms"),
         row("bound by FLOPs", lambda of: f"{of['images_per_s_per_chip']:,.0f} images/s"),
         row("collectives", lambda of: str(len(of["collectives"])) if of["collectives"] else "none"),
@@ -140,9 +131,9 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
 def _collectives(facts: dict) -> list[str]:
     """The largest collectives of a program, one line each; the rest in one more."""
     ranked = sorted(facts["collectives"], key=lambda of: -of["bytes"])
-    lines = [f"  {of['kind']} of {_size(of['bytes'])} over {of['devices']} chips" for of in ranked[:4]]
+    lines = [f"  {of['kind']} of {decimal(of['bytes'])} over {of['devices']} chips" for of in ranked[:4]]
     if rest := ranked[4:]:
-        lines.append(f"  {len(rest)} more, {_size(sum(of['bytes'] for of in rest))} together")
+        lines.append(f"  {len(rest)} more, {decimal(sum(of['bytes'] for of in rest))} together")
     return lines
 
 
@@ -194,11 +185,9 @@ def problem(result: dict) -> str | None:
     for name, facts in result["programs"].items():
         if facts["fits"]:
             continue
-        needed = (
-            f"needs {facts['needed'] / 2**30:.1f} GiB of HBM" if facts["needed"] else "needs more HBM than there is"
-        )
+        needed = f"needs {binary(facts['needed'])} of HBM" if facts["needed"] else "needs more HBM than there is"
         lines.append(
             f"{name} of {facts['images_per_chip']} images a chip does not fit on {result['topology']}: it {needed}, of "
-            f"{result['hbm_available'] / 2**30:.2f} GiB available; {_way_out(result, name, facts)}."
+            f"{binary(result['hbm_available'], 2)} available; {_way_out(result, name, facts)}."
         )
     return " ".join(lines) or None

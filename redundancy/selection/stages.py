@@ -284,9 +284,7 @@ def _earlier(
                 f". Use that value; or: {remedy}"
             )
     for file in manifest["files"]:
-        path = storage.join(workdir.subsets, file["file"])
-        if not storage.exists(path) or storage.sha256(path) != file["sha256"]:
-            raise DataError(f"{path} is missing, damaged or another file than the manifest names. {remedy}")
+        storage.check_sha256(storage.join(workdir.subsets, file["file"]), file["sha256"], remedy)
     return manifest
 
 

@@ -6,6 +6,7 @@ see `retries`; what fails for good is an error that names the path. Nothing here
 
 from redundancy.storage.conditional import create_bytes, generation, remove_if, write_if
 from redundancy.storage.files import (
+    check_sha256,
     exists,
     join,
     list_dir,
@@ -33,6 +34,7 @@ from redundancy.storage.retries import is_transient, retrying
 
 __all__ = [
     "change_json",
+    "check_sha256",
     "create_bytes",
     "exists",
     "generation",

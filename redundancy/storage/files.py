@@ -9,8 +9,9 @@ import posixpath
 
 import fsspec
 
+from redundancy.errors import DataError
 from redundancy.storage import scratch
-from redundancy.storage.remote import download, filesystem, is_gs, is_local, open_remote, patiently, upload
+from redundancy.storage.remote import download, filesystem, is_gs, is_local, local_path, open_remote, patiently, upload
 
 
 def join(root: str, *parts: str) -> str:
@@ -117,6 +118,12 @@ def sha256(path: str) -> str:
     return digest.hexdigest()
 
 
+def check_sha256(path: str, wanted: str, remedy: str) -> None:
+    """Raises DataError, with what to do about it, if a file is missing or not the one that a manifest names."""
+    if not exists(path) or sha256(path) != wanted:
+        raise DataError(f"{path} is missing, damaged or another file than the manifest names. {remedy}")
+
+
 def remove_scratch(folder: str) -> list[str]:
     """Removes what processes that were killed while they wrote left in a local folder and all below it.
 
@@ -127,4 +134,4 @@ def remove_scratch(folder: str) -> list[str]:
     Returns:
       the files that were removed.
     """
-    return scratch.remove_scratch(folder.removeprefix("file://")) if is_local(folder) else []
+    return scratch.remove_scratch(local_path(folder)) if is_local(folder) else []

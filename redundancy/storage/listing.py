@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redundancy.storage.remote import download, filesystem, is_gs, is_local, open_remote, patiently
+from redundancy.storage.remote import download, filesystem, is_gs, is_local, local_path, open_remote, patiently
 from redundancy.storage.retries import status_of
 
 _MOMENT = 2.0  # seconds; FAT's times are no finer
@@ -36,7 +36,7 @@ def list_files(root: str) -> dict[str, File]:
       StorageError: there is no such bucket, or it cannot be reached.
     """
     if is_local(root):
-        return _walk(root.removeprefix("file://"))
+        return _walk(local_path(root))
 
     def find(fs, name: str) -> tuple[str, Mapping[str, Mapping[str, Any]]]:
         fs.invalidate_cache(name)
@@ -96,7 +96,7 @@ def read_tail(path: str, size: int) -> bytes:
       FileNotFoundError: there is none.
     """
     if is_local(path):
-        with open(path.removeprefix("file://"), "rb") as file:
+        with open(local_path(path), "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
             return file.read()
     if not is_gs(path):
@@ -137,7 +137,7 @@ def stamps(paths: Sequence[str]) -> list[list[str]] | None:
     latest = time.time() - _MOMENT
     for path in paths:
         if is_local(path):
-            status = os.stat(path.removeprefix("file://"))
+            status = os.stat(local_path(path))
             if status.st_mtime > latest:
                 return None
             found.append([str(status.st_size), str(status.st_mtime_ns), str(status.st_ctime_ns)])

@@ -41,7 +41,7 @@ def is_local(path: str) -> bool:
 
 
 def local_path(path: str) -> str:
-    """A local path without file://; also of a relative one."""
+    """A local path without file:// before it."""
     return path.removeprefix("file://")
 
 

@@ -100,7 +100,7 @@ def test_report_fits_a_terminal_and_says_what_limits():
     train = result["programs"]["train"]
     assert train["images_per_s_per_chip"] == pytest.approx(64 / (2.9e12 / 197e12))
     for words in (
-        "4.00 of 15.75 GiB, 25%",
+        "4.00 GiB of 15.75 GiB, 25%",
         "2.9 T",
         "41.5 GB",
         "the gradients alone",
