@@ -34,8 +34,8 @@ def _lines(values: Sequence[Any]) -> bytes:
 def export(request: Request, workdir: Workdir, config=None) -> None:
     """Writes the positions that a finished subset keeps, ascending, to `request.output`.
 
-    npy: int64 positions. txt: a line for each, the id where ids were imported, else the position. parquet: a row for
-    each with position, label, class (its name), id (where imported), group and dissimilarity to the group's kept image (null
+    npy: int64 positions. txt: a line for each, the id if ids were imported, else the position. parquet: a row for
+    each with position, label, class (its name), id (if imported), group and dissimilarity to the group's kept image (null
     for random subsets), kept. tfds: a line for each, TFDS's own example id. groups-csv, groups-parquet: a row for each image,
     see `groups.make_table`. projector: a folder, see `projector.write`.
 

@@ -13,8 +13,8 @@ from redundancy.storage.remote import filesystem, is_gs, is_local, patiently, up
 def create_bytes(path: str, data: bytes) -> bool:
     """Writes the whole file unless there is one; of several that try at once, one succeeds. Returns whether it did.
 
-    Where the answer of a remote service got lost, and the next try finds a file, it is taken for this one if it holds
-    the same bytes. So let them name who creates it, where two that write the same must not both succeed.
+    If the answer of a remote service got lost, and the next try finds a file, it is taken for this one if it holds the
+    same bytes. So the bytes must name their writer if two that write the same must not both succeed.
     """
     if is_local(path):
         return _create_local(path, data)
@@ -22,7 +22,7 @@ def create_bytes(path: str, data: bytes) -> bool:
 
 
 def _write_on_condition(path: str, data: bytes, write: Callable[[fsspec.AbstractFileSystem, str], None]) -> bool:
-    """Whether `write`, which raises FileExistsError where its condition does not hold, wrote `data`."""
+    """Whether `write`, which raises FileExistsError if its condition does not hold, wrote `data`."""
     tries = 0
 
     def attempt(fs: fsspec.AbstractFileSystem, name: str) -> bool:
@@ -61,7 +61,7 @@ def _create_local(path: str, data: bytes) -> bool:
 
 
 def generation(path: str) -> str | None:
-    """What changes whenever the file is written again, or None where there is none; for `remove_if` and `write_if`."""
+    """What changes whenever the file is written again, or None if there is no file; for `remove_if` and `write_if`."""
 
     def look(fs: fsspec.AbstractFileSystem, name: str) -> str:
         if is_gs(path):

@@ -23,7 +23,7 @@ def exists(path: str) -> bool:
     def look(fs: fsspec.AbstractFileSystem, name: str) -> bool:
         if is_local(path):
             return fs.exists(name)
-        if not is_gs(path):  # where `exists` is False for any error
+        if not is_gs(path):  # whose `exists` is False for any error
             try:
                 fs.info(name)
             except FileNotFoundError:
@@ -49,7 +49,7 @@ def make_dirs(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Removes a file or a folder with all in it; no error where there is none."""
+    """Removes a file or a folder with all in it; no error if there is none."""
 
     def delete(fs: fsspec.AbstractFileSystem, name: str) -> None:
         for last in (False, False, True):
@@ -68,7 +68,7 @@ def remove(path: str) -> None:
 
 
 def list_dir(path: str, hidden: bool = False) -> list[str]:
-    """Sorted base names of what lies in a folder; [] where there is no such folder. Hidden files, with a dot, if asked."""
+    """Sorted base names of what lies in a folder; [] if there is no such folder. Hidden files, with a dot, if asked."""
 
     def listed(fs: fsspec.AbstractFileSystem, name: str) -> list[str]:
         # Listings are cached by fsspec's remote file systems; another process may have written since.
@@ -127,9 +127,8 @@ def check_sha256(path: str, wanted: str, remedy: str) -> None:
 def remove_scratch(folder: str) -> list[str]:
     """Removes what processes that were killed while they wrote left in a local folder and all below it.
 
-    That is their hidden files whose process has ended, or, where that cannot be told since another machine wrote
-    them, that are older than a day. Another process may be writing there. Nothing is done on remote paths, where an
-    upload that did not end leaves nothing.
+    These are hidden files whose process has ended or, if another machine wrote them, that are older than a day. Another
+    process may be writing there. On remote paths an upload that did not end leaves nothing to remove.
 
     Returns:
       the files that were removed.

@@ -60,6 +60,6 @@ def write_json(path: str, value: Any) -> None:
 
 
 def change_json(path: str, seen: str | None, value: Any) -> bool:
-    """As `write_json`, if the file's `generation` still is `seen`, None where there was no file; returns whether it wrote."""
+    """As `write_json`, if the file's `generation` still is `seen`, None if there was no file; returns whether it wrote."""
     data = json_bytes(value)
     return create_bytes(path, data) if seen is None else write_if(path, seen, data)

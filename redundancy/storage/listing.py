@@ -20,14 +20,14 @@ _CHANGING = ("generation", "etag", "ETag", "md5Hash", "crc32c", "mtime", "update
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """Size in bytes and the time of the last change, in seconds since 1970; 0 where the storage does not tell it."""
+    """Size in bytes and the time of the last change, in seconds since 1970; 0 if the storage does not say."""
 
     size: int
     time: float
 
 
 def list_files(root: str) -> dict[str, File]:
-    """Every file below `root`, hidden ones too, by its name relative to `root`; {} where there is no such folder.
+    """Every file below `root`, hidden ones too, by its name relative to `root`; {} if there is no such folder.
 
     What vanishes meanwhile is left out.
 
@@ -127,7 +127,7 @@ def stamps(paths: Sequence[str]) -> list[list[str]] | None:
     generation, checksums and time.
 
     Returns:
-      texts for each file. None where one may keep its stamp though its bytes change: the listing has nothing but the
+      texts for each file. None if one may keep its stamp though its bytes change: the listing has nothing but the
       size, or the file changed within the last two seconds, which are one moment to some file systems.
 
     Raises:

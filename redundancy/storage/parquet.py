@@ -40,7 +40,7 @@ def parquet_bytes(tables: Sequence[pa.Table], metadata: dict[str, str] | None = 
 
 
 def _parquet_footer(file: io.IOBase) -> pq.FileMetaData:
-    """What the footer of an open Parquet file tells; raises ValueError where its checksum is another."""
+    """The footer of an open Parquet file; raises ValueError if its checksum does not fit."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - 8))
     file.seek(max(0, size - 8 - int.from_bytes(file.read(8)[:4], "little")))
@@ -54,7 +54,7 @@ def _parquet_footer(file: io.IOBase) -> pq.FileMetaData:
     else:
         whole = found.decode() == hashlib.sha256(footer.replace(found, _NO_FOOTER.encode(), 1)).hexdigest()
     if not whole:
-        raise ValueError("the checksum of its footer is another")
+        raise ValueError("footer checksum mismatch")
     return read
 
 
@@ -122,7 +122,7 @@ def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def _check_nulls(metadata: pq.FileMetaData, table: pa.Table) -> None:
-    """Raises ValueError where more or fewer values are missing than the footer tells.
+    """Raises ValueError if more or fewer values are missing than the footer says.
 
     The heads of the pages, which say how they are written, are in no checksum; with this one wrong, values get lost.
     """

@@ -93,7 +93,7 @@ def _md5(data: bytes | memoryview) -> str:
 
 
 def upload(fs: fsspec.AbstractFileSystem, name: str, data: bytes, **mode: str) -> None:
-    """Raises ConnectionError where the service tells that it holds other bytes than `data`."""
+    """Raises ConnectionError if the service holds other bytes than `data`."""
     answer = fs.pipe_file(name, data, **mode)
     if isinstance(answer, dict) and answer.get("md5Hash") not in (None, _md5(data)):
         raise ConnectionError(f"{len(data)} bytes were sent, and others arrived")
