@@ -73,8 +73,8 @@ def _read(root: str, parts: list[str]) -> bytes | None:
     try:
         if not storage.is_local(root):
             return storage.read_bytes(path)
-        folder = os.path.realpath(root.removeprefix("file://"))
-        real = os.path.realpath(path.removeprefix("file://"))
+        folder = os.path.realpath(storage.local_path(root))
+        real = os.path.realpath(storage.local_path(path))
         if os.path.commonpath([folder, real]) != folder or not os.path.isfile(real):
             return None
         # Of a link that is put there only now, too, nothing is read.

@@ -241,7 +241,7 @@ def run(command: str, workdir: Workdir | None, config=None) -> int:
 
         browse.browse(browse.Request(**_given("port", "no_open")), workdir)
     else:
-        from redundancy.selection import export
+        from redundancy.export import command as export
 
         names = (
             "fraction",

@@ -118,8 +118,8 @@ redundancy export: writes what a subset keeps, or the groups and embeddings it c
 
 PREFLIGHT_HELP = """\
 redundancy preflight: compiles a config's training and embedding step for a TPU slice, on a machine that has none, and
-tells for each chip: HBM used, FLOPs, bytes, the least time of a step by either, collectives, and bounds of images/s and
-of scaling. Nothing runs, no data set is opened; a batch that does not fit is told with one that would.
+prints for each chip: HBM used, FLOPs and the least time they take, bytes, and collectives. Nothing runs, no data set is
+opened; for a batch that does not fit it names one that would, and ends with exit code 1.
 
   redundancy preflight --config configs/imagenet.py --topology v5e:4x4
 

@@ -10,10 +10,8 @@ import datetime
 import errno
 import json
 import os
-import pathlib
 import posixpath
 import re
-import socket
 import sys
 import threading
 import time
@@ -23,7 +21,7 @@ from typing import Any
 
 from absl import logging
 
-from redundancy import storage
+from redundancy import machine, storage
 from redundancy.errors import StorageError, UserError, WorkdirError
 from redundancy.parts import Part
 
@@ -38,24 +36,6 @@ STALE_S = 60.0  # an owner that did not renew its lease for so long is dead
 _MOMENT_S = 1.0  # a lock may be held so long by one who ends, or looks who is there
 _OF_PART = re.compile(r"\.(lock|lease)-part-[0-9]+-of-([0-9]+)(\.json)?")
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-
-
-def _host() -> str:
-    """This machine since it was started, and the set of process numbers that this process sees, as in a container."""
-    parts = [socket.gethostname()]
-    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        with contextlib.suppress(OSError):
-            parts.append(os.readlink(path) if os.path.islink(path) else pathlib.Path(path).read_text().strip())
-    return " ".join(parts)
-
-
-def _started(pid: int) -> str | None:
-    """When the process of this machine started, in the system's ticks; None where there is none, or it cannot be told."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return None
 
 
 def _names(part: Part | None) -> tuple[str, str]:
@@ -76,9 +56,9 @@ def _owner(part: Part | None) -> dict[str, Any]:
     command = " ".join(sys.argv[1:2])
     return {
         "token": uuid.uuid4().hex,
-        "host": _host(),
+        "host": machine.identity(),
         "pid": pid,
-        "started": _started(pid),
+        "started": machine.started(pid),
         "command": command if part is None else f"{command} --part={part}",
         "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
@@ -86,14 +66,14 @@ def _owner(part: Part | None) -> dict[str, Any]:
 
 def is_here(owner: Mapping[str, Any]) -> bool:
     """Whether the owner is or was a process of this machine since it was started."""
-    return owner.get("host") == _host()
+    return owner.get("host") == machine.identity()
 
 
 def is_dead(owner: Mapping[str, Any]) -> bool:
     """Whether the owner was a process of this machine and is no more; False where that cannot be told."""
     if not is_here(owner) or not isinstance(owner.get("pid"), int) or not os.path.isdir("/proc/self"):
         return False
-    return _started(owner["pid"]) != owner.get("started")
+    return machine.has_ended(owner["pid"], owner.get("started"))
 
 
 def _in_use(root: str, owner: dict[str, Any]) -> WorkdirError:
@@ -205,7 +185,7 @@ class Lease:
         """Makes the workdir; remembers which folders were not there, to leave none behind where nothing is written."""
         if not storage.is_local(self._root):
             return
-        path = os.path.abspath(self._root.removeprefix("file://"))
+        path = os.path.abspath(storage.local_path(self._root))
         while not os.path.exists(path):
             self._made.append(path)
             path = os.path.dirname(path)
@@ -248,7 +228,7 @@ class Lease:
         return True
 
     def _take(self, name: str, mode: int) -> bool:
-        path = os.path.join(self._root.removeprefix("file://"), name)
+        path = os.path.join(storage.local_path(self._root), name)
         patience = time.monotonic() + (0 if self._part is None else _MOMENT_S)
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -282,7 +262,7 @@ class Lease:
         """Files that the other parts of a sweep lock or have locked."""
         found = [_OF_PART.fullmatch(name) for name in storage.list_dir(self._root, hidden=True)]
         names = [each[0] for each in found if each and each[1] == "lock" and each[0] != self._lock_name]
-        return [os.path.join(self._root.removeprefix("file://"), name) for name in names]
+        return [os.path.join(storage.local_path(self._root), name) for name in names]
 
     def _locked_parts(self) -> dict[str, Any] | None:
         """The owner of a part that is at work and excludes this process, if there is one."""

@@ -14,40 +14,32 @@ from redundancy import machine, storage
 from redundancy.data import Dataset
 from redundancy.errors import ConfigError, WorkdirError
 from redundancy.needs import Need, Work, disk, is_finished, memory, total, work_of
+from redundancy.sizes import binary
 from redundancy.workdir import Workdir
 
 _NEAR = 0.8  # share of a device's memory from which plan.check_fits is asked
 
 
-def _size(num_bytes: float) -> str:
-    for unit, power in (("TiB", 40), ("GiB", 30), ("MiB", 20)):
-        if num_bytes >= 2**power:
-            return f"{num_bytes / 2**power:.1f} {unit}"
-    return f"{num_bytes / 2**10:.0f} KiB"
-
-
 def _shown(needs: Mapping[str, Need]) -> str:
     """'checkpoints 1.2 GiB, embeddings 3.4 MiB', the largest first."""
     ordered = sorted(needs.items(), key=lambda item: -item[1].about)
-    return ", ".join(f"{name} {_size(need.about)}" for name, need in ordered if need.about >= 1)
+    return ", ".join(f"{name} {binary(need.about)}" for name, need in ordered if need.about >= 1)
 
 
 def _check_disk(work: Work) -> str:
     """What is needed of the disk, in words; raises WorkdirError where there is not even the least of it."""
-    root = os.path.abspath(work.workdir.root.removeprefix("file://"))
+    root = os.path.abspath(storage.local_path(work.workdir.root))
     while not os.path.isdir(root) and root != os.path.dirname(root):
         root = os.path.dirname(root)
     free = shutil.disk_usage(root).free
     needs, most = disk(work)
-    told = f"about {_size(most.about)} of disk ({_shown(needs)}) of {_size(free)} that are free"
+    told = f"about {binary(most.about)} of disk ({_shown(needs)}) of {binary(free)} that are free"
     ways = ["Free some space", "choose another --workdir"]
     if needs.get("checkpoints", Need()).about > 0.5 * most.about and "sweep" in work.todo:
         ways.append("lower config.trials or take fewer config.fractions, since every run keeps its checkpoints")
     elif needs.get("embeddings", Need()).about > 0.5 * most.about and len(work.config.layers) > 1:
         ways.append("embed fewer config.layers")
-    text = (
-        f"{work.workdir.root}: what is left to do takes {told}, at the least {_size(most.least)}. {', or '.join(ways)}."
-    )
+    text = f"{work.workdir.root}: what is left to do takes {told}, at the least {binary(most.least)}. {', or '.join(ways)}."
     if most.least > free:
         raise WorkdirError(text)
     if most.about > free:
@@ -71,9 +63,9 @@ def _check_memory(work: Work, cluster: bool) -> str:
         needs = memory(work, stage, cluster)
         need = total(needs.values())
         told = (
-            f"about {_size(need.about)} of memory ({stage}: {_shown(needs)}) of {_size(available)} that are available"
+            f"about {binary(need.about)} of memory ({stage}: {_shown(needs)}) of {binary(available)} that are available"
         )
-        text = f'The stage "{stage}" takes {told}, at the least {_size(need.least)}: {_WAYS.get(stage, _WAY)}.'
+        text = f'The stage "{stage}" takes {told}, at the least {binary(need.least)}: {_WAYS.get(stage, _WAY)}.'
         if need.least > available:
             raise ConfigError(text)
         if need.about > available:
@@ -103,8 +95,8 @@ def _check_devices(work: Work) -> str:
                     raise ConfigError(text) from None
                 logging.warning("%s", text)
         _check_forward(work, stage, have)
-        told.append(f"{stage} {_size(wanted)}")
-    return f"about {', '.join(told)} on each device ({device.device_kind}) of {_size(have)}"
+        told.append(f"{stage} {binary(wanted)}")
+    return f"about {', '.join(told)} on each device ({device.device_kind}) of {binary(have)}"
 
 
 def _check_forward(work: Work, stage: str, have: int) -> None:
@@ -117,7 +109,7 @@ def _check_forward(work: Work, stage: str, have: int) -> None:
     need = outputs + Need(1, 1) * (pixels + trials * network.inference)
     text = (
         f'The stage "{stage}" takes {work.config.eval_batch_size} images at a time through the network, for which each '
-        f"device needs about {_size(need.about)}, and it has {_size(have)}: lower config.eval_batch_size."
+        f"device needs about {binary(need.about)}, and it has {binary(have)}: lower config.eval_batch_size."
     )
     if need.least > have:
         raise ConfigError(text)

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import socket
 import sys
 
 
@@ -73,3 +74,32 @@ def keep_freed_memory() -> bool:
         return False
     # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h. Arenas of threads hold no more than 64 MiB.
     return all(mallopt(option, value) for option, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 2**28)))
+
+
+def identity() -> str:
+    """This machine since it was started, and the set of process numbers that this process sees, as in a container."""
+    parts = [socket.gethostname()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with contextlib.suppress(OSError):
+            parts.append(os.readlink(path) if os.path.islink(path) else pathlib.Path(path).read_text().strip())
+    return " ".join(parts)
+
+
+def started(pid: int) -> str | None:
+    """When a process of this machine started, in the system's ticks; None if there is none, or nothing says it."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def has_ended(pid: int, since: str | None = None) -> bool:
+    """Whether no process of this machine has the number; or, if `since` is given, one that `started` at another time."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # another user's
+        pass
+    return since is not None and started(pid) not in (None, since)

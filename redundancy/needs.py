@@ -229,7 +229,7 @@ def _num_merges(work: Work) -> dict[int, int]:
 def written(folder: str) -> int:
     """Bytes that a local folder takes."""
     total = 0
-    for root, folders, files in os.walk(folder.removeprefix("file://")):
+    for root, folders, files in os.walk(storage.local_path(folder)):
         for name in (*folders, *files):
             try:
                 total += os.lstat(os.path.join(root, name)).st_blocks * 512

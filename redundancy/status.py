@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from redundancy.config import fraction_name
 from redundancy.errors import ConfigError
 from redundancy.progress import duration
+from redundancy.sizes import decimal
 from redundancy.survey import survey
 
 _MOST_SHOWN = 12  # trainings, and damaged files
@@ -62,13 +63,6 @@ def status(request: Request, root: str, out: TextIO | None = None) -> int:
 
 def _when(iso: str | None) -> str:
     return "?" if iso is None else iso[:16].replace("T", " ")
-
-
-def _size(count: float) -> str:
-    units = ["bytes", "kB", "MB", "GB", "TB"]
-    while count >= 999.5 and len(units) > 1:
-        count, units = count / 1000, units[1:]
-    return f"{count:.3g} {units[0]}"
 
 
 def _owner(owner: Mapping[str, Any]) -> str:
@@ -134,7 +128,7 @@ def render(found: Mapping[str, Any]) -> str:
     needed = sum(stage["state"] != "not needed" for stage in stages)
     name = f"data set {found['dataset']}" if found["dataset"] else "no data set"
     lines = [
-        f"{found['workdir']}: {name}, {done} of {needed} stages finished, {_size(found['bytes']['all'])}; "
+        f"{found['workdir']}: {name}, {done} of {needed} stages finished, {decimal(found['bytes']['all'])}; "
         f"{_when(found['time'])}"
     ]
     lines += [_owner(owner) for owner in found["at_work"]] or ["nobody is at work"]

@@ -12,8 +12,8 @@ from typing import Any
 from redundancy import config as config_lib
 from redundancy import last_error, lease, pace, storage, survey_runs, table
 from redundancy.errors import ConfigError, WorkdirError
-from redundancy.listing import is_folder
 from redundancy.selection import methods
+from redundancy.storage.listing import is_folder
 from redundancy.survey_files import Files, at_work
 from redundancy.workdir import STAGES, Workdir, need_fields
 

@@ -7,7 +7,7 @@ from typing import Any
 from redundancy import lease, storage
 from redundancy.errors import DataError
 from redundancy.lease import STALE_S
-from redundancy.listing import File, list_files
+from redundancy.storage.listing import File, list_files
 from redundancy.workdir import read_manifest
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from redundancy import pace, storage, table
-from redundancy.listing import File, read_tail
+from redundancy.storage.listing import File, read_tail
 from redundancy.survey_files import Files
 from redundancy.workdir import need_fields
 

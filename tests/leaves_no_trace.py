@@ -30,8 +30,8 @@ STANDARD = (os, shutil, signal, subprocess, threading, time)
 PROJECT = ("redundancy", "launch")
 # What a module remembers on purpose, from its first use on.
 REMEMBERED = {
-    *(f"redundancy.gcs.PatientGCSFileSystem.{name}" for name in ("_cache", "_latest", "_pid")),
-    "redundancy.retries.Patience._last_line",
+    *(f"redundancy.storage.gcs.PatientGCSFileSystem.{name}" for name in ("_cache", "_latest", "_pid")),
+    "redundancy.storage.retries.Patience._last_line",
 }
 # SIGALRM is pytest-timeout's.
 _SIGNALS = [each for each in signal.valid_signals() if isinstance(each, signal.Signals) and each != signal.SIGALRM]

@@ -306,7 +306,7 @@ bad_npz(
 bad_npz("npz: a .npy", r"is a single array \(\.npy\)", npy(PICTURES))
 bad("npz: folder", r"x\.npz', which is a folder", lambda place: place.put("x.npz", os.mkdir) and place.dataset("x.npz"))
 bad("npz: pipe", r"x\.npz', which is a pipe", lambda place: place.put("x.npz", os.mkfifo) and place.dataset("x.npz"))
-bad_npz("npz: bomb", r"unpacking its \d+ bytes would take 1024 TiB|would take 1 PiB", zip_bomb)
+bad_npz("npz: bomb", r"unpacking its \d+ bytes would take (1024\.0 TiB|1\.0 PiB)", zip_bomb)
 bad_npz(
     "npz: absurd shape",
     "array 'train_images' is truncated",
@@ -657,7 +657,7 @@ def test_an_archive_larger_than_memory_is_refused_before_it_is_unpacked(tmp_path
     place.put("x.npz", npz(train_images=pictures))
     monkeypatch.setattr(machine, "available_memory", lambda: 80_000_000)
     with pytest.raises(
-        UserError, match=r"x\.npz: unpacking its \d+ bytes would take 91\.55 MiB of memory, and 76\.29 MiB"
+        UserError, match=r"x\.npz: unpacking its \d+ bytes would take 91\.6 MiB of memory, and 76\.3 MiB"
     ):
         place.dataset("x.npz")
     monkeypatch.setattr(machine, "available_memory", lambda: 0)

@@ -27,8 +27,8 @@ from redundancy.embedding import ids as ids_lib
 from redundancy.embedding.importing import Request, import_embeddings
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import UserError
-from redundancy.selection.export import Request as ExportRequest
-from redundancy.selection.export import export
+from redundancy.export.command import Request as ExportRequest
+from redundancy.export.command import export
 from redundancy.selection.stages import link, read_subset, select
 from redundancy.workdir import Workdir, need_manifest, read_manifest
 from tests.tiers import examples

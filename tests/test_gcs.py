@@ -14,8 +14,9 @@ import pytest
 from absl import logging
 from faults_proxy import first
 
-from redundancy import retries, storage
+from redundancy import storage
 from redundancy.errors import ConfigError, DataError, StorageError
+from redundancy.storage import retries
 
 pytest.importorskip("gcsfs")
 
@@ -34,7 +35,7 @@ def service():
 @pytest.fixture
 def proxy(service, monkeypatch, request):
     """The proxy, as the service that this process knows; patience is short."""
-    from redundancy.gcs import PatientGCSFileSystem
+    from redundancy.storage.gcs import PatientGCSFileSystem
 
     for name, value in gcs_emulator.environ(service.url).items():
         monkeypatch.setenv(name, value)

@@ -17,8 +17,8 @@ from redundancy.embedding import ids
 from redundancy.embedding.importing import Request as Import
 from redundancy.embedding.importing import import_embeddings
 from redundancy.errors import DataError, UserError
+from redundancy.export.command import Request, export
 from redundancy.selection import merges, stages, tasks
-from redundancy.selection.export import Request, export
 from redundancy.training.checkpoints import Checkpoints
 from redundancy.workdir import STAGES, Workdir
 

@@ -203,7 +203,7 @@ def root(request, tmp_path, monkeypatch):
         return
     for name, value in {**gcs_emulator.environ(request.getfixturevalue("emulator")), "NO_GCE_CHECK": "true"}.items():
         monkeypatch.setenv(name, value)
-    from redundancy.gcs import PatientGCSFileSystem
+    from redundancy.storage.gcs import PatientGCSFileSystem
 
     PatientGCSFileSystem.clear_instance_cache()
     yield f"gs://{gcs_emulator.BUCKET}/{re.sub('[^a-z0-9]+', '-', request.node.name)}"

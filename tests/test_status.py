@@ -39,7 +39,8 @@ with Lease(root):
 """
 COUNT = """
 import json, sys
-from redundancy import gcs, survey
+from redundancy import survey
+from redundancy.storage import gcs
 asked = []
 once = gcs._request_once
 async def counted(self, method, path, *args, **kwargs):

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from redundancy import scratch, storage
+from redundancy import storage
 from redundancy.errors import DataError, StorageError
+from redundancy.storage import scratch
 
 
 def table(start, stop):
@@ -266,7 +267,7 @@ def test_stamps_of_remote_files_come_from_listings(monkeypatch):
         def ls(self, folder, detail):
             return listed[folder]
 
-    monkeypatch.setattr(storage, "filesystem", lambda path: (Remote(), path.removeprefix("gs://")))
+    monkeypatch.setattr(storage.listing, "filesystem", lambda path: (Remote(), path.removeprefix("gs://")))
     assert storage.stamps(["gs://bucket/a/1"]) == [["3", "generation=17"]]
     assert storage.stamps(["gs://bucket/a/1", "gs://bucket/a/2"]) is None
     with pytest.raises(FileNotFoundError):

@@ -106,7 +106,7 @@ def open_arrays(config) -> ArrayDataset:
 
 def _load(path: str) -> tuple[dict[str, np.ndarray], str]:
     """All arrays of the file that may be wanted, and its SHA-256. Nothing is unpacked to disk."""
-    local = os.path.expanduser(path.removeprefix("file://")) if storage.is_local(path) else ""
+    local = os.path.expanduser(storage.local_path(path)) if storage.is_local(path) else ""
     if local and os.path.lexists(local) and (problem := inputs.unfit(local)):
         raise ConfigError(f"config.dataset is {path!r}, which {problem}; wanted an .npz file.")
     if local and not os.path.exists(local):

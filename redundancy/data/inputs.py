@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from redundancy import machine, storage
 from redundancy.config import CONTROLS
 from redundancy.errors import DataError
+from redundancy.sizes import binary
 
 _SHOWN = 1000  # characters, of which a path may have more
 _LONGEST_NAME = 1000
@@ -74,7 +75,7 @@ def read_bytes(path: str) -> bytes:
     """
     try:
         if storage.is_local(path):
-            local = path.removeprefix("file://")
+            local = storage.local_path(path)
             if problem := unfit(local):
                 raise DataError(f"{shown(path)} {problem}; wanted a file that can be read. Check the path.")
             check_memory(path, "the file", os.path.getsize(local))
@@ -93,14 +94,9 @@ def check_memory(path: str, what: str, wanted: int) -> None:
     left = machine.available_memory()
     if wanted > max(left, _ALWAYS):
         raise DataError(
-            f"{shown(path)}: {what} would take {_size(wanted)} of memory, and {_size(left)} are available. Use a machine "
+            f"{shown(path)}: {what} would take {binary(wanted)} of memory, and {binary(left)} are available. Use a machine "
             "with more memory, or a smaller file; where that much was not to be expected, the file is damaged."
         )
-
-
-def _size(count: int) -> str:
-    power = min(max(0, (count.bit_length() - 1) // 10), 6)
-    return f"{count / 2 ** (10 * power):.4g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB')[power]}"
 
 
 class _Quiet:

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from redundancy import storage
-from redundancy.cache_folder import cache_folder
+from redundancy.cache_folder import cache_folder, load, save
 
 
 def remembered(identity: Mapping[str, Any], files: Sequence[str], make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -30,8 +30,9 @@ def remembered(identity: Mapping[str, Any], files: Sequence[str], make: Callable
     key, path = _key(identity, files), _path(identity)
     if key is None or path is None:
         return make().astype(np.int64)
-    found = _load(path, key)
-    if found is None:
+    if (data := load(path, key)) is not None:
+        found = np.frombuffer(data, "<i8")
+    else:
         found = make().astype(np.int64)
         # Where a file changed in between, nobody knows which bytes were read.
         if _key(identity, files) == key:
@@ -62,25 +63,9 @@ def _key(identity: Mapping[str, Any], files: Sequence[str]) -> bytes | None:
     return digest.digest()
 
 
-def _checksum(key: bytes, payload: bytes) -> bytes:
-    return hashlib.sha256(key + payload).digest()
-
-
-def _load(path: str, key: bytes) -> np.ndarray | None:
-    try:
-        data = storage.read_bytes(path)
-    except OSError:
-        return None
-    size = hashlib.sha256().digest_size
-    if data[:size] != _checksum(key, data[size:]):
-        return None
-    return np.frombuffer(data, "<i8", offset=size)
-
-
 def _save(path: str, key: bytes, values: np.ndarray) -> None:
-    payload = values.astype("<i8").tobytes()
     try:
-        storage.write_bytes(path, _checksum(key, payload) + payload)
+        save(path, key, values.astype("<i8").tobytes())
     except OSError as error:
         _say(f"{os.path.dirname(path)} cannot be written", error)
 

@@ -289,7 +289,7 @@ def _check_no_header(path: str, values: Sequence[str], what: str, blank_end: boo
 
 
 def _existing(flag: str, path: str) -> str:
-    path = os.path.expanduser(path.removeprefix("file://"))
+    path = os.path.expanduser(storage.local_path(path))
     local = storage.is_local(path)
     if not (os.path.lexists(path) if local else storage.exists(path)):
         raise ConfigError(f"{flag}={inputs.shown(path)}: there is no such file. Check the path.")

@@ -197,7 +197,7 @@ class _Parquet:
 
     def __init__(self, path: str):
         self._path = path
-        local = path.removeprefix("file://")
+        local = storage.local_path(path)
         if storage.is_local(path) and (problem := inputs.unfit(local)):
             raise DataError(f"{path} {problem}; wanted a Parquet file. Check the path.")
         try:
@@ -303,7 +303,7 @@ def open_vectors(path: str, column: str | None) -> Vectors:
       ConfigError: there is no such file.
       DataError: the file is damaged, or its contents are no vectors of one length.
     """
-    path = os.path.expanduser(path.removeprefix("file://"))
+    path = os.path.expanduser(storage.local_path(path))
     if CONTROLS.search(path):
         raise ConfigError(
             f"--embeddings={inputs.shown(path)}: the name holds control characters or broken UTF-8, and could not be written "

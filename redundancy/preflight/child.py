@@ -34,8 +34,8 @@ def _crosses_trials(collective: hlo.Collective, trials: int, data: int) -> bool:
     return any(len({device // data for device in group}) > 1 for group in collective.groups)
 
 
-def _facts(compiled, trials: int, data: int, gathered: int) -> dict:
-    cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
+def _facts(compiled, trials: int, data: int, turns: int) -> dict:
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     used = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -43,14 +43,12 @@ def _facts(compiled, trials: int, data: int, gathered: int) -> dict:
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes
     )
-    more_flops, more_bytes = hlo.loop_factors(text)
     return {
         "hbm_used": used,
         "arguments": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
-        "flops": cost["flops"] * more_flops,
-        "bytes_accessed": cost["bytes accessed"] * more_bytes,
-        "hbm_bytes": hlo.hbm_bytes(text, gathered),
+        "flops": cost["flops"] * turns,
+        "bytes_accessed": cost["bytes accessed"] * turns,
         "collectives": [
             {
                 "kind": found.kind,
@@ -59,13 +57,16 @@ def _facts(compiled, trials: int, data: int, gathered: int) -> dict:
                 "crosses_trials": _crosses_trials(found, trials, data),
                 "op_name": found.op_name,
             }
-            for found in hlo.collectives(text)
+            for found in hlo.collectives(compiled.as_text())
         ],
     }
 
 
-def _compile(program, arguments, images: int, fixed: int, trials: int, data: int, gathered: int) -> dict:
-    """What is found of one program, `images` of a chip and step; or that it needs too much memory."""
+def _compile(program, arguments, images: int, fixed: int, trials: int, data: int, turns: int = 1) -> dict:
+    """What is found of one program, `images` of a chip and step; or that it needs too much memory.
+
+    XLA counts a loop's body once, so its FLOPs and bytes are multiplied by the loop's `turns`: the micro-batches.
+    """
     facts = {"images_per_chip": images, "fixed": fixed}
     try:
         compiled = program.lower(*arguments).compile()
@@ -75,7 +76,7 @@ def _compile(program, arguments, images: int, fixed: int, trials: int, data: int
             raise
         sizes = [float(size) * 1024 ** " KMGT".index(unit) for size, unit in re.findall(r"([\d.]+)([KMGT])\b", text)]
         return {**facts, "fits": False, "needed": max(sizes, default=0.0), "message": text.splitlines()[0]}
-    return {**facts, "fits": True, **_facts(compiled, trials, data, gathered)}
+    return {**facts, "fits": True, **_facts(compiled, trials, data, turns)}
 
 
 def find(request: dict, network=None) -> dict:
@@ -97,18 +98,18 @@ def find(request: dict, network=None) -> dict:
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state["params"])) // trials,
         "programs": {},
     }
-    pixels = request["images"] * math.prod(request["image"]) if request["resident"] else 0
-    set_bytes = pixels + 4 * request["images"] if request["resident"] else 0
+    set_bytes = request["images"] * (math.prod(request["image"]) + 4) if request["resident"] else 0
     with jax.set_mesh(mesh):
         for name in request["programs"]:
             if name == "train":
                 arguments = programs.train_arguments(trials, 1, request["images"])
                 images, fixed = config.batch_size // data, _bytes(state) // trials + set_bytes
-                found["programs"][name] = _compile(programs.train, arguments, images, fixed, trials, data, pixels)
+                turns = images // config.micro_batch if config.micro_batch else 1
+                found["programs"][name] = _compile(programs.train, arguments, images, fixed, trials, data, turns)
             else:
                 arguments = programs.embed_arguments(request["images"])
                 images, fixed = programs.eval_batch_size // data, found["parameter_bytes"] + set_bytes
-                found["programs"][name] = _compile(programs.embed, arguments, images, fixed, trials, data, pixels)
+                found["programs"][name] = _compile(programs.embed, arguments, images, fixed, trials, data)
     return found
 
 

@@ -23,7 +23,7 @@ class Flags:
 
     Attributes:
       topology: such as v5e:16x16.
-      image_size, classes: of the data set, instead of what its name and the config tell.
+      image_size, classes: of the data set, instead of those of its name and the config.
       trials: trainings at once, 1 as in the stage train.
       json: whether to print JSON instead of text.
     """

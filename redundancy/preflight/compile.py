@@ -50,7 +50,7 @@ class Request:
 
 
 def need_libtpu() -> None:
-    """Raises CompileError where libtpu is not installed."""
+    """Raises CompileError if libtpu is not installed."""
     if importlib.util.find_spec("libtpu") is None:
         raise CompileError(
             "preflight compiles with libtpu, TPU's compiler, which is not installed and needs no TPU: "
@@ -59,7 +59,7 @@ def need_libtpu() -> None:
 
 
 def check(request: Request) -> None:
-    """Raises ConfigError where the config's batch cannot be spread over the slice."""
+    """Raises ConfigError if the config's batch cannot be spread over the slice."""
     config, chips = request.config, request.topology.chips
     if config.data_parallel and chips % config.data_parallel:
         raise ConfigError(
@@ -69,7 +69,7 @@ def check(request: Request) -> None:
 
 
 def run(request: Request, module: str = "redundancy.preflight.child") -> dict:
-    """Compiles, and tells per program and chip: memory, FLOPs, bytes, collectives.
+    """Compiles, and returns per program and chip: memory, FLOPs, bytes, collectives.
 
     Args:
       request: what to compile.
@@ -77,7 +77,7 @@ def run(request: Request, module: str = "redundancy.preflight.child") -> dict:
 
     Returns:
       mesh (trials, chips of one batch), parameters, parameter_bytes, and programs: by name fits, images_per_chip, and
-      either hbm_used, flops, bytes_accessed, hbm_bytes, collectives, or what it needed (0 where unknown) and message.
+      either hbm_used, flops, bytes_accessed, collectives, or what it needed (0 if unknown) and message.
 
     Raises:
       ConfigError: the batch cannot be spread over the slice.

@@ -1,10 +1,11 @@
-"""TPU generations, with what Google publishes of a chip, and the topologies that a slice may have."""
+"""TPU generations, and the topologies that a slice may have."""
 
 import dataclasses
 import math
 import re
 
 from redundancy.errors import ConfigError, nearest
+from redundancy.training.peaks import peak_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,46 +14,34 @@ class Generation:
 
     Attributes:
       name: as topologies spell it.
-      flops: peak bfloat16 FLOP/s.
       hbm_bytes: HBM that a program may use, bytes, as libtpu's compiler reports it: a little less than is sold.
-      hbm_bandwidth: HBM bytes/s.
-      link_bandwidth: bytes/s of one inter-chip link in one direction: the published bandwidth of a chip, both directions
-        and all links, over twice its links.
-      axes: of the torus; a chip has two links along each.
-      chip_config: libtpu's name for chips that are one JAX device each, where that is not the default.
-      source: where the numbers are published.
+      axes: of the torus.
+      chip_config: libtpu's name for chips that are one JAX device each, if that is not the default.
     """
 
     name: str
-    flops: float
     hbm_bytes: int
-    hbm_bandwidth: float
-    link_bandwidth: float
     axes: int
-    chip_config: str
-    source: str
+    chip_config: str = ""
+
+    @property
+    def flops(self) -> float:
+        """Peak bfloat16 FLOP/s."""
+        return peak_flops(f"TPU {self.name}", "bfloat16")
+
+    @property
+    def source(self) -> str:
+        """Where the peak rate is published."""
+        return f"https://docs.cloud.google.com/tpu/docs/{self.name}"
 
 
 _GIB = 2**30
 
 GENERATIONS = {
-    generation.name: generation
-    for generation in (
-        # The page gives no rate of the links; Jouppi et al. 2023 (arXiv 2304.01433), table 4: 6 of 50 GB/s.
-        Generation(
-            "v4", 275e12, int(30.75 * _GIB), 1200e9, 50e9, 3, "megacore", "https://docs.cloud.google.com/tpu/docs/v4"
-        ),
-        # 400 GB/s, both directions, over 4 links.
-        Generation("v5e", 197e12, int(15.75 * _GIB), 819e9, 50e9, 2, "", "https://docs.cloud.google.com/tpu/docs/v5e"),
-        # 1200 GB/s, both directions, over 6 links; 2575 GiB/s of HBM.
-        Generation(
-            "v5p", 459e12, int(95.73 * _GIB), 2765e9, 100e9, 3, "", "https://docs.cloud.google.com/tpu/docs/v5p"
-        ),
-        # 800 GB/s, both directions, over 4 links.
-        Generation(
-            "v6e", 918e12, int(31.24 * _GIB), 1638e9, 100e9, 2, "", "https://docs.cloud.google.com/tpu/docs/v6e"
-        ),
-    )
+    "v4": Generation("v4", int(30.75 * _GIB), 3, "megacore"),
+    "v5e": Generation("v5e", int(15.75 * _GIB), 2),
+    "v5p": Generation("v5p", int(95.73 * _GIB), 3),
+    "v6e": Generation("v6e", int(31.24 * _GIB), 2),
 }
 
 WANTED = "v4:2x2x1, v5e:4x4, v5e:16x16, v5p:2x2x2, v6e:8x8, or another GENERATION:AxB (v5e, v6e) or :AxBxC (v4, v5p)"

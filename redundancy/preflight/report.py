@@ -4,11 +4,28 @@ import math
 
 from redundancy.preflight.compile import Request
 from redundancy.preflight.generations import Generation
-from redundancy.preflight.model import fitting_batch, roofline, scaling
+from redundancy.sizes import binary, decimal
 
 SHARE = 0.9  # of the memory; what is left is for the runtime, infeed and fragmentation
 _COMBINED = 8  # XLA combines all-reduces up to some size; as many at most are the gradients of one network
 _TINY = 64 * 1024  # bytes; a collective of fewer carries numbers for people, and costs its latency alone
+
+
+def fitting_batch(
+    images_per_chip: int, used: float, fixed: float, available: float, share: float = 0.9, whole: int = 1
+) -> int:
+    """Images a chip that would about fill `share` of the memory, if all but `fixed` grows with the batch; at least 0.
+
+    Args:
+      images_per_chip: batch that `used` was found with; what is returned is less.
+      used, fixed, available: bytes of HBM: the program's, those that do not depend on the batch, and the chip's.
+      share: of the memory to fill at most.
+      whole: a chip's images must be a multiple of it; eights of it are preferred.
+    """
+    per_image = max(used - fixed, 1.0) / images_per_chip
+    most = min(int(max(share * available - fixed, 0.0) / per_image), images_per_chip - 1)
+    even = math.lcm(8, whole)
+    return most - most % (even if most >= even else whole)
 
 
 def _program(generation: Generation, whole: int, found: dict) -> dict:
@@ -17,24 +34,17 @@ def _program(generation: Generation, whole: int, found: dict) -> dict:
         given = found["images_per_chip"], found["needed"], found["fixed"], generation.hbm_bytes, SHARE
         batch, some = fitting_batch(*given, whole), fitting_batch(*given)
         return {**found, "fitting_images_per_chip": batch, "one_image_fits": some > 0}
-    bounds = roofline(generation, found["flops"], found["hbm_bytes"], found["bytes_accessed"])
+    least = found["flops"] / generation.flops
     return {
         **found,
         "hbm_share": found["hbm_used"] / generation.hbm_bytes,
-        "flops_s": bounds.flops_s,
-        "hbm_s": bounds.hbm_s,
-        "bytes_accessed_s": bounds.bytes_accessed_s,
-        "limit": bounds.limit,
-        "images_per_s_per_chip": found["images_per_chip"] / bounds.least_s,
+        "flops_s": least,
+        "images_per_s_per_chip": found["images_per_chip"] / least,
     }
 
 
-def _chip_counts(chips: int) -> list[int]:
-    return sorted({chips, *(4**power for power in range(1, 5))})
-
-
 def summary(request: Request, found: dict) -> dict:
-    """Everything that is reported, as JSON holds it: compile.run's result, bounds, scaling, verdicts."""
+    """Everything that is reported, as JSON holds it: compile.run's result, bounds, verdicts."""
     generation, (trials, data) = request.topology.generation, found["mesh"]
     # As mesh.make_mesh wants it: BatchNorm groups and micro-batches are whole on each chip.
     whole = math.lcm(request.config.bn_group_size or 1, request.config.micro_batch or 1)
@@ -59,23 +69,12 @@ def summary(request: Request, found: dict) -> dict:
         "parameter_bytes": found["parameter_bytes"],
         "hbm_available": generation.hbm_bytes,
         "peak_flops": generation.flops,
-        "hbm_bandwidth": generation.hbm_bandwidth,
-        "link_bandwidth": generation.link_bandwidth,
         "source": generation.source,
         "fits": all(facts["fits"] for facts in programs.values()),
         "programs": programs,
     }
     train = programs.get("train")
     if train and train["fits"]:
-        step = max(train["flops_s"], train["hbm_s"])
-        exchanged = sum(of["bytes"] for of in train["collectives"])
-        result["gradient_bytes"] = exchanged
-        result["scaling"] = [
-            vars(of)
-            for of in scaling(
-                generation, step, train["images_per_chip"], exchanged or found["parameter_bytes"], _chip_counts(data)
-            )
-        ]
         result["remarks"] = _remarks(request, found, train)
     return result
 
@@ -108,18 +107,6 @@ def _remarks(request: Request, found: dict, train: dict) -> list[str]:
     return remarks
 
 
-def _size(number: float) -> str:
-    """Bytes in decimal units: '178 MB'."""
-    if number < 1:
-        return "0 B"
-    power = min(int(math.log10(number)) // 3, 4)
-    return f"{number / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
-
-
 def _rows(programs: dict[str, dict], available: float) -> list[tuple[str, ...]]:
     def row(name, value):
         return (name, *(value(facts) if facts["fits"] else "does not fit" for facts in programs.values()))
@@ -127,16 +114,11 @@ def _rows(programs: dict[str, dict], available: float) -> list[tuple[str, ...]]:
     return [
         ("per chip and step", *programs),
         ("images", *(str(facts["images_per_chip"]) for facts in programs.values())),
-        row(
-            "HBM used", lambda of: f"{of['hbm_used'] / 2**30:.2f} of {available / 2**30:.2f} GiB, {of['hbm_share']:.0%}"
-        ),
+        row("HBM used", lambda of: f"{binary(of['hbm_used'], 2)} of {binary(available, 2)}, {of['hbm_share']:.0%}"),
         row("FLOPs", lambda of: f"{of['flops'] / 1e12:.3g} T"),
-        row("bytes across HBM", lambda of: _size(of["hbm_bytes"])),
-        row("bytes as XLA counts them", lambda of: _size(of["bytes_accessed"])),
-        row("least time by FLOPs", lambda of: _ms(of["flops_s"])),
-        row("least time by HBM", lambda of: _ms(of["hbm_s"])),
-        row("  if all XLA counts were HBM", lambda of: _ms(of["bytes_accessed_s"])),
-        row("bound", lambda of: f"{of['images_per_s_per_chip']:,.0f} images/s, by {of['limit']}"),
+        row("bytes as XLA counts them", lambda of: decimal(of["bytes_accessed"])),
+        row("least time by FLOPs", lambda of: f"{of['flops_s'] * 1e3:.3g} ms"),
+        row("bound by FLOPs", lambda of: f"{of['images_per_s_per_chip']:,.0f} images/s"),
         row("collectives", lambda of: str(len(of["collectives"])) if of["collectives"] else "none"),
     ]
 
@@ -149,9 +131,9 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
 def _collectives(facts: dict) -> list[str]:
     """The largest collectives of a program, one line each; the rest in one more."""
     ranked = sorted(facts["collectives"], key=lambda of: -of["bytes"])
-    lines = [f"  {of['kind']} of {_size(of['bytes'])} over {of['devices']} chips" for of in ranked[:4]]
+    lines = [f"  {of['kind']} of {decimal(of['bytes'])} over {of['devices']} chips" for of in ranked[:4]]
     if rest := ranked[4:]:
-        lines.append(f"  {len(rest)} more, {_size(sum(of['bytes'] for of in rest))} together")
+        lines.append(f"  {len(rest)} more, {decimal(sum(of['bytes'] for of in rest))} together")
     return lines
 
 
@@ -169,28 +151,10 @@ def text(result: dict) -> str:
     for name, facts in result["programs"].items():
         if facts["fits"] and facts["collectives"]:
             lines += ["", f"collectives of {name}:", *_collectives(facts)]
-    if "scaling" in result:
-        rows = [("chips", "all-reduce", "images/s, hidden", "images/s, exposed")]
-        rows += [
-            (
-                str(of["chips"]),
-                _ms(of["all_reduce_s"]),
-                f"{of['hidden']:,.0f} ({of['hidden_efficiency']:.1%})",
-                f"{of['exposed']:,.0f} ({of['exposed_efficiency']:.1%})",
-            )
-            for of in result["scaling"]
-        ]
-        lines += [
-            "",
-            f"scaling bound, {result['programs']['train']['images_per_chip']} images a chip; ring all-reduce of "
-            f"{_size(result['gradient_bytes'])}, {result['link_bandwidth'] / 1e9:.0f} GB/s each way a link, hidden behind "
-            "the step or not:",
-            *("  " + line for line in _aligned(rows)),
-        ]
     lines += ["", *result.get("remarks", [])]
     lines.append(
-        f"Bounds, not measurements: peak rates {result['peak_flops'] / 1e12:.0f} TFLOP/s, "
-        f"{result['hbm_bandwidth'] / 1e9:.0f} GB/s; {result['source']}"
+        f"A bound at the peak of {result['peak_flops'] / 1e12:.0f} TFLOP/s ({result['source']}), never measured on a TPU; "
+        "bytes count what stays on the chip too."
     )
     return "\n".join(lines)
 
@@ -216,16 +180,14 @@ def _way_out(result: dict, name: str, facts: dict) -> str:
 
 
 def problem(result: dict) -> str | None:
-    """What is wrong where a program does not fit, None where all do."""
+    """What is wrong if a program does not fit; None if all do."""
     lines = []
     for name, facts in result["programs"].items():
         if facts["fits"]:
             continue
-        needed = (
-            f"needs {facts['needed'] / 2**30:.1f} GiB of HBM" if facts["needed"] else "needs more HBM than there is"
-        )
+        needed = f"needs {binary(facts['needed'])} of HBM" if facts["needed"] else "needs more HBM than there is"
         lines.append(
             f"{name} of {facts['images_per_chip']} images a chip does not fit on {result['topology']}: it {needed}, of "
-            f"{result['hbm_available'] / 2**30:.2f} GiB available; {_way_out(result, name, facts)}."
+            f"{binary(result['hbm_available'], 2)} available; {_way_out(result, name, facts)}."
         )
     return " ".join(lines) or None

@@ -1,4 +1,4 @@
-"""The shapes of a data set's images, told without the data set: preflight needs no more of it."""
+"""The shapes of a data set's images, known without opening it."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ class Shapes:
     Attributes:
       image: (height, width, channels) of an image as the network gets it.
       classes: how many.
-      images: of the training split; 0 where unknown.
+      images: of the training split; 0 if unknown.
       resident: whether the set lives on the device (config.resident_mb).
     """
 

@@ -28,10 +28,7 @@ def version() -> str:
     """This package's version and a digest of the sources that make merges: two checkouts of one version may differ."""
     root = pathlib.Path(redundancy.__file__).parent
     digest = hashlib.sha256()
-    others = [
-        root / name for name in ("embedding/store.py", "gcs.py", "remote.py", "retries.py", "scratch.py", "storage.py")
-    ]
-    for path in (*sorted(root.glob("selection/*.py")), *others):
+    for path in (*sorted(root.glob("selection/*.py")), root / "embedding/store.py", *sorted(root.glob("storage/*.py"))):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return f"{redundancy.__version__}, sources {digest.hexdigest()[:8]}"
 

@@ -23,6 +23,7 @@ from redundancy.selection.bounds import Rows
 from redundancy.selection.counting import Counter
 from redundancy.selection.dissimilarity import Units
 from redundancy.selection.pairs import Pairs, TooManyPairs
+from redundancy.sizes import binary
 
 _BLOCK_ROWS = 256
 _SMALL = 256  # images up to which all pairs are computed whatever is wanted: it is the faster way
@@ -202,10 +203,6 @@ def next_target(num_pairs: int, num_merges: int, wanted: int) -> int:
     return int(num_pairs * min(64, max(2, 1.5 * growth)))
 
 
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
-
-
 class Linker:
     """The linkage of one class, from threshold to threshold.
 
@@ -278,8 +275,8 @@ class Linker:
     def _too_large(self, num_pairs: int) -> DataError:
         needed = min(self._dense_bytes, _BYTES_PER_PAIR * num_pairs)
         return DataError(
-            f"{len(self.units)} different images of one class need {_size(needed)} of memory or more for the "
-            f"dissimilarities of their pairs, and {_size(available_memory())} are available. Link on a machine with "
+            f"{len(self.units)} different images of one class need {binary(needed)} of memory or more for the "
+            f"dissimilarities of their pairs, and {binary(available_memory())} are available. Link on a machine with "
             "more memory, keep a larger fraction, or split the class."
         )
 

@@ -138,11 +138,8 @@ def read(folder: str, parts: Sequence[Mapping[str, str]], labels: Sequence[int])
 
     def table(part):
         path = storage.join(folder, part["file"])
-        if not storage.exists(path) or storage.sha256(path) != part["sha256"]:
-            raise DataError(
-                f"{path} is missing, damaged or another file than the manifest names. Delete it and "
-                f'{storage.join(folder, "manifest.json")} and run "redundancy link" again.'
-            )
+        again = f'Delete it and {storage.join(folder, "manifest.json")} and run "redundancy link" again.'
+        storage.check_sha256(path, part["sha256"], again)
         return storage.read_parquet(path, _COLUMNS)
 
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:

@@ -63,11 +63,7 @@ def check_file(folder: str, entry: Mapping[str, Any]) -> str:
       DataError: the file is missing, or another one than the entry says.
     """
     path = storage.join(folder, entry["file"])
-    if not storage.exists(path) or storage.sha256(path) != entry["sha256"]:
-        raise DataError(
-            f"{path} is missing, damaged or another file than the manifest names. Delete {folder} and run "
-            '"redundancy select" again.'
-        )
+    storage.check_sha256(path, entry["sha256"], f'Delete {folder} and run "redundancy select" again.')
     return path
 
 

@@ -26,6 +26,6 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
       dtype: 'bfloat16' or 'float32'.
     """
     for name, (bfloat16, float32) in _PEAKS.items():
-        if re.search(rf"(\b|G){name}(\b|p)", device_kind):
+        if re.search(rf"(\b|G){name}(\b|p|e)", device_kind):
             return bfloat16 if dtype == "bfloat16" else float32
     return None

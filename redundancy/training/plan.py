@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from redundancy import machine
 from redundancy.errors import ConfigError
 from redundancy.models.flops import once
+from redundancy.sizes import binary
 from redundancy.training.programs import Programs
 
 _SHARE = 0.9  # of a device's memory that may be planned for
@@ -86,10 +87,7 @@ def check_fits(programs: Programs, pack: int, num_images: int) -> None:
     if sum(wanted.values()) <= _SHARE * have:
         return
 
-    def gib(count: float) -> str:
-        return f"{count / 2**30:.2f} GiB"
-
-    parts: list[Any] = [f"{name} {gib(size)}" for name, size in wanted.items()]
+    parts: list[Any] = [f"{name} {binary(size, 2)}" for name, size in wanted.items()]
     ways = ["lower config.batch_size or config.widths", "use more devices"]
     if not programs.unroll:
         ways.insert(0, "set config.micro_batch, or lower it")
@@ -98,6 +96,6 @@ def check_fits(programs: Programs, pack: int, num_images: int) -> None:
     if programs.resident and wanted["images"] > 0.3 * have:
         ways.insert(0, "stream the images with --config.resident_mb=0")
     raise ConfigError(
-        f"a pack of {pack} trials with batch_size {programs.config.batch_size} needs about {gib(sum(wanted.values()))} "
-        f"on each {device.device_kind} ({', '.join(parts)}), which has {gib(have)}: {'; '.join(ways)}."
+        f"a pack of {pack} trials with batch_size {programs.config.batch_size} needs about {binary(sum(wanted.values()), 2)} "
+        f"on each {device.device_kind} ({', '.join(parts)}), which has {binary(have, 2)}: {'; '.join(ways)}."
     )

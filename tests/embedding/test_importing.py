@@ -450,7 +450,7 @@ def test_a_finished_import_is_a_no_op_and_others_are_refused(files, monkeypatch)
     files.bring(parts=3)
     storage.write_bytes(files.path("E2.npy"), storage.read_bytes(files.path("E.npy")))
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_bytes", lambda *_: pytest.fail("wrote again"))
+        patch.setattr(storage.scratch, "scratch_file", lambda *_: pytest.fail("wrote again"))
         files.bring(parts=3)
         files.bring(embeddings=files.path("E2.npy"), name="other", checkpoint="other")
     other = files.write("other.npy", rows(seed=1)[0])
@@ -475,13 +475,13 @@ import os, signal
 from redundancy import storage
 from redundancy.embedding import importing
 from redundancy.workdir import Workdir
-write, written = storage.write_bytes, []
+write, written = storage.files.write_bytes, []
 def write_then_die(path, data):
     if len(written) == 5:  # three parts and the records of two
         os.kill(os.getpid(), signal.SIGKILL)
     written.append(path)
     write(path, data)
-storage.write_bytes = write_then_die
+storage.files.write_bytes = write_then_die
 importing.import_embeddings(importing.{files.request(parts=5)!r}, Workdir({files.workdir.root!r}))
 """
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL

@@ -10,8 +10,9 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy.errors import ConfigError
-from redundancy.models import convolution, cpu_calls, make_model
+from redundancy.models import convolution, make_model
 from redundancy.models.convolution import Conv, convolve, formulation_for
+from redundancy.models.cpu import calls, handler
 
 # batch, height, width, channels in, channels out, kernel, stride
 SHAPES = [
@@ -93,8 +94,8 @@ def test_a_pack_of_trials_under_vmap_equals_single_trials():
 
 
 def test_processors_without_wide_registers(monkeypatch):
-    machine, _ = cpu_calls._machine()
-    monkeypatch.setattr(cpu_calls, "_machine", lambda: (machine, False))
+    machine, _ = calls._machine()
+    monkeypatch.setattr(calls, "_machine", lambda: (machine, False))
     for shape in ((2, 11, 13, 16, 32, 3, 1), (2, 11, 13, 3, 8, 3, 2), (3, 5, 6, 12, 4, 3, 2)):
         arrays, stride = _arrays(*shape), shape[-1]
         found = jax.jit(lambda *a, s=stride: _with_gradients(lambda x, k: convolve(x, k, (s, s), "cpu"), *a))(*arrays)
@@ -117,14 +118,20 @@ def test_many_calls_at_once_do_not_wait_for_each_other_and_give_the_same_bits():
                 np.testing.assert_array_equal(one, other)
 
 
-def test_an_unknown_interface_is_left_alone(monkeypatch):
+@pytest.mark.parametrize("version", [(0, 2), (0, 4), (1, 3), None])
+def test_an_unknown_interface_is_left_alone(tmp_path, monkeypatch, version):
     x, kernel, _ = _arrays(*SHAPES[0])
 
     def program():
         return str(jax.make_jaxpr(lambda x, k: convolve(x, k, formulation="cpu"))(x, kernel))
 
     assert "conv_general_dilated" not in program()
-    monkeypatch.setattr(cpu_calls, "interface_version", lambda: None)
+    if version:
+        header = tmp_path / "xla" / "ffi" / "api" / "c_api.h"
+        header.parent.mkdir(parents=True)
+        header.write_text("#define XLA_FFI_API_MAJOR {}\n#define XLA_FFI_API_MINOR {}\n".format(*version))
+    monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(calls, "interface_version", handler.interface_version.__wrapped__)
     assert "conv_general_dilated" in program()
 
 

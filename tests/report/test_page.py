@@ -125,7 +125,7 @@ def test_finished_report_is_left_alone_until_results_change(tmp_path, monkeypatc
     page = storage.join(workdir.report, "index.html")
     before = storage.read_bytes(page)
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_bytes", None)
+        patch.setattr(storage.scratch, "scratch_file", None)
         report(config, workdir)
     storage.write_text(page, "mine")
     report(config, workdir)

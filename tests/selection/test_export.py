@@ -24,8 +24,8 @@ from redundancy.embedding import ids as ids_lib
 from redundancy.embedding.importing import Request as Import
 from redundancy.embedding.importing import import_embeddings
 from redundancy.errors import ConfigError, DataError, UserError, WorkdirError
+from redundancy.export.command import Request, export
 from redundancy.selection import stages
-from redundancy.selection.export import Request, export
 from redundancy.selection.subset import read_subset
 from redundancy.workdir import Workdir
 from tests.ports import free_port

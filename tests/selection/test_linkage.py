@@ -349,6 +349,6 @@ def test_all_pairs_are_taken_where_sorted_ones_do_not_fit(monkeypatch):
 
 def test_memory_is_asked_for_before_the_work(monkeypatch, always_counting):
     monkeypatch.setattr(linkage, "available_memory", lambda: 2**12)
-    with pytest.raises(DataError, match=r"8\d\d different images of one class need .* MiB .* more memory"):
+    with pytest.raises(DataError, match=r"8\d\d different images of one class need .* [KM]iB .* more memory"):
         linkage.complete_linkage(_embeddings(900, 4), 450)
     assert len(linkage.complete_linkage(_embeddings(900, 4), 0)) == 0

@@ -14,9 +14,11 @@ import redundancy
 from redundancy import config as config_lib
 from redundancy import needs, storage, table
 from redundancy.errors import ConfigError
+from redundancy.export import command as export
+from redundancy.export import request
 from redundancy.report import compare
 from redundancy.report.stage import report
-from redundancy.selection import export, methods, stages
+from redundancy.selection import methods, stages
 from redundancy.status import Request, status
 from redundancy.workdir import subset_name
 from tests.report.synthetic import make_workdir, noise_images
@@ -101,15 +103,17 @@ def test_a_further_method_goes_through_every_stage(further, beside, tmp_path):
 
     wanted = dict(trial=1 if further.per_trial else None)
     output = str(tmp_path / "kept.npy")
-    export.export(export.Request(0.6, "npy", output, method=name, **wanted), workdir)
+    export.export(request.Request(0.6, "npy", output, method=name, **wanted), workdir)
     assert len(np.load(output)) == 36
     with pytest.raises(ConfigError, match="--trial"):
-        export.export(export.Request(0.6, "npy", output, method=name, trial=None if further.per_trial else 0), workdir)
+        export.export(request.Request(0.6, "npy", output, method=name, trial=None if further.per_trial else 0), workdir)
     if further.per_layer and len(layers) > 1:
-        export.export(export.Request(0.6, "npy", output, method=name, layer="start", overwrite=True, **wanted), workdir)
+        export.export(
+            request.Request(0.6, "npy", output, method=name, layer="start", overwrite=True, **wanted), workdir
+        )
     elif not further.per_layer:
         with pytest.raises(ConfigError, match=f"{name} subsets come from no layer"):
-            export.export(export.Request(0.6, "npy", output, method=name, layer="end"), workdir)
+            export.export(request.Request(0.6, "npy", output, method=name, layer="end"), workdir)
 
 
 def test_an_unknown_method_is_refused(further):

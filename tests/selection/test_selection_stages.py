@@ -120,7 +120,7 @@ def test_a_finished_stage_is_a_no_op(synthetic, monkeypatch):
     def fail(*_, **__):
         raise AssertionError("worked again")
 
-    monkeypatch.setattr(storage, "write_bytes", fail)
+    monkeypatch.setattr(storage.scratch, "scratch_file", fail)
     _run(config, workdir)
     assert _files(workdir, "merges", "subsets") == before
 

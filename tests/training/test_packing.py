@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_told_with_the_way_out(monkeypatch):
     config, mesh = tiny(pack=4)
     programs = Programs(config, (8, 8, 1), 10, mesh, resident=True)
     monkeypatch.setattr(plan, "device_memory", lambda device: 2**18)
-    with pytest.raises(ConfigError, match=r"pack of 4 trials.*GiB.*lower config\.pack, which is 4") as caught:
+    with pytest.raises(ConfigError, match=r"pack of 4 trials.*[KMG]iB.*lower config\.pack, which is 4") as caught:
         plan.check_fits(programs, 4, 100)
     assert "--config.resident_mb=0" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"--config\.resident_mb=0"):

@@ -1,4 +1,4 @@
-"""The convolutions of cpu_kernels.py as JAX functions: compiled for this processor and registered with XLA."""
+"""The convolutions of kernels.py as JAX functions: compiled for this processor and registered with XLA."""
 
 import ctypes
 import functools
@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import llvmlite
 from llvmlite import binding, ir
 
-from redundancy.models import cpu_handler, cpu_kernels, cpu_objects
-from redundancy.models.cpu_handler import handler, interface_version
-from redundancy.models.cpu_kernels import Shape, lanes
+from redundancy.models.cpu import kernels, objects
+from redundancy.models.cpu.handler import TEXT, handler, interface_version
+from redundancy.models.cpu.kernels import Shape, lanes
 
 _WRITERS = {
-    "forward": cpu_kernels.write_forward,
-    "input_gradient": cpu_kernels.write_input_gradient,
-    "kernel_gradient": cpu_kernels.write_kernel_gradient,
+    "forward": kernels.write_forward,
+    "input_gradient": kernels.write_input_gradient,
+    "kernel_gradient": kernels.write_kernel_gradient,
 }
 _LEVEL = 3  # of optimisation
 _MOST_PARTS = 64
@@ -62,7 +62,7 @@ def _text(kind: str, shape: Shape, wide: bool) -> str:
 def _writers() -> str:
     """Checksum of the files that write kernels. With the rest of `_identity` it stands for their text, which takes long."""
     digest = hashlib.sha256()
-    for path in (__file__, cpu_kernels.__file__, cpu_handler.__file__):
+    for path in (__file__, kernels.__file__, TEXT):
         digest.update(hashlib.sha256(pathlib.Path(path).read_bytes()).digest())
     return digest.hexdigest()
 
@@ -101,7 +101,7 @@ def _loaded(code: bytes) -> binding.ExecutionEngine:
 def _compiled(kind: str, shape: Shape) -> int:
     """The address of a handler."""
     _, wide = _machine()
-    code = cpu_objects.kept(_identity(kind, shape, wide), lambda: _object(_text(kind, shape, wide)))
+    code = objects.kept(_identity(kind, shape, wide), lambda: _object(_text(kind, shape, wide)))
     return _loaded(code).get_function_address("handler")
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from llvmlite import binding
 
-from redundancy.models import cpu_calls, cpu_objects
-from redundancy.models.cpu_kernels import Shape
+from redundancy import cache_folder
+from redundancy.models.cpu import calls, objects
+from redundancy.models.cpu.kernels import Shape
 
 SHAPE = Shape(5, 6, 8, 16, 3, 1)
 
@@ -25,8 +26,8 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def made(monkeypatch):
     """Grows with each kernel that is compiled."""
-    seen, unpatched = [], cpu_calls._object
-    monkeypatch.setattr(cpu_calls, "_object", lambda text: seen.append(text) or unpatched(text))
+    seen, unpatched = [], calls._object
+    monkeypatch.setattr(calls, "_object", lambda text: seen.append(text) or unpatched(text))
     return seen
 
 
@@ -34,9 +35,9 @@ def result(kind="forward"):
     """What the kernel computes of fixed numbers, by calling it directly."""
     loaded = []
     with pytest.MonkeyPatch.context() as patch:
-        load = cpu_calls._loaded
-        patch.setattr(cpu_calls, "_loaded", lambda code: loaded.append(load(code)) or loaded[0])
-        assert cpu_calls._compiled(kind, SHAPE)
+        load = calls._loaded
+        patch.setattr(calls, "_loaded", lambda code: loaded.append(load(code)) or loaded[0])
+        assert calls._compiled(kind, SHAPE)
     function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 2)(
         loaded[0].get_function_address("kernel")
     )
@@ -61,7 +62,7 @@ def test_kept_kernels_compute_the_same_bits(folder, made, monkeypatch, kind):
     assert [len(list(folder.iterdir())), len(made)] == [1, 1]
     assert result(kind) == first
     assert len(made) == 1
-    monkeypatch.setattr(cpu_objects, "cache_folder", lambda: None)
+    monkeypatch.setattr(cache_folder, "cache_folder", lambda: None)
     assert result(kind) == first
     assert len(made) == 2
 
@@ -100,8 +101,8 @@ def test_a_damaged_file_is_compiled_anew(folder, made, damage):
         (binding, "get_host_cpu_features", lambda: binding.FeatureMap({"avx2": True})),
         (binding, "get_process_triple", lambda: "aarch64-unknown-linux-gnu"),
         (binding, "llvm_version_info", (1, 0, 0)),
-        (cpu_calls, "interface_version", lambda: 99),
-        (cpu_calls, "_writers", lambda: "of another version"),
+        (calls, "interface_version", lambda: 99),
+        (calls, "_writers", lambda: "of another version"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -144,9 +145,9 @@ def test_a_folder_that_others_may_write_to_is_left_alone(folder, made, monkeypat
 
 
 def test_the_oldest_files_go(folder, monkeypatch):
-    monkeypatch.setattr(cpu_objects, "MOST_FILES", 3)
+    monkeypatch.setattr(objects, "MOST_FILES", 3)
     for number in range(6):
-        assert cpu_objects.kept(f"kernel {number}", lambda number=number: bytes([number])) == bytes([number])
+        assert objects.kept(f"kernel {number}", lambda number=number: bytes([number])) == bytes([number])
         for path in folder.iterdir():
             os.utime(path, (0, path.stat().st_mtime - 10))
     found = {path.name.split(".")[0] for path in folder.iterdir()}
@@ -156,10 +157,10 @@ def test_the_oldest_files_go(folder, monkeypatch):
 def test_processes_share_what_one_compiled(repo, tmp_path):
     script = """
 import hashlib, jax, jax.numpy as jnp
-from redundancy.models import cpu_calls
+from redundancy.models.cpu import calls
 from redundancy.models.convolution import convolve
-made, unpatched = [], cpu_calls._object
-cpu_calls._object = lambda text: made.append(text) or unpatched(text)
+made, unpatched = [], calls._object
+calls._object = lambda text: made.append(text) or unpatched(text)
 x, kernel = jnp.sin(jnp.arange(2. * 7 * 6 * 8)).reshape(2, 7, 6, 8), jnp.cos(jnp.arange(9. * 8 * 16)).reshape(3, 3, 8, 16)
 loss = lambda x, k: (convolve(x, k, (2, 2), "cpu") ** 2).sum()
 grads = jax.jit(jax.value_and_grad(loss, (0, 1)))(x, kernel)

@@ -1,7 +1,7 @@
 """Direct convolutions for CPUs, as functions of LLVM's intermediate language that compute some images of a batch.
 
 Sums of 16 pixels by 16 channels stay in vector registers while taps and channels pass by, and nothing is rearranged;
-images are only copied into a border of zeros. Knows nothing of XLA and threads, see cpu_handler.py.
+images are only copied into a border of zeros. Knows nothing of XLA and threads, see handler.ll.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ _INT, _FLOAT, _POINTER = ir.IntType(64), ir.FloatType(), ir.PointerType()
 
 
 def lanes(channels: int) -> int:
-    """Channels of a vector, which LLVM cuts into what the processor has; 0 where there are no kernels for this number."""
+    """Channels of a vector, which LLVM cuts into what the processor has; 0 if there are no kernels for this number."""
     return next((count for count in (16, 8, 4) if channels % count == 0), 0)
 
 
@@ -84,7 +84,7 @@ def _transposed_axes(shape: Shape, axis: int) -> list[Axis]:
     size, stride, before = (shape.height, shape.width)[axis], shape.stride, shape.before[axis]
     axes = []
     for place in range(min(stride, size)):
-        # Input i * stride + place had tap k in output i + (place + before - k) / stride, where that is whole.
+        # Input i * stride + place had tap k in output i + (place + before - k) / stride, if that is whole.
         first = (place + before) % stride
         taps = len(range(first, shape.taps, stride))
         source = (place + before - first) // stride
@@ -147,7 +147,7 @@ class _Writer:
 
     @contextlib.contextmanager
     def covering(self, size: int, step: int):
-        """Starts of blocks of `step` that cover 0..size-1; the last begins earlier where they would not divide it."""
+        """Starts of blocks of `step` that cover 0..size-1; the last begins earlier if they do not divide it."""
         with self.loop(0, size, step) as start:
             latest = self.int(size - step)
             yield self.b.select(self.b.icmp_signed("<", start, latest), start, latest)

@@ -13,7 +13,7 @@ from redundancy.selection.subset import Subset
 
 
 def make_rows(subset: Subset, rows: np.ndarray, ids: pa.Array | None, class_names: Sequence[str] | None) -> pa.Table:
-    """Rows [n] of a subset as a table: position, label, class and id (where known), group, kept, dissimilarity."""
+    """Rows [n] of a subset as a table: position, label, class and id (if known), group, kept, dissimilarity."""
     dissimilarity, group = subset.dissimilarity[rows], subset.group[rows]
     columns: dict[str, Any] = {"position": subset.positions[rows], "label": subset.labels[rows]}
     if class_names is not None:

@@ -6,16 +6,17 @@ import re
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import ConfigError, DataError
+from redundancy.export.request import PROJECTOR_FILES as FILES
+from redundancy.export.sources import rows_of
 from redundancy.progress import Progress
 from redundancy.selection import choices
 
-TENSORS, METADATA, SPRITE, CONFIG = FILES = ("tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt")
+TENSORS, METADATA, SPRITE, CONFIG = FILES
 LIMIT = 10_000
 _MOST = 100_000  # images that the projector takes
 _SPRITE_SIDE, _THUMBNAIL_SIDE = 8192, 64  # pixels; of the whole sprite TensorBoard takes no more
@@ -62,14 +63,13 @@ def write(folder: str, table: pa.Table, store: EmbeddingStore, dataset, limit: i
         raise ConfigError(f"--limit is {limit}; wanted at most {_MOST}, which is all that the projector takes.")
     labels, positions = table["label"].to_numpy(), table["position"].to_numpy()
     rows = sample(labels, positions, limit)
-    taken = table.take(pa.array(rows))
     vectors = _vectors(store, labels[rows], positions[rows])
     for name in FILES:
         storage.remove(storage.join(folder, name))
     buffer = io.StringIO()
     np.savetxt(buffer, vectors, "%.9g", "\t")
     storage.write_text(storage.join(folder, TENSORS), buffer.getvalue())
-    storage.write_text(storage.join(folder, METADATA), metadata(taken))
+    storage.write_text(storage.join(folder, METADATA), _metadata(table.take(pa.array(rows))))
     side = 0
     if dataset is not None:
         data, side = _sprite(dataset, positions[rows])
@@ -84,8 +84,8 @@ def _vectors(store: EmbeddingStore, labels: np.ndarray, positions: np.ndarray) -
     vectors = np.empty((len(labels), store.dimension), np.float32)
     for label, rows in choices.rows_by_class(labels).items():
         known, of_class = store.read_class(label)
-        found = np.minimum(np.searchsorted(known, positions[rows]), max(len(known) - 1, 0))
-        if not len(known) or (known[found] != positions[rows]).any():
+        found = rows_of(positions[rows], known)
+        if found is None:
             raise DataError(
                 f"{store.folder} lacks images of label {label} that the subset has. Bring the right files back, or run "
                 '"redundancy select" again.'
@@ -94,23 +94,23 @@ def _vectors(store: EmbeddingStore, labels: np.ndarray, positions: np.ndarray) -
     return vectors
 
 
-def metadata(table: pa.Table) -> str:
-    """The table as tab-separated text with a header; the projector knows no quotes, and takes booleans for text."""
-    columns = []
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        if pa.types.is_boolean(column.type):
-            column = pc.if_else(column, "yes", "no")
-        values = column.to_pylist()
-        columns.append([name, *(re.sub(r"\s", " ", "" if value is None else str(value)) for value in values)])
+def _cell(value) -> str:
+    """A value without tabs and line breaks, since the projector knows no quotes; it takes booleans for text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return re.sub(r"\s", " ", "" if value is None else str(value))
+
+
+def _metadata(table: pa.Table) -> str:
+    """The table as tab-separated text with a header."""
+    columns = [[name, *map(_cell, table[name].to_pylist())] for name in table.column_names]
     return "".join("\t".join(row) + "\n" for row in zip(*columns, strict=True))
 
 
 def _sprite(dataset, positions: np.ndarray) -> tuple[bytes, int]:
     """A PNG with a square thumbnail of each image, in rows, and the thumbnails' side in pixels."""
     across = math.ceil(math.sqrt(len(positions)))
-    height, width = dataset.image_shape[:2]
-    side = min(_THUMBNAIL_SIDE, _SPRITE_SIDE // across, max(height, width))
+    side = min(_THUMBNAIL_SIDE, _SPRITE_SIDE // across, max(dataset.image_shape[:2]))
     sheet = Image.new("RGB", (across * side, math.ceil(len(positions) / across) * side))
     with Progress("export", len(positions), "thumbnails") as progress:
         for images, _, found in dataset.stream("train", positions, _BATCH):

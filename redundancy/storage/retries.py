@@ -36,7 +36,7 @@ _TRANSIENT_ERRNOS = {
     errno.EPIPE,
     errno.ETIMEDOUT,
 }
-# Classes whose instances, and those of classes derived from them, tell of the network and not of the request.
+# Classes whose instances, and those of classes derived from them, are of the network and not of the request.
 _TRANSIENT_TYPES = {
     "aiohttp.client_exceptions.ClientConnectionError",
     "aiohttp.client_exceptions.ClientPayloadError",
@@ -102,7 +102,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 def _verdict(error: BaseException) -> bool | None:
-    """Whether trying again may help; None where the error itself does not tell, but what it came of may."""
+    """Whether trying again may help; None if only the error's cause can say."""
     if isinstance(error, StorageError) or not isinstance(error, Exception):
         return False
     types = _types(error)
@@ -133,7 +133,7 @@ def is_transient(error: BaseException) -> bool:
     """Whether the operation that raised `error` may succeed when it is tried again.
 
     So are answers that the service is busy or out of order (HTTP 408, 429, 5xx), silence, lost or refused connections
-    and names that are not found. Where an error tells nothing, those that it came of are looked at.
+    and names that are not found. If an error says nothing of that, its causes decide.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -145,8 +145,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _bucket(what: str) -> str:
-    found = re.search(r"\bgs://([^/]*)", what)
-    return found[1] if found else "BUCKET"
+    return found[1] if (found := re.search(r"\bgs://([^/]*)", what)) else "BUCKET"
 
 
 def no_bucket(what: str) -> StorageError:
@@ -157,7 +156,7 @@ def no_bucket(what: str) -> StorageError:
 
 
 def refusal(what: str, error: BaseException) -> StorageError | None:
-    """The error to tell where Google's service understood and refused, or None for other errors."""
+    """The StorageError to raise if Google's service understood and refused; None for other errors."""
     if "gs://" not in what:
         return None
     status, text = status_of(error), told(error)
@@ -192,7 +191,7 @@ def told(error: BaseException) -> str:
 
 
 class Patience:
-    """How long one operation has been failing; tells when to try again, and when to give up."""
+    """How long one operation has been failing: when to try again, and when to give up."""
 
     _lock = threading.Lock()
     _last_line = -1e9  # of all operations, which fail together when the network does

@@ -1,24 +1,17 @@
-"""The handler through which XLA calls a function of cpu_kernels.py, in LLVM's intermediate language.
+; The handler through which XLA calls @kernel, a function of kernels.py; handler.py fills in the names that begin with a dollar.
+;
+; It cuts the batch into parts, asks XLA's thread pool for helpers, and takes parts itself until none is left, so that it never
+; waits for a helper that has not begun. Parts, and the order in which their sums are added, depend on the batch alone.
+;
+; Offsets in the handler's frame are those of the structs in xla/ffi/api/c_api.h on 64-bit machines, of the versions that
+; handler.py names. %state is: 0 next part, 8 parts done, 16 users of this memory, 24 parts, 32 images, 40 first and 48 second
+; input, 56 output, 64 partial sums or null.
 
-XLA's foreign function interface is that of xla/ffi/api/c_api.h, version 0. The handler cuts the batch into parts, asks XLA's
-thread pool for helpers, and takes parts itself until none is left, so that it never waits for a helper that has not begun.
-Parts, and the order in which their sums are added, depend on the batch alone.
-"""
-
-import functools
-import pathlib
-import re
-
-import jax
-
-# Offsets are those of the structs in c_api.h on 64-bit machines. %state is: 0 next part, 8 parts done, 16 users of this
-# memory, 24 parts, 32 images, 40 first and 48 second input, 56 output, 64 partial sums or null.
-_TEXT = """
 declare ptr @calloc(i64, i64)
 declare void @free(ptr)
 declare i32 @sched_yield()
 
-define internal void @work(ptr %state) {{
+define internal void @work(ptr %state) {
 entry:
   %parts.at = getelementptr i8, ptr %state, i64 24
   %images.at = getelementptr i8, ptr %state, i64 32
@@ -40,7 +33,7 @@ entry:
 nothing:
   ret void
 start:
-  %scratch = call ptr @calloc(i64 1, i64 {scratch})
+  %scratch = call ptr @calloc(i64 1, i64 $scratch)
   br label %compute
 compute:
   %part = phi i64 [ %part.first, %start ], [ %part.next, %compute ]
@@ -48,7 +41,7 @@ compute:
   %first = sdiv i64 %begin, %parts
   %finish = add i64 %begin, %images
   %last = sdiv i64 %finish, %parts
-  %offset = mul i64 %part, {partial}
+  %offset = mul i64 %part, $partial
   %own = getelementptr i8, ptr %partial, i64 %offset
   %target = select i1 %summed, ptr %own, ptr %out
   call void @kernel(ptr %x, ptr %y, ptr %target, ptr %scratch, i64 %first, i64 %last)
@@ -59,9 +52,9 @@ compute:
 end:
   call void @free(ptr %scratch)
   ret void
-}}
+}
 
-define internal void @release(ptr %state) {{
+define internal void @release(ptr %state) {
 entry:
   %users.at = getelementptr i8, ptr %state, i64 16
   %users = atomicrmw sub ptr %users.at, i64 1 acq_rel
@@ -75,16 +68,16 @@ free:
   br label %end
 end:
   ret void
-}}
+}
 
-define internal void @help(ptr %state) {{
+define internal void @help(ptr %state) {
 entry:
   call void @work(ptr %state)
   call void @release(ptr %state)
   ret void
-}}
+}
 
-define internal void @add_up(ptr %partial, ptr %out, i64 %parts) {{
+define internal void @add_up(ptr %partial, ptr %out, i64 %parts) {
 entry:
   br label %part.head
 part.head:
@@ -93,31 +86,31 @@ part.head:
   br i1 %more, label %part.body, label %end
 part.body:
   %fresh = icmp eq i64 %part, 0
-  %offset = mul i64 %part, {partial}
+  %offset = mul i64 %part, $partial
   %own = getelementptr i8, ptr %partial, i64 %offset
   br label %number.head
 number.head:
   %number = phi i64 [ 0, %part.body ], [ %number.next, %number.body ]
-  %within = icmp slt i64 %number, {partial}
+  %within = icmp slt i64 %number, $partial
   br i1 %within, label %number.body, label %part.end
 number.body:
   %from = getelementptr i8, ptr %own, i64 %number
   %to = getelementptr i8, ptr %out, i64 %number
-  %value = load <{lanes} x float>, ptr %from, align 4
-  %old = load <{lanes} x float>, ptr %to, align 4
-  %before = select i1 %fresh, <{lanes} x float> zeroinitializer, <{lanes} x float> %old
-  %sum = fadd <{lanes} x float> %before, %value
-  store <{lanes} x float> %sum, ptr %to, align 4
-  %number.next = add i64 %number, {vector}
+  %value = load <$lanes x float>, ptr %from, align 4
+  %old = load <$lanes x float>, ptr %to, align 4
+  %before = select i1 %fresh, <$lanes x float> zeroinitializer, <$lanes x float> %old
+  %sum = fadd <$lanes x float> %before, %value
+  store <$lanes x float> %sum, ptr %to, align 4
+  %number.next = add i64 %number, $vector
   br label %number.head
 part.end:
   %part.next = add i64 %part, 1
   br label %part.head
 end:
   ret void
-}}
+}
 
-define ptr @handler(ptr %frame) {{
+define ptr @handler(ptr %frame) {
 entry:
   %asked = alloca [32 x i8], align 8
   %threads.at = alloca i64, align 8
@@ -137,8 +130,8 @@ metadata:
   %major.at = getelementptr i8, ptr %metadata.is, i64 24
   %minor.at = getelementptr i8, ptr %metadata.is, i64 28
   %traits.at = getelementptr i8, ptr %metadata.is, i64 32
-  store i32 0, ptr %major.at
-  store i32 {minor}, ptr %minor.at
+  store i32 $major, ptr %major.at
+  store i32 $minor, ptr %minor.at
   store i32 0, ptr %traits.at
   ret ptr null
 stage:
@@ -170,15 +163,15 @@ begin:
   %dims.at = getelementptr i8, ptr %x.buffer, i64 40
   %dims = load ptr, ptr %dims.at
   %images = load i64, ptr %dims
-  %few = icmp slt i64 %images, {parts}
-  %parts = select i1 %few, i64 %images, i64 {parts}
+  %few = icmp slt i64 %images, $parts
+  %parts = select i1 %few, i64 %images, i64 $parts
 
   %state = call ptr @calloc(i64 1, i64 72)
-  %bytes = mul i64 %parts, {partial}
+  %bytes = mul i64 %parts, $partial
   %summed = icmp ne i64 %bytes, 0
   br i1 %summed, label %partials, label %fill
 partials:
-  %made = call ptr @calloc(i64 %parts, i64 {partial})
+  %made = call ptr @calloc(i64 %parts, i64 $partial)
   br label %fill
 fill:
   %partial = phi ptr [ null, %begin ], [ %made, %partials ]
@@ -264,9 +257,9 @@ add:
 end:
   call void @release(ptr %state)
   ret ptr null
-}}
+}
 
-define internal void @forget(ptr %api, ptr %error) {{
+define internal void @forget(ptr %api, ptr %error) {
 entry:
   %asked = alloca [24 x i8], align 8
   %asked.extension = getelementptr i8, ptr %asked, i64 8
@@ -278,30 +271,4 @@ entry:
   %destroy = load ptr, ptr %destroy.at
   call void %destroy(ptr %asked)
   ret void
-}}
-"""
-
-
-@functools.cache
-def interface_version() -> int | None:
-    """The minor version of XLA's interface, or None where it is another than this module is written for."""
-    try:
-        text = (pathlib.Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h").read_text()
-    except OSError:
-        return None
-    versions = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", text))
-    return int(versions["MINOR"]) if versions.get("MAJOR") == "0" and "MINOR" in versions else None
-
-
-def handler(scratch: int, partial: int, parts: int, lanes: int) -> str:
-    """The text of `ptr @handler(ptr)`, which calls `@kernel`.
-
-    Args:
-      scratch: bytes of zeros that the kernel needs.
-      partial: bytes of the kernel's result where it is a sum over images; 0 where each image has its own.
-      parts: of a batch, at most.
-      lanes: floats that the sum's length is a multiple of.
-    """
-    return _TEXT.format(
-        scratch=scratch, partial=partial, parts=parts, minor=interface_version(), lanes=lanes, vector=4 * lanes
-    )
+}

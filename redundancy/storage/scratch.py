@@ -4,12 +4,12 @@ import contextlib
 import functools
 import hashlib
 import os
-import pathlib
 import re
-import socket
 import time
 import uuid
 from collections.abc import Iterator
+
+from redundancy import machine
 
 _NAME = re.compile(r"\..+\.writer-([0-9a-f]{12})-(\d+)-[0-9a-f]{8}\.tmp")
 _OLD = 86400.0  # seconds
@@ -17,12 +17,7 @@ _OLD = 86400.0  # seconds
 
 @functools.cache
 def _machine() -> str:
-    """What names this machine, as far as its process numbers mean the same processes."""
-    try:
-        known = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
-    except OSError:  # no Linux
-        known = f"{socket.gethostname()} {uuid.getnode()}"
-    return hashlib.sha256(known.encode()).hexdigest()[:12]
+    return hashlib.sha256(machine.identity().encode()).hexdigest()[:12]
 
 
 @contextlib.contextmanager
@@ -47,16 +42,6 @@ def scratch_file(path: str, name: str, data: bytes) -> Iterator[str]:
             os.remove(scratch)
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # another user's
-        return True
-    return True
-
-
 def remove_scratch(folder: str) -> list[str]:
     """See `storage.remove_scratch`."""
     removed, folders = [], [folder]
@@ -72,7 +57,7 @@ def remove_scratch(folder: str) -> list[str]:
                 with contextlib.suppress(OSError):
                     here = found[1] == _machine()
                     old = time.time() - entry.stat(follow_symlinks=False).st_mtime > _OLD
-                    if old or (here and not _is_alive(int(found[2]))):
+                    if old or (here and machine.has_ended(int(found[2]))):
                         os.remove(entry.path)
                         removed.append(entry.path)
     return removed

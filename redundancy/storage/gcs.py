@@ -12,7 +12,7 @@ import urllib.parse
 import aiohttp
 import gcsfs
 
-from redundancy import retries
+from redundancy.storage import retries
 
 _CONNECT = 30.0  # seconds
 _SLOWEST = 100_000.0  # bytes a second, of uploads

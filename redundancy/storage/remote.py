@@ -19,12 +19,15 @@ os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 import fsspec
 
 from redundancy.errors import DataError, StorageError
-from redundancy.retries import retrying, status_of
+from redundancy.storage.retries import retrying, status_of
 
 # The class is imported, and gcsfs with it, when the first such path is used, Orbax's among them.
 for _protocol in ("gs", "gcs"):
     fsspec.register_implementation(
-        _protocol, "redundancy.gcs.PatientGCSFileSystem", clobber=True, errtxt="gs:// paths need the package gcsfs"
+        _protocol,
+        "redundancy.storage.gcs.PatientGCSFileSystem",
+        clobber=True,
+        errtxt="gs:// paths need the package gcsfs",
     )
 
 _T = TypeVar("_T")
@@ -35,6 +38,11 @@ _AHEAD = 1 << 20  # bytes read at least, later
 
 def is_local(path: str) -> bool:
     return "://" not in path or path.startswith("file://")
+
+
+def local_path(path: str) -> str:
+    """A local path without file:// before it."""
+    return path.removeprefix("file://")
 
 
 def is_gs(path: str) -> bool:
@@ -85,7 +93,7 @@ def _md5(data: bytes | memoryview) -> str:
 
 
 def upload(fs: fsspec.AbstractFileSystem, name: str, data: bytes, **mode: str) -> None:
-    """Raises ConnectionError where the service tells that it holds other bytes than `data`."""
+    """Raises ConnectionError if the service holds other bytes than `data`."""
     answer = fs.pipe_file(name, data, **mode)
     if isinstance(answer, dict) and answer.get("md5Hash") not in (None, _md5(data)):
         raise ConnectionError(f"{len(data)} bytes were sent, and others arrived")

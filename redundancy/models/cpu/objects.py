@@ -1,7 +1,7 @@
 """Object code of compiled kernels, kept in the user's cache folder so that later processes need not compile them anew.
 
-It is run as it lies there. So it has a checksum, and a folder that others than the user may write to is left alone.
-Whatever is wrong there costs time alone: what is not whole is compiled anew, and where nothing can be written nothing is kept.
+It is run as it lies there, so it has a checksum, and a folder that others than the user may write to is left alone. Damage
+costs time alone: what is not whole is compiled anew, and if nothing can be written nothing is kept.
 """
 
 import contextlib
@@ -9,8 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable
 
-from redundancy.cache_folder import cache_folder
-from redundancy.scratch import scratch_file
+from redundancy import cache_folder
 
 MOST_FILES = 1000  # of some KiB each; then the oldest go
 
@@ -27,19 +26,18 @@ def kept(identity: str, make: Callable[[], bytes]) -> bytes:
     if folder is None:
         return make()
     path = os.path.join(folder, f"{key.hex()}.object")
-    found = _load(path, key)
+    found = cache_folder.load(path, key)
     if found is None:
         found = make()
         with contextlib.suppress(OSError):
-            with scratch_file(path, path, _checksum(key, found) + found) as scratch:
-                os.replace(scratch, path)
+            cache_folder.save(path, key, found)
             _bound(folder)
     return found
 
 
 def _folder() -> str | None:
-    """The folder, made where it is missing; None where there can be none, or others may write to it."""
-    root = cache_folder()
+    """The folder, made if it is missing; None if there can be none, or others may write to it."""
+    root = cache_folder.cache_folder()
     if root is None:
         return None
     folder = os.path.join(root, "kernels")
@@ -49,20 +47,6 @@ def _folder() -> str | None:
     except OSError:
         return None
     return folder if status.st_uid == os.geteuid() and not status.st_mode & 0o022 else None
-
-
-def _checksum(key: bytes, code: bytes) -> bytes:
-    return hashlib.sha256(key + code).digest()
-
-
-def _load(path: str, key: bytes) -> bytes | None:
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError:
-        return None
-    size = hashlib.sha256().digest_size
-    return data[size:] if data[:size] == _checksum(key, data[size:]) else None
 
 
 def _bound(folder: str) -> None:

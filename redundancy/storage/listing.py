@@ -1,26 +1,33 @@
-"""All files below a folder by one walk or, on remote storage, one listing; and the last bytes of a file. Writes nothing."""
+"""All files below a folder by one listing, what changes when their bytes do, and the last bytes of a file. Writes nothing."""
 
 import contextlib
 import dataclasses
 import datetime
+import errno
 import os
-from collections.abc import Mapping
+import posixpath
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redundancy.remote import download, filesystem, is_gs, is_local, open_remote, patiently
-from redundancy.retries import status_of
+from redundancy.storage.remote import download, filesystem, is_gs, is_local, local_path, open_remote, patiently
+from redundancy.storage.retries import status_of
+
+_MOMENT = 2.0  # seconds; FAT's times are no finer
+# Of a remote file's entry in a listing, by gcsfs, s3fs, fsspec's own memory and others.
+_CHANGING = ("generation", "etag", "ETag", "md5Hash", "crc32c", "mtime", "updated", "LastModified", "created")
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """Size in bytes and the time of the last change, in seconds since 1970; 0 where the storage does not tell it."""
+    """Size in bytes and the time of the last change, in seconds since 1970; 0 if the storage does not say."""
 
     size: int
     time: float
 
 
 def list_files(root: str) -> dict[str, File]:
-    """Every file below `root`, hidden ones too, by its name relative to `root`; {} where there is no such folder.
+    """Every file below `root`, hidden ones too, by its name relative to `root`; {} if there is no such folder.
 
     What vanishes meanwhile is left out.
 
@@ -29,7 +36,7 @@ def list_files(root: str) -> dict[str, File]:
       StorageError: there is no such bucket, or it cannot be reached.
     """
     if is_local(root):
-        return _walk(root.removeprefix("file://"))
+        return _walk(local_path(root))
 
     def find(fs, name: str) -> tuple[str, Mapping[str, Mapping[str, Any]]]:
         fs.invalidate_cache(name)
@@ -89,7 +96,7 @@ def read_tail(path: str, size: int) -> bytes:
       FileNotFoundError: there is none.
     """
     if is_local(path):
-        with open(path.removeprefix("file://"), "rb") as file:
+        with open(local_path(path), "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
             return file.read()
     if not is_gs(path):
@@ -111,3 +118,40 @@ def read_tail(path: str, size: int) -> bytes:
 def is_folder(root: str) -> bool:
     """Whether a local folder is there; a remote one is there if something is in it, and so never by this."""
     return is_local(root) and os.path.isdir(filesystem(root)[1])
+
+
+def stamps(paths: Sequence[str]) -> list[list[str]] | None:
+    """For each file what changes when its bytes do, found without reading it.
+
+    Locally that is its size and the times of its last changes; elsewhere what the listing of its folder has of size,
+    generation, checksums and time.
+
+    Returns:
+      texts for each file. None if one may keep its stamp though its bytes change: the listing has nothing but the
+      size, or the file changed within the last two seconds, which are one moment to some file systems.
+
+    Raises:
+      OSError: a file is missing, or its folder cannot be listed. Remote file systems raise errors of their own, too.
+    """
+    listed, found = {}, []
+    latest = time.time() - _MOMENT
+    for path in paths:
+        if is_local(path):
+            status = os.stat(local_path(path))
+            if status.st_mtime > latest:
+                return None
+            found.append([str(status.st_size), str(status.st_mtime_ns), str(status.st_ctime_ns)])
+            continue
+        fs, name = filesystem(path)
+        folder = posixpath.dirname(name)
+        if folder not in listed:
+            fs.invalidate_cache(folder)
+            listed[folder] = {entry["name"]: entry for entry in fs.ls(folder, detail=True)}
+        if name not in listed[folder]:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        entry = listed[folder][name]
+        changing = [f"{field}={entry[field]}" for field in _CHANGING if entry.get(field)]
+        if not changing:
+            return None
+        found.append([str(entry.get("size")), *changing])
+    return found

@@ -1,0 +1,117 @@
+"""Writes what a subset keeps, or drops, its groups or its embeddings."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from absl import logging
+
+from redundancy import storage
+from redundancy.data import tfds_ids
+from redundancy.embedding.store import EmbeddingStore
+from redundancy.errors import ConfigError, WorkdirError
+from redundancy.export import groups, projector, sources
+from redundancy.export.request import OF_ALL, Request, check, check_output, write
+from redundancy.selection.subset import Subset, check_file, read_subset
+from redundancy.workdir import Workdir, need_manifest, read_manifest
+
+
+def _said(stores: Sequence[str], ids: pa.Array | None) -> str:
+    """For the log: what the images are named by."""
+    if ids is not None:
+        return ", by their ids"
+    why = "no ids were imported" if stores else "the embeddings, and with them any ids, are no longer there"
+    return f", by their positions ({why})"
+
+
+def _lines(values: Sequence[Any]) -> bytes:
+    return "".join(f"{value}\n" for value in values).encode()
+
+
+def export(request: Request, workdir: Workdir, config=None) -> None:
+    """Writes the positions that a finished subset keeps, ascending, to `request.output`.
+
+    npy: int64 positions. txt: a line for each, the id if ids were imported, else the position. parquet: a row for
+    each with position, label, class (its name), id (if imported), group and dissimilarity to the group's kept image (null
+    for random subsets), kept. tfds: a line for each, TFDS's own example id. groups-csv, groups-parquet: a row for each image,
+    see `groups.make_table`. projector: a folder, see `projector.write`.
+
+    Args:
+      request: what is wanted.
+      workdir: with finished subsets.
+      config: resolved, of the data set, or None; for names of files and thumbnails of groups and projector.
+
+    Raises:
+      ConfigError: there is no such subset, or `output` is there already or cannot be written.
+      WorkdirError: the stage select has not finished, other embeddings have taken the place of its own, or the config is
+        of another data set.
+      DataError: an artifact is damaged, or the data set has no TFDS ids.
+    """
+    check(request)
+    manifest = need_manifest(workdir.subsets, "select", inputs=dict, files=list)
+    entry = sources.find_entry(request, workdir, manifest)
+    check_output(request)
+    subset = read_subset(check_file(workdir.subsets, entry))
+    if request.format in OF_ALL:
+        _export_all(request, workdir, manifest, subset, config)
+        return
+    rows = np.flatnonzero(~subset.kept if request.dropped else subset.kept)
+    positions, ids, said = subset.positions[rows], None, ""
+    if request.format in ("txt", "parquet"):
+        stores = sources.find_stores(request, workdir, manifest)
+        ids = sources.read_ids(stores, positions)
+        said = _said(stores, ids)
+    match request.format:
+        case "npy":
+            buffer = io.BytesIO()
+            np.save(buffer, positions)
+            data = buffer.getvalue()
+        case "txt":
+            data = _lines(positions.tolist() if ids is None else ids.to_pylist())
+        case "parquet":
+            data = _parquet(groups.make_rows(subset, rows, ids, _class_names(stores)), subset)
+        case "tfds":
+            data = _lines(tfds_ids.example_ids(subset.metadata["fingerprint"] or {}, positions))
+    write(request, data)
+    what = "dropped" if request.dropped else "kept"
+    logging.info("export: %d of %d images %s, in %s%s", len(rows), len(subset.positions), what, request.output, said)
+
+
+def _parquet(table: pa.Table, subset: Subset) -> bytes | memoryview:
+    return storage.parquet_bytes([table], {"subset": json.dumps(subset.metadata, sort_keys=True)})
+
+
+def _class_names(stores: Sequence[str]) -> list[str] | None:
+    return read_manifest(stores[0], class_names=list)["class_names"] if stores else None
+
+
+def _export_all(request: Request, workdir: Workdir, manifest: Mapping[str, Any], subset: Subset, config) -> None:
+    """Writes what has all images of a subset; raises as `export`."""
+    stores = sources.find_stores(request, workdir, manifest)
+    dataset = None
+    if config is not None:
+        from redundancy.data import shared_dataset
+
+        dataset = shared_dataset(config)
+        workdir.check_fingerprint(subset.metadata["fingerprint"] or {}, dataset.fingerprint, workdir.subsets)
+    ids, said = sources.image_ids(request, stores, subset, dataset)
+    table = groups.make_table(
+        subset, sources.kept_by_fraction(request, workdir, manifest, subset), ids, _class_names(stores)
+    )
+    if request.format == "projector":
+        layer = request.embedding or sources.used_layers(request, manifest)[0]
+        folder = workdir.embeddings(layer)
+        if folder not in stores:
+            raise WorkdirError(f'{folder} has no embeddings, which the projector shows. Run "redundancy embed" again.')
+        try:
+            said += projector.write(request.output, table, EmbeddingStore(folder), dataset, request.limit)
+        except OSError as error:
+            raise ConfigError(
+                f"--output={request.output} cannot be written ({error.strerror or error}). Choose a folder elsewhere."
+            ) from error
+    else:
+        write(request, groups.csv_bytes(table) if request.format == "groups-csv" else _parquet(table, subset))
+    logging.info("export: %d images in %s%s", table.num_rows, request.output, said)

@@ -1,0 +1,125 @@
+"""What the command line asks `export` for, and whether that can be."""
+
+import dataclasses
+import errno
+import os
+
+from redundancy import storage
+from redundancy.config import LAYERS
+from redundancy.errors import ConfigError
+from redundancy.selection import methods
+from redundancy.selection.methods import METHODS
+
+FORMATS = ("npy", "txt", "parquet", "tfds", "groups-csv", "groups-parquet", "projector")
+OF_ALL = FORMATS[4:]  # those of all images, kept and dropped
+PROJECTOR_FILES = ("tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt")
+IMAGE_IDS = ("auto", "tfds", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+      fraction: kept share of the subset.
+      format: one of FORMATS.
+      output: file to write, local or gs://; of the projector the folder.
+      method: how the subset was chosen.
+      layer: of its embeddings; None is "end", or none if the method reads none.
+      trial: number of the trial; None if one subset serves all.
+      dropped: the images that the subset leaves out, instead of those that it keeps.
+      overwrite: whether a file that is there may be replaced.
+      image_ids: one of IMAGE_IDS: what the column id of groups and projector holds; None is "auto".
+      limit: most images for the projector; None is 10,000.
+    """
+
+    fraction: float
+    format: str
+    output: str
+    method: str = methods.DEFAULT[0]
+    layer: str | None = None
+    trial: int | None = None
+    dropped: bool = False
+    overwrite: bool = False
+    image_ids: str | None = None
+    limit: int | None = None
+
+    @property
+    def embedding(self) -> str | None:
+        """The layer whose embeddings the subset is made of; None if the method reads none."""
+        return (self.layer or "end") if METHODS[self.method].per_layer else None
+
+
+def check(request: Request) -> None:
+    """Raises ConfigError if the request makes no sense, whatever the workdir holds."""
+    form, method, limit = request.format, request.method, request.limit
+
+    def refuse(problem: str) -> None:
+        raise ConfigError(f"--{problem}.")
+
+    if not 0 < request.fraction <= 1:  # nor is NaN
+        refuse(f"fraction is {request.fraction:g}; wanted a number above 0 and up to 1, such as 0.9")
+    for field, known in (("method", METHODS), ("format", FORMATS), ("layer", LAYERS), ("image_ids", IMAGE_IDS)):
+        given, flag = getattr(request, field), field.replace("_", "-")
+        if field == "image_ids" and given is not None and form not in OF_ALL:
+            refuse(f"image-ids is for --format {', '.join(OF_ALL)}, not for {form}; leave it out")
+        if given is not None and given not in known:
+            refuse(f"{flag} is {given!r}; wanted one of {', '.join(known)}")
+    known_method = METHODS[method]
+    if not known_method.per_layer and request.layer is not None:
+        refuse(f"layer is given, but {method} subsets come from no layer; leave it out")
+    if known_method.per_trial and request.trial is None:
+        refuse(f"trial is missing: there is a {method} subset for each trial; for example --trial=0")
+    if not known_method.per_trial and request.trial is not None:
+        refuse(f"trial is given, but there is one {method} subset for all trials; leave it out")
+    if request.dropped and form in OF_ALL:
+        refuse(f"dropped is given, but --format {form} has all images; leave it out")
+    if limit is not None and form != "projector":
+        refuse(f"limit is for --format projector, not for {form}; leave it out")
+    if limit is not None and limit < 1:
+        refuse(f"limit is {limit}; wanted a number of images from 1 on")
+
+
+def check_output(request: Request) -> None:
+    """Raises ConfigError if `output` is no file, or for the projector no folder, that may be written."""
+    path, shown = request.output, f"--output={request.output}"
+    if path == "-":
+        raise ConfigError(f"{shown}: nothing is written to the standard output; wanted a file, such as ./kept.txt.")
+    local = os.path.expanduser(storage.local_path(path)) if storage.is_local(path) else ""
+    if request.format == "projector":
+        if local and os.path.exists(local) and not os.path.isdir(local):
+            raise ConfigError(f"{shown} is a file; wanted a folder, new or empty.")
+        there = storage.list_dir(path)
+        if others := sorted({*there} - {*PROJECTOR_FILES}):
+            raise ConfigError(f"{shown} holds {others[0]}; wanted a folder, new or empty.")
+        if there and not request.overwrite:
+            raise ConfigError(f"{shown} holds {there[0]} already. Choose another folder, or give --overwrite.")
+        return
+    if path.endswith("/") or os.path.isdir(local):
+        name = f"kept.{request.format.rpartition('-')[2]}"
+        raise ConfigError(f"{shown} is a folder; wanted a file, such as {storage.join(path, name)}.")
+    if not storage.exists(path):
+        return
+    if not request.overwrite:
+        raise ConfigError(f"{shown} is there already. Choose another file, or give --overwrite.")
+    if local and not os.path.isfile(local):
+        raise ConfigError(f"{shown} is a pipe, device or socket, which --overwrite does not replace; name a file.")
+
+
+def write(request: Request, data: bytes) -> None:
+    """Writes the file whole; raises ConfigError, naming --output, if that fails."""
+    try:
+        # Created, unless it may be replaced: a file that another process has written since stays.
+        if request.overwrite:
+            storage.write_bytes(request.output, data)
+        elif not storage.create_bytes(request.output, data):
+            raise ConfigError(f"--output={request.output} is there already. Choose another file, or give --overwrite.")
+    except OSError as error:
+        todo = "Choose a file in a folder that you may write to"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            todo = "Free some space, or choose a file elsewhere"
+        elif error.errno in (errno.EEXIST, errno.ENOTDIR):
+            todo = "A file stands where its folder is wanted: choose a file in another folder"
+        raise ConfigError(
+            f"--output={request.output} cannot be written ({error.strerror or error}). {todo}; nothing was written."
+        ) from error

@@ -1,0 +1,142 @@
+"""What `export` reads of a workdir: the subset, those at other fractions, and names for its images."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from redundancy import storage
+from redundancy.config import fraction_name
+from redundancy.data import tfds_ids
+from redundancy.embedding import ids as ids_lib
+from redundancy.errors import ConfigError, DataError, WorkdirError
+from redundancy.export.request import Request
+from redundancy.selection.subset import Subset, check_file, read_subset
+from redundancy.workdir import Workdir, subset_name
+
+
+def rows_of(wanted: np.ndarray, known: np.ndarray) -> np.ndarray | None:
+    """Where each wanted position [n] stands among the known ones, ascending; None if one is not known."""
+    rows = np.searchsorted(known, wanted)
+    return rows if np.isin(wanted, known).all() else None
+
+
+def find_entry(request: Request, workdir: Workdir, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The subset's entry in the manifest; raises ConfigError that names those there are."""
+    name = subset_name(request.method, request.fraction, request.trial, request.embedding or "end")
+    files = {file["file"].removesuffix(".parquet"): file for file in manifest["files"]}
+    given = request.fraction
+    # A name has four digits: 0.90004 is not 0.9, but 0.3333 names the subset of 1/3.
+    if name in files and any(
+        math.isclose(given, known, rel_tol=0, abs_tol=1e-9)
+        for known in (float(fraction_name(given)), files[name]["fraction"])
+    ):
+        return files[name]
+    kinds: dict[str, list[str]] = {}
+    for file in manifest["files"]:
+        kind = file["method"] + (f" --layer {file['layer']}" if file["layer"] not in (None, "end") else "")
+        kind += f" --trial {file['trial']}" if file["trial"] is not None else ""
+        kinds.setdefault(kind, []).append(f"{file['fraction']:g}")
+    there = "; ".join(f"--method {kind}: {', '.join(fractions)}" for kind, fractions in kinds.items())
+    if name in files:
+        raise ConfigError(f"--fraction is {given!r}; wanted one that was selected. There are the fractions {there}.")
+    there_are_runs = storage.exists(workdir.runs)
+    root = "OTHER" if there_are_runs else workdir.root
+    another = f'"redundancy select --config FILE --workdir {root} --config.fractions={request.fraction:g}"'
+    if there_are_runs:
+        another += ", in another folder, since the runs in this one depend on its fractions"
+    raise ConfigError(f"{workdir.subsets} has no {name}. There are the fractions {there}. To make it: {another}.")
+
+
+def used_layers(request: Request, manifest: Mapping[str, Any]) -> list[str]:
+    """Layers whose embeddings the subsets were made of, that of this subset first."""
+    used = [name.removeprefix("embeddings/") for name in manifest["inputs"] if name.startswith("embeddings/")]
+    return sorted(used, key=lambda layer: layer != (request.layer or "end"))
+
+
+def find_stores(request: Request, workdir: Workdir, manifest: Mapping[str, Any]) -> list[str]:
+    """Folders of the embeddings that the subsets were made of, as far as they are still there, this subset's first.
+
+    Raises:
+      WorkdirError: others lie there now.
+      DataError: of some the manifest is missing.
+    """
+    folders = []
+    for layer in used_layers(request, manifest):
+        folder = workdir.embeddings(layer)
+        path = storage.join(folder, "manifest.json")
+        if not storage.exists(path):
+            if left := storage.list_dir(folder):
+                raise DataError(
+                    f"{path} is missing, but {left[0]} is there: the embeddings are damaged, and whether they have ids "
+                    f"is not known. Bring the file back; or delete {folder} to export positions."
+                )
+            continue
+        if storage.sha256(path) != manifest["inputs"][f"embeddings/{layer}"]:
+            raise WorkdirError(
+                f"{workdir.subsets} was made from other embeddings than those in {folder}. Delete {workdir.subsets} "
+                'and run "redundancy link" and "redundancy select" again.'
+            )
+        folders.append(folder)
+    return folders
+
+
+def read_ids(stores: Sequence[str], positions: np.ndarray) -> pa.Array | None:
+    """The ids that were imported for these positions [n], or None.
+
+    Raises:
+      DataError: some position has none, or they are lost or damaged.
+    """
+    for folder in stores:
+        found = ids_lib.read(folder)
+        if found is None:
+            continue
+        known, ids = found
+        rows = rows_of(positions, known)
+        if rows is None:
+            raise DataError(f"{ids_lib.path(folder)} has no id for some positions. Delete it and import the ids again.")
+        return ids.take(pa.array(rows))
+    return None
+
+
+def kept_by_fraction(
+    request: Request, workdir: Workdir, manifest: Mapping[str, Any], subset: Subset
+) -> dict[float, np.ndarray]:
+    """Which images are kept at each fraction that was selected in the same way, descending.
+
+    Raises:
+      DataError: a subset is damaged, or has other images.
+    """
+    found = {}
+    for entry in manifest["files"]:
+        if (entry["method"], entry["layer"], entry["trial"]) == (request.method, request.embedding, request.trial):
+            path = check_file(workdir.subsets, entry)
+            other = read_subset(path)
+            if not np.array_equal(other.positions, subset.positions):
+                raise DataError(
+                    f"{path} holds other images than the subset at {request.fraction:g}. Delete {workdir.subsets} and run "
+                    '"redundancy select" again.'
+                )
+            found[entry["fraction"]] = other.kept
+    return dict(sorted(found.items(), reverse=True))
+
+
+def image_ids(request: Request, stores: Sequence[str], subset: Subset, dataset) -> tuple[pa.Array | None, str]:
+    """The column id of all images of a subset, or None, and for the log what it holds.
+
+    Raises:
+      DataError: ids are lost or damaged, or TFDS's are asked for and the data set has none.
+    """
+    positions = subset.positions
+    match request.image_ids or "auto":
+        case "none":
+            return None, ""
+        case "tfds":
+            return pa.array(tfds_ids.example_ids(subset.metadata["fingerprint"] or {}, positions)), ", with TFDS's ids"
+    ids = read_ids(stores, positions)
+    if ids is not None:
+        return ids, ", with the ids that were imported"
+    names = dataset.file_names("train", positions) if dataset is not None else None
+    return (None, ", without ids") if names is None else (pa.array(names, pa.string()), ", with the names of files")

@@ -1,0 +1,118 @@
+"""Writes and removals on a condition: that there is no file yet, or that it is the one that was seen."""
+
+import os
+from collections.abc import Callable
+
+import fsspec
+
+from redundancy.storage import scratch
+from redundancy.storage.files import read_bytes, write_bytes
+from redundancy.storage.remote import filesystem, is_gs, is_local, patiently, upload
+
+
+def create_bytes(path: str, data: bytes) -> bool:
+    """Writes the whole file unless there is one; of several that try at once, one succeeds. Returns whether it did.
+
+    If the answer of a remote service got lost, and the next try finds a file, it is taken for this one if it holds the
+    same bytes. So the bytes must name their writer if two that write the same must not both succeed.
+    """
+    if is_local(path):
+        return _create_local(path, data)
+    return _write_on_condition(path, data, lambda fs, name: upload(fs, name, data, mode="create"))
+
+
+def _write_on_condition(path: str, data: bytes, write: Callable[[fsspec.AbstractFileSystem, str], None]) -> bool:
+    """Whether `write`, which raises FileExistsError if its condition does not hold, wrote `data`."""
+    tries = 0
+
+    def attempt(fs: fsspec.AbstractFileSystem, name: str) -> bool:
+        nonlocal tries
+        tries += 1
+        try:
+            write(fs, name)
+        except FileExistsError as error:
+            # gcs.PerhapsOursError, without importing gcsfs
+            perhaps = tries > 1 or type(error) is not FileExistsError
+            return perhaps and _read_if_there(path) == data
+        return True
+
+    return patiently(path, attempt)
+
+
+def _read_if_there(path: str) -> bytes | None:
+    try:
+        return read_bytes(path)
+    except FileNotFoundError:
+        return None
+
+
+def _create_local(path: str, data: bytes) -> bool:
+    _, name = filesystem(path)
+    with scratch.scratch_file(path, name, data) as hidden:
+        try:
+            os.link(hidden, name)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            if os.path.exists(name):
+                return False
+            os.replace(hidden, name)
+    return True
+
+
+def generation(path: str) -> str | None:
+    """What changes whenever the file is written again, or None if there is no file; for `remove_if` and `write_if`."""
+
+    def look(fs: fsspec.AbstractFileSystem, name: str) -> str:
+        if is_gs(path):
+            return fs.call("GET", "b/{}/o/{}", *name.split("/", 1), json_out=True)["generation"]
+        if is_local(path):
+            status = os.stat(name)
+            return f"{status.st_dev}-{status.st_ino}-{status.st_ctime_ns}"
+        return str(fs.info(name).get("created"))
+
+    try:
+        return patiently(path, look)
+    except FileNotFoundError:
+        return None
+
+
+def remove_if(path: str, wanted: str) -> bool:
+    """Removes a file if its `generation` still is `wanted`; returns whether it did.
+
+    On gs:// it is one step: what another process wrote meanwhile stays. Elsewhere it is two.
+    """
+
+    def delete(fs: fsspec.AbstractFileSystem, name: str) -> bool:
+        try:
+            if is_gs(path):
+                fs.call("DELETE", "b/{}/o/{}", *name.split("/", 1), ifGenerationMatch=wanted)
+            elif generation(path) != wanted:
+                return False
+            else:
+                fs.rm_file(name)
+        except FileNotFoundError:
+            return False
+        except FileExistsError as error:  # the condition does not hold; perhaps since a try whose answer got lost
+            return type(error) is not FileExistsError and generation(path) is None
+        return True
+
+    return patiently(path, delete)
+
+
+def write_if(path: str, wanted: str, data: bytes) -> bool:
+    """Writes a file, of some megabytes at most, if its `generation` still is `wanted`; returns whether it did.
+
+    One step and two, as with `remove_if`; what a lost answer means, as with `create_bytes`.
+    """
+    if not is_gs(path):
+        if generation(path) != wanted:
+            return False
+        write_bytes(path, data)
+        return True
+
+    def write(fs: fsspec.AbstractFileSystem, name: str) -> None:
+        url = fs.url(name).replace("/download/", "/upload/", 1).partition("/o/")[0] + "/o"
+        fs.call("POST", url, uploadType="media", name=name.split("/", 1)[1], ifGenerationMatch=wanted, data=data)
+
+    return _write_on_condition(path, data, write)

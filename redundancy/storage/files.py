@@ -1,0 +1,136 @@
+"""Whole files, local or gs://: read, written atomically, listed, removed, checksummed."""
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import posixpath
+
+import fsspec
+
+from redundancy.errors import DataError
+from redundancy.storage import scratch
+from redundancy.storage.remote import download, filesystem, is_gs, is_local, local_path, open_remote, patiently, upload
+
+
+def join(root: str, *parts: str) -> str:
+    """`root` and `parts` joined by slashes, for local paths and URLs alike."""
+    return posixpath.join(root, *parts)
+
+
+def exists(path: str) -> bool:
+    def look(fs: fsspec.AbstractFileSystem, name: str) -> bool:
+        if is_local(path):
+            return fs.exists(name)
+        if not is_gs(path):  # whose `exists` is False for any error
+            try:
+                fs.info(name)
+            except FileNotFoundError:
+                return False
+            return True
+        # gcsfs asks for the object and for the folder at once, and drops the connection of the slower answer.
+        bucket, _, key = name.rstrip("/").partition("/")
+        with contextlib.suppress(FileNotFoundError):
+            if key:
+                fs.call("GET", "b/{}/o/{}", bucket, key)
+                return True
+        prefix = f"{key}/" if key else None
+        listed = fs.call("GET", "b/{}/o", bucket, prefix=prefix, maxResults=1, json_out=True)
+        return not key or bool(listed.get("items"))
+
+    return patiently(path, look)
+
+
+def make_dirs(path: str) -> None:
+    if is_local(path):
+        fs, name = filesystem(path)
+        fs.makedirs(name, exist_ok=True)
+
+
+def remove(path: str) -> None:
+    """Removes a file or a folder with all in it; no error if there is none."""
+
+    def delete(fs: fsspec.AbstractFileSystem, name: str) -> None:
+        for last in (False, False, True):
+            try:
+                # Of gs:// the objects alone, which are all there is; gcsfs would ask for folders' objects, too.
+                fs.rm(fs.find(name) if is_gs(path) else name, recursive=not is_gs(path))
+                return
+            except FileNotFoundError:
+                if last or is_gs(path) or not fs.exists(name):
+                    return
+            except OSError as error:  # another process removes or writes there too
+                if last or error.errno != errno.ENOTEMPTY:
+                    raise
+
+    patiently(path, delete)
+
+
+def list_dir(path: str, hidden: bool = False) -> list[str]:
+    """Sorted base names of what lies in a folder; [] if there is no such folder. Hidden files, with a dot, if asked."""
+
+    def listed(fs: fsspec.AbstractFileSystem, name: str) -> list[str]:
+        # Listings are cached by fsspec's remote file systems; another process may have written since.
+        fs.invalidate_cache(name)
+        return fs.ls(name, detail=False)
+
+    try:
+        entries = patiently(path, listed)
+    except FileNotFoundError:
+        return []
+    names = [posixpath.basename(entry.rstrip("/")) for entry in entries]
+    return sorted(name for name in names if name and (hidden or name[0] != "."))
+
+
+def read_bytes(path: str) -> bytes:
+    return patiently(path, lambda fs, name: download(fs, name)[1] if is_gs(path) else fs.cat_file(name))
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Writes the whole file or nothing: a reader never sees a part, whenever this process dies."""
+    if not is_local(path):
+        patiently(path, lambda fs, name: upload(fs, name, data))
+        return
+    _, name = filesystem(path)
+    with scratch.scratch_file(path, name, data) as hidden:
+        os.replace(hidden, name)
+
+
+def write_text(path: str, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def open_read(path: str) -> io.IOBase:
+    """The file, opened for reading bytes, with seek."""
+    if not is_local(path):
+        return open_remote(path)
+    fs, name = filesystem(path)
+    return fs.open(name, "rb")
+
+
+def sha256(path: str) -> str:
+    """Hex SHA-256 of the file."""
+    digest = hashlib.sha256()
+    with open_read(path) as file:
+        while block := file.read(1 << (22 if is_local(path) else 25)):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_sha256(path: str, wanted: str, remedy: str) -> None:
+    """Raises DataError, with what to do about it, if a file is missing or not the one that a manifest names."""
+    if not exists(path) or sha256(path) != wanted:
+        raise DataError(f"{path} is missing, damaged or another file than the manifest names. {remedy}")
+
+
+def remove_scratch(folder: str) -> list[str]:
+    """Removes what processes that were killed while they wrote left in a local folder and all below it.
+
+    These are hidden files whose process has ended or, if another machine wrote them, that are older than a day. Another
+    process may be writing there. On remote paths an upload that did not end leaves nothing to remove.
+
+    Returns:
+      the files that were removed.
+    """
+    return scratch.remove_scratch(local_path(folder)) if is_local(folder) else []
