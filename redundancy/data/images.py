@@ -11,12 +11,13 @@ import math
 import os
 import re
 import threading
+import warnings
 
 import numpy as np
 from PIL import Image
 
 from redundancy.data.crops import RandomResizedCrop, centre_box
-from redundancy.data.inputs import quiet, shown, unfit
+from redundancy.data.inputs import shown, unfit
 from redundancy.data.resize import resize
 from redundancy.errors import DataError
 
@@ -32,6 +33,8 @@ _FEW = threading.Semaphore(4)
 _PASSING = {
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
 }  # fmt: skip
+# Pillow warns of files that it repairs or thinks too large; which of them are used is decided here.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class BadImageError(ValueError):
@@ -128,7 +131,7 @@ def decode(path: str, size: int, *square) -> np.ndarray:
     Raises:
       BadImageError, OSError, ValueError, SyntaxError and others: not a whole image.
     """
-    with quiet(), _open(path) as image:
+    with _open(path) as image:
         if size:
             return cut(image, size, *square)
         with _turn(image):
@@ -145,7 +148,7 @@ def check(path: str) -> tuple[tuple[int, int] | None, str]:
       DataError: the machine cannot read the file now, which says nothing of the file.
     """
     try:
-        with quiet(), _open(path) as image:
+        with _open(path) as image:
             size = image.size
             image.draft("RGB", (1, 1))
             with _turn(image):

@@ -1,4 +1,4 @@
-"""Labels and ids in files of other tools: .npy, .csv, .txt or a column of Parquet. Never unpickles."""
+"""Reads labels, class names and ids of other tools: .npy, .csv, .txt or a column of Parquet. Never unpickles."""
 
 import collections
 import csv
@@ -19,7 +19,6 @@ _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"-?[0-9]+\.[0-9]*(e[-+]?[0-9]+)?|nan", re.IGNORECASE)
 # A number in a text beyond these is no label anyway, and would not fit in an int64.
 _MOST = 2**62
-_DIGITS = 19
 _WANTED = "wanted whole numbers from 0 or names, one for each embedding"
 
 
@@ -39,54 +38,58 @@ def read_labels(path: str, column: str | None, num_rows: int) -> pa.Array:
       DataError: labels are missing, negative, of another type, or not `num_rows`.
     """
     path = _existing("--labels", path)
-    if column is not None and not path.lower().endswith(".csv"):
+    kind = path.lower()[-4:]
+    if column is not None and kind != ".csv":
         raise ConfigError(f"--columns names a column of labels, {column!r}, but {path} is no .csv file.")
-    kind = path.lower()
-    if kind.endswith(".npy"):
-        return check_labels(path, _npy(path), num_rows)
-    if kind.endswith(".csv"):
-        return check_labels(path, _typed(csv_column(path, column, "label", num_rows)), num_rows)
-    if kind.endswith(".txt"):
-        return check_labels(path, _typed(_lines(path)), num_rows)
-    raise ConfigError(f"--labels={path}: wanted a .npy, .csv or .txt file.")
+    if kind == ".npy":
+        values = _npy(path)
+    elif kind == ".csv":
+        values = _typed(csv_column(path, column, "label", num_rows))
+    elif kind == ".txt":
+        values = _typed(_lines(path))
+    else:
+        raise ConfigError(f"--labels={path}: wanted a .npy, .csv or .txt file.")
+    return check_labels(path, values, num_rows)
 
 
 def check_labels(where: str, values: pa.Array, num_rows: int) -> pa.Array:
     """The labels as int64 or string; arguments, result and errors as of `read_labels`."""
-    values = _plain(where, values)
+    values = _plain(where, values, num_rows, "labels")
     kind = values.type
-    _check_length(where, len(values), num_rows, "labels")
-    if values.null_count:
-        raise _missing(where, np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)), num_rows)
-    if pa.types.is_floating(kind):
-        numbers = values.to_numpy(zero_copy_only=False)
-        if np.isnan(numbers).any():
-            raise _missing(where, np.flatnonzero(np.isnan(numbers)), num_rows, "NaN")
-        broken = np.flatnonzero(~((numbers == np.floor(numbers)) & (np.abs(numbers) < 2**31)))
+    is_text, is_float = pa.types.is_string(kind) or pa.types.is_large_string(kind), pa.types.is_floating(kind)
+    empty = pc.equal(pc.utf8_trim_whitespace(values), "").fill_null(True) if is_text else values.is_null()
+    rows, found = np.flatnonzero(empty.to_numpy(zero_copy_only=False)), "no label"
+    if is_float and not len(rows):
+        rows, found = np.flatnonzero(np.isnan(values.to_numpy())), "NaN"
+    if len(rows):
+        raise DataError(
+            f"{where}: row {rows[0]} has {found} ({len(rows)} of {num_rows} such rows); {_WANTED}. Leave out what has none."
+        )
+    if is_float:
+        numbers = values.to_numpy()
+        broken = np.flatnonzero((numbers != np.floor(numbers)) | (np.abs(numbers) >= 2**31))
         if len(broken):
             raise DataError(f"{where}: row {broken[0]} has the label {numbers[broken[0]]}; {_WANTED}.")
-        return check_labels(where, pa.array(numbers.astype(np.int64)), num_rows)
+        values, kind = pa.array(numbers.astype(np.int64)), pa.int64()
     if pa.types.is_integer(kind):
-        negative = np.flatnonzero(pc.less(values, pa.scalar(0, kind)).to_numpy(zero_copy_only=False))
+        numbers = values.to_numpy()
+        negative, most = np.flatnonzero(numbers < 0), int(numbers.max())
         if len(negative):
             raise DataError(
-                f"{where}: row {negative[0]} has the label {values[int(negative[0])]} ({len(negative)} of {num_rows} "
-                f"labels are below 0); {_WANTED}. Leave out what has no label."
+                f"{where}: row {negative[0]} has the label {numbers[negative[0]]} ({len(negative)} of {num_rows} labels are "
+                f"below 0); {_WANTED}. Leave out what has no label."
             )
-        if pc.max(values).as_py() >= 2**63:
-            raise DataError(f"{where}: a label is {pc.max(values).as_py()}; {_WANTED}.")
+        if most >= 2**63:
+            raise DataError(f"{where}: a label is {most}; {_WANTED}.")
         return values.cast(pa.int64())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        empty = np.flatnonzero(pc.equal(pc.utf8_trim_whitespace(values), "").to_numpy(zero_copy_only=False))
-        if len(empty):
-            raise _missing(where, empty, num_rows)
+    if is_text:
         inputs.check_names(where, pc.unique(values).to_pylist(), "label")
         return values.cast(pa.large_string())
     raise DataError(f"{where}: the labels are {inputs.shown(str(kind))}; {_WANTED}.")
 
 
-def _plain(where: str, values: pa.Array) -> pa.Array:
-    """The values without dictionaries and views; raises DataError where they are damaged, as texts that are no UTF-8."""
+def _plain(where: str, values: pa.Array, num_rows: int, what: str) -> pa.Array:
+    """The values without dictionaries and views; raises DataError if they are not `num_rows`, or damaged (no UTF-8)."""
     try:
         values.validate(full=True)
         if pa.types.is_dictionary(values.type):
@@ -97,14 +100,16 @@ def _plain(where: str, values: pa.Array) -> pa.Array:
         raise DataError(
             f"{where} is damaged ({inputs.shown(str(error).splitlines()[0])}); write the file again."
         ) from error
+    if len(values) != num_rows:
+        raise DataError(f"{where} has {len(values)} {what}; wanted {num_rows}, as many as there are embeddings.")
     return values
 
 
 def encode(where: str, values: pa.Array, names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
     """Labels as numbers, and the names of the classes.
 
-    Whole numbers 0…K-1, each present, stay. Other numbers and names are numbered by their sorted different values,
-    which are the class names. Where `names` are given, numbers are indices into them, and names must be among them.
+    With `names`, numbers are indices into them, and texts must be among them. Without, labels are numbered by their
+    sorted different values, which are the class names; so whole numbers 0…K-1, each present, stay.
 
     Args:
       where: the labels' file, for messages.
@@ -117,30 +122,27 @@ def encode(where: str, values: pa.Array, names: Sequence[str] | None) -> tuple[n
     Raises:
       DataError: a label is not among `names`.
     """
-    if names is not None:
-        labels, wrong = match(values, names)
-        if len(wrong):
-            raise DataError(
-                f"{where}: row {wrong[0]} has the label {values[int(wrong[0])].as_py()!r} ({len(wrong)} such rows), "
-                f"which is none of the {len(names)} class names; wanted a name, or a number from 0 to {len(names) - 1}."
-            )
-        return labels, list(names)
-    if pa.types.is_integer(values.type):
+    if names is None and pa.types.is_integer(values.type):
         found, labels = np.unique(values.to_numpy(), return_inverse=True)
         return labels.astype(np.int32), [str(value) for value in found.tolist()]
-    found = sorted(pc.unique(values).to_pylist())
-    return match(values, found)[0], found
+    names = sorted(pc.unique(values).to_pylist()) if names is None else list(names)
+    labels = match(values, names)
+    wrong = np.flatnonzero(labels < 0)
+    if len(wrong):
+        raise DataError(
+            f"{where}: row {wrong[0]} has the label {values[int(wrong[0])].as_py()!r} ({len(wrong)} such rows), which is "
+            f"none of the {len(names)} class names; wanted a name, or a number from 0 to {len(names) - 1}."
+        )
+    return labels, names
 
 
-def match(values: pa.Array, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The index of each value in `names`, [n] int32, -1 for none (a number is an index itself); and rows that have none."""
+def match(values: pa.Array, names: Sequence[str]) -> np.ndarray:
+    """The index of each value in `names`, [n] int32, -1 for none; a number is an index itself."""
     if pa.types.is_integer(values.type):
         numbers = values.to_numpy()
-        labels = np.where(numbers < len(names), numbers, -1).astype(np.int32)
-    else:
-        index = pc.index_in(values, pa.array(list(names), pa.large_string()))
-        labels = index.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
-    return labels, np.flatnonzero(labels < 0)
+        return np.where(numbers < len(names), numbers, -1).astype(np.int32)
+    index = pc.index_in(values, pa.array(list(names), pa.large_string()))
+    return index.fill_null(-1).to_numpy().astype(np.int32)
 
 
 def read_class_names(path: str) -> list[str]:
@@ -163,12 +165,14 @@ def read_ids(path: str, column: str | None, num_rows: int) -> pa.Array:
     """The id of each row, from a text file, one a line, or a column of a .csv; as `check_ids`."""
     path = _existing("--ids", path)
     if path.lower().endswith(".csv"):
-        return check_ids(path, pa.array(csv_column(path, column, "id", num_rows), pa.large_string()), num_rows)
-    if column is not None:
+        values = csv_column(path, column, "id", num_rows)
+    elif column is not None:
         raise ConfigError(f"--columns names a column of ids, {column!r}, but --ids={path} is no .csv file.")
-    if path.lower().endswith((".npy", ".npz", ".parquet")):
+    elif path.lower().endswith((".npy", ".npz", ".parquet")):
         raise ConfigError(f"--ids={path}: wanted a text file with one id a line, or a .csv file.")
-    return check_ids(path, pa.array(_lines(path), pa.large_string()), num_rows)
+    else:
+        values = _lines(path)
+    return check_ids(path, pa.array(values, pa.large_string()), num_rows)
 
 
 def check_ids(where: str, values: pa.Array, num_rows: int) -> pa.Array:
@@ -177,31 +181,27 @@ def check_ids(where: str, values: pa.Array, num_rows: int) -> pa.Array:
     Raises:
       DataError: they are not `num_rows`, or one is missing, empty, doubled, has a line break, or is no text or number.
     """
-    values = _plain(where, values)
+    values = _plain(where, values, num_rows, "ids")
     kind = values.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
         raise DataError(f"{where}: the ids are {inputs.shown(str(kind))}; wanted texts or whole numbers.")
-    values = values.cast(pa.large_string())
-    _check_length(where, len(values), num_rows, "ids")
-    empty = pc.equal(pc.utf8_trim_whitespace(values.fill_null("")), "").to_numpy(zero_copy_only=False)
-    if empty.any():
-        raise DataError(
-            f"{where}: the id of row {int(np.argmax(empty))} is empty ({int(empty.sum())} of {num_rows} are); wanted a "
-            "different id for each embedding."
-        )
+    values = values.cast(pa.large_string()).fill_null("")
+    empty = pc.equal(pc.utf8_trim_whitespace(values), "").to_numpy(zero_copy_only=False)
     broken = pc.match_substring_regex(values, "[\\r\\n]").to_numpy(zero_copy_only=False)
-    if broken.any():
-        raise DataError(
-            f"{where}: the id of row {int(np.argmax(broken))} has a line break in it; wanted ids of one line."
-        )
+    for wrong, what in ((empty, "is empty"), (broken, "has a line break in it")):
+        if wrong.any():
+            raise DataError(
+                f"{where}: the id of row {int(np.argmax(wrong))} {what} ({int(wrong.sum())} of {num_rows} such ids); wanted a "
+                "different id of one line for each embedding."
+            )
     counts = pc.value_counts(values)
     twice = np.flatnonzero(counts.field("counts").to_numpy() > 1)
     if len(twice):
         value = counts.field("values")[int(twice[0])]
         rows = np.flatnonzero(pc.equal(values, value).to_numpy(zero_copy_only=False))
         raise DataError(
-            f"{where}: the rows {rows[0]} and {rows[1]} have the same id '{inputs.shown(value.as_py())}' ({len(twice)} ids are there "
-            "more than once); wanted a different id for each embedding."
+            f"{where}: the rows {rows[0]} and {rows[1]} have the same id '{inputs.shown(value.as_py())}' ({len(twice)} ids "
+            "are there more than once); wanted a different id for each embedding."
         )
     return values
 
@@ -213,78 +213,69 @@ def csv_column(path: str, column: str | None, what: str, num_rows: int) -> list[
       path: the file.
       column: its name in the header; None for a file of one column and no header.
       what: key of --columns that names it, for messages.
-      num_rows: rows wanted, to tell a header by.
+      num_rows: rows wanted, to detect a header.
 
     Raises:
-      DataError: the file is no .csv, has no such column, a header that was not told of, or a row without a value.
+      DataError: the file is no .csv, has no such column, a header that --columns does not name, or a row without a value.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""))
-    rows, ends = [], []  # a row's last line: a quoted value may have several
     try:
-        for row in reader:
-            rows.append(row)
-            ends.append(reader.line_num)
+        rows = [(row, reader.line_num) for row in reader]  # with the row's last line: a quoted value may have several
     except csv.Error as error:
         raise DataError(
             f"{path}, line {reader.line_num}, cannot be read as .csv: {error}. Check the quotes there."
         ) from error
     num_all = len(rows)
-    while rows and not rows[-1]:
+    while rows and not rows[-1][0]:
         rows.pop()
     if not rows:
         raise DataError(f"{path} is empty; {_WANTED}.")
-    blank = next((end for row, end in zip(rows, ends, strict=False) if not row), None)
-    if blank is not None:
-        # Passed over, it would move all that follow it to other embeddings.
-        raise DataError(
-            f"{path}: line {blank} is blank, so a row has no {what}; wanted a value in each. Write it there, or leave "
-            "out the line, where it stands for no embedding."
-        )
-    header = rows[0]
-    if column is None:
-        if len(header) == 1:
-            if len(rows) == num_rows + 1:
-                raise DataError(
-                    f"{path} has {len(rows)} rows; wanted {num_rows}, as many as there are embeddings. If the first, "
-                    f"'{inputs.shown(header[0])}', is a header, say so: --columns {what}={inputs.shown(header[0])}."
-                )
-            _check_no_header(path, [row[0] for row in rows if row], what, blank_end=num_all > len(rows))
-            at = 0
-        else:
+    header = rows[0][0]
+    for row, line in rows:
+        if not row:  # skipped, it would move all that follow it to other embeddings
             raise DataError(
-                f"{path} has {len(header)} columns, {inputs.shown(str(header))}; wanted one, or a header and --columns "
-                f"{what}=NAME."
+                f"{path}: line {line} is blank, so a row has no {what}; wanted a value in each. Write it there, or leave "
+                "out the line if it stands for no embedding."
             )
-    elif header.count(column) > 1:
+    if column is not None:
+        if header.count(column) != 1:
+            found = f"{header.count(column)} columns" if column in header else "no column"
+            raise DataError(
+                f"{path} has {found} {column!r}; its header is {inputs.shown(str(header))}. Name the right one in --columns."
+            )
+        rows = rows[1:]
+    elif len(header) > 1:
         raise DataError(
-            f"{path} has {header.count(column)} columns {column!r}; wanted one of that name. Rename the others."
+            f"{path} has {len(header)} columns, {inputs.shown(str(header))}; wanted one, or a header and --columns "
+            f"{what}=NAME."
         )
-    elif column in header:
-        at, rows, ends = header.index(column), rows[1:], ends[1:]
-    else:
+    elif len(rows) == num_rows + 1:
+        first = inputs.shown(header[0])
         raise DataError(
-            f"{path} has no column {column!r}; its header is {inputs.shown(str(header))}. Name the right one in --columns."
+            f"{path} has {len(rows)} rows; wanted {num_rows}, as many as there are embeddings. If the first, '{first}', is "
+            f"a header, say so: --columns {what}={first}."
         )
-    short = next((number for number, row in enumerate(rows) if len(row) != len(header)), None)
-    if short is not None:
-        raise DataError(
-            f"{path}: line {ends[short]} has {len(rows[short])} values; wanted {len(header)}, as in the first line."
-        )
-    return [row[at] for row in rows]
+    elif what == "label":
+        _check_no_header(path, [row[0] for row, _ in rows], blank_end=num_all > len(rows))
+    for row, line in rows:
+        if len(row) != len(header):
+            raise DataError(f"{path}: line {line} has {len(row)} values; wanted {len(header)}, as in the first line.")
+    at = 0 if column is None else header.index(column)
+    return [row[at] for row, _ in rows]
 
 
-def _check_no_header(path: str, values: Sequence[str], what: str, blank_end: bool) -> None:
-    """Raises DataError where the first of as many values as are wanted seems to be a header, so that one is missing."""
+def _check_no_header(path: str, values: Sequence[str], blank_end: bool) -> None:
+    """Raises DataError if the count matches but the first value looks like a header, so that one label is missing."""
     first, others = values[0], values[1:]
-    if what != "label" or len(others) < 2 or first in others or _WHOLE.fullmatch(first):
+    if len(others) < 2 or first in others or _WHOLE.fullmatch(first):
         return
-    first = inputs.shown(first)
     if blank_end or all(map(_WHOLE.fullmatch, others)):
+        first = inputs.shown(first)
+        why = "the last line is blank" if blank_end else "all others are whole numbers"
+        instead = "leave out the blank line" if blank_end else "write the others as names too"
         raise DataError(
-            f"{path}: the first line, {first!r}, seems to be a header: no other line has it, and "
-            f"{'the last line is blank' if blank_end else 'all others are whole numbers'}. Then there is one label too few. "
-            f"Write the missing one and give --columns {what}={first}; or, if {first!r} is a label, "
-            f"{'leave out the blank line' if blank_end else 'write the others as names too'}."
+            f"{path}: the first line, {first!r}, seems to be a header: no other line has it, and {why}. Then one label is "
+            f"missing: write it and give --columns label={first}; or, if {first!r} is a label, {instead}."
         )
 
 
@@ -326,42 +317,25 @@ def _npy(path: str) -> pa.Array:
         array = array[:, 0]
     if array.ndim != 1 or kind.kind not in "iufUS" or (kind.kind == "f" and kind.itemsize > 8):
         raise DataError(f"{path} is {inputs.shown(str(kind))} {list(array.shape)}; {_WANTED}, as an array [N].")
-    if kind.kind in "US":
-        try:
-            texts = np.char.decode(array, "utf-8") if kind.kind == "S" else array
-            return pa.array(texts.tolist(), pa.large_string())
-        except UnicodeDecodeError as error:
-            # Replaced characters would make one class of several.
-            raise DataError(
-                f"{path}: the label {inputs.shown(str(error.object))} is no UTF-8 text ({error.reason}); {_WANTED}. Decode "
-                "the labels and save them as texts, numpy.char.decode(labels, ENCODING)."
-            ) from error
-        except Exception as error:  # halves of surrogate pairs; several kinds for numbers that are no characters
-            raise DataError(f"{path} holds a label that is no text ({inputs.shown(str(error))}); {_WANTED}.") from error
-    return pa.array(array.astype(kind.newbyteorder("=")))
+    if kind.kind not in "US":
+        return pa.array(array.astype(kind.newbyteorder("=")))
+    try:
+        return pa.array((np.char.decode(array, "utf-8") if kind.kind == "S" else array).tolist(), pa.large_string())
+    except UnicodeDecodeError as error:
+        # Replaced characters would make one class of several.
+        raise DataError(
+            f"{path}: the label {inputs.shown(str(error.object))} is no UTF-8 text ({error.reason}); {_WANTED}. Decode the "
+            "labels and save them as texts, numpy.char.decode(labels, ENCODING)."
+        ) from error
+    except Exception as error:  # halves of surrogate pairs; several kinds for numbers that are no characters
+        raise DataError(f"{path} holds a label that is no text ({inputs.shown(str(error))}); {_WANTED}.") from error
 
 
 def _typed(texts: list[str]) -> pa.Array:
-    """Texts as whole numbers where all are, as decimals where all are numbers, else as they are."""
+    """Texts as whole numbers if all are, as decimals if all are numbers, else as they are."""
     if texts and all(map(_WHOLE.fullmatch, texts)):
-        return pa.array(list(map(_whole, texts)), pa.int64())
+        # Cut, since Python refuses to read thousands of digits.
+        return pa.array([max(-_MOST, min(int(text[:21]), _MOST)) for text in texts], pa.int64())
     if texts and all(_WHOLE.fullmatch(text) or _DECIMAL.fullmatch(text) for text in texts):
         return pa.array([float(text) for text in texts], pa.float64())
     return pa.array(texts, pa.large_string())
-
-
-def _whole(text: str) -> int:
-    if len(text) > _DIGITS:  # Python refuses thousands of them
-        return -_MOST if text[0] == "-" else _MOST
-    return max(-_MOST, min(int(text), _MOST))
-
-
-def _missing(where: str, rows: np.ndarray, num_rows: int, found: str = "no label") -> DataError:
-    return DataError(
-        f"{where}: row {rows[0]} has {found} ({len(rows)} of {num_rows} such rows); {_WANTED}. Leave out what has none."
-    )
-
-
-def _check_length(where: str, found: int, wanted: int, what: str) -> None:
-    if found != wanted:
-        raise DataError(f"{where} has {found} {what}; wanted {wanted}, as many as there are embeddings.")
