@@ -56,30 +56,28 @@ class Dataset:
         labels_sha256, the checksum of the training labels.
       train, test: the splits.
       resident: whether all images of both splits, decoded, fit in config.resident_mb and need no other crops.
-      skipped: (file, what is wrong with it) of each that is left out as config.bad_images says; files relative to the
-        data set's folder, in the order of positions.
+      skipped: (file, what is wrong with it) of each that config.bad_images leaves out; files relative to the data set's
+        folder, in the order of positions.
     """
+
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def __init__(
         self,
+        config,
         name: str,
         class_names: tuple[str, ...],
         image_shape: tuple[int, int, int],
         fingerprint: dict,
         splits: tuple[Split, Split],
-        resident_mb: float,
-        augmentation: str = "none",
-        skipped: tuple[tuple[str, str], ...] = (),
     ):
-        self.name = name
-        self.class_names = class_names
-        self.image_shape = image_shape
+        self.name, self.class_names, self.image_shape = name, class_names, image_shape
         self.train, self.test = splits
-        self.skipped = skipped
         self.fingerprint = {**fingerprint, "labels_sha256": labels_sha256(self.train.labels)}
-        images = len(self.train.positions) + len(self.test.positions)
-        # A random part of another size is cut out of the image as stored, so that it cannot be kept decoded.
-        self.resident = "resized" not in augmentation and images * math.prod(image_shape) <= resident_mb * 1e6
+        self._image_size, self._eval_crop = config.image_size, config.eval_crop
+        pixels = (len(self.train.positions) + len(self.test.positions)) * math.prod(image_shape)
+        # A random part of another size is cut out of the image as stored, which cannot be kept decoded.
+        self.resident = "resized" not in config.augmentation and pixels <= config.resident_mb * 1e6
         self._whole: dict[str, np.ndarray] = {}
         self._labels = {part.name: _by_position(part) for part in splits}
 

@@ -27,9 +27,10 @@ _LISTED = 10  # bad files told one by one
 class FolderDataset(Dataset):
     """Images decoded from their files when asked for, in a few threads; always RGB."""
 
-    def __init__(self, root: str, files: dict[str, list[str]], image_size: int, eval_crop: float, **kwargs):
-        super().__init__(**kwargs)
-        self._root, self._files, self._image_size, self._eval_crop = root, files, image_size, eval_crop
+    def __init__(self, config, root: str, files: dict[str, list[str]], bad: Mapping[str, str], **kwargs):
+        super().__init__(config, **kwargs)
+        self._root, self._files = root, files
+        self.skipped = tuple((shown(name), reason) for name, reason in bad.items())
         self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, "decode")
 
     def file_names(self, split, positions):
@@ -94,30 +95,23 @@ def open_folder(config) -> FolderDataset:
         for line in _listing(bad):
             logging.warning("  %s", line)
         listed = {split: _without(root, bad, class_names, *found) for split, found in listed.items()}
-    parts = splits.make(
-        root,
-        class_names,
-        (train, listed[train][1]),
-        (test, listed[test][1]) if test else None,
-        config.holdout,
-    )
-    files = {split: names for split, (names, _) in listed.items()}
-    fingerprint = _fingerprint(root, files, train, test, config.holdout)
+    labels = {split: of_files for split, (_, of_files) in listed.items()}
+    parts = splits.make(root, class_names, labels, train, test, config.holdout)
+    name, files = os.path.basename(root), {split: names for split, (names, _) in listed.items()}
+    fingerprint = {"name": name, "sha256": _sha256(root, [file for names in files.values() for file in names])}
+    fingerprint |= splits.fingerprint(parts, config.holdout)
     if bad:
         fingerprint["skipped"] = {"files": len(bad), "sha256": _sha256(root, bad)}
     return FolderDataset(
+        config,
         root,
         files,
-        config.image_size,
-        config.eval_crop,
-        name=os.path.basename(root),
+        bad,
+        name=name,
         class_names=class_names,
         image_shape=_image_shape(root, sizes, config.image_size),
         fingerprint=fingerprint,
         splits=parts,
-        resident_mb=config.resident_mb,
-        augmentation=config.augmentation,
-        skipped=tuple((shown(name), reason) for name, reason in bad.items()),
     )
 
 
@@ -298,9 +292,3 @@ def _sha256(root: str, names) -> str:
 
     lines = sorted(f"{name.replace(os.sep, '/')}, {size(os.path.join(root, name))}\n" for name in names)
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
-
-
-def _fingerprint(root: str, files: dict[str, list[str]], train: str, test: str | None, holdout: float) -> dict:
-    digest = _sha256(root, [name for names in files.values() for name in names])
-    found = {"name": os.path.basename(root), "sha256": digest, "split": train, "shard_lengths": [len(files[train])]}
-    return found | ({"test_split": test, "test_shard_lengths": [len(files[test])]} if test else {"holdout": holdout})

@@ -31,10 +31,9 @@ _LOOKED_THROUGH = 16_384  # images, for the one that cannot be decoded
 class TfdsDataset(Dataset):
     """Records of a prepared TFDS data set, decoded only after the kept positions have been looked up."""
 
-    def __init__(self, builder, stored: dict[str, Stored], image_key: str, image_size: int, eval_crop: float, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, config, builder, stored: dict[str, Stored], image_key: str, **kwargs):
+        super().__init__(config, **kwargs)
         self._builder, self._stored, self._image_key = builder, stored, image_key
-        self._image_size, self._eval_crop = image_size, eval_crop
 
     def _read(self, part, positions):
         decoded = np.empty((len(positions), *self.image_shape), np.uint8)
@@ -226,23 +225,18 @@ def _open(config, builder) -> TfdsDataset:
     labels = {name: _labels(builder, name, stored[name], label_key) for name in stored}
     class_names = tuple(label.names or map(str, range(label.num_classes)))
     check_names(where, class_names)
-    parts = splits.make(
-        where, class_names, (train, labels[train]), (test, labels[test]) if test else None, config.holdout
-    )
+    parts = splits.make(where, class_names, labels, train, test, config.holdout)
     size = config.image_size
     return TfdsDataset(
+        config,
         builder,
         stored,
         image_key,
-        size,
-        config.eval_crop,
         name=builder.name,
         class_names=class_names,
         image_shape=(size, size, image.shape[2]) if size else tuple(image.shape),
-        fingerprint=_fingerprint(builder, stored, train, test, config.holdout),
+        fingerprint=_fingerprint(builder, stored, parts, config.holdout),
         splits=parts,
-        resident_mb=config.resident_mb,
-        augmentation=config.augmentation,
     )
 
 
@@ -286,19 +280,19 @@ def _stored(builder, name: str) -> Stored | None:
     return Stored(*zip(*parts, strict=True)) if parts else Stored((), (), ())
 
 
-def _fingerprint(builder, stored, train, test, holdout) -> dict:
-    found = {
+def _fingerprint(builder, stored: dict[str, Stored], parts, holdout: float) -> dict:
+    train = parts[0].stored
+    of_splits = splits.fingerprint(parts, holdout, {name: list(each.takes) for name, each in stored.items()})
+    files = tfds_ids.describe_files(stored[train].files, stored[train].skips)
+    return {
         "name": builder.name,
         "config": builder.builder_config.name if builder.builder_config else "",
         "version": str(builder.version),
         "split": train,
-        "shard_lengths": list(stored[train].takes),
+        "shard_lengths": of_splits["shard_lengths"],
+        **({"files": files} if files else {}),
+        **of_splits,
     }
-    if files := tfds_ids.describe_files(stored[train].files, stored[train].skips):
-        found["files"] = files
-    return found | (
-        {"test_split": test, "test_shard_lengths": list(stored[test].takes)} if test else {"holdout": holdout}
-    )
 
 
 def _labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
