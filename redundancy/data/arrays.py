@@ -10,7 +10,7 @@ import numpy as np
 
 from redundancy import storage
 from redundancy.data import crops, inputs, npy, splits
-from redundancy.data.dataset import Dataset
+from redundancy.data.dataset import Dataset, final_shape
 from redundancy.data.resize import resize
 from redundancy.errors import ConfigError, DataError
 
@@ -72,13 +72,11 @@ def open_arrays(config) -> ArrayDataset:
     if test and pictures[test].shape[1:] != shape:
         found = f"images of {test} have the shape {pictures[test].shape[1:]}, those of {train} {shape}"
         raise DataError(f"{path}: {found}; wanted one shape.")
-    if config.image_size:
-        if shape[2] not in (1, 3) and shape[:2] != (config.image_size,) * 2:
-            raise ConfigError(
-                f"config.image_size is {config.image_size}, but {path} has {shape[2]} channels, and only images of 1 "
-                "or 3 are resized; set it to 0."
-            )
-        shape = (config.image_size, config.image_size, shape[2])
+    if config.image_size and shape[2] not in (1, 3) and shape[:2] != (config.image_size,) * 2:
+        raise ConfigError(
+            f"config.image_size is {config.image_size}, but {path} has {shape[2]} channels, and only images of 1 or 3 are "
+            "resized; set it to 0."
+        )
     labels = {split: of_split for split, (_, of_split) in stored.items()}
     class_names = _class_names(path, arrays, labels[train])
     parts = splits.make(path, class_names, labels, train, test, config.holdout)
@@ -88,7 +86,7 @@ def open_arrays(config) -> ArrayDataset:
         pictures,
         name=name,
         class_names=class_names,
-        image_shape=shape,
+        image_shape=final_shape(path, shape, config.image_size, ''),
         fingerprint={"name": name, "sha256": digest, **splits.fingerprint(parts, config.holdout)},
         splits=parts,
     )

@@ -1,7 +1,7 @@
 """What every data set offers, wherever its images come from: two splits, `read` and `stream`.
 
-Sources (arrays.py, folder.py, tfds_source.py, generated.py) supply `_read` and `_read_crops`, and `_in_order` and `_shuffled`
-where they have a better way than reading batch by batch. This module never imports TensorFlow or JAX.
+Sources supply `_read` and `_read_crops`; `_in_order` and `_shuffled` too if they have a better way than reading batch by
+batch. This module never imports TensorFlow or JAX.
 """
 
 import collections
@@ -79,7 +79,9 @@ class Dataset:
         # A random part of another size is cut out of the image as stored, which cannot be kept decoded.
         self.resident = "resized" not in config.augmentation and pixels <= config.resident_mb * 1e6
         self._whole: dict[str, np.ndarray] = {}
-        self._labels = {part.name: _by_position(part) for part in splits}
+        self._labels = {part.name: np.full(part.num_stored, -1, np.int32) for part in splits}  # -1: not in the split
+        for part in splits:
+            self._labels[part.name][part.positions] = part.labels
 
     def read(self, split: str, positions) -> np.ndarray:
         """Images of the given positions; only those are decoded, unless the set is resident and most are asked for.
@@ -105,12 +107,7 @@ class Dataset:
         return images if np.array_equal(unique, positions) else images[inverse]
 
     def file_names(self, split: str, positions) -> list[str] | None:
-        """Where the images of the given positions lie, relative to the data set's folder; None where they are no files.
-
-        Args:
-          split: 'train' or 'test'.
-          positions: int [n], of the split.
-        """
+        """Where the images of positions int [n] lie, relative to the data set's folder; None if they are no files."""
         return None
 
     def stream(
@@ -126,18 +123,13 @@ class Dataset:
     ) -> Iterator[Batch]:
         """Batches of images, labels and positions.
 
-        Without a seed: each position once, ascending, the last batch short. With one: endless shuffled epochs, full
-        batches that run over the borders of epochs; the same for the same (split, positions, batch_size, seed). A subset
-        meets its images in the relative order that the full set has with the same seed.
+        Without a seed: each position once, ascending, the last batch short. With one: endless shuffled epochs in full
+        batches, a pure function of (split, positions, batch_size, seed); a subset keeps the full set's relative order. The
+        order is that of `order.batches`, or of `lanes.Plan` for a TFDS set that is not resident.
 
-        Where the source has random access, or the set is resident, the order is that of `order.batches`; that of a TFDS
-        set that streams is `lanes.Plan`'s, whose batches have their rows sorted by lane.
-
-        With `shard` = (index, count) a process gets rows index * batch_size / count up to (index + 1) * batch_size / count
-        of every batch, and only they are decoded: side by side, the processes' rows are the batches of one process.
-        Without a seed each process gets as many batches as the others; its part of the last one may be short or empty.
-        With `runs` its parts are a run of neighbouring positions instead, for which it reads few files; the processes still
-        see each position once, but side by side their parts do not ascend.
+        With `shard` = (index, count) a process gets its share of the rows of every batch: side by side, the processes' rows
+        are the batches of one process. Without a seed each gets as many batches as the others; its part of the last one may
+        be short or empty. With `runs` it gets neighbouring positions instead, for which it reads few files.
 
         Args:
           split: 'train' or 'test'.
@@ -146,7 +138,7 @@ class Dataset:
           seed: non-negative numbers, or None.
           start_step: batches to leave out at the start; the rest equals the unbroken stream.
           shard: index of this process, and how many there are.
-          crop: cuts out a random part of each image, a pure function of (seed, epoch, position); with a seed only.
+          crop: cuts out a random part of each image; with a seed only.
           runs: whether each process gets neighbouring positions; without a seed only.
 
         Returns:
@@ -159,15 +151,20 @@ class Dataset:
         part = self._part(split)
         positions = np.unique(self._checked(part, positions))
         rows = _rows(batch_size, *shard)
-        if seed is not None and not len(positions):
-            raise DataError(f"{self.name}: no position of the {split} split to draw batches from; wanted at least one.")
+        if seed is None and crop is not None:
+            raise ValueError("crop is given without a seed; a random crop is drawn from (seed, epoch, position)")
         if seed is not None and runs:
             raise ValueError("runs is given with a seed; shuffled batches have no neighbours")
+        if seed is not None and not len(positions):
+            raise DataError(f"{self.name}: no position of the {split} split to draw batches from; wanted at least one.")
         if seed is None:
-            if crop is not None:
-                raise ValueError("crop is given without a seed; a random crop is drawn from (seed, epoch, position)")
             steps = -(-len(positions) // batch_size)
-            own = _run(positions, *shard) if runs else _striped(positions, batch_size, rows)
+            if runs:  # as even as can be: no process has more batches than it would of stripes, or two fewer
+                first, last = ((shard[0] + more) * len(positions) // shard[1] for more in (0, 1))
+                own = positions[first:last]
+            else:
+                number = np.arange(len(positions)) % batch_size
+                own = positions[(number >= rows.start) & (number < rows.stop)]
             batches = self._once(part, own, rows.stop - rows.start, steps, start_step)
         elif self.resident and crop is None:
             self._all(part)
@@ -228,11 +225,11 @@ class Dataset:
         outside = (positions < 0) | (positions >= part.num_stored)
         outside |= self._labels[part.name][np.where(outside, 0, positions)] < 0
         if outside.any():
-            left = "" if len(part.positions) == part.num_stored else ", as far as hold-out left them to it"
+            left = "" if len(part.positions) == part.num_stored else ", but not those held out for the other split"
             raise DataError(
                 f"{self.name}: position {positions[outside][0]} is not in the {part.name} split; wanted positions of "
-                f"{part.stored!r}, 0 to {part.num_stored - 1}{left} ({int(outside.sum())} of {len(positions)} are "
-                "not). They belong to another data set or split."
+                f"{part.stored!r}, 0 to {part.num_stored - 1}{left} ({int(outside.sum())} of {len(positions)} are not). They "
+                "belong to another data set or split."
             )
         return positions
 
@@ -242,13 +239,6 @@ class Dataset:
             images.setflags(write=False)
             self._whole[part.stored] = images
         return self._whole[part.stored]
-
-
-def _by_position(part: Split) -> np.ndarray:
-    """int32 [num_stored]: the label of each position of the split, -1 elsewhere."""
-    labels = np.full(part.num_stored, -1, np.int32)
-    labels[part.positions] = part.labels
-    return labels
 
 
 def _rows(batch_size: int, index: int, count: int) -> slice:
@@ -262,18 +252,6 @@ def _rows(batch_size: int, index: int, count: int) -> slice:
         )
     share = batch_size // count
     return slice(index * share, (index + 1) * share)
-
-
-def _striped(positions: np.ndarray, batch_size: int, rows: slice) -> np.ndarray:
-    """A process's rows of each batch."""
-    number = np.arange(len(positions)) % batch_size
-    return positions[(number >= rows.start) & (number < rows.stop)]
-
-
-def _run(positions: np.ndarray, index: int, count: int) -> np.ndarray:
-    """A process's share of the positions, as even as can be: none then has more batches than the stripes, or two fewer."""
-    first, last = (number * len(positions) // count for number in (index, index + 1))
-    return positions[first:last]
 
 
 def _endless(num_stored, kept, batch_size, seed, start_step, chunk=64):
@@ -293,10 +271,13 @@ def _ahead(batches: Iterator, depth: int = 2) -> Iterator:
             yield item
 
 
-def check_image_size(where: str, shape: tuple, image_size: int, found: str) -> None:
-    """Raises ConfigError where images of unknown or varying size (a None in `shape`) have no config.image_size."""
-    if None in shape[:2] and not image_size:
+def final_shape(where: str, shape: tuple, image_size: int, found: str) -> tuple[int, int, int]:
+    """Of images of this shape, resized to config.image_size if it is not 0; if it is, ConfigError for a None in `shape`."""
+    if image_size:
+        return image_size, image_size, shape[2]
+    if None in shape[:2]:
         raise ConfigError(
             f"config.image_size is 0, but the images of {where} differ in size ({found}); "
             "set the side in pixels to resize and crop them to, for example --config.image_size=64."
         )
+    return tuple(shape)

@@ -11,7 +11,7 @@ import PIL
 from absl import logging
 
 from redundancy.data import images, splits
-from redundancy.data.dataset import Dataset, check_image_size
+from redundancy.data.dataset import Dataset, final_shape
 from redundancy.data.images import EXTENSIONS
 from redundancy.data.inputs import check_names, shown, unfit
 from redundancy.data.remembered import remembered
@@ -276,12 +276,10 @@ def _listing(bad: Mapping[str, str]) -> list[str]:
 
 
 def _image_shape(root: str, sizes: set[tuple[int, int]], image_size: int) -> tuple[int, int, int]:
-    if image_size:
-        return (image_size, image_size, 3)
     smallest, largest = min(sizes), max(sizes)
     found = f"from {smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]} pixels"
-    check_image_size(root, (None, None, 3) if len(sizes) > 1 else (1, 1, 3), image_size, found)
-    return (smallest[1], smallest[0], 3)
+    side = (smallest[1], smallest[0]) if len(sizes) == 1 else (None, None)
+    return final_shape(root, (*side, 3), image_size, found)
 
 
 def _sha256(root: str, names) -> str:

@@ -6,7 +6,7 @@ dataset="generated" has ImageNet's numbers, "generated:CLASSES:TRAIN:TEST" any o
 import numpy as np
 
 from redundancy.data import splits
-from redundancy.data.dataset import Dataset
+from redundancy.data.dataset import Dataset, final_shape
 from redundancy.data.inputs import shown
 from redundancy.errors import ConfigError
 
@@ -44,11 +44,7 @@ def open_generated(config) -> GeneratedDataset:
       ConfigError: other numbers than three from 1 on, fewer training images than classes, or no image_size.
     """
     classes, *counts = _numbers(config.dataset)
-    if not config.image_size:
-        raise ConfigError(
-            f"config.image_size is 0, but the images of {config.dataset!r} have no size of their own; set the side in "
-            "pixels, for example --config.image_size=224."
-        )
+    shape = final_shape(config.dataset, (None, None, 3), config.image_size, "they have none of their own")
     labels = {name: np.arange(count) % classes for name, count in zip(("train", "test"), counts, strict=True)}
     names = splits.choose(config.train_split, config.test_split, tuple(labels))
     class_names = tuple(map(str, range(classes)))
@@ -58,7 +54,7 @@ def open_generated(config) -> GeneratedDataset:
         config,
         name="generated",
         class_names=class_names,
-        image_shape=(config.image_size, config.image_size, 3),
+        image_shape=shape,
         fingerprint=fingerprint | splits.fingerprint(parts, config.holdout),
         splits=parts,
     )

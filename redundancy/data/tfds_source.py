@@ -16,9 +16,10 @@ from absl import logging
 from redundancy import storage
 from redundancy.data import lanes, splits, tfds_decode, tfds_ids, tfds_stream
 from redundancy.data.crops import RandomResizedCrop
-from redundancy.data.dataset import Dataset, check_image_size
+from redundancy.data.dataset import Dataset, final_shape
 from redundancy.data.digits import Digits
 from redundancy.data.inputs import check_memory, check_names, unfit
+from redundancy.data.order import bitmap
 from redundancy.data.quiet_tensorflow import tf, tfds
 from redundancy.data.remembered import remembered
 from redundancy.data.tfds_stream import INTERLEAVED_SHARDS, Stored
@@ -54,10 +55,10 @@ class TfdsDataset(Dataset):
     def _shuffled(self, part, positions, batch_size, seed, start_step, rows, crop):
         stored = self._stored[part.stored]
         size = self._builder.info.dataset_size / max(1, self._builder.info.splits.total_num_examples)
-        shards = lanes.make_shards(stored.takes, size)
+        shards, kept = lanes.make_shards(stored.takes, size), bitmap(part.num_stored, positions)
 
         def groups_from(step):
-            plan = lanes.Plan(shards, _bitmap(part, positions), batch_size, tuple(seed), step, rows)
+            plan = lanes.Plan(shards, kept, batch_size, tuple(seed), step, rows)
             if tfds_stream.random_access(self._builder):
                 order = tfds_stream.planned(plan, crop)
                 return tfds_stream.fetched(self._builder, stored, self._image_key, order)
@@ -80,7 +81,7 @@ class TfdsDataset(Dataset):
             if tfds_stream.random_access(self._builder):
                 order = tf.data.Dataset.from_tensor_slices((positions,))
                 return tfds_stream.fetched(self._builder, stored, self._image_key, order)
-            records = tfds_stream.in_order(self._builder, stored, _bitmap(part, positions), interleaved)
+            records = tfds_stream.in_order(self._builder, stored, bitmap(part.num_stored, positions), interleaved)
             images = records.map(lambda taken, some: (taken, tfds_stream.image_bytes(self._image_key, some)))
             return functools.partial(images.unbatch().batch, drop_remainder=True)
 
@@ -116,12 +117,6 @@ class TfdsDataset(Dataset):
     def _decoder(self, crop: RandomResizedCrop | None = None) -> tfds_decode.Decoder:
         channels = self._builder.info.features[self._image_key].shape[2]
         return tfds_decode.Decoder(channels, self._image_size, self._eval_crop, crop)
-
-
-def _bitmap(part, positions: np.ndarray) -> np.ndarray:
-    wanted = np.zeros(part.num_stored, bool)
-    wanted[positions] = True
-    return wanted
 
 
 def builder_names() -> list[str]:
@@ -211,7 +206,7 @@ def _open(config, builder) -> TfdsDataset:
         has=lambda name: _stored(builder, name) is not None,
         overlap=lambda first, second: _stored(builder, first).overlaps(_stored(builder, second)),
     )
-    check_image_size(where, image.shape, config.image_size, f"shape {image.shape}")
+    shape = final_shape(where, tuple(image.shape), config.image_size, f"shape {image.shape}")
     stored = {name: _stored(builder, name) for name in (train, test) if name}
     for name, part in stored.items():
         if not part.num_examples:
@@ -226,7 +221,6 @@ def _open(config, builder) -> TfdsDataset:
     class_names = tuple(label.names or map(str, range(label.num_classes)))
     check_names(where, class_names)
     parts = splits.make(where, class_names, labels, train, test, config.holdout)
-    size = config.image_size
     return TfdsDataset(
         config,
         builder,
@@ -234,7 +228,7 @@ def _open(config, builder) -> TfdsDataset:
         image_key,
         name=builder.name,
         class_names=class_names,
-        image_shape=(size, size, image.shape[2]) if size else tuple(image.shape),
+        image_shape=shape,
         fingerprint=_fingerprint(builder, stored, parts, config.holdout),
         splits=parts,
     )

@@ -108,8 +108,8 @@ def shuffled(
 
     def read_lane(lane, epoch):
         reading = plan.lane(int(lane), int(epoch))
-        reading = dataclasses.replace(reading, skips=reading.skips + first_records[reading.shards])
-        return [np.asarray(getattr(reading, field.name), np.int64) for field in dataclasses.fields(reading)]
+        reading = reading._replace(skips=reading.skips + first_records[reading.shards])
+        return [np.asarray(column, np.int64) for column in reading]
 
     def draw(epoch, positions):
         return crop.draws(plan.seed, epoch, positions)
