@@ -1,7 +1,7 @@
 """Data sets that TFDS knows or has prepared: finds, prepares, checks and opens them; tfds_stream.py reads them.
 
-A position is an example's place in its split's files, counted shard by shard; it travels with the record from the
-file on, so that nothing depends on the number of reader threads. TensorFlow never gets to see an accelerator.
+A position is an example's place in its split's files, counted shard by shard; it travels with the record from the file on,
+so that nothing depends on the number of reader threads.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ class TfdsDataset(Dataset):
             plan = lanes.Plan(shards, kept, batch_size, tuple(seed), step, rows)
             if tfds_stream.random_access(self._builder):
                 order = tfds_stream.planned(plan, crop)
-                return tfds_stream.fetched(self._builder, stored, self._image_key, order)
+                return tfds_stream.fetched(stored, self._image_key, order)
             images = tfds_stream.shuffled(self._builder, stored, self._image_key, plan, crop)
             return functools.partial(images.batch, drop_remainder=True)
 
@@ -74,13 +74,13 @@ class TfdsDataset(Dataset):
                 step += 1
 
     def _decoded(self, part, positions, interleaved, batch_size):
-        """Positions and pixels; ascending where one shard is read at a time."""
+        """Positions and pixels; ascending if one shard is read at a time."""
         stored = self._stored[part.stored]
 
         def groups_of(positions, interleaved):
             if tfds_stream.random_access(self._builder):
                 order = tf.data.Dataset.from_tensor_slices((positions,))
-                return tfds_stream.fetched(self._builder, stored, self._image_key, order)
+                return tfds_stream.fetched(stored, self._image_key, order)
             records = tfds_stream.in_order(self._builder, stored, bitmap(part.num_stored, positions), interleaved)
             images = records.map(lambda taken, some: (taken, tfds_stream.image_bytes(self._image_key, some)))
             return functools.partial(images.unbatch().batch, drop_remainder=True)
@@ -96,13 +96,7 @@ class TfdsDataset(Dataset):
                 seen[taken] = True
 
     def _find_bad(self, part, groups, crop: RandomResizedCrop | None = None) -> str:
-        """Which image a stream could not go on with, in words; '' where it is not found.
-
-        Args:
-          part: the split.
-          groups: of encoded images from there on, see `tfds_stream.decoded`.
-          crop: of the stream.
-        """
+        """Which of `groups` of encoded images (see `tfds_stream.decoded`) a stream failed at, in words; '' if unknown."""
         decoder = self._decoder(crop)
         decode = tf.function(lambda encoded, *draws: decoder(encoded, *draws), autograph=False)
         for positions, *encoded in groups(1).take(_LOOKED_THROUGH):
@@ -125,15 +119,12 @@ def builder_names() -> list[str]:
 
 
 def open_named(config) -> TfdsDataset:
-    """Opens a data set by its TFDS name, preparing it in config.data_dir where that has not been done.
-
-    Raises:
-      ConfigError, DataError: as `redundancy.data.open_dataset`.
-    """
-    name = config.dataset
-    arguments = {"data_dir": config.data_dir or None}
+    """Opens a data set by its TFDS name, prepared in config.data_dir first if it is not; raises as `open_dataset`."""
+    name, data_dir = config.dataset, config.data_dir or None
+    wrong = f"config.dataset is {name!r}, which TFDS cannot open:"
     try:
-        builder = Digits(**arguments) if name in ("digits", "digits:1.0.0") else tfds.builder(name, **arguments)
+        known = name in ("digits", "digits:1.0.0")
+        builder = Digits(data_dir=data_dir) if known else tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         raise ConfigError(
             f"config.dataset is {name!r}, which is neither a TFDS data set nor a folder or file here."
@@ -142,26 +133,21 @@ def open_named(config) -> TfdsDataset:
         ) from error
     except (AssertionError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"config.dataset is {name!r}, which TFDS cannot open: {_short(error)} Wanted: builder, builder/config or "
-            "builder/config:version, with a config and version that it has."
+            f"{wrong} {_short(error)} Wanted: builder, builder/config or builder/config:version, all of which it has."
         ) from error
     except OSError as error:
         raise DataError(f"config.data_dir is {config.data_dir!r}, which cannot be used: {error}.") from error
-    # What lies prepared in data_dir is somebody's file: damaged, it makes TFDS raise nearly anything.
+    # Damaged files in data_dir make TFDS raise nearly anything.
     except Exception as error:
         raise DataError(
-            f"config.dataset is {name!r}, which TFDS cannot open: {_short(error)} Where it lies prepared in config.data_dir, "
-            "a file there is damaged: delete its folder and prepare it again."
+            f"{wrong} {_short(error)} If it lies prepared in config.data_dir, a file there is damaged: delete its folder and "
+            "prepare it again."
         ) from error
     return _open(config, _prepare(builder))
 
 
 def open_prepared(config, folder: str) -> TfdsDataset:
-    """Opens the folder of a prepared TFDS data set, the one that holds dataset_info.json; it may be gs://.
-
-    Raises:
-      ConfigError, DataError: as `redundancy.data.open_dataset`.
-    """
+    """Opens the folder, perhaps gs://, with dataset_info.json of a prepared TFDS data set; raises as `open_dataset`."""
     try:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:
@@ -194,8 +180,9 @@ def _prepare(builder):
 
 
 def _open(config, builder) -> TfdsDataset:
-    where = builder.info.full_name
-    _check_readable(builder)
+    where, form = builder.info.full_name, builder.info.file_format
+    if form not in tfds.core.file_adapters.FileFormat.with_tf_data():
+        raise DataError(f"{builder.data_path} is stored as {form.value}, which tf.data cannot read; wanted tfrecord.")
     image_key, label_key = _keys(builder)
     image, label = builder.info.features[image_key], builder.info.features[label_key]
     names = tuple(builder.info.splits)
@@ -234,38 +221,30 @@ def _open(config, builder) -> TfdsDataset:
     )
 
 
-def _check_readable(builder) -> None:
-    form = builder.info.file_format
-    if form not in tfds.core.file_adapters.FileFormat.with_tf_data():
-        raise DataError(f"{builder.data_path} is stored as {form.value}, which tf.data cannot read; wanted tfrecord.")
-
-
 def _keys(builder) -> tuple[str, str]:
     """Names of the image and the label feature."""
-    features = builder.info.features
+    features, where = builder.info.features, builder.info.full_name
     kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    found = [[key for key, feature in features.items() if isinstance(feature, kind)] for kind in kinds]
     keys = builder.info.supervised_keys or ()
-    named = len(keys) == 2 and all(str(key) in features for key in keys)
-    if not (named and all(isinstance(features[key], kind) for key, kind in zip(keys, kinds, strict=True))):
-        found = [[key for key, feature in features.items() if isinstance(feature, kind)] for kind in kinds]
+    if len(keys) != 2 or keys[0] not in found[0] or keys[1] not in found[1]:
         if [len(each) for each in found] != [1, 1]:
             listing = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in features.items())
             raise DataError(
-                f"{builder.info.full_name} is not an image-classification set: it has the features {listing}; "
-                "wanted one Image and one ClassLabel."
+                f"{where} is not an image-classification set: it has the features {listing}; wanted one Image and one "
+                "ClassLabel."
             )
         keys = (found[0][0], found[1][0])
-    image = features[keys[0]]
-    if np.dtype(image.np_dtype) != np.uint8 or image.shape[2] is None:
+    kind, shape = np.dtype(features[keys[0]].np_dtype), features[keys[0]].shape
+    if kind != np.uint8 or shape[2] is None:
         raise DataError(
-            f"{builder.info.full_name}: the feature {keys[0]!r} is {np.dtype(image.np_dtype)} {image.shape}; "
-            "wanted uint8 images with a known number of channels."
+            f"{where}: the feature {keys[0]!r} is {kind} {shape}; wanted uint8 images with a known number of channels."
         )
     return str(keys[0]), str(keys[1])
 
 
 def _stored(builder, name: str) -> Stored | None:
-    """The files of a split or a slice of one; None where there is no such split."""
+    """The files of a split or a slice of one; None if there is no such split."""
     try:
         instructions = builder.info.splits[name].file_instructions
     except (KeyError, ValueError, AssertionError):
@@ -290,7 +269,7 @@ def _fingerprint(builder, stored: dict[str, Stored], parts, holdout: float) -> d
 
 
 def _labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
-    """int64 [num_examples]: labels in stored order, read once for as long as the files stay as they are."""
+    """int64 [num_examples]: labels in stored order, read again only if the files have changed."""
     identity = {
         "made": "labels of TFDS records",
         "name": builder.info.full_name,
@@ -305,7 +284,7 @@ def _labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
 
 
 def _read_labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
-    """int64 [num_examples]: labels in stored order; every record is read, images are not decoded."""
+    """As `_labels`; every record is read, no image is decoded."""
     features = tfds.decode.PartialDecoding({label_key: True}).extract_features(builder.info.features)
 
     def parse(position, record):
@@ -334,8 +313,7 @@ def _check_complete(builder, name: str, found: int, wanted: int) -> None:
 @contextlib.contextmanager
 def _errors(builder, find: Callable[[], str] = str, caught=tf.errors.OpError) -> Iterator[None]:
     """Turns TensorFlow's errors into DataErrors; `find` looks for the image that is to blame."""
-    # `caught` is bound as a default, since a stream still open when Python exits is closed after this module's globals
-    # are gone.
+    # A default, since a stream still open when Python exits is closed after this module's globals are gone.
     try:
         yield
     except caught as error:
