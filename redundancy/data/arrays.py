@@ -2,13 +2,11 @@
 
 import hashlib
 import io
-import os
 import posixpath
 import zipfile
 
 import numpy as np
 
-from redundancy import storage
 from redundancy.data import crops, inputs, npy, splits
 from redundancy.data.dataset import Dataset, final_shape
 from redundancy.data.resize import resize
@@ -94,15 +92,7 @@ def open_arrays(config) -> ArrayDataset:
 
 def _load(path: str) -> tuple[dict[str, np.ndarray], str]:
     """All arrays of the file that may be wanted, and its SHA-256. Nothing is unpacked to disk."""
-    local = os.path.expanduser(path.removeprefix("file://")) if storage.is_local(path) else ""
-    try:
-        if local and os.path.lexists(local) and (problem := inputs.unfit(local)):
-            raise ConfigError(f"config.dataset is {path!r}, which {problem}; wanted an .npz file.")
-        if local and not os.path.lexists(local):
-            raise FileNotFoundError
-        data = inputs.read_bytes(local or path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"config.dataset is {path!r}, but there is no such file; check the path.") from error
+    data = inputs.read_bytes(inputs.existing(f"config.dataset is {path!r}", path))
     if data.startswith(b"\x93NUMPY"):
         raise DataError(f"{path} is a single array (.npy), not an .npz file; wanted: {_WANTED}. Use numpy.savez.")
     try:

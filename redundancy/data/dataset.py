@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -17,27 +18,20 @@ from redundancy.data import order
 from redundancy.data.crops import RandomResizedCrop
 from redundancy.errors import ConfigError, DataError
 
+_PLANNED_AT_ONCE = 64  # batches
 Images = tuple[np.ndarray, np.ndarray]
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One role's share of the data.
+    """One role's share of the data."""
 
-    Attributes:
-      name: 'train' or 'test', the role in the experiment.
-      stored: the stored split it is, or is a part of.
-      num_stored: examples in the stored split; positions are below it.
-      positions: int64 [n], ascending: all of the stored split, or what hold-out left.
-      labels: int32 [n], of those positions.
-    """
-
-    name: str
-    stored: str
-    num_stored: int
-    positions: np.ndarray
-    labels: np.ndarray
+    name: str  # 'train' or 'test', the role in the experiment
+    stored: str  # the stored split it is, or is a part of
+    num_stored: int  # examples in the stored split; positions are below it
+    positions: np.ndarray  # int64 [n], ascending: all of the stored split, or what hold-out left
+    labels: np.ndarray  # int32 [n], of those positions
 
 
 def labels_sha256(labels: np.ndarray) -> str:
@@ -207,8 +201,10 @@ class Dataset:
             yield np.zeros((0, *self.image_shape), np.uint8), np.zeros(0, np.int64)
 
     def _shuffled_by_reading(self, part, positions, batch_size, seed, start_step, rows, crop):
-        for step, row in _endless(part.num_stored, positions, batch_size, seed, start_step):
-            taken = row[rows]
+        for step in itertools.count(start_step):
+            if (number := (step - start_step) % _PLANNED_AT_ONCE) == 0:
+                planned = order.batches(part.num_stored, positions, batch_size, seed, step, _PLANNED_AT_ONCE)
+            taken = planned[number, rows]
             if crop is None:
                 yield self.read(part.name, taken), taken
             else:
@@ -216,9 +212,7 @@ class Dataset:
                 yield self._read_crops(part, taken, crop, crop.draws(seed, epochs, taken)), taken
 
     def _part(self, split: str) -> Split:
-        if split not in ("train", "test"):
-            raise ValueError(f"split is {split!r}; wanted 'train' or 'test'")
-        return self.train if split == "train" else self.test
+        return {"train": self.train, "test": self.test}[split]
 
     def _checked(self, part: Split, positions) -> np.ndarray:
         positions = np.asarray(positions, np.int64).reshape(-1)
@@ -243,8 +237,6 @@ class Dataset:
 
 def _rows(batch_size: int, index: int, count: int) -> slice:
     """A process's rows of each batch."""
-    if not 0 <= index < count:
-        raise ValueError(f"shard is {(index, count)}; wanted (index, count) with 0 <= index < count")
     if batch_size % count:
         raise ConfigError(
             f"a batch of {batch_size} images cannot be shared evenly by {count} processes; set config.batch_size and "
@@ -252,13 +244,6 @@ def _rows(batch_size: int, index: int, count: int) -> slice:
         )
     share = batch_size // count
     return slice(index * share, (index + 1) * share)
-
-
-def _endless(num_stored, kept, batch_size, seed, start_step, chunk=64):
-    """Steps and their batches' positions."""
-    while True:
-        yield from enumerate(order.batches(num_stored, kept, batch_size, seed, start_step, chunk), start_step)
-        start_step += chunk
 
 
 def _ahead(batches: Iterator, depth: int = 2) -> Iterator:

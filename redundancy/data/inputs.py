@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from redundancy import machine, storage
 from redundancy.config import CONTROLS
-from redundancy.errors import DataError
+from redundancy.errors import ConfigError, DataError
 
 _SHOWN = 1000  # characters
 _LONGEST_NAME = 1000
@@ -59,22 +59,28 @@ def unfit(path: str) -> str:
     return "" if os.access(path, os.R_OK) else "cannot be read (Permission denied)"
 
 
-def read_bytes(path: str) -> bytes:
-    """The whole file, local or gs://.
+def existing(what: str, path: str) -> str:
+    """The path of a file without file:// and ~; raises ConfigError if it is not there, or no regular file.
 
-    Raises:
-      FileNotFoundError: a remote file is not there.
-      DataError: it cannot be read, is no regular file, or is larger than the memory that is left.
+    Args:
+      what: names the flag or field and the path, for messages.
+      path: local or remote.
     """
+    path = os.path.expanduser(path.removeprefix("file://"))
+    local = storage.is_local(path)
+    if not (os.path.lexists(path) if local else storage.exists(path)):
+        raise ConfigError(f"{what}: there is no such file. Check the path.")
+    if local and (problem := unfit(path)):
+        raise ConfigError(f"{what}, which {problem}; wanted a file. Check the path.")
+    return path
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole of an `existing` file; raises DataError if it cannot be read or does not fit in memory."""
     try:
         if storage.is_local(path):
-            local = path.removeprefix("file://")
-            if problem := unfit(local):
-                raise DataError(f"{shown(path)} {problem}; wanted a file that can be read. Check the path.")
-            check_memory(path, "the file", os.path.getsize(local))
+            check_memory(path, "the file", os.path.getsize(path))
         return storage.read_bytes(path)
-    except FileNotFoundError:
-        raise
     except OSError as error:
         raise DataError(
             f"{shown(path)} cannot be read ({error.strerror or error}). Check the path, its permissions and the disk."

@@ -22,15 +22,10 @@ BUFFERED_BYTES = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """What the order is made from.
+    """What the order is made from."""
 
-    Attributes:
-      lengths: examples in each shard.
-      window: records of a lane that are shuffled among themselves.
-    """
-
-    lengths: tuple[int, ...]
-    window: int
+    lengths: tuple[int, ...]  # examples in each shard
+    window: int  # records of a lane that are shuffled among themselves
 
     @property
     def num_lanes(self) -> int:
@@ -52,21 +47,13 @@ def make_shards(lengths: tuple[int, ...], record_bytes: float) -> Shards:
 
 
 class EpochOrder(NamedTuple):
-    """The order of a set, or of the kept part of one, in one epoch; every lane is spread evenly over it.
+    """The order of a set, or of the kept part of one, in one epoch; every lane is spread evenly over it."""
 
-    Attributes:
-      shards: int64 [S]: the shards lane by lane, each lane's in the order they are read.
-      splits: int64 [lanes + 1]: where each lane begins in `shards`.
-      starts: int64 [lanes]: slots of each lane's first window that lie before the lane's first record.
-      positions: int64 [n]: the epoch's order.
-      lanes: uint8 [n]: the lane that each of them comes from.
-    """
-
-    shards: np.ndarray
-    splits: np.ndarray
-    starts: np.ndarray
-    positions: np.ndarray
-    lanes: np.ndarray
+    shards: np.ndarray  # int64 [S]: the shards lane by lane, each lane's in the order they are read
+    splits: np.ndarray  # int64 [lanes + 1]: where each lane begins in `shards`
+    starts: np.ndarray  # int64 [lanes]: slots of each lane's first window that lie before the lane's first record
+    positions: np.ndarray  # int64 [n]: the epoch's order
+    lanes: np.ndarray  # uint8 [n]: the lane that each of them comes from
 
 
 @functools.lru_cache(maxsize=2)
@@ -103,25 +90,16 @@ def epoch_order(shards: Shards, seed: tuple[int, ...], epoch: int) -> EpochOrder
 
 
 class LaneReading(NamedTuple):
-    """What a process reads of one lane in one epoch: runs of records, cut into windows, and which of them it uses.
+    """What a process reads of one lane in one epoch: runs of records, cut into windows, and which of them it uses."""
 
-    Attributes:
-      gap: slots at the start of the first window that hold no record.
-      shards, skips, takes: int64 [s]: the runs, in the order they are read.
-      wanted: bool [s]: whether a run holds anything that is used; if not, its records are slots left empty.
-      splits: int64 [windows + 1]: where the uses of each window begin.
-      slots: int64 [n]: place in its window of each image used, in the order of use.
-      positions: int64 [n]: of those images.
-    """
-
-    gap: int
-    shards: np.ndarray
+    gap: int  # slots at the start of the first window that hold no record
+    shards: np.ndarray  # int64 [s]: of the runs, in the order they are read; so are the next three
     skips: np.ndarray
     takes: np.ndarray
-    wanted: np.ndarray
-    splits: np.ndarray
-    slots: np.ndarray
-    positions: np.ndarray
+    wanted: np.ndarray  # bool [s]: whether a run holds anything that is used; if not, its records are slots left empty
+    splits: np.ndarray  # int64 [windows + 1]: where the uses of each window begin
+    slots: np.ndarray  # int64 [n]: place in its window of each image used, in the order of use
+    positions: np.ndarray  # int64 [n]: of those images
 
 
 class Plan:
@@ -140,7 +118,7 @@ class Plan:
         start_step: int = 0,
         rows: slice | None = None,
     ):
-        """Makes a plan; nothing is drawn yet.
+        """Draws nothing yet.
 
         Args:
           shards: what the order is made from.

@@ -1,7 +1,4 @@
-"""Which stored split plays which role, and what is wrong with their labels.
-
-Pure: names and label arrays in, splits out. Never reads images.
-"""
+"""Chooses the stored splits to train and measure on, and checks their labels. Never reads images."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -22,7 +19,7 @@ def choose(
     has: Callable[[str], bool] | None = None,
     overlap: Callable[[str, str], bool] = str.__eq__,
 ) -> tuple[str, str | None]:
-    """The stored splits for training and for measuring; None where the latter is to be held out.
+    """The stored splits for training and for measuring; None if the latter is to be held out.
 
     Args:
       train_split, test_split: as in the config.

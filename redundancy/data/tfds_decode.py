@@ -15,18 +15,11 @@ _JPEG = b"\xff\xd8\xff"
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """Turns encoded images into pixels, each independent of the others; several at once enter Python once.
+    """Turns encoded images into pixels, each independent of the others; several at once enter Python once."""
 
-    Attributes:
-      channels: 1, 3 or 4.
-      size: side of the result in pixels; 0 leaves images as they are.
-      eval_crop: share of the shorter side that the centre square has, without `crop`.
-      crop: how to use the draws, or None.
-    """
-
-    channels: int
-    size: int
-    eval_crop: float = 1.0
+    channels: int  # 1, 3 or 4
+    size: int  # side of the result in pixels; 0 leaves images as they are
+    eval_crop: float = 1.0  # share of the shorter side that the centre square has, without `crop`
     crop: RandomResizedCrop | None = None
 
     def __call__(self, encoded: tf.Tensor, *draws: tf.Tensor) -> tf.Tensor:

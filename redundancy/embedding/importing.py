@@ -35,29 +35,17 @@ _MANY = 20
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the command line asks for; empty texts and 0 are what was not given.
+    """What the command line asks for; empty texts and 0 are what was not given."""
 
-    Attributes:
-      embeddings: .npy file, Parquet file, or folder or pattern of Parquet files.
-      labels: .npy, .csv or .txt file; may be missing for Parquet.
-      ids: .txt or .csv file.
-      columns: "embedding=NAME,label=NAME,id=NAME", any of them.
-      class_names: text file with a name a line.
-      layer: of the store.
-      name: of the data set; the embeddings' base name by default.
-      checkpoint: says which model made them.
-      parts: files of the store.
-    """
-
-    embeddings: str
-    labels: str = ""
-    ids: str = ""
-    columns: str = ""
-    class_names: str = ""
+    embeddings: str  # .npy file, Parquet file, or folder or pattern of Parquet files
+    labels: str = ""  # .npy, .csv or .txt file; may be missing for Parquet
+    ids: str = ""  # .txt or .csv file
+    columns: str = ""  # "embedding=NAME,label=NAME,id=NAME", any of them
+    class_names: str = ""  # text file with a name a line
     layer: str = "end"
-    name: str = ""
-    checkpoint: str = ""
-    parts: int = 0
+    name: str = ""  # of the data set; the embeddings' base name by default
+    checkpoint: str = ""  # says which model made them
+    parts: int = 0  # files of the store
 
 
 class _Input(NamedTuple):
@@ -70,23 +58,14 @@ class _Input(NamedTuple):
 
 
 class _Target(NamedTuple):
-    """What the rows mean.
+    """What the rows mean."""
 
-    Attributes:
-      rows: [n] int64 ascending, rows that are stored.
-      positions: [n] int64 ascending, their positions.
-      labels: [n] int32.
-      class_names: name of each label.
-      num_stored: positions are below it.
-      fingerprint: of the data set that positions belong to; None if the files themselves are the data set.
-    """
-
-    rows: np.ndarray
-    positions: np.ndarray
-    labels: np.ndarray
-    class_names: list[str]
-    num_stored: int
-    fingerprint: Mapping[str, Any] | None
+    rows: np.ndarray  # [n] int64 ascending, rows that are stored
+    positions: np.ndarray  # [n] int64 ascending, their positions
+    labels: np.ndarray  # [n] int32
+    class_names: list[str]  # of each label
+    num_stored: int  # positions are below it
+    fingerprint: Mapping[str, Any] | None  # of the data set; None if the files themselves are the data set
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -152,11 +131,7 @@ def _warn_of_ids(given: _Input, num_classes: int) -> None:
 
 
 def _dataset_target(given: _Input, dataset) -> _Target:
-    """Rows are the training images of a data set, in ascending position.
-
-    Raises:
-      DataError: there are not as many, or the labels disagree.
-    """
+    """Rows are the training images of a data set, in ascending position; raises DataError if number or labels disagree."""
     train, n = dataset.train, given.vectors.num_rows
     held_out = train.num_stored - len(train.positions)
     if n == len(train.positions):
@@ -196,8 +171,7 @@ def _dataset_target(given: _Input, dataset) -> _Target:
 def _check_vectors(given: _Input, target: _Target) -> str:
     """Reads all vectors once; returns the SHA-256 of vectors, labels and class names, whatever files they came in.
 
-    Raises:
-      DataError: a vector holds NaN or infinity, or is zero.
+    Raises DataError if a vector holds NaN or infinity, or is zero.
     """
     vectors = given.vectors
     digest = hashlib.sha256(f"{vectors.num_rows} {vectors.dimension}\n".encode())
@@ -238,12 +212,7 @@ def _identity(request: Request, given: _Input, target: _Target, content: str) ->
 
 
 def _finished(folder: str, identity: Mapping[str, Any], ids: pa.Array | None) -> bool:
-    """Whether this very import has finished.
-
-    Raises:
-      WorkdirError: the folder holds other embeddings.
-      DataError: it holds other ids.
-    """
+    """Whether this very import has finished; raises WorkdirError for other embeddings, DataError for other ids."""
     manifest = read_manifest(folder)
     if manifest is None:
         return False

@@ -3,7 +3,6 @@
 import collections
 import csv
 import io
-import os
 import re
 from collections.abc import Sequence
 
@@ -11,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from redundancy import storage
 from redundancy.data import inputs, npy
 from redundancy.errors import ConfigError, DataError
 
@@ -37,7 +35,7 @@ def read_labels(path: str, column: str | None, num_rows: int) -> pa.Array:
       ConfigError: there is no such file, or no such kind of file.
       DataError: labels are missing, negative, of another type, or not `num_rows`.
     """
-    path = _existing("--labels", path)
+    path = inputs.existing(f"--labels={inputs.shown(path)}", path)
     kind = path.lower()[-4:]
     if column is not None and kind != ".csv":
         raise ConfigError(f"--columns names a column of labels, {column!r}, but {path} is no .csv file.")
@@ -147,7 +145,7 @@ def match(values: pa.Array, names: Sequence[str]) -> np.ndarray:
 
 def read_class_names(path: str) -> list[str]:
     """The names in a text file, one a line, of the labels 0, 1, …; raises as `read_labels`."""
-    path = _existing("--class-names", path)
+    path = inputs.existing(f"--class-names={inputs.shown(path)}", path)
     names = _lines(path)
     empty = next((number for number, name in enumerate(names, 1) if not name.strip()), None)
     if not names or empty:
@@ -163,7 +161,7 @@ def read_class_names(path: str) -> list[str]:
 
 def read_ids(path: str, column: str | None, num_rows: int) -> pa.Array:
     """The id of each row, from a text file, one a line, or a column of a .csv; as `check_ids`."""
-    path = _existing("--ids", path)
+    path = inputs.existing(f"--ids={inputs.shown(path)}", path)
     if path.lower().endswith(".csv"):
         values = csv_column(path, column, "id", num_rows)
     elif column is not None:
@@ -277,16 +275,6 @@ def _check_no_header(path: str, values: Sequence[str], blank_end: bool) -> None:
             f"{path}: the first line, {first!r}, seems to be a header: no other line has it, and {why}. Then one label is "
             f"missing: write it and give --columns label={first}; or, if {first!r} is a label, {instead}."
         )
-
-
-def _existing(flag: str, path: str) -> str:
-    path = os.path.expanduser(path.removeprefix("file://"))
-    local = storage.is_local(path)
-    if not (os.path.lexists(path) if local else storage.exists(path)):
-        raise ConfigError(f"{flag}={inputs.shown(path)}: there is no such file. Check the path.")
-    if local and (problem := inputs.unfit(path)):
-        raise ConfigError(f"{flag}={inputs.shown(path)} {problem}; wanted a file. Check the path.")
-    return path
 
 
 def _text(path: str) -> str:

@@ -23,16 +23,11 @@ _MOST = np.finfo(np.float32).max
 
 
 class Vectors:
-    """N vectors of d numbers in one or several files; row r is the r-th over all files.
+    """N vectors of d numbers in one or several files; row r is the r-th over all files."""
 
-    Attributes:
-      name: base name of the file or folder.
-      num_rows, dimension: N and d, both at least 1.
-    """
-
-    name: str
-    num_rows: int
-    dimension: int
+    name: str  # base name of the file or folder
+    num_rows: int  # N, at least 1
+    dimension: int  # d, at least 1
 
     @property
     def block_rows(self) -> int:
@@ -80,15 +75,9 @@ class ParquetVectors(Vectors):
     """Parquet files, one after the other, with a column of lists of floats."""
 
     def __init__(self, paths: Sequence[str], name: str, column: str):
-        """Reads the files' footers and the first row.
+        """Reads the footers of the files, in order, and the first row.
 
-        Args:
-          paths: the files in order, at least one.
-          name: of them all.
-          column: of the vectors.
-
-        Raises:
-          DataError: a file is not Parquet, lacks the column, or has one of another type; no rows; empty lists.
+        Raises DataError if a file is not Parquet, lacks the column, or has one of another type; for no rows; empty lists.
         """
         self.name, self._column, self._paths = name, column, list(paths)
         self._groups: list[list[int]] = []  # rows of each row group, by file
