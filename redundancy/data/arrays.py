@@ -84,7 +84,7 @@ def open_arrays(config) -> ArrayDataset:
         pictures,
         name=name,
         class_names=class_names,
-        image_shape=final_shape(path, shape, config.image_size, ''),
+        image_shape=final_shape(path, shape, config.image_size, ""),
         fingerprint={"name": name, "sha256": digest, **splits.fingerprint(parts, config.holdout)},
         splits=parts,
     )

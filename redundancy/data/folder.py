@@ -102,7 +102,10 @@ def open_folder(config) -> FolderDataset:
         for name in names:
             files[name], labels[name] = _without(root, bad, class_names, files[name], labels[name])
     parts = splits.make(root, class_names, labels, *(*names, None)[:2], config.holdout)
-    fingerprint = {"name": os.path.basename(root), "sha256": _sha256(root, [file for name in names for file in files[name]])}
+    fingerprint = {
+        "name": os.path.basename(root),
+        "sha256": _sha256(root, [file for name in names for file in files[name]]),
+    }
     fingerprint |= splits.fingerprint(parts, config.holdout)
     if bad:
         fingerprint["skipped"] = {"files": len(bad), "sha256": _sha256(root, bad)}

@@ -86,16 +86,10 @@ def cut(
     crop: RandomResizedCrop | None = None,
     draws: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A square of an image: its centre, or the crop that `draws` mean.
+    """A square uint8 [size, size, 3] of an image that is perhaps not decoded yet.
 
-    Args:
-      image: opened, perhaps not yet decoded.
-      size: side of the result in pixels.
-      share: of the shorter side, that the centre square has.
-      crop, draws: of the crop, float64 [TRIES, 4], one row of `RandomResizedCrop.draws`; None cuts out the centre.
-
-    Returns:
-      uint8 [size, size, 3].
+    It is the centre with `share` of the shorter side, or the crop that `draws` mean: float64 [TRIES, 4], one row of
+    `RandomResizedCrop.draws`.
     """
     width, height = image.size
     if crop is None:
@@ -118,15 +112,9 @@ def cut(
 
 
 def decode(path: str, size: int, *square) -> np.ndarray:
-    """uint8 [size, size, 3] of an image file (its own height and width where size is 0); animations: the first frame.
+    """uint8 [size, size, 3] of an image file, *square being `cut`'s share, crop and draws; the whole image if size is 0.
 
-    Args:
-      path: of the file.
-      size: pixels, or 0.
-      *square: `cut`'s share, crop and draws.
-
-    Raises:
-      BadImageError, OSError, ValueError, SyntaxError and others: not a whole image.
+    Raises BadImageError, OSError, ValueError, SyntaxError and others if it is not a whole image.
     """
     with _open(path) as image:
         if size:

@@ -82,7 +82,12 @@ def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
 
 
 def make(
-    where: str, class_names: Sequence[str], stored: Mapping[str, np.ndarray], train: str, test: str | None, holdout: float
+    where: str,
+    class_names: Sequence[str],
+    stored: Mapping[str, np.ndarray],
+    train: str,
+    test: str | None,
+    holdout: float,
 ) -> tuple[Split, Split]:
     """The two splits, checked.
 

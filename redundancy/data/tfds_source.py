@@ -47,10 +47,8 @@ class TfdsDataset(Dataset):
 
     def _in_order(self, part, positions, batch_size):
         if self.resident:
-            yield from super()._in_order(part, positions, batch_size)
-            return
-        for taken, pictures in self._decoded(part, positions, 1, batch_size):
-            yield pictures, taken
+            return super()._in_order(part, positions, batch_size)
+        return ((pictures, taken) for taken, pictures in self._decoded(part, positions, 1, batch_size))
 
     def _shuffled(self, part, positions, batch_size, seed, start_step, rows, crop):
         stored = self._stored[part.stored]

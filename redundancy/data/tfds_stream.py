@@ -185,7 +185,9 @@ def planned(plan: lanes.Plan, crop: RandomResizedCrop | None) -> tf.data.Dataset
     def make(step):
         kinds = [tf.int64, tf.float64][: 1 if crop is None else 2]
         found = tf.numpy_function(rows, [step], kinds, stateful=False)
-        return tuple(tf.ensure_shape(each, shape) for each, shape in zip(found, [(None,), (None, *_DRAWS)], strict=False))
+        return tuple(
+            tf.ensure_shape(each, shape) for each, shape in zip(found, [(None,), (None, *_DRAWS)], strict=False)
+        )
 
     return tf.data.Dataset.range(plan.start_step, np.iinfo(np.int64).max).map(make).prefetch(2).unbatch()
 

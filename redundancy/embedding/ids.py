@@ -76,7 +76,7 @@ def read(folder: str) -> tuple[np.ndarray, pa.Array] | None:
     if not storage.exists(file):
         if storage.exists(marker):
             raise DataError(
-                f"{file} is missing, but {marker} says that ids were imported. Give \"redundancy import\" with the same ids "
+                f'{file} is missing, but {marker} says that ids were imported. Give "redundancy import" with the same ids '
                 f"again, or delete {marker} to go on without any."
             )
         return None

@@ -111,23 +111,16 @@ def _own_target(request: Request, given: _Input) -> _Target:
     """Rows are positions, the files are the data set."""
     names = labels_lib.read_class_names(request.class_names) if request.class_names else None
     labels, class_names = labels_lib.encode(given.labels_path, given.raw_labels, names)
-    _warn_of_ids(given, len(np.unique(labels)))
-    every = np.arange(len(labels))
-    return _Target(every, every, labels, class_names, len(labels), None)
-
-
-def _warn_of_ids(given: _Input, num_classes: int) -> None:
-    """Logs a warning if nearly every embedding has a class of its own: then there is nothing to link."""
-    n = len(given.raw_labels)
-    if n < _MANY or num_classes <= 0.9 * n:
-        return
-    example = given.raw_labels[0].as_py()
-    semicolons = ' The lines hold ";": if it separates columns, save the file with commas.' if ";" in str(example) else ""
-    logging.warning(
-        "import: %s has %d different labels for %d embeddings, for example %r. They look like ids, not classes: only "
-        "images of one class are compared, so hardly any could be left out.%s",
-        given.labels_path, num_classes, n, example, semicolons,
-    )  # fmt: skip
+    n, found = len(labels), len(np.unique(labels))
+    if n >= _MANY and found > 0.9 * n:
+        example = given.raw_labels[0].as_py()
+        logging.warning(
+            "import: %s has %d different labels for %d embeddings, for example %r. They look like ids, not classes: only "
+            "images of one class are compared, so hardly any could be left out.%s",
+            given.labels_path, found, n, example,
+            ' The lines hold ";": if it separates columns, save the file with commas.' if ";" in str(example) else "",
+        )  # fmt: skip
+    return _Target(np.arange(n), np.arange(n), labels, class_names, n, None)
 
 
 def _dataset_target(given: _Input, dataset) -> _Target:
@@ -219,25 +212,28 @@ def _finished(folder: str, identity: Mapping[str, Any], ids: pa.Array | None) ->
     remedy = (
         f"Import overwrites nothing: delete {folder} and what was made of it, or choose another --workdir or --layer."
     )
-    checkpoint = manifest.get("checkpoint") if isinstance(manifest, dict) else None
+    checkpoint, theirs = (
+        manifest.get(key) if isinstance(manifest, dict) else None for key in ("checkpoint", "fingerprint")
+    )
+    theirs, ours = theirs if isinstance(theirs, dict) else {}, identity["fingerprint"]
     content, wanted = ids_lib.content_of(manifest), identity["checkpoint"]["sha256"]
     if not isinstance(content, str):
-        raise WorkdirError(f"{folder} holds embeddings that were not imported ({checkpoint}). {remedy}")
-    if content != wanted:
-        raise WorkdirError(
-            f"{folder} holds other embeddings, labels or class names: those of {checkpoint.get('imported')!r}, SHA-256 "
-            f"{content[:12]}…; these have {wanted[:12]}…. {remedy}"
+        found = f"embeddings that were not imported ({checkpoint})"
+    elif content != wanted:
+        found = (
+            f"other embeddings, labels or class names: those of {checkpoint.get('imported')!r}, SHA-256 {content[:12]}…; "
+            f"these have {wanted[:12]}…"
         )
-    theirs, ours = manifest.get("fingerprint"), identity["fingerprint"]
-    theirs = theirs if isinstance(theirs, dict) else {}
-    if theirs != ours and not theirs.get("split") == ours["split"] == _IMPORTED:
-        raise WorkdirError(
-            f"{folder} holds these embeddings as those of the data set {theirs.get('name')!r} (split "
-            f"{theirs.get('split')!r}), and now they are given as those of {ours['name']!r} ({ours['split']!r}). {remedy}"
+    elif theirs != ours and not theirs.get("split") == ours["split"] == _IMPORTED:
+        found = (
+            f"these embeddings as those of the data set {theirs.get('name')!r} (split {theirs.get('split')!r}), and now they "
+            f"are given as those of {ours['name']!r} ({ours['split']!r})"
         )
-    if ids is not None and not ids_lib.may_write(folder, ids):
+    elif ids is None or ids_lib.may_write(folder, ids):
+        return True
+    else:
         raise DataError(f"{folder} was imported with other ids than these. {remedy}")
-    return True
+    raise WorkdirError(f"{folder} holds {found}. {remedy}")
 
 
 def _clear_begun(folder: str, identity: Mapping[str, Any], num_parts: int) -> None:

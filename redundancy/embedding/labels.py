@@ -228,53 +228,51 @@ def csv_column(path: str, column: str | None, what: str, num_rows: int) -> list[
         rows.pop()
     if not rows:
         raise DataError(f"{path} is empty; {_WANTED}.")
-    header = rows[0][0]
-    for row, line in rows:
-        if not row:  # skipped, it would move all that follow it to other embeddings
-            raise DataError(
-                f"{path}: line {line} is blank, so a row has no {what}; wanted a value in each. Write it there, or leave "
-                "out the line if it stands for no embedding."
-            )
-    if column is not None:
-        if header.count(column) != 1:
-            found = f"{header.count(column)} columns" if column in header else "no column"
-            raise DataError(
-                f"{path} has {found} {column!r}; its header is {inputs.shown(str(header))}. Name the right one in --columns."
-            )
-        rows = rows[1:]
-    elif len(header) > 1:
-        raise DataError(
-            f"{path} has {len(header)} columns, {inputs.shown(str(header))}; wanted one, or a header and --columns "
-            f"{what}=NAME."
+    header, width = rows[0][0], len(rows[0][0])
+    blank = next((line for row, line in rows if not row), None)
+    if blank:  # skipped, it would move all that follow it to other embeddings
+        problem = (
+            f": line {blank} is blank, so a row has no {what}; wanted a value in each. Write it there, or leave out the line "
+            "if it stands for no embedding."
         )
-    elif len(rows) == num_rows + 1:
+    elif column is not None and header.count(column) != 1:
+        found = f"{header.count(column)} columns" if column in header else "no column"
+        problem = (
+            f" has {found} {column!r}; its header is {inputs.shown(str(header))}. Name the right one in --columns."
+        )
+    elif column is None and width > 1:
+        found = inputs.shown(str(header))
+        problem = f" has {width} columns, {found}; wanted one, or a header and --columns {what}=NAME."
+    elif column is None and len(rows) == num_rows + 1:
         first = inputs.shown(header[0])
-        raise DataError(
-            f"{path} has {len(rows)} rows; wanted {num_rows}, as many as there are embeddings. If the first, '{first}', is "
-            f"a header, say so: --columns {what}={first}."
+        problem = (
+            f" has {len(rows)} rows; wanted {num_rows}, as many as there are embeddings. If the first, '{first}', is a "
+            f"header, say so: --columns {what}={first}."
         )
-    elif what == "label":
-        _check_no_header(path, [row[0] for row, _ in rows], blank_end=num_all > len(rows))
-    for row, line in rows:
-        if len(row) != len(header):
-            raise DataError(f"{path}: line {line} has {len(row)} values; wanted {len(header)}, as in the first line.")
-    at = 0 if column is None else header.index(column)
-    return [row[at] for row, _ in rows]
+    elif column is None and what == "label" and (why := _header_in(rows, blank_end=num_all > len(rows))):
+        problem = why
+    elif wrong := next(((row, line) for row, line in rows if len(row) != width), None):
+        problem = f": line {wrong[1]} has {len(wrong[0])} values; wanted {width}, as in the first line."
+    else:
+        at = 0 if column is None else header.index(column)
+        return [row[at] for row, _ in (rows if column is None else rows[1:])]
+    raise DataError(f"{path}{problem}")
 
 
-def _check_no_header(path: str, values: Sequence[str], blank_end: bool) -> None:
-    """Raises DataError if the count matches but the first value looks like a header, so that one label is missing."""
-    first, others = values[0], values[1:]
+def _header_in(rows: Sequence[tuple[list[str], int]], blank_end: bool) -> str:
+    """What is wrong if the count matches but the first value looks like a header, so that one label is missing; or ''."""
+    first, *others = (row[0] for row, _ in rows)
     if len(others) < 2 or first in others or _WHOLE.fullmatch(first):
-        return
-    if blank_end or all(map(_WHOLE.fullmatch, others)):
-        first = inputs.shown(first)
-        why = "the last line is blank" if blank_end else "all others are whole numbers"
-        instead = "leave out the blank line" if blank_end else "write the others as names too"
-        raise DataError(
-            f"{path}: the first line, {first!r}, seems to be a header: no other line has it, and {why}. Then one label is "
-            f"missing: write it and give --columns label={first}; or, if {first!r} is a label, {instead}."
-        )
+        return ""
+    if not blank_end and not all(map(_WHOLE.fullmatch, others)):
+        return ""
+    first = inputs.shown(first)
+    why = "the last line is blank" if blank_end else "all others are whole numbers"
+    instead = "leave out the blank line" if blank_end else "write the others as names too"
+    return (
+        f": the first line, {first!r}, seems to be a header: no other line has it, and {why}. Then one label is missing: write "
+        f"it and give --columns label={first}; or, if {first!r} is a label, {instead}."
+    )
 
 
 def _text(path: str) -> str:
