@@ -5,6 +5,7 @@ length finds the records of a file, once. Checksums are not read: opening the da
 """
 
 import functools
+import io
 import os
 from collections.abc import Sequence
 
@@ -25,7 +26,7 @@ class RecordFiles:
         self._ends = np.cumsum(takes)
         self._offsets = [None] * len(files)
         # A file that falls out is closed when the last thread that reads it has let go of it.
-        self._opened = functools.lru_cache(maxsize=_OPEN_FILES)(lambda shard: open(files[shard], "rb", buffering=0))
+        self._opened = functools.lru_cache(maxsize=_OPEN_FILES)(lambda shard: io.FileIO(files[shard]))
 
     def read(self, positions: np.ndarray) -> np.ndarray:
         """The records at positions int64 [n]: bytes objects [n]. Raises DataError if a file is missing or too short."""
