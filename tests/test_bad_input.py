@@ -20,8 +20,8 @@ from PIL import Image
 from redundancy import config as config_lib
 from redundancy import machine
 from redundancy.data import open_dataset
-from redundancy.embedding.importing import Request, import_embeddings
 from redundancy.errors import ConfigError, UserError
+from redundancy.importing.stage import Request, import_embeddings
 from redundancy.workdir import Workdir
 
 N = 24

@@ -16,9 +16,9 @@ from absl import logging
 from redundancy import storage
 from redundancy.config import LAYERS, METHODS
 from redundancy.data import tfds_ids
-from redundancy.embedding import ids as ids_lib
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import ConfigError, DataError, WorkdirError
+from redundancy.importing import ids as ids_lib
 from redundancy.selection import groups, projector
 from redundancy.selection.subset import Subset, check_file, read_subset
 from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name
