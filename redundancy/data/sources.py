@@ -41,7 +41,7 @@ def open_dataset(config) -> Dataset:
         return open_arrays(config)
     is_folder = os.path.isdir(path) and not (path.isidentifier() and _is_builder(path))
     if prepared := path if "://" in path else is_folder and _prepared(path):
-        from redundancy.data.tfds_source import open_prepared
+        from redundancy.data.tfds.source import open_prepared
 
         return open_prepared(config, prepared)
     if is_folder:
@@ -55,13 +55,13 @@ def open_dataset(config) -> Dataset:
             f"config.dataset is {config.dataset!r}, but there is no such folder or file (from {os.getcwd()}); "
             "check the path, or give a TFDS name such as 'cifar10'."
         )
-    from redundancy.data.tfds_source import open_named
+    from redundancy.data.tfds.source import open_named
 
     return open_named(config)
 
 
 def _is_builder(name: str) -> bool:
-    from redundancy.data.tfds_source import builder_names
+    from redundancy.data.tfds.source import builder_names
 
     return name in builder_names()
 

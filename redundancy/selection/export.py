@@ -15,7 +15,7 @@ from absl import logging
 
 from redundancy import storage
 from redundancy.config import LAYERS, METHODS
-from redundancy.data import tfds_ids
+from redundancy.data.tfds import ids as tfds_ids
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import ConfigError, DataError, WorkdirError
 from redundancy.importing import ids as ids_lib

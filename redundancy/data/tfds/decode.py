@@ -6,8 +6,8 @@ import functools
 import numpy as np
 
 from redundancy.data.crops import RandomResizedCrop
-from redundancy.data.quiet_tensorflow import tf
 from redundancy.data.resize import resize
+from redundancy.data.tfds.quiet import tf
 
 _RATIOS = (1, 2, 4, 8)
 _JPEG = b"\xff\xd8\xff"

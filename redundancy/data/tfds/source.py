@@ -1,4 +1,4 @@
-"""Data sets that TFDS knows or has prepared: finds, prepares, checks and opens them; tfds_stream.py reads them.
+"""Data sets that TFDS knows or has prepared: finds, prepares, checks and opens them; stream.py reads them.
 
 A position is an example's place in its split's files, counted shard by shard; it travels with the record from the file on,
 so that nothing depends on the number of reader threads.
@@ -14,15 +14,17 @@ import numpy as np
 from absl import logging
 
 from redundancy import storage
-from redundancy.data import lanes, splits, tfds_decode, tfds_ids, tfds_stream
+from redundancy.data import splits
 from redundancy.data.crops import RandomResizedCrop
 from redundancy.data.dataset import Dataset, final_shape
 from redundancy.data.digits import Digits
 from redundancy.data.inputs import check_memory, check_names, unfit
 from redundancy.data.order import bitmap
-from redundancy.data.quiet_tensorflow import tf, tfds
 from redundancy.data.remembered import remembered
-from redundancy.data.tfds_stream import INTERLEAVED_SHARDS, Stored
+from redundancy.data.tfds import ids, lanes, stream
+from redundancy.data.tfds.decode import Decoder
+from redundancy.data.tfds.quiet import tf, tfds
+from redundancy.data.tfds.stream import INTERLEAVED_SHARDS, Stored
 from redundancy.errors import ConfigError, DataError, nearest
 from redundancy.progress import Progress
 
@@ -57,17 +59,17 @@ class TfdsDataset(Dataset):
 
         def groups_from(step):
             plan = lanes.Plan(shards, kept, batch_size, tuple(seed), step, rows)
-            if tfds_stream.random_access(self._builder):
-                order = tfds_stream.planned(plan, crop)
-                return tfds_stream.fetched(stored, self._image_key, order)
-            images = tfds_stream.shuffled(self._builder, stored, self._image_key, plan, crop)
+            if stream.random_access(self._builder):
+                order = stream.planned(plan, crop)
+                return stream.fetched(stored, self._image_key, order)
+            images = stream.shuffled(self._builder, stored, self._image_key, plan, crop)
             return functools.partial(images.batch, drop_remainder=True)
 
         share, step = rows.stop - rows.start, start_step
-        together = tfds_stream.together(share)
+        together = stream.together(share)
         groups = groups_from(start_step)
         with _errors(self._builder, lambda: self._find_bad(part, groups_from(step), crop)):
-            for taken, pictures in tfds_stream.decoded(groups, self._decoder(crop), share, self.image_shape, together):
+            for taken, pictures in stream.decoded(groups, self._decoder(crop), share, self.image_shape, together):
                 yield pictures, taken
                 step += 1
 
@@ -76,25 +78,25 @@ class TfdsDataset(Dataset):
         stored = self._stored[part.stored]
 
         def groups_of(positions, interleaved):
-            if tfds_stream.random_access(self._builder):
+            if stream.random_access(self._builder):
                 order = tf.data.Dataset.from_tensor_slices((positions,))
-                return tfds_stream.fetched(stored, self._image_key, order)
-            records = tfds_stream.in_order(self._builder, stored, bitmap(part.num_stored, positions), interleaved)
-            images = records.map(lambda taken, some: (taken, tfds_stream.image_bytes(self._image_key, some)))
+                return stream.fetched(stored, self._image_key, order)
+            records = stream.in_order(self._builder, stored, bitmap(part.num_stored, positions), interleaved)
+            images = records.map(lambda taken, some: (taken, stream.image_bytes(self._image_key, some)))
             return functools.partial(images.unbatch().batch, drop_remainder=True)
 
-        together = tfds_stream.together(batch_size) if tfds_stream.random_access(self._builder) else 1
+        together = stream.together(batch_size) if stream.random_access(self._builder) else 1
         # Groups are whole: the last position fills up the last one, and is cut off again.
         filled = np.concatenate([positions, np.repeat(positions[-1:], -len(positions) % together)])
         groups, left, seen = groups_of(filled, interleaved), len(positions), np.zeros(part.num_stored, bool)
         with _errors(self._builder, lambda: self._find_bad(part, groups_of(positions[~seen[positions]], 1))):
-            for taken, pictures in tfds_stream.decoded(groups, self._decoder(), batch_size, self.image_shape, together):
+            for taken, pictures in stream.decoded(groups, self._decoder(), batch_size, self.image_shape, together):
                 yield taken[:left], pictures[:left]
                 left -= len(taken)
                 seen[taken] = True
 
     def _find_bad(self, part, groups, crop: RandomResizedCrop | None = None) -> str:
-        """Which of `groups` of encoded images (see `tfds_stream.decoded`) a stream failed at, in words; '' if unknown."""
+        """Which of `groups` of encoded images (see `stream.decoded`) a stream failed at, in words; '' if unknown."""
         decoder = self._decoder(crop)
         decode = tf.function(lambda encoded, *draws: decoder(encoded, *draws), autograph=False)
         for positions, *encoded in groups(1).take(_LOOKED_THROUGH):
@@ -106,9 +108,9 @@ class TfdsDataset(Dataset):
                 return f"the image at position {int(positions[0])} of {part.stored!r} cannot be decoded: {wrong}"
         return ""
 
-    def _decoder(self, crop: RandomResizedCrop | None = None) -> tfds_decode.Decoder:
+    def _decoder(self, crop: RandomResizedCrop | None = None) -> Decoder:
         channels = self._builder.info.features[self._image_key].shape[2]
-        return tfds_decode.Decoder(channels, self._image_size, self._eval_crop, crop)
+        return Decoder(channels, self._image_size, self._eval_crop, crop)
 
 
 def builder_names() -> list[str]:
@@ -254,7 +256,7 @@ def _stored(builder, name: str) -> Stored | None:
 def _fingerprint(builder, stored: dict[str, Stored], parts, holdout: float) -> dict:
     train = parts[0].stored
     of_splits = splits.fingerprint(parts, holdout, {name: list(each.takes) for name, each in stored.items()})
-    files = tfds_ids.describe_files(stored[train].files, stored[train].skips)
+    files = ids.describe_files(stored[train].files, stored[train].skips)
     return {
         "name": builder.name,
         "config": builder.builder_config.name if builder.builder_config else "",
@@ -288,7 +290,7 @@ def _read_labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarr
     def parse(position, record):
         return position, features.deserialize_example(record)[label_key]
 
-    records = tfds_stream.in_order(builder, stored, None, INTERLEAVED_SHARDS).unbatch()
+    records = stream.in_order(builder, stored, None, INTERLEAVED_SHARDS).unbatch()
     labels, found = np.zeros(stored.num_examples, np.int64), 0
     parsed = records.map(parse, tf.data.AUTOTUNE).batch(1024).prefetch(2)
     with _errors(builder), Progress(f"read labels of {name}", stored.num_examples, "images") as progress:

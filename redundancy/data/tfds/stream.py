@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from redundancy.data import lanes
 from redundancy.data.crops import TRIES, RandomResizedCrop
-from redundancy.data.quiet_tensorflow import tf, tfds
-from redundancy.data.records import RecordFiles
+from redundancy.data.tfds import lanes
+from redundancy.data.tfds.quiet import tf, tfds
+from redundancy.data.tfds.records import RecordFiles
 
 INTERLEAVED_SHARDS = 16
 _DRAWS = (TRIES, 4)  # of one crop
