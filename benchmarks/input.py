@@ -28,7 +28,7 @@ from benchmarks.common import say
 from redundancy import config as config_lib
 from redundancy.data import open_dataset
 from redundancy.data.crops import RandomResizedCrop
-from redundancy.data.quiet_tensorflow import tf, tfds
+from redundancy.data.tfds.quiet import tf, tfds
 
 _PACKAGES = ("numpy", "tensorflow", "tensorflow-datasets", "pillow", "numba", "torch")
 _CASES = ("tfds", "folder", "subset")

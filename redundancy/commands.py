@@ -228,10 +228,10 @@ def run(command: str, workdir: Workdir | None, config=None) -> int:
         names = ("topology", "image_size", "classes", "trials", "json")
         preflight.preflight(preflight.Flags(**_given(*names)), config)
     elif command == "import":
-        from redundancy.embedding import importing
+        from redundancy.importing import stage
 
         names = ("embeddings", "labels", "ids", "columns", "class_names", "layer", "name", "checkpoint", "parts")
-        importing.import_embeddings(importing.Request(**_given(*names)), workdir, config)
+        stage.import_embeddings(stage.Request(**_given(*names)), workdir, config)
     elif command == "status":
         from redundancy import status
 

@@ -20,8 +20,8 @@ from PIL import Image
 from redundancy import config as config_lib
 from redundancy import machine
 from redundancy.data import open_dataset
-from redundancy.embedding.importing import Request, import_embeddings
 from redundancy.errors import ConfigError, UserError
+from redundancy.importing.stage import Request, import_embeddings
 from redundancy.workdir import Workdir
 
 N = 24
@@ -444,8 +444,8 @@ bad_import(
     {"Y.npy": None, "Y.csv": b"a,b\n0,1\n2\n" + b"0,1\n" * 22},
     columns="label=a",
 )
-bad_import("labels: pipe", r"--labels=.*Y\.txt is a pipe", {"Y.npy": None, "Y.txt": os.mkfifo})
-bad_import("labels: folder", r"--labels=.*Y\.txt is a folder", {"Y.npy": None, "Y.txt": os.mkdir})
+bad_import("labels: pipe", r"--labels=.*Y\.txt, which is a pipe", {"Y.npy": None, "Y.txt": os.mkfifo})
+bad_import("labels: folder", r"--labels=.*Y\.txt, which is a folder", {"Y.npy": None, "Y.txt": os.mkdir})
 bad_import("ids: the same twice", r"I\.txt: the rows 0 and 1 have the same id", {"I.txt": b"a\n" * N}, ids="{}/I.txt")
 bad_import(
     "class names: of two",
@@ -549,6 +549,9 @@ bad("parquet: a part that is a pipe", r"2\.parquet is a pipe, not a file", parts
 bad_config("config: steps without end", "config.steps is 1000000000000000000000000000000 ", steps=10**30)
 bad_config("config: steps of thousands of digits", "config.steps is a value that cannot be shown", steps=10**5000)
 bad_config("config: batch_size", "config.batch_size is 1000000000000 .*wanted: a number from 1 to", batch_size=10**12)
+bad_config("config: crop_area", r"config.crop_area is \(0.5, 1.1\).*up to 1", crop_area=(0.5, 1.1))
+bad_config("config: crop_aspect", "config.crop_aspect is .*the second not below", crop_aspect=(2.0, 1.0))
+bad_config("config: augmentation", "config.augmentation is 'cutout' .*crop_flip", augmentation="cutout")
 bad_config("config: depth", "config.depth is 6000000002 ", depth=6 * 10**9 + 2)
 bad_config("config: widths", r"config.widths is \(16, 32, 1000000000\)", widths=(16, 32, 10**9))
 bad_config("config: trials", "config.trials is 1000000000 ", trials=10**9)

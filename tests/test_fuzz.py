@@ -23,12 +23,12 @@ from PIL import Image
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import images, open_dataset
-from redundancy.embedding import ids as ids_lib
-from redundancy.embedding.importing import Request, import_embeddings
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import UserError
 from redundancy.export.command import Request as ExportRequest
 from redundancy.export.command import export
+from redundancy.importing import ids as ids_lib
+from redundancy.importing.stage import Request, import_embeddings
 from redundancy.selection.stages import link, read_subset, select
 from redundancy.workdir import Workdir, need_manifest, read_manifest
 from tests.tiers import examples

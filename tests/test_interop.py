@@ -14,8 +14,8 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy.data import open_dataset
-from redundancy.embedding.importing import Request as Import
-from redundancy.embedding.importing import import_embeddings
+from redundancy.importing.stage import Request as Import
+from redundancy.importing.stage import import_embeddings
 from redundancy.selection import stages
 from redundancy.selection.subset import read_subset
 from redundancy.workdir import Workdir

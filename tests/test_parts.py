@@ -13,8 +13,8 @@ import pytest
 from redundancy import config as config_lib
 from redundancy import experiment, lease, parts, storage
 from redundancy.data import shared_dataset
-from redundancy.embedding.importing import Request, import_embeddings
 from redundancy.errors import ConfigError
+from redundancy.importing.stage import Request, import_embeddings
 from redundancy.parts import Part
 from redundancy.selection.stages import link, select
 from redundancy.training import packing

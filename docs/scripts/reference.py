@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from redundancy import config, experiment, table
 from redundancy import help as help_lib
-from redundancy.embedding import ids, store
+from redundancy.embedding import store
+from redundancy.importing import ids
 from redundancy.report import compare
 from redundancy.selection import merges, subset
 from redundancy.selection.linkage import Merges

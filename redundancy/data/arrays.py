@@ -2,15 +2,13 @@
 
 import hashlib
 import io
-import os
 import posixpath
 import zipfile
 
 import numpy as np
 
-from redundancy import storage
 from redundancy.data import crops, inputs, npy, splits
-from redundancy.data.dataset import Dataset
+from redundancy.data.dataset import Dataset, final_shape
 from redundancy.data.resize import resize
 from redundancy.errors import ConfigError, DataError
 
@@ -19,16 +17,16 @@ _LAYOUTS = (
     {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")},
     {"train": ("images", "labels")},
 )
+_NAMES = ("label_names", "class_names")
 _WANTED = "train_images, train_labels[, test_images, test_labels], or x_train, y_train, …, or images, labels"
 
 
 class ArrayDataset(Dataset):
-    """Images held in memory; `_read` picks rows, resized where config.image_size differs from their size."""
+    """Images held in memory; `_read` picks rows, resized if config.image_size differs from their size."""
 
-    def __init__(self, images_by_split: dict[str, np.ndarray], image_size: int, eval_crop: float, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, config, images_by_split: dict[str, np.ndarray], **kwargs):
+        super().__init__(config, **kwargs)
         self._images = images_by_split
-        self._image_size, self._eval_crop = image_size, eval_crop
 
     def _read(self, part, positions):
         stored = self._images[part.stored]
@@ -70,51 +68,31 @@ def open_arrays(config) -> ArrayDataset:
     pictures = {name: stored[name][0] for name in (train, test) if name}
     shape = pictures[train].shape[1:]
     if test and pictures[test].shape[1:] != shape:
-        raise DataError(
-            f"{path}: images of {test} have the shape {pictures[test].shape[1:]}, those of {train} {shape}; "
-            "wanted one shape."
+        found = f"images of {test} have the shape {pictures[test].shape[1:]}, those of {train} {shape}"
+        raise DataError(f"{path}: {found}; wanted one shape.")
+    if config.image_size and shape[2] not in (1, 3) and shape[:2] != (config.image_size,) * 2:
+        raise ConfigError(
+            f"config.image_size is {config.image_size}, but {path} has {shape[2]} channels, and only images of 1 or 3 are "
+            "resized; set it to 0."
         )
-    if config.image_size:
-        if shape[2] not in (1, 3) and shape[:2] != (config.image_size,) * 2:
-            raise ConfigError(
-                f"config.image_size is {config.image_size}, but {path} has {shape[2]} channels, and only images of 1 "
-                "or 3 are resized; set it to 0."
-            )
-        shape = (config.image_size, config.image_size, shape[2])
-    class_names = _class_names(path, arrays, stored[train][1])
-    parts = splits.make(
-        path, class_names, (train, stored[train][1]), (test, stored[test][1]) if test else None, config.holdout
-    )
+    labels = {split: of_split for split, (_, of_split) in stored.items()}
+    class_names = _class_names(path, arrays, labels[train])
+    parts = splits.make(path, class_names, labels, train, test, config.holdout)
     name = posixpath.basename(path)
-    fingerprint = {"name": name, "sha256": digest, "split": train, "shard_lengths": [parts[0].num_stored]}
-    fingerprint |= (
-        {"test_split": test, "test_shard_lengths": [parts[1].num_stored]} if test else {"holdout": config.holdout}
-    )
     return ArrayDataset(
+        config,
         pictures,
-        config.image_size,
-        config.eval_crop,
         name=name,
         class_names=class_names,
-        image_shape=shape,
-        fingerprint=fingerprint,
+        image_shape=final_shape(path, shape, config.image_size, ""),
+        fingerprint={"name": name, "sha256": digest, **splits.fingerprint(parts, config.holdout)},
         splits=parts,
-        resident_mb=config.resident_mb,
-        augmentation=config.augmentation,
     )
 
 
 def _load(path: str) -> tuple[dict[str, np.ndarray], str]:
     """All arrays of the file that may be wanted, and its SHA-256. Nothing is unpacked to disk."""
-    local = os.path.expanduser(storage.local_path(path)) if storage.is_local(path) else ""
-    if local and os.path.lexists(local) and (problem := inputs.unfit(local)):
-        raise ConfigError(f"config.dataset is {path!r}, which {problem}; wanted an .npz file.")
-    if local and not os.path.exists(local):
-        raise ConfigError(f"config.dataset is {path!r}, but there is no such file; check the path.")
-    try:
-        data = inputs.read_bytes(local or path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"config.dataset is {path!r}, but there is no such file; check the path.") from error
+    data = inputs.read_bytes(inputs.existing(f"config.dataset is {path!r}", path))
     if data.startswith(b"\x93NUMPY"):
         raise DataError(f"{path} is a single array (.npy), not an .npz file; wanted: {_WANTED}. Use numpy.savez.")
     try:
@@ -127,76 +105,71 @@ def _load(path: str) -> tuple[dict[str, np.ndarray], str]:
         ) from error
     # On damaged archives zipfile raises nearly anything.
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = inputs.shown((str(error).strip() or type(error).__name__).splitlines()[0])
         raise DataError(
-            f"{path} cannot be read as .npz ({inputs.shown(first)}); it is truncated or damaged. Write it again with "
-            "numpy.savez."
+            f"{path} cannot be read as .npz ({first}); it is truncated or damaged. Write it again with numpy.savez."
         ) from error
 
 
 def _arrays(path: str, data: bytes) -> dict[str, np.ndarray]:
-    wanted = {key for layout in _LAYOUTS for keys in layout.values() for key in keys} | {"label_names", "class_names"}
+    wanted = {key for layout in _LAYOUTS for keys in layout.values() for key in keys} | {*_NAMES}
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members: dict[str, zipfile.ZipInfo] = {}
-        for info in archive.infolist():
-            key = info.filename.removesuffix(".npy")
-            if key in wanted and key in members:
-                raise DataError(
-                    f"{path} holds the array {key!r} twice; wanted it once. Write it again with numpy.savez."
-                )
-            members[key] = info
-        found = {key: members[key] for key in sorted(wanted & members.keys())}
-        if not found:
-            names = inputs.shown(str(sorted(members)[:20]))
-            raise DataError(f"{path} has the arrays {names}; wanted: {_WANTED}.")
-        packed, unpacked = len(data), sum(info.file_size for info in found.values())
-        inputs.check_memory(path, f"unpacking its {packed} bytes", unpacked)
+        every = [(info.filename.removesuffix(".npy"), info) for info in archive.infolist()]
+        names = sorted(name for name, _ in every if name in wanted)
+        if not names:
+            found = inputs.shown(str(sorted({name for name, _ in every})[:20]))
+            raise DataError(f"{path} has the arrays {found}; wanted: {_WANTED}.")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(
+                f"{path} holds the array {twice[0]!r} twice; wanted it once. Write it again with numpy.savez."
+            )
+        infos = {name: info for name, info in sorted(every, key=lambda each: each[0]) if name in wanted}
+        size = sum(info.file_size for info in infos.values())
+        inputs.check_memory(path, f"unpacking its {len(data)} bytes", size)
         arrays = {}
-        for key, info in found.items():
+        for name, info in infos.items():
             if info.flag_bits & 1:
-                raise DataError(f"{path}: its array {key!r} is encrypted; wanted a file without a password.")
+                raise DataError(f"{path}: its array {name!r} is encrypted; wanted a file without a password.")
             try:
                 with archive.open(info) as member:
-                    arrays[key] = npy.read_array(member, info.file_size)
+                    arrays[name] = npy.read_array(member, info.file_size)
             except npy.NotAnArrayError as error:
-                raise npy.NotAnArrayError(f"its array {key!r} {error}") from error
+                raise npy.NotAnArrayError(f"its array {name!r} {error}") from error
         return arrays
 
 
 def _split_arrays(path: str, arrays: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of each stored split."""
     layout = next((each for each in _LAYOUTS if each["train"][0] in arrays), None)
     if layout is None:
         raise DataError(f"{path} has the arrays {sorted(arrays)}; wanted: {_WANTED}.")
     stored = {}
-    for split, (image_key, label_key) in layout.items():
-        present = [key for key in (image_key, label_key) if key in arrays]
-        if split != "train" and not present:
-            continue
-        if len(present) < 2:
-            raise DataError(f"{path} has {present[0]!r} alone; wanted both {image_key!r} and {label_key!r}.")
-        stored[split] = _checked(path, image_key, arrays[image_key], label_key, arrays[label_key])
+    for split, keys in layout.items():
+        present = [key for key in keys if key in arrays]
+        if len(present) == 1:
+            raise DataError(f"{path} has {present[0]!r} alone; wanted both {keys[0]!r} and {keys[1]!r}.")
+        if present:
+            stored[split] = _checked(path, keys[0], arrays[keys[0]], keys[1], arrays[keys[1]])
     return stored
 
 
 def _checked(path, image_key, pictures, label_key, labels):
     if pictures.ndim == 3:
         pictures = pictures[..., None]
+    found = f"{path}: {image_key} is {pictures.dtype} {list(pictures.shape)}"
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or not all(pictures.shape[1:]):
-        raise DataError(
-            f"{path}: {image_key} is {pictures.dtype} {list(pictures.shape)}; "
-            "wanted uint8 [N, height, width, channels] or [N, height, width]."
-        )
+        raise DataError(f"{found}; wanted uint8 [N, height, width, channels] or [N, height, width].")
     if pictures.shape[1] in (1, 3) and pictures.shape[3] > 4:
         raise DataError(
-            f"{path}: {image_key} is {list(pictures.shape)}, which looks like [N, channels, height, width]; "
-            "wanted [N, height, width, channels]: transpose it by (0, 2, 3, 1)."
+            f"{found}, which looks like [N, channels, height, width]; wanted [N, height, width, channels]: transpose it by "
+            "(0, 2, 3, 1)."
         )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
-            f"{path}: {label_key} is {labels.dtype} {list(labels.shape)}; wanted integers [N] or [N, 1], "
-            "the class of each image."
+            f"{path}: {label_key} is {labels.dtype} {list(labels.shape)}; wanted integers [N] or [N, 1], the class of each "
+            "image."
         )
     if len(labels) != len(pictures):
         raise DataError(
@@ -208,17 +181,14 @@ def _checked(path, image_key, pictures, label_key, labels):
 
 
 def _class_names(path: str, arrays: dict[str, np.ndarray], labels: np.ndarray) -> tuple[str, ...]:
-    for key in ("label_names", "class_names"):
-        if key in arrays:
-            return _texts(path, key, arrays[key])
-    highest = int(labels.max(initial=0))
-    if highest > len(labels):
-        raise DataError(f"{path}: a label is {highest}, with {len(labels)} images; wanted classes numbered from 0.")
-    return tuple(str(label) for label in range(highest + 1))
-
-
-def _texts(path: str, key: str, names: np.ndarray) -> tuple[str, ...]:
-    """Class names, checked."""
+    """Those in the file, checked, or the numbers up to the highest label."""
+    key = next((key for key in _NAMES if key in arrays), None)
+    if key is None:
+        highest = int(labels.max(initial=0))
+        if highest > len(labels):
+            raise DataError(f"{path}: a label is {highest}, with {len(labels)} images; wanted classes numbered from 0.")
+        return tuple(map(str, range(highest + 1)))
+    names = arrays[key]
     if names.dtype.kind not in "USiu" or not names.size:
         raise DataError(f"{path}: {key} is {names.dtype} {list(names.shape)}; wanted texts, the name of each class.")
     try:

@@ -5,7 +5,6 @@ not on the batch, the process or the reader.
 """
 
 import dataclasses
-import math
 
 import numpy as np
 
@@ -21,21 +20,12 @@ class RandomResizedCrop:
     """A random part of the image, resized to the wanted square ("Going deeper with convolutions", section 6).
 
     Ten tries: a share of the image's area, uniform in `area`, and an aspect ratio, uniform in its logarithm in `aspect`;
-    the first rectangle that fits is taken, at a uniformly drawn place. Where none fits, the largest part around the centre
+    the first rectangle that fits is taken, at a uniformly drawn place. If none fits: the largest part around the centre
     whose aspect ratio is allowed.
-
-    Attributes:
-      area: least and greatest share of the image's area, above 0 and up to 1.
-      aspect: least and greatest width / height, above 0.
     """
 
-    area: tuple[float, float] = (0.08, 1.0)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
-
-    def __post_init__(self):
-        for name, (low, high), most in (("area", self.area, 1.0), ("aspect", self.aspect, math.inf)):
-            if not 0 < low <= high <= most:
-                raise ValueError(f"{name} is {(low, high)}; wanted two ascending numbers above 0, and area at most 1")
+    area: tuple[float, float] = (0.08, 1.0)  # least and greatest share of the image's area, above 0 and up to 1
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)  # least and greatest width / height, above 0
 
     def draws(self, seed: tuple[int, ...], epochs: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """What chance decides of each crop, before the image's size is known.

@@ -1,13 +1,14 @@
 """What every data set offers, wherever its images come from: two splits, `read` and `stream`.
 
-Sources (arrays.py, folder.py, tfds_source.py, generated.py) supply `_read` and `_read_crops`, and `_in_order` and `_shuffled`
-where they have a better way than reading batch by batch. This module never imports TensorFlow or JAX.
+Sources supply `_read` and `_read_crops`; `_in_order` and `_shuffled` too if they have a better way than reading batch by
+batch. This module never imports TensorFlow or JAX.
 """
 
 import collections
 import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -17,27 +18,20 @@ from redundancy.data import order
 from redundancy.data.crops import RandomResizedCrop
 from redundancy.errors import ConfigError, DataError
 
+_PLANNED_AT_ONCE = 64  # batches
 Images = tuple[np.ndarray, np.ndarray]
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One role's share of the data.
+    """One role's share of the data."""
 
-    Attributes:
-      name: 'train' or 'test', the role in the experiment.
-      stored: the stored split it is, or is a part of.
-      num_stored: examples in the stored split; positions are below it.
-      positions: int64 [n], ascending: all of the stored split, or what hold-out left.
-      labels: int32 [n], of those positions.
-    """
-
-    name: str
-    stored: str
-    num_stored: int
-    positions: np.ndarray
-    labels: np.ndarray
+    name: str  # 'train' or 'test', the role in the experiment
+    stored: str  # the stored split it is, or is a part of
+    num_stored: int  # examples in the stored split; positions are below it
+    positions: np.ndarray  # int64 [n], ascending: all of the stored split, or what hold-out left
+    labels: np.ndarray  # int32 [n], of those positions
 
 
 def labels_sha256(labels: np.ndarray) -> str:
@@ -56,32 +50,32 @@ class Dataset:
         labels_sha256, the checksum of the training labels.
       train, test: the splits.
       resident: whether all images of both splits, decoded, fit in config.resident_mb and need no other crops.
-      skipped: (file, what is wrong with it) of each that is left out as config.bad_images says; files relative to the
-        data set's folder, in the order of positions.
+      skipped: (file, what is wrong with it) of each that config.bad_images leaves out; files relative to the data set's
+        folder, in the order of positions.
     """
+
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def __init__(
         self,
+        config,
         name: str,
         class_names: tuple[str, ...],
         image_shape: tuple[int, int, int],
         fingerprint: dict,
         splits: tuple[Split, Split],
-        resident_mb: float,
-        augmentation: str = "none",
-        skipped: tuple[tuple[str, str], ...] = (),
     ):
-        self.name = name
-        self.class_names = class_names
-        self.image_shape = image_shape
+        self.name, self.class_names, self.image_shape = name, class_names, image_shape
         self.train, self.test = splits
-        self.skipped = skipped
         self.fingerprint = {**fingerprint, "labels_sha256": labels_sha256(self.train.labels)}
-        images = len(self.train.positions) + len(self.test.positions)
-        # A random part of another size is cut out of the image as stored, so that it cannot be kept decoded.
-        self.resident = "resized" not in augmentation and images * math.prod(image_shape) <= resident_mb * 1e6
+        self._image_size, self._eval_crop = config.image_size, config.eval_crop
+        pixels = (len(self.train.positions) + len(self.test.positions)) * math.prod(image_shape)
+        # A random part of another size is cut out of the image as stored, which cannot be kept decoded.
+        self.resident = "resized" not in config.augmentation and pixels <= config.resident_mb * 1e6
         self._whole: dict[str, np.ndarray] = {}
-        self._labels = {part.name: _by_position(part) for part in splits}
+        self._labels = {part.name: np.full(part.num_stored, -1, np.int32) for part in splits}  # -1: not in the split
+        for part in splits:
+            self._labels[part.name][part.positions] = part.labels
 
     def read(self, split: str, positions) -> np.ndarray:
         """Images of the given positions; only those are decoded, unless the set is resident and most are asked for.
@@ -107,12 +101,7 @@ class Dataset:
         return images if np.array_equal(unique, positions) else images[inverse]
 
     def file_names(self, split: str, positions) -> list[str] | None:
-        """Where the images of the given positions lie, relative to the data set's folder; None where they are no files.
-
-        Args:
-          split: 'train' or 'test'.
-          positions: int [n], of the split.
-        """
+        """Where the images of positions int [n] lie, relative to the data set's folder; None if they are no files."""
         return None
 
     def stream(
@@ -128,18 +117,13 @@ class Dataset:
     ) -> Iterator[Batch]:
         """Batches of images, labels and positions.
 
-        Without a seed: each position once, ascending, the last batch short. With one: endless shuffled epochs, full
-        batches that run over the borders of epochs; the same for the same (split, positions, batch_size, seed). A subset
-        meets its images in the relative order that the full set has with the same seed.
+        Without a seed: each position once, ascending, the last batch short. With one: endless shuffled epochs in full
+        batches, a pure function of (split, positions, batch_size, seed); a subset keeps the full set's relative order. The
+        order is that of `order.batches`, or of `lanes.Plan` for a TFDS set that is not resident.
 
-        Where the source has random access, or the set is resident, the order is that of `order.batches`; that of a TFDS
-        set that streams is `lanes.Plan`'s, whose batches have their rows sorted by lane.
-
-        With `shard` = (index, count) a process gets rows index * batch_size / count up to (index + 1) * batch_size / count
-        of every batch, and only they are decoded: side by side, the processes' rows are the batches of one process.
-        Without a seed each process gets as many batches as the others; its part of the last one may be short or empty.
-        With `runs` its parts are a run of neighbouring positions instead, for which it reads few files; the processes still
-        see each position once, but side by side their parts do not ascend.
+        With `shard` = (index, count) a process gets its share of the rows of every batch: side by side, the processes' rows
+        are the batches of one process. Without a seed each gets as many batches as the others; its part of the last one may
+        be short or empty. With `runs` it gets neighbouring positions instead, for which it reads few files.
 
         Args:
           split: 'train' or 'test'.
@@ -148,7 +132,7 @@ class Dataset:
           seed: non-negative numbers, or None.
           start_step: batches to leave out at the start; the rest equals the unbroken stream.
           shard: index of this process, and how many there are.
-          crop: cuts out a random part of each image, a pure function of (seed, epoch, position); with a seed only.
+          crop: cuts out a random part of each image; with a seed only.
           runs: whether each process gets neighbouring positions; without a seed only.
 
         Returns:
@@ -161,15 +145,20 @@ class Dataset:
         part = self._part(split)
         positions = np.unique(self._checked(part, positions))
         rows = _rows(batch_size, *shard)
-        if seed is not None and not len(positions):
-            raise DataError(f"{self.name}: no position of the {split} split to draw batches from; wanted at least one.")
+        if seed is None and crop is not None:
+            raise ValueError("crop is given without a seed; a random crop is drawn from (seed, epoch, position)")
         if seed is not None and runs:
             raise ValueError("runs is given with a seed; shuffled batches have no neighbours")
+        if seed is not None and not len(positions):
+            raise DataError(f"{self.name}: no position of the {split} split to draw batches from; wanted at least one.")
         if seed is None:
-            if crop is not None:
-                raise ValueError("crop is given without a seed; a random crop is drawn from (seed, epoch, position)")
             steps = -(-len(positions) // batch_size)
-            own = _run(positions, *shard) if runs else _striped(positions, batch_size, rows)
+            if runs:  # as even as can be: no process has more batches than it would of stripes, or two fewer
+                first, last = ((shard[0] + more) * len(positions) // shard[1] for more in (0, 1))
+                own = positions[first:last]
+            else:
+                number = np.arange(len(positions)) % batch_size
+                own = positions[(number >= rows.start) & (number < rows.stop)]
             batches = self._once(part, own, rows.stop - rows.start, steps, start_step)
         elif self.resident and crop is None:
             self._all(part)
@@ -212,8 +201,10 @@ class Dataset:
             yield np.zeros((0, *self.image_shape), np.uint8), np.zeros(0, np.int64)
 
     def _shuffled_by_reading(self, part, positions, batch_size, seed, start_step, rows, crop):
-        for step, row in _endless(part.num_stored, positions, batch_size, seed, start_step):
-            taken = row[rows]
+        for step in itertools.count(start_step):
+            if (number := (step - start_step) % _PLANNED_AT_ONCE) == 0:
+                planned = order.batches(part.num_stored, positions, batch_size, seed, step, _PLANNED_AT_ONCE)
+            taken = planned[number, rows]
             if crop is None:
                 yield self.read(part.name, taken), taken
             else:
@@ -221,20 +212,18 @@ class Dataset:
                 yield self._read_crops(part, taken, crop, crop.draws(seed, epochs, taken)), taken
 
     def _part(self, split: str) -> Split:
-        if split not in ("train", "test"):
-            raise ValueError(f"split is {split!r}; wanted 'train' or 'test'")
-        return self.train if split == "train" else self.test
+        return {"train": self.train, "test": self.test}[split]
 
     def _checked(self, part: Split, positions) -> np.ndarray:
         positions = np.asarray(positions, np.int64).reshape(-1)
         outside = (positions < 0) | (positions >= part.num_stored)
         outside |= self._labels[part.name][np.where(outside, 0, positions)] < 0
         if outside.any():
-            left = "" if len(part.positions) == part.num_stored else ", as far as hold-out left them to it"
+            left = "" if len(part.positions) == part.num_stored else ", but not those held out for the other split"
             raise DataError(
                 f"{self.name}: position {positions[outside][0]} is not in the {part.name} split; wanted positions of "
-                f"{part.stored!r}, 0 to {part.num_stored - 1}{left} ({int(outside.sum())} of {len(positions)} are "
-                "not). They belong to another data set or split."
+                f"{part.stored!r}, 0 to {part.num_stored - 1}{left} ({int(outside.sum())} of {len(positions)} are not). They "
+                "belong to another data set or split."
             )
         return positions
 
@@ -246,17 +235,8 @@ class Dataset:
         return self._whole[part.stored]
 
 
-def _by_position(part: Split) -> np.ndarray:
-    """int32 [num_stored]: the label of each position of the split, -1 elsewhere."""
-    labels = np.full(part.num_stored, -1, np.int32)
-    labels[part.positions] = part.labels
-    return labels
-
-
 def _rows(batch_size: int, index: int, count: int) -> slice:
     """A process's rows of each batch."""
-    if not 0 <= index < count:
-        raise ValueError(f"shard is {(index, count)}; wanted (index, count) with 0 <= index < count")
     if batch_size % count:
         raise ConfigError(
             f"a batch of {batch_size} images cannot be shared evenly by {count} processes; set config.batch_size and "
@@ -264,25 +244,6 @@ def _rows(batch_size: int, index: int, count: int) -> slice:
         )
     share = batch_size // count
     return slice(index * share, (index + 1) * share)
-
-
-def _striped(positions: np.ndarray, batch_size: int, rows: slice) -> np.ndarray:
-    """A process's rows of each batch."""
-    number = np.arange(len(positions)) % batch_size
-    return positions[(number >= rows.start) & (number < rows.stop)]
-
-
-def _run(positions: np.ndarray, index: int, count: int) -> np.ndarray:
-    """A process's share of the positions, as even as can be: none then has more batches than the stripes, or two fewer."""
-    first, last = (number * len(positions) // count for number in (index, index + 1))
-    return positions[first:last]
-
-
-def _endless(num_stored, kept, batch_size, seed, start_step, chunk=64):
-    """Steps and their batches' positions."""
-    while True:
-        yield from enumerate(order.batches(num_stored, kept, batch_size, seed, start_step, chunk), start_step)
-        start_step += chunk
 
 
 def _ahead(batches: Iterator, depth: int = 2) -> Iterator:
@@ -295,10 +256,13 @@ def _ahead(batches: Iterator, depth: int = 2) -> Iterator:
             yield item
 
 
-def check_image_size(where: str, shape: tuple, image_size: int, found: str) -> None:
-    """Raises ConfigError where images of unknown or varying size (a None in `shape`) have no config.image_size."""
-    if None in shape[:2] and not image_size:
+def final_shape(where: str, shape: tuple, image_size: int, found: str) -> tuple[int, int, int]:
+    """Of images of this shape, resized to config.image_size if it is not 0; if it is, ConfigError for a None in `shape`."""
+    if image_size:
+        return image_size, image_size, shape[2]
+    if None in shape[:2]:
         raise ConfigError(
             f"config.image_size is 0, but the images of {where} differ in size ({found}); "
             "set the side in pixels to resize and crop them to, for example --config.image_size=64."
         )
+    return tuple(shape)

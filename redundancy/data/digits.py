@@ -3,7 +3,7 @@
 import numpy as np
 import sklearn.datasets
 
-from redundancy.data.quiet_tensorflow import tfds
+from redundancy.data.tfds.quiet import tfds
 
 # The bundled order runs by writer, so the last images are partly by other people than the first.
 TRAIN_IMAGES = 1347

@@ -4,14 +4,14 @@ import concurrent.futures
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import PIL
 from absl import logging
 
 from redundancy.data import images, splits
-from redundancy.data.dataset import Dataset, check_image_size
+from redundancy.data.dataset import Dataset, final_shape
 from redundancy.data.images import EXTENSIONS
 from redundancy.data.inputs import check_names, shown, unfit
 from redundancy.data.remembered import remembered
@@ -21,15 +21,16 @@ from redundancy.progress import Progress
 _SPLITS = ("train", "test", "validation", "val")
 _WANTED = f"ROOT/train/CLASS/*.jpg (and test/, validation/ or val/), or ROOT/CLASS/*.jpg, with {', '.join(EXTENSIONS)}"
 _THREADS = min(32, os.cpu_count() or 1)
-_LISTED = 10  # bad files told one by one
+_LISTED = 10  # bad files named one by one
 
 
 class FolderDataset(Dataset):
     """Images decoded from their files when asked for, in a few threads; always RGB."""
 
-    def __init__(self, root: str, files: dict[str, list[str]], image_size: int, eval_crop: float, **kwargs):
-        super().__init__(**kwargs)
-        self._root, self._files, self._image_size, self._eval_crop = root, files, image_size, eval_crop
+    def __init__(self, config, root: str, files: dict[str, list[str]], bad: Mapping[str, str], **kwargs):
+        super().__init__(config, **kwargs)
+        self._root, self._files = root, files
+        self.skipped = tuple((shown(name), reason) for name, reason in bad.items())
         self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, "decode")
 
     def file_names(self, split, positions):
@@ -63,9 +64,9 @@ class FolderDataset(Dataset):
 
 
 def open_folder(config) -> FolderDataset:
-    """Opens the folder of images config.dataset; every file is checked first, where that has not been done.
+    """Opens the folder of images config.dataset; every file is checked first, unless that has been done before.
 
-    Files that cannot be decoded end it, or are left out before positions are given, as config.bad_images says.
+    Files that cannot be decoded are an error, or are left out before positions are given, as config.bad_images says.
 
     Raises:
       ConfigError: no such split; images of varied size without config.image_size.
@@ -73,51 +74,54 @@ def open_folder(config) -> FolderDataset:
         that are not whole images, or a class of which none is.
     """
     root = os.path.abspath(os.path.expanduser(config.dataset))
-    stored = _split_folders(root)
-    train, test = splits.choose(config.train_split, config.test_split, tuple(stored))
-    class_names = _class_names(stored[train])
-    listed, ignored = {}, []
-    for split in (train, test):
-        if split:
-            listed[split] = _list_split(root, stored[split], class_names, ignored)
+    folders = _split_folders(root)
+    names = [name for name in splits.choose(config.train_split, config.test_split, tuple(folders)) if name]
+    class_names = tuple(_folders(folders[names[0]]))
+    if not class_names:
+        raise DataError(
+            f"{folders[names[0]]} holds no class folders; wanted {_WANTED}. A folder named train is always the split, never "
+            "a class."
+        )
+    check_names(folders[names[0]], class_names, "class folder")
+    files, labels, ignored = {}, {}, []
+    for name in names:
+        files[name], labels[name] = _list_split(root, folders[name], class_names, ignored)
     if ignored:
         logging.warning(
             "%s: %d files are not images by their names and are ignored, for example %s (images end in %s).",
             root, len(ignored), shown(ignored[0]), ", ".join(EXTENSIONS),
         )  # fmt: skip
-    every = [name for names, _ in listed.values() for name in names]
-    sizes, bad = _check(root, every, [*listed])
+    every = [file for name in names for file in files[name]]
+    sizes, bad = _check(root, every, names)
     if bad and config.bad_images == "stop":
-        raise DataError(_told(root, bad, len(every)))
+        raise DataError(_described(root, bad, len(every)))
     if bad:
         logging.warning("%s: %d of %d image files are left out, as config.bad_images says:", root, len(bad), len(every))
         for line in _listing(bad):
             logging.warning("  %s", line)
-        listed = {split: _without(root, bad, class_names, *found) for split, found in listed.items()}
-    parts = splits.make(
-        root,
-        class_names,
-        (train, listed[train][1]),
-        (test, listed[test][1]) if test else None,
-        config.holdout,
-    )
-    files = {split: names for split, (names, _) in listed.items()}
-    fingerprint = _fingerprint(root, files, train, test, config.holdout)
+        for name in names:
+            files[name], labels[name] = _without(root, bad, class_names, files[name], labels[name])
+    parts = splits.make(root, class_names, labels, *(*names, None)[:2], config.holdout)
+    fingerprint = {
+        "name": os.path.basename(root),
+        "sha256": _sha256(root, [file for name in names for file in files[name]]),
+    }
+    fingerprint |= splits.fingerprint(parts, config.holdout)
     if bad:
         fingerprint["skipped"] = {"files": len(bad), "sha256": _sha256(root, bad)}
+    (width, height), (right, bottom) = min(sizes), max(sizes)
+    side = (height, width) if len(sizes) == 1 else (None, None)
+    found = f"from {width} x {height} to {right} x {bottom} pixels"
     return FolderDataset(
+        config,
         root,
         files,
-        config.image_size,
-        config.eval_crop,
+        bad,
         name=os.path.basename(root),
         class_names=class_names,
-        image_shape=_image_shape(root, sizes, config.image_size),
+        image_shape=final_shape(root, (*side, 3), config.image_size, found),
         fingerprint=fingerprint,
         splits=parts,
-        resident_mb=config.resident_mb,
-        augmentation=config.augmentation,
-        skipped=tuple((shown(name), reason) for name, reason in bad.items()),
     )
 
 
@@ -133,41 +137,24 @@ def _entries(path: str) -> list[os.DirEntry]:
         ) from error
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a loop of symbolic links
-        return False
-
-
 def _folders(path: str) -> list[str]:
-    return [entry.name for entry in _entries(path) if entry.name[0] != "." and _is_folder(entry)]
+    # Not entry.is_dir(), which raises OSError for a loop of symbolic links.
+    return [entry.name for entry in _entries(path) if entry.name[0] != "." and os.path.isdir(entry.path)]
 
 
 def _split_folders(root: str) -> dict[str, str]:
     """Folder of each stored split."""
     names = _folders(root)
-    if "train" in names:
-        others = [name for name in names if name not in _SPLITS]
-        if others:
-            logging.warning(
-                "%s: beside train/, the folders %s are not read; the splits are %s.",
-                root, shown(", ".join(others)), ", ".join(_SPLITS),
-            )  # fmt: skip
-        return {name: os.path.join(root, name) for name in names if name in _SPLITS}
     if not names:
         raise DataError(f"{root} holds no folders; wanted a folder of images laid out as {_WANTED}.")
-    return {"train": root}
-
-
-def _class_names(folder: str) -> tuple[str, ...]:
-    names = tuple(_folders(folder))
-    if not names:
-        raise DataError(
-            f"{folder} holds no class folders; wanted {_WANTED}. A folder named train is always the split, never a class."
-        )
-    check_names(folder, names, "class folder")
-    return names
+    if "train" not in names:
+        return {"train": root}
+    if others := [name for name in names if name not in _SPLITS]:
+        logging.warning(
+            "%s: beside train/, the folders %s are not read; the splits are %s.",
+            root, shown(", ".join(others)), ", ".join(_SPLITS),
+        )  # fmt: skip
+    return {name: os.path.join(root, name) for name in names if name in _SPLITS}
 
 
 def _list_split(
@@ -202,7 +189,7 @@ def _list_split(
 def _without(
     root: str, bad: Mapping[str, str], class_names: tuple[str, ...], files: list[str], labels: np.ndarray
 ) -> tuple[list[str], np.ndarray]:
-    """A split's files and labels without the bad ones; raises DataError where that leaves a class none."""
+    """A split's files and labels without the bad ones; raises DataError if that leaves a class empty."""
     good = np.array([name not in bad for name in files], bool)
     none = np.setdiff1d(labels, labels[good])
     if len(none):
@@ -217,7 +204,7 @@ def _without(
 
 
 def _check(root: str, every: list[str], split_names: list[str]) -> tuple[set[tuple[int, int]], dict[str, str]]:
-    """Looks at all files, whatever config.bad_images says; what was decoded is remembered for as long as it stays as it is.
+    """Decodes all files, whatever config.bad_images says, and remembers the result for as long as they stay unchanged.
 
     Args:
       root: the data set's folder.
@@ -236,14 +223,11 @@ def _check(root: str, every: list[str], split_names: list[str]) -> tuple[set[tup
         "pillow": PIL.__version__,
     }
 
-    def make():
-        # Remembered are whole numbers: the bytes of a text.
-        text = json.dumps(_check_files(root, there))
-        return np.frombuffer(text.encode(), np.uint8)
+    def make():  # whole numbers can be remembered: the bytes of a text
+        return np.frombuffer(json.dumps(_check_files(root, there)).encode(), np.uint8)
 
-    sizes, faults = json.loads(
-        remembered(identity, [os.path.join(root, name) for name in there], make).astype(np.uint8).tobytes()
-    )
+    text = remembered(identity, [os.path.join(root, name) for name in there], make).astype(np.uint8).tobytes()
+    sizes, faults = json.loads(text)
     bad |= {there[number]: problem for number, problem in faults}
     return {(width, height) for width, height in sizes}, {name: bad[name] for name in every if name in bad}
 
@@ -265,7 +249,7 @@ def _check_files(root: str, files: list[str]) -> tuple[list, list]:
     return sorted(sizes), faults
 
 
-def _told(root: str, bad: Mapping[str, str], total: int) -> str:
+def _described(root: str, bad: Mapping[str, str], total: int) -> str:
     """What is wrong: in one line with one file, else a line each for the first of them."""
     todo = "replace or remove {}, or leave out what cannot be decoded with --config.bad_images=skip"
     if len(bad) == 1:
@@ -281,26 +265,9 @@ def _listing(bad: Mapping[str, str]) -> list[str]:
     return lines + ([f"and {len(bad) - _LISTED} more"] if len(bad) > _LISTED else [])
 
 
-def _image_shape(root: str, sizes: set[tuple[int, int]], image_size: int) -> tuple[int, int, int]:
-    if image_size:
-        return (image_size, image_size, 3)
-    smallest, largest = min(sizes), max(sizes)
-    found = f"from {smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]} pixels"
-    check_image_size(root, (None, None, 3) if len(sizes) > 1 else (1, 1, 3), image_size, found)
-    return (smallest[1], smallest[0], 3)
-
-
-def _sha256(root: str, names) -> str:
-    """Checksum of files' names and sizes; what is no file has none."""
-
-    def size(path):
-        return os.path.getsize(path) if os.path.isfile(path) else -1
-
-    lines = sorted(f"{name.replace(os.sep, '/')}, {size(os.path.join(root, name))}\n" for name in names)
+def _sha256(root: str, names: Iterable[str]) -> str:
+    """Checksum of files' names and sizes; -1 for what is no file."""
+    paths = {name: os.path.join(root, name) for name in names}
+    sizes = {name: os.path.getsize(path) if os.path.isfile(path) else -1 for name, path in paths.items()}
+    lines = sorted(f"{name.replace(os.sep, '/')}, {size}\n" for name, size in sizes.items())
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
-
-
-def _fingerprint(root: str, files: dict[str, list[str]], train: str, test: str | None, holdout: float) -> dict:
-    digest = _sha256(root, [name for names in files.values() for name in names])
-    found = {"name": os.path.basename(root), "sha256": digest, "split": train, "shard_lengths": [len(files[train])]}
-    return found | ({"test_split": test, "test_shard_lengths": [len(files[test])]} if test else {"holdout": holdout})

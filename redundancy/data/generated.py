@@ -6,7 +6,7 @@ dataset="generated" has ImageNet's numbers, "generated:CLASSES:TRAIN:TEST" any o
 import numpy as np
 
 from redundancy.data import splits
-from redundancy.data.dataset import Dataset
+from redundancy.data.dataset import Dataset, final_shape
 from redundancy.data.inputs import shown
 from redundancy.errors import ConfigError
 
@@ -18,11 +18,10 @@ _DIGITS = 9
 class GeneratedDataset(Dataset):
     """Noise: image p is a piece of one random buffer, copied from a place that depends on p and the split."""
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self._buffer = np.random.default_rng(0).integers(
-            0, 256, _OFFSETS + int(np.prod(self.image_shape)), dtype=np.uint8
-        )
+    def __init__(self, config, **kwargs):
+        super().__init__(config, **kwargs)
+        size = _OFFSETS + int(np.prod(self.image_shape))
+        self._buffer = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
 
     def _read(self, part, positions):
         images = np.empty((len(positions), *self.image_shape), np.uint8)
@@ -44,40 +43,20 @@ def open_generated(config) -> GeneratedDataset:
     Raises:
       ConfigError: other numbers than three from 1 on, fewer training images than classes, or no image_size.
     """
-    classes, train, test = _numbers(config.dataset)
-    if not config.image_size:
-        raise ConfigError(
-            f"config.image_size is 0, but the images of {config.dataset!r} have no size of their own; set the side in "
-            "pixels, for example --config.image_size=224."
-        )
-    stored = {"train": train, "test": test}
-    names = splits.choose(config.train_split, config.test_split, tuple(stored))
-    labels = {name: np.arange(stored[name]) % classes for name in names if name}
+    classes, *counts = _numbers(config.dataset)
+    shape = final_shape(config.dataset, (None, None, 3), config.image_size, "they have none of their own")
+    labels = {name: np.arange(count) % classes for name, count in zip(("train", "test"), counts, strict=True)}
+    names = splits.choose(config.train_split, config.test_split, tuple(labels))
     class_names = tuple(map(str, range(classes)))
-    held_out = names[1] is None
-    parts = splits.make(
-        config.dataset,
-        class_names,
-        (names[0], labels[names[0]]),
-        None if held_out else (names[1], labels[names[1]]),
-        config.holdout,
-    )
-    fingerprint = {
-        "name": f"generated:{classes}:{train}:{test}",
-        "split": names[0],
-        "shard_lengths": [stored[names[0]]],
-    }
-    fingerprint |= (
-        {"holdout": config.holdout} if held_out else {"test_split": names[1], "test_shard_lengths": [stored[names[1]]]}
-    )
+    parts = splits.make(config.dataset, class_names, labels, *names, config.holdout)
+    fingerprint = {"name": ":".join(map(str, ("generated", classes, *counts)))}
     return GeneratedDataset(
+        config,
         name="generated",
         class_names=class_names,
-        image_shape=(config.image_size, config.image_size, 3),
-        fingerprint=fingerprint,
+        image_shape=shape,
+        fingerprint=fingerprint | splits.fingerprint(parts, config.holdout),
         splits=parts,
-        resident_mb=config.resident_mb,
-        augmentation=config.augmentation,
     )
 
 
@@ -88,7 +67,7 @@ def _numbers(name: str) -> tuple[int, int, int]:
     numbers = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) <= _DIGITS]
     if len(parts) != 3 or len(numbers) != 3 or min(numbers) < 1 or numbers[1] < numbers[0]:
         raise ConfigError(
-            f"config.dataset is '{shown(name)}'; wanted 'generated', or 'generated:CLASSES:TRAIN:TEST' with three numbers from 1 "
-            f"on, of at most {_DIGITS} digits, and at least as many training images as classes, for example 'generated:10:5000:1000'."
+            f"config.dataset is '{shown(name)}'; wanted 'generated', or 'generated:CLASSES:TRAIN:TEST' with three numbers from "
+            f"1 on, of at most {_DIGITS} digits, TRAIN at least CLASSES, for example 'generated:10:5000:1000'."
         )
     return tuple(numbers)

@@ -1,8 +1,8 @@
-"""Decoding, cropping and checking image files with Pillow. Never imports TensorFlow.
+"""Decodes, crops and checks image files with Pillow. Never imports TensorFlow.
 
-A file is told by its contents, not by its name. JPEG, PNG, BMP and GIF alone are opened: other formats would start programs
-(EPS), or have pixels of more than 8 bits. Whatever the mode, pixels become RGB: transparency is dropped, palettes and CMYK are
-converted, an animation is its first frame. The orientation that a camera noted (EXIF) is not applied, as in TFDS.
+The contents decide, not the name; only JPEG, PNG, BMP and GIF are opened: other formats could start programs (EPS), or have
+pixels of more than 8 bits. Pixels become RGB: transparency is dropped, palettes and CMYK are converted, an animation is its
+first frame. The orientation that a camera noted (EXIF) is not applied, as in TFDS.
 """
 
 import contextlib
@@ -11,12 +11,13 @@ import math
 import os
 import re
 import threading
+import warnings
 
 import numpy as np
 from PIL import Image
 
 from redundancy.data.crops import RandomResizedCrop, centre_box
-from redundancy.data.inputs import quiet, shown, unfit
+from redundancy.data.inputs import shown, unfit
 from redundancy.data.resize import resize
 from redundancy.errors import DataError
 
@@ -32,6 +33,8 @@ _FEW = threading.Semaphore(4)
 _PASSING = {
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
 }  # fmt: skip
+# Pillow warns of files that it repairs or thinks too large; which of them are used is decided here.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class BadImageError(ValueError):
@@ -39,7 +42,7 @@ class BadImageError(ValueError):
 
 
 def _open(path: str) -> Image.Image:
-    """The image of a regular file, not decoded yet; raises BadImageError, and what Pillow raises for damaged ones."""
+    """The image, not decoded yet; raises BadImageError, and what Pillow raises for damaged ones."""
     if problem := unfit(path):
         raise BadImageError(problem)
     if not os.path.getsize(path):
@@ -55,14 +58,13 @@ def _open(path: str) -> Image.Image:
         raise BadImageError(f"has {found[0] if found else 'too many pixels'}; wanted at most {_MOST_PIXELS}") from error
     width, height = image.size
     if width * height > _MOST_PIXELS or max(width, height) > _LONGEST_SIDE:
-        image.close()
-        raise BadImageError(
-            f"has {width} x {height} pixels; wanted at most {_MOST_PIXELS}, and {_LONGEST_SIDE} along a side"
-        )
-    if image.mode[0] in "IF":
-        image.close()
-        raise BadImageError(f"has pixels of mode {image.mode}; wanted 8 bits a channel")
-    return image
+        problem = f"has {width} x {height} pixels; wanted at most {_MOST_PIXELS}, and {_LONGEST_SIDE} along a side"
+    elif image.mode[0] in "IF":
+        problem = f"has pixels of mode {image.mode}; wanted 8 bits a channel"
+    else:
+        return image
+    image.close()
+    raise BadImageError(problem)
 
 
 def _turn(image: Image.Image) -> contextlib.AbstractContextManager:
@@ -84,17 +86,10 @@ def cut(
     crop: RandomResizedCrop | None = None,
     draws: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A square of an image: its centre, or the crop that `draws` mean.
+    """A square uint8 [size, size, 3] of an image that is perhaps not decoded yet.
 
-    Args:
-      image: opened, perhaps not yet decoded; of any mode that converts to RGB.
-      size: side of the result in pixels.
-      share: of the shorter side, that the centre square has.
-      crop: how `draws` are to be understood; None cuts out the centre.
-      draws: float64 [TRIES, 4], one row of `RandomResizedCrop.draws`.
-
-    Returns:
-      uint8 [size, size, 3].
+    It is the centre with `share` of the shorter side, or the crop that `draws` mean: float64 [TRIES, 4], one row of
+    `RandomResizedCrop.draws`.
     """
     width, height = image.size
     if crop is None:
@@ -109,26 +104,19 @@ def cut(
     image.draft("RGB", (width // ratio, height // ratio))
     if image.size != (width, height):
         box /= ratio
-    low = np.floor(box[:2])
-    low, high = low.astype(int), np.ceil(box[:2] + box[2:]).astype(int)
-    high = np.minimum(high, image.size[::-1])
+    low = np.floor(box[:2]).astype(int)
+    high = np.minimum(np.ceil(box[:2] + box[2:]).astype(int), image.size[::-1])
     with _turn(image):
         part = np.asarray(_rgb(image).crop((low[1], low[0], high[1], high[0])))
     return resize(part, np.concatenate([box[:2] - low, box[2:]]), size)
 
 
 def decode(path: str, size: int, *square) -> np.ndarray:
-    """uint8 [size, size, 3] of an image file (its own height and width where size is 0); animations: the first frame.
+    """uint8 [size, size, 3] of an image file, *square being `cut`'s share, crop and draws; the whole image if size is 0.
 
-    Args:
-      path: of the file.
-      size: pixels, or 0.
-      *square: `cut`'s share, crop and draws.
-
-    Raises:
-      BadImageError, OSError, ValueError, SyntaxError and others: not a whole image.
+    Raises BadImageError, OSError, ValueError, SyntaxError and others if it is not a whole image.
     """
-    with quiet(), _open(path) as image:
+    with _open(path) as image:
         if size:
             return cut(image, size, *square)
         with _turn(image):
@@ -136,16 +124,16 @@ def decode(path: str, size: int, *square) -> np.ndarray:
 
 
 def check(path: str) -> tuple[tuple[int, int] | None, str]:
-    """Decodes an image file as cheaply as shows that it is whole.
+    """Decodes an image file as cheaply as possible, to see whether it is whole.
 
     Returns:
-      (width, height) and '', or None and what is wrong: what follows the file's name.
+      (width, height) and '', or None and what is wrong, to follow the file's name.
 
     Raises:
-      DataError: the machine cannot read the file now, which says nothing of the file.
+      DataError: the machine cannot read the file now.
     """
     try:
-        with quiet(), _open(path) as image:
+        with _open(path) as image:
             size = image.size
             image.draft("RGB", (1, 1))
             with _turn(image):
@@ -158,7 +146,7 @@ def check(path: str) -> tuple[tuple[int, int] | None, str]:
         if isinstance(error, OSError) and error.errno in _PASSING:
             raise DataError(
                 f"{shown(path)} cannot be read ({error.strerror}), a fault of this machine, its disk or network and not of "
-                "the image. Give the same command again, and look after the disk where that does not help."
+                "the image. Give the same command again; if that does not help, check the disk."
             ) from error
         return None, describe(error, path)
 

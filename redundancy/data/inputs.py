@@ -1,24 +1,20 @@
-"""Files and names that others made, at the border: may a file be opened, will it fit, can a name be used and shown.
+"""Checks files and names that others made: may a file be opened, does it fit in memory, can a name be shown.
 
-Nothing but regular files is opened, so that no pipe or device can hang or be touched; nothing is ever unpickled.
+Only regular files are opened, so that no pipe or device can hang or be touched.
 """
 
-import contextlib
 import os
 import stat
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from redundancy import machine, storage
 from redundancy.config import CONTROLS
-from redundancy.errors import DataError
+from redundancy.errors import ConfigError, DataError
 from redundancy.sizes import binary
 
-_SHOWN = 1000  # characters, of which a path may have more
+_SHOWN = 1000  # characters
 _LONGEST_NAME = 1000
-_LONGEST_TOLD = 100  # of a name that is wrong
-_ALWAYS = 1 << 26  # bytes of memory that need not be asked for
+_ALWAYS = 1 << 26  # bytes of memory that are not checked
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -29,32 +25,30 @@ _KINDS = {
 
 
 def shown(text: str) -> str:
-    """A name as one line that any terminal, log and file can hold: controls and broken UTF-8 escaped, cut where long."""
+    """The text as one printable line: controls and broken UTF-8 escaped, the middle cut out if it is long."""
     text = CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 2 :]}"
 
 
 def check_names(where: str, names: Sequence[str], what: str = "class name") -> None:
-    """Raises DataError where a name cannot be told, shown or written: blank, with controls or broken UTF-8, or endless."""
+    """Raises DataError if a name is blank, has more than 1000 characters, or holds controls or broken UTF-8."""
     for name in names:
-        wrong = (
-            "is blank"
-            if not name.strip()
-            else "holds control characters, line breaks or broken UTF-8"
-            if CONTROLS.search(name)
-            else f"has {len(name)} characters"
-            if len(name) > _LONGEST_NAME
-            else ""
+        if not name.strip():
+            wrong = "is blank"
+        elif CONTROLS.search(name):
+            wrong = "holds control characters, line breaks or broken UTF-8"
+        elif len(name) > _LONGEST_NAME:
+            wrong = f"has {len(name)} characters"
+        else:
+            continue
+        raise DataError(
+            f"{shown(where)}: the {what} '{shown(name[:100])}' {wrong}; wanted a text of one line, of at most "
+            f"{_LONGEST_NAME} characters. Rename it."
         )
-        if wrong:
-            raise DataError(
-                f"{shown(where)}: the {what} '{shown(name[:_LONGEST_TOLD])}' {wrong}; wanted a text of one line, of at most "
-                f"{_LONGEST_NAME} characters. Rename it."
-            )
 
 
 def unfit(path: str) -> str:
-    """Why a local path must not be opened for reading: it is not there, or no regular file; '' where it may be."""
+    """Why a local path cannot be opened: it is missing, unreadable or no regular file; '' if it can."""
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
@@ -66,61 +60,39 @@ def unfit(path: str) -> str:
     return "" if os.access(path, os.R_OK) else "cannot be read (Permission denied)"
 
 
-def read_bytes(path: str) -> bytes:
-    """The whole file, local or gs://.
+def existing(what: str, path: str) -> str:
+    """The path of a file without file:// and ~; raises ConfigError if it is not there, or no regular file.
 
-    Raises:
-      FileNotFoundError: a remote file is not there.
-      DataError: it cannot be read, is no regular file, or is larger than the memory that is left.
+    Args:
+      what: names the flag or field and the path, for messages.
+      path: local or remote.
     """
+    path = os.path.expanduser(storage.local_path(path))
+    local = storage.is_local(path)
+    if not (os.path.lexists(path) if local else storage.exists(path)):
+        raise ConfigError(f"{what}: there is no such file. Check the path.")
+    if local and (problem := unfit(path)):
+        raise ConfigError(f"{what}, which {problem}; wanted a file. Check the path.")
+    return path
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole of an `existing` file; raises DataError if it cannot be read or does not fit in memory."""
     try:
         if storage.is_local(path):
-            local = storage.local_path(path)
-            if problem := unfit(local):
-                raise DataError(f"{shown(path)} {problem}; wanted a file that can be read. Check the path.")
-            check_memory(path, "the file", os.path.getsize(local))
+            check_memory(path, "the file", os.path.getsize(path))
         return storage.read_bytes(path)
-    except FileNotFoundError:
-        raise
     except OSError as error:
         raise DataError(
-            f"{shown(path)} cannot be read ({error.strerror or error}); wanted a file that can be read. Check the path, "
-            "its permissions and the disk."
+            f"{shown(path)} cannot be read ({error.strerror or error}). Check the path, its permissions and the disk."
         ) from error
 
 
 def check_memory(path: str, what: str, wanted: int) -> None:
-    """Raises DataError where `what` of the file `path` needs more bytes of memory than this process can get."""
+    """Raises DataError if `what` of the file `path` needs more bytes of memory than this process can get."""
     left = machine.available_memory()
     if wanted > max(left, _ALWAYS):
         raise DataError(
             f"{shown(path)}: {what} would take {binary(wanted)} of memory, and {binary(left)} are available. Use a machine "
-            "with more memory, or a smaller file; where that much was not to be expected, the file is damaged."
+            "with more memory, or a smaller file; if that is more than the file can need, it is damaged."
         )
-
-
-class _Quiet:
-    """Counts who wants quiet: filters of warnings are the process's, and threads that set and reset them apart mix them."""
-
-    def __init__(self):
-        self._lock, self._count, self._catching = threading.Lock(), 0, None
-
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if not self._count:
-                self._catching = warnings.catch_warnings()
-                self._catching.__enter__()
-                warnings.simplefilter("ignore")
-            self._count += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._count -= 1
-                if not self._count:
-                    self._catching.__exit__(None, None, None)
-
-
-# Keeps the warnings of libraries that read a file, such as Pillow's, from the terminal; may be used in many threads at once.
-quiet = _Quiet()

@@ -1,52 +1,39 @@
-"""The header of a .npy array, looked at before anything of that size is allocated. Never unpickles."""
+"""Reads .npy arrays; their header is checked before anything of that size is allocated. Never unpickles."""
 
-import dataclasses
 import math
 import re
+import warnings
 from typing import BinaryIO
 
 import numpy as np
 
-from redundancy.data.inputs import quiet, shown
+from redundancy.data.inputs import shown
 
 _MAGIC = b"\x93NUMPY"
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class NotAnArrayError(ValueError):
-    """No array, or one that is not loaded; the text says why, as what follows the file's name."""
+    """No array, or one that is not loaded; the text continues a sentence that begins with the file's name."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Header:
-    """What a .npy file says of itself, and keeps: it is as long as its shape and type ask for.
+def read_header(file: BinaryIO, size: int) -> tuple[np.dtype, int, tuple[int, ...], str]:
+    """Reads the header of an open .npy file of `size` bytes.
 
-    Attributes:
-      shape, dtype, fortran_order: of the array.
-      offset: bytes before the array's own.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    fortran_order: bool
-    offset: int
-
-
-def read_header(file: BinaryIO, size: int) -> Header:
-    """Reads the header of an open .npy file of `size` bytes, from its begin.
+    Returns:
+      dtype, bytes before the array's own, shape, and order, "C" or "F"; the file has the size they ask for.
 
     Raises:
       NotAnArrayError: no .npy, a damaged header, Python objects, or another number of bytes than the header asks for.
     """
     start = file.read(len(_MAGIC))
     if start != _MAGIC:
-        several = start.startswith(b"PK\x03\x04")
-        raise NotAnArrayError("holds several arrays (.npz)" if several else "is no .npy file")
+        raise NotAnArrayError("holds several arrays (.npz)" if start.startswith(b"PK\3\4") else "is no .npy file")
     try:
         version = tuple(file.read(2))
         if version not in _READERS:
             raise ValueError(f"version {'.'.join(map(str, version))} of the format is none of plain arrays")
-        with quiet():
+        with warnings.catch_warnings(action="ignore"):
             shape, fortran_order, dtype = _READERS[version](file)
         shape = tuple(map(int, shape))
         if min(shape, default=0) < 0:
@@ -56,9 +43,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
         first = re.sub(r" at 0x\w+", "", (str(error).strip() or type(error).__name__).splitlines()[0][:200])
         raise NotAnArrayError(f"is truncated or damaged ({first})") from error
     if dtype.hasobject:
-        raise NotAnArrayError(
-            "holds pickled Python objects, which are not loaded, since unpickling can run any program"
-        )
+        raise NotAnArrayError("holds pickled Python objects, which are not loaded: unpickling can run any program")
     offset = file.tell()
     wanted = offset + math.prod(shape) * dtype.itemsize
     found = shown(f"its header says {dtype} {list(shape)}, {wanted} bytes in all, and it has {size}")
@@ -66,16 +51,13 @@ def read_header(file: BinaryIO, size: int) -> Header:
         raise NotAnArrayError(f"is {'truncated' if size < wanted else 'too long'} or damaged ({found})")
     if not dtype.itemsize:
         raise NotAnArrayError(f"has items of no size ({found})")
-    return Header(shape, dtype, fortran_order, offset)
+    return dtype, offset, shape, "F" if fortran_order else "C"
 
 
 def read_array(file: BinaryIO, size: int) -> np.ndarray:
-    """The array of an open .npy file of `size` bytes, from its begin; raises as `read_header`."""
-    header = read_header(file, size)
+    """The array, read-only, of an open .npy file of `size` bytes; raises as `read_header`."""
+    dtype, offset, shape, order = read_header(file, size)
     try:
-        flat = np.frombuffer(file.read(size - header.offset), header.dtype)
-        array = flat.reshape(header.shape[::-1]).T if header.fortran_order else flat.reshape(header.shape)
+        return np.ndarray(shape, dtype, file.read(size - offset), order=order)
     except Exception as error:
         raise NotAnArrayError(f"is damaged ({error})") from error
-    array.setflags(write=False)
-    return array

@@ -25,10 +25,11 @@ def permutation(size: int, seed: tuple[int, ...], epoch: int) -> np.ndarray:
     return order
 
 
-def _bitmap(num_stored: int, kept: np.ndarray) -> np.ndarray:
-    bitmap = np.zeros(num_stored, bool)
-    bitmap[kept] = True
-    return bitmap
+def bitmap(num_stored: int, kept: np.ndarray) -> np.ndarray:
+    """bool [num_stored], True at the positions `kept`."""
+    found = np.zeros(num_stored, bool)
+    found[kept] = True
+    return found
 
 
 def epoch_order(num_stored: int, kept: np.ndarray, seed: tuple[int, ...], epoch: int) -> np.ndarray:
@@ -44,7 +45,7 @@ def epoch_order(num_stored: int, kept: np.ndarray, seed: tuple[int, ...], epoch:
       int64 [n]: `kept`, in the relative order that the full split has in this epoch.
     """
     order = permutation(num_stored, tuple(seed), epoch)
-    return order[_bitmap(num_stored, kept)[order]]
+    return order[bitmap(num_stored, kept)[order]]
 
 
 def batches(

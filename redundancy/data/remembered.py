@@ -1,6 +1,6 @@
-"""Remembers what had to be read out of all files of a data set, so that opening it again need not read them again.
+"""Remembers what was read out of all files of a data set, in the user's cache folder, so that it is read once.
 
-Lies in the user's cache folder. Whatever is wrong there costs time alone: what is not whole, or of other bytes, is not used.
+A damaged cache, or one of other files, is not used: that costs time, nothing else.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from redundancy.cache_folder import cache_folder, load, save
 
 
 def remembered(identity: Mapping[str, Any], files: Sequence[str], make: Callable[[], np.ndarray]) -> np.ndarray:
-    """What `make` returns, or returned earlier where the files have not changed since.
+    """What `make` returns, or returned earlier if the files have not changed since.
 
     Args:
       identity: JSON that says what is made, and what it depends on beside the files.
@@ -27,33 +27,29 @@ def remembered(identity: Mapping[str, Any], files: Sequence[str], make: Callable
     Returns:
       int64 [n], maybe read-only.
     """
-    key, path = _key(identity, files), _path(identity)
-    if key is None or path is None:
+    key, folder = _key(identity, files), cache_folder()
+    if key is None or folder is None:
         return make().astype(np.int64)
+    # The same name after files have changed: the old result is replaced.
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    path = os.path.join(folder, f"{name}.int64")
     if (data := load(path, key)) is not None:
         found = np.frombuffer(data, "<i8")
     else:
         found = make().astype(np.int64)
-        # Where a file changed in between, nobody knows which bytes were read.
+        # If a file changed in between, nobody knows which bytes were read.
         if _key(identity, files) == key:
             _save(path, key, found)
     return found
 
 
-def _path(identity: Mapping[str, Any]) -> str | None:
-    """The file in the cache folder, None where the user has none; changed files of a data set find the same one."""
-    folder = cache_folder()
-    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-    return folder and os.path.join(folder, f"{name}.int64")
-
-
 def _key(identity: Mapping[str, Any], files: Sequence[str]) -> bytes | None:
-    """Checksum of all that the result depends on; None where it cannot be told whether the files have changed."""
+    """Checksum of all that the result depends on; None if changes of the files cannot be detected."""
     try:
         stamps = storage.stamps(files)
-    # Whatever a file system raises: where the files cannot be read either, their reader tells it better.
+    # Whatever a file system raises: if the files cannot be read either, their reader reports it better.
     except Exception as error:
-        _say("it cannot be told whether the data set's files have changed", error)
+        _say("changes of the data set's files cannot be detected", error)
         return None
     if stamps is None:
         return None

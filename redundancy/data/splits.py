@@ -1,9 +1,6 @@
-"""Which stored split plays which role, and what is wrong with their labels.
+"""Chooses the stored splits to train and measure on, and checks their labels. Never reads images."""
 
-Pure: names and label arrays in, splits out. Never reads images.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -22,7 +19,7 @@ def choose(
     has: Callable[[str], bool] | None = None,
     overlap: Callable[[str, str], bool] = str.__eq__,
 ) -> tuple[str, str | None]:
-    """The stored splits for training and for measuring; None where the latter is to be held out.
+    """The stored splits for training and for measuring; None if the latter is to be held out.
 
     Args:
       train_split, test_split: as in the config.
@@ -87,8 +84,9 @@ def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
 def make(
     where: str,
     class_names: Sequence[str],
-    train: tuple[str, np.ndarray],
-    test: tuple[str, np.ndarray] | None,
+    stored: Mapping[str, np.ndarray],
+    train: str,
+    test: str | None,
     holdout: float,
 ) -> tuple[Split, Split]:
     """The two splits, checked.
@@ -96,31 +94,42 @@ def make(
     Args:
       where: the data set, for error messages.
       class_names: names of the classes.
-      train: the stored split's name and its labels, integers [n].
-      test: the same, or None to hold out `holdout` of each class of the train split.
+      stored: labels, integers [n], of the stored splits.
+      train: the one to train on.
+      test: the one to measure on, or None to hold out `holdout` of each class of the train split.
       holdout: share held out.
 
     Raises:
       DataError: no images, labels outside the classes, a class without a training image, nothing to hold out.
     """
-    labels = _checked(where, "train_split", *train, class_names)
+    labels = _checked(where, "train_split", train, stored[train], class_names)
     empty = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
     if len(empty):
         names = ", ".join(repr(class_names[i]) for i in empty[:10])
         raise DataError(
-            f"{where}: {len(empty)} of {len(class_names)} classes without an image in the split {train[0]!r}: {names}"
+            f"{where}: {len(empty)} of {len(class_names)} classes without an image in the split {train!r}: {names}"
             f"{', …' if len(empty) > 10 else ''}. Wanted: at least one training image of each class."
         )
     positions = np.arange(len(labels))
     if test is None:
         held = hold_out(labels, holdout)
         parts = (("train", positions[~held]), ("test", positions[held]))
-        return tuple(Split(name, train[0], len(labels), kept, labels[kept]) for name, kept in parts)
-    test_labels = _checked(where, "test_split", *test, class_names)
+        return tuple(Split(name, train, len(labels), kept, labels[kept]) for name, kept in parts)
+    test_labels = _checked(where, "test_split", test, stored[test], class_names)
     return (
-        Split("train", train[0], len(labels), positions, labels),
-        Split("test", test[0], len(test_labels), np.arange(len(test_labels)), test_labels),
+        Split("train", train, len(labels), positions, labels),
+        Split("test", test, len(test_labels), np.arange(len(test_labels)), test_labels),
     )
+
+
+def fingerprint(parts: tuple[Split, Split], holdout: float, lengths: Mapping[str, list[int]] | None = None) -> dict:
+    """What a data set's fingerprint says of its splits; `lengths` of the shards of stored splits, by default one each."""
+    train, test = parts
+    lengths = lengths or {part.stored: [part.num_stored] for part in parts}
+    found = {"split": train.stored, "shard_lengths": lengths[train.stored]}
+    if train.stored == test.stored:
+        return found | {"holdout": holdout}
+    return found | {"test_split": test.stored, "test_shard_lengths": lengths[test.stored]}
 
 
 def _checked(where: str, field: str, name: str, labels: np.ndarray, class_names: Sequence[str]) -> np.ndarray:

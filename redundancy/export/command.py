@@ -10,7 +10,7 @@ import pyarrow as pa
 from absl import logging
 
 from redundancy import storage
-from redundancy.data import tfds_ids
+from redundancy.data.tfds import ids as tfds_ids
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import ConfigError, WorkdirError
 from redundancy.export import groups, projector, sources

@@ -57,11 +57,6 @@ def test_works_in_shard_map_and_scan():
     assert np.array_equal(scanned[1], wanted)
 
 
-def test_unknown_kind():
-    with pytest.raises(ValueError, match="crop_flip"):
-        augment(IMAGES, KEY, POSITIONS, "cutout", 4)
-
-
 def test_normalize():
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     found = normalize(jnp.asarray(IMAGES), mean, std, jnp.bfloat16)

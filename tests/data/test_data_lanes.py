@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redundancy.data import lanes
+from redundancy.data.tfds import lanes
 from tests.tiers import examples
 
 

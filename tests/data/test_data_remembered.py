@@ -28,7 +28,7 @@ def opened(data_dir, **fields):
 
 def other_labels(path):
     """Writes other labels into a file of records, whose size stays."""
-    from redundancy.data.quiet_tensorflow import tf
+    from redundancy.data.tfds.quiet import tf
 
     records = [tf.train.Example.FromString(each.numpy()) for each in tf.data.TFRecordDataset(str(path))]
     with tf.io.TFRecordWriter(str(path)) as writer:
@@ -60,7 +60,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def reads(monkeypatch):
     """Grows with each split that is read."""
-    from redundancy.data import tfds_stream
+    from redundancy.data.tfds import stream as tfds_stream
 
     seen, unpatched = [], tfds_stream.in_order
     monkeypatch.setattr(tfds_stream, "in_order", lambda *given: seen.append(given) or unpatched(*given))
@@ -113,7 +113,7 @@ def test_files_that_changed_a_moment_ago_are_not_remembered(data_dir, cache, rea
 
 
 def test_files_that_change_while_they_are_read_are_not_remembered(data_dir, cache, reads, monkeypatch):
-    from redundancy.data import tfds_source
+    from redundancy.data.tfds import source as tfds_source
 
     path, unpatched = records(data_dir), tfds_source._read_labels
 

@@ -37,23 +37,26 @@ def test_hold_out_of_nothing_is_an_error():
 
 def test_held_out_and_trained_are_disjoint_and_complete():
     labels = np.arange(100) % 4
-    train, test = splits.make("x", list("abcd"), ("train", labels), None, 0.25)
+    train, test = splits.make("x", list("abcd"), {"train": labels}, "train", None, 0.25)
     assert sorted([*train.positions, *test.positions]) == list(range(100))
     assert np.array_equal(train.labels, labels[train.positions])
     assert test.num_stored == 100
     assert len(test.positions) in range(24, 29)
 
 
-def test_wrong_labels():
-    good = ("train", np.array([0, 1, 1]))
-    with pytest.raises(DataError, match="'c'"):
-        splits.make("x", "abc", good, None, 0.5)
-    with pytest.raises(DataError, match=r"position 1: 7"):
-        splits.make("x", "ab", ("train", np.array([0, 7])), None, 0.5)
-    with pytest.raises(DataError, match=r"no labels.*config\.test_split"):
-        splits.make("x", "ab", good, ("test", np.array([-1, -1])), 0.5)
-    with pytest.raises(DataError, match="no images"):
-        splits.make("x", "ab", ("train", np.array([], int)), None, 0.5)
+@pytest.mark.parametrize(
+    ("class_names", "train", "test", "said"),
+    [
+        ("abc", [0, 1, 1], None, "'c'"),
+        ("ab", [0, 7], None, r"position 1: 7"),
+        ("ab", [0, 1, 1], [-1, -1], r"no labels.*config\.test_split"),
+        ("ab", [], None, "no images"),
+    ],
+)
+def test_wrong_labels(class_names, train, test, said):
+    stored = {"train": np.array(train, int), "test": np.array(test, int) if test else None}
+    with pytest.raises(DataError, match=said):
+        splits.make("x", class_names, stored, "train", "test" if test else None, 0.5)
 
 
 def test_measuring_on_trained_images_is_refused():

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from redundancy import config
-from redundancy.data import lanes, open_dataset
+from redundancy.data import open_dataset
 from redundancy.data.crops import RandomResizedCrop
+from redundancy.data.tfds import lanes
 from redundancy.errors import ConfigError, DataError
 from tests.tiers import soaked
 
@@ -129,7 +130,7 @@ def test_evaluation_by_processes(kind, count, request):
 @pytest.mark.parametrize("kind", ["photos", "folder"])
 @pytest.mark.parametrize("count", [3, *soaked(1, 2, 4, 5)])
 def test_evaluation_by_processes_of_neighbouring_positions(kind, count, request, monkeypatch):
-    from redundancy.data import tfds_stream
+    from redundancy.data.tfds import stream as tfds_stream
 
     data, batch = request.getfixturevalue(kind), 3 * count
     monkeypatch.setattr(tfds_stream, "random_access", lambda builder: False)
@@ -149,7 +150,7 @@ def test_evaluation_by_processes_of_neighbouring_positions(kind, count, request,
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_a_process_needs_the_files_of_its_neighbouring_positions_alone(photos, tmp_path, monkeypatch, count):
-    from redundancy.data import tfds_stream
+    from redundancy.data.tfds import stream as tfds_stream
 
     monkeypatch.setattr(tfds_stream, "random_access", lambda builder: False)
     root = shutil.copytree(photos._builder.data_path, tmp_path / "photos" / "1.0.0")
@@ -220,7 +221,7 @@ def test_the_same_crop_whatever_the_batch(photos):
 
 
 def test_a_subset_decodes_its_own_images_alone(photos, monkeypatch):
-    from redundancy.data import tfds_decode
+    from redundancy.data.tfds import decode as tfds_decode
 
     decoded, unpatched = [], tfds_decode.Decoder._resize
 
@@ -291,7 +292,7 @@ def damaged(tmp_path_factory):
 
 @pytest.mark.parametrize("random_access", [True, False])
 def test_a_damaged_image_is_an_error_that_names_the_position(damaged, random_access, monkeypatch):
-    from redundancy.data import tfds_stream
+    from redundancy.data.tfds import stream as tfds_stream
 
     monkeypatch.setattr(tfds_stream, "random_access", lambda builder: random_access)
     data = open_photos(damaged)
@@ -308,7 +309,7 @@ def test_a_damaged_image_is_an_error_that_names_the_position(damaged, random_acc
 
 @pytest.mark.parametrize(("records", "every"), [(1, 12), (8192, 1), *soaked((1, 1), (8192, 12))])
 def test_files_read_from_their_start_on_give_the_same(photos, monkeypatch, records, every):
-    from redundancy.data import tfds_stream
+    from redundancy.data.tfds import stream as tfds_stream
 
     monkeypatch.setattr(lanes, "BUFFERED_RECORDS", records)
     kept = photos.train.positions[::every]

@@ -7,7 +7,8 @@ import pytest
 import sklearn.datasets
 
 from redundancy import config
-from redundancy.data import dataset, open_dataset, tfds_ids
+from redundancy.data import dataset, open_dataset
+from redundancy.data.tfds import ids as tfds_ids
 from redundancy.errors import ConfigError, DataError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -198,7 +199,8 @@ def test_a_damaged_or_hostile_prepared_set(tmp_path, monkeypatch, file, old, new
 def test_digits_are_scikit_learns(tmp_path):
     program = f"""
 from redundancy import config
-from redundancy.data import dataset, open_dataset, tfds_ids
+from redundancy.data import dataset, open_dataset
+from redundancy.data.tfds import ids as tfds_ids
 print(len(open_dataset(config.resolve({{"data_dir": {str(tmp_path)!r}}})).train.labels))
 """
     # Two at once: neither may see or leave half a data set.
@@ -226,7 +228,7 @@ print(len(open_dataset(config.resolve({{"data_dir": {str(tmp_path)!r}}})).train.
     ],
 )
 def test_splits_that_share_images_are_seen(data_dir, first, second, shared):
-    from redundancy.data import tfds_source
+    from redundancy.data.tfds import source as tfds_source
 
     builder = TinyPictures(data_dir=data_dir)
     parts = (tfds_source._stored(builder, name) for name in (first, second))

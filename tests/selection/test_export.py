@@ -20,11 +20,11 @@ from PIL import Image
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
-from redundancy.embedding import ids as ids_lib
-from redundancy.embedding.importing import Request as Import
-from redundancy.embedding.importing import import_embeddings
 from redundancy.errors import ConfigError, DataError, UserError, WorkdirError
 from redundancy.export.command import Request, export
+from redundancy.importing import ids as ids_lib
+from redundancy.importing.stage import Request as Import
+from redundancy.importing.stage import import_embeddings
 from redundancy.selection import stages
 from redundancy.selection.subset import read_subset
 from redundancy.workdir import Workdir

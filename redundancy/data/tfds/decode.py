@@ -6,8 +6,8 @@ import functools
 import numpy as np
 
 from redundancy.data.crops import RandomResizedCrop
-from redundancy.data.quiet_tensorflow import tf
 from redundancy.data.resize import resize
+from redundancy.data.tfds.quiet import tf
 
 _RATIOS = (1, 2, 4, 8)
 _JPEG = b"\xff\xd8\xff"
@@ -15,32 +15,15 @@ _JPEG = b"\xff\xd8\xff"
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """Turns some encoded images into pixels; what becomes of one does not depend on the others.
+    """Turns encoded images into pixels, each independent of the others; several at once enter Python once."""
 
-    Several at once cost less than one by one: windows are computed for all, and Python is entered once.
-
-    Attributes:
-      channels: 1, 3 or 4, what is decoded to.
-      size: side of the result in pixels; 0 leaves images as they are.
-      eval_crop: share of the shorter side that the centre square has, without `crop`.
-      crop: how the draws are to be understood, or None.
-    """
-
-    channels: int
-    size: int
-    eval_crop: float = 1.0
+    channels: int  # 1, 3 or 4
+    size: int  # side of the result in pixels; 0 leaves images as they are
+    eval_crop: float = 1.0  # share of the shorter side that the centre square has, without `crop`
     crop: RandomResizedCrop | None = None
 
     def __call__(self, encoded: tf.Tensor, *draws: tf.Tensor) -> tf.Tensor:
-        """Pixels.
-
-        Args:
-          encoded: string [k], k known.
-          *draws: float64 [k, TRIES, 4] where there is a crop.
-
-        Returns:
-          uint8 [k, H, W, C].
-        """
+        """Pixels uint8 [k, H, W, C] of string [k], k known; with a crop, *draws is float64 [k, TRIES, 4]."""
         return _traced(self)(encoded, *draws)
 
     def _decode(self, encoded, *draws):
@@ -118,13 +101,8 @@ class Decoder:
         boxes = boxes / tf.cast(ratios, tf.float64)
         low, extent = _windows(boxes, (sides + ratios - 1) // ratios)
         windows = tf.unstack(tf.concat([low, extent], 1), len(each))
-        # Traced once for all images.
-        part = tf.function(self._part, autograph=False)
-        parts = [
-            part(one, window, level)
-            for one, window, level in zip(each, windows, tf.unstack(levels, len(each)), strict=True)
-        ]
-        return [_from(low, boxes), *parts]
+        part = tf.function(self._part, autograph=False)  # traced once for all images
+        return [_from(low, boxes), *map(part, each, windows, tf.unstack(levels, len(each)))]
 
     def _part(self, encoded, window, level):
         branches = [functools.partial(self._jpeg, encoded, window, ratio) for ratio in _RATIOS]
@@ -141,7 +119,7 @@ class Decoder:
 
 @functools.lru_cache(maxsize=16)
 def _traced(decoder: Decoder):
-    """The decoder's graph, which takes up to a second to write: once for all streams of a process."""
+    """The decoder's graph, made once for all streams of a process: it takes up to a second."""
     return tf.function(decoder._decode, autograph=False)
 
 

@@ -1,7 +1,7 @@
-"""Data sets that TFDS knows or has prepared: finds, prepares, checks and opens them; tfds_stream.py reads them.
+"""Data sets that TFDS knows or has prepared: finds, prepares, checks and opens them; stream.py reads them.
 
-A position is an example's place in its split's files, counted shard by shard; it travels with the record from the
-file on, so that nothing depends on the number of reader threads. TensorFlow never gets to see an accelerator.
+A position is an example's place in its split's files, counted shard by shard; it travels with the record from the file on,
+so that nothing depends on the number of reader threads.
 """
 
 import contextlib
@@ -14,14 +14,17 @@ import numpy as np
 from absl import logging
 
 from redundancy import storage
-from redundancy.data import lanes, splits, tfds_decode, tfds_ids, tfds_stream
+from redundancy.data import splits
 from redundancy.data.crops import RandomResizedCrop
-from redundancy.data.dataset import Dataset, check_image_size
+from redundancy.data.dataset import Dataset, final_shape
 from redundancy.data.digits import Digits
 from redundancy.data.inputs import check_memory, check_names, unfit
-from redundancy.data.quiet_tensorflow import tf, tfds
+from redundancy.data.order import bitmap
 from redundancy.data.remembered import remembered
-from redundancy.data.tfds_stream import INTERLEAVED_SHARDS, Stored
+from redundancy.data.tfds import ids, lanes, stream
+from redundancy.data.tfds.decode import Decoder
+from redundancy.data.tfds.quiet import tf, tfds
+from redundancy.data.tfds.stream import INTERLEAVED_SHARDS, Stored
 from redundancy.errors import ConfigError, DataError, nearest
 from redundancy.progress import Progress
 
@@ -31,10 +34,9 @@ _LOOKED_THROUGH = 16_384  # images, for the one that cannot be decoded
 class TfdsDataset(Dataset):
     """Records of a prepared TFDS data set, decoded only after the kept positions have been looked up."""
 
-    def __init__(self, builder, stored: dict[str, Stored], image_key: str, image_size: int, eval_crop: float, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, config, builder, stored: dict[str, Stored], image_key: str, **kwargs):
+        super().__init__(config, **kwargs)
         self._builder, self._stored, self._image_key = builder, stored, image_key
-        self._image_size, self._eval_crop = image_size, eval_crop
 
     def _read(self, part, positions):
         decoded = np.empty((len(positions), *self.image_shape), np.uint8)
@@ -47,62 +49,54 @@ class TfdsDataset(Dataset):
 
     def _in_order(self, part, positions, batch_size):
         if self.resident:
-            yield from super()._in_order(part, positions, batch_size)
-            return
-        for taken, pictures in self._decoded(part, positions, 1, batch_size):
-            yield pictures, taken
+            return super()._in_order(part, positions, batch_size)
+        return ((pictures, taken) for taken, pictures in self._decoded(part, positions, 1, batch_size))
 
     def _shuffled(self, part, positions, batch_size, seed, start_step, rows, crop):
         stored = self._stored[part.stored]
         size = self._builder.info.dataset_size / max(1, self._builder.info.splits.total_num_examples)
-        shards = lanes.make_shards(stored.takes, size)
+        shards, kept = lanes.make_shards(stored.takes, size), bitmap(part.num_stored, positions)
 
         def groups_from(step):
-            plan = lanes.Plan(shards, _bitmap(part, positions), batch_size, tuple(seed), step, rows)
-            if tfds_stream.random_access(self._builder):
-                order = tfds_stream.planned(plan, crop)
-                return tfds_stream.fetched(self._builder, stored, self._image_key, order)
-            images = tfds_stream.shuffled(self._builder, stored, self._image_key, plan, crop)
+            plan = lanes.Plan(shards, kept, batch_size, tuple(seed), step, rows)
+            if stream.random_access(self._builder):
+                order = stream.planned(plan, crop)
+                return stream.fetched(stored, self._image_key, order)
+            images = stream.shuffled(self._builder, stored, self._image_key, plan, crop)
             return functools.partial(images.batch, drop_remainder=True)
 
         share, step = rows.stop - rows.start, start_step
-        together = tfds_stream.together(share)
+        together = stream.together(share)
         groups = groups_from(start_step)
         with _errors(self._builder, lambda: self._find_bad(part, groups_from(step), crop)):
-            for taken, pictures in tfds_stream.decoded(groups, self._decoder(crop), share, self.image_shape, together):
+            for taken, pictures in stream.decoded(groups, self._decoder(crop), share, self.image_shape, together):
                 yield pictures, taken
                 step += 1
 
     def _decoded(self, part, positions, interleaved, batch_size):
-        """Positions and pixels; ascending where one shard is read at a time."""
+        """Positions and pixels; ascending if one shard is read at a time."""
         stored = self._stored[part.stored]
 
         def groups_of(positions, interleaved):
-            if tfds_stream.random_access(self._builder):
+            if stream.random_access(self._builder):
                 order = tf.data.Dataset.from_tensor_slices((positions,))
-                return tfds_stream.fetched(self._builder, stored, self._image_key, order)
-            records = tfds_stream.in_order(self._builder, stored, _bitmap(part, positions), interleaved)
-            images = records.map(lambda taken, some: (taken, tfds_stream.image_bytes(self._image_key, some)))
+                return stream.fetched(stored, self._image_key, order)
+            records = stream.in_order(self._builder, stored, bitmap(part.num_stored, positions), interleaved)
+            images = records.map(lambda taken, some: (taken, stream.image_bytes(self._image_key, some)))
             return functools.partial(images.unbatch().batch, drop_remainder=True)
 
-        together = tfds_stream.together(batch_size) if tfds_stream.random_access(self._builder) else 1
+        together = stream.together(batch_size) if stream.random_access(self._builder) else 1
         # Groups are whole: the last position fills up the last one, and is cut off again.
         filled = np.concatenate([positions, np.repeat(positions[-1:], -len(positions) % together)])
         groups, left, seen = groups_of(filled, interleaved), len(positions), np.zeros(part.num_stored, bool)
         with _errors(self._builder, lambda: self._find_bad(part, groups_of(positions[~seen[positions]], 1))):
-            for taken, pictures in tfds_stream.decoded(groups, self._decoder(), batch_size, self.image_shape, together):
+            for taken, pictures in stream.decoded(groups, self._decoder(), batch_size, self.image_shape, together):
                 yield taken[:left], pictures[:left]
                 left -= len(taken)
                 seen[taken] = True
 
     def _find_bad(self, part, groups, crop: RandomResizedCrop | None = None) -> str:
-        """Which image a stream could not go on with, in words; '' where it is not found.
-
-        Args:
-          part: the split.
-          groups: of encoded images from there on, see `tfds_stream.decoded`.
-          crop: of the stream.
-        """
+        """Which of `groups` of encoded images (see `stream.decoded`) a stream failed at, in words; '' if unknown."""
         decoder = self._decoder(crop)
         decode = tf.function(lambda encoded, *draws: decoder(encoded, *draws), autograph=False)
         for positions, *encoded in groups(1).take(_LOOKED_THROUGH):
@@ -114,15 +108,9 @@ class TfdsDataset(Dataset):
                 return f"the image at position {int(positions[0])} of {part.stored!r} cannot be decoded: {wrong}"
         return ""
 
-    def _decoder(self, crop: RandomResizedCrop | None = None) -> tfds_decode.Decoder:
+    def _decoder(self, crop: RandomResizedCrop | None = None) -> Decoder:
         channels = self._builder.info.features[self._image_key].shape[2]
-        return tfds_decode.Decoder(channels, self._image_size, self._eval_crop, crop)
-
-
-def _bitmap(part, positions: np.ndarray) -> np.ndarray:
-    wanted = np.zeros(part.num_stored, bool)
-    wanted[positions] = True
-    return wanted
+        return Decoder(channels, self._image_size, self._eval_crop, crop)
 
 
 def builder_names() -> list[str]:
@@ -131,15 +119,12 @@ def builder_names() -> list[str]:
 
 
 def open_named(config) -> TfdsDataset:
-    """Opens a data set by its TFDS name, preparing it in config.data_dir where that has not been done.
-
-    Raises:
-      ConfigError, DataError: as `redundancy.data.open_dataset`.
-    """
-    name = config.dataset
-    arguments = {"data_dir": config.data_dir or None}
+    """Opens a data set by its TFDS name, prepared in config.data_dir first if it is not; raises as `open_dataset`."""
+    name, data_dir = config.dataset, config.data_dir or None
+    wrong = f"config.dataset is {name!r}, which TFDS cannot open:"
     try:
-        builder = Digits(**arguments) if name in ("digits", "digits:1.0.0") else tfds.builder(name, **arguments)
+        known = name in ("digits", "digits:1.0.0")
+        builder = Digits(data_dir=data_dir) if known else tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         raise ConfigError(
             f"config.dataset is {name!r}, which is neither a TFDS data set nor a folder or file here."
@@ -148,26 +133,21 @@ def open_named(config) -> TfdsDataset:
         ) from error
     except (AssertionError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"config.dataset is {name!r}, which TFDS cannot open: {_short(error)} Wanted: builder, builder/config or "
-            "builder/config:version, with a config and version that it has."
+            f"{wrong} {_short(error)} Wanted: builder, builder/config or builder/config:version, all of which it has."
         ) from error
     except OSError as error:
         raise DataError(f"config.data_dir is {config.data_dir!r}, which cannot be used: {error}.") from error
-    # What lies prepared in data_dir is somebody's file: damaged, it makes TFDS raise nearly anything.
+    # Damaged files in data_dir make TFDS raise nearly anything.
     except Exception as error:
         raise DataError(
-            f"config.dataset is {name!r}, which TFDS cannot open: {_short(error)} Where it lies prepared in config.data_dir, "
-            "a file there is damaged: delete its folder and prepare it again."
+            f"{wrong} {_short(error)} If it lies prepared in config.data_dir, a file there is damaged: delete its folder and "
+            "prepare it again."
         ) from error
     return _open(config, _prepare(builder))
 
 
 def open_prepared(config, folder: str) -> TfdsDataset:
-    """Opens the folder of a prepared TFDS data set, the one that holds dataset_info.json; it may be gs://.
-
-    Raises:
-      ConfigError, DataError: as `redundancy.data.open_dataset`.
-    """
+    """Opens the folder, perhaps gs://, with dataset_info.json of a prepared TFDS data set; raises as `open_dataset`."""
     try:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:
@@ -200,8 +180,9 @@ def _prepare(builder):
 
 
 def _open(config, builder) -> TfdsDataset:
-    where = builder.info.full_name
-    _check_readable(builder)
+    where, form = builder.info.full_name, builder.info.file_format
+    if form not in tfds.core.file_adapters.FileFormat.with_tf_data():
+        raise DataError(f"{builder.data_path} is stored as {form.value}, which tf.data cannot read; wanted tfrecord.")
     image_key, label_key = _keys(builder)
     image, label = builder.info.features[image_key], builder.info.features[label_key]
     names = tuple(builder.info.splits)
@@ -212,7 +193,7 @@ def _open(config, builder) -> TfdsDataset:
         has=lambda name: _stored(builder, name) is not None,
         overlap=lambda first, second: _stored(builder, first).overlaps(_stored(builder, second)),
     )
-    check_image_size(where, image.shape, config.image_size, f"shape {image.shape}")
+    shape = final_shape(where, tuple(image.shape), config.image_size, f"shape {image.shape}")
     stored = {name: _stored(builder, name) for name in (train, test) if name}
     for name, part in stored.items():
         if not part.num_examples:
@@ -226,58 +207,44 @@ def _open(config, builder) -> TfdsDataset:
     labels = {name: _labels(builder, name, stored[name], label_key) for name in stored}
     class_names = tuple(label.names or map(str, range(label.num_classes)))
     check_names(where, class_names)
-    parts = splits.make(
-        where, class_names, (train, labels[train]), (test, labels[test]) if test else None, config.holdout
-    )
-    size = config.image_size
+    parts = splits.make(where, class_names, labels, train, test, config.holdout)
     return TfdsDataset(
+        config,
         builder,
         stored,
         image_key,
-        size,
-        config.eval_crop,
         name=builder.name,
         class_names=class_names,
-        image_shape=(size, size, image.shape[2]) if size else tuple(image.shape),
-        fingerprint=_fingerprint(builder, stored, train, test, config.holdout),
+        image_shape=shape,
+        fingerprint=_fingerprint(builder, stored, parts, config.holdout),
         splits=parts,
-        resident_mb=config.resident_mb,
-        augmentation=config.augmentation,
     )
-
-
-def _check_readable(builder) -> None:
-    form = builder.info.file_format
-    if form not in tfds.core.file_adapters.FileFormat.with_tf_data():
-        raise DataError(f"{builder.data_path} is stored as {form.value}, which tf.data cannot read; wanted tfrecord.")
 
 
 def _keys(builder) -> tuple[str, str]:
     """Names of the image and the label feature."""
-    features = builder.info.features
+    features, where = builder.info.features, builder.info.full_name
     kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    found = [[key for key, feature in features.items() if isinstance(feature, kind)] for kind in kinds]
     keys = builder.info.supervised_keys or ()
-    named = len(keys) == 2 and all(str(key) in features for key in keys)
-    if not (named and all(isinstance(features[key], kind) for key, kind in zip(keys, kinds, strict=True))):
-        found = [[key for key, feature in features.items() if isinstance(feature, kind)] for kind in kinds]
+    if len(keys) != 2 or keys[0] not in found[0] or keys[1] not in found[1]:
         if [len(each) for each in found] != [1, 1]:
             listing = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in features.items())
             raise DataError(
-                f"{builder.info.full_name} is not an image-classification set: it has the features {listing}; "
-                "wanted one Image and one ClassLabel."
+                f"{where} is not an image-classification set: it has the features {listing}; wanted one Image and one "
+                "ClassLabel."
             )
         keys = (found[0][0], found[1][0])
-    image = features[keys[0]]
-    if np.dtype(image.np_dtype) != np.uint8 or image.shape[2] is None:
+    kind, shape = np.dtype(features[keys[0]].np_dtype), features[keys[0]].shape
+    if kind != np.uint8 or shape[2] is None:
         raise DataError(
-            f"{builder.info.full_name}: the feature {keys[0]!r} is {np.dtype(image.np_dtype)} {image.shape}; "
-            "wanted uint8 images with a known number of channels."
+            f"{where}: the feature {keys[0]!r} is {kind} {shape}; wanted uint8 images with a known number of channels."
         )
     return str(keys[0]), str(keys[1])
 
 
 def _stored(builder, name: str) -> Stored | None:
-    """The files of a split or a slice of one; None where there is no such split."""
+    """The files of a split or a slice of one; None if there is no such split."""
     try:
         instructions = builder.info.splits[name].file_instructions
     except (KeyError, ValueError, AssertionError):
@@ -286,23 +253,23 @@ def _stored(builder, name: str) -> Stored | None:
     return Stored(*zip(*parts, strict=True)) if parts else Stored((), (), ())
 
 
-def _fingerprint(builder, stored, train, test, holdout) -> dict:
-    found = {
+def _fingerprint(builder, stored: dict[str, Stored], parts, holdout: float) -> dict:
+    train = parts[0].stored
+    of_splits = splits.fingerprint(parts, holdout, {name: list(each.takes) for name, each in stored.items()})
+    files = ids.describe_files(stored[train].files, stored[train].skips)
+    return {
         "name": builder.name,
         "config": builder.builder_config.name if builder.builder_config else "",
         "version": str(builder.version),
         "split": train,
-        "shard_lengths": list(stored[train].takes),
+        "shard_lengths": of_splits["shard_lengths"],
+        **({"files": files} if files else {}),
+        **of_splits,
     }
-    if files := tfds_ids.describe_files(stored[train].files, stored[train].skips):
-        found["files"] = files
-    return found | (
-        {"test_split": test, "test_shard_lengths": list(stored[test].takes)} if test else {"holdout": holdout}
-    )
 
 
 def _labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
-    """int64 [num_examples]: labels in stored order, read once for as long as the files stay as they are."""
+    """int64 [num_examples]: labels in stored order, read again only if the files have changed."""
     identity = {
         "made": "labels of TFDS records",
         "name": builder.info.full_name,
@@ -317,13 +284,13 @@ def _labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
 
 
 def _read_labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
-    """int64 [num_examples]: labels in stored order; every record is read, images are not decoded."""
+    """As `_labels`; every record is read, no image is decoded."""
     features = tfds.decode.PartialDecoding({label_key: True}).extract_features(builder.info.features)
 
     def parse(position, record):
         return position, features.deserialize_example(record)[label_key]
 
-    records = tfds_stream.in_order(builder, stored, None, INTERLEAVED_SHARDS).unbatch()
+    records = stream.in_order(builder, stored, None, INTERLEAVED_SHARDS).unbatch()
     labels, found = np.zeros(stored.num_examples, np.int64), 0
     parsed = records.map(parse, tf.data.AUTOTUNE).batch(1024).prefetch(2)
     with _errors(builder), Progress(f"read labels of {name}", stored.num_examples, "images") as progress:
@@ -346,8 +313,7 @@ def _check_complete(builder, name: str, found: int, wanted: int) -> None:
 @contextlib.contextmanager
 def _errors(builder, find: Callable[[], str] = str, caught=tf.errors.OpError) -> Iterator[None]:
     """Turns TensorFlow's errors into DataErrors; `find` looks for the image that is to blame."""
-    # `caught` is bound as a default, since a stream still open when Python exits is closed after this module's globals
-    # are gone.
+    # A default, since a stream still open when Python exits is closed after this module's globals are gone.
     try:
         yield
     except caught as error:

@@ -20,16 +20,12 @@ def _next_shard(name: str) -> str | None:
 
 
 def describe_files(paths: Sequence[str], skips: Sequence[int]) -> list[list]:
-    """The files of a split in few words, for its fingerprint.
-
-    Args:
-      paths: the split's files in stored order.
-      skips: examples left out at the start of each, where the split is a slice.
+    """A split's files in stored order and the examples each skips at its start, in short form for the fingerprint.
 
     Returns:
-      [name, skip, count] for each row of `count` files whose shard numbers follow one another and of which none but the
-      first skips examples; `name` and `skip` are the first's. [] where the files lie in several folders: TFDS then
-      puts a part of the folder in the ids.
+      [name, skip, count] for each run of `count` files whose shard numbers follow one another and of which none but the
+      first skips examples; `name` and `skip` are the first's. [] if the files lie in several folders: TFDS then puts a
+      part of the folder in the ids.
     """
     split = [path.rpartition("/") for path in paths]
     if len({folder for folder, _, _ in split}) > 1:
@@ -45,26 +41,21 @@ def describe_files(paths: Sequence[str], skips: Sequence[int]) -> list[list]:
 
 
 def example_ids(fingerprint: Mapping[str, Any], positions: np.ndarray) -> list[str]:
-    """The TFDS id of each position.
-
-    Args:
-      fingerprint: of the data set; `files` and `shard_lengths` are read.
-      positions: int64 [n].
+    """The TFDS id of each position int64 [n] of the data set that has this fingerprint.
 
     Raises:
-      DataError: the data set is not TFDS's, or its fingerprint does not tell the files.
+      DataError: the data set is not TFDS's, or its fingerprint does not name the files.
     """
-    name = fingerprint.get("name")
+    name, instead = fingerprint.get("name"), "export the positions, with --format npy, txt or parquet."
     if "version" not in fingerprint or "shard_lengths" not in fingerprint:
         raise DataError(
-            f"the data set {name!r} is not one of TFDS, so its examples have no TFDS ids. Wanted: a subset of a TFDS "
-            "data set; or export the positions, with --format npy, txt or parquet."
+            f"the data set {name!r} is not one of TFDS, so its examples have no TFDS ids. Wanted: a subset of a TFDS data "
+            f"set; or {instead}"
         )
     if not fingerprint.get("files"):
         raise DataError(
-            f"the fingerprint of {name!r} does not name the data set's files: an earlier version of redundancy wrote "
-            "it, or they lie in several folders. Make embeddings and subsets again in another --workdir, or export the "
-            "positions, with --format npy, txt or parquet."
+            f"the fingerprint of {name!r} does not name the data set's files: an earlier version of redundancy wrote it, or "
+            f"they lie in several folders. Make embeddings and subsets again in another --workdir, or {instead}"
         )
     files, skips = [], []
     for first, skip, count in fingerprint["files"]:

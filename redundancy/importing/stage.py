@@ -1,7 +1,7 @@
-"""The command `import`: embeddings that others made, from .npy or Parquet, into the store that `link` reads.
+"""The command `import`: embeddings of other tools, from .npy or Parquet, into the store that `link` reads.
 
-Everything that can be wrong is looked for in a first pass over the files, before anything is written; nothing finished
-is ever overwritten, and an import that was interrupted goes on where it stopped.
+A first pass checks all files before anything is written. Nothing finished is overwritten; an interrupted import continues
+where it stopped.
 """
 
 import collections
@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +18,11 @@ from absl import logging
 from redundancy import storage
 from redundancy.config import CONTROLS, LAYERS, need_dataset
 from redundancy.data import inputs
-from redundancy.embedding import ids as ids_lib
-from redundancy.embedding import labels as labels_lib
 from redundancy.embedding import store
-from redundancy.embedding.vectors import ParquetVectors, Vectors, open_vectors
 from redundancy.errors import ConfigError, DataError, WorkdirError, nearest
+from redundancy.importing import ids as ids_lib
+from redundancy.importing import labels as labels_lib
+from redundancy.importing.vectors import ParquetVectors, Vectors, open_vectors
 from redundancy.progress import Progress
 from redundancy.workdir import Workdir, read_manifest
 
@@ -35,67 +35,37 @@ _MANY = 20
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the command line asks for; empty texts and 0 are what was not given.
+    """What the command line asks for; empty texts and 0 are what was not given."""
 
-    Attributes:
-      embeddings: .npy file, Parquet file, or folder or pattern of Parquet files.
-      labels: .npy, .csv or .txt file; may be missing for Parquet.
-      ids: .txt or .csv file.
-      columns: "embedding=NAME,label=NAME,id=NAME", any of them.
-      class_names: text file with a name a line.
-      layer: of the store.
-      name: of the data set; the embeddings' base name where not given.
-      checkpoint: says which model made them.
-      parts: files of the store.
-    """
-
-    embeddings: str
-    labels: str = ""
-    ids: str = ""
-    columns: str = ""
-    class_names: str = ""
+    embeddings: str  # .npy file, Parquet file, or folder or pattern of Parquet files
+    labels: str = ""  # .npy, .csv or .txt file; may be missing for Parquet
+    ids: str = ""  # .txt or .csv file
+    columns: str = ""  # "embedding=NAME,label=NAME,id=NAME", any of them
+    class_names: str = ""  # text file with a name a line
     layer: str = "end"
-    name: str = ""
-    checkpoint: str = ""
-    parts: int = 0
+    name: str = ""  # of the data set; the embeddings' base name by default
+    checkpoint: str = ""  # says which model made them
+    parts: int = 0  # files of the store
 
 
-@dataclasses.dataclass(frozen=True)
-class _Input:
-    """Opened files; what they say of themselves is right, the vectors' numbers are not checked yet.
-
-    Attributes:
-      vectors: the embeddings.
-      raw_labels: [N] int64 or string.
-      labels_path: where they come from, for messages.
-      ids: [N] string, or None.
-    """
+class _Input(NamedTuple):
+    """Opened files; the vectors' numbers are not checked yet."""
 
     vectors: Vectors
-    raw_labels: pa.Array
+    raw_labels: pa.Array  # [N] int64 or string
     labels_path: str
-    ids: pa.Array | None
+    ids: pa.Array | None  # [N] string
 
 
-@dataclasses.dataclass(frozen=True)
-class _Target:
-    """What the rows mean.
+class _Target(NamedTuple):
+    """What the rows mean."""
 
-    Attributes:
-      rows: [n] int64 ascending, rows that are stored.
-      positions: [n] int64 ascending, their positions.
-      labels: [n] int32.
-      class_names: name of each label.
-      num_stored: positions are below it.
-      fingerprint: of the data set that positions belong to; None where the files themselves are the data set.
-    """
-
-    rows: np.ndarray
-    positions: np.ndarray
-    labels: np.ndarray
-    class_names: list[str]
-    num_stored: int
-    fingerprint: Mapping[str, Any] | None
+    rows: np.ndarray  # [n] int64 ascending, rows that are stored
+    positions: np.ndarray  # [n] int64 ascending, their positions
+    labels: np.ndarray  # [n] int32
+    class_names: list[str]  # of each label
+    num_stored: int  # positions are below it
+    fingerprint: Mapping[str, Any] | None  # of the data set; None if the files themselves are the data set
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -106,39 +76,34 @@ def parse_columns(text: str) -> dict[str, str]:
         if key not in _COLUMNS or not equals or not name or key in columns:
             hint = nearest(key, _COLUMNS) if key not in _COLUMNS else " Give it once." if key in columns else ""
             raise ConfigError(
-                f"--columns={text}: {pair!r} is not understood.{hint} Wanted: embedding=NAME,label=NAME,id=NAME, or "
-                "some of them, each NAME a column of the Parquet or .csv file."
+                f"--columns={text}: {pair!r} is not understood.{hint} Wanted: some of embedding=NAME,label=NAME,id=NAME, "
+                "each NAME a column of the Parquet or .csv file."
             )
         columns[key] = name
     return columns
 
 
 def _read_input(request: Request) -> _Input:
-    """Opens the files; what can be told without reading the vectors is checked. Raises ConfigError, DataError."""
+    """Opens the files and checks all but the vectors. Raises ConfigError, DataError."""
     columns = parse_columns(request.columns)
     vectors = open_vectors(request.embeddings, columns.get("embedding"))
-    parquet = vectors if isinstance(vectors, ParquetVectors) else None
-    n = vectors.num_rows
-    if request.labels:
-        where, raw = request.labels, labels_lib.read_labels(request.labels, columns.get("label"), n)
+    parquet, n = isinstance(vectors, ParquetVectors), vectors.num_rows
+    where = request.labels
+    if where:
+        raw = labels_lib.read_labels(where, columns.get("label"), n)
     elif parquet:
         name = columns.get("label", "label")
         where = f"{request.embeddings}, column {name!r}"
-        raw = labels_lib.check_labels(where, parquet.column(name).combine_chunks(), n)
+        raw = labels_lib.check_labels(where, vectors.column(name), n)
     else:
         raise ConfigError("--labels is missing: wanted a .npy, .csv or .txt file with the class of each embedding.")
     ids, column = None, columns.get("id")
-    if request.ids:
-        ids = labels_lib.read_ids(request.ids, column, n)
-    elif column and request.labels.lower().endswith(".csv"):
-        ids = labels_lib.read_ids(request.labels, column, n)
+    if path := request.ids or (column and request.labels.lower().endswith(".csv") and request.labels):
+        ids = labels_lib.read_ids(path, column, n)
     elif column and parquet:
-        where_ids = f"{request.embeddings}, column {column!r}"
-        ids = labels_lib.check_ids(where_ids, parquet.column(column).combine_chunks(), n)
+        ids = labels_lib.check_ids(f"{request.embeddings}, column {column!r}", vectors.column(column), n)
     elif column:
-        raise ConfigError(
-            f"--columns names a column of ids, {column!r}, but there is no Parquet or .csv file to have it."
-        )
+        raise ConfigError(f"--columns names a column of ids, {column!r}, but no Parquet or .csv file is given.")
     return _Input(vectors, raw, where, ids)
 
 
@@ -146,33 +111,20 @@ def _own_target(request: Request, given: _Input) -> _Target:
     """Rows are positions, the files are the data set."""
     names = labels_lib.read_class_names(request.class_names) if request.class_names else None
     labels, class_names = labels_lib.encode(given.labels_path, given.raw_labels, names)
-    _warn_of_ids(given, len(np.unique(labels)))
-    every = np.arange(len(labels))
-    return _Target(every, every, labels, class_names, len(labels), None)
-
-
-def _warn_of_ids(given: _Input, num_classes: int) -> None:
-    """Logs a warning where nearly every embedding has a class of its own: then there is nothing to link."""
-    n = len(given.raw_labels)
-    if n < _MANY or num_classes <= 0.9 * n:
-        return
-    example = given.raw_labels[0].as_py()
-    semicolons = ""
-    if isinstance(example, str) and ";" in example:
-        semicolons = ' The lines hold ";": where it separates columns, save the file with commas.'
-    logging.warning(
-        "import: %s has %d different labels for %d embeddings, for example %r. They look like ids, not classes: only "
-        "images of one class are compared, so hardly any could be left out.%s",
-        given.labels_path, num_classes, n, example, semicolons,
-    )  # fmt: skip
+    n, found = len(labels), len(np.unique(labels))
+    if n >= _MANY and found > 0.9 * n:
+        example = given.raw_labels[0].as_py()
+        logging.warning(
+            "import: %s has %d different labels for %d embeddings, for example %r. They look like ids, not classes: only "
+            "images of one class are compared, so hardly any could be left out.%s",
+            given.labels_path, found, n, example,
+            ' The lines hold ";": if it separates columns, save the file with commas.' if ";" in str(example) else "",
+        )  # fmt: skip
+    return _Target(np.arange(n), np.arange(n), labels, class_names, n, None)
 
 
 def _dataset_target(given: _Input, dataset) -> _Target:
-    """Rows are the training images of a data set, in ascending position.
-
-    Raises:
-      DataError: there are not as many, or the labels disagree.
-    """
+    """Rows are the training images of a data set, in ascending position; raises DataError if number or labels disagree."""
     train, n = dataset.train, given.vectors.num_rows
     held_out = train.num_stored - len(train.positions)
     if n == len(train.positions):
@@ -184,25 +136,25 @@ def _dataset_target(given: _Input, dataset) -> _Target:
         also = f" (or {train.num_stored}, with those held out for measuring)" if held_out else ""
         raise DataError(
             f"{given.vectors.name} has {n} embeddings; the data set {dataset.name!r} has {len(train.positions)} "
-            f"training images{also} in {train.stored!r}. Wanted: one embedding of each, in the order they are stored in."
+            f"training images{also} in {train.stored!r}. Wanted: one embedding of each, in stored order."
         )
     raw = given.raw_labels.take(pa.array(rows))
     twice, times = collections.Counter(dataset.class_names).most_common(1)[0]
     if times > 1 and not pa.types.is_integer(raw.type):
         raise DataError(
             f"{given.labels_path}: the labels are names, but {times} classes of the data set {dataset.name!r} are called "
-            f"{twice!r}; wanted numbers, which tell them apart."
+            f"{twice!r}; wanted numbers."
         )
-    labels, _ = labels_lib.match(raw, dataset.class_names)
+    labels = labels_lib.match(raw, dataset.class_names)
     wrong = np.flatnonzero(labels != train.labels)
     if len(wrong):
         first = int(wrong[0])
         right = int(train.labels[first])
         raise DataError(
             f"{given.labels_path}: position {train.positions[first]} (row {rows[first]}) has the label "
-            f"{raw[first].as_py()!r}; the data set {dataset.name!r} has {right} ({dataset.class_names[right]!r}) "
-            f"there. {len(wrong)} of {len(rows)} labels disagree. Wanted: embeddings in the data set's stored order, with its "
-            "labels; they may be of another order, split or data set."
+            f"{raw[first].as_py()!r}; the data set {dataset.name!r} has {right} ({dataset.class_names[right]!r}) there. "
+            f"{len(wrong)} of {len(rows)} labels disagree. Wanted: the data set's labels, in its stored order; these may be of "
+            "another order, split or data set."
         )
     return _Target(
         rows, train.positions, train.labels, list(dataset.class_names), train.num_stored, dataset.fingerprint
@@ -212,8 +164,7 @@ def _dataset_target(given: _Input, dataset) -> _Target:
 def _check_vectors(given: _Input, target: _Target) -> str:
     """Reads all vectors once; returns the SHA-256 of vectors, labels and class names, whatever files they came in.
 
-    Raises:
-      DataError: a vector holds NaN or infinity, or is zero.
+    Raises DataError if a vector holds NaN or infinity, or is zero.
     """
     vectors = given.vectors
     digest = hashlib.sha256(f"{vectors.num_rows} {vectors.dimension}\n".encode())
@@ -242,60 +193,51 @@ def _check_vectors(given: _Input, target: _Target) -> str:
 
 def _identity(request: Request, given: _Input, target: _Target, content: str) -> dict[str, Any]:
     """Whose embeddings these are, for the store."""
-    fingerprint = target.fingerprint
-    if fingerprint is None:
-        fingerprint = {
-            "name": request.name or given.vectors.name,
-            "sha256": content,
-            "split": _IMPORTED,
-            "shard_lengths": [given.vectors.num_rows],
-        }
-    checkpoint = {"model": request.checkpoint, "imported": given.vectors.name, "sha256": content}
+    name = given.vectors.name
+    fingerprint = target.fingerprint or {
+        "name": request.name or name,
+        "sha256": content,
+        "split": _IMPORTED,
+        "shard_lengths": [given.vectors.num_rows],
+    }
+    checkpoint = {"model": request.checkpoint, "imported": name, "sha256": content}
     return {"layer": request.layer, "checkpoint": checkpoint, "fingerprint": dict(fingerprint)}
 
 
 def _finished(folder: str, identity: Mapping[str, Any], ids: pa.Array | None) -> bool:
-    """Whether this very import has finished.
-
-    Raises:
-      WorkdirError: the folder holds other embeddings.
-      DataError: it holds other ids.
-    """
+    """Whether this very import has finished; raises WorkdirError for other embeddings, DataError for other ids."""
     manifest = read_manifest(folder)
     if manifest is None:
         return False
     remedy = (
         f"Import overwrites nothing: delete {folder} and what was made of it, or choose another --workdir or --layer."
     )
-    checkpoint = manifest.get("checkpoint") if isinstance(manifest, dict) else None
-    content = checkpoint.get("sha256") if isinstance(checkpoint, dict) else None
+    checkpoint, theirs = (
+        manifest.get(key) if isinstance(manifest, dict) else None for key in ("checkpoint", "fingerprint")
+    )
+    theirs, ours = theirs if isinstance(theirs, dict) else {}, identity["fingerprint"]
+    content, wanted = ids_lib.content_of(manifest), identity["checkpoint"]["sha256"]
     if not isinstance(content, str):
-        raise WorkdirError(f"{folder} holds embeddings that were not imported ({checkpoint}). {remedy}")
-    if content != identity["checkpoint"]["sha256"]:
-        raise WorkdirError(
-            f"{folder} holds other embeddings, labels or class names: those of {checkpoint.get('imported')!r}, SHA-256 "
-            f"{content[:12]}…; these have {identity['checkpoint']['sha256'][:12]}…. {remedy}"
+        found = f"embeddings that were not imported ({checkpoint})"
+    elif content != wanted:
+        found = (
+            f"other embeddings, labels or class names: those of {checkpoint.get('imported')!r}, SHA-256 {content[:12]}…; "
+            f"these have {wanted[:12]}…"
         )
-    theirs, ours = manifest.get("fingerprint"), identity["fingerprint"]
-    if not isinstance(theirs, dict):
-        theirs = {}
-    if theirs != ours and not theirs.get("split") == ours["split"] == _IMPORTED:
-        raise WorkdirError(
-            f"{folder} holds these embeddings as those of the data set {theirs.get('name')!r} (split "
-            f"{theirs.get('split')!r}), and now they are given as those of {ours['name']!r} ({ours['split']!r}). "
-            f"{remedy}"
+    elif theirs != ours and not theirs.get("split") == ours["split"] == _IMPORTED:
+        found = (
+            f"these embeddings as those of the data set {theirs.get('name')!r} (split {theirs.get('split')!r}), and now they "
+            f"are given as those of {ours['name']!r} ({ours['split']!r})"
         )
-    if ids is not None and not ids_lib.may_write(folder, ids):
+    elif ids is None or ids_lib.may_write(folder, ids):
+        return True
+    else:
         raise DataError(f"{folder} was imported with other ids than these. {remedy}")
-    return True
+    raise WorkdirError(f"{folder} holds {found}. {remedy}")
 
 
 def _clear_begun(folder: str, identity: Mapping[str, Any], num_parts: int) -> None:
-    """Removes parts of this import that was begun with another number of them.
-
-    Raises:
-      WorkdirError: a part is of anything else than this import.
-    """
+    """Removes parts of this import if it was begun with another number of them; raises WorkdirError for other parts."""
     expected = {store.part_name(index, num_parts) for index in range(num_parts)}
     for name in storage.list_dir(folder):
         path = storage.join(folder, name)
@@ -344,6 +286,25 @@ def _write_parts(folder: str, vectors: Vectors, target: _Target, identity: Mappi
             progress.advance(len(chunk))
 
 
+def _check_flags(request: Request, config) -> None:
+    """Raises ConfigError for values and combinations of flags that are not allowed."""
+    if request.layer not in LAYERS:
+        raise ConfigError(f"--layer is {request.layer!r}; wanted one of {', '.join(LAYERS)}, as in config.layers.")
+    if request.parts < 0:
+        raise ConfigError(f"--parts is {request.parts}; wanted a number of at least 1.")
+    for flag, text in (("--name", request.name), ("--checkpoint", request.checkpoint)):
+        if CONTROLS.search(text):
+            raise ConfigError(
+                f"{flag}={inputs.shown(text)} holds control characters or broken UTF-8; wanted a text of one line."
+            )
+    if config is None:
+        return
+    need_dataset(config, "import with --config")
+    if request.class_names or request.name:
+        flag = "--class-names" if request.class_names else "--name"
+        raise ConfigError(f"{flag} is given with --config, whose data set has its own. Leave one of them out.")
+
+
 def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
     """Brings embeddings and labels of any origin into embeddings/LAYER/.
 
@@ -358,60 +319,46 @@ def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
       DataError: a file is damaged or its contents are not what is wanted; nothing has been written then.
       WorkdirError: the workdir holds other embeddings, or is of another data set.
     """
-    if request.layer not in LAYERS:
-        raise ConfigError(
-            f"--layer is {request.layer!r}; wanted one of {', '.join(LAYERS)}, which config.layers then names."
-        )
-    if request.parts < 0:
-        raise ConfigError(f"--parts is {request.parts}; wanted a number of at least 1.")
-    for flag, text in (("--name", request.name), ("--checkpoint", request.checkpoint)):
-        if CONTROLS.search(text):
-            raise ConfigError(
-                f"{flag}={inputs.shown(text)} holds control characters or broken UTF-8; wanted a text of one line."
-            )
-    if config is not None:
-        need_dataset(config, "import with --config")
-    if config is not None and (request.class_names or request.name):
-        flag = "--class-names" if request.class_names else "--name"
-        raise ConfigError(f"{flag} is given with --config, whose data set has its own. Leave one of them out.")
+    _check_flags(request, config)
     given = _read_input(request)
-    if config is None:
-        if workdir.dataset_fingerprint() is not None:
-            raise WorkdirError(
-                f"{workdir.root} belongs to the data set {workdir.dataset_fingerprint().get('name')!r}. Give its "
-                "--config, so that the labels are compared with the data set's, or choose another --workdir."
-            )
-        target = _own_target(request, given)
-    else:
+    recorded = workdir.dataset_fingerprint()
+    if config is not None:
         from redundancy.data import shared_dataset
 
         dataset = shared_dataset(config)
         target = _dataset_target(given, dataset)
-        if (recorded := workdir.dataset_fingerprint()) is not None:
+        if recorded is not None:
             workdir.check_fingerprint(recorded, dataset.fingerprint, workdir.config)
+    elif recorded is not None:
+        raise WorkdirError(
+            f"{workdir.root} belongs to the data set {recorded.get('name')!r}. Give its --config, so that the labels are "
+            "compared with the data set's, or choose another --workdir."
+        )
+    else:
+        target = _own_target(request, given)
     content = _check_vectors(given, target)
     if config is not None:
         workdir.claim(config)
     identity = _identity(request, given, target, content)
     folder, n = workdir.embeddings(request.layer), len(target.positions)
     ids = None if given.ids is None else given.ids.take(pa.array(target.rows))
-    if not _finished(folder, identity, ids):
-        if target.fingerprint is not None:
-            workdir.claim_dataset(target.fingerprint)
-        num_parts = min(n, request.parts or max(1, round(4 * n * given.vectors.dimension / _PART_BYTES)))
-        _clear_begun(folder, identity, num_parts)
-        _write_parts(folder, given.vectors, target, identity, num_parts)
-        if ids is None:
-            ids_lib.remove(folder)
-        else:
+    if _finished(folder, identity, ids):
+        if ids is not None and not storage.exists(ids_lib.path(folder)):
             ids_lib.write(folder, target.positions, ids, content)
-        store.finish(folder, num_parts, identity, target.class_names, target.num_stored)
-        logging.info(
-            "import: %d embeddings of %d numbers in %d classes are in %s; next: redundancy link",
-            n, given.vectors.dimension, len(target.class_names), folder,
-        )  # fmt: skip
+            logging.info("import: the ids were added to %s", folder)
+        logging.info("import %s: finished already", request.layer)
         return
-    if ids is not None and not storage.exists(ids_lib.path(folder)):
+    if target.fingerprint is not None:
+        workdir.claim_dataset(target.fingerprint)
+    num_parts = min(n, request.parts or max(1, round(4 * n * given.vectors.dimension / _PART_BYTES)))
+    _clear_begun(folder, identity, num_parts)
+    _write_parts(folder, given.vectors, target, identity, num_parts)
+    if ids is None:
+        ids_lib.remove(folder)
+    else:
         ids_lib.write(folder, target.positions, ids, content)
-        logging.info("import: the ids were added to %s", folder)
-    logging.info("import %s: finished already", request.layer)
+    store.finish(folder, num_parts, identity, target.class_names, target.num_stored)
+    logging.info(
+        "import: %d embeddings of %d numbers in %d classes are in %s; next: redundancy link",
+        n, given.vectors.dimension, len(target.class_names), folder,
+    )  # fmt: skip

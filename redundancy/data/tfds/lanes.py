@@ -1,14 +1,14 @@
 """The order in which training sees a set stored in shards that can only be read from their start on.
 
 Each epoch the shards are shuffled and dealt to *lanes* that are read side by side, so that a batch mixes as many shards
-as there are lanes while each is read in sequence. Within a lane, *windows* of some records are shuffled. All of it is
-drawn for the full set and then filtered, so a subset meets its images in the same relative order as the full set does
-with the same seed. Knows nothing of files and images.
+as there are lanes. Within a lane, *windows* of some records are shuffled. The full set's order is drawn first and then
+filtered, so a subset keeps its relative order. Knows nothing of files and images.
 """
 
 import dataclasses
 import functools
 import threading
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,15 +22,10 @@ BUFFERED_BYTES = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """What the order is made from.
+    """What the order is made from."""
 
-    Attributes:
-      lengths: examples in each shard.
-      window: records of a lane that are shuffled among themselves.
-    """
-
-    lengths: tuple[int, ...]
-    window: int
+    lengths: tuple[int, ...]  # examples in each shard
+    window: int  # records of a lane that are shuffled among themselves
 
     @property
     def num_lanes(self) -> int:
@@ -51,32 +46,19 @@ def make_shards(lengths: tuple[int, ...], record_bytes: float) -> Shards:
     return Shards(lengths, max(8, records // (2 * min(LANES, len(lengths)))))
 
 
-@dataclasses.dataclass(frozen=True)
-class EpochOrder:
-    """The full set's order in one epoch.
+class EpochOrder(NamedTuple):
+    """The order of a set, or of the kept part of one, in one epoch; every lane is spread evenly over it."""
 
-    Attributes:
-      shards: int64 [S]: the shards lane by lane, each lane's in the order they are read.
-      splits: int64 [lanes + 1]: where each lane begins in `shards`.
-      starts: int64 [lanes]: slots of each lane's first window that lie before the lane's first record.
-      positions: int64 [N]: the epoch's order.
-      lanes: uint8 [N]: the lane that each of them comes from.
-    """
-
-    shards: np.ndarray
-    splits: np.ndarray
-    starts: np.ndarray
-    positions: np.ndarray
-    lanes: np.ndarray
+    shards: np.ndarray  # int64 [S]: the shards lane by lane, each lane's in the order they are read
+    splits: np.ndarray  # int64 [lanes + 1]: where each lane begins in `shards`
+    starts: np.ndarray  # int64 [lanes]: slots of each lane's first window that lie before the lane's first record
+    positions: np.ndarray  # int64 [n]: the epoch's order
+    lanes: np.ndarray  # uint8 [n]: the lane that each of them comes from
 
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(shards: Shards, seed: tuple[int, ...], epoch: int) -> EpochOrder:
-    """The full set's order in one epoch, a pure function of the arguments.
-
-    Returns:
-      an order in which every lane is spread evenly over the epoch, however many records it has.
-    """
+    """The full set's order in one epoch, a pure function of the arguments."""
     bits = np.random.Philox(order.seed_sequence(seed, epoch))
     count, lanes = len(shards.lengths), shards.num_lanes
     shuffled = np.argsort(bits.random_raw(count), kind="stable")
@@ -107,27 +89,17 @@ def epoch_order(shards: Shards, seed: tuple[int, ...], epoch: int) -> EpochOrder
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class LaneReading:
-    """What a process reads of one lane in one epoch: runs of records, cut into windows, and which of them it uses.
+class LaneReading(NamedTuple):
+    """What a process reads of one lane in one epoch: runs of records, cut into windows, and which of them it uses."""
 
-    Attributes:
-      gap: slots at the start of the first window that hold no record.
-      shards, skips, takes: int64 [s]: the runs, in the order they are read.
-      wanted: bool [s]: whether a run holds anything that is used; where not, its records are slots left empty.
-      splits: int64 [windows + 1]: where the uses of each window begin.
-      slots: int64 [n]: place in its window of each image used, in the order of use.
-      positions: int64 [n]: of those images.
-    """
-
-    gap: int
-    shards: np.ndarray
+    gap: int  # slots at the start of the first window that hold no record
+    shards: np.ndarray  # int64 [s]: of the runs, in the order they are read; so are the next three
     skips: np.ndarray
     takes: np.ndarray
-    wanted: np.ndarray
-    splits: np.ndarray
-    slots: np.ndarray
-    positions: np.ndarray
+    wanted: np.ndarray  # bool [s]: whether a run holds anything that is used; if not, its records are slots left empty
+    splits: np.ndarray  # int64 [windows + 1]: where the uses of each window begin
+    slots: np.ndarray  # int64 [n]: place in its window of each image used, in the order of use
+    positions: np.ndarray  # int64 [n]: of those images
 
 
 class Plan:
@@ -146,7 +118,7 @@ class Plan:
         start_step: int = 0,
         rows: slice | None = None,
     ):
-        """Makes a plan; nothing is drawn yet.
+        """Draws nothing yet.
 
         Args:
           shards: what the order is made from.
@@ -181,9 +153,9 @@ class Plan:
         pieces = []
         with self._lock:
             for epoch in range(begin // self.num_kept, -(-end // self.num_kept)):
-                _, positions, lanes = self._filtered(epoch)
+                found = self._filtered(epoch)
                 cut = slice(max(0, begin - epoch * self.num_kept), end - epoch * self.num_kept)
-                pieces.append((positions[cut], lanes[cut], np.full(len(lanes[cut]), epoch)))
+                pieces.append((found.positions[cut], found.lanes[cut], np.full(len(found.lanes[cut]), epoch)))
         columns = [np.concatenate(column).reshape(count, self.batch_size) for column in zip(*pieces, strict=True)]
         # Two epochs that meet in a batch stay apart, so that each is a piece of the row of all batches.
         keys = columns[2] * self.shards.num_lanes + columns[1]
@@ -195,7 +167,7 @@ class Plan:
         with self._lock:
             if epoch in self._touched and not self._touched[epoch][lane]:
                 return _NOTHING
-            full, _, _ = self._filtered(epoch)
+            full = self._filtered(epoch)
             used, splits = self._used(epoch)
         positions = used[splits[lane] : splits[lane + 1]]
         if not len(positions):
@@ -223,12 +195,10 @@ class Plan:
             positions=positions,
         )
 
-    def _filter(self, epoch: int) -> tuple[EpochOrder, np.ndarray, np.ndarray]:
-        """The lanes' shards in one epoch; positions and lanes of the kept images in the epoch's order."""
+    def _filter(self, epoch: int) -> EpochOrder:
         full = epoch_order(self.shards, self.seed, epoch)
         picked = self._kept[full.positions]
-        small = dataclasses.replace(full, positions=full.positions[:0], lanes=full.lanes[:0])
-        return small, full.positions[picked], full.lanes[picked]
+        return full._replace(positions=full.positions[picked], lanes=full.lanes[picked])
 
     def _use(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """This process's images of one epoch by lane, in the order of use; where each lane's begin."""
@@ -236,7 +206,7 @@ class Plan:
         last = -(-(epoch + 1) * self.num_kept // self.batch_size)
         if last <= first:
             self._touched[epoch] = np.zeros(self.shards.num_lanes, bool)
-            return np.zeros(0, np.int64), np.zeros(self.shards.num_lanes + 1, np.int64)
+            return _NONE, np.zeros(self.shards.num_lanes + 1, np.int64)
         positions, lanes, epochs = self.steps(first, last - first)
         mine = epochs == epoch
         positions, lanes = positions[mine], lanes[mine]
@@ -246,5 +216,5 @@ class Plan:
         return positions[by_lane], splits
 
 
-_NOTHING = LaneReading(0, *(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, bool), *np.zeros((3, 0), np.int64))
-_NOTHING = dataclasses.replace(_NOTHING, splits=np.zeros(1, np.int64))
+_NONE = np.zeros(0, np.int64)
+_NOTHING = LaneReading(0, _NONE, _NONE, _NONE, np.zeros(0, bool), np.zeros(1, np.int64), _NONE, _NONE)

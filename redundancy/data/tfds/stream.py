@@ -1,8 +1,8 @@
 """Batches from the record files of a prepared TFDS data set, through tf.data.
 
-A position is an example's place in its split's files, counted shard by shard. Files on a local disk are read record by
-record, and only the wanted ones (`planned`, `fetched`). Others, such as those in gs://, are read from their start on, many
-side by side, and what is not wanted is left out before it is parsed (`shuffled`, `in_order`). The order is the same.
+Of files on a local disk only the wanted records are read (`planned`, `fetched`). Others, such as those in gs://, are read
+from their start on, many side by side, and what is not wanted is skipped unparsed (`shuffled`, `in_order`). The order is the
+same.
 """
 
 import collections
@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from redundancy.data import lanes
-from redundancy.data.crops import RandomResizedCrop
-from redundancy.data.quiet_tensorflow import tf, tfds
-from redundancy.data.records import RecordFiles
+from redundancy.data.crops import TRIES, RandomResizedCrop
+from redundancy.data.tfds import lanes
+from redundancy.data.tfds.quiet import tf, tfds
+from redundancy.data.tfds.records import RecordFiles
 
 INTERLEAVED_SHARDS = 16
+_DRAWS = (TRIES, 4)  # of one crop
 _LOOKED_UP_AT_ONCE = 128
 _PLANNED_AT_ONCE = 4096
 _DECODED_AT_ONCE = 8
@@ -42,11 +43,8 @@ class Stored:
         theirs = collections.defaultdict(list)
         for file, skip, take in zip(other.files, other.skips, other.takes, strict=True):
             theirs[file].append((skip, skip + take))
-        return any(
-            skip < end and start < skip + take
-            for file, skip, take in zip(self.files, self.skips, self.takes, strict=True)
-            for start, end in theirs[file]
-        )
+        mine = zip(self.files, self.skips, self.takes, strict=True)
+        return any(skip < end and start < skip + take for file, skip, take in mine for start, end in theirs[file])
 
 
 def open_file(builder, file) -> tf.data.Dataset:
@@ -55,15 +53,10 @@ def open_file(builder, file) -> tf.data.Dataset:
 
 
 def in_order(builder, stored: Stored, wanted: np.ndarray | None, interleaved: int) -> tf.data.Dataset:
-    """(positions int64 [n], records string [n]) of the wanted positions, some at a time.
+    """(positions int64 [n], records string [n]) of the positions that `wanted` (bool [N], or None for all) marks.
 
-    Only files that hold some are opened, and read as far as the last one.
-
-    Args:
-      builder: of the prepared data set.
-      stored: what is read.
-      wanted: bool [N], or None for all.
-      interleaved: shards read side by side; with 1 the positions ascend.
+    Only files that hold some are opened, and read as far as the last one; `interleaved` of them side by side, so that with 1
+    the positions ascend.
     """
     offsets = np.cumsum((0, *stored.takes[:-1]))
     columns = [np.array(stored.files), *(np.array(each, np.int64) for each in (stored.skips, stored.takes, offsets))]
@@ -100,16 +93,15 @@ def shuffled(
 ) -> tf.data.Dataset:
     """Endless (position, encoded image[, draws of its crop]), one by one, in the order of `plan`.
 
-    Each lane is a pipeline of its own that reads its shards from start to end; a list of lanes says which one gives the
-    next element.
+    Each lane is a pipeline of its own that reads its shards from start to end; the plan says which lane is next.
     """
     files, window = tf.constant(stored.files), plan.shards.window
     first_records = np.array(stored.skips, np.int64)
 
     def read_lane(lane, epoch):
         reading = plan.lane(int(lane), int(epoch))
-        reading = dataclasses.replace(reading, skips=reading.skips + first_records[reading.shards])
-        return [np.asarray(getattr(reading, field.name), np.int64) for field in dataclasses.fields(reading)]
+        reading = reading._replace(skips=reading.skips + first_records[reading.shards])
+        return [np.asarray(column, np.int64) for column in reading]
 
     def draw(epoch, positions):
         return crop.draws(plan.seed, epoch, positions)
@@ -131,7 +123,7 @@ def shuffled(
             if crop is None:
                 return taken, images
             draws = tf.numpy_function(draw, [epoch, taken], tf.float64, stateful=False)
-            return taken, images, tf.ensure_shape(draws, (None, *_draws_shape(crop)))
+            return taken, images, tf.ensure_shape(draws, (None, *_DRAWS))
 
         empty = tf.data.Dataset.from_tensors("")
         runs = tf.data.Dataset.from_tensor_slices((shards, skips, takes, wanted))
@@ -157,13 +149,9 @@ def shuffled(
     return mixed
 
 
-def _draws_shape(crop: RandomResizedCrop) -> tuple[int, ...]:
-    return crop.draws((0,), 0, np.zeros(1, np.int64)).shape[1:]
-
-
 def _empty_window(crop: RandomResizedCrop | None):
     window = (tf.zeros([0], tf.int64), tf.zeros([0], tf.string))
-    return window if crop is None else (*window, tf.zeros((0, *_draws_shape(crop)), tf.float64))
+    return window if crop is None else (*window, tf.zeros((0, *_DRAWS), tf.float64))
 
 
 def _choices(plan: lanes.Plan) -> tf.data.Dataset:
@@ -190,20 +178,21 @@ def planned(plan: lanes.Plan, crop: RandomResizedCrop | None) -> tf.data.Dataset
     """Endless (position[, draws of its crop]), one by one, in the order of `plan`."""
 
     def rows(step):
-        positions, _, epochs = plan.steps(int(step), 1)
-        return (positions[0],) if crop is None else (positions[0], crop.draws(plan.seed, epochs[0], positions[0]))
+        (positions,), _, (epochs,) = plan.steps(int(step), 1)
+        return (positions,) if crop is None else (positions, crop.draws(plan.seed, epochs, positions))
 
     @tf.autograph.experimental.do_not_convert
     def make(step):
-        kinds = [tf.int64] if crop is None else [tf.int64, tf.float64]
-        shapes = [(None,)] if crop is None else [(None,), (None, *_draws_shape(crop))]
+        kinds = [tf.int64, tf.float64][: 1 if crop is None else 2]
         found = tf.numpy_function(rows, [step], kinds, stateful=False)
-        return tuple(tf.ensure_shape(each, shape) for each, shape in zip(found, shapes, strict=True))
+        return tuple(
+            tf.ensure_shape(each, shape) for each, shape in zip(found, [(None,), (None, *_DRAWS)], strict=False)
+        )
 
     return tf.data.Dataset.range(plan.start_step, np.iinfo(np.int64).max).map(make).prefetch(2).unbatch()
 
 
-def fetched(builder, stored: Stored, image_key: str, positions: tf.data.Dataset) -> Callable[[int], tf.data.Dataset]:
+def fetched(stored: Stored, image_key: str, positions: tf.data.Dataset) -> Callable[[int], tf.data.Dataset]:
     """Adds encoded images, read one by one, to (position[, draws]), of which some are taken together."""
     files = RecordFiles(stored.files, stored.skips, stored.takes)
 
@@ -228,14 +217,13 @@ def decoded(
     image_shape: tuple[int, ...],
     together: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of positions int64 [b] and pixels uint8 [b, H, W, C], made ahead.
+    """Batches of positions int64 [b] and pixels uint8 [b, H, W, C], made ahead; the last may be short.
 
     Args:
       groups: from a number to a data set of positions, encoded images and what else `decode` takes, so many together.
       decode: from string [k] and the others to uint8 [k, H, W, C].
-      batch_size: of what is returned; the last may be short.
-      image_shape: (H, W, C).
-      together: images decoded in one call; best a divisor of the batch, so that none need be moved later.
+      batch_size, image_shape: b and (H, W, C).
+      together: images decoded in one call; best a divisor of the batch, which saves a copy.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -252,6 +240,6 @@ def decoded(
 
 
 def together(batch_size: int) -> int:
-    """How many images to decode in one call: a divisor of the batch where there is a fair one."""
+    """How many images to decode in one call: a divisor of the batch if there is a fair one."""
     divisors = [number for number in range(4, _DECODED_AT_ONCE + 1) if batch_size % number == 0]
     return max(divisors, default=min(batch_size, _DECODED_AT_ONCE))

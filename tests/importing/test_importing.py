@@ -13,10 +13,11 @@ import pytest
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
-from redundancy.embedding import ids as ids_lib
-from redundancy.embedding import store, vectors
-from redundancy.embedding.importing import Request, import_embeddings
+from redundancy.embedding import store
 from redundancy.errors import ConfigError, DataError, UserError, WorkdirError
+from redundancy.importing import ids as ids_lib
+from redundancy.importing import vectors
+from redundancy.importing.stage import Request, import_embeddings
 from redundancy.workdir import Workdir
 
 N, D = 60, 5
@@ -473,7 +474,7 @@ def test_a_killed_import_continues_and_ends_the_same(files, monkeypatch):
     script = f"""
 import os, signal
 from redundancy import storage
-from redundancy.embedding import importing
+from redundancy.importing import stage
 from redundancy.workdir import Workdir
 write, written = storage.files.write_bytes, []
 def write_then_die(path, data):
@@ -482,7 +483,7 @@ def write_then_die(path, data):
     written.append(path)
     write(path, data)
 storage.files.write_bytes = write_then_die
-importing.import_embeddings(importing.{files.request(parts=5)!r}, Workdir({files.workdir.root!r}))
+stage.import_embeddings(stage.{files.request(parts=5)!r}, Workdir({files.workdir.root!r}))
 """
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
     names = [name for name in storage.list_dir(files.store) if name.endswith(".parquet")]

@@ -1,7 +1,6 @@
-"""Imports TensorFlow and TFDS without the lines that their native code writes to stderr before logging is set up.
-Keeps TensorFlow away from the accelerator, and TFDS from importing what a data set's files name.
-
-TF_CPP_MIN_LOG_LEVEL does not reach them. Errors of the import itself are Python exceptions and are not hidden.
+"""Imports TensorFlow and TFDS without the lines that their native code writes to stderr before logging is set up, which
+TF_CPP_MIN_LOG_LEVEL does not reach; errors of the import are Python exceptions and stay visible. Keeps TensorFlow away from
+the accelerator, and TFDS from importing what a data set's files name.
 """
 
 import contextlib
@@ -26,15 +25,14 @@ with _native_stderr_closed():
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    # The accelerator is JAX's alone; too late where something else has started TensorFlow's devices before.
+    # The accelerator is JAX's alone; too late if something else has started TensorFlow's devices before.
     with contextlib.suppress(RuntimeError, ValueError):
         for kind in ("GPU", "TPU"):
             tf.config.set_visible_devices([], kind)
 
 
 def _refuse_foreign_features():
-    # A prepared data set's features.json names the classes of its features, and TFDS imports the modules that they are in:
-    # any module would be, which is code run from data.
+    # A prepared data set's features.json names the classes of its features, and TFDS imports whatever module they are in.
     connector = tfds.features.FeatureConnector
     find = connector.cls_from_name.__func__
 

@@ -1,11 +1,12 @@
-"""The ids that embeddings were imported with, beside their store: ids.parquet with columns position and id.
+"""The ids of imported embeddings, beside their store: ids.parquet with columns position and id.
 
-ids.json, their checksum, tells that there are ids should ids.parquet be lost. The store's manifest does not: what was
-made of the embeddings knows it by its checksum, and ids may come later.
+ids.json holds their checksum, so that a lost ids.parquet is noticed. The store's manifest does not name them: ids may come
+later, and everything made of the embeddings refers to the manifest by its checksum.
 """
 
 import contextlib
 import hashlib
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,8 @@ import pyarrow as pa
 from redundancy import storage
 from redundancy.errors import DataError
 from redundancy.workdir import need_fields, read_manifest
+
+_AGAIN = 'give "redundancy import" with the ids again'
 
 
 def path(folder: str) -> str:
@@ -26,6 +29,12 @@ def _marker(folder: str) -> str:
 
 def _sha256(ids: pa.Array) -> str:
     return hashlib.sha256("\n".join(ids.to_pylist()).encode()).hexdigest()
+
+
+def content_of(manifest: Any) -> Any:
+    """The checksum of the import that a store's manifest names; None if it was not imported."""
+    checkpoint = manifest.get("checkpoint") if isinstance(manifest, dict) else None
+    return checkpoint.get("sha256") if isinstance(checkpoint, dict) else None
 
 
 def write(folder: str, positions: np.ndarray, ids: pa.Array, content: str) -> None:
@@ -49,11 +58,7 @@ def remove(folder: str) -> None:
 
 
 def may_write(folder: str, ids: pa.Array) -> bool:
-    """Whether the store has no ids, or these; ids that are lost or damaged may be written again.
-
-    Raises:
-      DataError: as `read`.
-    """
+    """Whether the store has no ids, or these (perhaps lost); raises as `read`."""
     if storage.exists(path(folder)):
         return read(folder)[1].equals(ids)
     if not storage.exists(_marker(folder)):
@@ -62,40 +67,34 @@ def may_write(folder: str, ids: pa.Array) -> bool:
 
 
 def read(folder: str) -> tuple[np.ndarray, pa.Array] | None:
-    """The ids of a finished store: positions [n] int64 ascending and their ids [n] string; None where it has none.
+    """The ids of a finished store: positions [n] int64 ascending and their ids [n] string; None if it has none.
 
     Raises:
       DataError: they are lost, damaged, or of other embeddings than the store's.
     """
-    if not storage.exists(path(folder)):
-        if storage.exists(_marker(folder)):
+    file, marker = path(folder), _marker(folder)
+    if not storage.exists(file):
+        if storage.exists(marker):
             raise DataError(
-                f"{path(folder)} is missing, but {_marker(folder)} says that ids were imported. Give "
-                f'"redundancy import" with the same ids again, or delete {_marker(folder)} to go on without any.'
+                f'{file} is missing, but {marker} says that ids were imported. Give "redundancy import" with the same ids '
+                f"again, or delete {marker} to go on without any."
             )
         return None
     table = None
     with contextlib.suppress(DataError):
-        table = storage.read_parquet(path(folder), ["position", "id"])
-    manifest = read_manifest(folder)
-    checkpoint = manifest.get("checkpoint") if isinstance(manifest, dict) else None
-    content = checkpoint.get("sha256") if isinstance(checkpoint, dict) else None
+        table = storage.read_parquet(file, ["position", "id"])
+    content = content_of(read_manifest(folder))
     if table is None or not _is_whole(table, content):
-        raise DataError(
-            f"{path(folder)} is damaged, or of other embeddings than {folder}. Delete it and give "
-            '"redundancy import" with the ids again.'
-        )
-    marker = _marker(folder)
+        raise DataError(f"{file} is damaged, or of other embeddings than {folder}. Delete it and {_AGAIN}.")
     if storage.exists(marker) and storage.read_json(marker) != {"sha256": storage.parquet_metadata(table)["sha256"]}:
         raise DataError(
-            f"{path(folder)} holds other ids than {marker} says were imported. Bring the right file back; or delete both "
-            'and give "redundancy import" with the ids again.'
+            f"{file} holds other ids than {marker} says were imported. Bring the right file back; or delete both and {_AGAIN}."
         )
     return table["position"].to_numpy(), table["id"].combine_chunks()
 
 
 def _is_whole(table: pa.Table, content: str | None) -> bool:
-    """Whether the ids are those that were written, beside the embeddings of this content."""
+    """Whether these are the ids that were written beside the embeddings of this content."""
     position, ids = table["position"].combine_chunks(), table["id"].combine_chunks()
     if position.type != pa.int64() or not (pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)):
         return False

@@ -1,11 +1,11 @@
-"""Single records of TFRecord files on a local disk, read from where they lie. Never imports TensorFlow.
+"""Reads single records of TFRecord files on a local disk. Never imports TensorFlow.
 
-A record is its length (8 bytes, little-endian), 4 bytes of checksum, the data, 4 bytes of checksum. Where records lie is
-found once for each file, by going from length to length. Checksums are not looked at: what opens a data set has read all
-labels, with checksums, since the files last changed.
+A record is its length (8 bytes, little-endian), 4 bytes of checksum, the data, 4 bytes of checksum; going from length to
+length finds the records of a file, once. Checksums are not read: opening the data set has read all labels with them.
 """
 
 import functools
+import io
 import os
 from collections.abc import Sequence
 
@@ -21,32 +21,20 @@ class RecordFiles:
     """The records of some files, or parts of them, by position; safe to use in several threads."""
 
     def __init__(self, files: Sequence[str], skips: Sequence[int], takes: Sequence[int]):
-        """Opens nothing yet.
-
-        Args:
-          files: paths.
-          skips, takes: records to leave out at the start of each file, and to count after that.
-        """
+        """Opens nothing yet; `skips` records at the start of each file are left out, `takes` after them count."""
         self._files, self._skips = files, skips
         self._ends = np.cumsum(takes)
         self._offsets = [None] * len(files)
         # A file that falls out is closed when the last thread that reads it has let go of it.
-        self._opened = functools.lru_cache(maxsize=_OPEN_FILES)(self._open)
+        self._opened = functools.lru_cache(maxsize=_OPEN_FILES)(lambda shard: io.FileIO(files[shard]))
 
     def read(self, positions: np.ndarray) -> np.ndarray:
-        """The records at positions int64 [n]: bytes objects [n].
-
-        Raises:
-          DataError: a file is missing or too short.
-        """
+        """The records at positions int64 [n]: bytes objects [n]. Raises DataError if a file is missing or too short."""
         shards = np.searchsorted(self._ends, positions, side="right")
         found = np.empty(len(positions), object)
         for row, (shard, position) in enumerate(zip(shards.tolist(), positions.tolist(), strict=True)):
             found[row] = self._record(shard, position)
         return found
-
-    def _open(self, shard: int):
-        return open(self._files[shard], "rb", buffering=0)
 
     def _record(self, shard: int, position: int) -> bytes:
         try:

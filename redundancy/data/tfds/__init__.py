@@ -1,0 +1,1 @@
+"""Data sets of TensorFlow Datasets: found, prepared, and read through tf.data."""

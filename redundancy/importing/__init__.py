@@ -1,0 +1,1 @@
+"""The command `import`: embeddings of other tools, checked and brought into the store."""
