@@ -206,7 +206,7 @@ def engine() -> Callable:
         from redundancy.selection import local
 
         return local.run
-    from redundancy.selection import distributed
+    from redundancy.selection.cluster import distributed
 
     return functools.partial(distributed.run, scheduler=_FLAGS["scheduler"].value)
 

@@ -50,11 +50,11 @@ def _stage(name: str, lease: Lease):
         case "embed":
             from redundancy.embedding.extract import embed as stage
         case "link":
-            from redundancy.selection.stages import link
+            from redundancy.selection.link import link
 
             stage = functools.partial(link, engine=commands.engine())
         case "select":
-            from redundancy.selection.stages import select as stage
+            from redundancy.selection.select import select as stage
         case "sweep":
             from redundancy.experiment import sweep
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from redundancy import machine, processes, storage, table
 from redundancy.data import Dataset
-from redundancy.selection import choices, linkage, methods
+from redundancy.selection import choices, methods
+from redundancy.selection.linkage import complete
 from redundancy.workdir import Workdir, read_manifest
 
 if TYPE_CHECKING:  # link and select alone do without all that trains
@@ -340,7 +341,7 @@ def _class_in_memory(size: int, dimension: int, num_merges: int) -> Need:
     pairs = size * (size - 1) // 2
     # Fewer at a time where memory is short.
     room = machine.available_memory() // 2
-    some = min(_SOME_PAIRS * min(linkage.first_target(size, num_merges), _MOST_PAIRS), room)
+    some = min(_SOME_PAIRS * min(complete.first_target(size, num_merges), _MOST_PAIRS), room)
     found = _ALL_PAIRS * pairs if size <= _SMALL else min(_ALL_PAIRS * pairs, some)
     # Embeddings and unit vectors; these once more around their mean, and what is copied while the class is read.
     return Need(2, 4) * (4 * size * dimension) + Need(0, found + 300 * size)

@@ -97,7 +97,8 @@ def main() -> None:
     import redundancy.experiment
     import redundancy.main
     import redundancy.report.stage
-    import redundancy.selection.stages
+    import redundancy.selection.link
+    import redundancy.selection.select
     import redundancy.training.pretrain  # noqa: F401
 
     for line in sys.stdin:

@@ -11,7 +11,8 @@ from redundancy import config as config_lib
 from redundancy.embedding.extract import embed
 from redundancy.experiment import sweep
 from redundancy.report.stage import report
-from redundancy.selection.stages import link, select
+from redundancy.selection.link import link
+from redundancy.selection.select import select
 from redundancy.training.pretrain import train
 from redundancy.workdir import STAGES, Workdir
 

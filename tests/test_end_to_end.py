@@ -19,7 +19,9 @@ from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
 from redundancy.experiment import sweep
 from redundancy.report.stage import report
-from redundancy.selection.stages import link, read_subset, select
+from redundancy.selection.link import link
+from redundancy.selection.select import select
+from redundancy.selection.subset import read_subset
 from redundancy.training.pretrain import train
 from redundancy.workdir import STAGES, Workdir
 

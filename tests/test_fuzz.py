@@ -29,7 +29,9 @@ from redundancy.export.command import Request as ExportRequest
 from redundancy.export.command import export
 from redundancy.importing import ids as ids_lib
 from redundancy.importing.stage import Request, import_embeddings
-from redundancy.selection.stages import link, read_subset, select
+from redundancy.selection.link import link
+from redundancy.selection.select import select
+from redundancy.selection.subset import read_subset
 from redundancy.workdir import Workdir, need_manifest, read_manifest
 from tests.tiers import examples
 

@@ -18,7 +18,8 @@ from redundancy.export.command import Request, export
 from redundancy.importing import ids
 from redundancy.importing.stage import Request as Import
 from redundancy.importing.stage import import_embeddings
-from redundancy.selection import merges, stages, tasks
+from redundancy.selection import merges, tasks
+from redundancy.selection.link import link
 from redundancy.training.checkpoints import Checkpoints
 from redundancy.workdir import STAGES, Workdir
 
@@ -267,14 +268,14 @@ def test_classes_that_are_damaged_while_linking_are_linked_again(copy, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(merges, "pack", killed)
         with pytest.raises(KeyboardInterrupt):
-            stages.link(config, workdir)
+            link(config, workdir)
     files = sorted(pathlib.Path(merges.scratch(folder)).iterdir())
     assert len(files) == 10
     for number, path in enumerate(files[:6]):
         replace(path, flips(path.read_bytes(), 1, number)[1])
     replace(files[6], files[7].read_bytes())
     replace(files[7], files[8].read_bytes()[:50])
-    stages.link(config, workdir)
+    link(config, workdir)
     assert contents(workdir, "merges/end/*") == whole
 
 

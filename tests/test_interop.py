@@ -16,7 +16,8 @@ from redundancy import config as config_lib
 from redundancy.data import open_dataset
 from redundancy.importing.stage import Request as Import
 from redundancy.importing.stage import import_embeddings
-from redundancy.selection import stages
+from redundancy.selection.link import link
+from redundancy.selection.select import select
 from redundancy.selection.subset import read_subset
 from redundancy.workdir import Workdir
 
@@ -72,8 +73,8 @@ def made(tmp_path_factory, repo, child_env):
     workdir = Workdir(str(folder / "w"))
     workdir.claim(config)
     import_embeddings(Import(str(folder / "E.npy"), str(folder / "Y.npy")), workdir, config)
-    stages.link(config, workdir)
-    stages.select(config, workdir)
+    link(config, workdir)
+    select(config, workdir)
     env = {**child_env, "PYTHONPATH": os.pathsep.join([str(repo), child_env.get("PYTHONPATH", "")])}
     for of_section in sections().values():
         for language, text in of_section:

@@ -16,7 +16,8 @@ from redundancy import limits, machine, needs, storage
 from redundancy.data import open_dataset
 from redundancy.embedding import store
 from redundancy.errors import ConfigError, WorkdirError
-from redundancy.selection import stages
+from redundancy.selection.link import link
+from redundancy.selection.select import select
 from redundancy.training import plan
 from redundancy.training.checkpoints import Checkpoints
 from redundancy.workdir import STAGES, Workdir
@@ -164,8 +165,8 @@ def test_estimates_are_near_what_link_and_select_write(tmp_path, sizes, dimensio
     work = needs.work_of(config, workdir, None, todo)
     assert (work.images, work.dimensions) == (n, {"end": dimension})
     by_kind, _ = needs.disk(dataclasses.replace(work, todo=todo))
-    stages.link(config, workdir)
-    stages.select(config, workdir)
+    link(config, workdir)
+    select(config, workdir)
     for kind in ("merges", "subsets"):
         actual = needs.written(workdir.path(kind))
         assert by_kind[kind].least < actual, kind

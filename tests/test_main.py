@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from redundancy.config import FIELDS
-from redundancy.selection import choices, linkage
+from redundancy.selection import choices
+from redundancy.selection.linkage import complete
 from redundancy.workdir import STAGES
 
 DIGITS = "--config=configs/digits.py:smoke"
@@ -118,7 +119,7 @@ def test_from_embeddings_to_what_is_kept(redundancy, tmp_path):
     expected = []
     for label, count in counts.items():
         rows = np.flatnonzero(labels == label)
-        tree = linkage.complete_linkage(embeddings[rows], len(rows) - count)
+        tree = complete.complete_linkage(embeddings[rows], len(rows) - count)
         kept, _, _ = choices.semantic_subset(tree, embeddings[rows], count, "cosine_raw_mean")
         expected += rows[kept].tolist()
     kept = np.load(tmp_path / "kept.npy")

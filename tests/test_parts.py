@@ -16,7 +16,8 @@ from redundancy.data import shared_dataset
 from redundancy.errors import ConfigError
 from redundancy.importing.stage import Request, import_embeddings
 from redundancy.parts import Part
-from redundancy.selection.stages import link, select
+from redundancy.selection.link import link
+from redundancy.selection.select import select
 from redundancy.training import packing
 from redundancy.training.loop import digest, identity, result_path
 from redundancy.training.packing import Packing

@@ -30,10 +30,11 @@ from redundancy.data import shared_dataset
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.report import gallery
 from redundancy.report.figures import INK, KEPT, MUTED, RANDOM, SEMANTIC, STYLE
-from redundancy.selection import choices, cut
-from redundancy.selection.dissimilarity import between_all, unit_vectors
-from redundancy.selection.linkage import complete_linkage
-from redundancy.selection.stages import read_subset
+from redundancy.selection import choices
+from redundancy.selection.linkage import cut
+from redundancy.selection.linkage.complete import complete_linkage
+from redundancy.selection.linkage.dissimilarity import between_all, unit_vectors
+from redundancy.selection.subset import read_subset
 from redundancy.workdir import Workdir, subset_name
 
 IMAGES = pathlib.Path(__file__).resolve().parents[1] / "images"

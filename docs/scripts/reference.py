@@ -24,7 +24,7 @@ from redundancy.embedding import store
 from redundancy.importing import ids
 from redundancy.report import compare
 from redundancy.selection import merges, subset
-from redundancy.selection.linkage import Merges
+from redundancy.selection.linkage.complete import Merges
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = REPO / "docs" / "reference"

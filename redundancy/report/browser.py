@@ -15,7 +15,7 @@ import numpy as np
 
 from redundancy.report import classes, images
 from redundancy.report.classes import Cut
-from redundancy.selection.linkage import Merges
+from redundancy.selection.linkage.complete import Merges
 
 # Bytes of the page from which on each class lies in a file of its own, and of such a file.
 PAGE_BYTES = 8_800_000

@@ -12,7 +12,7 @@ from redundancy.errors import DataError, WorkdirError
 from redundancy.report import browser, classes, gallery, words
 from redundancy.selection import merges as merges_lib
 from redundancy.selection.choices import rows_by_class
-from redundancy.selection.linkage import Merges
+from redundancy.selection.linkage.complete import Merges
 from redundancy.selection.subset import Subset, need_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name
 

@@ -8,8 +8,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from redundancy.selection import cut
-from redundancy.selection.linkage import Merges
+from redundancy.selection.linkage import cut
+from redundancy.selection.linkage.complete import Merges
 from redundancy.selection.subset import Subset
 
 

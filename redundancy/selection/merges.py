@@ -16,7 +16,7 @@ from redundancy import storage
 from redundancy.embedding.store import part_name
 from redundancy.errors import DataError
 from redundancy.selection import choices
-from redundancy.selection.linkage import Merges
+from redundancy.selection.linkage.complete import Merges
 from redundancy.workdir import read_manifest, write_manifest
 
 _IDENTITY = "identity"

@@ -17,9 +17,10 @@ import pyarrow as pa
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError
-from redundancy.selection import dissimilarity, linkage, merges, pairs
-from redundancy.selection.linkage import Linker
-from redundancy.selection.pairs import Pairs
+from redundancy.selection import merges
+from redundancy.selection.linkage import complete, dissimilarity, pairs
+from redundancy.selection.linkage.complete import Linker
+from redundancy.selection.linkage.pairs import Pairs
 
 # Calls the function with each tuple of arguments, anywhere, and returns the results in the same order.
 Run = Callable[[Callable[..., Any], Sequence[tuple]], list]
@@ -98,7 +99,7 @@ def link_class(task: ClassTask, advance: Callable[[float], None] | None = None) 
     """
     _local.split = _local.linker = None
     if merges.read_class(task.path, task.identity) is None:
-        found = linkage.complete_linkage(_read(task), task.num_merges, advance)
+        found = complete.complete_linkage(_read(task), task.num_merges, advance)
         merges.create_class(task.path, task.label, found, task.identity)
 
 
@@ -182,7 +183,7 @@ def link_split(task: ClassTask, num_blocks: int, run: Run) -> None:
     """
     thresholds = []
     while (threshold := run(continue_class, [(task, tuple(thresholds), num_blocks)])[0]) is not None:
-        above = thresholds[-1] if thresholds else linkage.BELOW_ALL
+        above = thresholds[-1] if thresholds else complete.BELOW_ALL
         number = len(thresholds)
         run(compute_pairs, [(task, number, above, threshold, block, num_blocks) for block in range(num_blocks)])
         thresholds.append(threshold)

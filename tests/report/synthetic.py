@@ -9,7 +9,8 @@ from redundancy import config as config_lib
 from redundancy import experiment, storage, table
 from redundancy.data import open_dataset
 from redundancy.embedding import store
-from redundancy.selection.stages import link, select
+from redundancy.selection.link import link
+from redundancy.selection.select import select
 from redundancy.selection.subset import Subset, write_subset
 from redundancy.workdir import Workdir, subset_name, write_manifest
 

@@ -17,7 +17,7 @@ from synthetic import make_workdir, noise_images
 from redundancy import storage
 from redundancy.report import browser as browser_lib
 from redundancy.report.stage import report
-from redundancy.selection.stages import read_subset
+from redundancy.selection.subset import read_subset
 from redundancy.workdir import subset_name
 from tests.tiers import soaked
 

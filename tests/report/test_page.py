@@ -13,7 +13,7 @@ from redundancy import storage
 from redundancy.errors import DataError, WorkdirError
 from redundancy.report import browser
 from redundancy.report.stage import report, report_fraction
-from redundancy.selection.stages import read_subset
+from redundancy.selection.subset import read_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name, write_manifest
 
 pytestmark = pytest.mark.usefixtures("quick_pdfs")

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 from scipy.cluster import hierarchy
 
-from redundancy.selection import dissimilarity, linkage
+from redundancy.selection.linkage import complete, dissimilarity
 
 
 def ordered_pairs(embeddings):
@@ -17,7 +17,7 @@ def ordered_pairs(embeddings):
     return i[order], j[order], value[order]
 
 
-def by_scipy(embeddings) -> linkage.Merges:
+def by_scipy(embeddings) -> complete.Merges:
     """SciPy's linkage of the pairs' places in the total order, in which nothing ties."""
     n = len(embeddings)
     i, j, value = ordered_pairs(embeddings)
@@ -25,10 +25,10 @@ def by_scipy(embeddings) -> linkage.Merges:
     place[i, j] = np.arange(len(i))
     rows = hierarchy.linkage(place[np.triu_indices(n, 1)], method="complete")
     left, right, last, size = rows.T.astype(np.int64)
-    return linkage.Merges(left, right, value[last], size)
+    return complete.Merges(left, right, value[last], size)
 
 
-def by_definition(embeddings) -> linkage.Merges:
+def by_definition(embeddings) -> complete.Merges:
     """Merges, again and again, the two clusters whose last pair in the total order comes first."""
     n = len(embeddings)
     key = {(i, j): (value, i, j) for i, j, value in zip(*(x.tolist() for x in ordered_pairs(embeddings)), strict=True)}
@@ -42,10 +42,10 @@ def by_definition(embeddings) -> linkage.Merges:
         clusters[number] = clusters.pop(left) + clusters.pop(right)
         rows.append((left, right, value, len(clusters[number])))
     left, right, height, size = np.array(rows).reshape(-1, 4).T
-    return linkage.Merges(left.astype(np.int64), right.astype(np.int64), height, size.astype(np.int64))
+    return complete.Merges(left.astype(np.int64), right.astype(np.int64), height, size.astype(np.int64))
 
 
-def assert_same(found: linkage.Merges, expected: linkage.Merges) -> None:
+def assert_same(found: complete.Merges, expected: complete.Merges) -> None:
     """`found` is the beginning of `expected`, bit for bit; so the partitions agree at every number of groups."""
     for name in ("left", "right", "height", "size"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)[: len(found)]), name

@@ -23,7 +23,9 @@ from dask_processes import Cluster, sabotage
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import ConfigError, DataError, UserError
-from redundancy.selection import dask_cluster, dask_worker, distributed, merges, stages, tasks
+from redundancy.selection import merges, tasks
+from redundancy.selection.cluster import dask_cluster, dask_worker, distributed
+from redundancy.selection.link import link
 
 pytest.importorskip("distributed")
 
@@ -95,7 +97,7 @@ def expected(synthetic):
 
     def make(**arguments):
         config, workdir = synthetic("expected", **{"sizes": SIZES, **arguments})
-        stages.link(config, workdir)
+        link(config, workdir)
         return _files(workdir)
 
     return make
@@ -114,7 +116,7 @@ def test_local_workers_make_the_same_bytes_and_each_file_once(synthetic, expecte
         assert len(first) == len(todo) == len(SIZES)
         assert first == {task.label: _classes(workdir)[os.path.basename(task.path)] for task in todo}
 
-    stages.link(config, workdir, twice)
+    link(config, workdir, twice)
     assert _files(workdir) == expected()
 
 
@@ -134,7 +136,7 @@ def test_a_class_is_written_once_by_many_threads(synthetic):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stages.link(config, workdir, engine)
+        link(config, workdir, engine)
     assert written[0] == written[1]
     assert len(written[0]) == 1
 
@@ -153,7 +155,7 @@ def test_a_large_class_is_split_and_makes_the_same_bytes(synthetic, expected, sh
 
         distributed.run(todo, count, scheduler=shared.address, split_images=600)
 
-    stages.link(config, workdir, engine)
+    link(config, workdir, engine)
     assert calls == [3, 2]
     assert tuple(told.values()) == sizes
     assert _files(workdir) == expected(sizes=sizes)
@@ -171,7 +173,7 @@ def test_a_killed_machine_costs_nothing_but_time(synthetic, expected, cluster):
         seen.append(len(_classes(workdir)))
         cluster.kill(workers[0])
 
-    stages.link(config, workdir, _engine(f"file:{cluster.file}", at=10, do=kill))
+    link(config, workdir, _engine(f"file:{cluster.file}", at=10, do=kill))
     assert 10 <= seen[0] < 40
     assert workers[0].returncode == -signal.SIGKILL
     assert _files(workdir) == expected()
@@ -191,11 +193,11 @@ def test_a_lost_scheduler_is_told_and_a_new_cluster_continues(synthetic, expecte
     with pytest.raises(
         UserError, match=r"scheduler tcp://.* is gone.* [123]\d of this run's 40 classes are.* same command"
     ):
-        stages.link(config, workdir, _engine(cluster.address, at=10, do=kill))
+        link(config, workdir, _engine(cluster.address, at=10, do=kill))
     before = _classes(workdir)
     assert 10 <= len(before) < 40
     kept = []
-    stages.link(config, workdir, _engine(shared.address, at=1, do=lambda: kept.append(_classes(workdir))))
+    link(config, workdir, _engine(shared.address, at=1, do=lambda: kept.append(_classes(workdir))))
     assert before.items() <= kept[0].items()
     assert _files(workdir) == expected()
 
@@ -214,13 +216,13 @@ def test_a_class_that_cannot_be_read_ends_the_run_with_its_own_error(synthetic, 
         distributed.run(todo, finished, scheduler=shared.address)
 
     with pytest.raises(DataError) as told:
-        stages.link(config, workdir, damaged)
+        link(config, workdir, damaged)
     with pytest.raises(DataError, match="cannot be read as Parquet") as own:
         EmbeddingStore(workdir.embeddings("end"), check=False).read_class(5)
     assert str(told.value) == str(own.value)
     assert 0 < len(_classes(workdir)) < 40
     storage.write_bytes(str(part), whole)
-    stages.link(config, workdir)
+    link(config, workdir)
     assert _files(workdir) == expected(num_parts=1)
 
 
@@ -231,10 +233,10 @@ def test_what_fails_for_no_fault_of_the_user_is_tried_again(synthetic, expected,
     with pytest.raises(
         UserError, match=r'class "class 9".* failed 4 times: on worker .*: ConnectionResetError: the network'
     ):
-        stages.link(config, workdir, _engine(shared.address))
+        link(config, workdir, _engine(shared.address))
     sabotage(workdir, **{"fail once": 9})
     os.remove(workdir.path("failed"))
-    stages.link(config, workdir, _engine(shared.address))
+    link(config, workdir, _engine(shared.address))
     assert storage.exists(workdir.path("failed"))
     assert _files(workdir) == expected()
 
@@ -247,7 +249,7 @@ def test_a_class_that_kills_its_workers_is_named_when_all_others_are_done(synthe
     for _ in range(3):
         cluster.worker("--no-nanny")
     with pytest.raises(DataError) as told:
-        stages.link(config, workdir, _engine(cluster.address))
+        link(config, workdir, _engine(cluster.address))
     assert 'class "class 7" (label 7, 20 images): 1 workers died while linking it' in str(told.value)
     assert "more memory" in str(told.value)
     assert "39 of this run's 40 classes are finished" in str(told.value)
@@ -261,7 +263,7 @@ def test_an_unreachable_scheduler_is_told(synthetic, monkeypatch):
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(UserError, match=rf"no Dask scheduler at {address}.*dask scheduler"):
-            stages.link(config, workdir, _engine(address))
+            link(config, workdir, _engine(address))
 
 
 @pytest.mark.parametrize(
@@ -278,14 +280,14 @@ def test_an_unreachable_scheduler_is_told(synthetic, monkeypatch):
 def test_a_wrong_scheduler_is_refused(synthetic, scheduler, kind, what):
     config, workdir = synthetic()
     with pytest.raises(kind, match=what):
-        stages.link(config, workdir, _engine(scheduler))
+        link(config, workdir, _engine(scheduler))
 
 
 def test_without_dask_the_extra_is_named(synthetic, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     config, workdir = synthetic()
     with pytest.raises(UserError, match=r'pip install "redundancy\[distributed\]"'):
-        stages.link(config, workdir, _engine("local:2"))
+        link(config, workdir, _engine("local:2"))
 
 
 # Makes a worker tell that it has another version of this package, or none.
@@ -313,7 +315,7 @@ def test_workers_of_another_program_or_none_are_told(synthetic, cluster, monkeyp
         preload.write_text(OTHER.format(what=what))
         process = cluster.worker("--no-nanny", preload=preload)
         with pytest.raises(UserError, match=told):
-            stages.link(config, workdir, _engine(cluster.address))
+            link(config, workdir, _engine(cluster.address))
         cluster.kill(process)
     assert any("no workers" in line and f"dask worker {cluster.address}" in line for line in lines)
 
@@ -337,15 +339,16 @@ import contextlib, sys
 sys.path[:0] = [{tests!r}]
 import conftest
 from redundancy import storage
-from redundancy.selection import distributed, stages, tasks
+from redundancy.selection import distributed, tasks
+from redundancy.selection.link import link
 def interrupted(todo, finished):
     tasks.link_class(todo[0])
     raise KeyboardInterrupt
 if __name__ == "__main__":
     config, workdir = conftest.make_workdir("gs://{bucket}/w", sizes={sizes!r})
     with contextlib.suppress(KeyboardInterrupt):
-        stages.link(config, workdir, interrupted)
-    stages.link(config, workdir, lambda *arguments: distributed.run(*arguments, scheduler="local:2", split_images=600))
+        link(config, workdir, interrupted)
+    link(config, workdir, lambda *arguments: distributed.run(*arguments, scheduler="local:2", split_images=600))
     folder = workdir.merges("end")
     for name in storage.list_dir(folder):
         print(name, storage.sha256(storage.join(folder, name)))

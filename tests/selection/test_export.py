@@ -25,8 +25,9 @@ from redundancy.export.command import Request, export
 from redundancy.importing import ids as ids_lib
 from redundancy.importing.stage import Request as Import
 from redundancy.importing.stage import import_embeddings
-from redundancy.selection import stages
-from redundancy.selection.subset import read_subset
+from redundancy.selection.link import link
+from redundancy.selection.select import select
+from redundancy.selection.subset import read_subset, write_subset
 from redundancy.workdir import Workdir
 from tests.ports import free_port
 from tests.waiting import wait_until
@@ -36,8 +37,8 @@ from tests.waiting import wait_until
 def selected(synthetic):
     """A workdir with semantic subsets of two layers and two random ones of each fraction."""
     config, workdir = synthetic(layers=("end", "start"))
-    stages.link(config, workdir)
-    stages.select(config, workdir)
+    link(config, workdir)
+    select(config, workdir)
     return config, workdir
 
 
@@ -203,8 +204,8 @@ def imported(tmp_path, n=50, **fields):
     import_embeddings(Import(str(tmp_path / "E.npy"), str(tmp_path / "Y.npy"), **fields), workdir)
     config = config_lib.resolve({"dataset": "", "fractions": (0.8,), "methods": ("semantic", "random"), "trials": 1})
     workdir.claim(config)
-    stages.link(config, workdir)
-    stages.select(config, workdir)
+    link(config, workdir)
+    select(config, workdir)
     return workdir
 
 
@@ -271,8 +272,8 @@ def test_tfds_ids_are_those_of_tfds(tmp_path, tmp_path_factory, split):
     np.save(tmp_path / "Y.npy", labels)
     workdir = Workdir(str(tmp_path / "w"))
     import_embeddings(Import(str(tmp_path / "E.npy"), str(tmp_path / "Y.npy")), workdir, config)
-    stages.link(config, workdir)
-    stages.select(config, workdir)
+    link(config, workdir)
+    select(config, workdir)
     export(Request(0.7, "tfds", str(tmp_path / "ids.txt")), workdir)
     read_config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
     stored = tfds.as_numpy(builder.as_dataset(split=split, read_config=read_config, shuffle_files=False))
@@ -285,7 +286,7 @@ def test_tfds_ids_are_those_of_tfds(tmp_path, tmp_path_factory, split):
     subset = read_subset(path)
     del subset.metadata["fingerprint"]["files"]
     manifest = storage.read_json(storage.join(workdir.subsets, "manifest.json"))
-    sha256 = stages.write_subset(path, subset)
+    sha256 = write_subset(path, subset)
     files = [
         {**file, "sha256": sha256} if file["file"] == "semantic-0.7000.parquet" else file for file in manifest["files"]
     ]
@@ -357,8 +358,8 @@ def images(tmp_path):
     workdir = Workdir(str(tmp_path / "v"))
     workdir.claim(config)
     import_embeddings(Import(str(tmp_path / "E.npy"), str(tmp_path / "Y.npy")), workdir, config)
-    stages.link(config, workdir)
-    stages.select(config, workdir)
+    link(config, workdir)
+    select(config, workdir)
     return config, workdir, dataset
 
 

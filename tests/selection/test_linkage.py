@@ -12,7 +12,7 @@ from oracle import assert_same, by_definition, by_scipy, ordered_pairs
 from sklearn.cluster import AgglomerativeClustering
 
 from redundancy.errors import DataError
-from redundancy.selection import counting, cut, dissimilarity, linkage, pairs
+from redundancy.selection.linkage import complete, counting, cut, dissimilarity, pairs
 from tests.tiers import examples
 
 
@@ -38,7 +38,7 @@ def _canonical(group):
 @pytest.mark.parametrize(("n", "dimension"), [(400, 16), (900, 64), (60, 2048)])
 def test_partitions_are_those_of_scikit_learn(n, dimension):
     embeddings = _embeddings(n, dimension)
-    merges = linkage.complete_linkage(embeddings, n - 1)
+    merges = complete.complete_linkage(embeddings, n - 1)
     distances = np.maximum(_cosine_dissimilarities(embeddings), 0)
     for share in (0.95, 0.9, 0.8, 0.7, 0.5, 0.3, 0.1, 0.01):
         k = max(1, round(share * n))
@@ -48,7 +48,7 @@ def test_partitions_are_those_of_scikit_learn(n, dimension):
 
 def test_few_merges_are_the_first_of_all():
     embeddings = _embeddings(300, 8)
-    every, few = linkage.complete_linkage(embeddings, 299), linkage.complete_linkage(embeddings, 40)
+    every, few = complete.complete_linkage(embeddings, 299), complete.complete_linkage(embeddings, 40)
     assert len(few) == 40
     for name in ("left", "right", "height", "size"):
         assert np.array_equal(getattr(few, name), getattr(every, name)[:40])
@@ -57,13 +57,13 @@ def test_few_merges_are_the_first_of_all():
 
 @pytest.mark.parametrize("small", [0, 1000])
 def test_no_pair_of_a_group_is_further_apart_than_its_height(small, monkeypatch):
-    monkeypatch.setattr(linkage, "_SMALL", small)
-    monkeypatch.setattr(linkage, "_DENSE_SHARE", 2)
+    monkeypatch.setattr(complete, "_SMALL", small)
+    monkeypatch.setattr(complete, "_DENSE_SHARE", 2)
     embeddings = _embeddings(200, 6)
     n = len(embeddings)
     units = dissimilarity.unit_vectors(embeddings)
     pairs = dissimilarity.between_all(units, units)
-    merges = linkage.complete_linkage(embeddings, n - 1)
+    merges = complete.complete_linkage(embeddings, n - 1)
     assert (np.diff(merges.height) >= 0).all()
     members = {image: [image] for image in range(n)}
     for row in range(n - 1):
@@ -74,7 +74,7 @@ def test_no_pair_of_a_group_is_further_apart_than_its_height(small, monkeypatch)
 
 def test_groups_at_every_k():
     n = 50
-    merges = linkage.complete_linkage(_embeddings(n, 4), n - 1)
+    merges = complete.complete_linkage(_embeddings(n, 4), n - 1)
     finer = None
     for k in range(n, 0, -1):
         group = cut.groups(merges, n, k)
@@ -89,7 +89,7 @@ def test_groups_at_every_k():
 
 @pytest.mark.parametrize("k", [0, 4, 11])
 def test_a_cut_beyond_the_merges_is_refused(k):
-    merges = linkage.complete_linkage(_embeddings(10, 4), 5)
+    merges = complete.complete_linkage(_embeddings(10, 4), 5)
     with pytest.raises(ValueError, match="cannot be cut"):
         cut.groups(merges, 10, k)
 
@@ -97,7 +97,7 @@ def test_a_cut_beyond_the_merges_is_refused(k):
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_very_small_classes(n):
     embeddings = np.array([[1, 0], [1, 0.1], [0, 1]], np.float32)[:n]
-    merges = linkage.complete_linkage(embeddings, n - 1)
+    merges = complete.complete_linkage(embeddings, n - 1)
     assert len(merges) == n - 1
     assert cut.groups(merges, n, n).tolist() == list(range(n))
     assert cut.groups(merges, n, 1).tolist() == [0] * n
@@ -108,7 +108,7 @@ def test_very_small_classes(n):
 def test_duplicates_are_exactly_zero_apart_and_merge_first():
     distinct = _embeddings(100, 64)
     embeddings = np.concatenate([distinct, distinct * 4, distinct])
-    merges = linkage.complete_linkage(embeddings, 299)
+    merges = complete.complete_linkage(embeddings, 299)
     assert (merges.height[:200] == 0).all()
     assert merges.height[200] > 0
     assert cut.groups(merges, 300, 100).tolist() == list(range(100)) * 3
@@ -116,7 +116,7 @@ def test_duplicates_are_exactly_zero_apart_and_merge_first():
 
 def test_a_class_of_identical_images():
     embeddings = np.tile(np.float32([0.3, 0.1, 7]), (40, 1))
-    merges = linkage.complete_linkage(embeddings, 39)
+    merges = complete.complete_linkage(embeddings, 39)
     assert (merges.height == 0).all()
     assert np.bincount(cut.groups(merges, 40, 4)).sum() == 40
     assert (cut.groups(merges, 40, 1) == 0).all()
@@ -144,14 +144,14 @@ def test_dissimilarities_have_the_same_bits_in_any_order_and_block():
     reverse = np.ascontiguousarray(units[:, ::-1])
     assert (dissimilarity.between_all(reverse, reverse) == whole).all()
     assert (dissimilarity.between_rows(units[:-1], units[1:]) == np.diagonal(whole, 1)).all()
-    assert (linkage._condensed(dissimilarity.units(_embeddings(300, 513))) == whole[np.triu_indices(300, 1)]).all()
+    assert (complete._condensed(dissimilarity.units(_embeddings(300, 513))) == whole[np.triu_indices(300, 1)]).all()
 
 
 def test_merges_do_not_depend_on_threads():
     script = (
-        "import sys, hashlib, numpy as np; from redundancy.selection import linkage;"
+        "import sys, hashlib, numpy as np; from redundancy.selection.linkage import complete;"
         "x = np.random.default_rng(1).normal(size=(700, 200)).astype('f4');"
-        "print(hashlib.sha256(linkage.complete_linkage(x, 699).height.tobytes()).hexdigest())"
+        "print(hashlib.sha256(complete.complete_linkage(x, 699).height.tobytes()).hexdigest())"
     )
     found = {
         subprocess.run(
@@ -169,8 +169,8 @@ def test_merges_do_not_depend_on_threads():
 @pytest.fixture
 def always_counting(monkeypatch):
     """Pairs and counting even where all pairs at once would be quicker."""
-    monkeypatch.setattr(linkage, "_SMALL", 0)
-    monkeypatch.setattr(linkage, "_DENSE_SHARE", 2)
+    monkeypatch.setattr(complete, "_SMALL", 0)
+    monkeypatch.setattr(complete, "_DENSE_SHARE", 2)
 
 
 def _tricky(kind, n, dimension, generator):
@@ -210,14 +210,14 @@ def test_merges_are_those_of_the_total_order(kind, n, dimension, seed, made):
     embeddings = _tricky(kind, n, dimension, np.random.default_rng(seed)).astype(np.float32)
     num_merges = 1 + int(made * (n - 2))
     expected = by_scipy(embeddings)
-    assert_same(linkage.complete_linkage(embeddings, n - 1), expected)
-    assert_same(linkage.complete_linkage(embeddings, num_merges), expected)
+    assert_same(complete.complete_linkage(embeddings, n - 1), expected)
+    assert_same(complete.complete_linkage(embeddings, num_merges), expected)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linkage, "_SMALL", 0)
-        patch.setattr(linkage, "_DENSE_SHARE", 2)
+        patch.setattr(complete, "_SMALL", 0)
+        patch.setattr(complete, "_DENSE_SHARE", 2)
         # One merge's pairs at a time: many thresholds, and the counts kept between them.
-        patch.setattr(linkage, "_MOST_PAIRS", 7)
-        assert_same(linkage.complete_linkage(embeddings, num_merges), expected)
+        patch.setattr(complete, "_MOST_PAIRS", 7)
+        assert_same(complete.complete_linkage(embeddings, num_merges), expected)
 
 
 @hypothesis.given(
@@ -234,7 +234,7 @@ def test_merges_of_any_floats_are_those_of_the_definition(values):
     embeddings = np.array(values, np.float32)
     expected = by_definition(embeddings)
     assert_same(by_scipy(embeddings), expected)
-    assert_same(linkage.complete_linkage(embeddings, len(embeddings) - 1), expected)
+    assert_same(complete.complete_linkage(embeddings, len(embeddings) - 1), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -242,20 +242,20 @@ def test_larger_classes_at_every_depth(kind, always_counting):
     embeddings = _tricky(kind, 600, 9, np.random.default_rng(5)).astype(np.float32)
     expected = by_scipy(embeddings)
     for kept in (0.95, 0.9, 0.8, 0.7, 0.5, 0.3, 0.1):
-        assert_same(linkage.complete_linkage(embeddings, 600 - round(kept * 600)), expected)
+        assert_same(complete.complete_linkage(embeddings, 600 - round(kept * 600)), expected)
 
 
 def test_both_ways_give_the_same_merges(monkeypatch):
     embeddings = _embeddings(1100, 12)
-    counted = linkage.complete_linkage(embeddings, 700)
-    monkeypatch.setattr(linkage, "_SMALL", 2000)
-    assert_same(linkage.complete_linkage(embeddings, 700), counted)
+    counted = complete.complete_linkage(embeddings, 700)
+    monkeypatch.setattr(complete, "_SMALL", 2000)
+    assert_same(complete.complete_linkage(embeddings, 700), counted)
 
 
 def test_a_threshold_that_is_too_low_is_raised_and_the_counts_kept(monkeypatch, always_counting):
     embeddings = _embeddings(900, 8)
     expected = by_scipy(embeddings)
-    monkeypatch.setattr(linkage, "first_target", lambda n, num_merges: 40)
+    monkeypatch.setattr(complete, "first_target", lambda n, num_merges: 40)
     thresholds = []
     within = pairs.within
 
@@ -264,7 +264,7 @@ def test_a_threshold_that_is_too_low_is_raised_and_the_counts_kept(monkeypatch, 
         return within(units, threshold, above, *arguments, **named)
 
     monkeypatch.setattr(pairs, "within", note)
-    assert_same(linkage.complete_linkage(embeddings, 450), expected)
+    assert_same(complete.complete_linkage(embeddings, 450), expected)
     assert len(thresholds) > 2
     assert [above for above, _ in thresholds[1:]] == [threshold for _, threshold in thresholds[:-1]]
 
@@ -275,7 +275,7 @@ def test_the_first_guess_suffices_for_a_class_like_a_trained_networks():
     low = generator.normal(size=(3000, 8)) @ generator.normal(size=(8, 32))
     embeddings = np.maximum(low + 0.3 * generator.normal(size=low.shape), 0.01).astype(np.float32)
     for kept in (0.9, 0.5):
-        linker = linkage.Linker(dissimilarity.units(embeddings), 3000 - round(kept * 3000))
+        linker = complete.Linker(dissimilarity.units(embeddings), 3000 - round(kept * 3000))
         threshold = linker.next_threshold()
         linker.feed(linker.within(threshold), threshold)
         assert linker.done
@@ -285,7 +285,7 @@ def test_the_first_guess_suffices_for_a_class_like_a_trained_networks():
 def test_a_class_of_very_many_copies_needs_no_pairs():
     generator = np.random.default_rng(0)
     embeddings = _embeddings(50, 6)[generator.integers(50, size=100_000)]
-    merges = linkage.complete_linkage(embeddings, 99_999)
+    merges = complete.complete_linkage(embeddings, 99_999)
     assert (merges.height[:99_950] == 0).all()
     assert (merges.height[99_950:] > 0).all()
     assert merges.size[-1] == 100_000
@@ -295,13 +295,13 @@ def test_a_class_of_very_many_copies_needs_no_pairs():
 def test_duplicates_are_told_apart_where_hashes_are_not(monkeypatch):
     generator = np.random.default_rng(0)
     grid = generator.integers(0, 3, size=(300, 4)).astype(np.int32)
-    expected = linkage.duplicates(grid)
+    expected = complete.duplicates(grid)
     _, first = np.unique(grid, axis=0, return_inverse=True)
     assert len(set(zip(first.tolist(), expected.tolist(), strict=True))) == expected.max() + 1 == first.max() + 1
     last = [np.flatnonzero(expected == number)[-1] for number in range(expected.max() + 1)]
     assert last == sorted(last)
-    monkeypatch.setattr(linkage, "_hashes", lambda grid, factors: np.zeros(len(grid), np.uint64))
-    assert (linkage.duplicates(grid) == expected).all()
+    monkeypatch.setattr(complete, "_hashes", lambda grid, factors: np.zeros(len(grid), np.uint64))
+    assert (complete.duplicates(grid) == expected).all()
 
 
 def test_counting_grows_its_tables():
@@ -319,7 +319,7 @@ def test_counting_grows_its_tables():
 @pytest.mark.parametrize("n", [255, 256, 257, 260, 271, 272, 273, 511, 512, 513])
 def test_sizes_about_those_of_samples_and_blocks(n):
     embeddings = _embeddings(n, 64)
-    assert_same(linkage.complete_linkage(embeddings, n // 10), by_scipy(embeddings))
+    assert_same(complete.complete_linkage(embeddings, n // 10), by_scipy(embeddings))
 
 
 def test_little_memory_takes_more_rounds(monkeypatch, always_counting):
@@ -331,10 +331,10 @@ def test_little_memory_takes_more_rounds(monkeypatch, always_counting):
     rounds = []
     within = pairs.within
     monkeypatch.setattr(pairs, "within", lambda *a, **k: rounds.append(1) or within(*a, **k))
-    for bytes_available in (2**40, 12_000 * linkage._BYTES_PER_PAIR):
-        monkeypatch.setattr(linkage, "available_memory", lambda bytes_available=bytes_available: bytes_available)
+    for bytes_available in (2**40, 12_000 * complete._BYTES_PER_PAIR):
+        monkeypatch.setattr(complete, "available_memory", lambda bytes_available=bytes_available: bytes_available)
         rounds.append(0)
-        assert_same(linkage.complete_linkage(embeddings, 350), expected)
+        assert_same(complete.complete_linkage(embeddings, 350), expected)
     last = len(rounds) - 1 - rounds[::-1].index(0)
     assert sum(rounds[last:]) > sum(rounds[:last])
 
@@ -342,13 +342,13 @@ def test_little_memory_takes_more_rounds(monkeypatch, always_counting):
 def test_all_pairs_are_taken_where_sorted_ones_do_not_fit(monkeypatch):
     embeddings = _embeddings(900, 8)
     expected = by_scipy(embeddings)
-    dense = linkage.Linker(dissimilarity.units(embeddings), 800)._dense_bytes
-    monkeypatch.setattr(linkage, "available_memory", lambda: dense + 1)
-    assert_same(linkage.complete_linkage(embeddings, 800), expected)
+    dense = complete.Linker(dissimilarity.units(embeddings), 800)._dense_bytes
+    monkeypatch.setattr(complete, "available_memory", lambda: dense + 1)
+    assert_same(complete.complete_linkage(embeddings, 800), expected)
 
 
 def test_memory_is_asked_for_before_the_work(monkeypatch, always_counting):
-    monkeypatch.setattr(linkage, "available_memory", lambda: 2**12)
+    monkeypatch.setattr(complete, "available_memory", lambda: 2**12)
     with pytest.raises(DataError, match=r"8\d\d different images of one class need .* [KM]iB .* more memory"):
-        linkage.complete_linkage(_embeddings(900, 4), 450)
-    assert len(linkage.complete_linkage(_embeddings(900, 4), 0)) == 0
+        complete.complete_linkage(_embeddings(900, 4), 450)
+    assert len(complete.complete_linkage(_embeddings(900, 4), 0)) == 0

@@ -10,7 +10,9 @@ import threadpoolctl
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError
-from redundancy.selection import linkage, local, merges, stages, tasks
+from redundancy.selection import local, merges, tasks
+from redundancy.selection.link import link
+from redundancy.selection.linkage import complete
 from redundancy.workdir import read_manifest
 
 SIZES = (4, 30, 9, 21, 2)
@@ -89,14 +91,14 @@ def test_a_class_is_created_once_whoever_retries(todo):
     assert os.listdir(os.path.dirname(task.path)) == ["class-00001.parquet"]
     found = merges.read_class(task.path, task.identity)
     vectors = EmbeddingStore(task.embeddings).read_class(1)[1]
-    assert np.array_equal(found.height, linkage.complete_linkage(vectors, 15).height)
+    assert np.array_equal(found.height, complete.complete_linkage(vectors, 15).height)
 
 
 @pytest.mark.parametrize("num_blocks", [1, 3, 40])
 @pytest.mark.parametrize("fraction", [0.9, 0.3, 0.05])
 def test_a_split_class_is_byte_identical(synthetic, num_blocks, fraction):
     config, whole = synthetic("whole", sizes=(1100, 700), fractions=(fraction,))
-    stages.link(config, whole)
+    link(config, whole)
     config, split = synthetic("split", sizes=(1100, 700), fractions=(fraction,))
 
     def engine(todo, finished):
@@ -105,7 +107,7 @@ def test_a_split_class_is_byte_identical(synthetic, num_blocks, fraction):
             assert not storage.exists(task.scratch)
             finished(task)
 
-    stages.link(config, split, engine)
+    link(config, split, engine)
     assert read_manifest(whole.merges("end")) == read_manifest(split.merges("end"))
 
 
@@ -127,7 +129,7 @@ def test_a_split_class_goes_on_where_it_was_interrupted(synthetic):
             tasks.link_split(task, 4, run)
 
     with pytest.raises(ConnectionError):
-        stages.link(config, workdir, engine)
+        link(config, workdir, engine)
     [task_folder] = storage.list_dir(merges.scratch(workdir.merges("end")))
     blocks = storage.join(merges.scratch(workdir.merges("end")), task_folder)
     before = {name: os.stat(storage.join(blocks, name)).st_mtime_ns for name in storage.list_dir(blocks)}
@@ -142,8 +144,8 @@ def test_a_split_class_goes_on_where_it_was_interrupted(synthetic):
 
         tasks.link_split(todo[0], 4, watched)
 
-    stages.link(config, workdir, look)
+    link(config, workdir, look)
     assert kept == [before]
     again, unbroken = synthetic("unbroken", sizes=(1500,), fractions=(0.5,))
-    stages.link(again, unbroken)
+    link(again, unbroken)
     assert read_manifest(unbroken.merges("end")) == read_manifest(workdir.merges("end"))

@@ -18,7 +18,9 @@ from redundancy.export import command as export
 from redundancy.export import request
 from redundancy.report import compare
 from redundancy.report.stage import report
-from redundancy.selection import methods, stages
+from redundancy.selection import methods
+from redundancy.selection.select import select
+from redundancy.selection.subset import read_subset
 from redundancy.status import Request, status
 from redundancy.workdir import subset_name
 from tests.report.synthetic import make_workdir, noise_images
@@ -72,12 +74,12 @@ def test_a_further_method_goes_through_every_stage(further, beside, tmp_path):
     }
     assert _names(further, config) == {each for each in files if each.startswith(f"{name}-")}
     for each in _names(further, config):
-        subset = stages.read_subset(workdir.subset(each))
+        subset = read_subset(workdir.subset(each))
         assert (subset.group == -1).all()
         assert len(subset.kept_positions) == round(subset.metadata["fraction"] * 60) == files[each]["size"]
         assert subset.metadata["rule"] is None
     before = storage.read_bytes(workdir.subset(sorted(files)[0]))
-    stages.select(config, workdir)
+    select(config, workdir)
     assert storage.read_bytes(workdir.subset(sorted(files)[0])) == before
 
     runs = [run for run in table.runs(config) if run.method == name]

@@ -16,7 +16,10 @@ from redundancy import storage
 from redundancy.data.dataset import labels_sha256
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
-from redundancy.selection import choices, cut, linkage, local, merges, stages
+from redundancy.selection import choices, local, merges
+from redundancy.selection.link import link
+from redundancy.selection.linkage import complete, cut
+from redundancy.selection.select import select
 from redundancy.selection.subset import Subset, read_subset, write_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name
 
@@ -34,8 +37,8 @@ def _files(workdir, *folders):
 
 
 def _run(config, workdir):
-    stages.link(config, workdir)
-    stages.select(config, workdir)
+    link(config, workdir)
+    select(config, workdir)
 
 
 def test_semantic_subsets_are_those_of_the_pure_functions(synthetic):
@@ -44,7 +47,7 @@ def test_semantic_subsets_are_those_of_the_pure_functions(synthetic):
     store = EmbeddingStore(workdir.embeddings("end"))
     positions, labels = store.labels()
     for fraction in config.fractions:
-        subset = stages.read_subset(workdir.subset(subset_name("semantic", fraction)))
+        subset = read_subset(workdir.subset(subset_name("semantic", fraction)))
         assert (subset.positions == positions).all()
         assert (subset.labels == labels).all()
         counts = choices.class_counts(store.class_counts, fraction)
@@ -52,7 +55,7 @@ def test_semantic_subsets_are_those_of_the_pure_functions(synthetic):
         for label, count in counts.items():
             rows = np.flatnonzero(labels == label)
             _, vectors = store.read_class(label)
-            group = cut.groups(linkage.complete_linkage(vectors, len(rows) - 1), len(rows), count)
+            group = cut.groups(complete.complete_linkage(vectors, len(rows) - 1), len(rows), count)
             kept = cut.representatives(vectors, group, "medoid")
             assert (subset.group[rows] == group + first_group).all()
             assert (np.flatnonzero(subset.kept[rows]) == np.sort(kept)).all()
@@ -67,9 +70,9 @@ def test_semantic_subsets_are_those_of_the_pure_functions(synthetic):
         )
         assert subset.metadata["fingerprint"] == workdir.dataset_fingerprint()
         assert (subset.dissimilarity[subset.kept] == 0).all()
-    full = stages.read_subset(workdir.subset(subset_name("semantic", 1.0)))
+    full = read_subset(workdir.subset(subset_name("semantic", 1.0)))
     assert full.kept.all()
-    fewest = stages.read_subset(workdir.subset(subset_name("semantic", 0.01)))
+    fewest = read_subset(workdir.subset(subset_name("semantic", 0.01)))
     assert np.bincount(fewest.labels[fewest.kept]).tolist() == [1, 1, 1, 1]
     by_label, overall = choices.mean_dissimilarity(fewest)
     assert set(by_label) == {0, 2, 3}
@@ -83,7 +86,7 @@ def test_random_subsets(synthetic):
     positions, labels = store.labels()
     for fraction in config.fractions:
         counts = choices.class_counts(store.class_counts, fraction)
-        subsets = [stages.read_subset(workdir.subset(subset_name("random", fraction, trial))) for trial in range(3)]
+        subsets = [read_subset(workdir.subset(subset_name("random", fraction, trial))) for trial in range(3)]
         for trial, subset in enumerate(subsets):
             assert {label: int(subset.kept[labels == label].sum()) for label in counts} == counts
             assert (subset.kept == choices.random_subset(labels, positions, fraction, (4, trial))).all()
@@ -149,7 +152,9 @@ def test_a_killed_link_continues_and_ends_the_same(synthetic, monkeypatch):
     script = f"""
 import os, signal
 from redundancy import config, storage
-from redundancy.selection import stages
+from redundancy.selection.link import link
+from redundancy.selection.subset import read_subset
+from redundancy.selection.select import select
 from redundancy.workdir import Workdir
 create, created = storage.create_bytes, []
 def create_then_die(path, data):
@@ -159,14 +164,14 @@ def create_then_die(path, data):
     return create(path, data)
 storage.create_bytes = create_then_die
 workdir = Workdir({workdir.root!r})
-stages.link(config.resolve(storage.read_json(workdir.config)["config"]), workdir)
+link(config.resolve(storage.read_json(workdir.config)["config"]), workdir)
 """
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
     finished = _classes(workdir)
     assert 0 < len(finished) <= 5
     assert read_manifest(workdir.merges("end")) is None
     with pytest.raises(WorkdirError, match="redundancy link"):
-        stages.select(config, workdir)
+        select(config, workdir)
     created = []
     create = storage.create_bytes
     monkeypatch.setattr(storage, "create_bytes", lambda path, data: created.append(path) or create(path, data))
@@ -179,7 +184,7 @@ stages.link(config.resolve(storage.read_json(workdir.config)["config"]), workdir
 
 def test_a_link_killed_while_packing_ends_the_same(synthetic, monkeypatch):
     config, workdir = synthetic()
-    stages.link(config, workdir)
+    link(config, workdir)
     before = _files(workdir, "merges")
     storage.remove(workdir.merges("end"))
 
@@ -189,12 +194,12 @@ def test_a_link_killed_while_packing_ends_the_same(synthetic, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(merges, "write_manifest", die)
         with pytest.raises(KeyboardInterrupt):
-            stages.link(config, workdir)
+            link(config, workdir)
     path = storage.join(workdir.merges("end"), "part-00002-of-00004.parquet")
     storage.write_bytes(path, storage.read_bytes(path)[:200])
     damaged = merges.class_path(workdir.merges("end"), 2)
     storage.write_bytes(damaged, storage.read_bytes(damaged)[:100])
-    stages.link(config, workdir)
+    link(config, workdir)
     assert _files(workdir, "merges") == before
 
 
@@ -205,7 +210,7 @@ def test_an_interrupted_select_ends_the_same(synthetic, monkeypatch):
     storage.remove(storage.join(workdir.subsets, "manifest.json"))
     storage.remove(workdir.subset("semantic-0.5000"))
     storage.write_bytes(workdir.subset("random-0.5000-trial1"), b"half")
-    stages.select(config, workdir)
+    select(config, workdir)
     assert _files(workdir, "subsets") == before
 
 
@@ -217,9 +222,9 @@ def _other_embeddings(synthetic, workdir):
 
 def test_other_embeddings_are_refused(synthetic):
     config, workdir = synthetic()
-    stages.link(config, workdir)
+    link(config, workdir)
     _other_embeddings(synthetic, workdir)
-    for stage in (stages.link, stages.select):
+    for stage in (link, select):
         with pytest.raises(
             WorkdirError, match=rf"{workdir.merges('end')} was made from other embeddings.*link.* again"
         ):
@@ -231,14 +236,14 @@ def test_subsets_of_other_embeddings_are_refused(synthetic):
     _run(config, workdir)
     _other_embeddings(synthetic, workdir)
     with pytest.raises(WorkdirError, match=r"subsets was made from other embeddings/end"):
-        stages.select(config, workdir)
+        select(config, workdir)
 
 
 def test_embeddings_of_another_data_set_are_refused(synthetic):
     config, workdir = synthetic()
     found = storage.read_json(workdir.config)
     storage.write_json(workdir.config, {**found, "dataset": {**found["dataset"], "shard_lengths": [98]}})
-    for stage in (stages.link, stages.select):
+    for stage in (link, select):
         with pytest.raises(WorkdirError, match=r"another data set\. Differing: shard_lengths"):
             stage(config, workdir)
 
@@ -258,32 +263,32 @@ def test_a_wrong_embedding_is_named_before_any_class_is_linked(synthetic, value,
     manifest["parts"][1]["sha256"] = storage.write_parquet(path, [table], storage.parquet_metadata(table))
     storage.write_json(storage.join(folder, "manifest.json"), manifest)
     with pytest.raises(DataError, match=rf"position {table['position'][5].as_py()} .*{what}"):
-        stages.link(config, workdir)
+        link(config, workdir)
     assert not storage.exists(workdir.merges("end"))
 
 
 def test_damaged_merges_are_refused(synthetic):
     config, workdir = synthetic()
-    stages.link(config, workdir)
+    link(config, workdir)
     path = storage.join(workdir.merges("end"), "part-00001-of-00004.parquet")
     storage.write_bytes(path, storage.read_bytes(path) + b"x")
     with pytest.raises(DataError, match=rf"{path} is missing, damaged .*redundancy link"):
-        stages.select(config, workdir)
+        select(config, workdir)
     assert not storage.exists(workdir.subsets)
 
 
 def test_merges_of_larger_fractions_are_refused(synthetic):
     config, workdir = synthetic(fractions=(0.9,))
-    stages.link(config, workdir)
+    link(config, workdir)
     smaller = config_lib.resolve({**config_lib.to_json(config), "fractions": (0.5,)})
     with pytest.raises(
         WorkdirError,
         match=rf"linked for fractions \[0.9\], and 0.5 needs more merges. Delete {workdir.merges('end')}, and",
     ):
-        stages.select(smaller, workdir)
+        select(smaller, workdir)
     with pytest.raises(WorkdirError, match=r"0\.5 needs more merges"):
-        stages.link(smaller, workdir)
-    stages.link(_with(config, fractions=(0.95,)), workdir)
+        link(smaller, workdir)
+    link(_with(config, fractions=(0.95,)), workdir)
 
 
 def test_one_tree_serves_every_larger_fraction(synthetic):
@@ -291,9 +296,9 @@ def test_one_tree_serves_every_larger_fraction(synthetic):
     config, workdir = synthetic(sizes=(49, 28, 10, 9, 23, 45, 19, 2, 41), fractions=(0.5,), methods=("semantic",))
     counts = dict(enumerate((49, 28, 10, 9, 23, 45, 19, 2, 41)))
     assert choices.class_counts(counts, 0.51)[3] < choices.class_counts(counts, 0.5)[3]
-    stages.link(config, workdir)
+    link(config, workdir)
     fractions = tuple(percent / 100 for percent in range(50, 101))
-    stages.select(_with(config, fractions=fractions), workdir)
+    select(_with(config, fractions=fractions), workdir)
     assert len(read_manifest(workdir.subsets)["files"]) == 51
 
 
@@ -305,14 +310,14 @@ def test_two_links_of_one_workdir_at_once(synthetic, monkeypatch):
         local.run(todo, finished)
         if not other:  # the other command packs and removes the classes before this one does
             other.append(1)
-            stages.link(config, workdir, finish_elsewhere)
+            link(config, workdir, finish_elsewhere)
 
-    stages.link(config, workdir, finish_elsewhere)
+    link(config, workdir, finish_elsewhere)
     unbroken = synthetic("unbroken", sizes=SIZES)
-    stages.link(*unbroken)
+    link(*unbroken)
     assert _files(workdir, "merges") == _files(unbroken[1], "merges")
     storage.make_dirs(merges.scratch(workdir.merges("end")))
-    stages.link(config, workdir)
+    link(config, workdir)
     assert not storage.exists(merges.scratch(workdir.merges("end")))
 
 
@@ -320,7 +325,7 @@ def test_labels_that_disagree_with_the_data_set_end_the_stage_before_work(synthe
     config, workdir = synthetic()
     found = storage.read_json(workdir.config)
     storage.write_json(workdir.config, {**found, "dataset": {**found["dataset"], "labels_sha256": "0123"}})
-    for stage in (stages.link, stages.select):
+    for stage in (link, select):
         with pytest.raises(
             DataError, match=rf"{workdir.embeddings('end')}: the labels disagree with those of the data"
         ):
@@ -334,17 +339,17 @@ def _with(config, **fields):
 
 def test_other_fractions_are_added_and_the_earlier_ones_stay(synthetic):
     config, workdir = synthetic(fractions=(0.9, 0.5), trials=2, layers=("end", "start"))
-    stages.link(config, workdir)
-    stages.select(_with(config, fractions=(0.5,), trials=1, layers=("end",)), workdir)
+    link(config, workdir)
+    select(_with(config, fractions=(0.5,), trials=1, layers=("end",)), workdir)
     first = {
         name: os.stat(storage.join(workdir.subsets, name)).st_mtime_ns for name in storage.list_dir(workdir.subsets)
     }
     del first["manifest.json"]
     assert set(first) == {"semantic-0.5000.parquet", "random-0.5000-trial0.parquet"}
-    stages.select(_with(config, methods=("semantic",), fractions=(0.9, 0.5)), workdir)
+    select(_with(config, methods=("semantic",), fractions=(0.9, 0.5)), workdir)
     assert {name: os.stat(storage.join(workdir.subsets, name)).st_mtime_ns for name in first} == first
-    stages.select(_with(config, methods=("random",), fractions=(0.9,)), workdir)
-    stages.select(config, workdir)
+    select(_with(config, methods=("random",), fractions=(0.9,)), workdir)
+    select(config, workdir)
     # All of them are those that one command makes.
     config, at_once = synthetic("once", fractions=(0.5, 0.9), trials=2, layers=("end", "start"))
     _run(config, at_once)
@@ -356,17 +361,17 @@ def test_other_fractions_are_added_and_the_earlier_ones_stay(synthetic):
 
 def test_an_interrupted_second_select_keeps_the_first(synthetic, monkeypatch):
     config, workdir = synthetic(fractions=(0.9, 0.5), trials=1)
-    stages.link(config, workdir)
-    stages.select(_with(config, fractions=(0.9,)), workdir)
+    link(config, workdir)
+    select(_with(config, fractions=(0.9,)), workdir)
     first = _files(workdir, "subsets")
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "write_manifest", lambda *_: pytest.fail("interrupted"))
+        patch.setattr("redundancy.selection.select.write_manifest", lambda *_: pytest.fail("interrupted"))
         with pytest.raises(pytest.fail.Exception):
-            stages.select(config, workdir)
+            select(config, workdir)
     now = _files(workdir, "subsets")
     assert len(now) == len(first) + 2
     assert now.items() >= first.items()
-    stages.select(config, workdir)
+    select(config, workdir)
     assert len(read_manifest(workdir.subsets)["files"]) == 4
 
 
@@ -376,15 +381,15 @@ def test_subsets_of_another_rule_or_seed_are_not_mixed(synthetic, field, value):
     _run(config, workdir)
     before = _files(workdir, "subsets")
     with pytest.raises(WorkdirError, match=rf"was made with {field} .* config.{field} is .*Delete .*subsets"):
-        stages.select(_with(config, fractions=(0.9, 0.7), **{field: value}), workdir)
+        select(_with(config, fractions=(0.9, 0.7), **{field: value}), workdir)
     assert _files(workdir, "subsets") == before
     storage.remove(workdir.subsets)
-    stages.select(_with(config, **{field: value}), workdir)
+    select(_with(config, **{field: value}), workdir)
 
 
 def test_labels_that_are_not_the_data_sets_are_refused(synthetic):
     config, workdir = synthetic()
-    stages.link(config, workdir)
+    link(config, workdir)
     _, labels = EmbeddingStore(workdir.embeddings("end")).labels()
     found = storage.read_json(workdir.config)
     other = np.where(np.arange(len(labels)) == 3, labels + 1, labels)
@@ -392,10 +397,10 @@ def test_labels_that_are_not_the_data_sets_are_refused(synthetic):
         dataset = {**found["dataset"], "labels_sha256": labels_sha256(known)}
         storage.write_json(workdir.config, {**found, "dataset": dataset})
         if right:
-            stages.select(config, workdir)
+            select(config, workdir)
         else:
             with pytest.raises(DataError, match=r"end: the labels disagree with those of the data set 'synthetic'"):
-                stages.select(config, workdir)
+                select(config, workdir)
 
 
 def test_layers_of_other_images_are_not_added(synthetic):
@@ -404,9 +409,9 @@ def test_layers_of_other_images_are_not_added(synthetic):
     _, other = synthetic("other", layers=("start",), store_seed=3)
     os.rename(other.embeddings("start"), workdir.embeddings("start"))
     config = _with(config, layers=("start",))
-    stages.link(config, workdir)
+    link(config, workdir)
     with pytest.raises(DataError, match="holds other images or labels than the embeddings do now"):
-        stages.select(config, workdir)
+        select(config, workdir)
 
 
 def test_layers_that_disagree_are_refused(synthetic):
@@ -414,9 +419,9 @@ def test_layers_that_disagree_are_refused(synthetic):
     _, other = synthetic("other", layers=("start",), store_seed=3)
     storage.remove(workdir.embeddings("start"))
     os.rename(other.embeddings("start"), workdir.embeddings("start"))
-    stages.link(config, workdir)
+    link(config, workdir)
     with pytest.raises(DataError, match="hold other images or labels"):
-        stages.select(config, workdir)
+        select(config, workdir)
 
 
 def test_a_damaged_finished_subset_is_named(synthetic):
@@ -425,7 +430,7 @@ def test_a_damaged_finished_subset_is_named(synthetic):
     path = workdir.subset("semantic-0.5000")
     storage.write_bytes(path, storage.read_bytes(path)[:100])
     with pytest.raises(DataError, match=f"{path} is missing, damaged"):
-        stages.select(config, workdir)
+        select(config, workdir)
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         read_subset(path)
 
@@ -463,6 +468,6 @@ def test_a_wrong_subset_is_refused(tmp_path, changes, what):
 def test_select_in_an_empty_workdir_names_the_stage(tmp_path, synthetic):
     config, _ = synthetic()
     empty = Workdir(str(tmp_path / "empty"))
-    for stage in (stages.link, stages.select):
+    for stage in (link, select):
         with pytest.raises(WorkdirError, match="redundancy embed"):
             stage(config, empty)

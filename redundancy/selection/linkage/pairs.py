@@ -18,9 +18,9 @@ import numpy as np
 
 from redundancy.compiled import compiled
 from redundancy.machine import cores
-from redundancy.selection import bounds, dissimilarity
-from redundancy.selection.bounds import Rows
-from redundancy.selection.dissimilarity import Units
+from redundancy.selection.linkage import bounds, dissimilarity
+from redundancy.selection.linkage.bounds import Rows
+from redundancy.selection.linkage.dissimilarity import Units
 
 # On CPU a block of rows meets panels of several blocks, whose product just fits a core's cache; with no more shapes than
 # these, XLA compiles few programs whatever the sizes of the classes.

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 
 from redundancy.errors import DataError, UserError
-from redundancy.selection import dask_worker
-from redundancy.selection.dask_worker import CallFailed
+from redundancy.selection.cluster import dask_worker
+from redundancy.selection.cluster.dask_worker import CallFailed
 from redundancy.selection.tasks import ClassTask
 from redundancy.workdir import read_manifest
 

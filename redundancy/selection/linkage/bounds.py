@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from redundancy.compiled import compiled
-from redundancy.selection.dissimilarity import Units
+from redundancy.selection.linkage.dissimilarity import Units
 
 _ROUNDING = 2.0**-24
 _BLOCK, _LARGE_BLOCK = 256, 2048

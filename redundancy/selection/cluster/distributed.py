@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from redundancy import storage
 from redundancy.errors import ConfigError, UserError
 from redundancy.selection import local, merges, tasks
-from redundancy.selection.dask_cluster import Cluster, Work
+from redundancy.selection.cluster.dask_cluster import Cluster, Work
 from redundancy.selection.tasks import ClassTask
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _connected(scheduler: str) -> Iterator[tuple["Client", str]]:
                 dashboard_address=None,
                 silence_logs=std_logging.CRITICAL,
                 env=_worker_environ(),
-                preload=["redundancy.selection.dask_worker"],
+                preload=["redundancy.selection.cluster.dask_worker"],
             )
             address = stack.enter_context(workers).scheduler_address
         with warnings.catch_warnings():
@@ -170,7 +170,7 @@ def run(
     scheduler: str,
     split_images: int = SPLIT_IMAGES,
 ) -> None:
-    """Runs the tasks on the workers of a scheduler, the largest class first; with a scheduler, a `stages.Engine`.
+    """Runs the tasks on the workers of a scheduler, the largest class first; with a scheduler, a `link.Engine`.
 
     The merges are those of `local.run` to the last byte, however many workers there are, come or die.
 

@@ -18,11 +18,11 @@ import numpy as np
 from redundancy.compiled import compiled
 from redundancy.errors import DataError
 from redundancy.machine import available_memory
-from redundancy.selection import bounds, chain, dissimilarity, pairs
-from redundancy.selection.bounds import Rows
-from redundancy.selection.counting import Counter
-from redundancy.selection.dissimilarity import Units
-from redundancy.selection.pairs import Pairs, TooManyPairs
+from redundancy.selection.linkage import bounds, chain, dissimilarity, pairs
+from redundancy.selection.linkage.bounds import Rows
+from redundancy.selection.linkage.counting import Counter
+from redundancy.selection.linkage.dissimilarity import Units
+from redundancy.selection.linkage.pairs import Pairs, TooManyPairs
 from redundancy.sizes import binary
 
 _BLOCK_ROWS = 256

@@ -1,0 +1,1 @@
+"""The stage link on a Dask cluster. Imports Dask, which is an extra."""

@@ -1,0 +1,66 @@
+"""What the stages link and select read: embeddings and merges, and whether they belong together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redundancy import storage
+from redundancy.embedding.store import EmbeddingStore
+from redundancy.errors import WorkdirError
+from redundancy.selection import choices
+from redundancy.workdir import Workdir, read_manifest
+
+
+def manifest_sha256(folder: str) -> str | None:
+    path = storage.join(folder, "manifest.json")
+    return storage.sha256(path) if storage.exists(path) else None
+
+
+def open_store(workdir: Workdir, layer: str) -> EmbeddingStore:
+    """The layer's store; raises WorkdirError where it is of another data set than the workdir's, or DataError of its labels."""
+    store = EmbeddingStore(workdir.embeddings(layer))
+    if store.layer != layer:
+        raise WorkdirError(
+            f"{store.folder} holds embeddings of the layer {store.layer!r}; wanted {layer!r}, as the folder's name says. "
+            "Bring the right files back, or make them again."
+        )
+    network, trained = store.manifest.get("network"), (read_manifest(workdir.pretrain) or {}).get("network")
+    if None not in (network, trained) and network != trained:
+        raise WorkdirError(
+            f"{store.folder}/manifest.json: these embeddings were made by another network ({network[:12]}…) than the one in "
+            f'{workdir.pretrain} ({trained[:12]}…). Delete {store.folder} and run "redundancy embed" again, or bring the right '
+            "files back."
+        )
+    dataset = workdir.dataset_fingerprint()
+    if dataset is not None:
+        where = storage.join(store.folder, "manifest.json")
+        workdir.check_fingerprint(store.manifest["fingerprint"] or {}, dataset, where)
+        store.check_labels(dataset)
+    return store
+
+
+def check_embeddings(folder: str, manifest: Mapping[str, Any], embeddings: str | None) -> None:
+    """Raises WorkdirError where finished merges were made from other embeddings than the present ones, if any are."""
+    if embeddings is not None and manifest["embeddings"] != embeddings:
+        raise WorkdirError(
+            f"{folder} was made from other embeddings (their manifest's SHA-256 was {manifest['embeddings'][:12]}…, "
+            f'now it is {embeddings[:12]}…). Delete {folder} and run "redundancy link" again.'
+        )
+
+
+def check_depth(workdir: Workdir, folder: str, manifest: Mapping[str, Any], fractions: Sequence[float]) -> None:
+    """Raises WorkdirError where finished merges do not go down to all of the fractions."""
+    counts = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
+    for label, needed in num_merges(counts, fractions).items():
+        if manifest["classes"][str(label)]["merges"] < needed:
+            made = [folder] + ([workdir.subsets] if storage.exists(workdir.subsets) else [])
+            raise WorkdirError(
+                f"{folder} was linked for fractions {manifest['fractions']}, and {min(fractions)} needs more merges. "
+                f'Delete {" and ".join(made)}, and run "redundancy link" and "redundancy select" again with '
+                "all the --config.fractions that you want."
+            )
+
+
+def num_merges(counts: Mapping[int, int], fractions: Sequence[float]) -> dict[int, int]:
+    """Merges of each class that the fractions need."""
+    kept = [choices.class_counts(counts, fraction) for fraction in fractions]
+    return {label: size - min(of_fraction[label] for of_fraction in kept) for label, size in sorted(counts.items())}

@@ -1,0 +1,108 @@
+"""The stage link: embeddings to merges, class by class (the paper's section 3.2)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+from absl import logging
+
+from redundancy import processes, storage
+from redundancy.embedding.store import EmbeddingStore
+from redundancy.progress import Progress
+from redundancy.selection import local, merges, methods
+from redundancy.selection.inputs import check_depth, check_embeddings, manifest_sha256, num_merges, open_store
+from redundancy.selection.methods import METHODS
+from redundancy.selection.tasks import ClassTask
+from redundancy.workdir import Workdir, read_manifest
+
+# Runs the tasks and calls the function after each: `local.run`, or a cluster's. It may report a large class in steps,
+# each with how many more of its images are done.
+Engine = Callable[[Sequence[ClassTask], Callable[..., None]], None]
+
+
+def link(config: ml_collections.FrozenConfigDict, workdir: Workdir, engine: Engine = local.run) -> None:
+    """Links the images of each class as far down as the smallest fraction asks (the paper's section 3.2).
+
+    Classes that an interrupted run finished are kept. Of several processes each links its own classes.
+
+    Args:
+      config: layers, fractions and methods count.
+      workdir: holds finished embeddings.
+      engine: runs the tasks, see `local.run`.
+
+    Raises:
+      WorkdirError: the embeddings are not finished or of another data set, or finished merges are of others.
+      DataError: the embeddings are damaged, or a class does not fit in memory.
+    """
+    if not methods.grouped(config):
+        linked = " or ".join(method.name for method in METHODS.values() if method.has_groups)
+        logging.info("link: nothing to do, the method %s is not among config.methods.", linked)
+        return
+    for layer in config.layers:
+        if _is_finished(config, workdir, layer):
+            logging.info("link %s: finished already", layer)
+            continue
+        _link_layer(config, workdir, layer, engine)
+
+
+def _link_layer(config: ml_collections.FrozenConfigDict, workdir: Workdir, layer: str, engine: Engine) -> None:
+    folder, embeddings = workdir.merges(layer), manifest_sha256(workdir.embeddings(layer))
+    store = open_store(workdir, layer)
+    store.labels()
+    store.check_vectors()
+    counts, wanted = store.class_counts, _wanted_merges(store, config.fractions)
+    tasks = [
+        ClassTask(store.folder, embeddings, folder, label, counts[label], number) for label, number in wanted.items()
+    ]
+    processes.together(lambda: _run(_own(tasks), folder, store, engine))
+    manifest = {
+        "layer": store.layer,
+        "fingerprint": store.manifest["fingerprint"],
+        "embeddings": embeddings,
+        "fractions": list(config.fractions),
+        "classes": {str(label): {"images": counts[label], "merges": number} for label, number in wanted.items()},
+    }
+    processes.first(lambda: merges.pack(folder, {task.label: task.identity for task in tasks}, manifest))
+
+
+def _is_finished(config, workdir: Workdir, layer: str) -> bool:
+    """Whether a layer has merges; raises WorkdirError if these are of other embeddings, or do not go deep enough."""
+    folder = workdir.merges(layer)
+    manifest: Mapping[str, Any] | None = read_manifest(folder, embeddings=str, classes=dict, fractions=list)
+    if manifest is None:
+        return False
+    check_embeddings(folder, manifest, manifest_sha256(workdir.embeddings(layer)))
+    check_depth(workdir, folder, manifest, config.fractions)
+    if processes.is_first():
+        storage.remove(merges.scratch(folder))  # left by a process that died before it removed it
+    return True
+
+
+def _wanted_merges(store: EmbeddingStore, fractions: Sequence[float]) -> dict[int, int]:
+    """Merges to make of each class."""
+    counts = store.class_counts
+    empty = [name for label, name in enumerate(store.manifest["class_names"]) if label not in counts]
+    if empty:
+        logging.warning("%s: no images of %d classes, for example %r.", store.folder, len(empty), empty[0])
+    # One more than is needed: with the largest remainder a larger fraction may keep one image fewer of a class.
+    more = int(min(fractions) < 1)
+    return {label: min(number + more, counts[label] - 1) for label, number in num_merges(counts, fractions).items()}
+
+
+def _own(tasks: Sequence[ClassTask]) -> list[ClassTask]:
+    """This process's share: classes are dealt out by size, so that each process gets about the same work."""
+    dealt = sorted(tasks, key=lambda task: (-task.num_images, task.label))
+    return dealt[processes.index() :: processes.count()]
+
+
+def _run(tasks: Sequence[ClassTask], folder: str, store: EmbeddingStore, engine: Engine) -> None:
+    """Links those classes that no earlier run has finished."""
+    done = merges.finished_classes(folder, {task.label: task.identity for task in tasks})
+    total, before = sum(task.num_images for task in tasks), sum(store.class_counts[label] for label in done)
+    with Progress(f"link {store.layer}", total, "images", done=before) as progress:
+
+        def finished(task: ClassTask, images: int | None = None) -> None:
+            note = store.manifest["class_names"][task.label]
+            progress.advance(task.num_images if images is None else images, note=note)
+
+        engine([task for task in tasks if task.label not in done], finished)

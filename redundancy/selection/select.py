@@ -1,0 +1,226 @@
+"""The stage select: merges to subsets (the paper's section 3.2)."""
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from redundancy import processes, storage, table
+from redundancy.embedding.store import EmbeddingStore
+from redundancy.errors import DataError, WorkdirError
+from redundancy.progress import Progress
+from redundancy.selection import choices, merges, methods
+from redundancy.selection.inputs import check_depth, check_embeddings, manifest_sha256, open_store
+from redundancy.selection.linkage.complete import Merges
+from redundancy.selection.methods import METHODS
+from redundancy.selection.subset import Subset, check_file, read_subset, write_subset
+from redundancy.table import Asked
+from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, write_manifest
+
+
+def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
+    """Writes the subset of every method, layer, fraction and, where it is drawn, trial (the paper's section 3.2).
+
+    Of several processes the first does it. Subsets of other fractions, methods, layers or trials made before stay, and the
+    manifest lists all.
+
+    Raises:
+      WorkdirError: embeddings or merges are not finished, do not belong together or to the workdir's data set, or the
+        subsets made before are of other ones, or of another rule or seed.
+      DataError: an artifact is damaged, or the embeddings' labels are not the data set's.
+    """
+    processes.first(lambda: _select(config, workdir))
+
+
+def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
+    inputs = _find_inputs(config, workdir)
+    earlier = _read_earlier(config, workdir, inputs)
+    made = {file["file"].removesuffix(".parquet") for file in earlier["files"]}
+    missing = [each for each in table.subsets(config) if each.name not in made]
+    if not missing:
+        logging.info("select: finished already")
+        return
+    stores = _open_stores(config, workdir, earlier["files"])
+    linked = _read_merges(workdir, stores, inputs, missing)  # all, so that damage is found before anything is written
+    files = [_write(workdir, subset) for subset in _choose(missing, config, stores, linked)]
+    fields = [name for method in methods.chosen(config) for name in method.fields]
+    manifest = {
+        "fingerprint": stores[0].manifest["fingerprint"],
+        "inputs": earlier["inputs"] | {name: sha256 for name, sha256 in inputs.items() if sha256 is not None},
+        **{name: config[name] if name in fields else earlier.get(name) for name in ("rule", "seed", *fields)},
+        "files": sorted([*earlier["files"], *files], key=_in_order),
+    }
+    write_manifest(workdir.subsets, manifest)
+
+
+def _layers(config: ml_collections.FrozenConfigDict) -> Sequence[str]:
+    """Layers that are read; one tells the labels if no method reads embeddings."""
+    return config.layers if any(method.per_layer for method in methods.chosen(config)) else config.layers[:1]
+
+
+def _find_inputs(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> dict[str, str | None]:
+    """SHA-256 of each manifest that is read, None if there is none."""
+    inputs = {f"embeddings/{layer}": manifest_sha256(workdir.embeddings(layer)) for layer in _layers(config)}
+    if methods.grouped(config):
+        inputs |= {f"merges/{layer}": manifest_sha256(workdir.merges(layer)) for layer in _layers(config)}
+    return inputs
+
+
+def _read_earlier(
+    config: ml_collections.FrozenConfigDict, workdir: Workdir, inputs: Mapping[str, str | None]
+) -> dict[str, Any]:
+    """The manifest of the subsets made before, to which this config's are added; an empty one if there is none.
+
+    Raises:
+      WorkdirError: they were made of other inputs than the present ones, by another rule or with another seed.
+      DataError: they are not whole.
+    """
+    manifest = read_manifest(workdir.subsets, inputs=dict, files=list)
+    if manifest is None:
+        return {"inputs": {}, "files": []}
+    remedy = f'Delete {workdir.subsets} and run "redundancy select" again.'
+    recorded = manifest["inputs"]
+    for name, present in inputs.items():
+        if present is not None and recorded.get(name, present) != present:
+            raise WorkdirError(f"{workdir.subsets} was made from other {name} than the present ones. {remedy}")
+    for field in itertools.chain(*(method.fields for method in methods.chosen(config))):
+        if manifest.get(field) not in (None, config[field]):
+            raise WorkdirError(
+                f"{workdir.subsets} was made with {field} {manifest[field]!r}, and config.{field} is {config[field]!r}"
+                f". Use that value; or: {remedy}"
+            )
+    for file in manifest["files"]:
+        check_file(workdir.subsets, file)
+    return manifest
+
+
+def _open_stores(
+    config: ml_collections.FrozenConfigDict, workdir: Workdir, earlier: Sequence[Mapping[str, Any]]
+) -> list[EmbeddingStore]:
+    """The layers' embeddings; raises DataError if they, or the subsets made before, are of different images or labels."""
+    stores = [open_store(workdir, layer) for layer in _layers(config)]
+    positions, labels = stores[0].labels()
+    for store in stores[1:]:
+        if not all(map(np.array_equal, store.labels(), (positions, labels))):
+            raise DataError(
+                f"{store.folder} and {stores[0].folder} hold other images or labels; wanted the same in every layer. "
+                'Delete both and run "redundancy embed" again.'
+            )
+    for file in earlier[:1]:
+        path = storage.join(workdir.subsets, file["file"])
+        before = read_subset(path)
+        if not (np.array_equal(before.positions, positions) and np.array_equal(before.labels, labels)):
+            raise DataError(
+                f"{path} holds other images or labels than the embeddings do now; wanted the same in every layer. "
+                f'Delete {workdir.subsets} and run "redundancy select" again, or choose another --workdir.'
+            )
+    return stores
+
+
+def _read_merges(
+    workdir: Workdir, stores: Sequence[EmbeddingStore], inputs: Mapping[str, str | None], missing: Sequence[Asked]
+) -> dict[str, dict[int, Merges]]:
+    """By layer, the merges that the missing subsets are cut from."""
+    linked = {}
+    for store in stores:
+        fractions = [each.fraction for each in missing if each.layer == store.layer and METHODS[each.method].has_groups]
+        if fractions:
+            linked[store.layer] = _need_merges(workdir, store, inputs[f"embeddings/{store.layer}"], fractions)
+    return linked
+
+
+def _need_merges(
+    workdir: Workdir, store: EmbeddingStore, embeddings: str | None, fractions: Sequence[float]
+) -> dict[int, Merges]:
+    """The layer's merges; raises WorkdirError if they are not these embeddings', or not deep enough."""
+    folder = workdir.merges(store.layer)
+    manifest = need_manifest(folder, "link", embeddings=str, classes=dict, fractions=list, parts=list)
+    check_embeddings(folder, manifest, embeddings)
+    check_depth(workdir, folder, manifest, fractions)
+    counts = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
+    found = merges.read(folder, manifest["parts"], list(counts)) if counts == store.class_counts else {}
+    short = [label for label in found if len(found[label]) != manifest["classes"][str(label)]["merges"]]
+    if short or not found:
+        raise DataError(
+            f"{folder} has the merges of other classes than its manifest or the embeddings have. Delete {folder} and run "
+            '"redundancy link" again.'
+        )
+    return found
+
+
+def _choose(
+    missing: Sequence[Asked],
+    config: ml_collections.FrozenConfigDict,
+    stores: Sequence[EmbeddingStore],
+    linked: Mapping[str, Mapping[int, Merges]],
+) -> Iterator[Subset]:
+    """The missing subsets; those of one method and layer are chosen together, since its embeddings are read once."""
+    for _, together in itertools.groupby(missing, lambda each: (each.method, each.layer) if each.layer else each.name):
+        asked = list(together)
+        store = next((store for store in stores if store.layer == asked[0].layer), stores[0])
+        yield from _subsets(asked, config, store, linked.get(store.layer, {}))
+
+
+def _subsets(
+    asked: Sequence[Asked],
+    config: ml_collections.FrozenConfigDict,
+    store: EmbeddingStore,
+    linked: Mapping[int, Merges],
+) -> list[Subset]:
+    """The subsets asked for of one method and layer; each class is read once, if at all."""
+    method, (positions, labels) = METHODS[asked[0].method], store.labels()
+    counts = [choices.class_counts(store.class_counts, each.fraction) for each in asked]
+    group = np.full((len(counts), len(labels)), -1, np.int64)
+    kept = np.zeros(group.shape, bool)
+    dissimilarity = np.full(group.shape, np.nan)
+    first_group = np.zeros(len(counts), np.int64)
+    told = Progress(f"select {store.layer}", len(labels), "images") if method.per_layer else contextlib.nullcontext()
+    with told as progress:
+        for label, rows in choices.rows_by_class(labels).items():
+            vectors = store.read_class(label)[1] if method.per_layer else None
+            for number, (each, of_fraction) in enumerate(zip(asked, counts, strict=True)):
+                kept[number, rows], *groups = method.choose(
+                    label=label, positions=positions[rows], k=of_fraction[label], config=config, trial=each.trial,
+                    embeddings=vectors, merges=linked[label] if method.has_groups else None,
+                )  # fmt: skip
+                if groups:
+                    group[number, rows], dissimilarity[number, rows] = groups[0] + first_group[number], groups[1]
+                    first_group[number] += of_fraction[label]
+            if progress is not None:
+                progress.advance(len(rows))
+    return [
+        Subset(
+            positions,
+            labels,
+            group[number],
+            kept[number],
+            dissimilarity[number],
+            {
+                "fingerprint": store.manifest["fingerprint"],
+                "num_stored": store.manifest["num_stored"],
+                **dataclasses.asdict(each),
+                "rule": config.rule if "rule" in method.fields else None,
+                "seed": [config.seed, each.trial] if "seed" in method.fields else None,
+                "size": int(kept[number].sum()),
+            },
+        )
+        for number, each in enumerate(asked)
+    ]
+
+
+def _write(workdir: Workdir, subset: Subset) -> dict[str, Any]:
+    """Writes a subset; returns its entry in the manifest."""
+    of = subset.metadata
+    path = workdir.subset(subset_name(of["method"], of["fraction"], of["trial"], of["layer"] or "end"))
+    sha256 = write_subset(path, subset)
+    shown = {key: of[key] for key in ("method", "layer", "fraction", "trial", "size")}
+    return {"file": path.rsplit("/", 1)[-1], "sha256": sha256, **shown}
+
+
+def _in_order(file: Mapping[str, Any]) -> tuple:
+    return [*METHODS].index(file["method"]), file["layer"] or "", -file["fraction"], file["trial"] or 0
