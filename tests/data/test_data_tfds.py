@@ -199,8 +199,7 @@ def test_a_damaged_or_hostile_prepared_set(tmp_path, monkeypatch, file, old, new
 def test_digits_are_scikit_learns(tmp_path):
     program = f"""
 from redundancy import config
-from redundancy.data import dataset, open_dataset
-from redundancy.data.tfds import ids as tfds_ids
+from redundancy.data import open_dataset
 print(len(open_dataset(config.resolve({{"data_dir": {str(tmp_path)!r}}})).train.labels))
 """
     # Two at once: neither may see or leave half a data set.
