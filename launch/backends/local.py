@@ -6,14 +6,21 @@ import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from launch import worker
-from launch.cloud import CloudError
-from launch.controller import Resource, State
+from launch.backends import CloudError
+from launch.records import Resource, State
 from launch.spec import Spec
-from redundancy.errors import UserError
+from redundancy.errors import ConfigError, UserError
+
+_ZONE = "local"
+
+
+def check(spec: Spec, need: Callable[[bool, str, str], None]) -> None:
+    need(spec.bucket and "://" not in spec.bucket, "bucket", "a folder of this machine, as backend is local")
 
 
 def _free_port() -> int:
@@ -22,52 +29,58 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-class LocalSlices:
+class Backend:
     """Each slice is a folder: slice.json, and a home folder for every host."""
+
+    zones, devices, env, python = (_ZONE,), (), {}, sys.executable
 
     def __init__(self, spec: Spec):
         if not os.path.isdir("/proc/self"):
             raise UserError("the local backend finds its processes in /proc, which this system does not have.")
-        self._spec = spec
-        self._root = pathlib.Path(spec.root).expanduser().absolute() / "slices"
+        self._spec, self.files = spec, LocalFiles(spec.root)
+        self.chips, self.kind = spec.hosts, f"{spec.hosts} local processes"
+        self._root = pathlib.Path(self.files.root) / "slices"
+
+    def _found(self, name: str) -> dict | None:
+        return worker.read_json(str(self._root / name / "slice.json"))
 
     def create(self, name: str, zone: str, labels: Mapping[str, str], left_s: float) -> None:
-        folder = self._root / name
-        if (folder / "slice.json").exists():
+        if self._found(name):
             return
         for host in range(self._spec.hosts):
-            (folder / f"host-{host}").mkdir(parents=True, exist_ok=True)
-        self.set_state(name, "ACTIVE", labels=dict(labels), hosts=self._spec.hosts, port=_free_port(), zone=zone)
+            (self._root / name / f"host-{host}").mkdir(parents=True, exist_ok=True)
+        self.set_state(name, "ACTIVE", labels=dict(labels), hosts=self._spec.hosts, port=_free_port())
 
     def set_state(self, name: str, state: str, **values) -> None:
-        path = self._root / name / "slice.json"
-        worker.write_json(str(path), {**(worker.read_json(str(path)) or {}), **values, "state": state})
+        worker.write_json(
+            str(self._root / name / "slice.json"), {**(self._found(name) or {}), **values, "state": state}
+        )
 
     def describe(self, name: str, zone: str) -> Resource:
-        found = worker.read_json(str(self._root / name / "slice.json"))
+        found = self._found(name)
         if found is None:
             return Resource(name, zone, State.ABSENT)
         state = State.ACTIVE if found["state"] == "ACTIVE" else State.BROKEN
-        return Resource(
-            name, found["zone"], state, hosts=found["hosts"], message=found["state"], labels=found["labels"]
-        )
+        return Resource(name, zone, state, hosts=found["hosts"], message=found["state"], labels=found["labels"])
 
     def delete(self, name: str, zone: str) -> None:
         """Ends every process of the slice, and removes its folder."""
-        found = worker.read_json(str(self._root / name / "slice.json")) or {}
+        found = self._found(name) or {}
         for host in range(found.get("hosts", self._spec.hosts)):
             worker.end_marked(self.mark(name, host), patience=5.0)
         shutil.rmtree(self._root / name, ignore_errors=True)
+
+    def delete_argv(self, name: str, zone: str) -> None:
+        return None
 
     def mark(self, name: str, host: int) -> str:
         return worker.mark_of(self._spec.mark(name), host, self._root / name / f"host-{host}" / ".launch")
 
     def existing(self) -> list[Resource]:
-        names = sorted(path.parent.name for path in self._root.glob("*/slice.json"))
-        return [self.describe(name, "local") for name in names]
+        return [self.describe(path.parent.name, _ZONE) for path in sorted(self._root.glob("*/slice.json"))]
 
     def execute(self, name: str, zone: str, argv: Sequence[str], workers: Sequence[int], timeout: float) -> str:
-        found = worker.read_json(str(self._root / name / "slice.json"))
+        found = self._found(name)
         if found is None:
             raise CloudError("missing", f"there is no slice {name} under {self._root}")
 
@@ -82,10 +95,9 @@ class LocalSlices:
                     "JAX_NUM_PROCESSES": str(found["hosts"]),
                     "JAX_PROCESS_ID": str(host),
                 }
+            pipes = dict(stdin=subprocess.DEVNULL, capture_output=True, text=True)
             try:
-                done = subprocess.run(
-                    argv, env=env, cwd=home, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
-                )
+                done = subprocess.run(argv, env=env, cwd=home, timeout=timeout, **pipes)
                 return done.stdout + done.stderr
             except subprocess.TimeoutExpired:
                 return f"host {host}: no answer in {timeout:.0f} s"
@@ -93,12 +105,28 @@ class LocalSlices:
         with ThreadPoolExecutor(found["hosts"]) as pool:
             return "\n".join(pool.map(run, workers or range(found["hosts"])))
 
+    def denied(self, said: str) -> bool:
+        return False
+
     def plan(self, name: str, zone: str, labels: Mapping[str, str], left_s: float, argv: Sequence[str]) -> list[str]:
         return [f"(on each of {self._spec.hosts} local hosts) {shlex.join(argv)}"]
 
+    def check_workdir(self, workdir: str) -> None:
+        if not (workdir.startswith("gs://") or os.path.isabs(workdir)):
+            raise ConfigError(f"--workdir {workdir} is relative; wanted a whole path: hosts have folders of their own.")
+
+    def topology(self) -> None:
+        return None
+
+    def warning(self) -> None:
+        return None
+
+    def checks(self) -> Iterable[tuple[str, Callable[[], str], str]]:
+        return ()
+
 
 class LocalFiles:
-    """Small files in a folder, as cloud.GcsFiles has them in a bucket. `generation`: when the file was written; 0: none."""
+    """Files of a folder. `generation`: when the file was written."""
 
     def __init__(self, root: str):
         self.root = str(pathlib.Path(root).expanduser().absolute())
