@@ -71,7 +71,7 @@ def decide(record: Record, sight: Sight, policy: Policy) -> Action:
         return Delete(last.detail if last else "a slice of this name that no record tells of")
     if (left := _retry_at(record, policy) - sight.now) > 0:
         return Wait(f"{left:.0f} s before asking again ({last.detail})")
-    return Create(_zone(record, policy), number)
+    return Create(_zone(last, policy.zones), number)
 
 
 def may_appear(record: Record, now: float, policy: Policy) -> bool:
@@ -82,8 +82,9 @@ def may_appear(record: Record, now: float, policy: Policy) -> bool:
 def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
     """While an attempt lasts."""
     resource = sight.resource
-    if last.started is not None and (done := _done(sight)) is not None:
-        return done
+    well = {host.worker for host in sight.hosts if host.code == 0}
+    if last.started is not None and sight.num_hosts and well >= set(range(sight.num_hosts)):
+        return Close("done", sight.hosts[0].line)  # whatever has become of the slice since
     if sight.used_s >= policy.budget_s:
         return Close("budget", "budget_chip_hours is used up")
     if sight.stop and last.started is None:
@@ -104,9 +105,8 @@ def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
         case State.BROKEN:
             expired = last.started is None and sight.now - (last.created or last.began) > 0.95 * policy.wait_s
             lost = not expired and (last.started is not None or not CAPACITY.search(resource.message))
-            return Close(
-                "preempted" if lost else "capacity", resource.message or "the slice was suspended or has failed"
-            )
+            message = resource.message or "the slice was suspended or has failed"
+            return Close("preempted" if lost else "capacity", message)
         case State.DELETING:
             return Close("preempted", "the slice is being deleted, not by this launcher")
     if not resource.ready:
@@ -116,14 +116,6 @@ def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
     if last.started is None:
         return Start(last.number)
     return _judge(sight, policy)
-
-
-def _done(sight: Sight) -> Close | None:
-    """Whether the program has ended well on all hosts, whatever has become of the slice since."""
-    told = {host.worker: host.code for host in sight.hosts}
-    if sight.num_hosts and [told.get(worker) for worker in range(sight.num_hosts)] == [0] * sight.num_hosts:
-        return Close("done", sight.hosts[0].line)
-    return None
 
 
 def _judge(sight: Sight, policy: Policy) -> Action:
@@ -168,29 +160,28 @@ def _end(record: Record, sight: Sight, policy: Policy) -> End | None:
         return End(DONE, detail)
     if outcome == "stopped" or sight.stop:
         return End(STOPPED, "stopped; the same command goes on")
-    if outcome in ("refused", "budget"):
-        return End(FAILED, detail)
-    if sight.failures >= policy.max_failures:
-        return End(FAILED, f"the program failed {sight.failures} times (max_failures); {detail}")
-    unfit = [attempt.outcome == "unfit" for attempt in reversed(record.counted)]
-    if (count := [*unfit, False].index(False)) > policy.max_failures:
-        return End(FAILED, f"{count} slices, one after the other, could not run the program (max_failures); {detail}")
-    if sight.preemptions > policy.max_preemptions:
-        return End(FAILED, f"{sight.preemptions} slices were lost (max_preemptions); {detail}")
-    if sight.used_s >= policy.budget_s:
-        return End(FAILED, f"budget_chip_hours is used up; {detail}")
-    if sight.run_s >= policy.give_up_s:
-        return End(FAILED, f"gave up after {sight.run_s / 3600:.1f} h (give_up_hours); {detail}")
+    unfit = [*(attempt.outcome == "unfit" for attempt in reversed(record.counted)), False].index(False)
+    for holds, why in (
+        (outcome in ("refused", "budget"), ""),
+        (sight.failures >= policy.max_failures, f"the program failed {sight.failures} times (max_failures); "),
+        (
+            unfit > policy.max_failures,
+            f"{unfit} slices, one after the other, could not run the program (max_failures); ",
+        ),
+        (sight.preemptions > policy.max_preemptions, f"{sight.preemptions} slices were lost (max_preemptions); "),
+        (sight.used_s >= policy.budget_s, "budget_chip_hours is used up; "),
+        (sight.run_s >= policy.give_up_s, f"gave up after {sight.run_s / 3600:.1f} h (give_up_hours); "),
+    ):
+        if holds:
+            return End(FAILED, why + detail)
     return None
 
 
-def _zone(record: Record, policy: Policy) -> str:
+def _zone(last: Attempt | None, zones: Sequence[str]) -> str:
     """The zone of the last slice, or the next one after a want of capacity."""
-    last = record.last
-    if last is None or last.zone not in policy.zones:
-        return policy.zones[0]
-    step = last.outcome == "capacity"
-    return policy.zones[(policy.zones.index(last.zone) + step) % len(policy.zones)]
+    if last is None or last.zone not in zones:
+        return zones[0]
+    return zones[(zones.index(last.zone) + (last.outcome == "capacity")) % len(zones)]
 
 
 def _retry_at(record: Record, policy: Policy) -> float:

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from launch.backends import PERMANENT, CloudError, Files
+from launch.backends import PERMANENT, CloudError
 from launch.records import Record
 from redundancy.errors import WorkdirError
 
@@ -44,7 +44,7 @@ class Ledger:
       dead: whether a holder is known to be dead, however young its last save.
     """
 
-    def __init__(self, files: Files, run: str, clock=time, dead: Callable[[dict], bool] = ended, pauses=PAUSES):
+    def __init__(self, files, run: str, clock=time, dead: Callable[[dict], bool] = ended, pauses=PAUSES):
         self._files, self._clock, self._dead, self._pauses = files, clock, dead, pauses
         self.path, self._stop = f"{run}/run.json", f"{run}/stop"
         me = {"user": getpass.getuser(), "machine": socket.gethostname(), "pid": os.getpid()}

@@ -98,7 +98,7 @@ def preflight(spec: Spec, command: list[str]) -> int:
         except (UserError, ValueError) as error:
             failed, found = True, f"FAILED: {str(error).splitlines()[0]}. Wanted: {wanted}"
         say(f"{what:14} {found}")
-    topology = slices.topology()
+    topology = slices.topology
     if topology and command[0] in ("train", "embed", "sweep", "run"):
         say(f"compiles the config for {topology}:")
         fields = [part for part in command if re.match(r"--?(no)?config\.", part)]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from launch import bundle as bundle_lib
 from launch import controller, records, start
-from launch.backends import PERMANENT, Backend, CloudError, backend
+from launch.backends import PERMANENT, CloudError, Slices, backend
 from launch.ledger import Ledger
 from launch.records import Attempt, Close, Create, Delete, End, Host, Record, Resource, Sight, Start, State, Wait
 from launch.spec import Spec, owner
@@ -50,7 +50,7 @@ class Run:
         command: Sequence[str],
         say: Callable[[str], None] | None = None,
         *,
-        slices: Backend | None = None,
+        slices: Slices | None = None,
         clock=time,
         bundle: bundle_lib.Bundle | None = None,
         times: dict | None = None,

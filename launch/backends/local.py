@@ -1,5 +1,6 @@
 """Slices of processes of this machine: what a Cloud TPU slice is for the controller, without a cloud."""
 
+import contextlib
 import os
 import pathlib
 import shlex
@@ -7,11 +8,11 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from launch import worker
-from launch.backends import CloudError
+from launch.backends import CloudError, Slices
 from launch.records import Resource, State
 from launch.spec import Spec
 from redundancy.errors import ConfigError, UserError
@@ -23,22 +24,15 @@ def check(spec: Spec, need: Callable[[bool, str, str], None]) -> None:
     need(spec.bucket and "://" not in spec.bucket, "bucket", "a folder of this machine, as backend is local")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Backend:
+class Backend(Slices):
     """Each slice is a folder: slice.json, and a home folder for every host."""
 
-    zones, devices, env, python = (_ZONE,), (), {}, sys.executable
+    python = sys.executable
 
     def __init__(self, spec: Spec):
         if not os.path.isdir("/proc/self"):
             raise UserError("the local backend finds its processes in /proc, which this system does not have.")
-        self._spec, self.files = spec, LocalFiles(spec.root)
-        self.chips, self.kind = spec.hosts, f"{spec.hosts} local processes"
+        super().__init__(spec, (_ZONE,), spec.hosts, f"{spec.hosts} local processes", LocalFiles(spec.root))
         self._root = pathlib.Path(self.files.root) / "slices"
 
     def _found(self, name: str) -> dict | None:
@@ -47,14 +41,16 @@ class Backend:
     def create(self, name: str, zone: str, labels: Mapping[str, str], left_s: float) -> None:
         if self._found(name):
             return
-        for host in range(self._spec.hosts):
+        for host in range(self.spec.hosts):
             (self._root / name / f"host-{host}").mkdir(parents=True, exist_ok=True)
-        self.set_state(name, "ACTIVE", labels=dict(labels), hosts=self._spec.hosts, port=_free_port())
+        with socket.socket() as probe:  # finds a free port
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.set_state(name, "ACTIVE", labels=dict(labels), hosts=self.spec.hosts, port=port)
 
     def set_state(self, name: str, state: str, **values) -> None:
-        worker.write_json(
-            str(self._root / name / "slice.json"), {**(self._found(name) or {}), **values, "state": state}
-        )
+        content = {**(self._found(name) or {}), **values, "state": state}
+        worker.write_json(str(self._root / name / "slice.json"), content)
 
     def describe(self, name: str, zone: str) -> Resource:
         found = self._found(name)
@@ -66,15 +62,12 @@ class Backend:
     def delete(self, name: str, zone: str) -> None:
         """Ends every process of the slice, and removes its folder."""
         found = self._found(name) or {}
-        for host in range(found.get("hosts", self._spec.hosts)):
+        for host in range(found.get("hosts", self.spec.hosts)):
             worker.end_marked(self.mark(name, host), patience=5.0)
         shutil.rmtree(self._root / name, ignore_errors=True)
 
-    def delete_argv(self, name: str, zone: str) -> None:
-        return None
-
     def mark(self, name: str, host: int) -> str:
-        return worker.mark_of(self._spec.mark(name), host, self._root / name / f"host-{host}" / ".launch")
+        return worker.mark_of(self.spec.mark(name), host, self._root / name / f"host-{host}" / ".launch")
 
     def existing(self) -> list[Resource]:
         return [self.describe(path.parent.name, _ZONE) for path in sorted(self._root.glob("*/slice.json"))]
@@ -105,24 +98,12 @@ class Backend:
         with ThreadPoolExecutor(found["hosts"]) as pool:
             return "\n".join(pool.map(run, workers or range(found["hosts"])))
 
-    def denied(self, said: str) -> bool:
-        return False
-
     def plan(self, name: str, zone: str, labels: Mapping[str, str], left_s: float, argv: Sequence[str]) -> list[str]:
-        return [f"(on each of {self._spec.hosts} local hosts) {shlex.join(argv)}"]
+        return [f"(on each of {self.spec.hosts} local hosts) {shlex.join(argv)}"]
 
     def check_workdir(self, workdir: str) -> None:
         if not (workdir.startswith("gs://") or os.path.isabs(workdir)):
             raise ConfigError(f"--workdir {workdir} is relative; wanted a whole path: hosts have folders of their own.")
-
-    def topology(self) -> None:
-        return None
-
-    def warning(self) -> None:
-        return None
-
-    def checks(self) -> Iterable[tuple[str, Callable[[], str], str]]:
-        return ()
 
 
 class LocalFiles:
@@ -135,16 +116,14 @@ class LocalFiles:
         return f"{self.root}/{path}"
 
     def read(self, path: str) -> bytes | None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return pathlib.Path(self.uri(path)).read_bytes()
-        except FileNotFoundError:
-            return None
+        return None
 
     def generation(self, path: str) -> int:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return os.stat(self.uri(path)).st_mtime_ns
-        except FileNotFoundError:
-            return 0
+        return 0
 
     def write(self, path: str, data: bytes, generation: int | None = None) -> None:
         if generation is not None and self.generation(path) != generation:

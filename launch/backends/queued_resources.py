@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from absl import logging
 
-from launch.backends import CloudError
+from launch.backends import CloudError, Slices
 from launch.controller import CAPACITY
 from launch.records import Resource, State
 from launch.spec import Spec
@@ -127,16 +127,17 @@ class Gcloud:
         return done.returncode, done.stdout, done.stderr.decode(errors="replace")
 
 
-class Backend:
+class Backend(Slices):
     def __init__(self, spec: Spec, gcloud: Gcloud | None = None):
-        self._spec, self._gcloud = spec, gcloud or Gcloud(spec.project)
+        self._gcloud = gcloud or Gcloud(spec.project)
         name, _, number = spec.accelerator_type.rpartition("-")
-        per_chip, runtime, self._generation, self._shapes = TYPES[name]
-        self.zones, self.chips, self.runtime = spec.zones, int(number) // per_chip, spec.runtime_version or runtime
-        how = "spot" if spec.spot else "reserved" if spec.reserved else "on demand"
-        self.kind = f"{spec.accelerator_type} ({self.chips} chips), {how}"
+        per_chip, runtime, generation, shapes = TYPES[name]
+        chips, how = int(number) // per_chip, "spot" if spec.spot else "reserved" if spec.reserved else "on demand"
+        kind = f"{spec.accelerator_type} ({chips} chips), {how}"
+        super().__init__(spec, spec.zones, chips, kind, GcsFiles(spec.root, self._gcloud))
+        self.runtime, self.devices = spec.runtime_version or runtime, spec.devices
+        self.topology = f"{generation}:{shapes[chips]}" if chips in shapes else None
         self.python = spec.python if "/" in spec.python else None
-        self.devices, self.files = spec.devices, GcsFiles(spec.root, self._gcloud)
         # What was compiled before a preemption is not compiled again after it.
         self.env = {"JAX_COMPILATION_CACHE_DIR": self.files.uri("jax_cache")}
 
@@ -145,7 +146,7 @@ class Backend:
         return pathlib.Path(cache_folder() or ".launch") / "startup" / f"{name}.sh"
 
     def write_startup(self, name: str, zone: str, left_s: float) -> None:
-        idle_s = round(self._spec.idle_minutes * 60)
+        idle_s = round(self.spec.idle_minutes * 60)
         path, rest = self.startup(name), pathlib.Path(__file__).parents[1] / "startup.sh"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
@@ -154,12 +155,8 @@ class Backend:
         )
 
     def _create(self, name: str, zone: str, labels: Mapping[str, str]) -> list[str]:
-        spec = self._spec
-        optional = {
-            "--service-account": spec.service_account,
-            "--network": spec.network,
-            "--subnetwork": spec.subnetwork,
-        }
+        spec = self.spec
+        optional = dict(network=spec.network, subnetwork=spec.subnetwork) | {"service-account": spec.service_account}
         return [
             *self._gcloud.argv(*_QUEUED, "create", name, zone=zone),
             f"--accelerator-type={spec.accelerator_type}",
@@ -169,7 +166,7 @@ class Backend:
             f"--valid-until-duration={round(spec.wait_hours * 3600)}s",
             "--labels=" + ",".join(f"{key}={value}" for key, value in labels.items()),
             f"--scopes={_SCOPE}",
-            *(f"{flag}={value}" for flag, value in optional.items() if value),
+            *(f"--{flag}={value}" for flag, value in optional.items() if value),
             *(["--internal-ips"] if spec.internal_ips else []),
             *([f"--metadata-from-file=startup-script={self.startup(name)}"] if spec.self_delete else []),
             "--async",
@@ -183,7 +180,7 @@ class Backend:
             "--worker=" + (",".join(map(str, workers)) or "all"),
             "--batch-size=all",
             "--quiet",
-            *(["--tunnel-through-iap"] if self._spec.internal_ips else []),
+            *(["--tunnel-through-iap"] if self.spec.internal_ips else []),
             *(f"--ssh-flag={flag}" for flag in _SSH),
             # gcloud splits this at blanks and ssh joins it again: what the host's shell reads is this text.
             f"--command={shlex.join(argv)}",
@@ -251,12 +248,9 @@ class Backend:
                 f"--workdir {workdir} is on a host's disk, which ends with the slice; wanted gs://BUCKET/PATH."
             )
 
-    def topology(self) -> str | None:
-        return f"{self._generation}:{self._shapes[self.chips]}" if self.chips in self._shapes else None
-
     def warning(self) -> str | None:
         """Where the bucket is not in the region of the zones."""
-        bucket, zones = self._spec.bucket.split("/")[2], self._spec.zones
+        bucket, zones = self.spec.bucket.split("/")[2], self.spec.zones
         try:
             argv = ["gcloud", "storage", "buckets", "describe", f"gs://{bucket}", "--format=value(location)"]
             location = Gcloud().run(argv, timeout=30).decode().strip().lower()
@@ -283,7 +277,7 @@ class Backend:
             names = [each.get("name", "").rsplit("/", 1)[-1] for each in json.loads(self._gcloud.run(argv))]
             return need(name if name in names else "", f"there is no {name} in {zone}, but {', '.join(names)}")
 
-        spec, account = self._spec, ("auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
+        spec, account = self.spec, ("auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
         yield "account", functools.partial(text, *account, error="nobody is logged in"), "gcloud auth login"
         project = functools.partial(text, "config", "get", "project", error="no project")
         yield "project", lambda: spec.project or project(), "gcloud config set project, or --config.project"
