@@ -1,6 +1,7 @@
 """What to launch: the fields of a launch config, checked, and what follows from them."""
 
 import ast
+import contextlib
 import dataclasses
 import getpass
 import hashlib
@@ -120,14 +121,19 @@ def load(path: str, given: Mapping[str, str]) -> Spec:
     for name, text in given.items():
         if name not in FIELDS:
             raise ConfigError(f"--config.{name}: there is no such field.{nearest(name, FIELDS)} --help has all.")
-        try:
-            kind = FIELDS[name].default
-            values[name] = (
-                text if isinstance(kind, str) else ast.literal_eval(text.title() if kind in (True, False) else text)
-            )
-        except (ValueError, SyntaxError):
-            values[name] = text
+        values[name] = _parsed(text, FIELDS[name].default)
     return resolve(values)
+
+
+def _parsed(text: str, default):
+    """The value of a field that a text stands for; the text where it stands for none."""
+    if isinstance(default, str):
+        return text
+    with contextlib.suppress(ValueError, SyntaxError):
+        if isinstance(default, float):
+            return float(text)
+        return ast.literal_eval(text.title() if isinstance(default, bool) else text)
+    return text
 
 
 def resolve(config: Mapping) -> Spec:
@@ -160,7 +166,7 @@ def _typed(name: str, value, default):
         value = float(value) if isinstance(default, float) and type(value) is int else value
         if type(value) is type(default):
             return value
-        wanted = f"a {type(default).__name__}, as {default!r}"
+        wanted = f"{type(default).__name__}, for example {default!r}"
     raise ConfigError(f"launch config: {name} is {value!r}; wanted {wanted}.")
 
 
