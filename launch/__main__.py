@@ -128,7 +128,7 @@ def run(spec: Spec, command: list[str], args: argparse.Namespace) -> int:
 
 def _tell_remaining(task: Run, args: argparse.Namespace, what: str) -> None:
     left, spec = task.remaining(), task.spec
-    if not task.ledger.mine:
+    if not task.ledger.held:
         say(f"\n{what} It has changed nothing; see what exists: {_hint('list', spec, args)}")
     elif not left:
         say(f"\n{what} No slice is left.")

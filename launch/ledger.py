@@ -50,6 +50,7 @@ class Ledger:
         me = {"user": getpass.getuser(), "machine": socket.gethostname(), "pid": os.getpid()}
         self._me = {**me, "id": uuid.uuid4().hex, "since": clock.time()}
         self._known: list[bytes | None] = [None]  # what may be in the file: as read, or written without an answer
+        self.held = False  # this process holds the record, as far as it knows
         self.head: dict = {}
         self.records: list[Record] = []
 
@@ -114,16 +115,16 @@ class Ledger:
             )
         self._known.append(content)
         self._files.write(self.path, content, generation)
-        self._known = [content]
+        self._known, self.held = [content], self.mine
 
     def renew(self) -> None:
         """Says that the holder lives, now and then."""
-        if self.mine and self._clock.time() - self.head["holder"]["seen"] > _RENEW_S:
+        if self.held and self._clock.time() - self.head["holder"]["seen"] > _RENEW_S:
             self.save()
 
     def release(self) -> None:
         """Leaves the run to the next controller, as well as may be."""
-        if self.mine:
+        if self.held:
             self.head["holder"] = None
             with contextlib.suppress(WorkdirError, CloudError):
                 self._write()

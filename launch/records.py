@@ -209,12 +209,18 @@ class Create:
     zone: str
     attempt: int
 
+    def __str__(self) -> str:
+        return f"asks for a slice in {self.zone} (attempt {self.attempt})"
+
 
 @dataclasses.dataclass(frozen=True)
 class Start:
     """Starts the program on all hosts of the active slice; a new attempt where the present one has ended."""
 
     attempt: int
+
+    def __str__(self) -> str:
+        return f"starts the program on all hosts (attempt {self.attempt})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,10 +230,16 @@ class Close:
     outcome: str
     detail: str
 
+    def __str__(self) -> str:
+        return f"{self.outcome}: {self.detail}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Delete:
     why: str
+
+    def __str__(self) -> str:
+        return "deletes the slice"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +248,9 @@ class End:
 
     code: int
     message: str
+
+    def __str__(self) -> str:
+        return f"{'ended' if self.code else 'done'}: {self.message}"
 
 
 Action = Wait | Create | Start | Close | Delete | End

@@ -3,6 +3,7 @@
 It may be killed at any moment and started again, here or elsewhere, with the same command: the bucket has all it needs.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,7 +16,7 @@ from launch import bundle as bundle_lib
 from launch import controller, records, start
 from launch.backends import PERMANENT, CloudError, Slices, backend
 from launch.ledger import Ledger
-from launch.records import Attempt, Close, Create, Delete, End, Host, Record, Resource, Sight, Start, State, Wait
+from launch.records import Action, Attempt, Close, Create, Delete, Host, Record, Resource, Sight, Start, State, Wait
 from launch.spec import Spec, owner
 from redundancy.errors import WorkdirError
 
@@ -165,19 +166,24 @@ class Run:
 
     # The loop.
 
-    def run(self) -> int:
-        """Until nothing is left to do; the exit code: the worst of the slices'."""
+    def run(self, patient: bool = False) -> int:
+        """Until nothing is left to do; the exit code: the worst of the slices'. `patient`: whatever the cloud answers."""
         while True:
-            self.look()
+            self.look(patient)
             if all(record.end for record in self.records):
                 return max((record.end[0] for record in self.records), key=lambda code: (code == 1, code))
             self.sleep()
 
-    def look(self) -> None:
+    def look(self, patient: bool = False) -> None:
         """One look at each slice that has not ended."""
-        for index in range(len(self.records)):
-            if self.records[index].end is None:
-                self.step(index)
+        for index, record in enumerate(self.records):
+            try:
+                if record.end is None:
+                    self.step(index)
+            except CloudError as error:
+                if not patient:
+                    raise
+                self.say(f"{self.name(index)}: {error}")
 
     def sleep(self) -> None:
         self.clock.sleep(self.spec.poll_s)
@@ -277,13 +283,11 @@ class Run:
         """What the hosts of an attempt have reported last."""
         found = []
         for line in self.files.lines(f"{self.folder(index, attempt)}/host-*.json"):
-            try:
+            with contextlib.suppress(ValueError):
                 found.append(json.loads(line))
-            except ValueError:
-                continue
         return sorted(found, key=lambda status: status["worker"])
 
-    def _tell(self, index: int, action: controller.Action) -> None:
+    def _tell(self, index: int, action: Action) -> None:
         match action:
             case Wait(why):
                 kind, now = why.partition(":")[0], self.clock.monotonic()
@@ -292,21 +296,12 @@ class Run:
                     return
                 self._said[index] = (kind, now)
                 text = why if kind.startswith(("running", "setting")) else f"waits for {why}"
-            case Create():
-                text = f"asks for a slice in {action.zone} (attempt {action.attempt})"
-            case Start():
-                text = f"starts the program on all hosts (attempt {action.attempt})"
-            case Close():
-                text = f"{action.outcome}: {action.detail}"
-            case Delete():
-                text = "deletes the slice"
-            case End():
-                text = f"{'done' if action.code == 0 else 'ended'}: {action.message}"
-        if not isinstance(action, Wait):
-            self._said.pop(index, None)
+            case _:
+                text = str(action)
+                self._said.pop(index, None)
         self.say(f"{self.name(index)}: {text}")
 
-    def _do(self, index: int, action: controller.Action, resource: Resource, before: Record) -> None:
+    def _do(self, index: int, action: Action, resource: Resource, before: Record) -> None:
         try:
             match action:
                 case Create():
@@ -357,15 +352,7 @@ class Run:
                 if attempt == 4 or not self.ledger.load():
                     raise
         self.ledger.ask_to_stop()
-        while not all(record.end for record in self.records):
-            for index, record in enumerate(self.records):
-                try:
-                    if record.end is None:
-                        self.step(index)
-                except CloudError as error:  # the others are deleted all the same
-                    self.say(f"{self.name(index)}: {error}")
-            if not all(record.end for record in self.records):
-                self.sleep()
+        self.run(patient=True)
         self.ledger.release()
 
     def _close_all(self) -> None:

@@ -1,5 +1,6 @@
 """How the program of an attempt is started and stopped on the hosts of a slice."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -98,11 +99,9 @@ def _ask(run: "Run", index: int, argv: Sequence[str], resource: Resource) -> tup
         missing = sorted(all_hosts - acks.keys()) if acks else ()
         said = run.slices.execute(run.name(index), resource.zone, argv, missing, _START_S)
         for text in _ACK.findall(said):
-            try:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
                 ack = json.loads(text)
                 acks[int(ack["worker"])] = ack
-            except (ValueError, KeyError, TypeError):
-                continue
         if all_hosts <= acks.keys():
             break
         run.sleep()

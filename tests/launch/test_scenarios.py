@@ -285,7 +285,12 @@ def test_a_request_that_is_not_granted_expires_and_the_next_zone_is_tried(bench)
 
 
 def test_it_gives_up_on_capacity_in_the_end(bench):
-    bench.policy["give_up_s"] = 2.0
+    def now():
+        refused = any(request.command == "queued-resources.create" for request in bench.cloud.log)
+        return time.time() + (1000.0 if refused else 0.0)
+
+    bench.clock = types.SimpleNamespace(time=now, monotonic=time.monotonic, sleep=time.sleep)
+    bench.policy["give_up_s"] = 900.0
     bench.cloud.script("*", Scenario(create_error=CAPACITY))
     assert bench.go() == 1
     assert "gave up after" in bench.text
@@ -310,15 +315,17 @@ def test_chips_that_another_process_holds(bench):
 
 
 def test_stop_saves_and_the_same_command_goes_on(bench):
-    bench.arguments[1] = "60"
+    bench.arguments[1] = "20000"
     ended = bench.in_thread()
     bench.wait_for_step(3)
     bench.other().stop()
     assert ended() == 75, bench.text
     assert bench.cloud.resources() == []
-    assert 3 <= bench.steps() < 60
+    saved = bench.steps()
+    assert saved >= 3
+    bench.arguments[1] = str(saved + 3)
     assert bench.go() == 0, bench.text
-    assert bench.steps() == 60
+    assert (bench.steps(), bench.starts()) == (saved + 3, 2)
     assert bench.outcomes() == ["stopped", "done"], bench.text
 
 
@@ -369,8 +376,21 @@ def test_ssh_that_is_not_allowed_is_told_at_once(bench):
     assert "Permission denied (publickey)" in bench.text
 
 
+def test_a_second_controller_is_told_who_holds_the_run(bench):
+    bench.arguments[1] = "20000"
+    ended = bench.in_thread()
+    bench.wait_for_step(1)
+    second = run.Run(bench.spec(), ["run", "{slice}"])
+    with pytest.raises(UserError, match=rf"another controller holds this run: .* \(process {os.getpid()}, since .*down"):
+        second.open()
+    assert command_line.main(arguments(bench, "status", "r")) == 0
+    bench.other().stop()
+    assert ended() == 75, bench.text
+    second.open()  # who held it has released it
+
+
 def test_down_beside_a_controller(bench):
-    bench.arguments[1] = "2000"
+    bench.arguments[1] = "20000"
     ended = bench.in_thread()
     bench.wait_for_step(3)
     bench.other().down()
@@ -420,8 +440,11 @@ def test_a_slice_of_somebody_else_is_left_alone(bench):
     other = run.Run(dataclasses.replace(bench.spec()), ["theirs", "{slice}"], say=bench.said.append)
     other.ledger.records = [records.Record("r-0")]
     other.slices.create("r-0", "us-west4-a", other.labels(0), 3600.0)
+    task = run.Run(bench.spec(), ["run", "{slice}"])
     with pytest.raises(UserError, match=r"there is a slice r-0 in us-west4-a, of owner .* with another command"):
-        bench.task()
+        task.open()
+    task.ledger.release()
+    assert not task.ledger.load(), "a run that was refused has left a record"
     other.slices.delete("r-0", "us-west4-a")
     wait_for_state(other, "r-0", State.ABSENT)
 
