@@ -65,7 +65,7 @@ class Run:
         self.clock, self.bundle = clock, bundle
         self.ledger = Ledger(self.files, spec.run, clock, **(ledger or {}))
         self.say = say or (lambda text: print(time.strftime("%H:%M:%S"), text, flush=True))
-        self._stop = False
+        self._stop, self._stopped = False, set()
         self._said: dict[int, tuple[str, float]] = {}
         self._beats: dict[tuple, tuple[object, float]] = {}
         self._since: dict[tuple, float] = {}
@@ -206,6 +206,8 @@ class Run:
             # The bucket does not answer: nothing is known, as where the slice cannot be seen.
             self._tell(index, Wait(f"the bucket: {first_line(error)}"))
             return
+        if sight.stop and resource.state is State.ACTIVE:
+            self._stop_hosts(index, resource)
         while True:
             record = self.records[index]
             action = controller.decide(record, sight, self.policy)
@@ -333,13 +335,19 @@ class Run:
     # By hand.
 
     def stop(self) -> None:
-        """Asks the controller to start nothing more, and the programs to save and end."""
+        """Asks the controller to start nothing more, and the programs to save and end, in case no controller watches."""
         self.ledger.ask_to_stop()
-        for index, record in enumerate(self.records):
-            last = record.last
-            if last is not None and last.outcome is None and last.started:
-                resource = self.slices.describe(self.name(index), last.zone)
-                self.say(f"{self.name(index)}: {start.stop(self, index, last, resource)}")
+        for index in range(len(self.records)):
+            self._stop_hosts(index, self.slices.describe(self.name(index), self.zone(index)))
+
+    def _stop_hosts(self, index: int, resource: Resource) -> None:
+        """Asks the program of an attempt that lasts to save and end, until hosts have heard it."""
+        last = self.records[index].last
+        if last and last.started and last.outcome is None and (index, last.number) not in self._stopped:
+            acks, said = start.stop(self, index, last, resource)
+            heard = f"hosts {sorted(acks)} were asked to save and end"
+            self.say(f"{self.name(index)}: {heard if acks else f'no host answered: {said.strip()[-500:]}'}")
+            self._stopped |= {(index, last.number)} if len(acks) == last.hosts else set()
 
     def down(self) -> None:
         """Deletes the run's slices in a controller's place, and returns when they are gone and none can come any more."""

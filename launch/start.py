@@ -82,10 +82,9 @@ def start(run: "Run", index: int, attempt: int, resource: Resource) -> None:
     return run.update(index, changed)
 
 
-def stop(run: "Run", index: int, last: Attempt, resource: Resource) -> str:
-    """Asks the program to save and end; what the hosts answered."""
-    acks, said = _ask(run, index, bootstrap(run, "stop", index, last.number, last.bundle), resource)
-    return f"hosts {sorted(acks)} were asked to save and end" if acks else f"no host answered: {said.strip()[-500:]}"
+def stop(run: "Run", index: int, last: Attempt, resource: Resource) -> tuple[dict[int, dict], str]:
+    """Asks the program to save and end."""
+    return _ask(run, index, bootstrap(run, "stop", index, last.number, last.bundle), resource)
 
 
 def _ask(run: "Run", index: int, argv: Sequence[str], resource: Resource) -> tuple[dict[int, dict], str]:

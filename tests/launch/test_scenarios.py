@@ -329,6 +329,19 @@ def test_stop_saves_and_the_same_command_goes_on(bench):
     assert bench.outcomes() == ["stopped", "done"], bench.text
 
 
+def test_a_stop_that_comes_while_the_program_is_started(bench):
+    """Then whoever asks does not know of a program that could be asked; the controller does."""
+    bench.arguments[1] = "20000"
+    task = bench.task()
+    step_until(task, lambda: task.records[0].last and task.records[0].last.created)
+    other = bench.other()
+    step_until(task, lambda: task.records[0].last.started)
+    other.stop()
+    assert "were asked" not in bench.text
+    assert task.run() == 75, bench.text
+    assert "hosts [0, 1] were asked to save and end" in bench.text
+
+
 def test_stop_before_there_is_a_slice(bench):
     bench.cloud.script("*", Scenario(waiting=10_000))
     ended = bench.in_thread()
@@ -381,7 +394,9 @@ def test_a_second_controller_is_told_who_holds_the_run(bench):
     ended = bench.in_thread()
     bench.wait_for_step(1)
     second = run.Run(bench.spec(), ["run", "{slice}"])
-    with pytest.raises(UserError, match=rf"another controller holds this run: .* \(process {os.getpid()}, since .*down"):
+    with pytest.raises(
+        UserError, match=rf"another controller holds this run: .* \(process {os.getpid()}, since .*down"
+    ):
         second.open()
     assert command_line.main(arguments(bench, "status", "r")) == 0
     bench.other().stop()
