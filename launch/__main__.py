@@ -45,7 +45,6 @@ a crash or on another machine, and it goes on. status, logs, stop and down want 
 Exit codes: 0 done, 1 an error, 2 a wrong command, 75 stopped and saved, 130 Ctrl-C (what still runs is told).
 """
 VERBS = ("plan", "preflight", "run", "status", "logs", "stop", "down", "list", "gc")
-_OF_A_RUN = ("status", "logs", "stop", "down")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -290,15 +289,14 @@ def _dispatch(args: argparse.Namespace, command: list[str]) -> int:
     if not args.config:
         raise ConfigError("--config is missing; for example --config launch/configs/v5e_spot.py")
     spec, verb, names = spec_lib.load(args.config, args.fields), args.verb, args.names
-    if verb in _OF_A_RUN:
+    if of_a_run := {"status": status, "logs": logs, "stop": stop, "down": down}.get(verb):
         if len(names) > 1 or not (names or spec.run):
             raise ConfigError(f"{verb} wants the name of one run, which run and list tell; found {names}.")
-        spec = dataclasses.replace(spec, run=names[0]) if names else spec
-        return {"status": status, "logs": logs, "stop": stop, "down": down}[verb](spec, args)
+        return of_a_run(dataclasses.replace(spec, run=names[0]) if names else spec, args)
     if names:
         raise ConfigError(f"{verb} takes no {names[0]!r}; the redundancy command comes after --.")
-    if verb in ("list", "gc"):
-        return {"list": list_, "gc": gc}[verb](spec, args)
+    if of_all := {"list": list_, "gc": gc}.get(verb):
+        return of_all(spec, args)
     spec = named(spec, command)
     return run(spec, command, args) if verb == "run" else {"plan": plan, "preflight": preflight}[verb](spec, command)
 

@@ -39,12 +39,12 @@ class Resource:
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """What a host's worker has reported last. `code`: of the program, None while it runs; `stopped`: on request."""
+    """What a host's worker has reported last."""
 
     worker: int
-    code: int | None = None
+    code: int | None = None  # of the program; None while it runs
     ended: float = 0.0
-    stopped: bool = False
+    stopped: bool = False  # on request
     expired: bool = False
     setup: bool = False
     line: str = ""
@@ -53,29 +53,21 @@ class Host:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """One start of the program on a slice.
-
-    Attributes:
-      bundle: SHA-256 of the code that was started.
-      asked: when the latest request for the slice was sent or answered, while that request may still bring one; None once
-        the slice was seen, or the cloud has refused.
-      requests: number of requests for the slice; refusals: of those that the cloud did not answer.
-      created: when the cloud took the request; None before, and if that is not known.
-      started: when every host, `hosts` of them, had acknowledged the start.
-      outcome: None while it lasts; done, stopped, failed, preempted, unfit, capacity, share, budget, refused.
-    """
+    """One start of the program on a slice."""
 
     number: int
     zone: str
     began: float
-    bundle: str = ""
+    bundle: str = ""  # SHA-256 of the code that was started
+    # When the latest request for the slice was sent or answered, while that request may still bring one; None once the slice
+    # was seen, or the cloud has refused.
     asked: float | None = None
     requests: int = 0
-    created: float | None = None
-    refusals: int = 0
-    started: float | None = None
+    created: float | None = None  # when the cloud took the request, where that is known
+    refusals: int = 0  # requests that the cloud did not answer
+    started: float | None = None  # when every host had acknowledged the start
     hosts: int = 0
-    outcome: str | None = None
+    outcome: str | None = None  # done, stopped, failed, preempted, unfit, capacity, share, budget, refused
     detail: str = ""
     ended: float | None = None
 
@@ -87,20 +79,14 @@ class Attempt:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """All that is remembered of a slice.
-
-    Attributes:
-      active_since: chip-hours are counted from then on; used_s: seconds of those before.
-      base: attempts up to this number belong to a run that had ended; the budgets do not count them.
-      end: exit code and message, once nothing is left to do.
-    """
+    """All that is remembered of a slice."""
 
     name: str
     attempts: tuple[Attempt, ...] = ()
-    active_since: float | None = None
-    used_s: float = 0.0
-    base: int = 0
-    end: tuple[int, str] | None = None
+    active_since: float | None = None  # chip-hours are counted from then on
+    used_s: float = 0.0  # active seconds before
+    base: int = 0  # attempts up to this number are of a run that had ended; the budgets do not count them
+    end: tuple[int, str] | None = None  # exit code and message, once nothing is left to do
 
     @classmethod
     def of(cls, found: dict) -> "Record":
@@ -128,15 +114,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """When to give up on what, in seconds, and where to try.
-
-    Attributes:
-      appear_s: a request may bring a slice for so long after it was sent or answered: gcloud ends within 120 s, and what
-        the cloud took is listed within another 120 s.
-      healthy_s: failures and losses before the program ran for so long are forgotten.
-      last_s: of the budget, kept for saving and for the deletion; least_s: what the program has at least.
-      settle_s: after a host's program has failed, the others' may take so long to end, too.
-    """
+    """When to give up on what, in seconds, and where to try."""
 
     zones: tuple[str, ...]
     wait_s: float
@@ -145,13 +123,15 @@ class Policy:
     max_preemptions: int
     max_failures: int
     budget_s: float
-    appear_s: float = 240.0
+    appear_s: float = (
+        240.0  # for which a request may bring a slice: gcloud ends within 120 s, and lists within another 120 s
+    )
     unready_s: float = 600.0
-    settle_s: float = 180.0
-    healthy_s: float = 3600.0
+    settle_s: float = 180.0  # after a host's program has failed, until the others' have ended, too
+    healthy_s: float = 3600.0  # failures and losses before the program ran for so long are forgotten
     max_refusals: int = 5
-    last_s: float = 300.0
-    least_s: float = 60.0
+    last_s: float = 300.0  # of the budget, kept for saving and for the deletion
+    least_s: float = 60.0  # that the program has at least
     backoff_s: float = 30.0
     backoff_max_s: float = 900.0
 
@@ -172,29 +152,20 @@ def policy(spec: Spec, zones: tuple[str, ...], chips: int) -> Policy:
 
 @dataclasses.dataclass(frozen=True)
 class Sight:
-    """What is known at one moment about one slice, and of the whole run what the budgets need.
-
-    Attributes:
-      hosts: those whose status of the present attempt has been seen; num_hosts: how many there are or were.
-      quiet_s: the longest time since a host that has not ended was heard of.
-      unready_s: since when the slice is active, but its hosts are not ready.
-      failing_s: since a program was first seen to have ended with an error.
-      stop: somebody asked the run to stop.
-      failures, preemptions, used_s (seconds): of all slices of the run; run_s: since the run began.
-    """
+    """What is known at one moment about one slice, and of the whole run what the budgets need."""
 
     now: float
     resource: Resource
-    hosts: tuple[Host, ...] = ()
-    num_hosts: int = 0
-    quiet_s: float = 0.0
-    unready_s: float = 0.0
-    failing_s: float = 0.0
-    stop: bool = False
-    failures: int = 0
+    hosts: tuple[Host, ...] = ()  # whose status of the present attempt has been seen
+    num_hosts: int = 0  # that there are or were
+    quiet_s: float = 0.0  # the longest time since a host that has not ended was heard of
+    unready_s: float = 0.0  # for which the slice is active, but its hosts are not ready
+    failing_s: float = 0.0  # since a program was first seen to have ended with an error
+    stop: bool = False  # somebody asked the run to stop
+    failures: int = 0  # of all slices of the run, as the next two
     preemptions: int = 0
-    run_s: float = 0.0
     used_s: float = 0.0
+    run_s: float = 0.0  # since the run began
 
 
 @dataclasses.dataclass(frozen=True)

@@ -257,15 +257,8 @@ class Run:
             quiet = max((self._quiet((index, last.number, host), beats.get(host)) for host in waiting), default=0.0)
             failing = self._for((index, last.number, "failing"), any(host.code for host in hosts))
         unready = self._for((index, "unready"), resource.state is State.ACTIVE and not resource.ready)
-        return Sight(
-            resource=resource,
-            hosts=hosts,
-            num_hosts=last.hosts if last else 0,
-            quiet_s=quiet,
-            unready_s=unready,
-            failing_s=failing,
-            **self._counts(),
-        )
+        times = dict(quiet_s=quiet, unready_s=unready, failing_s=failing)
+        return Sight(resource=resource, hosts=hosts, num_hosts=last.hosts if last else 0, **times, **self._counts())
 
     def _quiet(self, key: tuple, beat: object) -> float:
         """Seconds on this clock since a host's beat changed: the hosts' clocks may be off."""

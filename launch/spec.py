@@ -36,32 +36,26 @@ class Spec:
     runtime_version: str = _field("", "software of the TPU VM; the accelerator's usual one where empty")
     spot: bool = _field(True, "spot capacity: cheap, taken back at any moment")
     reserved: bool = _field(False, "capacity of a reservation")
-    slices: int = _field(
-        1, "slices, each with a run of the command of its own: {slice} and {slices} in it are replaced"
-    )
+    slices: int = _field(1, "slices, each with the command of its own: {slice} and {slices} in it are replaced")
     hosts: int = _field(1, "local: processes of a slice")
     budget_chip_hours: float = _field(0.0, "all slices end when this many chip-hours are used; needed, but for local")
     usd_per_chip_hour: float = _field(0.0, "your price, for the estimates; 0: not told")
     wait_hours: float = _field(6.0, "a request that is not granted by then expires")
     give_up_hours: float = _field(168.0, "no new slice is asked for after this time since the run began")
     max_preemptions: int = _field(100, "slices lost before the run gives up")
-    max_failures: int = _field(
-        3, "failures of the program, with less than an hour between them, before the run gives up"
-    )
-    service_account: str = _field(
-        "", "of the VMs; it needs to read and write the bucket. Compute Engine's default where empty"
-    )
+    max_failures: int = _field(3, "failures of the program, less than an hour apart, before the run gives up")
+    service_account: str = _field("", "of the VMs, which reads and writes the bucket; the default one where empty")
     network: str = _field("", "of the VMs")
     subnetwork: str = _field("", "of the VMs")
     internal_ips: bool = _field(False, "VMs have no address in the internet; ssh goes through Identity-Aware Proxy")
     self_delete: bool = _field(
-        True, "a slice that nobody watches any more deletes itself (the service account must be allowed to)"
+        True, "a slice that nobody watches deletes itself (the service account must be allowed to)"
     )
     idle_minutes: float = _field(30.0, "time after the end of the program until it does")
     python: str = _field("3.12", "version to install on the VMs; or the path of a Python there that has all it needs")
     extras: tuple[str, ...] = _field(("tpu", "gcp"), "extras of pyproject.toml that are installed on the VMs")
     devices: tuple[str, ...] = _field(
-        ("/dev/accel*", "/dev/vfio/[0-9]*"), "files of the chips, which one process may hold"
+        ("/dev/accel*", "/dev/vfio/[0-9]*"), "files of the chips, which one process holds"
     )
     env: tuple[tuple[str, str], ...] = _field((), "environment variables of the program: a dict. Nothing secret")
     poll_s: float = _field(30.0, "seconds between two looks at a slice")
@@ -92,9 +86,7 @@ def defaults() -> ConfigDict:
 
 def describe() -> str:
     """The fields with their defaults and meaning, a line each."""
-    return "\n".join(
-        f"  {field.name:18} {field.metadata['doc']} [{field.default!r}]" for field in dataclasses.fields(Spec)
-    )
+    return "\n".join(f"  {name:18} {field.metadata['doc']} [{field.default!r}]" for name, field in FIELDS.items())
 
 
 def owner() -> str:

@@ -264,28 +264,26 @@ class Backend(Slices):
         )
 
     def checks(self) -> Iterable[tuple[str, Callable[[], str], str]]:
-        def need(found: str, error: str) -> str:
-            if not found:
+        def text(*args: str, error: str) -> str:
+            if not (found := self._gcloud.run(["gcloud", *args]).decode().strip()):
                 raise UserError(error)
             return found
-
-        def text(*args: str, error: str) -> str:
-            return need(self._gcloud.run(["gcloud", *args]).decode().strip(), error)
 
         def listed(*args: str, name: str, zone: str) -> str:
             argv = [*self._gcloud.argv("compute", "tpus", *args, "list", zone=zone), "--format=json"]
             names = [each.get("name", "").rsplit("/", 1)[-1] for each in json.loads(self._gcloud.run(argv))]
-            return need(name if name in names else "", f"there is no {name} in {zone}, but {', '.join(names)}")
+            if name not in names:
+                raise UserError(f"there is no {name} in {zone}, but {', '.join(names) or 'nothing'}")
+            return name
 
-        spec, account = self.spec, ("auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
-        yield "account", functools.partial(text, *account, error="nobody is logged in"), "gcloud auth login"
-        project = functools.partial(text, "config", "get", "project", error="no project")
+        spec, part = self.spec, functools.partial
+        account = ("auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
+        yield "account", part(text, *account, error="nobody is logged in"), "gcloud auth login"
+        project = part(text, "config", "get", "project", error="no project")
         yield "project", lambda: spec.project or project(), "gcloud config set project, or --config.project"
         for zone in spec.zones:
-            kinds = functools.partial(listed, "accelerator-types", name=spec.accelerator_type, zone=zone)
-            yield zone, kinds, "a zone that has it"
-            runtimes = functools.partial(listed, "tpu-vm", "versions", name=self.runtime, zone=zone)
-            yield zone, runtimes, "--config.runtime_version"
+            yield zone, part(listed, "accelerator-types", name=spec.accelerator_type, zone=zone), "a zone that has it"
+            yield zone, part(listed, "tpu-vm", "versions", name=self.runtime, zone=zone), "--config.runtime_version"
         yield "ssh key", check_key, "a key without a passphrase, or one that an agent holds"
         wanted = "a bucket in the region of the zones"
         yield "bucket", lambda: self.warning() or "in the region of the zones", wanted
