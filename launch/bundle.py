@@ -45,14 +45,16 @@ def make(root: pathlib.Path) -> Bundle:
         listed = os.fsdecode(subprocess.run(argv, capture_output=True, check=True).stdout)
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(f"{root} is no git checkout; the code that goes to the hosts is what git lists.") from error
-    names = sorted(name for name in set(listed.split("\0")) if name)
-    files = [name for name in names if (root / name).is_file() or (root / name).is_symlink()]
-    sizes = {name: (root / name).lstat().st_size for name in files}
-    if sum(sizes.values()) > MAX_BYTES:
-        largest = sorted(files, key=lambda name: -sizes[name])[:3]
+    names = sorted({*listed.split("\0")} - {""})
+    sizes = {
+        name: (root / name).lstat().st_size for name in names if (root / name).is_file() or (root / name).is_symlink()
+    }
+    files, total = [*sizes], sum(sizes.values())
+    if total > MAX_BYTES:
+        largest = ", ".join(sorted(files, key=lambda name: -sizes[name])[:3])
         raise UserError(
-            f"the code has {sum(sizes.values()) / 2**20:.0f} MiB; wanted at most {MAX_BYTES / 2**20:.0f}. The largest files "
-            f"are {', '.join(largest)}: name what is not needed in .gitignore."
+            f"the code has {total / 2**20:.0f} MiB; wanted at most {MAX_BYTES / 2**20:.0f}. The largest files are {largest}: "
+            "name what is not needed in .gitignore."
         )
     if secret := [name for name in files if _is_secret(root, name)]:
         raise UserError(
@@ -71,10 +73,8 @@ def make(root: pathlib.Path) -> Bundle:
 
 def _is_secret(root: pathlib.Path, name: str) -> bool:
     """By its name, or as the JSON of a service account's key."""
-    found = _SECRET.search(name) is not None
-    return found or (
-        name.endswith(".json") and (root / name).is_file() and b'"private_key"' in (root / name).read_bytes()
-    )
+    is_json = name.endswith(".json") and (root / name).is_file()
+    return bool(_SECRET.search(name)) or (is_json and b'"private_key"' in (root / name).read_bytes())
 
 
 def _entry(root: pathlib.Path, name: str) -> tuple[tarfile.TarInfo, io.BytesIO | None]:

@@ -1,27 +1,20 @@
 """What to launch: the fields of a launch config, checked, and what follows from them."""
 
+import ast
+import contextlib
 import dataclasses
 import getpass
 import hashlib
 import math
+import os
 import re
-import sys
+import runpy
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
 from redundancy.errors import ConfigError, nearest
 
-# Accelerator types, what their number counts per chip, the TPU VM's software (Google's page on runtimes, 2026), and the
-# names of their topologies for the compiler.
-_PLANE = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
-_CUBE = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"}
-TYPES = {
-    "v4": (2, "tpu-ubuntu2204-base", "v4", _CUBE),
-    "v5litepod": (1, "v2-alpha-tpuv5-lite", "v5e", _PLANE),
-    "v5p": (2, "v2-alpha-tpuv5", "v5p", _CUBE),
-    "v6e": (1, "v2-alpha-tpuv6e", "v6e", _PLANE),
-}
-BACKENDS = ("queued_resources", "local")
 _NAME = r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?"
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE", re.IGNORECASE)
 
@@ -43,66 +36,31 @@ class Spec:
     runtime_version: str = _field("", "software of the TPU VM; the accelerator's usual one where empty")
     spot: bool = _field(True, "spot capacity: cheap, taken back at any moment")
     reserved: bool = _field(False, "capacity of a reservation")
-    slices: int = _field(
-        1, "slices, each with a run of the command of its own: {slice} and {slices} in it are replaced"
-    )
+    slices: int = _field(1, "slices, each with the command of its own: {slice} and {slices} in it are replaced")
     hosts: int = _field(1, "local: processes of a slice")
     budget_chip_hours: float = _field(0.0, "all slices end when this many chip-hours are used; needed, but for local")
     usd_per_chip_hour: float = _field(0.0, "your price, for the estimates; 0: not told")
     wait_hours: float = _field(6.0, "a request that is not granted by then expires")
     give_up_hours: float = _field(168.0, "no new slice is asked for after this time since the run began")
     max_preemptions: int = _field(100, "slices lost before the run gives up")
-    max_failures: int = _field(
-        3, "failures of the program, with less than an hour between them, before the run gives up"
-    )
-    service_account: str = _field(
-        "", "of the VMs; it needs to read and write the bucket. Compute Engine's default where empty"
-    )
+    max_failures: int = _field(3, "failures of the program, less than an hour apart, before the run gives up")
+    service_account: str = _field("", "of the VMs, which reads and writes the bucket; the default one where empty")
     network: str = _field("", "of the VMs")
     subnetwork: str = _field("", "of the VMs")
     internal_ips: bool = _field(False, "VMs have no address in the internet; ssh goes through Identity-Aware Proxy")
     self_delete: bool = _field(
-        True, "a slice that nobody watches any more deletes itself (the service account must be allowed to)"
+        True, "a slice that nobody watches deletes itself (the service account must be allowed to)"
     )
     idle_minutes: float = _field(30.0, "time after the end of the program until it does")
     python: str = _field("3.12", "version to install on the VMs; or the path of a Python there that has all it needs")
     extras: tuple[str, ...] = _field(("tpu", "gcp"), "extras of pyproject.toml that are installed on the VMs")
     devices: tuple[str, ...] = _field(
-        ("/dev/accel*", "/dev/vfio/[0-9]*"), "files of the chips, which one process may hold"
+        ("/dev/accel*", "/dev/vfio/[0-9]*"), "files of the chips, which one process holds"
     )
     env: tuple[tuple[str, str], ...] = _field((), "environment variables of the program: a dict. Nothing secret")
     poll_s: float = _field(30.0, "seconds between two looks at a slice")
     mirror_s: float = _field(30.0, "seconds between two copies of a host's log and status to the bucket")
     silent_minutes: float = _field(10.0, "a host that is not heard of for so long is lost")
-
-    @property
-    def chips(self) -> int:
-        """Chips of one slice; local: 1 for each process."""
-        if self.backend == "local":
-            return self.hosts
-        kind, _, number = self.accelerator_type.rpartition("-")
-        return int(number) // TYPES[kind][0]
-
-    @property
-    def topology(self) -> str | None:
-        """As `redundancy preflight --topology` spells it; None where the type has none of the usual ones."""
-        kind, _, _ = self.accelerator_type.rpartition("-")
-        _, _, generation, shapes = TYPES[kind]
-        return f"{generation}:{shapes[self.chips]}" if self.chips in shapes else None
-
-    @property
-    def runtime(self) -> str:
-        return self.runtime_version or TYPES[self.accelerator_type.rpartition("-")[0]][1]
-
-    @property
-    def interpreter(self) -> str | None:
-        """The Python that the hosts have already; None where one is set up."""
-        return sys.executable if self.backend == "local" else self.python if "/" in self.python else None
-
-    @property
-    def budget_hours(self) -> float:
-        """Hours that all slices together may last, were they to run all the time; infinite without a budget."""
-        return self.budget_chip_hours / (self.chips * self.slices) if self.budget_chip_hours else math.inf
 
     @property
     def root(self) -> str:
@@ -116,6 +74,9 @@ class Spec:
         return f"{name}-{hashlib.sha256(self.root.encode()).hexdigest()[:8]}"
 
 
+FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
+
+
 def defaults() -> ConfigDict:
     """A launch config with every field at its default."""
     config = ConfigDict({field.name: field.default for field in dataclasses.fields(Spec) if field.name != "env"})
@@ -125,9 +86,7 @@ def defaults() -> ConfigDict:
 
 def describe() -> str:
     """The fields with their defaults and meaning, a line each."""
-    return "\n".join(
-        f"  {field.name:18} {field.metadata['doc']} [{field.default!r}]" for field in dataclasses.fields(Spec)
-    )
+    return "\n".join(f"  {name:18} {field.metadata['doc']} [{field.default!r}]" for name, field in FIELDS.items())
 
 
 def owner() -> str:
@@ -135,20 +94,51 @@ def owner() -> str:
     return re.sub(r"[^a-z0-9_-]", "-", getpass.getuser().lower())[:63] or "unknown"
 
 
-def resolve(config: ConfigDict) -> Spec:
+def load(path: str, given: Mapping[str, str]) -> Spec:
+    """The checked spec of a config file, with the fields that the command line gives.
+
+    Raises:
+      ConfigError: a mistake in either.
+    """
+    file, _, argument = path.partition(":")
+    if not os.path.isfile(file):
+        raise ConfigError(f"--config: there is no file {file!r}; for example launch/configs/v5e_spot.py")
+    try:
+        config = runpy.run_path(file)["get_config"](*([argument] if argument else []))
+    except Exception as error:
+        raise ConfigError(f"the launch config cannot be read: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"get_config returned {type(config).__name__}; wanted an ml_collections.ConfigDict.")
+    values = config.to_dict()
+    for name, text in given.items():
+        if name not in FIELDS:
+            raise ConfigError(f"--config.{name}: there is no such field.{nearest(name, FIELDS)} --help has all.")
+        values[name] = _parsed(text, FIELDS[name].default)
+    return resolve(values)
+
+
+def _parsed(text: str, default):
+    """The value of a field that a text stands for; the text where it stands for none."""
+    if isinstance(default, str):
+        return text
+    with contextlib.suppress(ValueError, SyntaxError):
+        if isinstance(default, float):
+            return float(text)
+        return ast.literal_eval(text.title() if isinstance(default, bool) else text)
+    return text
+
+
+def resolve(config: Mapping) -> Spec:
     """The checked spec of a launch config.
 
     Raises:
       ConfigError: a field is unknown, of another type, or what it says cannot be.
     """
-    fields = {field.name: field for field in dataclasses.fields(Spec)}
-    if not hasattr(config, "items"):
-        raise ConfigError(f"get_config returned {type(config).__name__}; wanted an ml_collections.ConfigDict.")
     values = {}
     for name, value in config.items():
-        if name not in fields:
-            raise ConfigError(f"launch config: there is no field {name!r}.{nearest(name, fields)}")
-        values[name] = _typed(name, value, fields[name].default)
+        if name not in FIELDS:
+            raise ConfigError(f"launch config: there is no field {name!r}.{nearest(name, FIELDS)}")
+        values[name] = _typed(name, value, FIELDS[name].default)
     spec = Spec(**values)
     _check(spec)
     return spec
@@ -156,62 +146,39 @@ def resolve(config: ConfigDict) -> Spec:
 
 def _typed(name: str, value, default):
     if name == "env":
-        if not hasattr(value, "items") or not all(isinstance(text, str) for pair in value.items() for text in pair):
-            shown = dict(value) if hasattr(value, "items") else value
-            raise ConfigError(f"launch config: env is {shown!r}; wanted a dict of names and texts.")
-        return tuple(sorted(value.items()))
-    if isinstance(default, tuple):
+        if hasattr(value, "items") and all(isinstance(text, str) for pair in value.items() for text in pair):
+            return tuple(sorted(value.items()))
+        wanted = "a dict of names and texts"
+    elif isinstance(default, tuple):
         value = (value,) if isinstance(value, str) else value
-        if not isinstance(value, (tuple, list)) or not all(isinstance(item, str) for item in value):
-            raise ConfigError(f"launch config: {name} is {value!r}; wanted texts, for example ('us-west4-a',).")
-        return tuple(value)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not type(default):
-        raise ConfigError(f"launch config: {name} is {value!r}; wanted a {type(default).__name__}, as {default!r}.")
-    return value
+        if isinstance(value, (tuple, list)) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        wanted = "texts, for example ('us-west4-a',)"
+    else:
+        value = float(value) if isinstance(default, float) and type(value) is int else value
+        if type(value) is type(default):
+            return value
+        wanted = f"{type(default).__name__}, for example {default!r}"
+    raise ConfigError(f"launch config: {name} is {value!r}; wanted {wanted}.")
 
 
 def _check(spec: Spec) -> None:
+    from launch import backends  # whose modules need Spec
+
     def need(holds: bool, name: str, wanted: str) -> None:
         if not holds:
             raise ConfigError(f"launch config: {name} is {getattr(spec, name)!r}; wanted {wanted}.")
 
-    need(spec.backend in BACKENDS, "backend", " or ".join(BACKENDS))
+    need(spec.backend in backends.NAMES, "backend", " or ".join(backends.NAMES))
     need(not spec.run or re.fullmatch(_NAME, spec.run), "run", "a to z, 0 to 9 and -, at most 40, a letter first")
     for name in ("slices", "hosts", "max_failures"):
         need(1 <= getattr(spec, name) <= 1000, name, "1 to 1000")
     need(0 <= spec.max_preemptions <= 10_000, "max_preemptions", "0 to 10000")
     for name in ("wait_hours", "give_up_hours", "poll_s", "mirror_s", "silent_minutes", "idle_minutes"):
-        need(0 < getattr(spec, name) < 1e5, name, "a number above 0")
-    need(0 <= spec.budget_chip_hours < math.inf, "budget_chip_hours", "a number, 0 or more")
-    need(0 <= spec.usd_per_chip_hour < math.inf, "usd_per_chip_hour", "a number, 0 or more")
-    need(bool(spec.bucket), "bucket", "gs://BUCKET in the region of the zones, or a folder where backend is local")
+        need(0 < getattr(spec, name) < math.inf, name, "a number above 0")
+    for name in ("budget_chip_hours", "usd_per_chip_hour"):
+        need(0 <= getattr(spec, name) < math.inf, name, "a number, 0 or above")
     for name, _ in spec.env:
-        if not re.fullmatch(r"[A-Za-z_]\w*", name) or _SECRET.search(name):
-            raise ConfigError(
-                f"launch config: env has {name!r}; wanted names of variables that hold no secret: they are stored in the "
-                "bucket. Give the service account the right to read what the program needs."
-            )
-    if spec.backend == "local":
-        need("://" not in spec.bucket, "bucket", "a folder of this machine, as backend is local")
-        return
-    need(
-        re.fullmatch(r"gs://[a-z0-9][-_.a-z0-9]+(/[^\s*?\[\]]*)?", spec.bucket),
-        "bucket",
-        "gs://BUCKET or gs://BUCKET/FOLDER",
-    )
-    zone = r"[a-z]+-[a-z]+\d+-[a-z]"
-    need(spec.zones and all(re.fullmatch(zone, each) for each in spec.zones), "zones", "for example ('us-west4-a',)")
-    need(len(set(spec.zones)) == len(spec.zones), "zones", "each zone once")
-    kind, _, number = spec.accelerator_type.rpartition("-")
-    if kind.startswith(("tpu7", "v7")):
-        raise ConfigError(
-            f"launch config: accelerator_type is {spec.accelerator_type!r}: TPU7x and later are not in the Cloud TPU API "
-            "but in Compute Engine, which launch does not speak yet. Wanted v4-N, v5litepod-N, v5p-N or v6e-N."
-        )
-    known = kind in TYPES and number.isdecimal() and int(number) > 0 and int(number) % TYPES[kind][0] == 0
-    need(known, "accelerator_type", "v4-N, v5litepod-N, v5p-N or v6e-N, for example v5litepod-16")
-    need(not (spec.spot and spec.reserved), "reserved", "False where spot is True: a slice is one or the other")
-    need(spec.budget_chip_hours > 0, "budget_chip_hours", "the most chip-hours that this run may use")
-    need(spec.hosts == 1, "hosts", "1: a slice of Cloud TPU has as many hosts as its type says")
+        named = re.fullmatch(r"[A-Za-z_]\w*", name) and not _SECRET.search(name)
+        need(named, "env", f"names of variables that hold no secret, and not {name!r}: they are stored in the bucket")
+    backends.module(spec.backend).check(spec, need)

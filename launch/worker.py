@@ -12,6 +12,7 @@ import fcntl
 import glob
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -115,46 +116,33 @@ def signal_one(pid, signum):
         os.kill(pid, signum)
 
 
+def kill_group(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
 def holders(patterns):
     """Processes that hold one of the devices: [{"pid", "user", "command", "device"}]; those of others need sudo."""
-    devices = sorted(path for pattern in patterns for path in glob.glob(pattern))
+    devices = {path for pattern in patterns for path in glob.glob(pattern)}
     found = {}
     for link in glob.glob("/proc/[0-9]*/fd/*") if devices else ():
-        try:
-            target = os.readlink(link)
-        except OSError:
-            continue
-        pid = int(link.split("/")[2])
-        if target in devices and pid not in found:
-            found[pid] = describe(pid, target)
+        with contextlib.suppress(OSError):
+            device, pid = os.readlink(link), int(link.split("/")[2])
+            if device in devices:
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    command = file.read().replace(b"\0", b" ").decode(errors="replace").strip()[:200]
+                uid = os.stat(f"/proc/{pid}").st_uid
+                user = next((each.pw_name for each in pwd.getpwall() if each.pw_uid == uid), str(uid))
+                found[pid] = {"pid": pid, "user": user, "command": command, "device": device}
     return [found[pid] for pid in sorted(found)]
-
-
-def describe(pid, device):
-    try:
-        import pwd
-
-        user = pwd.getpwuid(os.stat(f"/proc/{pid}").st_uid).pw_name
-    except (KeyError, OSError):
-        user = "?"
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            command = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        command = "?"
-    return {"pid": pid, "user": user, "command": command[:200], "device": device}
 
 
 def all_holders(patterns):
     """As `holders`, as root where that needs no password."""
     if os.geteuid() != 0 and any(glob.glob(pattern) for pattern in patterns):
         argv = ["sudo", "-n", sys.executable, os.path.abspath(__file__), "holders", *patterns]
-        try:
-            return json.loads(
-                subprocess.run(argv, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
-            )
-        except (OSError, ValueError, subprocess.CalledProcessError):
-            pass
+        with contextlib.suppress(OSError, ValueError, subprocess.CalledProcessError):
+            return json.loads(subprocess.check_output(argv, stderr=subprocess.DEVNULL))
     return holders(patterns)
 
 
@@ -179,11 +167,10 @@ def start(uri, attempt):
             return acknowledge(worker=worker, attempt=attempt, state="error", message=message)
         end_marked(mark)
         deadline = time.monotonic() + HOLD_S
-        while True:
-            busy = all_holders(job["devices"])
-            if not busy or time.monotonic() > deadline:
-                break
+        busy = all_holders(job["devices"])
+        while busy and time.monotonic() < deadline:
             time.sleep(1.0)  # it may be ending
+            busy = all_holders(job["devices"])
         if busy:
             return acknowledge(worker=worker, attempt=attempt, state="busy", holders=busy)
         if job["devices"] and os.path.exists("/tmp/libtpu_lockfile"):
@@ -199,15 +186,9 @@ def start(uri, attempt):
         except OSError as error:
             return acknowledge(worker=worker, attempt=attempt, state="error", message=str(error))
         with open(os.path.join(here, "log"), "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, os.path.abspath(__file__), "supervise", here],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd=tree,
-                env=dict(os.environ, **{MARK: mark}),
-            )
+            argv = [sys.executable, os.path.abspath(__file__), "supervise", here]
+            detached = dict(stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(argv, cwd=tree, env=dict(os.environ, **{MARK: mark}), **detached)
         state = {"attempt": attempt, "state": "started", "pid": process.pid}
         write_json(os.path.join(folder, "started.json"), state)
         acknowledge(worker=worker, **state)
@@ -224,27 +205,20 @@ def stop(uri, attempt):
 
 
 class Supervisor:
-    """Runs one attempt of the program in a folder, and tells of it."""
+    """Runs one attempt of the program in a folder, and reports on it."""
 
     def __init__(self, folder):
         self.folder, self.log = folder, os.path.join(folder, "log")
         self.job = read_json(os.path.join(folder, "job.json"))
         self.beat, self.copied = 0, 0
-        self.process, self.terminated, self.asked = None, None, {}
+        self.asked = {}
 
     def status(self, state, **values):
         self.beat += 1
         tail = self.tail()
-        return dict(
-            worker=self.job["worker"],
-            attempt=self.job["attempt"],
-            host=socket.gethostname(),
-            state=state,
-            beat=[os.getpid(), self.beat],
-            time=time.time(),
-            line=([line for line in tail if not line.startswith("launch: ")] or tail or [""])[-1][:300],
-            **values,
-        )
+        line = ([line for line in tail if not line.startswith("launch: ")] or tail or [""])[-1][:300]
+        me = dict(worker=self.job["worker"], attempt=self.job["attempt"], host=socket.gethostname())
+        return dict(me, state=state, beat=[os.getpid(), self.beat], time=time.time(), line=line, **values)
 
     def tail(self, lines=60):
         try:
@@ -281,44 +255,33 @@ class Supervisor:
             print(f"launch: {error}", flush=True)
             return False
 
-    def terminate(self):
-        """Asks the process to end; kills it where it does not."""
-        if self.terminated is None:
-            self.terminated = time.monotonic()
-            signal_one(self.process.pid, signal.SIGTERM)
-        elif time.monotonic() - self.terminated > TERM_S:
-            self.kill()
-
-    def kill(self):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-
     def run(self, argv, state, env):
-        """The exit code of a command, while which everything asked for is heard."""
+        """The exit code of a command, during which the worker mirrors, and ends it when asked."""
         print("launch: {}".format(" ".join(argv)), flush=True)
         quiet = dict(stdin=subprocess.DEVNULL, start_new_session=True)
         try:
-            self.process = subprocess.Popen(argv, cwd=self.job["tree"], env=env, **quiet)
+            process = subprocess.Popen(argv, cwd=self.job["tree"], env=env, **quiet)
         except OSError as error:
             print(f"launch: {error}", flush=True)
             return 127
-        self.terminated, told = None, 0.0
-        while True:
-            try:
-                code = self.process.wait(min(1.0, self.job["mirror_s"]))
+        deadline, told, code = None, 0.0, None
+        while code is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(min(1.0, self.job["mirror_s"]))
                 break
-            except subprocess.TimeoutExpired:
-                pass
             if os.path.exists(os.path.join(self.folder, "stop")):
                 self.asked["stopped"] = True
             if time.time() > self.job["expires"]:
                 self.asked["expired"] = True
-            if self.asked:
-                self.terminate()
+            if self.asked and deadline is None:
+                deadline = time.monotonic() + TERM_S
+                signal_one(process.pid, signal.SIGTERM)
+            elif self.asked and time.monotonic() > deadline:
+                kill_group(process.pid)
             if time.monotonic() - told > self.job["mirror_s"]:
                 self.try_mirror(state)
                 told = time.monotonic()
-        self.kill()  # what it left behind in its group
+        kill_group(process.pid)  # what it left behind
         return code if code >= 0 else 128 - code
 
     def supervise(self):
@@ -326,10 +289,8 @@ class Supervisor:
         job, began = self.job, time.time()
         env = dict(os.environ, **job["env"])
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (job["tree"], env.get("PYTHONPATH"))))
-        code, stage = 0, "running"
-        if job["setup"]:
-            stage = "setup"
-            code = self.run(job["setup"], stage, env)
+        stage = "setup" if job["setup"] else "running"
+        code = self.run(job["setup"], stage, env) if job["setup"] else 0
         if code == 0 and not self.asked:
             stage = "running"
             code = self.run(job["argv"], stage, env)

@@ -255,9 +255,9 @@ def _check_launch(words: list[str], env: dict[str, str]) -> None:
         return
     code = (
         "import json, sys; from launch import __main__ as launch; print(json.dumps(launch.VERBS)); "
-        "launch._defined()(['launch', *[a for a in sys.argv[1:] if not a.startswith('--config.')]])"
+        "launch.parse(sys.argv[1:])"
     )
-    argv = [sys.executable, "-c", code, *words[1:]]
+    argv = [sys.executable, "-c", code, *words]
     done = subprocess.run(argv, cwd=REPO, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"{words}\n{done.stderr[-2000:]}"
     assert words[0] in json.loads(done.stdout)

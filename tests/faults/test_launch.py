@@ -1,6 +1,5 @@
 """The launcher from end to end: two processes of this machine, through the controller that slices of a cloud have."""
 
-import dataclasses
 import os
 import pathlib
 import re
@@ -39,8 +38,7 @@ def launched(tmp_path, child_env, monkeypatch):
         for field, value in values.items():
             config[field] = value
         said = []
-        task = run.Run(spec.resolve(config), command, say=said.append)
-        task.policy = dataclasses.replace(task.policy, settle_s=30.0)
+        task = run.Run(spec.resolve(config), command, say=said.append, times={"settle_s": 30.0})
         task.said = said
         return task
 

@@ -80,13 +80,8 @@ def fake_environment(cloud: FakeCloud, folder: pathlib.Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def real_gcloud_env(cloud: FakeCloud, tmp_path: pathlib.Path) -> dict[str, str]:
-    """An environment in which the installed gcloud talks to the fake cloud. Skips the test where there is none."""
-    return real_environment(cloud, tmp_path)
-
-
 def real_environment(cloud: FakeCloud, folder: pathlib.Path) -> dict[str, str]:
+    """An environment in which the installed gcloud talks to the fake cloud. Skips the test where there is none."""
     if shutil.which("gcloud") is None:
         pytest.skip("needs gcloud")
     tools = folder / "tools"

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from launch import bundle, controller, run, spec
-from launch.cloud import CloudError
-from launch.controller import (
+from launch.backends import CloudError
+from launch.ledger import LEASE_S
+from launch.records import (
     Attempt,
     Close,
     Create,
@@ -162,7 +163,9 @@ def test_slices_of_no_use_one_after_the_other_end_the_run():
         return Attempt(number, ZONES[0], NOW - 100, created=NOW - 100, ended=NOW - 50, outcome=outcome, detail="why")
 
     given = Record("r-0", tuple(lost(number, "unfit") for number in range(1, 5)))
-    assert controller.decide(given, sight(State.ABSENT), POLICY) == End(1, "4 slices in a row were of no use; why")
+    assert controller.decide(given, sight(State.ABSENT), POLICY) == End(
+        1, "4 slices, one after the other, could not run the program (max_failures); why"
+    )
     given = Record("r-0", (*given.attempts[:2], lost(3, "preempted"), lost(4, "unfit")))
     assert not isinstance(controller.decide(given, sight(State.ABSENT), POLICY), End)
 
@@ -194,9 +197,10 @@ class Cloud:
     """
 
     LATE_S = 200.0
+    zones, chips, kind, python, devices, env = ZONES, 16, "v5litepod-16", "python", (), {}
 
-    def __init__(self, clock):
-        self.clock, self.slices, self.faults, self.answered = clock, {}, {}, False
+    def __init__(self, clock, files):
+        self.clock, self.files, self.slices, self.faults, self.answered = clock, files, {}, {}, False
         self.late = []  # (when, zone, labels)
         self.wrong = []
 
@@ -245,6 +249,12 @@ class Cloud:
         if zone in self.slices:
             self.slices[zone]["state"] = State.DELETING
 
+    def delete_argv(self, name, zone):
+        return None
+
+    def denied(self, said):
+        return False
+
     def existing(self):
         self.take_effect()
         return [Resource("r-0", zone, each["state"], labels=each["labels"]) for zone, each in self.slices.items()]
@@ -288,7 +298,8 @@ class Histories(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.clock = Clock()
-        self.cloud, self.files, self.beats = Cloud(self.clock), Files(), 0
+        self.files, self.beats = Files(), 0
+        self.cloud = Cloud(self.clock, self.files)
         self.clock.moves = self.the_cloud_moves_on
         self.highest = 0
         config = spec.defaults()
@@ -297,11 +308,12 @@ class Histories(RuleBasedStateMachine):
         self.spec = spec.resolve(config)
         self.begin()
 
-    def controller(self):
-        """One that knows nothing but what is in the bucket."""
+    def controller(self, dead=True):
+        """One that knows nothing but what is in the bucket, and whether the holder of the run is dead."""
         return run.Run(
-            self.spec, ["run"], say=lambda _: None, slices=self.cloud, files=self.files, clock=self.clock, bundle=CODE
-        )
+            self.spec, ["run"], say=lambda _: None, slices=self.cloud, clock=self.clock, bundle=CODE,
+            ledger={"dead": lambda _: dead},
+        )  # fmt: skip
 
     def begin(self):
         self.task = self.controller()
@@ -315,8 +327,7 @@ class Histories(RuleBasedStateMachine):
         if self.found.end is not None:
             return
         try:
-            self.task.ledger.heed_stop()
-            self.task.step(0)
+            self.task.look()
         except (Crash, CloudError):
             self.begin()
 
@@ -332,6 +343,25 @@ class Histories(RuleBasedStateMachine):
         if old.ledger.records[0].end is None:
             with contextlib.suppress(WorkdirError, CloudError, Crash):
                 old.step(0)
+
+    @rule()
+    def a_second_controller_comes(self):
+        if self.found.end is not None:
+            return
+        self.task.ledger.save()
+        before = dict(self.files.content)
+        with pytest.raises(WorkdirError, match=r"another controller holds this run: \S+ on .*, heard of 0 s ago\."):
+            self.controller(dead=False).open()
+        assert self.files.content == before
+
+    @rule()
+    def another_controller_comes_after_the_old_one_slept(self):
+        self.clock.now += LEASE_S
+        old, self.task = self.task, self.controller(dead=False)
+        self.task.open()
+        if old.ledger.records[0].end is None:
+            with pytest.raises(WorkdirError, match="another controller, or down, has taken over the run"):
+                old.ledger.save()
 
     @rule()
     def it_is_asked_to_stop(self):

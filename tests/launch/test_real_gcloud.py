@@ -29,11 +29,13 @@ from typing import NamedTuple
 import pytest
 
 from launch import __main__ as command_line
+from launch import prepare, worker
 from launch import run as run_lib
 from launch import spec as spec_lib
-from launch import worker
-from launch.cloud import CloudError, Gcloud, GcsFiles, QueuedResources
-from launch.controller import Resource, State
+from launch import start as start_lib
+from launch.backends import CloudError
+from launch.backends.queued_resources import Backend, Gcloud, GcsFiles
+from launch.records import Resource, State
 from launch.spec import Spec
 from tests import gcs_emulator
 from tests.launch import cloud, conftest, fake_gcloud
@@ -112,8 +114,8 @@ class Program:
         (folder / "local").parent.mkdir(parents=True, exist_ok=True)
         (folder / "local").write_text('{"worker": 0}\n')
 
-    def slices(self, which: str = "v5e") -> QueuedResources:
-        return QueuedResources(SPECS[which], Gcloud("p"))
+    def slices(self, which: str = "v5e") -> Backend:
+        return Backend(SPECS[which])
 
     def create(self, name: str, which: str = "v5e") -> None:
         self.slices(which).create(name, ZONE, self.labels[which], 3600.0)
@@ -134,7 +136,8 @@ class Program:
             entry.size = len(PROGRAM)
             archive.addfile(entry, io.BytesIO(PROGRAM.encode()))
         sha256 = hashlib.sha256(packed.getvalue()).hexdigest()
-        return run_lib.Run(SPECS["v5e"], COMMAND).bootstrap("start", 0, 1, sha256), packed.getvalue()
+        run = run_lib.Run(SPECS["v5e"], COMMAND)
+        return start_lib.bootstrap(run, "start", 0, 1, sha256), packed.getvalue()
 
     def start(self, name: str) -> list[object]:
         """A start on the hosts, with the code in a file of theirs."""
@@ -153,7 +156,7 @@ class Program:
         return self.generation > 0
 
     def preflight(self) -> list[str]:
-        command_line.preflight(dataclasses.replace(SPECS["v5e"], project=""), COMMAND)
+        prepare.preflight(dataclasses.replace(SPECS["v5e"], project=""), COMMAND)
         return [line for line in self.said if not line.startswith(("code", "ssh key"))]  # what is of this machine
 
 
@@ -179,7 +182,7 @@ def recording() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "run", recorded)
-        patch.setattr(command_line, "say", lambda text: _HERE.program.said.append(text))
+        patch.setattr(prepare, "say", lambda text: _HERE.program.said.append(text))
         yield
 
 
@@ -278,7 +281,7 @@ STORAGE_STEPS = [
     ),
     Step(
         "no bucket",
-        lambda it: command_line._region_note(dataclasses.replace(SPECS["v5e"], bucket="gs://none")),
+        lambda it: Backend(dataclasses.replace(SPECS["v5e"], bucket="gs://none")).warning(),
         "where gs://none is could not be found out: ERROR: (gcloud.storage.buckets.describe) gs://none not found: 404.",
         "gs://none not found: 404.",
     ),

@@ -19,8 +19,9 @@ import types
 import pytest
 
 from launch import __main__ as command_line
-from launch import bundle, controller, run, spec
-from launch.controller import State
+from launch import bundle, records, run, spec, start
+from launch.backends.queued_resources import Backend, Gcloud
+from launch.records import State
 from redundancy.errors import UserError
 from tests.launch.cloud import CAPACITY, DENIED, INVALID, QUOTA, RESERVATION, UNAVAILABLE, Scenario
 from tests.tiers import soaked
@@ -56,12 +57,13 @@ class Bench:
         )  # fmt: skip
         self.policy = dict(backoff_s=0.1, appear_s=0.5, settle_s=2.0, unready_s=0.5)
         self.arguments = [str(folder / "work"), "5"]
-        job = run.Run.job
+        self.ledger = {"dead": lambda _: True}  # what a test has started here before is no more
+        job = start.job
 
-        def small(task, *arguments):
-            return job(task, *arguments) | {"argv": [sys.executable, str(folder / "program.py"), *self.arguments]}
+        def small(*arguments):
+            return job(*arguments) | {"argv": [sys.executable, str(folder / "program.py"), *self.arguments]}
 
-        monkeypatch.setattr(run.Run, "job", small)
+        monkeypatch.setattr(start, "job", small)
 
     def spec(self):
         config = spec.defaults()
@@ -70,8 +72,8 @@ class Bench:
         return spec.resolve(config)
 
     def task(self):
-        task = run.Run(self.spec(), ["run", "{slice}"], say=self.said.append, clock=self.clock)
-        task.policy = dataclasses.replace(task.policy, **self.policy)
+        options = dict(say=self.said.append, clock=self.clock, times=self.policy, ledger=self.ledger)
+        task = run.Run(self.spec(), ["run", "{slice}"], **options)
         task.open()
         return task
 
@@ -201,7 +203,7 @@ def test_preempted_in_the_middle(bench, node_only, notice):
 
 @pytest.mark.soak
 def test_the_slice_is_lost_just_before_the_program_is_started(bench):
-    execute, lost = run.QueuedResources.execute, []
+    execute, lost = Backend.execute, []
 
     def losing(slices, name, *arguments, **values):
         if not lost:
@@ -209,7 +211,7 @@ def test_the_slice_is_lost_just_before_the_program_is_started(bench):
             bench.cloud.preempt(name)
         return execute(slices, name, *arguments, **values)
 
-    bench.patch.setattr(run.QueuedResources, "execute", losing)
+    bench.patch.setattr(Backend, "execute", losing)
     assert bench.go() == 0, bench.text  # gcloud reaches no host, and exits with 0
     assert bench.outcomes() == ["unfit", "done"]
 
@@ -283,7 +285,12 @@ def test_a_request_that_is_not_granted_expires_and_the_next_zone_is_tried(bench)
 
 
 def test_it_gives_up_on_capacity_in_the_end(bench):
-    bench.policy["give_up_s"] = 2.0
+    def now():
+        refused = any(request.command == "queued-resources.create" for request in bench.cloud.log)
+        return time.time() + (1000.0 if refused else 0.0)
+
+    bench.clock = types.SimpleNamespace(time=now, monotonic=time.monotonic, sleep=time.sleep)
+    bench.policy["give_up_s"] = 900.0
     bench.cloud.script("*", Scenario(create_error=CAPACITY))
     assert bench.go() == 1
     assert "gave up after" in bench.text
@@ -308,16 +315,31 @@ def test_chips_that_another_process_holds(bench):
 
 
 def test_stop_saves_and_the_same_command_goes_on(bench):
-    bench.arguments[1] = "60"
+    bench.arguments[1] = "20000"
     ended = bench.in_thread()
     bench.wait_for_step(3)
     bench.other().stop()
     assert ended() == 75, bench.text
     assert bench.cloud.resources() == []
-    assert 3 <= bench.steps() < 60
+    saved = bench.steps()
+    assert saved >= 3
+    bench.arguments[1] = str(saved + 3)
     assert bench.go() == 0, bench.text
-    assert bench.steps() == 60
+    assert (bench.steps(), bench.starts()) == (saved + 3, 2)
     assert bench.outcomes() == ["stopped", "done"], bench.text
+
+
+def test_a_stop_that_comes_while_the_program_is_started(bench):
+    """Then whoever asks does not know of a program that could be asked; the controller does."""
+    bench.arguments[1] = "20000"
+    task = bench.task()
+    step_until(task, lambda: task.records[0].last and task.records[0].last.created)
+    other = bench.other()
+    step_until(task, lambda: task.records[0].last.started)
+    other.stop()
+    assert "were asked" not in bench.text
+    assert task.run() == 75, bench.text
+    assert "hosts [0, 1] were asked to save and end" in bench.text
 
 
 def test_stop_before_there_is_a_slice(bench):
@@ -332,7 +354,7 @@ def test_stop_before_there_is_a_slice(bench):
 @pytest.mark.soak
 def test_the_bucket_does_not_answer_for_a_while(bench):
     bench.arguments[1] = "60"
-    bench.patch.setattr(run, "_PAUSES", (0.5,) * 20 + (0.0,))
+    bench.ledger["pauses"] = (0.5,) * 20 + (0.0,)
     ended = bench.in_thread()
     bench.wait_for_step(3)
     down = bench.folder / "buckets" / ".down"
@@ -354,27 +376,40 @@ def test_a_controller_that_slept_leaves_its_successor_alone(bench):
     ended = bench.in_thread()  # its successor
     begins = "starts the program on all hosts (attempt 2)"
     wait_until(lambda: bench.cloud.creations("r-0") >= 2 and begins in bench.text, lambda: bench.text)
-    with pytest.raises(UserError, match="was changed by another controller"):
+    with pytest.raises(UserError, match="another controller, or down, has taken over the run"):
         old.step(0)
     assert ended() == 0, bench.text
     assert bench.cloud.creations("r-0") == 2, bench.text
 
 
 def test_ssh_that_is_not_allowed_is_told_at_once(bench):
-    bench.patch.setattr(
-        run.QueuedResources, "execute", lambda *_, **__: "me@127.0.0.1: Permission denied (publickey).\n"
-    )
+    bench.patch.setattr(Backend, "execute", lambda *_, **__: "me@127.0.0.1: Permission denied (publickey).\n")
     assert bench.go() == 1
     assert bench.outcomes() == ["refused"]
     assert "Permission denied (publickey)" in bench.text
 
 
+def test_a_second_controller_is_told_who_holds_the_run(bench):
+    bench.arguments[1] = "20000"
+    ended = bench.in_thread()
+    bench.wait_for_step(1)
+    second = run.Run(bench.spec(), ["run", "{slice}"])
+    with pytest.raises(
+        UserError, match=rf"another controller holds this run: .* \(process {os.getpid()}, since .*down"
+    ):
+        second.open()
+    assert command_line.main(arguments(bench, "status", "r")) == 0
+    bench.other().stop()
+    assert ended() == 75, bench.text
+    second.open()  # who held it has released it
+
+
 def test_down_beside_a_controller(bench):
-    bench.arguments[1] = "2000"
+    bench.arguments[1] = "20000"
     ended = bench.in_thread()
     bench.wait_for_step(3)
     bench.other().down()
-    assert "was changed by another controller" in ended()
+    assert "another controller, or down, has taken over the run" in ended()
     assert bench.cloud.resources() == []
     assert bench.outcomes() == ["stopped"]
 
@@ -384,7 +419,7 @@ def test_a_controller_that_dies_anywhere_is_followed_by_another(bench, monkeypat
         pass
 
     calls, limit = [0], [1]
-    original = run.Gcloud.attempt
+    original = Gcloud.attempt
 
     def dying(self, argv, *arguments, **values):
         calls[0] += 1
@@ -396,7 +431,7 @@ def test_a_controller_that_dies_anywhere_is_followed_by_another(bench, monkeypat
             raise Died
         return original(self, argv, *arguments, **values)
 
-    monkeypatch.setattr(run.Gcloud, "attempt", dying)
+    monkeypatch.setattr(Gcloud, "attempt", dying)
     for deaths in range(1000):  # noqa: B007
         try:
             assert bench.go() == 0, bench.text
@@ -418,10 +453,13 @@ def test_another_command_of_the_same_name_is_refused(bench):
 
 def test_a_slice_of_somebody_else_is_left_alone(bench):
     other = run.Run(dataclasses.replace(bench.spec()), ["theirs", "{slice}"], say=bench.said.append)
-    other.ledger.records = [controller.Record("r-0")]
+    other.ledger.records = [records.Record("r-0")]
     other.slices.create("r-0", "us-west4-a", other.labels(0), 3600.0)
+    task = run.Run(bench.spec(), ["run", "{slice}"])
     with pytest.raises(UserError, match=r"there is a slice r-0 in us-west4-a, of owner .* with another command"):
-        bench.task()
+        task.open()
+    task.ledger.release()
+    assert not task.ledger.load(), "a run that was refused has left a record"
     other.slices.delete("r-0", "us-west4-a")
     wait_for_state(other, "r-0", State.ABSENT)
 
@@ -445,14 +483,13 @@ def test_two_slices_with_a_command_each(bench):
     assert bench.go() == 0, bench.text
     assert bench.outcomes(0) == ["done"]
     assert bench.outcomes(1) == ["capacity", "done"]
-    assert run.substituted(["--part={slice}/{slices}"], bench.spec(), 1) == ["--part=1/2"]
+    assert start.substituted(["--part={slice}/{slices}"], bench.spec(), 1) == ["--part=1/2"]
 
 
-def test_the_budget_ends_the_program_in_time(bench, monkeypatch):
+def test_the_budget_ends_the_program_in_time(bench):
     bench.arguments[1] = "2000"
     bench.values["budget_chip_hours"] = 16 * 300 / 3600  # 300 seconds of the slice, of which the program has eight
-    monkeypatch.setattr(run, "_LAST_S", 300.0)
-    monkeypatch.setattr(run, "_LEAST_S", 8.0)
+    bench.policy["least_s"] = 8.0
     assert bench.go() == 1
     assert bench.outcomes() == ["budget"]
     assert "budget_chip_hours is used up" in bench.text

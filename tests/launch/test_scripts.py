@@ -13,7 +13,7 @@ import tarfile
 
 import pytest
 
-from launch.cloud import Gcloud, QueuedResources
+from launch.backends.queued_resources import Backend
 from launch.spec import defaults, resolve
 from tests.waiting import wait_until
 
@@ -51,8 +51,8 @@ def test_a_slice_outlives_nobody(tmp_path, monkeypatch, started):
         1 / 60,
     )
     monkeypatch.setenv("HOME", str(tmp_path))
-    slices = QueuedResources(resolve(config), Gcloud("p"))
-    slices._write_startup("r-0", "us-west4-a", 3.0)
+    slices = Backend(resolve(config))
+    slices.write_startup("r-0", "us-west4-a", 3.0)
     script(tmp_path / "bin" / "gcloud", f'#!/bin/sh\necho "$@" > {tmp_path}/deleted\n')
     if started:
         (tmp_path / "homes" / "me" / ".launch" / "jobs" / "r-0").mkdir(parents=True)
@@ -64,7 +64,7 @@ def test_a_slice_outlives_nobody(tmp_path, monkeypatch, started):
     env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "homes": str(tmp_path / "homes")}
     try:
         # The start of the VM does not wait for it.
-        subprocess.run(["sh", str(slices._startup("r-0"))], env=env, check=True, timeout=60)
+        subprocess.run(["sh", str(slices.startup("r-0"))], env=env, check=True, timeout=60)
         assert not (tmp_path / "deleted").exists()
     finally:
         over.touch()

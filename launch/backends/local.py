@@ -1,73 +1,79 @@
 """Slices of processes of this machine: what a Cloud TPU slice is for the controller, without a cloud."""
 
+import contextlib
 import os
 import pathlib
 import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from launch import worker
-from launch.cloud import CloudError
-from launch.controller import Resource, State
+from launch.backends import CloudError, Slices
+from launch.records import Resource, State
 from launch.spec import Spec
-from redundancy.errors import UserError
+from redundancy.errors import ConfigError, UserError
+
+_ZONE = "local"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def check(spec: Spec, need: Callable[[bool, str, str], None]) -> None:
+    need(spec.bucket and "://" not in spec.bucket, "bucket", "a folder of this machine, as backend is local")
 
 
-class LocalSlices:
+class Backend(Slices):
     """Each slice is a folder: slice.json, and a home folder for every host."""
+
+    python = sys.executable
 
     def __init__(self, spec: Spec):
         if not os.path.isdir("/proc/self"):
             raise UserError("the local backend finds its processes in /proc, which this system does not have.")
-        self._spec = spec
-        self._root = pathlib.Path(spec.root).expanduser().absolute() / "slices"
+        super().__init__(spec, (_ZONE,), spec.hosts, f"{spec.hosts} local processes", LocalFiles(spec.root))
+        self._root = pathlib.Path(self.files.root) / "slices"
+
+    def _found(self, name: str) -> dict | None:
+        return worker.read_json(str(self._root / name / "slice.json"))
 
     def create(self, name: str, zone: str, labels: Mapping[str, str], left_s: float) -> None:
-        folder = self._root / name
-        if (folder / "slice.json").exists():
+        if self._found(name):
             return
-        for host in range(self._spec.hosts):
-            (folder / f"host-{host}").mkdir(parents=True, exist_ok=True)
-        self.set_state(name, "ACTIVE", labels=dict(labels), hosts=self._spec.hosts, port=_free_port(), zone=zone)
+        for host in range(self.spec.hosts):
+            (self._root / name / f"host-{host}").mkdir(parents=True, exist_ok=True)
+        with socket.socket() as probe:  # finds a free port
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.set_state(name, "ACTIVE", labels=dict(labels), hosts=self.spec.hosts, port=port)
 
     def set_state(self, name: str, state: str, **values) -> None:
-        path = self._root / name / "slice.json"
-        worker.write_json(str(path), {**(worker.read_json(str(path)) or {}), **values, "state": state})
+        content = {**(self._found(name) or {}), **values, "state": state}
+        worker.write_json(str(self._root / name / "slice.json"), content)
 
     def describe(self, name: str, zone: str) -> Resource:
-        found = worker.read_json(str(self._root / name / "slice.json"))
+        found = self._found(name)
         if found is None:
             return Resource(name, zone, State.ABSENT)
         state = State.ACTIVE if found["state"] == "ACTIVE" else State.BROKEN
-        return Resource(
-            name, found["zone"], state, hosts=found["hosts"], message=found["state"], labels=found["labels"]
-        )
+        return Resource(name, zone, state, hosts=found["hosts"], message=found["state"], labels=found["labels"])
 
     def delete(self, name: str, zone: str) -> None:
         """Ends every process of the slice, and removes its folder."""
-        found = worker.read_json(str(self._root / name / "slice.json")) or {}
-        for host in range(found.get("hosts", self._spec.hosts)):
+        found = self._found(name) or {}
+        for host in range(found.get("hosts", self.spec.hosts)):
             worker.end_marked(self.mark(name, host), patience=5.0)
         shutil.rmtree(self._root / name, ignore_errors=True)
 
     def mark(self, name: str, host: int) -> str:
-        return worker.mark_of(self._spec.mark(name), host, self._root / name / f"host-{host}" / ".launch")
+        return worker.mark_of(self.spec.mark(name), host, self._root / name / f"host-{host}" / ".launch")
 
     def existing(self) -> list[Resource]:
-        names = sorted(path.parent.name for path in self._root.glob("*/slice.json"))
-        return [self.describe(name, "local") for name in names]
+        return [self.describe(path.parent.name, _ZONE) for path in sorted(self._root.glob("*/slice.json"))]
 
     def execute(self, name: str, zone: str, argv: Sequence[str], workers: Sequence[int], timeout: float) -> str:
-        found = worker.read_json(str(self._root / name / "slice.json"))
+        found = self._found(name)
         if found is None:
             raise CloudError("missing", f"there is no slice {name} under {self._root}")
 
@@ -82,10 +88,9 @@ class LocalSlices:
                     "JAX_NUM_PROCESSES": str(found["hosts"]),
                     "JAX_PROCESS_ID": str(host),
                 }
+            pipes = dict(stdin=subprocess.DEVNULL, capture_output=True, text=True)
             try:
-                done = subprocess.run(
-                    argv, env=env, cwd=home, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
-                )
+                done = subprocess.run(argv, env=env, cwd=home, timeout=timeout, **pipes)
                 return done.stdout + done.stderr
             except subprocess.TimeoutExpired:
                 return f"host {host}: no answer in {timeout:.0f} s"
@@ -94,11 +99,15 @@ class LocalSlices:
             return "\n".join(pool.map(run, workers or range(found["hosts"])))
 
     def plan(self, name: str, zone: str, labels: Mapping[str, str], left_s: float, argv: Sequence[str]) -> list[str]:
-        return [f"(on each of {self._spec.hosts} local hosts) {shlex.join(argv)}"]
+        return [f"(on each of {self.spec.hosts} local hosts) {shlex.join(argv)}"]
+
+    def check_workdir(self, workdir: str) -> None:
+        if not (workdir.startswith("gs://") or os.path.isabs(workdir)):
+            raise ConfigError(f"--workdir {workdir} is relative; wanted a whole path: hosts have folders of their own.")
 
 
 class LocalFiles:
-    """Small files in a folder, as cloud.GcsFiles has them in a bucket. `generation`: when the file was written; 0: none."""
+    """Files of a folder. `generation`: when the file was written."""
 
     def __init__(self, root: str):
         self.root = str(pathlib.Path(root).expanduser().absolute())
@@ -107,16 +116,14 @@ class LocalFiles:
         return f"{self.root}/{path}"
 
     def read(self, path: str) -> bytes | None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return pathlib.Path(self.uri(path)).read_bytes()
-        except FileNotFoundError:
-            return None
+        return None
 
     def generation(self, path: str) -> int:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return os.stat(self.uri(path)).st_mtime_ns
-        except FileNotFoundError:
-            return 0
+        return 0
 
     def write(self, path: str, data: bytes, generation: int | None = None) -> None:
         if generation is not None and self.generation(path) != generation:

@@ -1,0 +1,145 @@
+"""The record of a run in the bucket, which one controller holds at a time.
+
+A save replaces only what the holder itself has read or written, by the file's generation: a controller whose record another
+one has taken over fails at its next save, and each of its actions comes after a save. The holder's name and time in the
+record serve to refuse a second controller at once.
+"""
+
+import contextlib
+import dataclasses
+import getpass
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable
+
+from launch.backends import PERMANENT, CloudError
+from launch.records import Record
+from redundancy.errors import WorkdirError
+
+LEASE_S = 600.0  # a holder that was not heard of for so long is dead
+_RENEW_S = 120.0
+PAUSES = (2.0, 10.0, 30.0, 60.0, 0.0)  # seconds before a record is written once more
+
+
+def ended(holder: dict) -> bool:
+    """Whether the holder was a process of this machine that is no more."""
+    if holder["machine"] != socket.gethostname():
+        return False
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(holder["pid"], 0)
+        except ProcessLookupError:
+            return True
+    return False
+
+
+class Ledger:
+    """Records of a run's slices, in RUN/run.json; RUN/stop asks the holder to stop, and anybody may write it.
+
+    Args:
+      clock: `time`, or what has its `time` and `sleep`.
+      dead: whether a holder is known to be dead, however young its last save.
+    """
+
+    def __init__(self, files, run: str, clock=time, dead: Callable[[dict], bool] = ended, pauses=PAUSES):
+        self._files, self._clock, self._dead, self._pauses = files, clock, dead, pauses
+        self.path, self._stop = f"{run}/run.json", f"{run}/stop"
+        me = {"user": getpass.getuser(), "machine": socket.gethostname(), "pid": os.getpid()}
+        self._me = {**me, "id": uuid.uuid4().hex, "since": clock.time()}
+        self._known: list[bytes | None] = [None]  # what may be in the file: as read, or written without an answer
+        self.held = False  # this process holds the record, as far as it knows
+        self.head: dict = {}
+        self.records: list[Record] = []
+
+    def load(self) -> bool:
+        """Whether there is a record."""
+        content = self._files.read(self.path) if self._files.generation(self.path) else None
+        self._known = [content]
+        if content is None:
+            return False
+        try:
+            self.head = json.loads(content)
+            self.records = [Record.of(each) for each in self.head.pop("slices")]
+        except (ValueError, TypeError, KeyError) as error:
+            raise WorkdirError(
+                f"{self._files.uri(self.path)} is no record of a run ({type(error).__name__}: {error}). Move it away, see "
+                'with "python -m launch list" what exists, and start again.'
+            ) from error
+        return True
+
+    @property
+    def mine(self) -> bool:
+        return (self.head.get("holder") or {}).get("id") == self._me["id"]
+
+    def take(self, force: bool = False) -> None:
+        """Makes this process the holder, from its next save on.
+
+        Raises:
+          WorkdirError: another controller holds the run, and `force` is not given.
+        """
+        holder = self.head.get("holder")
+        if holder and not self.mine and not force and not self._dead(holder):
+            silent = self._clock.time() - holder["seen"]
+            if silent < LEASE_S:
+                raise WorkdirError(
+                    f"another controller holds this run: {self.holder()}. See what it does with "
+                    '"python -m launch status", end the run with "down". If that process is dead, this command goes on '
+                    f"at once on its machine, elsewhere after {LEASE_S - silent:.0f} s."
+                )
+        self.head["holder"] = dict(self._me)
+        self.head["stops"] = self._files.generation(self._stop)  # what was asked of an earlier holder
+
+    def save(self) -> None:
+        if self.mine:
+            self.head["holder"]["seen"] = self._clock.time()
+        for pause in self._pauses:
+            try:
+                return self._write()
+            except CloudError as error:
+                if error.kind in PERMANENT or not pause:
+                    raise
+                self._clock.sleep(pause)
+
+    def _write(self) -> None:
+        slices = [dataclasses.asdict(record) for record in self.records]
+        content = json.dumps({**self.head, "slices": slices}, indent=1).encode()
+        generation = self._files.generation(self.path)
+        found = self._files.read(self.path) if generation else None
+        if found not in self._known:
+            raise WorkdirError(
+                f"another controller, or down, has taken over the run ({self._files.uri(self.path)} was changed). This one "
+                'ends and leaves all as it is; "python -m launch status" shows what runs.'
+            )
+        self._known.append(content)
+        self._files.write(self.path, content, generation)
+        self._known, self.held = [content], self.mine
+
+    def renew(self) -> None:
+        """Says that the holder lives, now and then."""
+        if self.held and self._clock.time() - self.head["holder"]["seen"] > _RENEW_S:
+            self.save()
+
+    def release(self) -> None:
+        """Leaves the run to the next controller, as well as may be."""
+        if self.held:
+            self.head["holder"] = None
+            with contextlib.suppress(WorkdirError, CloudError):
+                self._write()
+
+    def holder(self) -> str:
+        holder = self.head.get("holder")
+        return f"{_who(holder)}, heard of {self._clock.time() - holder['seen']:.0f} s ago" if holder else "none"
+
+    def ask_to_stop(self) -> None:
+        self._files.write(self._stop, json.dumps({"user": self._me["user"], "time": self._clock.time()}).encode())
+
+    def asked_to_stop(self) -> bool:
+        return self._files.generation(self._stop) != self.head.get("stops", 0)
+
+
+def _who(holder: dict) -> str:
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(holder["since"]))
+    return f"{holder['user']} on {holder['machine']} (process {holder['pid']}, since {since})"

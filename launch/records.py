@@ -1,0 +1,227 @@
+"""What is known of a slice, what is remembered of it, and what may be done next: data alone. Times are seconds since 1970."""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping
+
+from launch.spec import Spec
+
+DONE, FAILED, STOPPED = 0, 1, 75
+
+
+class State(enum.Enum):
+    """Of a slice, as far as it matters here."""
+
+    ABSENT = "absent"
+    WAITING = "waiting for capacity"
+    ACTIVE = "active"
+    BROKEN = "suspended or failed"
+    DELETING = "being deleted"
+    UNKNOWN = "unknown"  # the cloud did not answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Resource:
+    """A slice as the cloud describes it. `ready`: its hosts can work; `message`: the cloud's own words, if any."""
+
+    name: str
+    zone: str
+    state: State
+    ready: bool = True
+    hosts: int = 0
+    message: str = ""
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.state.value + (f" ({self.message})" if self.message else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """What a host's worker has reported last."""
+
+    worker: int
+    code: int | None = None  # of the program; None while it runs
+    ended: float = 0.0
+    stopped: bool = False  # on request
+    expired: bool = False
+    setup: bool = False
+    line: str = ""
+    tail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One start of the program on a slice."""
+
+    number: int
+    zone: str
+    began: float
+    bundle: str = ""  # SHA-256 of the code that was started
+    # When the latest request for the slice was sent or answered, while that request may still bring one; None once the slice
+    # was seen, or the cloud has refused.
+    asked: float | None = None
+    requests: int = 0
+    created: float | None = None  # when the cloud took the request, where that is known
+    refusals: int = 0  # requests that the cloud did not answer
+    started: float | None = None  # when every host had acknowledged the start
+    hosts: int = 0
+    outcome: str | None = None  # done, stopped, failed, preempted, unfit, capacity, share, budget, refused
+    detail: str = ""
+    ended: float | None = None
+
+    @property
+    def ran_s(self) -> float:
+        """Seconds that the program ran; 0 before the attempt has ended."""
+        return self.ended - self.started if self.started and self.ended else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """All that is remembered of a slice."""
+
+    name: str
+    attempts: tuple[Attempt, ...] = ()
+    active_since: float | None = None  # chip-hours are counted from then on
+    used_s: float = 0.0  # active seconds before
+    base: int = 0  # attempts up to this number are of a run that had ended; the budgets do not count them
+    end: tuple[int, str] | None = None  # exit code and message, once nothing is left to do
+
+    @classmethod
+    def of(cls, found: dict) -> "Record":
+        """The record that `dataclasses.asdict` and JSON have made into this."""
+        attempts = tuple(Attempt(**attempt) for attempt in found["attempts"])
+        return cls(**{**found, "attempts": attempts, "end": tuple(found["end"]) if found["end"] else None})
+
+    @property
+    def last(self) -> Attempt | None:
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def counted(self) -> tuple[Attempt, ...]:
+        return tuple(attempt for attempt in self.attempts if attempt.number > self.base)
+
+    def seconds(self, now: float) -> float:
+        """Seconds that slices of this record were active."""
+        return self.used_s + (now - self.active_since if self.active_since is not None else 0.0)
+
+    def with_last(self, **changes) -> "Record":
+        """The record with its last attempt changed."""
+        last = dataclasses.replace(self.attempts[-1], **changes)
+        return dataclasses.replace(self, attempts=(*self.attempts[:-1], last))
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """When to give up on what, in seconds, and where to try."""
+
+    zones: tuple[str, ...]
+    wait_s: float
+    give_up_s: float
+    silent_s: float
+    max_preemptions: int
+    max_failures: int
+    budget_s: float
+    appear_s: float = (
+        240.0  # for which a request may bring a slice: gcloud ends within 120 s, and lists within another 120 s
+    )
+    unready_s: float = 600.0
+    settle_s: float = 180.0  # after a host's program has failed, until the others' have ended, too
+    healthy_s: float = 3600.0  # failures and losses before the program ran for so long are forgotten
+    max_refusals: int = 5
+    last_s: float = 300.0  # of the budget, kept for saving and for the deletion
+    least_s: float = 60.0  # that the program has at least
+    backoff_s: float = 30.0
+    backoff_max_s: float = 900.0
+
+
+def policy(spec: Spec, zones: tuple[str, ...], chips: int) -> Policy:
+    return Policy(
+        zones=zones,
+        wait_s=spec.wait_hours * 3600,
+        give_up_s=spec.give_up_hours * 3600,
+        silent_s=spec.silent_minutes * 60,
+        max_preemptions=spec.max_preemptions,
+        max_failures=spec.max_failures,
+        budget_s=spec.budget_chip_hours / chips * 3600 if spec.budget_chip_hours else math.inf,
+        settle_s=min(180.0, 6 * spec.mirror_s + 120.0),
+        backoff_s=min(30.0, spec.poll_s),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sight:
+    """What is known at one moment about one slice, and of the whole run what the budgets need."""
+
+    now: float
+    resource: Resource
+    hosts: tuple[Host, ...] = ()  # whose status of the present attempt has been seen
+    num_hosts: int = 0  # that there are or were
+    quiet_s: float = 0.0  # the longest time since a host that has not ended was heard of
+    unready_s: float = 0.0  # for which the slice is active, but its hosts are not ready
+    failing_s: float = 0.0  # since a program was first seen to have ended with an error
+    stop: bool = False  # somebody asked the run to stop
+    failures: int = 0  # of all slices of the run, as the next two
+    preemptions: int = 0
+    used_s: float = 0.0
+    run_s: float = 0.0  # since the run began
+
+
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Create:
+    """Asks for the slice; where `attempt` is the present one, once more."""
+
+    zone: str
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"asks for a slice in {self.zone} (attempt {self.attempt})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Starts the program on all hosts of the active slice; a new attempt where the present one has ended."""
+
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"starts the program on all hosts (attempt {self.attempt})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Close:
+    """The present attempt has ended."""
+
+    outcome: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: {self.detail}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Delete:
+    why: str
+
+    def __str__(self) -> str:
+        return "deletes the slice"
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """Nothing is left to do, and no slice is left."""
+
+    code: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{'ended' if self.code else 'done'}: {self.message}"
+
+
+Action = Wait | Create | Start | Close | Delete | End
