@@ -24,7 +24,7 @@ _ENVIRONMENT = jinja2.Environment(
 )
 _ENVIRONMENT.filters.update(
     percent=words.percent, accuracy=words.accuracy, points=words.points, interval=words.interval, small=words.small,
-    plural=words.plural, class_title=words.class_title, mean_interval=words.mean_interval, p_value=words.p_value,
+    plural=words.plural, class_title=words.class_title, p_value=words.p_value,
 )  # fmt: skip
 
 _RULES = {
