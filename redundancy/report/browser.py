@@ -53,13 +53,8 @@ class ClassData:
 
     @property
     def rows(self) -> np.ndarray:
-        """Rows, ascending, of the images that have a place in a redundant group of any fraction."""
-        return np.unique(np.concatenate([of.rows for of in self.cuts])) if self.cuts else np.zeros(0, np.int64)
-
-    @property
-    def wanted(self) -> int:
-        """How many these are."""
-        return len(self.rows)
+        """Rows, ascending, of the images that are in a redundant group of any fraction."""
+        return np.unique(np.concatenate([of.rows for of in self.cuts]))
 
     @property
     def index_type(self) -> str:
@@ -108,7 +103,8 @@ def plan(found: Sequence[ClassData], sample: Sequence[np.ndarray]) -> Plan:
       sample: some of their images, uint8 [H, W, C].
     """
     # A kept image's neighbour outside its group is often in another; some are not.
-    wanted = {of.label: min(len(of.positions), of.wanted + of.wanted // 4 + 1) for of in found}
+    grouped = {of.label: len(of.rows) for of in found}
+    wanted = {of.label: min(len(of.positions), grouped[of.label] * 5 // 4 + 1) for of in found}
     total = sum(wanted.values())
     room = PAGE_BYTES - _REST_BYTES - sum(of.bytes for of in found)
     kind, each = images.choose_kind(sample, total, room)
@@ -124,22 +120,6 @@ def plan(found: Sequence[ClassData], sample: Sequence[np.ndarray]) -> Plan:
 
 def _pack(values: np.ndarray, kind: str) -> str:
     return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
-
-
-def _cut_json(of: Cut, pictured: int, details: classes.Details, index: str) -> dict[str, Any]:
-    return dict(
-        fraction=of.fraction,
-        kept=of.kept,
-        pictured=pictured,
-        rows=_pack(of.rows, index),
-        sizes=_pack(of.sizes, index),
-        distances=_pack(of.distances, "<f4"),
-        heights=_pack(of.heights, "<f4"),
-        outside=_pack(details.outside, index),
-        outside_distance=_pack(details.outside_distance, "<f4"),
-        own=_pack(details.own, "<f4"),
-        second=_pack(details.second, "<f4"),
-    )
 
 
 def describe(
@@ -167,8 +147,9 @@ def describe(
     limit = planned.most_pictures.get(of.label, 0)
     shown = min(_GROUP_IMAGES, max(2, limit // 4))
     choice = dict(most_groups=most_groups, shown=shown, seed=seed)
-    every = of.wanted <= limit
-    members = of.wanted if every else int(_MEMBERS * limit)
+    members = len(of.rows)
+    if members > limit:
+        members = int(_MEMBERS * limit)
     chosen = classes.choose_pictures(of.cuts, main, members, **choice)
     has_picture = np.zeros(n, bool)
     has_picture[chosen] = True
@@ -177,13 +158,16 @@ def describe(
     for each in of.cuts:
         ordered, pictured = classes.pictured_first(each, has_picture, **choice)
         details = classes.make_details(ordered, pictured, n, embeddings, rule)
-        cuts.append((ordered, pictured, details))
-        outside.append(details.outside)
+        outside.append(details["outside"])
+        arrays = dict(
+            rows=ordered.rows, sizes=ordered.sizes, distances=ordered.distances, heights=ordered.heights, **details
+        )
+        integers = ("rows", "sizes", "outside")
+        packed = {key: _pack(value, index if key in integers else "<f4") for key, value in arrays.items()}
+        cuts.append(dict(fraction=each.fraction, kept=each.kept, pictured=pictured, **packed))
     # The neighbours of the fraction shown first come first.
-    neighbours = np.concatenate([outside[main], *outside[:main], *outside[main + 1 :]]) if outside else []
-    others = [
-        row for row in dict.fromkeys(np.asarray(neighbours, np.int64).tolist()) if row < n and not has_picture[row]
-    ]
+    neighbours = np.concatenate([outside[main], *outside]).tolist()
+    others = [row for row in dict.fromkeys(neighbours) if row < n and not has_picture[row]]
     rows = np.array(sorted(chosen + others[: limit - len(chosen)]), np.int64)
     text: dict[str, Any] = dict(
         label=of.label,
@@ -192,14 +176,13 @@ def describe(
         images=n,
         shown=shown,
         positions=_pack(of.positions, "<u4"),
-        cuts=[_cut_json(*each, index) for each in cuts],
+        cuts=cuts,
         pictures=dict(rows=_pack(rows, index), data=[]),
     )
     if of.files is not None:
         # Files of a class mostly lie in one folder.
-        prefix = "".join(
-            f"{part}/" for part in os.path.commonpath([os.path.dirname(each) for each in of.files]).split("/") if part
-        )
+        folder = os.path.commonpath([os.path.dirname(each) for each in of.files])
+        prefix = f"{folder}/" if folder else ""
         named = np.union1d(of.rows, rows)
         names = [of.files[row][len(prefix) :] for row in named.tolist()]
         text["files"] = dict(prefix=prefix, rows=_pack(named, index), names=names)
@@ -227,17 +210,7 @@ def to_text(value: Any) -> str:
 
 def sample_positions(found: Sequence[ClassData], seed: int) -> np.ndarray:
     """Positions, ascending, of some images of the classes, to measure how large pictures are."""
-    every = np.concatenate([of.positions for of in found]) if found else np.zeros(0, np.int64)
+    every = np.concatenate([np.zeros(0, np.int64), *(of.positions for of in found)])
     if len(every) <= _SAMPLE:
         return np.sort(every)
     return np.sort(np.random.default_rng(seed).choice(every, _SAMPLE, replace=False))
-
-
-def class_file(label: int) -> str:
-    """'classes/00012.js', below the page's folder."""
-    return f"classes/{label:05d}.js"
-
-
-def class_script(text: str) -> bytes:
-    """The file of a class, which hands its text to the page."""
-    return f"redundancyClass({text});\n".encode()

@@ -57,22 +57,6 @@ class Cut:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Details:
-    """What is told of the first p groups of a cut, those with pictures. All NaN, or n, where there are no embeddings.
-
-    Attributes:
-      outside: [p] int64, row of the class's image nearest to the kept one outside the group; n where there is none.
-      outside_distance: [p] float64, its dissimilarity to the kept image.
-      own, second: [p] float64, what the rule compared, lower is better: of the kept image and of the next best.
-    """
-
-    outside: np.ndarray
-    outside_distance: np.ndarray
-    own: np.ndarray
-    second: np.ndarray
-
-
 def group_heights(merges: Merges, n: int, groups: Sequence[np.ndarray] | np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Heights of groups that are clusters of a class's merges.
 
@@ -113,7 +97,7 @@ def make_cut(fraction: float, group: np.ndarray, kept: np.ndarray, distances: np
       group: [n] int64.
       kept: [n] bool, one of each group.
       distances: [n] float64, dissimilarity to the group's kept image.
-      merges: of the class, where they are known.
+      merges: of the class, or None.
     """
     n = len(group)
     found = gallery.make_groups(np.arange(n), np.zeros(n, np.int64), group, kept, distances)
@@ -194,7 +178,7 @@ def pictured_first(of: Cut, pictures: np.ndarray, most_groups: int, shown: int, 
 
 
 def nearest_outside(embeddings: np.ndarray, kept: np.ndarray, rows: np.ndarray, sizes: np.ndarray):
-    """For each group the image of the class nearest to its kept one and not in it.
+    """For each of p groups the image of the class nearest to its kept one and not in it.
 
     Args:
       embeddings: [n, d] float32 of the class.
@@ -203,8 +187,8 @@ def nearest_outside(embeddings: np.ndarray, kept: np.ndarray, rows: np.ndarray, 
       sizes: [p] int64, rows of each group.
 
     Returns:
-      [p] int64 rows, n where the group is the whole class (ties go to the lowest row), and [p] float64 1 - cos to the
-      kept image, NaN there.
+      [p] int64 rows, n if the group is the whole class (ties go to the lowest row), and [p] float64 1 - cos to the
+      kept image, NaN then.
     """
     n, dimension = embeddings.shape
     centres = dissimilarity.normalized(embeddings[kept])
@@ -222,8 +206,8 @@ def nearest_outside(embeddings: np.ndarray, kept: np.ndarray, rows: np.ndarray, 
     return outside, np.where(np.isfinite(distance), np.maximum(distance, 0.0), np.nan)
 
 
-def make_details(of: Cut, count: int, n: int, embeddings: np.ndarray | None, rule: str) -> Details:
-    """Details of the first `count` groups of a cut.
+def make_details(of: Cut, count: int, n: int, embeddings: np.ndarray | None, rule: str) -> dict[str, np.ndarray]:
+    """What is shown beside the first p = `count` groups of a cut; all NaN, or n, if there are no embeddings.
 
     Args:
       of: the cut.
@@ -231,23 +215,27 @@ def make_details(of: Cut, count: int, n: int, embeddings: np.ndarray | None, rul
       n: images of the class.
       embeddings: [n, d] float32 of the class, or None.
       rule: which image of a group is kept, see `cut.representatives`.
+
+    Returns:
+      outside [p] int64 and outside_distance [p] float64, see `nearest_outside`; own and second [p] float64, what the
+      rule compared, lower is better: of the kept image and of the next best.
     """
-    nothing = np.full(count, np.nan)
-    if embeddings is None or not count:
-        return Details(np.full(count, n, np.int64), nothing, nothing, nothing)
-    sizes, starts = of.sizes[:count], of.starts[:count]
-    rows = of.rows[: int(sizes.sum())]
-    outside, distance = nearest_outside(embeddings, of.rows[starts], rows, sizes)
-    scores = cut.scores(embeddings[rows], starts, sizes, rule)
-    own = scores[starts]
-    others = scores.copy()
-    others[starts] = -np.inf
-    second = np.maximum.reduceat(others, starts)
-    second = np.where(second >= own - cut.TIE, own, second)  # a tie, told as one
-    if rule == "medoid":
-        own, second = -own / (sizes - 1), -second / (sizes - 1)
-    elif rule == "minimax":
-        own, second = -own, -second
-    else:
-        own, second = 1 - own, 1 - second
-    return Details(outside, distance, np.maximum(own, 0.0), np.maximum(second, 0.0))
+    outside, distance = np.full(count, n, np.int64), np.full(count, np.nan)
+    own = second = distance
+    if embeddings is not None and count:
+        sizes, starts = of.sizes[:count], of.starts[:count]
+        rows = of.rows[: int(sizes.sum())]
+        outside, distance = nearest_outside(embeddings, of.rows[starts], rows, sizes)
+        scores = cut.scores(embeddings[rows], starts, sizes, rule)
+        own = scores[starts]
+        scores[starts] = -np.inf
+        second = np.maximum.reduceat(scores, starts)
+        second = np.where(second >= own - cut.TIE, own, second)
+        if rule == "medoid":
+            own, second = -own / (sizes - 1), -second / (sizes - 1)
+        elif rule == "minimax":
+            own, second = -own, -second
+        else:
+            own, second = 1 - own, 1 - second
+        own, second = np.maximum(own, 0.0), np.maximum(second, 0.0)
+    return dict(outside=outside, outside_distance=distance, own=own, second=second)
