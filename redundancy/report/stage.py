@@ -24,7 +24,6 @@ _GALLERY_CLASSES = 12
 _GALLERY_GROUPS = 24
 _GALLERY_IMAGES = 10
 _FIGURE3_CLASSES = 4
-_KINDS = ("svg", "pdf", "png")
 _ROLES = ("kept", "other", "outside")
 
 
@@ -237,7 +236,7 @@ def report(config, workdir: Workdir) -> None:
         fingerprint=recorded.get("dataset") or dataset.fingerprint,
     )
     for name, plot in plots.items():
-        for kind in _KINDS:
+        for kind in figures.KINDS:
             write(f"figures/{name}.{kind}", getattr(plot, kind))
     write("index.html", html.encode())
     write_manifest(workdir.report, {"inputs": inputs, "files": written})
