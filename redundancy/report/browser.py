@@ -1,7 +1,7 @@
 """What the page's class browser reads: one JSON text for each class, within a budget of bytes.
 
-Numbers are base64 of little-endian arrays. Pictures go to as many groups as the budget allows; the others are told by
-position. Where one file would grow too large the texts lie in files of their own, which the page loads when asked.
+Numbers are base64 of little-endian arrays. As many groups as the budget allows have pictures; the others are listed by
+position. If one file would grow too large each class has a file of its own, which the page loads when asked.
 """
 
 import base64
@@ -17,14 +17,14 @@ from redundancy.report import classes, images
 from redundancy.report.classes import Cut
 from redundancy.selection.linkage import Merges
 
-# Bytes of the page from which on each class lies in a file of its own, and of such a file.
+# Bytes above which the page has a file for each class, and bytes of such a file.
 PAGE_BYTES = 8_800_000
 CLASS_BYTES = 1_500_000
-# Pictures of all classes: what a report of a large set takes minutes to read and compress.
+# Pictures of all classes: minutes to read and compress.
 _MOST_PICTURES = 24_000
-# Figures, tables and script, which the pictures leave room for.
+# Figures, tables and script.
 _REST_BYTES = 500_000
-# A page with fewer pictures of a class than this is not worth being one file.
+# Pictures of a class that one file must have room for.
 _FEW_PICTURES = 48
 _GROUP_IMAGES = 24
 _SAMPLE = 48
@@ -58,12 +58,12 @@ class ClassData:
 
     @property
     def index_type(self) -> str:
-        """Numbers that hold a row, a size or a merge of the class."""
+        """The integers that hold a row, a size or a merge of the class."""
         return "<u2" if len(self.positions) + len(self.merges or ()) < 2**16 - 1 else "<u4"
 
     @property
     def bytes(self) -> float:
-        """Of its text without pictures, about."""
+        """Approximate length of its text without pictures."""
         width = int(self.index_type[-1])
         numbers = 4 * len(self.positions) + (2 * width + 4) * len(self.merges or ())
         numbers += sum((width + 4) * len(of.rows) + (width + 4) * len(of.sizes) for of in self.cuts)
@@ -73,13 +73,7 @@ class ClassData:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the classes are stored.
-
-    Attributes:
-      one_file: whether all are on the page itself.
-      kind: of the pictures, see `images.KINDS`.
-      most_pictures: label -> pictures it may have.
-    """
+    """How the classes are stored: all on the page or not, the pictures' kind of `images.KINDS`, and each label's most."""
 
     one_file: bool
     kind: str
@@ -87,7 +81,7 @@ class Plan:
 
 
 def share_out(wanted: Mapping[int, int], total: int) -> dict[int, int]:
-    """Shares of `total` that are even, but for those who want less."""
+    """Even shares of `total`; who wants less gets that."""
     shares, left = {}, total
     for number, label in enumerate(sorted(wanted, key=lambda label: (wanted[label], label))):
         shares[label] = min(wanted[label], left // (len(wanted) - number))
@@ -110,8 +104,7 @@ def plan(found: Sequence[ClassData], sample: Sequence[np.ndarray]) -> Plan:
     kind, each = images.choose_kind(sample, total, room)
     one_file = room >= each * min(total, _FEW_PICTURES * len(found))
     if one_file:
-        most = int(room / max(each, 1.0))
-        return Plan(True, kind, share_out(wanted, min(most, _MOST_PICTURES)))
+        return Plan(True, kind, share_out(wanted, min(int(room / max(each, 1.0)), _MOST_PICTURES)))
     kind, each = images.choose_kind(sample, max(wanted.values()), CLASS_BYTES / 2)
     room_of_class = int(CLASS_BYTES / max(each, 1.0))
     shares = share_out({label: min(count, room_of_class) for label, count in wanted.items()}, _MOST_PICTURES)
@@ -204,12 +197,12 @@ def pictures(batches: Iterable[tuple[np.ndarray, Any, np.ndarray]], kind: str) -
 
 
 def to_text(value: Any) -> str:
-    """JSON that may stand in a script element: nothing in it ends one."""
+    """JSON without a letter that could end a script element."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
 
 
 def sample_positions(found: Sequence[ClassData], seed: int) -> np.ndarray:
-    """Positions, ascending, of some images of the classes, to measure how large pictures are."""
+    """Positions, ascending, of some images of the classes, by which the size of pictures is estimated."""
     every = np.concatenate([np.zeros(0, np.int64), *(of.positions for of in found)])
     if len(every) <= _SAMPLE:
         return np.sort(every)

@@ -57,7 +57,7 @@ class Cut:
         )
 
 
-def group_heights(merges: Merges, n: int, groups: Sequence[np.ndarray] | np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def group_heights(merges: Merges, n: int, groups: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Heights of groups that are clusters of a class's merges.
 
     Args:
@@ -67,24 +67,15 @@ def group_heights(merges: Merges, n: int, groups: Sequence[np.ndarray] | np.ndar
       sizes: [g] int64, images of each; at least two.
 
     Returns:
-      [g] float64; NaN where no cluster of that size holds the image, so that the merges are not the groups'.
+      [g] float64; NaN if no cluster of that size holds the image: the groups are of other merges.
     """
     parent = np.full(n + len(merges), -1, np.int64)
-    made = np.arange(n, n + len(merges))
-    parent[merges.left] = made
-    parent[merges.right] = made
-    found = np.asarray(groups, np.int64).copy()
-    wanted = np.asarray(sizes)
-    count = np.ones(len(found), np.int64)
-    while True:
-        up = parent[found]
-        climbing = (count < wanted) & (up >= 0)
-        if not climbing.any():
-            break
-        found[climbing] = up[climbing]
+    parent[merges.left] = parent[merges.right] = np.arange(n, n + len(merges))
+    found, count = groups.copy(), np.ones(len(groups), np.int64)
+    while (climbing := (count < sizes) & (parent[found] >= 0)).any():
+        found[climbing] = parent[found[climbing]]
         count[climbing] = merges.size[found[climbing] - n]
-    heights = np.full(len(found), np.nan)
-    right = count == wanted
+    heights, right = np.full(len(found), np.nan), count == sizes
     heights[right] = merges.height[found[right] - n]
     return heights
 
@@ -102,20 +93,17 @@ def make_cut(fraction: float, group: np.ndarray, kept: np.ndarray, distances: np
     n = len(group)
     found = gallery.make_groups(np.arange(n), np.zeros(n, np.int64), group, kept, distances)
     several = found.sizes > 1
-    taken = np.repeat(several, found.sizes)
-    sizes = found.sizes[several]
-    rows = found.positions[taken]
+    taken, sizes = np.repeat(several, found.sizes), found.sizes[several]
     heights = np.full(len(sizes), np.nan)
     if merges is not None and len(sizes):
         heights = group_heights(merges, n, found.positions[found.starts[several]], sizes)
-    return Cut(fraction, int(np.count_nonzero(kept)), rows, sizes, found.dissimilarity[taken], heights)
+    return Cut(fraction, int(kept.sum()), found.positions[taken], sizes, found.dissimilarity[taken], heights)
 
 
 def _candidates(of: Cut, seed: int) -> list[int]:
-    """The groups in the order in which they are worth a picture: in turn the largest, the widest, the tightest and a
-    random one of those that are left."""
-    count = len(of.sizes)
-    spread = of.spread
+    """The groups in the order in which they get pictures: in turn the largest, the widest, the tightest and a random one
+    of those that are left."""
+    count, spread = len(of.sizes), of.spread
     orders = (
         np.lexsort((spread, -of.sizes)),
         np.lexsort((-of.sizes, -spread)),
@@ -133,13 +121,13 @@ def choose_pictures(
     Args:
       cuts: of the class.
       main: index of the fraction that is shown first.
-      most_images: rows wanted at most.
-      most_groups: groups of each cut that are to be shown at most; 0 is as many as fit.
-      shown: images of one group that are shown at most.
+      most_images: rows at most.
+      most_groups: groups shown of each cut at most; 0 is as many as fit.
+      shown: images shown of one group at most.
       seed: of the random part of the choice.
     """
     queues = [iter(_candidates(of, seed)[: most_groups or None]) for of in cuts]
-    starts = [of.starts for of in cuts]
+    starts = [of.starts for of in cuts]  # a property that sums
     chosen: dict[int, None] = {}
     turns = [main] * _MAIN_SHARE + [index for index in range(len(cuts)) if index != main]
     left = set(range(len(cuts)))
@@ -172,9 +160,7 @@ def pictured_first(of: Cut, pictures: np.ndarray, most_groups: int, shown: int, 
     lacking = np.add.reduceat((~pictures[of.rows] & (within < shown)).astype(np.int64), of.starts)
     ordered = _candidates(of, seed)
     first = [group for group in ordered if not lacking[group]][: most_groups or None]
-    ahead = set(first)
-    rest = [group for group in ordered if group not in ahead]
-    return of.reordered(np.array(first + rest, np.int64)), len(first)
+    return of.reordered(np.array(list(dict.fromkeys(first + ordered)), np.int64)), len(first)
 
 
 def nearest_outside(embeddings: np.ndarray, kept: np.ndarray, rows: np.ndarray, sizes: np.ndarray):

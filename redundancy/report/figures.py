@@ -22,9 +22,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from redundancy.report.statistics import FULL, Summary
 from redundancy.selection import methods
 
-# Okabe and Ito's palette, told apart under the common forms of colour blindness.
+# Okabe and Ito's palette, distinct under the common forms of colour blindness.
 SEMANTIC, RANDOM = "#0072b2", "#d55e00"
-# Of the methods in the order of their table, over again where they are more.
+# Of the methods in the order of their table, repeated if they are more.
 _LOOKS = ((SEMANTIC, "o"), (RANDOM, "s"), ("#56b4e9", "v"), ("#b8a800", "P"), ("#8b9198", "X"))
 LAYER_COLORS = {"end": SEMANTIC, "middle": "#cc79a7", "start": "#e69f00"}
 LAYER_MARKERS = {"end": "o", "middle": "D", "start": "^"}

@@ -116,7 +116,7 @@ def decide(
       pairs: their number, broadcast to the others.
 
     Returns:
-      p (NaN where std is), p_adjusted and p_worse_adjusted, each [..., M].
+      p (NaN if std is), p_adjusted and p_worse_adjusted, each [..., M].
     """
     pairs = np.asarray(pairs)
     t, freedom = (mean + margin) * np.sqrt(pairs) / std, np.maximum(pairs - 1, 1)

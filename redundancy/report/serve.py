@@ -144,7 +144,7 @@ def make_server(workdir: Workdir, port: int | None) -> http.server.ThreadingHTTP
         raise WorkdirError(
             f"{workdir.report}/index.html is not there: no report has been written. "
             f'"redundancy report --config FILE --workdir {workdir.root}" writes it once the sweep is finished; '
-            f'"redundancy status --workdir {workdir.root}" tells how far it is.'
+            f'"redundancy status --workdir {workdir.root}" shows its progress.'
         )
     port = _PORT if port is None else port
     try:

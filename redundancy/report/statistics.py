@@ -108,7 +108,7 @@ def estimate(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
       values: [..., N] float64, N >= 1 draws of each sample.
 
     Returns:
-      mean, std (ddof=1), low and high, each [...]; all but the mean NaN where a sample has one value or no spread.
+      mean, std (ddof=1), low and high, each [...]; all but the mean NaN if a sample has one value or no spread.
     """
     count = values.shape[-1]
     mean = values.mean(-1)

@@ -78,7 +78,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def class_title(name: str) -> str:
-    """A class's name where it stands alone: '7' -> 'Class 7', 'cat' as it is."""
+    """A class's name on its own: '7' -> 'Class 7', 'cat' as it is."""
     return f"Class {name}" if name.strip().lstrip("-").isdigit() else name
 
 
