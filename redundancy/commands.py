@@ -237,9 +237,9 @@ def run(command: str, workdir: Workdir | None, config=None) -> int:
 
         return status.status(status.Request(**_given("json", "watch")), workdir.root)
     elif command == "browse":
-        from redundancy import browse
+        from redundancy.report import serve
 
-        browse.browse(browse.Request(**_given("port", "no_open")), workdir)
+        serve.browse(workdir, **_given("port", "no_open"))
     else:
         from redundancy.export import command as export
 

@@ -13,8 +13,9 @@ import threading
 import gcs_emulator
 import pytest
 
-from redundancy import browse, storage
+from redundancy import storage
 from redundancy.errors import ConfigError, WorkdirError
+from redundancy.report import serve
 from redundancy.workdir import Workdir
 from tests.ports import free_port
 
@@ -23,7 +24,7 @@ PAGE = b"<!doctype html><title>report</title>"
 
 @contextlib.contextmanager
 def serving(workdir):
-    server = browse.make_server(workdir, 0)
+    server = serve.make_server(workdir, 0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -127,13 +128,13 @@ def test_who_asks_for_another_address_gets_nothing(workdir):
 
 def test_what_is_missing_and_a_port_that_is_taken(workdir, tmp_path):
     with pytest.raises(WorkdirError, match=r'"redundancy report --config FILE --workdir .*" writes it'):
-        browse.make_server(Workdir(str(tmp_path / "none")), 0)
+        serve.make_server(Workdir(str(tmp_path / "none")), 0)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"--port={port}: the port is taken .* --port={port + 1}"):
-            browse.make_server(workdir, port)
+            serve.make_server(workdir, port)
 
 
 def test_the_command_tells_the_address_and_ends_with_ctrl_c(workdir, repo, child_env):

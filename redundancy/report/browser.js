@@ -8,17 +8,15 @@ const LISTED = 60; // positions that a card without pictures lists
 const byId = (id) => document.getElementById(id);
 
 /* An element with attributes and children; a child that is no element is text. */
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(name, value);
+function fill(made, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   made.append(...children);
   return made;
 }
+const element = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 
-const count = (number, noun) => {
-  const ending = number === 1 ? "" : noun.endsWith("s") ? "es" : "s";
-  return `${number.toLocaleString("en-US")} ${noun}${ending}`;
-};
+const whole = (number) => number.toLocaleString("en-US");
+const count = (number, noun) => `${whole(number)} ${noun}${number === 1 ? "" : noun.endsWith("s") ? "es" : "s"}`;
 const percent = (share) => `${+(100 * share).toFixed(2)}%`;
 /* A dissimilarity with three significant digits, as in the tables. */
 function small(value) {
@@ -35,21 +33,18 @@ function unpack(text, kind) {
 
 /* One fraction of a class: its groups, each with the rows of its images, the kept one first. */
 function unpackCut(raw, type) {
-  const rows = unpack(raw.rows, type), sizes = unpack(raw.sizes, type), distances = unpack(raw.distances, "<f4");
-  const heights = unpack(raw.heights, "<f4"), outside = unpack(raw.outside, type);
-  const outsideDistance = unpack(raw.outside_distance, "<f4");
-  const own = unpack(raw.own, "<f4"), second = unpack(raw.second, "<f4");
+  const [rows, sizes, outside] = ["rows", "sizes", "outside"].map((name) => unpack(raw[name], type));
+  const [distances, heights, outsideDistance, own, second] =
+    ["distances", "heights", "outside_distance", "own", "second"].map((name) => unpack(raw[name], "<f4"));
   const groups = [];
   let start = 0;
   sizes.forEach((size, number) => {
     const inGroup = distances.subarray(start, start + size);
-    const pictured = number < raw.pictured;
     groups.push({
-      rows: rows.subarray(start, start + size), distances: inGroup, size, spread: Math.max(...inGroup.subarray(0, 1e4)),
-      height: heights[number], pictured, outside: pictured ? outside[number] : null,
-      outsideDistance: outsideDistance[number], own: own[number], second: second[number],
+      rows: rows.subarray(start, start + size), distances: inGroup, size, height: heights[number],
+      spread: inGroup.reduce((most, each) => Math.max(most, each)), pictured: number < raw.pictured,
+      outside: outside[number], outsideDistance: outsideDistance[number], own: own[number], second: second[number],
     });
-    for (let i = 1e4; i < size; i++) groups.at(-1).spread = Math.max(groups.at(-1).spread, inGroup[i]);
     start += size;
   });
   return { fraction: raw.fraction, kept: raw.kept, pictured: raw.pictured, groups };
@@ -101,7 +96,7 @@ function pictureSource(data, row) {
   return base64 === undefined ? null : `data:image/${index.kind === "png" ? "png" : "webp"};base64,${base64}`;
 }
 
-/* What is to be said of an image: where it lies, and from which fraction on it goes. */
+/* An image's file, and from which fraction on it goes. */
 function told(data, row) {
   const file = data.files.has(row) ? `, ${data.files.get(row)}` : "";
   return file + (data.goes.has(row) ? `, goes at ${percent(data.goes.get(row))} kept` : "");
@@ -109,7 +104,7 @@ function told(data, row) {
 
 const named = (data, row) => data.files.get(row) ?? String(data.positions[row]);
 
-/* An image with its role and what is to be read under it. */
+/* An image with its role and a note under it. */
 function shot(data, row, role, note) {
   const position = data.positions[row], source = pictureSource(data, row);
   const alt = `${role} image, position ${position}`;
@@ -123,7 +118,6 @@ function shot(data, row, role, note) {
 /* Why the kept image of a group was kept, with the numbers that the rule compared. */
 function reason(group) {
   if (!Number.isFinite(group.own)) return "";
-  const tie = group.own === group.second;
   const own = small(group.own), second = small(group.second);
   const words = {
     cosine_raw_mean: `${own} from the group’s mean`,
@@ -131,20 +125,20 @@ function reason(group) {
     medoid: `mean dissimilarity to the others ${own}`,
     minimax: `farthest other of the group at ${own}`,
   }[index.rule] ?? `${own}`;
-  if (tie) return `Kept: ${words}, as near as another; the lower position wins.`;
+  if (group.own === group.second) return `Kept: ${words}, as near as another; the lower position wins.`;
   return `Kept: ${words}; the next best ${second}.`;
 }
 
 function card(data, group) {
-  const facts = [`${count(group.size, "image")}`, `spread ${small(group.spread)}`];
+  const facts = [count(group.size, "image"), `spread ${small(group.spread)}`];
   if (Number.isFinite(group.height)) facts.push(`height ${small(group.height)}`);
   const body = element("li", {
     class: "group", "data-size": group.size, "data-spread": group.spread, "data-kept": data.positions[group.rows[0]],
   });
   const head = element("div", { class: "facts" }, element("span", {}, facts.join(" · ")));
   if (data.merges) {
-    const button = element("button", { type: "button", class: "quiet" }, "Tree");
-    button.setAttribute("aria-label", `Tree of the group of position ${data.positions[group.rows[0]]}`);
+    const label = `Tree of the group of position ${data.positions[group.rows[0]]}`;
+    const button = element("button", { type: "button", class: "quiet", "aria-label": label }, "Tree");
     button.addEventListener("click", () => openTree([group]));
     head.append(button);
   }
@@ -184,7 +178,7 @@ function showCards(added = false) {
   const shown = cards.children.length;
   byId("more").hidden = shown >= list.length;
   byId("more").textContent = `Show ${Math.min(PAGE, list.length - shown)} more`;
-  byId("shown").textContent = list.length ? `${shown.toLocaleString("en-US")} of ${count(list.length, "group")} shown` : "";
+  byId("shown").textContent = list.length ? `${whole(shown)} of ${count(list.length, "group")} shown` : "";
 }
 
 /* The class at the slider's fraction. */
@@ -195,12 +189,12 @@ function showClass() {
   const gone = data.images - cut.kept;
   byId("class-title").textContent = data.name;
   byId("counts").textContent =
-    `At ${percent(cut.fraction)} kept, ${count(gone, "image")} of ${data.images.toLocaleString("en-US")} ` +
+    `At ${percent(cut.fraction)} kept, ${count(gone, "image")} of ${whole(data.images)} ` +
     `${gone === 1 ? "goes" : "go"}, in ${count(cut.groups.length, "redundant group")}; ` +
-    `${total.dropped.toLocaleString("en-US")} of ${count(index.images, "image")} in all classes.`;
+    `${whole(total.dropped)} of ${count(index.images, "image")} in all classes.`;
   const without = cut.groups.length - cut.pictured;
   byId("pictured-label").textContent =
-    `only groups with pictures (${cut.pictured.toLocaleString("en-US")} of ${cut.groups.length.toLocaleString("en-US")})`;
+    `only groups with pictures (${whole(cut.pictured)} of ${whole(cut.groups.length)})`;
   byId("pictured").disabled = !without || !cut.pictured;
   const only = byId("pictured").checked && cut.pictured > 0;
   state.list = cut.groups.filter((group) => group.pictured || !only).sort(ORDERS[byId("order").value]);
@@ -244,11 +238,11 @@ function showList() {
   byId("classes").replaceChildren(...found.map((each) => {
     const open = state.wanted === each.label ? "true" : "false";
     const button = element("button", { type: "button", "data-label": each.label, "aria-current": open },
-      element("bdi", {}, each.name), " ", element("span", {}, `${goneOf(each).toLocaleString("en-US")} of ${each.images.toLocaleString("en-US")} go`));
+      element("bdi", {}, each.name), " ", element("span", {}, `${whole(goneOf(each))} of ${whole(each.images)} go`));
     button.addEventListener("click", () => openClass(each.label));
     return element("li", {}, button);
   }));
-  byId("found").textContent = wanted ? `${count(found.length, "class")} of ${index.classes.length.toLocaleString("en-US")}` : count(index.classes.length, "class");
+  byId("found").textContent = wanted ? `${count(found.length, "class")} of ${whole(index.classes.length)}` : count(index.classes.length, "class");
 }
 
 /* The slider counts from the smallest fraction, the cuts from the largest. */

@@ -1,7 +1,7 @@
 """What the page's class browser reads: one JSON text for each class, within a budget of bytes.
 
-Numbers are base64 of little-endian arrays. Pictures go to as many groups as the budget allows; the others are told by
-position. Where one file would grow too large the texts lie in files of their own, which the page loads when asked.
+Numbers are base64 of little-endian arrays. As many groups as the budget allows have pictures; the others are listed by
+position. If one file would grow too large each class has a file of its own, which the page loads when asked.
 """
 
 import base64
@@ -17,14 +17,14 @@ from redundancy.report import classes, images
 from redundancy.report.classes import Cut
 from redundancy.selection.linkage.complete import Merges
 
-# Bytes of the page from which on each class lies in a file of its own, and of such a file.
+# Bytes above which the page has a file for each class, and bytes of such a file.
 PAGE_BYTES = 8_800_000
 CLASS_BYTES = 1_500_000
-# Pictures of all classes: what a report of a large set takes minutes to read and compress.
+# Pictures of all classes: minutes to read and compress.
 _MOST_PICTURES = 24_000
-# Figures, tables and script, which the pictures leave room for.
+# Figures, tables and script.
 _REST_BYTES = 500_000
-# A page with fewer pictures of a class than this is not worth being one file.
+# Pictures of a class that one file must have room for.
 _FEW_PICTURES = 48
 _GROUP_IMAGES = 24
 _SAMPLE = 48
@@ -53,22 +53,17 @@ class ClassData:
 
     @property
     def rows(self) -> np.ndarray:
-        """Rows, ascending, of the images that have a place in a redundant group of any fraction."""
-        return np.unique(np.concatenate([of.rows for of in self.cuts])) if self.cuts else np.zeros(0, np.int64)
-
-    @property
-    def wanted(self) -> int:
-        """How many these are."""
-        return len(self.rows)
+        """Rows, ascending, of the images that are in a redundant group of any fraction."""
+        return np.unique(np.concatenate([of.rows for of in self.cuts]))
 
     @property
     def index_type(self) -> str:
-        """Numbers that hold a row, a size or a merge of the class."""
+        """The integers that hold a row, a size or a merge of the class."""
         return "<u2" if len(self.positions) + len(self.merges or ()) < 2**16 - 1 else "<u4"
 
     @property
     def bytes(self) -> float:
-        """Of its text without pictures, about."""
+        """Approximate length of its text without pictures."""
         width = int(self.index_type[-1])
         numbers = 4 * len(self.positions) + (2 * width + 4) * len(self.merges or ())
         numbers += sum((width + 4) * len(of.rows) + (width + 4) * len(of.sizes) for of in self.cuts)
@@ -78,13 +73,7 @@ class ClassData:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the classes are stored.
-
-    Attributes:
-      one_file: whether all are on the page itself.
-      kind: of the pictures, see `images.KINDS`.
-      most_pictures: label -> pictures it may have.
-    """
+    """How the classes are stored: all on the page or not, the pictures' kind of `images.KINDS`, and each label's most."""
 
     one_file: bool
     kind: str
@@ -92,7 +81,7 @@ class Plan:
 
 
 def share_out(wanted: Mapping[int, int], total: int) -> dict[int, int]:
-    """Shares of `total` that are even, but for those who want less."""
+    """Even shares of `total`; who wants less gets that."""
     shares, left = {}, total
     for number, label in enumerate(sorted(wanted, key=lambda label: (wanted[label], label))):
         shares[label] = min(wanted[label], left // (len(wanted) - number))
@@ -108,14 +97,14 @@ def plan(found: Sequence[ClassData], sample: Sequence[np.ndarray]) -> Plan:
       sample: some of their images, uint8 [H, W, C].
     """
     # A kept image's neighbour outside its group is often in another; some are not.
-    wanted = {of.label: min(len(of.positions), of.wanted + of.wanted // 4 + 1) for of in found}
+    grouped = {of.label: len(of.rows) for of in found}
+    wanted = {of.label: min(len(of.positions), grouped[of.label] * 5 // 4 + 1) for of in found}
     total = sum(wanted.values())
     room = PAGE_BYTES - _REST_BYTES - sum(of.bytes for of in found)
     kind, each = images.choose_kind(sample, total, room)
     one_file = room >= each * min(total, _FEW_PICTURES * len(found))
     if one_file:
-        most = int(room / max(each, 1.0))
-        return Plan(True, kind, share_out(wanted, min(most, _MOST_PICTURES)))
+        return Plan(True, kind, share_out(wanted, min(int(room / max(each, 1.0)), _MOST_PICTURES)))
     kind, each = images.choose_kind(sample, max(wanted.values()), CLASS_BYTES / 2)
     room_of_class = int(CLASS_BYTES / max(each, 1.0))
     shares = share_out({label: min(count, room_of_class) for label, count in wanted.items()}, _MOST_PICTURES)
@@ -124,22 +113,6 @@ def plan(found: Sequence[ClassData], sample: Sequence[np.ndarray]) -> Plan:
 
 def _pack(values: np.ndarray, kind: str) -> str:
     return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
-
-
-def _cut_json(of: Cut, pictured: int, details: classes.Details, index: str) -> dict[str, Any]:
-    return dict(
-        fraction=of.fraction,
-        kept=of.kept,
-        pictured=pictured,
-        rows=_pack(of.rows, index),
-        sizes=_pack(of.sizes, index),
-        distances=_pack(of.distances, "<f4"),
-        heights=_pack(of.heights, "<f4"),
-        outside=_pack(details.outside, index),
-        outside_distance=_pack(details.outside_distance, "<f4"),
-        own=_pack(details.own, "<f4"),
-        second=_pack(details.second, "<f4"),
-    )
 
 
 def describe(
@@ -167,8 +140,9 @@ def describe(
     limit = planned.most_pictures.get(of.label, 0)
     shown = min(_GROUP_IMAGES, max(2, limit // 4))
     choice = dict(most_groups=most_groups, shown=shown, seed=seed)
-    every = of.wanted <= limit
-    members = of.wanted if every else int(_MEMBERS * limit)
+    members = len(of.rows)
+    if members > limit:
+        members = int(_MEMBERS * limit)
     chosen = classes.choose_pictures(of.cuts, main, members, **choice)
     has_picture = np.zeros(n, bool)
     has_picture[chosen] = True
@@ -177,13 +151,16 @@ def describe(
     for each in of.cuts:
         ordered, pictured = classes.pictured_first(each, has_picture, **choice)
         details = classes.make_details(ordered, pictured, n, embeddings, rule)
-        cuts.append((ordered, pictured, details))
-        outside.append(details.outside)
+        outside.append(details["outside"])
+        arrays = dict(
+            rows=ordered.rows, sizes=ordered.sizes, distances=ordered.distances, heights=ordered.heights, **details
+        )
+        integers = ("rows", "sizes", "outside")
+        packed = {key: _pack(value, index if key in integers else "<f4") for key, value in arrays.items()}
+        cuts.append(dict(fraction=each.fraction, kept=each.kept, pictured=pictured, **packed))
     # The neighbours of the fraction shown first come first.
-    neighbours = np.concatenate([outside[main], *outside[:main], *outside[main + 1 :]]) if outside else []
-    others = [
-        row for row in dict.fromkeys(np.asarray(neighbours, np.int64).tolist()) if row < n and not has_picture[row]
-    ]
+    neighbours = np.concatenate([outside[main], *outside]).tolist()
+    others = [row for row in dict.fromkeys(neighbours) if row < n and not has_picture[row]]
     rows = np.array(sorted(chosen + others[: limit - len(chosen)]), np.int64)
     text: dict[str, Any] = dict(
         label=of.label,
@@ -192,14 +169,13 @@ def describe(
         images=n,
         shown=shown,
         positions=_pack(of.positions, "<u4"),
-        cuts=[_cut_json(*each, index) for each in cuts],
+        cuts=cuts,
         pictures=dict(rows=_pack(rows, index), data=[]),
     )
     if of.files is not None:
         # Files of a class mostly lie in one folder.
-        prefix = "".join(
-            f"{part}/" for part in os.path.commonpath([os.path.dirname(each) for each in of.files]).split("/") if part
-        )
+        folder = os.path.commonpath([os.path.dirname(each) for each in of.files])
+        prefix = f"{folder}/" if folder else ""
         named = np.union1d(of.rows, rows)
         names = [of.files[row][len(prefix) :] for row in named.tolist()]
         text["files"] = dict(prefix=prefix, rows=_pack(named, index), names=names)
@@ -221,23 +197,13 @@ def pictures(batches: Iterable[tuple[np.ndarray, Any, np.ndarray]], kind: str) -
 
 
 def to_text(value: Any) -> str:
-    """JSON that may stand in a script element: nothing in it ends one."""
+    """JSON without a letter that could end a script element."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
 
 
 def sample_positions(found: Sequence[ClassData], seed: int) -> np.ndarray:
-    """Positions, ascending, of some images of the classes, to measure how large pictures are."""
-    every = np.concatenate([of.positions for of in found]) if found else np.zeros(0, np.int64)
+    """Positions, ascending, of some images of the classes, by which the size of pictures is estimated."""
+    every = np.concatenate([np.zeros(0, np.int64), *(of.positions for of in found)])
     if len(every) <= _SAMPLE:
         return np.sort(every)
     return np.sort(np.random.default_rng(seed).choice(every, _SAMPLE, replace=False))
-
-
-def class_file(label: int) -> str:
-    """'classes/00012.js', below the page's folder."""
-    return f"classes/{label:05d}.js"
-
-
-def class_script(text: str) -> bytes:
-    """The file of a class, which hands its text to the page."""
-    return f"redundancyClass({text});\n".encode()

@@ -57,23 +57,7 @@ class Cut:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Details:
-    """What is told of the first p groups of a cut, those with pictures. All NaN, or n, where there are no embeddings.
-
-    Attributes:
-      outside: [p] int64, row of the class's image nearest to the kept one outside the group; n where there is none.
-      outside_distance: [p] float64, its dissimilarity to the kept image.
-      own, second: [p] float64, what the rule compared, lower is better: of the kept image and of the next best.
-    """
-
-    outside: np.ndarray
-    outside_distance: np.ndarray
-    own: np.ndarray
-    second: np.ndarray
-
-
-def group_heights(merges: Merges, n: int, groups: Sequence[np.ndarray] | np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def group_heights(merges: Merges, n: int, groups: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Heights of groups that are clusters of a class's merges.
 
     Args:
@@ -83,24 +67,15 @@ def group_heights(merges: Merges, n: int, groups: Sequence[np.ndarray] | np.ndar
       sizes: [g] int64, images of each; at least two.
 
     Returns:
-      [g] float64; NaN where no cluster of that size holds the image, so that the merges are not the groups'.
+      [g] float64; NaN if no cluster of that size holds the image: the groups are of other merges.
     """
     parent = np.full(n + len(merges), -1, np.int64)
-    made = np.arange(n, n + len(merges))
-    parent[merges.left] = made
-    parent[merges.right] = made
-    found = np.asarray(groups, np.int64).copy()
-    wanted = np.asarray(sizes)
-    count = np.ones(len(found), np.int64)
-    while True:
-        up = parent[found]
-        climbing = (count < wanted) & (up >= 0)
-        if not climbing.any():
-            break
-        found[climbing] = up[climbing]
+    parent[merges.left] = parent[merges.right] = np.arange(n, n + len(merges))
+    found, count = groups.copy(), np.ones(len(groups), np.int64)
+    while (climbing := (count < sizes) & (parent[found] >= 0)).any():
+        found[climbing] = parent[found[climbing]]
         count[climbing] = merges.size[found[climbing] - n]
-    heights = np.full(len(found), np.nan)
-    right = count == wanted
+    heights, right = np.full(len(found), np.nan), count == sizes
     heights[right] = merges.height[found[right] - n]
     return heights
 
@@ -113,25 +88,22 @@ def make_cut(fraction: float, group: np.ndarray, kept: np.ndarray, distances: np
       group: [n] int64.
       kept: [n] bool, one of each group.
       distances: [n] float64, dissimilarity to the group's kept image.
-      merges: of the class, where they are known.
+      merges: of the class, or None.
     """
     n = len(group)
     found = gallery.make_groups(np.arange(n), np.zeros(n, np.int64), group, kept, distances)
     several = found.sizes > 1
-    taken = np.repeat(several, found.sizes)
-    sizes = found.sizes[several]
-    rows = found.positions[taken]
+    taken, sizes = np.repeat(several, found.sizes), found.sizes[several]
     heights = np.full(len(sizes), np.nan)
     if merges is not None and len(sizes):
         heights = group_heights(merges, n, found.positions[found.starts[several]], sizes)
-    return Cut(fraction, int(np.count_nonzero(kept)), rows, sizes, found.dissimilarity[taken], heights)
+    return Cut(fraction, int(kept.sum()), found.positions[taken], sizes, found.dissimilarity[taken], heights)
 
 
 def _candidates(of: Cut, seed: int) -> list[int]:
-    """The groups in the order in which they are worth a picture: in turn the largest, the widest, the tightest and a
-    random one of those that are left."""
-    count = len(of.sizes)
-    spread = of.spread
+    """The groups in the order in which they get pictures: in turn the largest, the widest, the tightest and a random one
+    of those that are left."""
+    count, spread = len(of.sizes), of.spread
     orders = (
         np.lexsort((spread, -of.sizes)),
         np.lexsort((-of.sizes, -spread)),
@@ -149,13 +121,13 @@ def choose_pictures(
     Args:
       cuts: of the class.
       main: index of the fraction that is shown first.
-      most_images: rows wanted at most.
-      most_groups: groups of each cut that are to be shown at most; 0 is as many as fit.
-      shown: images of one group that are shown at most.
+      most_images: rows at most.
+      most_groups: groups shown of each cut at most; 0 is as many as fit.
+      shown: images shown of one group at most.
       seed: of the random part of the choice.
     """
     queues = [iter(_candidates(of, seed)[: most_groups or None]) for of in cuts]
-    starts = [of.starts for of in cuts]
+    starts = [of.starts for of in cuts]  # a property that sums
     chosen: dict[int, None] = {}
     turns = [main] * _MAIN_SHARE + [index for index in range(len(cuts)) if index != main]
     left = set(range(len(cuts)))
@@ -188,13 +160,11 @@ def pictured_first(of: Cut, pictures: np.ndarray, most_groups: int, shown: int, 
     lacking = np.add.reduceat((~pictures[of.rows] & (within < shown)).astype(np.int64), of.starts)
     ordered = _candidates(of, seed)
     first = [group for group in ordered if not lacking[group]][: most_groups or None]
-    ahead = set(first)
-    rest = [group for group in ordered if group not in ahead]
-    return of.reordered(np.array(first + rest, np.int64)), len(first)
+    return of.reordered(np.array(list(dict.fromkeys(first + ordered)), np.int64)), len(first)
 
 
 def nearest_outside(embeddings: np.ndarray, kept: np.ndarray, rows: np.ndarray, sizes: np.ndarray):
-    """For each group the image of the class nearest to its kept one and not in it.
+    """For each of p groups the image of the class nearest to its kept one and not in it.
 
     Args:
       embeddings: [n, d] float32 of the class.
@@ -203,8 +173,8 @@ def nearest_outside(embeddings: np.ndarray, kept: np.ndarray, rows: np.ndarray, 
       sizes: [p] int64, rows of each group.
 
     Returns:
-      [p] int64 rows, n where the group is the whole class (ties go to the lowest row), and [p] float64 1 - cos to the
-      kept image, NaN there.
+      [p] int64 rows, n if the group is the whole class (ties go to the lowest row), and [p] float64 1 - cos to the
+      kept image, NaN then.
     """
     n, dimension = embeddings.shape
     centres = dissimilarity.normalized(embeddings[kept])
@@ -222,8 +192,8 @@ def nearest_outside(embeddings: np.ndarray, kept: np.ndarray, rows: np.ndarray, 
     return outside, np.where(np.isfinite(distance), np.maximum(distance, 0.0), np.nan)
 
 
-def make_details(of: Cut, count: int, n: int, embeddings: np.ndarray | None, rule: str) -> Details:
-    """Details of the first `count` groups of a cut.
+def make_details(of: Cut, count: int, n: int, embeddings: np.ndarray | None, rule: str) -> dict[str, np.ndarray]:
+    """What is shown beside the first p = `count` groups of a cut; all NaN, or n, if there are no embeddings.
 
     Args:
       of: the cut.
@@ -231,23 +201,27 @@ def make_details(of: Cut, count: int, n: int, embeddings: np.ndarray | None, rul
       n: images of the class.
       embeddings: [n, d] float32 of the class, or None.
       rule: which image of a group is kept, see `cut.representatives`.
+
+    Returns:
+      outside [p] int64 and outside_distance [p] float64, see `nearest_outside`; own and second [p] float64, what the
+      rule compared, lower is better: of the kept image and of the next best.
     """
-    nothing = np.full(count, np.nan)
-    if embeddings is None or not count:
-        return Details(np.full(count, n, np.int64), nothing, nothing, nothing)
-    sizes, starts = of.sizes[:count], of.starts[:count]
-    rows = of.rows[: int(sizes.sum())]
-    outside, distance = nearest_outside(embeddings, of.rows[starts], rows, sizes)
-    scores = cut.scores(embeddings[rows], starts, sizes, rule)
-    own = scores[starts]
-    others = scores.copy()
-    others[starts] = -np.inf
-    second = np.maximum.reduceat(others, starts)
-    second = np.where(second >= own - cut.TIE, own, second)  # a tie, told as one
-    if rule == "medoid":
-        own, second = -own / (sizes - 1), -second / (sizes - 1)
-    elif rule == "minimax":
-        own, second = -own, -second
-    else:
-        own, second = 1 - own, 1 - second
-    return Details(outside, distance, np.maximum(own, 0.0), np.maximum(second, 0.0))
+    outside, distance = np.full(count, n, np.int64), np.full(count, np.nan)
+    own = second = distance
+    if embeddings is not None and count:
+        sizes, starts = of.sizes[:count], of.starts[:count]
+        rows = of.rows[: int(sizes.sum())]
+        outside, distance = nearest_outside(embeddings, of.rows[starts], rows, sizes)
+        scores = cut.scores(embeddings[rows], starts, sizes, rule)
+        own = scores[starts]
+        scores[starts] = -np.inf
+        second = np.maximum.reduceat(scores, starts)
+        second = np.where(second >= own - cut.TIE, own, second)
+        if rule == "medoid":
+            own, second = -own / (sizes - 1), -second / (sizes - 1)
+        elif rule == "minimax":
+            own, second = -own, -second
+        else:
+            own, second = 1 - own, 1 - second
+        own, second = np.maximum(own, 0.0), np.maximum(second, 0.0)
+    return dict(outside=outside, outside_distance=distance, own=own, second=second)

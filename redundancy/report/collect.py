@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from redundancy import storage
-from redundancy.config import same_fraction
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.errors import DataError, WorkdirError
+from redundancy.progress import Progress
 from redundancy.report import browser, classes, gallery, words
 from redundancy.selection import merges as merges_lib
 from redundancy.selection.choices import rows_by_class
@@ -18,24 +18,11 @@ from redundancy.workdir import Workdir, read_manifest, subset_name
 
 # Fractions that the page's slider has at most.
 _MOST_CUTS = 12
-
-
-def open_store(workdir: Workdir, layer: str, sha256: str | None) -> EmbeddingStore | None:
-    """The embeddings that the groups were made of; None where they are not in the workdir.
-
-    Args:
-      sha256: of the manifest of the embeddings that the groups were made of, where known.
-
-    Raises:
-      WorkdirError: the groups were made of other embeddings.
-      DataError: the embeddings are damaged.
-    """
-    folder = workdir.embeddings(layer)
-    return None if _manifest(workdir, folder, sha256, "embeddings", "neighbours") is None else EmbeddingStore(folder)
+_BATCH = 256
 
 
 def _manifest(workdir: Workdir, folder: str, sha256: str | None, what: str, lost: str, **fields: type) -> dict | None:
-    """The folder's manifest, None without one; raises WorkdirError where the groups were made of another one's."""
+    """The folder's manifest, None without one; raises WorkdirError if the groups were made of another."""
     manifest, path = read_manifest(folder, **fields), storage.join(folder, "manifest.json")
     if manifest is not None and sha256 not in (None, storage.sha256(path)):
         raise WorkdirError(
@@ -45,17 +32,22 @@ def _manifest(workdir: Workdir, folder: str, sha256: str | None, what: str, lost
     return manifest
 
 
-def read_merges(workdir: Workdir, layer: str, sha256: str | None, counts: Mapping[int, int]) -> dict[int, Merges]:
-    """The merges that the groups were cut from, by label; empty where they are not in the workdir.
+def open_store(workdir: Workdir, layer: str, sha256: str | None) -> EmbeddingStore | None:
+    """The embeddings that the groups were made of; None if they are not in the workdir.
 
     Args:
-      sha256: of the manifest of the merges that the groups were made of, where known.
-      counts: images of each class.
+      sha256: of their manifest, if known.
 
     Raises:
-      WorkdirError: the groups were made of other merges.
-      DataError: the merges are damaged.
+      WorkdirError: the groups were made of other embeddings.
+      DataError: the embeddings are damaged.
     """
+    folder = workdir.embeddings(layer)
+    return None if _manifest(workdir, folder, sha256, "embeddings", "neighbours") is None else EmbeddingStore(folder)
+
+
+def _read_merges(workdir: Workdir, layer: str, sha256: str | None, counts: Mapping[int, int]) -> dict[int, Merges]:
+    """The merges that the groups were cut from, by label; `counts` are the images of each class. As `open_store`."""
     folder = workdir.merges(layer)
     manifest = _manifest(workdir, folder, sha256, "merges", "heights", classes=dict, parts=list)
     if manifest is None:
@@ -66,7 +58,7 @@ def read_merges(workdir: Workdir, layer: str, sha256: str | None, counts: Mappin
 
 
 def shown_fractions(fractions: Sequence[float], main: float) -> list[float]:
-    """Fractions that the slider has, descending: all below 1, or `main` and some that are spread evenly."""
+    """The slider's fractions, descending: all below 1, or `main` and some that are spread evenly."""
     below = sorted({item for item in fractions if item < 1}, reverse=True)
     if len(below) <= _MOST_CUTS:
         return below
@@ -104,36 +96,36 @@ def read_subsets(
     return found
 
 
-def make_classes(
-    subsets: Sequence[Subset],
-    class_names: Sequence[str],
-    merges: Mapping[int, Merges],
-    labels: Iterable[int],
-    file_names: Callable[[np.ndarray], Sequence[str] | None],
-) -> list[browser.ClassData]:
-    """The classes `labels` with their groups at the fraction of each subset; `file_names` takes positions."""
+def make_classes(config, workdir: Workdir, layer: str, dataset, subsets: Sequence[Subset], merges_sha256: str | None):
+    """The `browser.ClassData` of the classes with a redundant group, at most config.report_classes.
+
+    Args:
+      config, workdir, layer, dataset: of the report.
+      subsets: one for each fraction, descending.
+      merges_sha256: of the merges' manifest, if known.
+    """
     rows = rows_by_class(subsets[0].labels)
+    labels = np.unique(np.concatenate([subset.labels[~subset.kept] for subset in subsets]))
+    labels = labels[: config.report_classes or None].tolist()
+    counts = {label: len(of_class) for label, of_class in rows.items()}
+    merges = _read_merges(workdir, layer, merges_sha256, counts) if labels else {}
     found = []
     for label in labels:
         taken, of_class = rows[label], merges.get(label)
         cuts = [
             classes.make_cut(
-                subset.metadata["fraction"],
-                subset.group[taken],
-                subset.kept[taken],
-                subset.dissimilarity[taken],
-                of_class,
+                each.metadata["fraction"], each.group[taken], each.kept[taken], each.dissimilarity[taken], of_class
             )
-            for subset in subsets
+            for each in subsets
         ]
-        name = words.class_title(class_names[label])
-        positions = subsets[0].positions[taken]
-        found.append(browser.ClassData(label, name, positions, cuts, of_class, file_names(positions)))
+        name, positions = words.class_title(dataset.class_names[label]), subsets[0].positions[taken]
+        files = dataset.file_names("train", positions)
+        found.append(browser.ClassData(label, name, positions, cuts, of_class, files))
     return found
 
 
-def embeddings_of(store: EmbeddingStore | None, of: browser.ClassData) -> np.ndarray | None:
-    """[n, d] float32 embeddings of a class; raises DataError where the store has other images of it."""
+def _embeddings(store: EmbeddingStore | None, of: browser.ClassData) -> np.ndarray | None:
+    """[n, d] float32 embeddings of a class; raises DataError if the store has other images of it."""
     if store is None:
         return None
     positions, embeddings = store.read_class(of.label)
@@ -146,70 +138,59 @@ def embeddings_of(store: EmbeddingStore | None, of: browser.ClassData) -> np.nda
 
 
 def fill_browser(
+    config,
+    dataset,
     found: Sequence[browser.ClassData],
     subsets: Sequence[Subset],
-    main: float,
+    main: int,
     store: EmbeddingStore | None,
     sample: Sequence[np.ndarray],
-    stream: Callable[[np.ndarray], Iterable[tuple[np.ndarray, Any, np.ndarray]]],
     write: Callable[[str, bytes], None],
-    *,
-    rule: str,
-    most_groups: int,
-    seed: int,
-    tell: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], list[tuple[int, str]]]:
     """The browser's index, and the classes' texts that stand on the page; others are written to files.
 
     Args:
+      config, dataset: of the report.
       found: classes with redundant groups, at least one.
       subsets: one for each fraction, descending.
-      main: fraction that is shown first.
+      main: index of the fraction that is shown first.
       store: of the embeddings, or None.
       sample: images of `browser.sample_positions`.
-      stream: positions [p] ascending -> batches of images uint8 [b, H, W, C], labels and positions. It is called once:
-        a set that streams is read from end to end.
       write: takes the name of a file below the page's folder, and its bytes.
-      rule, most_groups, seed: see `browser.describe`.
-      tell: called after each class.
     """
-    number = next(i for i, subset in enumerate(subsets) if same_fraction(subset.metadata["fraction"], main))
+    rule = subsets[0].metadata.get("rule") or config.rule
     planned = browser.plan(found, sample)
+    choice = dict(rule=rule, most_groups=config.report_groups, seed=config.seed)
     described = []
-    for of in found:
-        embeddings = embeddings_of(store, of)
-        described.append(
-            browser.describe(of, number, planned, embeddings, rule=rule, most_groups=most_groups, seed=seed)
-        )
-        tell()
+    with Progress("report", len(found), "classes") as progress:
+        for of in found:
+            described.append(browser.describe(of, main, planned, _embeddings(store, of), **choice))
+            progress.advance()
     wanted = np.unique(np.concatenate([positions for _, positions in described]))
-    pictures = browser.pictures(stream(wanted), planned.kind) if len(wanted) else {}
+    # One call: a set that streams is read from end to end.
+    pictures = browser.pictures(dataset.stream("train", wanted, _BATCH), planned.kind) if len(wanted) else {}
     texts, entries = [], []
     for of, (content, positions) in zip(found, described, strict=True):
         content["pictures"]["data"] = [pictures[position] for position in positions.tolist()]
         text = browser.to_text(content)
-        entry = dict(
-            label=of.label,
-            name=of.name,
-            images=len(of.positions),
-            kept=[cut.kept for cut in of.cuts],
-            groups=[len(cut.sizes) for cut in of.cuts],
-        )
+        counts = dict(kept=[cut.kept for cut in of.cuts], groups=[len(cut.sizes) for cut in of.cuts])
+        entry = dict(label=of.label, name=of.name, images=len(of.positions), **counts)
         if planned.one_file:
             texts.append((of.label, text))
         else:
-            entry["file"] = browser.class_file(of.label)
-            write(entry["file"], browser.class_script(text))
+            entry["file"] = f"classes/{of.label:05d}.js"
+            write(entry["file"], f"redundancyClass({text});\n".encode())
         entries.append(entry)
+    dropped = [int(np.count_nonzero(~subset.kept)) for subset in subsets]
     index = dict(
         one_file=planned.one_file,
         kind=planned.kind,
         rule=rule,
-        main=number,
+        main=main,
         images=len(subsets[0].positions),
         cuts=[
-            dict(fraction=subset.metadata["fraction"], dropped=int(np.count_nonzero(~subset.kept)))
-            for subset in subsets
+            dict(fraction=each.metadata["fraction"], dropped=count)
+            for each, count in zip(subsets, dropped, strict=True)
         ],
         classes=entries,
     )
@@ -236,16 +217,12 @@ def find_neighbours(
             break
         index = gallery.choose_groups(groups, label, 1)[0]
         members = groups.members(index)
-        found = gallery.nearest_outside(*store.read_class(label), members, int(members[0]))
-        if found is not None:
-            rows.append(
-                dict(
-                    label=label,
-                    kept=int(members[0]),
-                    other=int(members[-1]),
-                    other_dissimilarity=float(groups.distances(index)[-1]),
-                    outside=found[0],
-                    outside_dissimilarity=found[1],
-                )
-            )
+        positions, embeddings = store.read_class(label)
+        inside = np.searchsorted(positions, members)
+        (outside,), (distance,) = classes.nearest_outside(embeddings, inside[:1], inside, np.array([len(inside)]))
+        if outside < len(positions):
+            kept, other = dict(kept=int(members[0])), dict(other=int(members[-1]))
+            other["other_dissimilarity"] = float(groups.distances(index)[-1])
+            beyond = dict(outside=int(positions[outside]), outside_dissimilarity=float(distance))
+            rows.append(dict(label=label, **kept, **other, **beyond))
     return rows

@@ -1,6 +1,6 @@
 """The command `redundancy report --compare`: several finished workdirs in one figure and on one page.
 
-Reads their config.json and results.csv alone, and writes nothing into them. Workdirs of one data set share a panel: where
+Reads their config.json and results.csv alone, and writes nothing into them. Workdirs of one data set share a panel: if
 they differ in layers and methods alone their lines are those of one experiment (Figure 8), else each is named.
 """
 
@@ -32,21 +32,12 @@ redundancy report --compare: several finished workdirs in one figure and on one 
 """
 _COLORS = (figures.SEMANTIC, "#cc79a7", "#e69f00", "#009e73", "#56b4e9", figures.RANDOM)
 _MARKERS = "oD^vPX"
-_KINDS = ("svg", "pdf", "png")
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A finished workdir.
-
-    Attributes:
-      root: the workdir.
-      name: of its data set.
-      dataset: the data set's fingerprint as text: what positions and labels mean.
-      config: as recorded.
-      summaries: of all methods, layers and fractions.
-      full_size, test_size: images.
-    """
+    """A finished workdir: its path, its data set's name and fingerprint as text, its config and results, and the numbers
+    of training and test images."""
 
     root: str
     name: str
@@ -89,27 +80,21 @@ def read_experiment(root: str) -> Experiment:
         raise DataError(f"{workdir.results} has no row of the full set, with which the others are compared.")
     fingerprint = recorded.get("dataset") or {}
     config = {**config_lib.to_json(config_lib.defaults()), **recorded["config"]}
-    name = fingerprint.get("name") or os.path.basename(str(config["dataset"]))
-    return Experiment(
-        root=workdir.root,
-        name=str(name),
-        dataset=json.dumps(fingerprint or name, sort_keys=True),
-        config=config,
-        summaries=statistics.summarise(runs),
-        full_size=max(full),
-        test_size=max(run.test_size for run in runs),
-    )
+    name = str(fingerprint.get("name") or os.path.basename(str(config["dataset"])))
+    dataset = json.dumps(fingerprint or name, sort_keys=True)
+    test_size = max(run.test_size for run in runs)
+    return Experiment(workdir.root, name, dataset, config, statistics.summarise(runs), max(full), test_size)
 
 
 def _differing(members: Sequence[Experiment]) -> list[str]:
-    """Fields in which the trainings or clusterings of some differ."""
+    """Fields that differ between trainings or clusterings."""
     fields = itertools.chain(*(config_lib.differing(members[0].config, each.config) for each in members[1:]))
     free = {name for name, field in config_lib.FIELDS.items() if Affects.COMPARISON not in field.affects}
     return sorted(set(fields) - free)
 
 
 def tags(members: Sequence[Experiment]) -> list[str]:
-    """How the experiments of one data set are told apart; '' each where together they are one experiment."""
+    """A name of each experiment of one data set; '' each if together they are one experiment."""
     fields = _differing(members)
     layers = [{item.layer for item in each.summaries if methods.get(item.method).per_layer} for each in members]
     twice = any(first & second for first, second in itertools.combinations(layers, 2))
@@ -125,19 +110,17 @@ def tags(members: Sequence[Experiment]) -> list[str]:
 
 def _lines(members: Sequence[Experiment], names: Sequence[str]) -> list[figures.Line]:
     if not any(names):
-        found, seen = [], set()
+        found: dict[tuple[str, str, str], Summary] = {}
         for item in itertools.chain(*(each.summaries for each in members)):
-            key = (item.method, item.layer, fraction_name(item.fraction))
-            if item.method != FULL and key not in seen:
-                seen.add(key)
-                found.append(item)
-        layers = {item.layer for item in found if methods.get(item.method).per_layer}
-        return figures.layer_lines(found, sorted(layers, key=config_lib.LAYERS.index))
+            found.setdefault((item.method, item.layer, fraction_name(item.fraction)), item)
+        of_subsets = [item for item in found.values() if item.method != FULL]
+        layers = {item.layer for item in of_subsets if methods.get(item.method).per_layer}
+        return figures.layer_lines(of_subsets, sorted(layers, key=config_lib.LAYERS.index))
     lines = []
     for number, (each, name) in enumerate(zip(members, names, strict=True)):
         color, marker = _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
         series = dict.fromkeys((item.method, item.layer) for item in each.summaries if item.method != FULL)
-        several = len({layer for method, layer in series if methods.get(method).per_layer}) > 1
+        several = page.several_layers(each.summaries)
         for method, layer in series:
             of_series = [item for item in each.summaries if (item.method, item.layer) == (method, layer)]
             label = f"{page.method_name(method, layer, several)}, {figures.printable(name, 28)}"
@@ -147,11 +130,7 @@ def _lines(members: Sequence[Experiment], names: Sequence[str]) -> list[figures.
 
 
 def compare(experiments: Sequence[Experiment]) -> tuple[figures.Plot, str]:
-    """The figure, and the page as HTML.
-
-    Args:
-      experiments: at least one.
-    """
+    """The figure, and the page as HTML, of at least one experiment."""
     groups: dict[str, list[Experiment]] = {}
     for each in experiments:
         groups.setdefault(each.dataset, []).append(each)
@@ -160,21 +139,16 @@ def compare(experiments: Sequence[Experiment]) -> tuple[figures.Plot, str]:
         names = tags(members)
         lines = _lines(members, names)
         full = statistics.find(members[0].summaries, FULL, 1.0) if not any(names) else None
-        title = members[0].name
-        panels.append(figures.Panel(title, lines, full, members[0].full_size))
-        every = itertools.chain(*(each.summaries for each in members))
-        several = len({item.layer for item in every if methods.get(item.method).per_layer}) > 1
+        first = members[0]
+        panels.append(figures.Panel(first.name, lines, full, first.full_size))
+        several = page.several_layers(itertools.chain(*(each.summaries for each in members)))
         rows = [
             (name or each.folder, page.method_name(item.method, item.layer, several), item)
             for each, name in zip(members, names, strict=True)
             for item in each.summaries
         ]
-        first = members[0]
-        sections.append(
-            dict(
-                title=title, images=first.full_size, test_size=first.test_size, rows=rows, differing=_differing(members)
-            )
-        )
+        sizes = dict(images=first.full_size, test_size=first.test_size)
+        sections.append(dict(title=first.name, **sizes, rows=rows, differing=_differing(members)))
     plot = figures.comparison_plot(panels, "comparison")
     return plot, page.render_comparison(plot, sections, [each.root for each in experiments])
 
@@ -183,9 +157,9 @@ def _output_files(path: str, plot: figures.Plot, html: str) -> dict[str, bytes]:
     kind = path.rsplit("/", 1)[-1].rpartition(".")[2]
     if kind == "html":
         return {path: html.encode()}
-    if kind in _KINDS:
+    if kind in figures.KINDS:
         return {path: getattr(plot, kind)}
-    figure_files = {storage.join(path, "figures", f"comparison.{each}"): getattr(plot, each) for each in _KINDS}
+    figure_files = {storage.join(path, "figures", f"comparison.{each}"): getattr(plot, each) for each in figures.KINDS}
     return {**figure_files, storage.join(path, "index.html"): html.encode()}
 
 
@@ -195,7 +169,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(arguments: Sequence[str]) -> str:
-    """The command with what stands after "redundancy report"; returns the path of the page or figure.
+    """Runs the command with the arguments after "redundancy report"; returns the path of the page or figure.
 
     Raises:
       ConfigError: the arguments are wrong.
@@ -208,15 +182,13 @@ def run(arguments: Sequence[str]) -> str:
     parsed = parser.parse_args(list(arguments))
     roots = [root.rstrip("/") or "/" for part in parsed.compare for root in part.split(",") if root]
     if len(set(roots)) != len(roots) or len(roots) < 2:
-        raise ConfigError(
-            f"--compare has {words.plural(len(set(roots)), 'workdir')}; wanted two or more different ones."
-        )
+        count = words.plural(len(set(roots)), "workdir")
+        raise ConfigError(f"--compare has {count}; wanted two or more different ones.")
+    output = parsed.output.rstrip("/")
     for root in roots:
-        inside = parsed.output.rstrip("/") in (root, storage.join(root, "report"), storage.join(root, "subsets"))
-        if inside:
+        if output in (root, storage.join(root, "report"), storage.join(root, "subsets")):
             raise ConfigError(f"--output={parsed.output} would write into the workdir {root}; choose another folder.")
-    plot, html = compare([read_experiment(root) for root in roots])
-    files = _output_files(parsed.output.rstrip("/"), plot, html)
+    files = _output_files(output, *compare([read_experiment(root) for root in roots]))
     for path, content in files.items():
         storage.write_bytes(path, content)
     return list(files)[-1]

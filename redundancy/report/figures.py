@@ -22,9 +22,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from redundancy.report.statistics import FULL, Summary
 from redundancy.selection import methods
 
-# Okabe and Ito's palette, told apart under the common forms of colour blindness.
+# Okabe and Ito's palette, distinct under the common forms of colour blindness.
 SEMANTIC, RANDOM = "#0072b2", "#d55e00"
-# Of the methods in the order of their table, over again where they are more.
+# Of the methods in the order of their table, repeated if they are more.
 _LOOKS = ((SEMANTIC, "o"), (RANDOM, "s"), ("#56b4e9", "v"), ("#b8a800", "P"), ("#8b9198", "X"))
 LAYER_COLORS = {"end": SEMANTIC, "middle": "#cc79a7", "start": "#e69f00"}
 LAYER_MARKERS = {"end": "o", "middle": "D", "start": "^"}
@@ -41,6 +41,7 @@ _PAGE_COLORS = {
 }
 _PNG_DPI = 200
 _TITLE_LENGTH = 20
+KINDS = ("svg", "pdf", "png")
 
 STYLE = {
     "svg.hashsalt": "redundancy",
@@ -72,7 +73,6 @@ STYLE = {
 class Plot:
     """A drawn figure: files for print and slides, and `inline`, the SVG element for the page."""
 
-    name: str
     svg: bytes
     pdf: bytes
     png: bytes
@@ -106,9 +106,7 @@ def _attributes(style: re.Match) -> str:
 
 def _inline(svg: str, name: str, description: str) -> str:
     """The SVG element alone, its ids made unique by `name` and its colours following the page's."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.S)
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg[svg.index("<svg") :], flags=re.S)
     view_box = re.search(r'viewBox="([^"]+)"', svg).group(1)
     opening = f'<svg class="plot" viewBox="{view_box}" role="img" aria-label="{html.escape(description)}">'
     svg = opening + svg[svg.index(">") + 1 :]
@@ -126,17 +124,17 @@ def _inline(svg: str, name: str, description: str) -> str:
 
 
 def finish(figure: Figure, name: str, description: str) -> Plot:
-    """A figure's files; `description` tells those who do not see it what it shows."""
+    """A figure's files; `description` is for those who do not see it."""
     svg, pdf, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes in the PNG and PDF; the SVG holds it as text.
+        # Letters that the font lacks are boxes in the PNG and PDF; the SVG holds them as text.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         logging.getLogger("fontTools").setLevel(logging.ERROR)
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(png, format="png", dpi=_PNG_DPI, metadata={"Software": None}, facecolor="white")
     text = svg.getvalue().decode()
-    return Plot(name, svg.getvalue(), pdf.getvalue(), png.getvalue(), _inline(text, name, description))
+    return Plot(svg.getvalue(), pdf.getvalue(), png.getvalue(), _inline(text, name, description))
 
 
 def new_figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
@@ -147,7 +145,7 @@ def new_figure(width: float, height: float, layout: str | None = "constrained") 
 
 
 def layer_lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[Line]:
-    """The lines to draw: of each method, on each of `layers` where it reads them."""
+    """The lines to draw: one of each method, or of each of `layers` that it reads."""
     lines = []
     for method, (color, marker) in zip(methods.METHODS.values(), itertools.cycle(_LOOKS)):
         for layer in method.layers({"layers": layers}):
@@ -181,14 +179,8 @@ def _draw_accuracy(
         x = [100 * item.size / full_size + shift for item in ordered]
         y = [100 * item.mean for item in ordered]
         if full and ordered[-1].size < full_size:
-            axes.plot(
-                [x[-1], 100],
-                [y[-1], 100 * full.mean],
-                color=line.color,
-                linewidth=1,
-                linestyle=line.style,
-                alpha=0.6,
-            )
+            ends = [x[-1], 100], [y[-1], 100 * full.mean]
+            axes.plot(*ends, color=line.color, linewidth=1, linestyle=line.style, alpha=0.6)
         bars = [0.0 if math.isnan(item.std) else 100 * item.std for item in ordered]
         drawn = axes.errorbar(
             x, y, yerr=bars if any(bars) else None, color=line.color, marker=line.marker, linestyle=line.style,
@@ -216,9 +208,9 @@ def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size
 
     Args:
       summaries: of all methods and fractions.
-      layers: that are drawn, one line each of a method that reads them.
+      layers: drawn, one line each of a method that reads them.
       full_size: images of the full training set.
-      name: of the figure and its files.
+      name: of the figure.
     """
     full = next((item for item in summaries if item.method == FULL), None)
     with matplotlib.rc_context(STYLE):
@@ -249,9 +241,8 @@ def comparison_plot(panels: Sequence[Panel], name: str) -> Plot:
             axes.set_title(printable(panel.title, 40), loc="left", parse_math=False)
         for axes in every[len(panels) :]:
             axes.remove()
-        return finish(
-            figure, name, "Test accuracy against subset size of each data set; the tables hold the same numbers."
-        )
+        shown = "Test accuracy against subset size of each data set; the tables hold the same numbers."
+        return finish(figure, name, shown)
 
 
 def printable(text: str, length: int = _TITLE_LENGTH) -> str:
@@ -277,10 +268,9 @@ def group_size_plot(counts: Sequence[tuple[str, Mapping[int, int]]], name: str) 
             colors = [MUTED if size == 1 else SEMANTIC for size in sizes]
             axes.bar(list(sizes), list(sizes.values()), color=colors, width=0.72)
             if largest <= 10:
+                label = dict(xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7.5)
                 for size, count in sizes.items():
-                    axes.annotate(
-                        f"{count:,}", (size, count), (0, 2), textcoords="offset points", ha="center", fontsize=7.5
-                    )
+                    axes.annotate(f"{count:,}", (size, count), **label)
             axes.set_yscale("log")
             axes.set_ylim(0.6, tallest * 2)
             axes.set_xlim(0.1, max(largest, 3) + 0.6)

@@ -1,4 +1,4 @@
-"""Which redundant groups to show, and the neighbours that were left outside. Pure: arrays in, positions out."""
+"""The groups of a subset, and which of them to show. Pure: arrays in, positions out."""
 
 import dataclasses
 
@@ -56,11 +56,6 @@ def make_groups(positions, labels, group, kept, dissimilarity) -> Groups:
     )
 
 
-def classes_with_groups(groups: Groups) -> np.ndarray:
-    """Labels, ascending, of the classes that have a group of two or more."""
-    return np.unique(groups.labels[groups.sizes > 1])
-
-
 def choose_groups(groups: Groups, label: int, count: int) -> list[int]:
     """Indices of up to `count` redundant groups of a class: its largest and its tightest, half and half, in the
     order of size (descending), then spread."""
@@ -77,28 +72,3 @@ def size_counts(groups: Groups, label: int | None = None) -> dict[int, int]:
     sizes = groups.sizes if label is None else groups.sizes[groups.labels == label]
     found, counts = np.unique(sizes, return_counts=True)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
-
-
-def nearest_outside(positions, embeddings, members, kept: int) -> tuple[int, float] | None:
-    """The image of the class nearest to a group's kept image that is not in the group.
-
-    Args:
-      positions: [n] int64, all images of the class, ascending.
-      embeddings: [n, d] float32, their embeddings.
-      members: [m] int64, positions of the group.
-      kept: position of the kept image.
-
-    Returns:
-      Its position and its 1 - cos to the kept image (ties go to the lowest position), or None where the group is
-      the whole class.
-    """
-    outside = np.flatnonzero(~np.isin(positions, members))
-    if not outside.size:
-        return None
-    rows = np.asarray(embeddings, np.float64)
-    centre = rows[np.searchsorted(positions, kept)]
-    others = rows[outside]
-    norms = np.linalg.norm(others, axis=1) * np.linalg.norm(centre)
-    dissimilarity = 1 - (others @ centre) / np.maximum(norms, np.finfo(np.float64).tiny)
-    best = int(np.argmin(dissimilarity))
-    return int(positions[outside[best]]), max(0.0, float(dissimilarity[best]))

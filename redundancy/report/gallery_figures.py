@@ -23,14 +23,8 @@ _SIDE = 96  # pixels that larger images are reduced to
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """What stands under one title.
-
-    Attributes:
-      title: text.
-      groups: of images uint8 [H, W, C].
-      captions: of each image, or none.
-      framed: groups whose first image is framed; None is all.
-    """
+    """A title over groups of images uint8 [H, W, C], with a caption of each image or none; of the first `framed` groups
+    (None: of all) the first image is framed."""
 
     title: str
     groups: Sequence[Sequence[np.ndarray]]
@@ -38,19 +32,11 @@ class Block:
     framed: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tile:
-    x: float
-    y: float
-    image: np.ndarray
-    framed: bool
-    caption: str
+def _layout(blocks: Sequence[Block], lines: int, beside: bool) -> tuple[list[tuple], list[tuple], float]:
+    """Tiles (x, y, image, framed, caption), titles (x, y, text), and the height, in tiles.
 
-
-def _layout(
-    blocks: Sequence[Block], lines: int, beside: bool
-) -> tuple[list[_Tile], list[tuple[float, float, str]], float]:
-    """Tiles, titles, and the height, in tiles. Groups are set in lines like words; `beside` sets blocks so, too."""
+    Groups are set in lines like words; `beside` sets blocks so, too.
+    """
     tiles, titles = [], []
     captioned = any(block.captions for block in blocks)
     line = 1 + _LINE_GAP + 0.35 * captioned
@@ -73,7 +59,7 @@ def _layout(
                 x, y, used = 0.0, y + line, used + 1
             for place, image in enumerate(group):
                 caption = block.captions[index][place] if block.captions else ""
-                tiles.append(_Tile(x, y, image, place == 0 and index < framed, caption))
+                tiles.append((x, y, image, place == 0 and index < framed, caption))
                 x += 1 + _GAP
             x += _GROUP_GAP
     return tiles, titles, y + line
@@ -84,35 +70,32 @@ def gallery_plot(blocks: Sequence[Block], name: str, lines: int = 3, beside: boo
 
     Args:
       blocks: at least one, with at least one group.
-      name: of the figure and its files.
+      name: of the figure.
       lines: of groups under one title at most.
-      beside: whether blocks stand side by side, where they fit.
+      beside: whether blocks stand side by side if they fit.
     """
     tiles, titles, height = _layout(blocks, lines, beside)
-    pictures = [images.reduced(tile.image, _SIDE) for tile in tiles]
+    pictures = [images.reduced(image, _SIDE) for _, _, image, *_ in tiles]
     rows, columns = pictures[0].shape[:2]
     with matplotlib.rc_context(STYLE):
-        scale = _WIDTH / _COLUMNS
-        aspect = rows / columns
-        figure = new_figure(_WIDTH, scale * height * aspect, layout=None)
+        figure = new_figure(_WIDTH, _WIDTH / _COLUMNS * height * (rows / columns), layout=None)
         axes = figure.add_axes((0.005, 0, 0.99, 1))
         axes.set(xlim=(-0.08, _COLUMNS + 0.08), ylim=(height, -0.05))
         axes.axis("off")
         # One image and one collection: drawing hundreds of artists takes seconds.
-        step_x, step_y = columns, rows
-        canvas = np.zeros((round(height * step_y) + 1, round((_COLUMNS + 0.1) * step_x) + 1, 4), np.uint8)
+        canvas = np.zeros((round(height * rows) + 1, round((_COLUMNS + 0.1) * columns) + 1, 4), np.uint8)
         frames = []
-        for tile, picture in zip(tiles, pictures, strict=True):
-            top, left = round(tile.y * step_y), round(tile.x * step_x)
+        for (x, y, _, framed, caption), picture in zip(tiles, pictures, strict=True):
+            top, left = round(y * rows), round(x * columns)
             part = canvas[top : top + rows, left : left + columns]
             part[..., :3] = picture[: part.shape[0], : part.shape[1]]
             part[..., 3] = 255
-            if tile.framed:
-                frames.append(Rectangle((left / step_x, top / step_y), 1, 1))
-            if tile.caption:
-                at = (left / step_x + 0.5, top / step_y + 1.32)
-                axes.text(*at, tile.caption, ha="center", fontsize=6.5, parse_math=False)
-        extent = (0, canvas.shape[1] / step_x, canvas.shape[0] / step_y, 0)
+            if framed:
+                frames.append(Rectangle((left / columns, top / rows), 1, 1))
+            if caption:
+                at = (left / columns + 0.5, top / rows + 1.32)
+                axes.text(*at, caption, ha="center", fontsize=6.5, parse_math=False)
+        extent = (0, canvas.shape[1] / columns, canvas.shape[0] / rows, 0)
         axes.imshow(canvas, extent=extent, interpolation="none", aspect="auto", zorder=1)
         axes.add_collection(PatchCollection(frames, facecolor="none", edgecolor=KEPT, linewidth=1.8, zorder=2))
         for x, y, title in titles:

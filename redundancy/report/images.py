@@ -12,17 +12,17 @@ _LOSSLESS_SIDE = 64  # up to this side lossless files are small, and JPEG would 
 _STORED_SIDE = 128
 _SHOWN_SIDE = 112
 _LEAST_SHOWN_SIDE = 56
-# How a picture may be stored, what is lost least first.
+# Kinds of files of a picture.
 KINDS = {
     "png": ("PNG", dict(optimize=True)),
     "lossless": ("WEBP", dict(lossless=True, quality=60)),
     "lossy": ("WEBP", dict(quality=80, method=4)),
+    "jpeg": ("JPEG", dict(quality=85)),
 }
 
 
 def _picture(image: np.ndarray) -> Image.Image:
-    """uint8 [H, W, C], reduced to 128 pixels a side. Of other numbers of channels than 1 and 3 the first three, or the
-    first, are taken."""
+    """uint8 [H, W, C], at most 128 pixels a side; its first three channels, or its first if it has fewer."""
     picture = Image.fromarray(np.ascontiguousarray(image[..., :3] if image.shape[-1] >= 3 else image[..., 0]))
     if max(picture.size) > _LOSSLESS_SIDE:
         picture.thumbnail((_STORED_SIDE, _STORED_SIDE), Image.Resampling.LANCZOS)
@@ -45,24 +45,13 @@ def compress(image: np.ndarray, kind: str) -> bytes:
 
 
 def encode(image: np.ndarray) -> str:
-    """A data URI: PNG for small images, a JPEG of at most 128 pixels a side for larger ones.
-
-    Args:
-      image: [H, W, C] uint8. Of other numbers of channels than 1 and 3 the first three, or the first, are shown.
-    """
-    picture = _picture(image)
-    buffer = io.BytesIO()
-    if max(image.shape[:2]) <= _LOSSLESS_SIDE:
-        picture.save(buffer, "PNG", optimize=True)
-        kind = "png"
-    else:
-        picture.save(buffer, "JPEG", quality=85)
-        kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    """A data URI of an image uint8 [H, W, C]: PNG for small images, a JPEG for larger ones."""
+    kind = "png" if max(image.shape[:2]) <= _LOSSLESS_SIDE else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(compress(image, kind)).decode()}"
 
 
 def choose_kind(sample: Sequence[np.ndarray], count: int, most_bytes: float) -> tuple[str, float]:
-    """How to store `count` pictures in `most_bytes`: without loss where they fit, and a picture's mean bytes in base64.
+    """How to store `count` pictures in `most_bytes`: without loss if they fit, and a picture's mean bytes in base64.
 
     Args:
       sample: some of the images, uint8 [H, W, C].
@@ -70,19 +59,17 @@ def choose_kind(sample: Sequence[np.ndarray], count: int, most_bytes: float) -> 
     if not len(sample):
         return "png", 0.0
     small = max(sample[0].shape[:2]) <= _LOSSLESS_SIDE
-    found = {}
-    for kind in KINDS if small else ["lossy"]:
-        found[kind] = 4 / 3 * sum(len(compress(image, kind)) for image in sample) / len(sample) + 4
-    if small:
-        exact = min(("png", "lossless"), key=found.get)
-        if count * found[exact] <= most_bytes or found[exact] <= found["lossy"]:
-            return exact, found[exact]
-    return "lossy", found["lossy"]
+    found = {
+        kind: 4 / 3 * sum(len(compress(image, kind)) for image in sample) / len(sample) + 4
+        for kind in (("png", "lossless", "lossy") if small else ("lossy",))
+    }
+    best = min(list(found)[:-1], key=found.get, default="lossy")
+    kind = best if count * found[best] <= most_bytes or found[best] <= found["lossy"] else "lossy"
+    return kind, found[kind]
 
 
 def shown_size(shape: tuple[int, ...]) -> tuple[int, int]:
-    """CSS pixels (width, height) to show an image of `shape` (H, W, ...) at: small ones by whole factors where
-    they fit."""
+    """CSS pixels (width, height) to show an image of `shape` (H, W, ...) at: small ones by whole factors if they fit."""
     height, width = shape[:2]
     scale = min(math.ceil(_LEAST_SHOWN_SIDE / min(height, width)), _SHOWN_SIDE / max(height, width))
     return max(1, round(width * scale)), max(1, round(height * scale))

@@ -1,72 +1,54 @@
 """Which subsets are no worse than the full set, and the largest share that can be dropped. Pure: numbers in and out.
 
-A subset is *no worse* where its mean test accuracy lies less than a margin below the full set's. That is a hypothesis
-of non-inferiority: a large p-value of the usual test of "no difference" would not show it, since few trials make any
-p-value large (ICH E9, 1998, section 3.3.2; FDA, Non-Inferiority Clinical Trials to Establish Effectiveness, 2016).
+A subset is *no worse* if its mean test accuracy lies less than a margin below the full set's: a hypothesis of
+non-inferiority. docs/statistics.md gives the reasons, the references and the measured error rates.
 
-**Each fraction.** Student's t test on the differences of paired trials; one-sided, H0: mean difference <= -margin, at
-level (1 - CONFIDENCE) / 2 = 2.5 %. So it says "no worse" exactly where the two-sided 95 % interval lies above -margin,
-as ICH E9 (section 5.5) and EMA's guideline on the margin (EMEA/CPMP/EWP/2158/99, 2005) have it. "Worse" is the mirror
-image, H0: mean difference >= -margin. One pair, or pairs that all differ by the same, have no test: nothing is claimed
-then.
+**Each fraction.** A one-sided t test on paired differences, H0: mean difference <= -margin, at level
+(1 - CONFIDENCE) / 2: "no worse" means that the two-sided interval lies above -margin. "Worse" is the mirror image. One
+pair, or pairs that all differ by the same, have no test: nothing is claimed.
 
-**Over fractions.** Fixed sequences. "No worse" is tested from the largest kept fraction downwards, and the first that
-fails ends it; "worse" from the smallest kept fraction upwards, likewise. No level is divided: the question is the
-largest share down to which all is well, a claim about a fraction is made only after those about all larger ones, and
-the first false claim takes a false rejection at one fraction that the truth, not the data, singles out. So the
-family-wise error of each direction is at most 2.5 %, for any correlation between fractions (they share the full set's
-runs) and whether or not accuracy falls monotonically (Maurer, Hothorn and Lehmacher 1995; Hsu and Berger 1999, JASA
-94:468, "Stepwise confidence intervals without multiplicity adjustment for dose-response and toxicity studies"). Holm's
-procedure would divide the level by the number of fractions at its first step, where the 2 to 10 trials that trainings
-cost leave no power to spare: with 3 pairs and 6 fractions its t quantile is 10.9 where the sequence has 4.3. The price:
-a fraction that fails hides all smaller ones, the adjusted p-value of each being the largest up to it.
+**Over fractions.** Fixed sequences (Maurer, Hothorn and Lehmacher 1995; Hsu and Berger 1999): "no worse" is tested from
+the largest kept fraction downwards, "worse" from the smallest upwards, and the first failure ends each. A false claim
+takes a false rejection at the one fraction that the truth singles out, so each direction errs in 2.5 % at most, however
+the fractions are correlated. The price: a fraction that fails hides those after it.
 
-**The interval of the largest droppable share.** Truth: the largest of the tried shares such that it and every smaller
-one lose less than the margin; 0 where even the smallest loses more. Lower end: the last "no worse". Upper end: the last
-share before those found "worse". Each end is wrong in at most 2.5 % of experiments, so both hold in 95 % at least. It
-comes down to 95 % where two neighbouring shares have all their luck in common; in simulations it covers 97 to 100 %.
-
-Tests of other methods and layers are families of their own: nothing corrects for picking the best of them afterwards.
+**The largest droppable share.** Truth: the largest share tried such that it and every smaller one lose less than the
+margin; 0 if even the smallest loses more. The interval goes from the last "no worse" to the last share before those
+found "worse". Each method and layer is a family of its own.
 """
 
+import bisect
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import special
 
 from redundancy.report.statistics import CONFIDENCE, FULL, Difference, Summary
 
-# Of each of the two one-sided tests.
 LEVEL = (1 - CONFIDENCE) / 2
 POWER = 0.8
-# More trials than a config may ask for are not worth a number.
-MOST_TRIALS = 10_000
+MOST_TRIALS = 10_000  # as a config may ask for
 NO_WORSE, WORSE, CANNOT_TELL = "no worse", "worse", "cannot tell"
 
 
 @dataclasses.dataclass(frozen=True)
 class NonInferiority:
-    """The comparison of one method, layer and fraction with the full set.
+    """The comparison of one fraction with the full set.
 
     Attributes:
-      method, layer, fraction: of the subset.
+      fraction: kept.
       difference: to the full set, paired by trial; its interval is of this fraction alone.
-      margin: loss up to which the subset counts as no worse.
-      p: of the one-sided test that the difference is above -margin; NaN without a spread.
-      p_adjusted: the same over the fractions from the largest kept one down to this; 1 where one of them has no test.
+      p: of the test that the difference is above -margin; NaN without a spread.
+      p_adjusted: the same over the fractions from the largest kept one to this; 1 if one of them has no test.
       p_worse_adjusted: of the test that the difference is below -margin, over this and all smaller fractions.
       verdict: NO_WORSE, WORSE or CANNOT_TELL, at `LEVEL` by the adjusted p-values.
-      trials_needed: pairs with which this fraction and the undecided larger ones would each be found no worse with
-        probability `POWER`, were their true mean and spread the observed; None where the verdict is reached, an
-        estimate is at or beyond the margin, no spread is known, or it would take more than MOST_TRIALS.
+      trials_needed: pairs with which this and the undecided larger fractions would each be found no worse with
+        probability `POWER`, see `trials_needed`; None if the verdict is reached or no number would do.
     """
 
-    method: str
-    layer: str
     fraction: float
     difference: Difference
-    margin: float
     p: float
     p_adjusted: float
     p_worse_adjusted: float
@@ -80,7 +62,7 @@ class NonInferiority:
 
     @property
     def trials_more(self) -> int | None:
-        """How many trials more than there are `trials_needed` is."""
+        """Trials wanted beyond those there are."""
         return None if self.trials_needed is None else max(1, self.trials_needed - self.difference.pairs)
 
 
@@ -89,19 +71,15 @@ class Answer:
     """The largest share that one method and layer can drop with no loss above the margin, among the shares tried.
 
     Attributes:
-      method, layer: how it was chosen what is dropped.
-      margin: loss that is put up with.
-      confidence: of the interval.
+      method, layer, margin: the question.
       tests: of all fractions below 1 that have a pair with the full set, largest kept first.
       share: the estimate: this and all smaller shares have a mean difference above -margin; 0.0 is none.
-      low, high: the interval; `low` is what these trials show; shares above `high` are shown to lose more than the
-        margin.
+      low, high: its interval at `CONFIDENCE`: `low` is shown; shares above `high` are shown to lose more.
     """
 
     method: str
     layer: str
     margin: float
-    confidence: float
     tests: tuple[NonInferiority, ...]
     share: float
     low: float
@@ -109,12 +87,12 @@ class Answer:
 
     @property
     def most(self) -> float:
-        """The largest share that was tried; 0.0 where none can be compared."""
-        return self.tests[-1].share if self.tests else 0.0
+        """The largest share that was tried."""
+        return self.tests[-1].share
 
     @property
     def undecided(self) -> NonInferiority | None:
-        """The smallest share tried that these trials cannot tell of."""
+        """The smallest share that these trials do not decide."""
         return next((test for test in self.tests if test.verdict == CANNOT_TELL), None)
 
 
@@ -123,26 +101,8 @@ def dropped(fraction: float) -> float:
     return round(1 - fraction, 4)
 
 
-def p_no_worse(mean: np.ndarray, std: np.ndarray, pairs: np.ndarray | int, margin: float) -> np.ndarray:
-    """p-values of the one-sided t test of mean difference > -margin; that of the mirrored test is 1 - p.
-
-    Args:
-      mean, std: [...] of the differences; std NaN where there is no spread.
-      pairs: their number, broadcast to the others.
-
-    Returns:
-      [...]; NaN where std is.
-    """
-    pairs = np.asarray(pairs)
-    return special.stdtr(np.maximum(pairs - 1, 1), -(mean + margin) * np.sqrt(pairs) / std)
-
-
-def adjust(p: np.ndarray) -> np.ndarray:
-    """Adjusted p-values of a fixed sequence: the largest so far; a test that cannot be made ends the sequence.
-
-    Args:
-      p: [..., M] in the order of testing.
-    """
+def _adjust(p: np.ndarray) -> np.ndarray:
+    """Adjusted p-values of a fixed sequence [..., M]: the largest so far; a missing test ends the sequence."""
     return np.maximum.accumulate(np.where(np.isnan(p), 1.0, p), axis=-1)
 
 
@@ -152,15 +112,16 @@ def decide(
     """p-values of M fractions, the largest kept first.
 
     Args:
-      mean, std: [..., M] of the differences to the full set.
+      mean, std: [..., M] of the differences to the full set; std NaN without a spread.
       pairs: their number, broadcast to the others.
 
     Returns:
-      p, p_adjusted and p_worse_adjusted, each [..., M].
+      p (NaN if std is), p_adjusted and p_worse_adjusted, each [..., M].
     """
-    p = p_no_worse(mean, std, pairs, margin)
-    p_worse = p_no_worse(-mean, std, pairs, -margin)
-    return p, adjust(p), np.flip(adjust(np.flip(p_worse, -1)), -1)
+    pairs = np.asarray(pairs)
+    t, freedom = (mean + margin) * np.sqrt(pairs) / std, np.maximum(pairs - 1, 1)
+    p, p_worse = special.stdtr(freedom, -t), special.stdtr(freedom, t)
+    return p, _adjust(p), np.flip(_adjust(np.flip(p_worse, -1)), -1)
 
 
 def droppable(
@@ -189,58 +150,28 @@ def power(mean: float, std: float, pairs: int, margin: float) -> float:
 
 
 def trials_needed(mean: float, std: float, margin: float) -> int | None:
-    """The least number of pairs with `power` of at least POWER.
-
-    It takes the observed mean and spread for the true ones. Of few pairs both are rough: the spread of 3 pairs is known
-    to a factor of 0.5 to 6, of 5 to 0.6 to 2.9, of 10 to 0.7 to 1.8 (95 % intervals), and the number goes with its square.
+    """The least number of pairs with `power` of at least POWER, if the observed mean and spread are the true ones.
 
     Returns:
-      None where the mean is at or beyond the margin, std is NaN, or MOST_TRIALS are too few.
+      None if the mean is at or beyond the margin, std is NaN, or MOST_TRIALS are too few.
     """
     if not (std > 0 and mean > -margin) or power(mean, std, MOST_TRIALS, margin) < POWER:
         return None
-    few, enough = 1, MOST_TRIALS
-    while enough - few > 1:
-        middle = (few + enough) // 2
-        if power(mean, std, middle, margin) < POWER:
-            few = middle
-        else:
-            enough = middle
-    return enough
+    return 2 + bisect.bisect_left(
+        range(2, MOST_TRIALS), True, key=lambda pairs: power(mean, std, pairs, margin) >= POWER
+    )
 
 
-def _tests(summaries: Sequence[Summary], margin: float) -> list[NonInferiority]:
-    """Of the summaries of one method and layer, largest kept first, each with a difference to the full set."""
-    differences = [item.to_full for item in summaries]
-    mean, std, pairs = (np.array([getattr(item, name) for item in differences]) for name in ("mean", "std", "pairs"))
-    p, p_adjusted, p_worse_adjusted = decide(mean, std, pairs, margin)
-    tests, most_needed = [], 0
-    for index, item in enumerate(summaries):
+def _tests(summaries: Sequence[Summary], p_values: Sequence[np.ndarray], margin: float) -> Iterator[NonInferiority]:
+    """The tests of one method and layer, largest kept first, with what `decide` returned."""
+    most_needed = 0
+    for item, p, adjusted, worse in zip(summaries, *(each.tolist() for each in p_values), strict=True):
+        verdict = NO_WORSE if adjusted <= LEVEL else WORSE if worse <= LEVEL else CANNOT_TELL
         needed = None
-        if p_adjusted[index] <= LEVEL:
-            verdict = NO_WORSE
-        elif p_worse_adjusted[index] <= LEVEL:
-            verdict = WORSE
-        else:
-            verdict = CANNOT_TELL
-            own = trials_needed(float(mean[index]), float(std[index]), margin)
-            most_needed = None if own is None or most_needed is None else max(own, most_needed)
-            needed = most_needed
-        tests.append(
-            NonInferiority(
-                method=item.method,
-                layer=item.layer,
-                fraction=item.fraction,
-                difference=item.to_full,
-                margin=margin,
-                p=float(p[index]),
-                p_adjusted=float(p_adjusted[index]),
-                p_worse_adjusted=float(p_worse_adjusted[index]),
-                verdict=verdict,
-                trials_needed=needed,
-            )
-        )
-    return tests
+        if verdict == CANNOT_TELL:
+            own = trials_needed(item.to_full.mean, item.to_full.std, margin)
+            needed = most_needed = None if None in (own, most_needed) else max(own, most_needed)
+        yield NonInferiority(item.fraction, item.to_full, p, adjusted, worse, verdict, needed)
 
 
 def answers(summaries: Sequence[Summary], margin: float) -> list[Answer]:
@@ -257,15 +188,11 @@ def answers(summaries: Sequence[Summary], margin: float) -> list[Answer]:
     found = []
     for (method, layer), members in series.items():
         paired = sorted((item for item in members if item.to_full), key=lambda item: -item.fraction)
-        tests = _tests(paired, margin)
-        share = low = high = 0.0
-        if tests:
-            columns = (
-                [test.share for test in tests],
-                [test.difference.mean for test in tests],
-                [test.p_adjusted for test in tests],
-                [test.p_worse_adjusted for test in tests],
-            )
-            share, low, high = map(float, droppable(*map(np.array, columns), margin))
-        found.append(Answer(method, layer, margin, CONFIDENCE, tuple(tests), share, low, high))
+        mean, std, pairs = (
+            np.array([getattr(item.to_full, name) for item in paired]) for name in ("mean", "std", "pairs")
+        )
+        p_values = decide(mean, std, pairs, margin)
+        shares = np.array([dropped(item.fraction) for item in paired])
+        ends = map(float, droppable(shares, mean, *p_values[1:], margin))
+        found.append(Answer(method, layer, margin, tuple(_tests(paired, p_values, margin)), *ends))
     return found

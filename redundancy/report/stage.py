@@ -1,9 +1,8 @@
 """The stage "report": from results, subsets, embeddings and images to report/index.html and its figures."""
 
 import hashlib
-import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,9 @@ from redundancy import storage
 from redundancy.config import same_fraction
 from redundancy.data import shared_dataset
 from redundancy.errors import DataError, WorkdirError
-from redundancy.progress import Progress
 from redundancy.report import browser, collect, figures, gallery, gallery_figures, images, page, statistics, words
 from redundancy.selection import methods
-from redundancy.selection.choices import mean_dissimilarity, rows_by_class
+from redundancy.selection.choices import mean_dissimilarity
 from redundancy.workdir import Workdir, need_manifest, read_manifest, write_manifest
 
 _FIGURE_CLASSES = 2
@@ -26,39 +24,18 @@ _GALLERY_CLASSES = 12
 _GALLERY_GROUPS = 24
 _GALLERY_IMAGES = 10
 _FIGURE3_CLASSES = 4
-_KINDS = ("svg", "pdf", "png")
-_BATCH = 256
+_ROLES = ("kept", "other", "outside")
 
 
 def report_fraction(config) -> float:
-    """The one of `config.fractions` nearest `config.report_fraction`, the larger of two as near; the full set, which
-    has no group to show, only where nothing else was asked for."""
+    """The one of `config.fractions` below 1 nearest `config.report_fraction`, the larger of two as near; 1 if none."""
     below = [item for item in config.fractions if item < 1] or [1.0]
     return min(below, key=lambda item: (round(abs(item - config.report_fraction), 9), -item))
 
 
 def report_layer(config) -> str:
-    """The layer whose groups are shown: 'end' where it was embedded, else the last one."""
+    """The layer whose groups are shown: 'end' if it was embedded, else the last one."""
     return "end" if "end" in config.layers or not config.layers else config.layers[-1]
-
-
-def _inputs(workdir: Workdir) -> dict[str, str]:
-    return {
-        "results.csv": storage.sha256(workdir.results),
-        "subsets/manifest.json": storage.sha256(storage.join(workdir.subsets, "manifest.json")),
-        "redundancy": redundancy.__version__,
-    }
-
-
-def _roles(neighbours: Iterable[Mapping[str, Any]]) -> list[int]:
-    """All positions of Figure 12's rows."""
-    return [row[role] for row in neighbours for role in ("kept", "other", "outside")]
-
-
-def _read(dataset, positions: Sequence[int]) -> dict[int, np.ndarray]:
-    """Position -> training image uint8 [H, W, C]."""
-    wanted = np.unique(np.asarray(positions, np.int64))
-    return dict(zip(wanted.tolist(), dataset.read("train", wanted), strict=True)) if wanted.size else {}
 
 
 def _class_rows(subset, groups: gallery.Groups, class_names) -> list[dict[str, Any]]:
@@ -68,16 +45,10 @@ def _class_rows(subset, groups: gallery.Groups, class_names) -> list[dict[str, A
     for label in [*range(len(class_names)), None]:
         of_class = slice(None) if label is None else groups.labels == label
         sizes = groups.sizes[of_class]
-        rows.append(
-            dict(
-                name="All classes" if label is None else class_names[label],
-                images=int(sizes.sum()),
-                kept=len(sizes),
-                groups=int((sizes > 1).sum()),
-                largest=int(sizes.max(initial=0)),
-                mean=overall if label is None else by_label.get(label, math.nan),
-            )
-        )
+        numbers = dict(images=int(sizes.sum()), kept=len(sizes), groups=int((sizes > 1).sum()))
+        name = "All classes" if label is None else class_names[label]
+        mean = overall if label is None else by_label.get(label, math.nan)
+        rows.append(dict(name=name, **numbers, largest=int(sizes.max(initial=0)), mean=mean))
     return rows
 
 
@@ -112,8 +83,7 @@ def _gallery_plots(class_names, chosen, neighbours, image: Mapping[int, np.ndarr
     """Figures 3 (groups of some classes) and 12, and pages for an appendix with more groups of more classes."""
     blocks = [
         gallery_figures.Block(
-            words.class_title(class_names[label]),
-            [[image[each] for each in members] for members in of_class],
+            words.class_title(class_names[label]), [[image[each] for each in row] for row in of_class]
         )
         for label, of_class in chosen.items()
     ]
@@ -138,54 +108,32 @@ def _gallery_plots(class_names, chosen, neighbours, image: Mapping[int, np.ndarr
     return plots
 
 
-def _write(
-    workdir: Workdir, html: str, plots: Mapping[str, figures.Plot], written: dict[str, str], inputs: Mapping[str, str]
-) -> None:
-    """Writes figures and page, and last the manifest; `written` names the files already written, by their SHA-256."""
-    data = {f"figures/{name}.{kind}": getattr(plot, kind) for name, plot in plots.items() for kind in _KINDS}
-    data["index.html"] = html.encode()
-    for name, content in data.items():
-        storage.write_bytes(storage.join(workdir.report, name), content)
-    files = written | {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}
-    write_manifest(workdir.report, {"inputs": dict(inputs), "files": files})
-
-
 def _is_finished(workdir: Workdir, inputs: Mapping[str, str]) -> bool:
-    """Whether the report there is of these inputs, and no file is missing; else it may be written again.
-
-    A page that was changed since is left as it is: it is read by people alone, and may be theirs.
-    """
+    """Whether the report there is of these inputs and no file is missing; a page that was changed since is kept."""
     try:
         manifest = read_manifest(workdir.report, inputs=dict, files=dict)
     except DataError:
-        logging.warning(
-            "%s/manifest.json is damaged or of another version; the report is written again", workdir.report
-        )
+        logging.warning("%s/manifest.json is damaged or of another version; writing the report again", workdir.report)
         return False
     if manifest is None or manifest["inputs"] != inputs:
         return False
     for name, sha256 in manifest["files"].items():
         path = storage.join(workdir.report, name)
         if not storage.exists(path):
-            logging.warning("%s is missing; the report is written again", path)
+            logging.warning("%s is missing; writing the report again", path)
             return False
         if storage.sha256(path) != sha256:
             logging.warning(
-                "%s was changed since it was written, or is damaged, and is left so; delete %s and run "
-                '"redundancy report" to make it again',
-                path, workdir.report,
-            )  # fmt: skip
+                '%s was changed since it was written; delete %s and run "redundancy report" to write it again',
+                path,
+                workdir.report,
+            )
     return True
 
 
 def _results(workdir: Workdir, sweep: Mapping[str, Any], subsets: Mapping[str, Any]) -> list[statistics.Run]:
-    """The rows of results.csv.
-
-    Raises:
-      WorkdirError: they are of other subsets than the present ones.
-      DataError: the file is missing, damaged or has no rows.
-    """
-    path, again = workdir.results, f'Delete {workdir.runs} and run "redundancy sweep" again.'
+    """The rows of results.csv; raises WorkdirError if they are of other subsets, DataError if the file is damaged."""
+    path = workdir.results
     if not storage.exists(path) or storage.sha256(path) != sweep["results_sha256"]:
         raise DataError(
             f"{path} is missing or was changed since the sweep. "
@@ -199,55 +147,13 @@ def _results(workdir: Workdir, sweep: Mapping[str, Any], subsets: Mapping[str, A
         if present.get(name) != sha256:
             raise WorkdirError(
                 f"{path} is of runs on another {workdir.subset(name)} than the present one. Bring the right subsets "
-                f"back; or: {again}"
+                f'back; or: Delete {workdir.runs} and run "redundancy sweep" again.'
             )
     return runs
 
 
-def _classes(config, workdir: Workdir, dataset, cuts, merges: str | None) -> list[browser.ClassData]:
-    """The classes of the browser: those with a redundant group, as many as config.report_classes says."""
-    counts = {label: len(rows) for label, rows in rows_by_class(cuts[0].labels).items()}
-    labels = np.unique(np.concatenate([cut.labels[~cut.kept] for cut in cuts])).tolist()[
-        : config.report_classes or None
-    ]
-    if not labels:
-        return []
-    linked = collect.read_merges(workdir, report_layer(config), merges, counts)
-    return collect.make_classes(
-        cuts, dataset.class_names, linked, labels, lambda positions: dataset.file_names("train", positions)
-    )
-
-
-def _browse(config, workdir: Workdir, dataset, found, cuts, fraction: float, store, sample, written: dict[str, str]):
-    """What the class browser holds, see `collect.fill_browser`; None where no class has a redundant group.
-
-    Names and SHA-256 of files that it writes are added to `written`.
-    """
-    if not found:
-        return None
-
-    def write(name: str, content: bytes) -> None:
-        storage.write_bytes(storage.join(workdir.report, name), content)
-        written[name] = hashlib.sha256(content).hexdigest()
-
-    with Progress("report", len(found), "classes") as progress:
-        return collect.fill_browser(
-            found,
-            cuts,
-            fraction,
-            store,
-            sample,
-            lambda positions: dataset.stream("train", positions, _BATCH),
-            write,
-            rule=cuts[0].metadata.get("rule") or config.rule,
-            most_groups=config.report_groups,
-            seed=config.seed,
-            tell=progress.advance,
-        )
-
-
 def report(config, workdir: Workdir) -> None:
-    """Writes report/index.html, report/figures/ and, last, report/manifest.json; a no-op where they are up to date.
+    """Writes report/index.html, report/figures/ and, last, report/manifest.json; a no-op if they are up to date.
 
     Args:
       config: resolved config.
@@ -259,7 +165,11 @@ def report(config, workdir: Workdir) -> None:
     """
     subsets = need_manifest(workdir.subsets, "select", inputs=dict, files=list)
     runs = _results(workdir, need_manifest(workdir.runs, "sweep", results_sha256=str), subsets)
-    inputs = _inputs(workdir)
+    inputs = {
+        "results.csv": storage.sha256(workdir.results),
+        "subsets/manifest.json": storage.sha256(storage.join(workdir.subsets, "manifest.json")),
+        "redundancy": redundancy.__version__,
+    }
     if _is_finished(workdir, inputs):
         logging.info("report: finished already")
         return
@@ -270,51 +180,64 @@ def report(config, workdir: Workdir) -> None:
         workdir.check_fingerprint(recorded["dataset"], dataset.fingerprint, workdir.config)
     summaries = statistics.summarise(runs)
     fraction, layer = report_fraction(config), report_layer(config)
-    full_size = len(dataset.train.positions)
+    full_size, class_names = len(dataset.train.positions), dataset.class_names
+    written: dict[str, str] = {}
+
+    def write(name: str, content: bytes) -> None:
+        storage.write_bytes(storage.join(workdir.report, name), content)
+        written[name] = hashlib.sha256(content).hexdigest()
 
     groups, class_rows, labels, neighbours, browse = None, [], [], [], None
-    written: dict[str, str] = {}
     image: dict[int, np.ndarray] = {}
     galleries: dict[int, list[list[int]]] = {}
     if (grouped := methods.grouped(config)) and fraction < 1:
         fractions = collect.shown_fractions(config.fractions, fraction)
         cuts = collect.read_subsets(workdir, subsets["files"], grouped.name, layer, fractions, dataset.fingerprint)
-        subset = cuts[[same_fraction(item, fraction) for item in fractions].index(True)]
+        main = [same_fraction(item, fraction) for item in fractions].index(True)
+        subset = cuts[main]
         groups = gallery.make_groups(subset.positions, subset.labels, subset.group, subset.kept, subset.dissimilarity)
-        class_rows = _class_rows(subset, groups, dataset.class_names)
-        labels = gallery.classes_with_groups(groups).tolist()
+        class_rows = _class_rows(subset, groups, class_names)
+        labels = np.unique(groups.labels[groups.sizes > 1]).tolist()
         made_of = subsets["inputs"]
         store = collect.open_store(workdir, layer, made_of.get(f"embeddings/{layer}"))
         neighbours = collect.find_neighbours(store, groups, labels, _NEIGHBOUR_ROWS)
         galleries = _gallery_groups(groups, labels)
-        found = _classes(config, workdir, dataset, cuts, made_of.get(f"merges/{layer}"))
+        found = collect.make_classes(config, workdir, layer, dataset, cuts, made_of.get(f"merges/{layer}"))
         sample = browser.sample_positions(found, config.seed)
+        wanted = [each for of_class in galleries.values() for members in of_class for each in members]
+        wanted += [row[role] for row in neighbours for role in _ROLES]
         # A set that streams is read from end to end each time: here, and once more for the browser's pictures.
-        image = _read(dataset, [*itertools.chain(*itertools.chain(*galleries.values())), *_roles(neighbours), *sample])
+        wanted = np.unique(np.concatenate([np.array(wanted, np.int64), sample]))
+        if wanted.size:
+            image = dict(zip(wanted.tolist(), dataset.read("train", wanted), strict=True))
         of_sample = [image[position] for position in sample.tolist()]
-        browse = _browse(config, workdir, dataset, found, cuts, fraction, store, of_sample, written)
-    plots = _plots(config, summaries, groups, labels, dataset.class_names, full_size)
+        browse = collect.fill_browser(config, dataset, found, cuts, main, store, of_sample, write) if found else None
+    plots = _plots(config, summaries, groups, labels, class_names, full_size)
     if labels:
-        plots |= _gallery_plots(dataset.class_names, galleries, neighbours, image)
+        plots |= _gallery_plots(class_names, galleries, neighbours, image)
 
     html = page.render(
-        config=config,
+        config,
+        summaries,
+        plots,
+        browse,
         name=dataset.name,
-        class_names=dataset.class_names,
+        class_names=class_names,
         image_shape=dataset.image_shape,
         full_size=full_size,
         test_size=max(run.test_size for run in runs),
         run_count=len(runs),
         fraction=fraction,
         layer=layer,
-        summaries=summaries,
-        plots=plots,
         class_rows=class_rows,
-        browse=browse,
         neighbours=neighbours,
-        thumbnails={position: images.encode(image[position]) for position in _roles(neighbours)},
+        thumbnails={row[role]: images.encode(image[row[role]]) for row in neighbours for role in _ROLES},
         versions=recorded.get("versions", {}),
         fingerprint=recorded.get("dataset") or dataset.fingerprint,
     )
-    _write(workdir, html, plots, written, inputs)
+    for name, plot in plots.items():
+        for kind in figures.KINDS:
+            write(f"figures/{name}.{kind}", getattr(plot, kind))
+    write("index.html", html.encode())
+    write_manifest(workdir.report, {"inputs": inputs, "files": written})
     logging.info("report: %s", storage.join(workdir.report, "index.html"))

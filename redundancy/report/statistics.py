@@ -3,10 +3,7 @@
 Pure: takes runs, returns numbers as shares of 1 (0.01 is one percentage point). Knows nothing of files or words.
 Whether a subset is no worse than the full set is decided in noninferiority.py.
 
-All intervals are over retrainings, on the one test set: other seeds give another initialisation and batch order and,
-for random subsets, another draw. They say nothing of other test images, nor of another model's embeddings (Bouthillier
-et al. 2021, "Accounting for Variance in Machine Learning Benchmarks", tell these sources apart). See
-docs/statistics.md.
+All intervals are over retrainings, on the one test set: see docs/statistics.md for what they do not cover.
 """
 
 import csv
@@ -52,9 +49,9 @@ class Difference:
 
     Attributes:
       mean: of the differences.
-      low, high: ends of the interval; NaN where none can be estimated: one pair, or pairs that all differ by the same.
+      low, high: ends of the interval; NaN for one pair, or pairs that all differ by the same.
       pairs: trials that both sides have.
-      std: of the differences (ddof=1); NaN where there is no interval.
+      std: of the differences (ddof=1); NaN if there is no interval.
     """
 
     mean: float
@@ -69,9 +66,7 @@ class Difference:
 
     @property
     def sign(self) -> int:
-        """-1 or 1 where the whole interval lies on one side of 0, else 0: these pairs cannot tell."""
-        if not self.has_interval:
-            return 0
+        """-1 or 1 if the whole interval lies on one side of 0, else 0: these pairs cannot tell."""
         return -1 if self.high < 0 else 1 if self.low > 0 else 0
 
 
@@ -82,8 +77,7 @@ class Summary:
     Attributes:
       method, layer, fraction, size, trials: what was trained on, and how often.
       mean, std: of the test accuracy over trials; std (ddof=1) is NaN for one trial.
-      low, high: Student t interval of the mean; NaN for one trial, or trials that are all alike.
-      to_full: difference to the full set, paired by trial; None for the full set itself or where no trial pairs.
+      to_full: difference to the full set, paired by trial; None for the full set itself or if no trial pairs.
       to_random: difference to random subsets of the same fraction; None for these, the full set, or without any.
     """
 
@@ -94,28 +88,15 @@ class Summary:
     trials: int
     mean: float
     std: float
-    low: float
-    high: float
     to_full: Difference | None
     to_random: Difference | None
-
-    @property
-    def has_interval(self) -> bool:
-        return math.isfinite(self.low)
 
 
 def parse_results(text: str) -> list[Run]:
     """The rows of results.csv, in the order of the file."""
+    types = dict(method=str, layer=str, fraction=float, size=int, trial=int, accuracy=float, test_size=int)
     return [
-        Run(
-            method=row["method"],
-            layer=row["layer"],
-            fraction=float(row["fraction"]),
-            size=int(row["size"]),
-            trial=int(row["trial"]),
-            accuracy=float(row["test_accuracy"]),
-            test_size=int(row["test_size"]),
-        )
+        Run(*(kind(row["test_accuracy" if name == "accuracy" else name]) for name, kind in types.items()))
         for row in csv.DictReader(io.StringIO(text))
     ]
 
@@ -127,7 +108,7 @@ def estimate(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
       values: [..., N] float64, N >= 1 draws of each sample.
 
     Returns:
-      mean, std (ddof=1), low and high, each [...]; all but the mean NaN where a sample has one value or no spread.
+      mean, std (ddof=1), low and high, each [...]; all but the mean NaN if a sample has one value or no spread.
     """
     count = values.shape[-1]
     mean = values.mean(-1)
@@ -140,14 +121,7 @@ def estimate(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
 
 
 def paired_difference(first: dict[int, float], second: dict[int, float]) -> Difference | None:
-    """Mean of first - second over the trials that both have, with its interval.
-
-    Args:
-      first, second: trial -> accuracy.
-
-    Returns:
-      None where no trial is in both.
-    """
+    """Mean of first - second (trial -> accuracy) over the trials that both have, with its interval; None if none."""
     differences = np.array([first[trial] - second[trial] for trial in sorted(first.keys() & second.keys())])
     if not differences.size:
         return None
@@ -170,18 +144,15 @@ def summarise(runs: Iterable[Run]) -> list[Summary]:
     for (method, layer, text), members in cells.items():
         own = accuracies[method, layer, text]
         values = np.array(list(own.values()))
-        mean, _, low, high = map(float, estimate(values))
         summaries.append(
             Summary(
-                method=method,
-                layer=layer,
-                fraction=members[0].fraction,
-                size=members[0].size,
+                method,
+                layer,
+                members[0].fraction,
+                members[0].size,
                 trials=len(own),
-                mean=mean,
+                mean=float(values.mean()),
                 std=float(values.std(ddof=1)) if values.size > 1 else math.nan,
-                low=low,
-                high=high,
                 to_full=None if method == FULL else paired_difference(own, full),
                 to_random=None if method in (FULL, BASELINE) else paired_difference(own, random.get(text, {})),
             )
@@ -193,7 +164,5 @@ def summarise(runs: Iterable[Run]) -> list[Summary]:
 
 def find(summaries: Sequence[Summary], method: str, fraction: float, layer: str | None = None) -> Summary | None:
     """The summary of a method at a fraction (and layer), or None."""
-    for item in summaries:
-        if item.method == method and same_fraction(item.fraction, fraction) and layer in (None, item.layer):
-            return item
-    return None
+    of_method = (item for item in summaries if item.method == method and layer in (None, item.layer))
+    return next((item for item in of_method if same_fraction(item.fraction, fraction)), None)

@@ -5,12 +5,7 @@ const LEAVES = 48; // rows of a drawing; what is more is folded
 const ROW = 30, THUMB = 26, LABEL = 150, RIGHT = 16, TOP = 34;
 const SVG = "http://www.w3.org/2000/svg";
 
-function drawn(tag, attributes, ...children) {
-  const made = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
+const drawn = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
 function openTree(groups) {
   state.tree = groups;
@@ -22,19 +17,14 @@ function openTree(groups) {
 }
 
 /* The cluster of a cut that holds an image: up from the image as long as merges are made. */
-function parents(data) {
-  if (!data.parents) {
-    data.parents = new Int32Array(data.images + data.merges.left.length).fill(-1);
-    data.merges.left.forEach((child, merge) => { data.parents[child] = data.images + merge; });
-    data.merges.right.forEach((child, merge) => { data.parents[child] = data.images + merge; });
-  }
-  return data.parents;
-}
-
 function rootOf(data, row, kept) {
-  const up = parents(data), end = data.images + (data.images - kept);
+  const { left, right } = data.merges, end = data.images + (data.images - kept);
+  if (!data.parents) {
+    data.parents = new Int32Array(data.images + left.length).fill(-1);
+    for (const side of [left, right]) side.forEach((child, merge) => { data.parents[child] = data.images + merge; });
+  }
   let node = row;
-  while (up[node] >= 0 && up[node] < end) node = up[node];
+  while (data.parents[node] >= 0 && data.parents[node] < end) node = data.parents[node];
   return node;
 }
 
@@ -105,20 +95,15 @@ function leaf(data, node, y, keptRows) {
 
 function drawTree() {
   const { data } = state;
-  if (!data?.merges) {
-    byId("tree-drawing").replaceChildren(element("p", { class: "none" }, "The merges are not in this workdir."));
-    return;
-  }
+  const show = (drawing) => byId("tree-drawing").replaceChildren(drawing);
+  if (!data?.merges) return show(element("p", { class: "none" }, "The merges are not in this workdir."));
   const { images: n, merges } = data, cut = data.cuts[state.cut];
   let groups = (state.tree ?? []).filter((group) => cut.groups.includes(group));
   const chosen = groups.length > 0;
   if (!chosen) groups = fitting(state.list);
   byId("tree-all").hidden = !chosen;
   byId("peek").replaceChildren();
-  if (!groups.length) {
-    byId("tree-drawing").replaceChildren(element("p", { class: "none" }, "There is no redundant group."));
-    return;
-  }
+  if (!groups.length) return show(element("p", { class: "none" }, "There is no redundant group."));
   const roots = groups.map((group) => rootOf(data, group.rows[0], cut.kept));
   const keptRows = new Set(groups.map((group) => group.rows[0]));
   const open = opened(data, roots);
@@ -169,10 +154,10 @@ function drawTree() {
   const what = chosen ? `the group of position ${data.positions[groups[0].rows[0]]}`
     : `${count(groups.length, "group")} of ${count(cut.groups.length, "group")}, in the order of the list`;
   byId("tree-what").textContent = `Drawn: ${what}, ${data.name}. Dashed: where the cut of each fraction lies.`;
-  const svg = drawn("svg", {
-    viewBox: `0 0 ${width} ${bottom + 18}`, width, height: bottom + 18, role: "group", "aria-label": `Dendrogram of ${what}`,
-  }, scale, marks, lines, leaves);
-  byId("tree-drawing").replaceChildren(svg);
+  const height = bottom + 18;
+  show(drawn("svg", {
+    viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": `Dendrogram of ${what}`,
+  }, scale, marks, lines, leaves));
 }
 
 byId("tree-all").addEventListener("click", () => { state.tree = null; drawTree(); });

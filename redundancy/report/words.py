@@ -4,14 +4,17 @@ import math
 from collections.abc import Sequence
 
 from redundancy.report.noninferiority import MOST_TRIALS, POWER, WORSE, Answer, NonInferiority
-from redundancy.report.statistics import Difference, Summary, find
+from redundancy.report.statistics import CONFIDENCE, Difference, Summary, find
 from redundancy.selection import methods
 
 MINUS = "\N{MINUS SIGN}"
-# Above this many test images one of them is less than 0.02 points, and a second decimal means something.
-_FINE_TEST_SIZE = 5000
 # The spread of fewer pairs is known to no better than a factor of three.
 _FEW_PAIRS = 5
+
+
+def _decimals(test_size: int) -> int:
+    """Decimals of points: a second means something if a test image is 0.02 points or less."""
+    return 2 if test_size >= 5000 else 1
 
 
 def percent(share: float) -> str:
@@ -27,9 +30,7 @@ def accuracy(share: float, decimals: int = 2) -> str:
 def points(share: float, decimals: int = 2) -> str:
     """A signed difference in percentage points: -0.0021 -> '−0.21'."""
     text = f"{100 * share:+.{decimals}f}"
-    if float(text) == 0:
-        return text[1:]
-    return text.replace("-", MINUS)
+    return text.replace("-", MINUS) if float(text) else text[1:]
 
 
 def interval(difference: Difference, decimals: int = 2) -> str:
@@ -37,13 +38,6 @@ def interval(difference: Difference, decimals: int = 2) -> str:
     if difference.has_interval:
         return f"{points(difference.low, decimals)} to {points(difference.high, decimals)}"
     return "one pair: no interval" if difference.pairs == 1 else "all pairs alike: no interval"
-
-
-def mean_interval(summary: Summary, decimals: int = 2) -> str:
-    """'96.90 to 97.45', of the mean accuracy, or why there is none."""
-    if summary.has_interval:
-        return f"{accuracy(summary.low, decimals)} to {accuracy(summary.high, decimals)}"
-    return "one trial: no interval" if summary.trials == 1 else "all trials alike: no interval"
 
 
 def p_value(p: float) -> str:
@@ -65,7 +59,7 @@ def trials(count: int) -> str:
 def margin(share: float) -> str:
     """0.002 -> '0.2 points'."""
     number = f"{round(100 * share, 3):g}"
-    return f"{number} point" if number == "1" else f"{number} points"
+    return f"{number} point{'' if number == '1' else 's'}"
 
 
 def small(value: float) -> str:
@@ -84,7 +78,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def class_title(name: str) -> str:
-    """A class's name where it stands alone: '7' -> 'Class 7', 'cat' as it is."""
+    """A class's name on its own: '7' -> 'Class 7', 'cat' as it is."""
     return f"Class {name}" if name.strip().lstrip("-").isdigit() else name
 
 
@@ -109,16 +103,15 @@ def _verdict(difference: Difference, what: str, decimals: int) -> str:
 
 
 def answer(summaries: Sequence[Summary], name: str, fraction: float, layer: str, test_size: int) -> tuple[str, str]:
-    """What came out, in one sentence, and what may and may not be concluded from it, in another.
+    """The result in one sentence, and what may and may not be concluded from it in another.
 
     Args:
       summaries: of all methods and fractions.
       name: of the data set.
-      fraction: the one reported on.
-      layer: whose clustering is reported on.
+      fraction, layer: reported on.
       test_size: number of test images; sets the decimals.
     """
-    decimals = 2 if test_size >= _FINE_TEST_SIZE else 1
+    decimals = _decimals(test_size)
     if fraction >= 1:
         return (
             f"Nothing of {name} was dropped: the config asks for no fraction near its report fraction below 100%.",
@@ -126,19 +119,16 @@ def answer(summaries: Sequence[Summary], name: str, fraction: float, layer: str,
         )
     dropped = percent(1 - fraction)
     random = find(summaries, methods.BASELINE, fraction)
-    method, main = methods.METHODS[methods.BASELINE], random
-    for other in reversed(methods.METHODS.values()):  # the first of the table that is there
-        found = find(summaries, other.name, fraction, layer if other.per_layer else None)
-        if found and other.name != methods.BASELINE:
-            method, main = other, found
+    others = (item for item in methods.METHODS.values() if item.name != methods.BASELINE)
+    found = ((item, find(summaries, item.name, fraction, layer if item.per_layer else None)) for item in others)
+    method, main = next((each for each in found if each[1]), (methods.METHODS[methods.BASELINE], random))
     if main is None or main.to_full is None:
         return f"No training on {percent(fraction)} of {name} can be compared with the full set.", ""
 
-    if main is not random:
-        chosen = f"Dropping {dropped} of {name}, chosen {method.how},"
-    else:
-        chosen = f"Dropping a random {dropped} of {name}"
-    change = main.to_full
+    change, what = main.to_full, method.title
+    chosen = f"Dropping {dropped} of {name}, chosen {method.how},"
+    if main is random:
+        chosen, what = f"Dropping a random {dropped} of {name}", f"dropping {method.how}"
     sentence = (
         f"{chosen} changed mean test accuracy by {points(change.mean, decimals)} points ({_how_sure(change, decimals)})"
     )
@@ -146,7 +136,7 @@ def answer(summaries: Sequence[Summary], name: str, fraction: float, layer: str,
         other = random.to_full
         beside = f" ({interval(other, decimals)})" if other.has_interval else ""
         sentence += f"; dropping a random {dropped} changed it by {points(other.mean, decimals)}{beside}"
-    verdict = _verdict(change, method.title if main is not random else f"dropping {method.how}", decimals)
+    verdict = _verdict(change, what, decimals)
     if main.to_random and main.to_random.has_interval:
         against = main.to_random
         side = {1: "higher than", -1: "lower than", 0: "not told apart from"}[against.sign]
@@ -157,13 +147,8 @@ def answer(summaries: Sequence[Summary], name: str, fraction: float, layer: str,
     return sentence + ".", verdict
 
 
-def _chosen(answer: Answer, several_layers: bool) -> str:
-    method = methods.get(answer.method)
-    return method.how + (f" of layer {answer.layer}" if several_layers and method.per_layer else "")
-
-
-def _outlook(test: NonInferiority, decimals: int) -> str:
-    """What more trials would do for a share that these cannot tell of."""
+def _outlook(test: NonInferiority, loss: float, decimals: int) -> str:
+    """What more trials would do for a share that these do not decide; `loss` is the margin."""
     share, change = percent(test.share), test.difference
     if test.trials_more is not None:
         rough = f", a rough guess from {change.pairs} pairs" if change.pairs < _FEW_PAIRS else ""
@@ -171,10 +156,10 @@ def _outlook(test: NonInferiority, decimals: int) -> str:
             f"For {share}, {trials(test.trials_more)} more {'trial' if test.trials_more == 1 else 'trials'} would do "
             f"with {percent(POWER)} probability, if its true mean and spread are those seen{rough}."
         )
-    if change.mean <= -test.margin:
+    if change.mean <= -loss:
         return (
             f"At {share} the estimated loss, {accuracy(-change.mean, decimals)} points, is not below "
-            f"{margin(test.margin)}: more trials would sooner show a loss than none."
+            f"{margin(loss)}: more trials would sooner show a loss than none."
         )
     if change.pairs == 1:
         return f"One paired trial has no spread to tell chance by: run at least {_FEW_PAIRS} trials."
@@ -185,49 +170,41 @@ def _outlook(test: NonInferiority, decimals: int) -> str:
     return f"At {share} the estimate is so near the margin that more than {MOST_TRIALS:,} trials would be needed."
 
 
-def droppable(answer: Answer | None, name: str, test_size: int, several_layers: bool = False) -> tuple[str, str]:
-    """The largest share that can be dropped, in one sentence, and what stands behind it, in some more.
+def droppable(answer: Answer, name: str, test_size: int, several_layers: bool = False) -> tuple[str, str]:
+    """The largest share that can be dropped in one sentence, and its grounds in some more.
 
     Args:
-      answer: of one method and layer; None where nothing was dropped.
+      answer: of one method and layer.
       name: of the data set.
       test_size: number of test images; sets the decimals.
-      several_layers: whether the layer is to be named.
+      several_layers: whether to name the layer.
     """
-    if answer is None:
-        return f"Nothing of {name} was dropped, so these trials do not tell what can be.", ""
-    how = f"chosen {_chosen(answer, several_layers)}"
+    method = methods.get(answer.method)
+    how = f"chosen {method.how}" + (f" of layer {answer.layer}" if several_layers and method.per_layer else "")
     if not answer.tests:
         return f"No training on a part of {name}, {how}, can be compared with the full set.", ""
 
-    decimals = 2 if test_size >= _FINE_TEST_SIZE else 1
-    loss = f"{margin(answer.margin)} of test accuracy"
-    sure = f"at {percent(answer.confidence)} confidence"
-    first, undecided = answer.tests[0], answer.undecided
-    several = len(answer.tests) > 1
+    decimals = _decimals(test_size)
+    loss, sure = f"{margin(answer.margin)} of test accuracy", f"at {percent(CONFIDENCE)} confidence"
+    first, undecided, several = answer.tests[0], answer.undecided, len(answer.tests) > 1
     seen = (
         f"Dropping {percent(first.share)}{', the least tried,' if several else ''} changed mean test accuracy by "
         f"{points(first.difference.mean, decimals)} points ({_how_sure(first.difference, decimals)})."
     )
-    above = (
-        f"All shares tried above {percent(answer.high)} lose more than that, {sure}."
-        if answer.high < answer.most
-        else ""
-    )
+    above = f"All shares tried above {percent(answer.high)} lose more than that, {sure}."
+    if answer.high >= answer.most:
+        above = ""
 
     if first.verdict == WORSE:
-        what = (
-            f"even {percent(first.share)} of {name}, the least tried,"
-            if several
-            else f"{percent(first.share)} of {name},"
-        )
-        sentence, parts = f"Dropping {what} {how}, loses more than {loss}, {sure}.", [seen]
+        even, tried = ("even ", ", the least tried") if several else ("", "")
+        sentence = f"Dropping {even}{percent(first.share)} of {name}{tried}, {how}, loses more than {loss}, {sure}."
+        parts = [seen]
     elif not answer.low:
         count = first.difference.pairs
         who = "One paired trial" if count == 1 else f"These {count} paired trials"
         more = f"; {trials(first.trials_more)} more would" if first.trials_more else ""
         sentence = f"{who} cannot tell whether any of {name} can be dropped, {how}, with no loss above {loss}{more}."
-        parts = [seen, _outlook(first, decimals), above]
+        parts = [seen, _outlook(first, answer.margin, decimals), above]
     elif answer.low == answer.most:
         tried = ", the most tried," if several else ""
         sentence = f"{percent(answer.most)} of {name}{tried} can be dropped, {how}, with no loss above {loss}, {sure}."
@@ -238,12 +215,11 @@ def droppable(answer: Answer | None, name: str, test_size: int, several_layers: 
             f"Of the shares of {name} tried, the largest that can be dropped, {how}, with no loss above {loss} is "
             f"{percent(answer.share)} [{numbers}] {sure}."
         )
+        shown = f"{percent(answer.low)} is shown, and is the estimate."
         if answer.low < answer.share:
             shown = f"{percent(answer.low)} is shown; {percent(answer.share)} is the estimate, not shown by itself."
-        else:
-            shown = f"{percent(answer.low)} is shown, and is the estimate."
         bound = above or f"No share tried, up to {percent(answer.most)}, is shown to lose more."
-        parts = [shown, bound, _outlook(undecided, decimals) if undecided else ""]
+        parts = [shown, bound, _outlook(undecided, answer.margin, decimals) if undecided else ""]
     if test_size * answer.margin < 1:
         parts.append(f"One test image is {100 / test_size:.2g} points, more than the margin.")
     return sentence, " ".join(filter(None, parts))

@@ -1,4 +1,4 @@
-"""Choice of pictures, their budget, and what the page is told of a class."""
+"""Choice of pictures, their budget, and what the page shows of a class."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_heights_are_those_of_the_merges_that_made_the_groups():
     assert np.isnan(make_cut([0, 0, 1, 1, 2, 3], merges=None).heights).all()
 
 
-def test_only_groups_of_two_or_more_are_told_of():
+def test_only_groups_of_two_or_more_are_shown():
     of = make_cut([0, 0, 1, 1, 1, 3])
     assert of.kept == 3
     assert of.rows.tolist() == [0, 1, 2, 3, 4]
@@ -61,6 +61,25 @@ def test_groups_with_pictures_come_first():
     assert count == 2, "of the group of five the three that are shown have pictures"
     assert sorted(ordered.sizes[:2].tolist()) == [3, 5]
     assert sorted(ordered.rows.tolist()) == list(range(12))
+
+
+def test_nearest_outside_agrees_with_a_full_matrix():
+    embeddings = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    groups = [np.array([8, 3, 20]), np.array([7, 30])]
+    unit = embeddings / np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
+    wanted = 1 - unit[[8, 7]] @ unit.T
+    for row, members in zip(wanted, groups, strict=True):
+        row[members] = np.inf
+    kept, sizes = np.array([8, 7]), np.array([3, 2])
+    found, value = classes.nearest_outside(embeddings, kept, np.concatenate(groups), sizes)
+    assert found.tolist() == wanted.argmin(axis=1).tolist()
+    assert value == pytest.approx(wanted.min(axis=1), abs=1e-12)
+
+
+def test_no_image_outside_a_group_that_is_the_class():
+    found, value = classes.nearest_outside(np.ones((3, 2)), np.array([0]), np.arange(3), np.array([3]))
+    assert found.tolist() == [3]
+    assert np.isnan(value).all()
 
 
 def test_shares_are_even_but_for_those_who_want_less():

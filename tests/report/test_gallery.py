@@ -1,4 +1,4 @@
-"""Groups and neighbours against subsets small enough to read."""
+"""Groups against a subset small enough to read, and images as files."""
 
 import base64
 import io
@@ -31,7 +31,6 @@ def test_members_have_the_kept_image_first_then_the_nearest(groups):
 
 
 def test_choice_mixes_large_and_tight(groups):
-    assert gallery.classes_with_groups(groups).tolist() == [0]
     assert gallery.choose_groups(groups, 0, 2) == [0, 5]
     assert gallery.choose_groups(groups, 0, 9) == [0, 5, 2]
     assert gallery.choose_groups(groups, 1, 9) == []
@@ -40,22 +39,6 @@ def test_choice_mixes_large_and_tight(groups):
 def test_size_counts(groups):
     assert gallery.size_counts(groups) == {1: 3, 2: 2, 3: 1}
     assert gallery.size_counts(groups, 1) == {1: 2}
-
-
-def test_nearest_outside_agrees_with_a_full_matrix():
-    rng = np.random.default_rng(0)
-    positions, embeddings = np.sort(rng.choice(1000, 40, replace=False)), rng.normal(size=(40, 5)).astype(np.float32)
-    members = positions[[3, 8, 20]]
-    unit = embeddings.astype(np.float64) / np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
-    dissimilarity = 1 - unit @ unit[8]
-    dissimilarity[[3, 8, 20]] = np.inf
-    found, value = gallery.nearest_outside(positions, embeddings, members, int(members[1]))
-    assert found == positions[dissimilarity.argmin()]
-    assert value == pytest.approx(dissimilarity.min(), abs=1e-12)
-
-
-def test_no_image_outside_a_group_that_is_the_class():
-    assert gallery.nearest_outside(np.arange(3), np.ones((3, 2)), np.arange(3), 0) is None
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (5, 9, 3), (64, 64, 3), (6, 6, 4), (6, 6, 2)])

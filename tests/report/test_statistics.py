@@ -161,16 +161,6 @@ def verdicts(answer):
     return [test.verdict for test in answer.tests]
 
 
-def test_mean_has_its_interval():
-    full = statistics.summarise(FULL)[0]
-    wanted = stats.t.interval(0.95, 2, 0.97, 0.01 / math.sqrt(3))
-    assert (full.low, full.high) == pytest.approx(wanted)
-    assert words.mean_interval(full) == f"{100 * wanted[0]:.2f} to {100 * wanted[1]:.2f}"
-    one = statistics.summarise(FULL[:1])[0]
-    assert not one.has_interval
-    assert words.mean_interval(one) == "one trial: no interval"
-
-
 def test_non_inferiority_is_scipys_one_sided_t_test():
     rng = np.random.default_rng(1)
     full, part = rng.normal(0.9, 0.003, (2, 6))
@@ -318,8 +308,7 @@ def test_share_in_words_where_trials_cannot_tell():
 
 
 def test_share_in_words_without_anything_to_compare():
-    assert said({})[0].startswith("Nothing of digits was dropped")
-    assert said({1.0: NONE})[0].startswith("Nothing of digits was dropped")
+    assert answers({}) is answers({1.0: NONE}) is None
     assert said({0.9: NONE}, full=[])[0].startswith(
         "No training on a part of digits, chosen by semantic clustering, can"
     )

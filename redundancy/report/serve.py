@@ -3,7 +3,6 @@
 Serves the files of report/ to GET and HEAD and nothing else, and writes nothing.
 """
 
-import dataclasses
 import errno
 import functools
 import http.server
@@ -23,52 +22,36 @@ _HOST, _PORT = "127.0.0.1", 8899
 _TYPES = {
     "html": "text/html; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
-    "css": "text/css; charset=utf-8",
     "json": "application/json",
     "svg": "image/svg+xml",
     "png": "image/png",
-    "webp": "image/webp",
-    "jpg": "image/jpeg",
     "pdf": "application/pdf",
-    "csv": "text/csv; charset=utf-8",
-    "txt": "text/plain; charset=utf-8",
+}
+_FIELDS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What the command line asks for.
-
-    Attributes:
-      port: of the address; None is 8899. 0 takes a free one.
-      no_open: whether the browser is left alone.
-    """
-
-    port: int | None = None
-    no_open: bool = False
-
-
 def _parts(url: str) -> list[str] | None:
-    """Names of the folders and of the file below report/ that a request's URL means; None where it may mean none.
-
-    A name is plain: not hidden, without separators of any system, and not "..".
-    """
-    path, *_ = url.partition("?")[0].partition("#")
-    if not path.startswith("/"):
-        return None
+    """The folders and the file below report/ that a URL names; None if one is hidden, is "..", or has a separator."""
     try:
-        path = urllib.parse.unquote(path, errors="strict")
+        path = urllib.parse.unquote(url.partition("?")[0].partition("#")[0], errors="strict")
     except UnicodeDecodeError:
         return None
-    parts = path[1:].split("/")
-    if parts[-1] == "":
-        parts[-1] = "index.html"
+    root, *parts = path.split("/")
+    if root or not parts:
+        return None
+    parts[-1] = parts[-1] or "index.html"
     sound = all(part and part[0] != "." and part.isprintable() and not set(part) & set('\\:%*?"<>|') for part in parts)
     return parts if sound and "." in parts[-1] else None
 
 
 def _read(root: str, parts: list[str]) -> bytes | None:
-    """The bytes of a file below the folder `root`; None where there is none, or where links lead out of the folder."""
+    """The bytes of a file below the folder `root`; None if there is none, or if links lead out of the folder."""
     path = storage.join(root, *parts)
     try:
         if not storage.is_local(root):
@@ -77,9 +60,8 @@ def _read(root: str, parts: list[str]) -> bytes | None:
         real = os.path.realpath(storage.local_path(path))
         if os.path.commonpath([folder, real]) != folder or not os.path.isfile(real):
             return None
-        # Of a link that is put there only now, too, nothing is read.
-        descriptor = os.open(real, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-        with open(descriptor, "rb") as file:
+        # A link that was put there since the check is not followed.
+        with open(os.open(real, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
             return file.read()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
         return None
@@ -94,62 +76,50 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "redundancy", ""
-    timeout = 60  # seconds: a connection that says nothing is closed
+    timeout = 60  # seconds until a silent connection is closed
 
     def __init__(self, root: str, *arguments):
         self._root = root
         super().__init__(*arguments)
 
     def _is_meant(self) -> bool:
-        """Whether the request was sent to this address: a page of another site that has its own name point here is not."""
+        """Whether the request names this address; that of a page whose site's own name points here does not."""
         port = self.server.server_address[1]
-        names = {f"{name}:{port}" for name in (_HOST, "localhost")} | ({_HOST, "localhost"} if port == 80 else set())
+        ends = (f":{port}", "") if port == 80 else (f":{port}",)
         hosts = self.headers.get_all("Host") or []
-        return len(hosts) == 1 and hosts[0].strip().lower() in names
+        return len(hosts) == 1 and hosts[0].strip().lower() in {
+            name + end for name in (_HOST, "localhost") for end in ends
+        }
 
     def do_GET(self):
-        self._answer(body=True)
-
-    def do_HEAD(self):
-        self._answer(body=False)
-
-    def _answer(self, body: bool) -> None:
         if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
             self.close_connection = True  # what follows is no request
+        status, data, kind = self._answer()
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **_FIELDS}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    do_HEAD = do_GET
+
+    def _answer(self) -> tuple[HTTPStatus, bytes, str]:
+        """Status, body and its type."""
         if not self._is_meant():
-            self._send(HTTPStatus.MISDIRECTED_REQUEST, b"wanted the address that was printed\n", "text/plain", body)
-            return
+            return HTTPStatus.MISDIRECTED_REQUEST, b"wanted the address that was printed\n", "text/plain"
         parts = _parts(self.path)
         try:
             data = None if parts is None else _read(self._root, parts)
         except (UserError, OSError) as error:
             logging.warning("%s: %s", self.path, str(error).splitlines()[0])
-            self._send(HTTPStatus.BAD_GATEWAY, b"the storage cannot be read; the log tells why\n", "text/plain", body)
-            return
+            return HTTPStatus.BAD_GATEWAY, b"the storage cannot be read; see the log\n", "text/plain"
         if data is None:
-            self._send(HTTPStatus.NOT_FOUND, b"no such file of the report\n", "text/plain", body)
-        else:
-            kind = _TYPES.get(parts[-1].rpartition(".")[2].lower(), "application/octet-stream")
-            self._send(HTTPStatus.OK, data, kind, body)
-
-    def _send(self, status: HTTPStatus, data: bytes, kind: str, body: bool) -> None:
-        self.send_response(status)
-        for name, value in (
-            ("Content-Type", kind),
-            ("Content-Length", str(len(data))),
-            ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Cross-Origin-Resource-Policy", "same-origin"),
-            ("X-Frame-Options", "DENY"),
-            ("Referrer-Policy", "no-referrer"),
-        ):
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
+            return HTTPStatus.NOT_FOUND, b"no such file of the report\n", "text/plain"
+        return HTTPStatus.OK, data, _TYPES.get(parts[-1].rpartition(".")[2].lower(), "application/octet-stream")
 
     def log_message(self, form: str, *arguments) -> None:
-        """Says nothing of each request."""
+        """Logs no request."""
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -157,24 +127,24 @@ class _Server(http.server.ThreadingHTTPServer):
     allow_reuse_address = os.name == "posix"  # elsewhere it would share the port with whoever has it
 
     def handle_error(self, request, client_address):
-        """A browser that goes away is no error."""
+        """Logs errors other than a browser that goes away."""
         error = sys.exception()
         if not isinstance(error, ConnectionError | TimeoutError):
             logging.warning("%s: %s", client_address[0], error)
 
 
-def make_server(workdir: Workdir, port: int | None = None) -> http.server.ThreadingHTTPServer:
+def make_server(workdir: Workdir, port: int | None) -> http.server.ThreadingHTTPServer:
     """The server of a workdir's report, bound and not yet serving.
 
     Raises:
       WorkdirError: there is no report.
-      ConfigError: the port is taken, or may not be used.
+      ConfigError: the port cannot be used.
     """
     if not storage.exists(storage.join(workdir.report, "index.html")):
         raise WorkdirError(
             f"{workdir.report}/index.html is not there: no report has been written. "
             f'"redundancy report --config FILE --workdir {workdir.root}" writes it once the sweep is finished; '
-            f'"redundancy status --workdir {workdir.root}" tells how far it is.'
+            f'"redundancy status --workdir {workdir.root}" shows its progress.'
         )
     port = _PORT if port is None else port
     try:
@@ -184,13 +154,13 @@ def make_server(workdir: Workdir, port: int | None = None) -> http.server.Thread
         raise ConfigError(f"--port={port}: the port {why}. Choose another, for example --port={port + 1}.") from error
 
 
-def browse(request: Request, workdir: Workdir) -> None:
-    """Serves until Ctrl-C; raises as `make_server`."""
-    server = make_server(workdir, request.port)
+def browse(workdir: Workdir, port: int | None = None, no_open: bool = False) -> None:
+    """Serves until Ctrl-C and, unless `no_open`, opens the browser; raises as `make_server`."""
+    server = make_server(workdir, port)
     address = f"http://{_HOST}:{server.server_address[1]}/"
     print(f"{address} serves {workdir.report}; Ctrl-C ends it", flush=True)
     try:
-        if not request.no_open:
+        if not no_open:
             _open(address)
         server.serve_forever(poll_interval=0.2)
     except KeyboardInterrupt:
@@ -200,7 +170,7 @@ def browse(request: Request, workdir: Workdir) -> None:
 
 
 def _open(address: str) -> None:
-    """Opens the browser, where there is one that has a window of its own."""
+    """Opens the browser if this machine has one with a window."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return
     try:
