@@ -19,7 +19,7 @@ from launch.ledger import Ledger
 from launch.prepare import cost, named, plan, preflight, say
 from launch.run import Run
 from launch.spec import Spec
-from redundancy.errors import ConfigError, UserError, nearest
+from redundancy.runtime.errors import ConfigError, UserError, nearest
 
 USAGE = """\
 launch: runs a redundancy command on Cloud TPU slices, and brings it back after every preemption.

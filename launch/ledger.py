@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from launch.backends import PERMANENT, CloudError
 from launch.records import Record
-from redundancy.errors import WorkdirError
+from redundancy.runtime.errors import WorkdirError
 
 LEASE_S = 600.0  # a holder that was not heard of for so long is dead
 _RENEW_S = 120.0

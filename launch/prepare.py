@@ -13,7 +13,7 @@ from launch.backends import backend
 from launch.records import Record
 from launch.run import HERE, Run, fingerprint
 from launch.spec import Spec
-from redundancy.errors import ConfigError, UserError
+from redundancy.runtime.errors import ConfigError, UserError
 
 
 def say(text: str) -> None:

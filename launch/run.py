@@ -18,7 +18,7 @@ from launch.backends import PERMANENT, CloudError, Slices, backend
 from launch.ledger import Ledger
 from launch.records import Action, Attempt, Close, Create, Delete, Host, Record, Resource, Sight, Start, State, Wait
 from launch.spec import Spec, owner
-from redundancy.errors import WorkdirError
+from redundancy.runtime.errors import WorkdirError
 
 HERE = pathlib.Path(__file__).resolve().parent
 _SAY_S = 60.0

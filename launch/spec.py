@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from redundancy.errors import ConfigError, nearest
+from redundancy.runtime.errors import ConfigError, nearest
 
 _NAME = r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?"
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE", re.IGNORECASE)

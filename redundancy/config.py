@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from redundancy.errors import ConfigError, nearest
+from redundancy.runtime.errors import ConfigError, nearest
 from redundancy.selection import methods
 
 LAYERS = ("start", "middle", "end")

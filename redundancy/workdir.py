@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from redundancy import config as config_lib
-from redundancy import processes, storage
+from redundancy import storage
 from redundancy.config import Affects, fraction_name
-from redundancy.errors import ConfigError, DataError, WorkdirError
+from redundancy.runtime import processes
+from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.selection.methods import METHODS
 
 # What only a run of a config can have made; embeddings may be anybody's.

@@ -14,8 +14,8 @@ import gcs_emulator
 import pytest
 
 from redundancy import storage
-from redundancy.errors import ConfigError, WorkdirError
 from redundancy.report import serve
+from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.workdir import Workdir
 from tests.ports import free_port
 

@@ -24,11 +24,11 @@ from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import images, open_dataset
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import UserError
 from redundancy.export.command import Request as ExportRequest
 from redundancy.export.command import export
 from redundancy.importing import ids as ids_lib
 from redundancy.importing.stage import Request, import_embeddings
+from redundancy.runtime.errors import UserError
 from redundancy.selection.link import link
 from redundancy.selection.select import select
 from redundancy.selection.subset import read_subset

@@ -13,11 +13,11 @@ import pytest
 from finished_run import finished, quick_programs, run_stages, small_config
 
 from redundancy import storage
-from redundancy.errors import DataError, UserError
 from redundancy.export.command import Request, export
 from redundancy.importing import ids
 from redundancy.importing.stage import Request as Import
 from redundancy.importing.stage import import_embeddings
+from redundancy.runtime.errors import DataError, UserError
 from redundancy.selection import merges, tasks
 from redundancy.selection.link import link
 from redundancy.training.checkpoints import Checkpoints

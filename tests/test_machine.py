@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from redundancy import machine
+from redundancy.runtime import machine
 
 
 def _group(folder, names, **values):

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from redundancy import storage
-from redundancy.errors import DataError, StorageError
+from redundancy.runtime.errors import DataError, StorageError
 from redundancy.storage import scratch
 
 

@@ -8,8 +8,10 @@ import sys
 import pytest
 
 from redundancy import config as config_lib
-from redundancy import needs, storage, table
-from redundancy.survey import survey
+from redundancy import storage
+from redundancy.estimates import needs
+from redundancy.experiment import table
+from redundancy.status.survey import survey
 from redundancy.workdir import Workdir
 
 

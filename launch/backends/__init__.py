@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Iterable
 
 from launch.spec import Spec
-from redundancy.errors import UserError
+from redundancy.runtime.errors import UserError
 
 NAMES = tuple(module.name for module in pkgutil.iter_modules(__path__))
 # Kinds of errors after which trying again does not help.

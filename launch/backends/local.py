@@ -15,7 +15,7 @@ from launch import worker
 from launch.backends import CloudError, Slices
 from launch.records import Resource, State
 from launch.spec import Spec
-from redundancy.errors import ConfigError, UserError
+from redundancy.runtime.errors import ConfigError, UserError
 
 _ZONE = "local"
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from redundancy.data import order
 from redundancy.data.crops import RandomResizedCrop
-from redundancy.errors import ConfigError, DataError
+from redundancy.runtime.errors import ConfigError, DataError
 
 _PLANNED_AT_ONCE = 64  # batches
 Images = tuple[np.ndarray, np.ndarray]

@@ -7,10 +7,11 @@ import os
 import stat
 from collections.abc import Sequence
 
-from redundancy import machine, storage
+from redundancy import storage
 from redundancy.config import CONTROLS
-from redundancy.errors import ConfigError, DataError
-from redundancy.sizes import binary
+from redundancy.runtime import machine
+from redundancy.runtime.errors import ConfigError, DataError
+from redundancy.runtime.sizes import binary
 
 _SHOWN = 1000  # characters
 _LONGEST_NAME = 1000

@@ -12,9 +12,9 @@ from absl import logging
 from redundancy import storage
 from redundancy.data.tfds import ids as tfds_ids
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import ConfigError, WorkdirError
 from redundancy.export import groups, projector, sources
 from redundancy.export.request import OF_ALL, Request, check, check_output, write
+from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.selection.subset import Subset, check_file, read_subset
 from redundancy.workdir import Workdir, need_manifest, read_manifest
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import ConfigError, DataError
 from redundancy.export.request import PROJECTOR_FILES as FILES
 from redundancy.export.sources import rows_of
-from redundancy.progress import Progress
+from redundancy.runtime.errors import ConfigError, DataError
+from redundancy.runtime.progress import Progress
 from redundancy.selection import choices
 
 TENSORS, METADATA, SPRITE, CONFIG = FILES

@@ -6,7 +6,7 @@ import os
 
 from redundancy import storage
 from redundancy.config import LAYERS
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 from redundancy.selection import methods
 from redundancy.selection.methods import METHODS
 

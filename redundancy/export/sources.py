@@ -10,9 +10,9 @@ import pyarrow as pa
 from redundancy import storage
 from redundancy.config import fraction_name
 from redundancy.data.tfds import ids as tfds_ids
-from redundancy.errors import ConfigError, DataError, WorkdirError
 from redundancy.export.request import Request
 from redundancy.importing import ids as ids_lib
+from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.selection.subset import Subset, check_file, read_subset
 from redundancy.workdir import Workdir, subset_name
 

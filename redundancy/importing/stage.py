@@ -19,11 +19,11 @@ from redundancy import storage
 from redundancy.config import CONTROLS, LAYERS, need_dataset
 from redundancy.data import inputs
 from redundancy.embedding import store
-from redundancy.errors import ConfigError, DataError, WorkdirError, nearest
 from redundancy.importing import ids as ids_lib
 from redundancy.importing import labels as labels_lib
 from redundancy.importing.vectors import ParquetVectors, Vectors, open_vectors
-from redundancy.progress import Progress
+from redundancy.runtime.errors import ConfigError, DataError, WorkdirError, nearest
+from redundancy.runtime.progress import Progress
 from redundancy.workdir import Workdir, read_manifest
 
 _COLUMNS = ("embedding", "label", "id")

@@ -4,7 +4,7 @@ import math
 
 from redundancy.preflight.compile import Request
 from redundancy.preflight.generations import Generation
-from redundancy.sizes import binary, decimal
+from redundancy.runtime.sizes import binary, decimal
 
 SHARE = 0.9  # of the memory; what is left is for the runtime, infeed and fragmentation
 _COMBINED = 8  # XLA combines all-reduces up to some size; as many at most are the gradients of one network

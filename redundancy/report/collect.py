@@ -7,9 +7,9 @@ import numpy as np
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import DataError, WorkdirError
-from redundancy.progress import Progress
 from redundancy.report import browser, classes, gallery, words
+from redundancy.runtime.errors import DataError, WorkdirError
+from redundancy.runtime.progress import Progress
 from redundancy.selection import merges as merges_lib
 from redundancy.selection.choices import rows_by_class
 from redundancy.selection.linkage.complete import Merges

@@ -5,7 +5,7 @@ from typing import Any
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import WorkdirError
+from redundancy.runtime.errors import WorkdirError
 from redundancy.selection import choices
 from redundancy.workdir import Workdir, read_manifest
 

@@ -6,9 +6,10 @@ from typing import Any
 import ml_collections
 from absl import logging
 
-from redundancy import processes, storage
+from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.progress import Progress
+from redundancy.runtime import processes
+from redundancy.runtime.progress import Progress
 from redundancy.selection import local, merges, methods
 from redundancy.selection.inputs import check_depth, check_embeddings, manifest_sha256, num_merges, open_store
 from redundancy.selection.methods import METHODS

@@ -10,16 +10,18 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from redundancy import processes, storage, table
+from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import DataError, WorkdirError
-from redundancy.progress import Progress
+from redundancy.experiment import table
+from redundancy.experiment.table import Asked
+from redundancy.runtime import processes
+from redundancy.runtime.errors import DataError, WorkdirError
+from redundancy.runtime.progress import Progress
 from redundancy.selection import choices, merges, methods
 from redundancy.selection.inputs import check_depth, check_embeddings, manifest_sha256, open_store
 from redundancy.selection.linkage.complete import Merges
 from redundancy.selection.methods import METHODS
 from redundancy.selection.subset import Subset, check_file, read_subset, write_subset
-from redundancy.table import Asked
 from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, write_manifest
 
 

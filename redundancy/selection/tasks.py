@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 from redundancy.selection import merges
 from redundancy.selection.linkage import complete, dissimilarity, pairs
 from redundancy.selection.linkage.complete import Linker

@@ -9,7 +9,7 @@ import posixpath
 
 import fsspec
 
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 from redundancy.storage import scratch
 from redundancy.storage.remote import download, filesystem, is_gs, is_local, local_path, open_remote, patiently, upload
 

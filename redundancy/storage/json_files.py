@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 from redundancy.storage import files
 from redundancy.storage.conditional import create_bytes, write_if
 from redundancy.storage.files import read_bytes

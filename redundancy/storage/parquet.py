@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from redundancy.errors import DataError, UserError
+from redundancy.runtime.errors import DataError, UserError
 from redundancy.storage import files
 from redundancy.storage.files import open_read
 

@@ -18,7 +18,7 @@ os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
 import fsspec
 
-from redundancy.errors import DataError, StorageError
+from redundancy.runtime.errors import DataError, StorageError
 from redundancy.storage.retries import retrying, status_of
 
 # The class is imported, and gcsfs with it, when the first such path is used, Orbax's among them.

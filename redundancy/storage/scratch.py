@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from redundancy import machine
+from redundancy.runtime import machine
 
 _NAME = re.compile(r"\..+\.writer-([0-9a-f]{12})-(\d+)-[0-9a-f]{8}\.tmp")
 _OLD = 86400.0  # seconds

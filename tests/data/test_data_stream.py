@@ -13,7 +13,7 @@ from redundancy import config
 from redundancy.data import open_dataset
 from redundancy.data.crops import RandomResizedCrop
 from redundancy.data.tfds import lanes
-from redundancy.errors import ConfigError, DataError
+from redundancy.runtime.errors import ConfigError, DataError
 from tests.tiers import soaked
 
 tfds = pytest.importorskip("tensorflow_datasets")

@@ -14,10 +14,10 @@ from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
 from redundancy.embedding import store
-from redundancy.errors import ConfigError, DataError, UserError, WorkdirError
 from redundancy.importing import ids as ids_lib
 from redundancy.importing import vectors
 from redundancy.importing.stage import Request, import_embeddings
+from redundancy.runtime.errors import ConfigError, DataError, UserError, WorkdirError
 from redundancy.workdir import Workdir
 
 N, D = 60, 5

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from launch import bundle
-from redundancy.errors import UserError
+from redundancy.runtime.errors import UserError
 
 
 @pytest.fixture

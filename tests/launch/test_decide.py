@@ -29,7 +29,7 @@ from launch.records import (
     State,
     Wait,
 )
-from redundancy.errors import WorkdirError
+from redundancy.runtime.errors import WorkdirError
 from tests.tiers import examples
 
 ZONES = ("us-west4-a", "us-central1-a")

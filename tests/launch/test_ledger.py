@@ -12,7 +12,7 @@ from launch.backends import CloudError
 from launch.backends.local import LocalFiles
 from launch.ledger import LEASE_S, Ledger, ended
 from launch.records import Attempt, Record
-from redundancy.errors import WorkdirError
+from redundancy.runtime.errors import WorkdirError
 
 RECORD = Record("r-0", (Attempt(1, "z", 5.0, outcome="done", ended=9.0),), end=(0, "fine"))
 

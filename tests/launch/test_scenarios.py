@@ -22,7 +22,7 @@ from launch import __main__ as command_line
 from launch import bundle, records, run, spec, start
 from launch.backends.queued_resources import Backend, Gcloud
 from launch.records import State
-from redundancy.errors import UserError
+from redundancy.runtime.errors import UserError
 from tests.launch.cloud import CAPACITY, DENIED, INVALID, QUOTA, RESERVATION, UNAVAILABLE, Scenario
 from tests.tiers import soaked
 from tests.waiting import wait_until

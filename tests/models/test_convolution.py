@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from redundancy import config as config_lib
-from redundancy.errors import ConfigError
 from redundancy.models import convolution, make_model
 from redundancy.models.convolution import Conv, convolve, formulation_for
 from redundancy.models.cpu import calls, handler
+from redundancy.runtime.errors import ConfigError
 
 # batch, height, width, channels in, channels out, kernel, stride
 SHAPES = [

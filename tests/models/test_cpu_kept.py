@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from llvmlite import binding
 
-from redundancy import cache_folder
 from redundancy.models.cpu import calls, objects
 from redundancy.models.cpu.kernels import Shape
+from redundancy.runtime import cache_folder
 
 SHAPE = Shape(5, 6, 8, 16, 3, 1)
 

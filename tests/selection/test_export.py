@@ -20,11 +20,11 @@ from PIL import Image
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
-from redundancy.errors import ConfigError, DataError, UserError, WorkdirError
 from redundancy.export.command import Request, export
 from redundancy.importing import ids as ids_lib
 from redundancy.importing.stage import Request as Import
 from redundancy.importing.stage import import_embeddings
+from redundancy.runtime.errors import ConfigError, DataError, UserError, WorkdirError
 from redundancy.selection.link import link
 from redundancy.selection.select import select
 from redundancy.selection.subset import read_subset, write_subset

@@ -9,7 +9,7 @@ import threadpoolctl
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 from redundancy.selection import local, merges, tasks
 from redundancy.selection.link import link
 from redundancy.selection.linkage import complete

@@ -12,16 +12,18 @@ import pytest
 
 import redundancy
 from redundancy import config as config_lib
-from redundancy import needs, storage, table
-from redundancy.errors import ConfigError
+from redundancy import storage
+from redundancy.estimates import needs
+from redundancy.experiment import table
 from redundancy.export import command as export
 from redundancy.export import request
 from redundancy.report import compare
 from redundancy.report.stage import report
+from redundancy.runtime.errors import ConfigError
 from redundancy.selection import methods
 from redundancy.selection.select import select
 from redundancy.selection.subset import read_subset
-from redundancy.status import Request, status
+from redundancy.status.command import Request, status
 from redundancy.workdir import subset_name
 from tests.report.synthetic import make_workdir, noise_images
 

@@ -15,7 +15,7 @@ from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data.dataset import labels_sha256
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import DataError, WorkdirError
+from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.selection import choices, local, merges
 from redundancy.selection.link import link
 from redundancy.selection.linkage import complete, cut

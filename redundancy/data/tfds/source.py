@@ -25,8 +25,8 @@ from redundancy.data.tfds import ids, lanes, stream
 from redundancy.data.tfds.decode import Decoder
 from redundancy.data.tfds.quiet import tf, tfds
 from redundancy.data.tfds.stream import INTERLEAVED_SHARDS, Stored
-from redundancy.errors import ConfigError, DataError, nearest
-from redundancy.progress import Progress
+from redundancy.runtime.errors import ConfigError, DataError, nearest
+from redundancy.runtime.progress import Progress
 
 _LOOKED_THROUGH = 16_384  # images, for the one that cannot be decoded
 

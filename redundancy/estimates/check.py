@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 
 from absl import logging
 
-from redundancy import machine, storage
+from redundancy import storage
 from redundancy.data import Dataset
-from redundancy.errors import ConfigError, WorkdirError
-from redundancy.needs import Need, Work, disk, is_finished, memory, total, work_of
-from redundancy.sizes import binary
+from redundancy.estimates.needs import Need, Work, disk, is_finished, memory, total, work_of
+from redundancy.runtime import machine
+from redundancy.runtime.errors import ConfigError, WorkdirError
+from redundancy.runtime.sizes import binary
 from redundancy.workdir import Workdir
 
 _NEAR = 0.8  # share of a device's memory from which plan.check_fits is asked

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 from absl import flags
 
-from redundancy import parts, processes
-from redundancy.errors import ConfigError
-from redundancy.help import HELP as HELP
+from redundancy.cli.help import HELP as HELP
+from redundancy.experiment import parts
+from redundancy.runtime import processes
+from redundancy.runtime.errors import ConfigError
 from redundancy.selection.methods import METHODS
 from redundancy.workdir import STAGES, Workdir
 
@@ -233,7 +234,7 @@ def run(command: str, workdir: Workdir | None, config=None) -> int:
         names = ("embeddings", "labels", "ids", "columns", "class_names", "layer", "name", "checkpoint", "parts")
         stage.import_embeddings(stage.Request(**_given(*names)), workdir, config)
     elif command == "status":
-        from redundancy import status
+        from redundancy.status import command as status
 
         return status.status(status.Request(**_given("json", "watch")), workdir.root)
     elif command == "browse":

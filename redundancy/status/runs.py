@@ -8,9 +8,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from redundancy import pace, storage, table
+from redundancy import storage
+from redundancy.experiment import table
+from redundancy.status import pace
+from redundancy.status.files import Files
 from redundancy.storage.listing import File, read_tail
-from redundancy.survey_files import Files
 from redundancy.workdir import need_fields
 
 _TAIL = 1 << 14  # bytes of a run's metrics that are read: some sixty lines

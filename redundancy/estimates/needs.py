@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from redundancy import machine, processes, storage, table
+from redundancy import storage
 from redundancy.data import Dataset
+from redundancy.experiment import table
+from redundancy.runtime import machine, processes
 from redundancy.selection import choices, methods
 from redundancy.selection.linkage import complete
 from redundancy.workdir import Workdir, read_manifest

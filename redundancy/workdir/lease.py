@@ -21,9 +21,10 @@ from typing import Any
 
 from absl import logging
 
-from redundancy import machine, storage
-from redundancy.errors import StorageError, UserError, WorkdirError
-from redundancy.parts import Part
+from redundancy import storage
+from redundancy.experiment.parts import Part
+from redundancy.runtime import machine
+from redundancy.runtime.errors import StorageError, UserError, WorkdirError
 
 try:
     import fcntl

@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from redundancy import config as config_lib
-from redundancy import last_error, lease, pace, storage, survey_runs, table
-from redundancy.errors import ConfigError, WorkdirError
+from redundancy import storage
+from redundancy.experiment import table
+from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.selection import methods
+from redundancy.status import pace
+from redundancy.status import runs as survey_runs
+from redundancy.status.files import Files, at_work
 from redundancy.storage.listing import is_folder
-from redundancy.survey_files import Files, at_work
-from redundancy.workdir import STAGES, Workdir, need_fields
+from redundancy.workdir import STAGES, Workdir, last_error, lease, need_fields
 
 _OURS = {"config.json", "pretrain", "embeddings", "merges", "subsets", "runs", "results.csv", "report"}
 _FOLDERS = {"embed": "embeddings", "link": "merges"}

@@ -20,12 +20,13 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 from absl import flags, logging
 from ml_collections import config_flags
 
-from redundancy import commands, last_error, preemption, processes, supervisor
 from redundancy import config as config_lib
-from redundancy.errors import ConfigError, Preempted, UserError, WorkdirError, nearest
-from redundancy.help import USAGE
-from redundancy.lease import Lease, is_held
-from redundancy.workdir import STAGES, Workdir
+from redundancy.cli import commands
+from redundancy.cli.help import USAGE
+from redundancy.runtime import preemption, processes, supervisor
+from redundancy.runtime.errors import ConfigError, Preempted, UserError, WorkdirError, nearest
+from redundancy.workdir import STAGES, Workdir, last_error
+from redundancy.workdir.lease import Lease, is_held
 
 _FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with its argument after a colon.")
@@ -56,7 +57,7 @@ def _stage(name: str, lease: Lease):
         case "select":
             from redundancy.selection.select import select as stage
         case "sweep":
-            from redundancy.experiment import sweep
+            from redundancy.experiment.sweep import sweep
 
             stage = functools.partial(sweep, profile=_FLAGS.profile, part=commands.part(), agree=lease.agree)
         case "report":
@@ -123,13 +124,13 @@ def _acquire(lease: Lease) -> str:
 
 
 def _check_limits(names: Sequence[str], config, workdir: Workdir) -> None:
-    from redundancy import limits, needs
     from redundancy.data import shared_dataset
+    from redundancy.estimates import check, needs
 
     left = [name for name in names if not needs.is_finished(config, workdir, name)]
     dataset = shared_dataset(config) if {"train", "embed", "sweep"} & {*left} else None
     cluster = bool(_FLAGS.scheduler) and not _FLAGS.scheduler.startswith("local")
-    limits.check(config, workdir, dataset, left, cluster)
+    check.check(config, workdir, dataset, left, cluster)
 
 
 def _run_stages(names: Sequence[str], config, workdir: Workdir) -> None:

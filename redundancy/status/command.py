@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from redundancy.config import fraction_name
-from redundancy.errors import ConfigError
-from redundancy.progress import duration
-from redundancy.sizes import decimal
-from redundancy.survey import survey
+from redundancy.runtime.errors import ConfigError
+from redundancy.runtime.progress import duration
+from redundancy.runtime.sizes import decimal
+from redundancy.status.survey import survey
 
 _MOST_SHOWN = 12  # trainings, and damaged files
 

@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from redundancy import lease, storage
-from redundancy.errors import DataError
-from redundancy.lease import STALE_S
+from redundancy import storage
+from redundancy.runtime.errors import DataError
 from redundancy.storage.listing import File, list_files
-from redundancy.workdir import read_manifest
+from redundancy.workdir import lease, read_manifest
+from redundancy.workdir.lease import STALE_S
 
 
 class Files:
