@@ -122,14 +122,15 @@ def _acquire(lease: Lease) -> str:
     return lease.token
 
 
-def _check_limits(names: Sequence[str], config, workdir: Workdir) -> None:
-    from redundancy import limits, needs
+def _check_estimates(names: Sequence[str], config, workdir: Workdir) -> None:
+    from redundancy import estimates
     from redundancy.data import shared_dataset
+    from redundancy.workdir.finished import is_finished
 
-    left = [name for name in names if not needs.is_finished(config, workdir, name)]
+    left = [name for name in names if not is_finished(config, workdir, name)]
     dataset = shared_dataset(config) if {"train", "embed", "sweep"} & {*left} else None
     cluster = bool(_FLAGS.scheduler) and not _FLAGS.scheduler.startswith("local")
-    limits.check(config, workdir, dataset, left, cluster)
+    estimates.check(config, workdir, dataset, left, cluster)
 
 
 def _run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
@@ -153,7 +154,7 @@ def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: p
             )
         workdir.claim(config)
         at = command
-        _check_limits(names, config, workdir)
+        _check_estimates(names, config, workdir)
         for at in names:
             logging.info("stage %s", at)
             _stage(at, lease)(config, workdir)

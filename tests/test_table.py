@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from redundancy import config as config_lib
-from redundancy import needs, storage, table
+from redundancy import storage, table
 from redundancy.survey import survey
 from redundancy.workdir import Workdir
+from redundancy.workdir.finished import is_finished
 
 
 def names(**fields):
@@ -86,7 +87,7 @@ def test_runs_and_what_select_still_lacks_are_of_the_subsets_asked_for(methods, 
     files = [{"file": f"{each.name}.parquet", "sha256": "", **dataclasses.asdict(each)} for each in asked]
     for made in (files[1:], files):
         storage.write_json(storage.join(workdir.subsets, "manifest.json"), {"files": made})
-        assert needs.is_finished(config, workdir, "select") == (made is files)
+        assert is_finished(config, workdir, "select") == (made is files)
 
 
 def test_steps_are_those_of_the_schedule():

@@ -12,13 +12,14 @@ import pytest
 
 import redundancy
 from redundancy import config as config_lib
-from redundancy import needs, storage, table
+from redundancy import storage, table
 from redundancy.errors import ConfigError
 from redundancy.report import compare
 from redundancy.report.stage import report
 from redundancy.selection import export, methods, stages
 from redundancy.status import Request, status
 from redundancy.workdir import subset_name
+from redundancy.workdir.finished import is_finished
 from tests.report.synthetic import make_workdir, noise_images
 
 
@@ -62,8 +63,8 @@ def test_a_further_method_goes_through_every_stage(further, beside, tmp_path):
     name = further.name
     layers = ("end", "start") if beside == ("semantic", "random") else ("end",)
     config, workdir = make_workdir(tmp_path, *noise_images(60), methods=(name, *beside), layers=layers)
-    assert needs.is_finished(config, workdir, "link")
-    assert needs.is_finished(config, workdir, "select")
+    assert is_finished(config, workdir, "link")
+    assert is_finished(config, workdir, "select")
     files = {
         entry["file"].removesuffix(".parquet"): entry
         for entry in storage.read_json(workdir.subsets + "/manifest.json")["files"]

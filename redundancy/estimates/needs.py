@@ -1,0 +1,187 @@
+"""Bytes of disk and of memory that each stage needs: a bound below, and an estimate."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+
+from redundancy import machine, processes, storage, table
+from redundancy.estimates.work import Work
+from redundancy.selection import choices, local, methods
+from redundancy.selection.merges import MAX_PARTS
+from redundancy.workdir.finished import is_whole, missing_subsets
+
+_FILE = 4096  # bytes that the smallest file or folder takes on a disk
+# Measured, in bytes: Orbax's own files of a checkpoint, and for each of its arrays; a row group of embeddings, and one of
+# merges; a line of metrics, also in TensorBoard's form; page and figures of a report, and an image on it.
+_CHECKPOINT, _ARRAY, _ROW_GROUP, _CLASS, _LINE, _PAGE = 80_000, 500, 650, 2600, 420, 400_000
+_THUMBNAILS, _THUMBNAIL = 600, 6000
+# Compiled programs and their temporaries, which the estimate of the devices' memory leaves out; on every platform.
+_PROGRAMS, _LINKER = 400 << 20, 100 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """Bytes: at least, and about."""
+
+    least: float = 0.0
+    about: float = 0.0
+
+    def __add__(self, other: "Need") -> "Need":
+        return Need(self.least + other.least, self.about + other.about)
+
+    def __mul__(self, factor: float) -> "Need":
+        return Need(factor * self.least, factor * self.about)
+
+    def without(self, there: float) -> "Need":
+        """What is left of it if some bytes are there already."""
+        return Need(max(0.0, self.least - there), max(0.0, self.about - there))
+
+
+Needs = dict[str, Need]  # by what the bytes hold
+
+
+def total(needs: Iterable[Need]) -> Need:
+    return sum(needs, Need())
+
+
+def _num_merges(work: Work) -> dict[int, int]:
+    """Merges that the stage link makes of each class."""
+    kept = choices.class_counts(work.counts, min(work.config.fractions))
+    return {label: min(size - kept[label] + 1, size - 1) for label, size in work.counts.items()}
+
+
+# Disk
+
+
+def written(folder: str) -> int:
+    """Bytes that a local folder takes."""
+    total = 0
+    for root, folders, files in os.walk(folder.removeprefix("file://")):
+        for name in (*folders, *files):
+            try:
+                total += os.lstat(os.path.join(root, name)).st_blocks * 512
+            except (OSError, AttributeError):  # removed meanwhile; or a system without block counts
+                continue
+    return total
+
+
+def _trainings(work: Work, folders: Mapping[str, int], at_once: int) -> Iterator[tuple[str, Need, Need]]:
+    """Checkpoints and metrics of the trainings in `folders`, by their steps; a long one briefly holds one checkpoint more."""
+    config, network = work.config, work.network
+    # Trained numbers shrink by a few per cent.
+    checkpoint = Need(0.85 * network.state, network.state + _CHECKPOINT + _ARRAY * network.arrays)
+    saves = {folder: -(-steps // config.checkpoint_every) for folder, steps in folders.items()}
+    for folder, steps in folders.items():
+        need = checkpoint * min(config.checkpoints_kept, saves[folder]) + Need(
+            0, 9 * _FILE + _LINE * -(-steps // config.log_every)
+        )
+        yield "checkpoints", need.without(written(folder)), Need()
+    growing = sum(count > config.checkpoints_kept for count in saves.values())
+    yield "checkpoints", Need(), Need(0, checkpoint.about) * min(growing, at_once)
+
+
+def embeddings(work: Work, layer: str) -> Need:
+    parts = min(work.config.embedding_parts, work.images)
+    numbers = 4 * work.images * work.dimensions[layer]
+    row_groups = min(work.images, parts * len(work.counts))
+    # Numbers that no two images share take a dictionary and places in it; those of dead units shrink to nothing.
+    return Need(0.3 * numbers, 1.4 * numbers + 8 * work.images + _ROW_GROUP * row_groups + _FILE * (2 + parts))
+
+
+def _merges(work: Work) -> Need:
+    rows, classes = sum(_num_merges(work).values()), len(work.counts)
+    return Need(4 * rows, 25 * rows + _CLASS * classes + _FILE * (4 + min(MAX_PARTS, classes)))
+
+
+def _subset(work: Work, asked: table.Asked) -> Need:
+    row = 7 + 8 * (1 - asked.fraction) if methods.get(asked.method).has_groups else 4
+    return Need(work.images, row * work.images + 2 * _FILE)
+
+
+def _writes(work: Work, stage: str) -> Iterator[tuple[str, Need, Need]]:
+    """What a stage has still to write: of which kind, what stays, and what is there beside it for a while."""
+    config, workdir, network = work.config, work.workdir, work.network
+    match stage:
+        case "train" if network:
+            yield from _trainings(work, {workdir.pretrain: network.steps}, 1)
+        case "embed":
+            for folder, layer in [(workdir.embeddings(layer), layer) for layer in work.layers]:
+                if not is_whole(folder):
+                    yield "embeddings", embeddings(work, layer).without(written(folder)), Need()
+        case "link":
+            for folder in map(workdir.merges, config.layers):
+                if not is_whole(folder):  # a file for each class, and then the same in parts
+                    files = _merges(work) + Need(0, _FILE * len(work.counts))
+                    yield "merges", _merges(work), files.without(written(folder))
+        case "select":
+            for asked in missing_subsets(config, workdir):
+                yield "subsets", _subset(work, asked), Need()
+        case "sweep" if network:
+            steps = {workdir.run(run.name): run.steps for run in network.runs}
+            left = {folder: n for folder, n in steps.items() if not storage.exists(storage.join(folder, "result.json"))}
+            yield from _trainings(work, left, network.pack["sweep"])
+        case "report" if work.dataset is not None:
+            image = min(_THUMBNAIL, 1.4 * math.prod(work.dataset.image_shape) + 350)
+            yield "report", Need(0, _PAGE + min(work.images, _THUMBNAILS) * image), Need()
+
+
+def disk(work: Work) -> tuple[Needs, Need]:
+    """What is still to be written to a local workdir, by kind; and the most of it that is there at one time."""
+    needs: Needs = {}
+    most = Need()
+    for stage in work.todo:
+        for kind, stays, beside in _writes(work, stage):
+            needs[kind] = needs.get(kind, Need()) + stays
+            now = total(needs.values()) + beside
+            most = Need(max(most.least, now.least), max(most.about, now.about))
+    return needs, most
+
+
+# Memory of the host
+
+
+def _images(work: Work, trials: int) -> Need:
+    pixels, config = math.prod(work.dataset.image_shape), work.config
+    if work.network.resident:
+        # Once where they are read, and once more on their way to the devices.
+        return Need(1, 2) * (work.network.resident * pixels)
+    # Batches that are decoded, stacked, on their way and in use.
+    return Need(3, 8) * (trials * config.batch_size // processes.count() * pixels)
+
+
+def _classes(work: Work) -> Need:
+    """The classes that are linked at one time, without their pairs: of these the linker takes what memory allows."""
+    sizes, widest = sorted(work.counts.values(), reverse=True), max(map(work.dimensions.get, work.layers), default=0)
+    # Embeddings and unit vectors; these once more around their mean, and what is copied while the class is read.
+    image = (Need(2, 4) if min(work.config.fractions) < 1 else Need(1, 3)) * (4 * widest) + Need(0, 300)
+    together = sum([size for size in sizes if size < local.LARGE][: machine.cores()])
+    return Need(image.least * sizes[0], image.about * max(sizes[0], together))
+
+
+def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
+    """What a stage takes of the host's memory at one time, by what it holds; {} if that is little or not known."""
+    config, n, network = work.config, work.images, work.network
+    rows = Need(20, 120) * n  # positions, labels, orders of them
+    match stage:
+        case "train" | "sweep" if network:
+            pack = network.pack[stage]
+            states = Need(1, 3) * (pack * network.state)
+            needs = {"images": _images(work, pack), "states": states, "programs": Need(0, _PROGRAMS)}
+        case "embed" if network:
+            numbers = [work.dimensions[layer] for layer in work.layers]
+            # Of a part all layers; and one layer's rows put together, in order, as Parquet and as bytes.
+            part = Need(sum(numbers) + max(numbers), sum(numbers) + 5 * max(numbers))
+            part *= 4 * -(-n // config.embedding_parts)
+            needs = {"images": _images(work, 1), "a part's embeddings": part, "programs": Need(0, _PROGRAMS)}
+        case "link" if not cluster:
+            needs = {"the largest classes": _classes(work), "programs": Need(0, _LINKER)}
+        case "select":
+            missing = [each for each in missing_subsets(config, work.workdir) if each.layer]
+            of_layer = -(-len(missing) // len(config.layers))
+            grouped = any(methods.get(each.method).has_groups for each in missing)
+            merges = Need(36, 110) * (sum(_num_merges(work).values()) if grouped else 0)
+            needs = {"subsets": Need(17 * of_layer, 35 * of_layer + 60) * n, "merges": merges}
+        case _:
+            return {}
+    return needs | {"positions": rows}
