@@ -233,7 +233,7 @@ def run(command: str, workdir: Workdir | None, config=None) -> int:
         names = ("embeddings", "labels", "ids", "columns", "class_names", "layer", "name", "checkpoint", "parts")
         importing.import_embeddings(importing.Request(**_given(*names)), workdir, config)
     elif command == "status":
-        from redundancy import status
+        from redundancy.status import command as status
 
         return status.status(status.Request(**_given("json", "watch")), workdir.root)
     elif command == "browse":

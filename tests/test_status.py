@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 from redundancy import config as config_lib
-from redundancy import last_error, lease, pace, status, storage, table
+from redundancy import last_error, lease, storage, table
 from redundancy.errors import ConfigError, WorkdirError
 from redundancy.parts import Part
-from redundancy.survey import survey
+from redundancy.status import command as status
+from redundancy.status import pace
+from redundancy.status.survey import survey
 from redundancy.workdir import STAGES
 from tests.tiers import soaked
 from tests.waiting import wait_until
@@ -39,7 +41,8 @@ with Lease(root):
 """
 COUNT = """
 import json, sys
-from redundancy import gcs, survey
+from redundancy import gcs
+from redundancy.status import survey
 asked = []
 once = gcs._request_once
 async def counted(self, method, path, *args, **kwargs):

@@ -9,7 +9,7 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy import storage, table
-from redundancy.survey import survey
+from redundancy.status.survey import survey
 from redundancy.workdir import Workdir
 from redundancy.workdir.finished import is_finished
 

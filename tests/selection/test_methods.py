@@ -17,7 +17,7 @@ from redundancy.errors import ConfigError
 from redundancy.report import compare
 from redundancy.report.stage import report
 from redundancy.selection import export, methods, stages
-from redundancy.status import Request, status
+from redundancy.status.command import Request, status
 from redundancy.workdir import subset_name
 from redundancy.workdir.finished import is_finished
 from tests.report.synthetic import make_workdir, noise_images

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from redundancy.config import fraction_name
 from redundancy.errors import ConfigError
 from redundancy.progress import duration
-from redundancy.survey import survey
+from redundancy.status.survey import survey
 
 _MOST_SHOWN = 12  # trainings, and damaged files
 

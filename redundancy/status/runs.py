@@ -8,9 +8,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from redundancy import pace, storage, table
+from redundancy import storage, table
 from redundancy.listing import File, read_tail
-from redundancy.survey_files import Files
+from redundancy.status import pace
+from redundancy.status.files import Files
 from redundancy.workdir import need_fields
 
 _TAIL = 1 << 14  # bytes of a run's metrics that are read: some sixty lines

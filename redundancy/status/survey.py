@@ -10,15 +10,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from redundancy import config as config_lib
-from redundancy import last_error, lease, pace, storage, survey_runs, table
+from redundancy import last_error, lease, storage, table
 from redundancy.errors import ConfigError, WorkdirError
 from redundancy.listing import is_folder
 from redundancy.selection import methods
-from redundancy.survey_files import Files, at_work
-from redundancy.workdir import STAGES, Workdir, need_fields
+from redundancy.status import pace
+from redundancy.status import runs as survey_runs
+from redundancy.status.files import Files, at_work
+from redundancy.workdir import STAGES, Workdir, finished, need_fields
 
 _OURS = {"config.json", "pretrain", "embeddings", "merges", "subsets", "runs", "results.csv", "report"}
-_FOLDERS = {"embed": "embeddings", "link": "merges"}
+_FIELDS: dict[str, dict[str, type]] = {  # of each stage's manifest
+    "train": {"step": int},
+    "embed": {"parts": list},
+    "link": {"parts": list},
+    "select": {"files": list},
+    "sweep": {"results_sha256": str},
+    "report": {"files": dict},
+}
 
 
 def survey(root: str, now: float | None = None) -> dict[str, Any]:
@@ -99,51 +108,37 @@ def _num_images(files: Files, config: Mapping[str, Any]) -> int:
 
 def _stage(files: Files, name: str, config: Mapping[str, Any], runs: Mapping[str, Any] | None) -> dict[str, Any]:
     """A stage: whether it is finished, when its last file was written, None without any, and what is there in words."""
-    folder = {"train": "pretrain", "select": "subsets", "sweep": "runs", "report": "report"}.get(name)
-    if folder is None:
-        return _layers_stage(files, name, config)
-    fields = {"train": {"step": int}, "select": {"files": list}, "report": {"files": dict}}
-    manifest = files.manifest(folder, **fields.get(name, {"results_sha256": str}))
-    there, said = files.below(folder), ""
-    if name == "select":
-        files.need(folder, [file["file"] for file in manifest["files"]] if manifest else ())
-        said = f"{sum(each.endswith('.parquet') for each in there)} subsets" if there else ""
-    elif name == "report":
-        files.need(folder, manifest["files"] if manifest else ())
+    manifests = {folder: files.manifest(folder, **_FIELDS[name]) for folder in finished.folders(config, name)}
+    there = {(folder, each): file for folder in manifests for each, file in files.below(folder).items()}
+    said, imported = [], False
+    for folder, manifest in manifests.items():
+        for kind in ("files", "parts") if manifest else ():
+            if kind in _FIELDS[name]:
+                files.need(folder, [each["file"] if isinstance(each, dict) else each for each in manifest[kind]])
+        if name in ("embed", "link"):
+            layer = folder.split("/")[1]
+            pieces = sum(of == folder and each.endswith(".parquet") and each != "ids.parquet" for of, each in there)
+            if manifest:
+                imported |= name == "embed" and isinstance(manifest.get("checkpoint"), dict)
+                said.append(f"{layer}: {len(manifest['parts'])} parts")
+            elif pieces:
+                said.append(f"{layer}: {pieces} {'parts' if name == 'embed' else 'classes'} so far")
+    if name == "select" and there:
+        said.append(f"{sum(each.endswith('.parquet') for _, each in there)} subsets")
     elif name == "sweep":
-        if manifest and not files.is_there("results.csv"):
+        if manifests["runs"] and not files.is_there("results.csv"):
             files.damaged.append(f'{files.path("results.csv")} is missing; "redundancy sweep" writes it from the runs.')
-        said = f"{runs['done']} of {runs['runs']} runs done" if runs else ""
+        said += [f"{runs['done']} of {runs['runs']} runs done"] if runs else []
     # The sweep claims the folders of all runs first.
-    begun = [file.time for each, file in there.items() if name != "sweep" or not each.endswith("/run.json")]
-    return dict(stage=name, finished=manifest is not None, written=max(begun, default=None), files=said)
-
-
-def _layers_stage(files: Files, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of embed and link, which have a folder and a manifest for each layer."""
-    said, times, done, imported = [], [], 0, 0
-    for layer in config["layers"]:
-        folder = f"{_FOLDERS[name]}/{layer}"
-        manifest, there = files.manifest(folder, parts=list), files.below(folder)
-        times += [file.time for file in there.values()]
-        pieces = sum(each.endswith(".parquet") and each != "ids.parquet" for each in there)
-        if manifest is not None:
-            done += 1
-            imported += isinstance(manifest.get("checkpoint"), dict)
-            files.need(folder, [part["file"] for part in manifest["parts"]])
-            said.append(f"{layer}: {len(manifest['parts'])} parts")
-        elif pieces:
-            said.append(f"{layer}: {pieces} {'parts' if name == 'embed' else 'classes'} so far")
-    finished = done == len(config["layers"])
-    told = ", ".join(said) + (", imported" if imported and name == "embed" else "")
-    stage = dict(stage=name, finished=finished, written=max(times, default=None), files=told)
-    return stage | ({"imported": True} if imported and name == "embed" else {})
+    begun = [file.time for (_, each), file in there.items() if name != "sweep" or not each.endswith("/run.json")]
+    whole, words = finished.finished(config, name, manifests), ", ".join(said) + (", imported" if imported else "")
+    return dict(stage=name, finished=whole, imported=imported, written=max(begun, default=None), files=words)
 
 
 def _set_states(stages: list[dict[str, Any]], config: Mapping[str, Any], owners: list[dict[str, Any]]) -> None:
     """Gives each stage a state: finished, running, stopped, next, waiting or not needed."""
     alive = [str(owner["command"]).split(" ")[0] for owner in owners if owner["state"] != "gone"]
-    imported = any(stage.pop("imported", False) for stage in stages)
+    imported = True in [stage.pop("imported") for stage in stages]
     idle = set() if config["dataset"] else {"train", "sweep", "report"}
     idle |= {"train"} if imported else set()
     idle |= set() if methods.grouped(config) else {"link"}
