@@ -20,12 +20,12 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 from absl import flags, logging
 from ml_collections import config_flags
 
-from redundancy import commands, last_error, preemption, processes, supervisor
+from redundancy import commands, preemption, processes, supervisor
 from redundancy import config as config_lib
 from redundancy.errors import ConfigError, Preempted, UserError, WorkdirError, nearest
 from redundancy.help import USAGE
-from redundancy.lease import Lease, is_held
-from redundancy.workdir import STAGES, Workdir
+from redundancy.workdir import STAGES, Workdir, last_error
+from redundancy.workdir.lease import Lease, is_held
 
 _FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with its argument after a colon.")

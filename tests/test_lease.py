@@ -13,11 +13,11 @@ import types
 import gcs_emulator
 import pytest
 
-from redundancy import lease as lease_lib
 from redundancy import storage
 from redundancy.errors import WorkdirError
-from redundancy.lease import LEASE, LOCK, Lease, is_held
 from redundancy.parts import Part
+from redundancy.workdir import lease as lease_lib
+from redundancy.workdir.lease import LEASE, LOCK, Lease, is_held
 from tests.waiting import wait_until
 
 HOLD = """

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from redundancy import lease
+from redundancy.workdir import lease
 from tests import leaves_no_trace
 from tests.leaves_no_trace import take, undo
 
@@ -19,9 +19,9 @@ LEAVES = {
     "sys.path is ": "sys.path.insert(0, '/none')",
     "sys.argv is ": "sys.argv.append('more')",
     "handler of SIGTERM is <Handlers.SIG_IGN: 1>, was ": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
-    "redundancy.lease.STALE_S is 1, was 60.0": "lease.STALE_S = 1",
-    "redundancy.lease.left is 1, was absent": "lease.left = 1",
-    "redundancy.lease.Lease.acquire is None, was ": "lease.Lease.acquire = None",
+    "redundancy.workdir.lease.STALE_S is 1, was 60.0": "lease.STALE_S = 1",
+    "redundancy.workdir.lease.left is 1, was absent": "lease.left = 1",
+    "redundancy.workdir.lease.Lease.acquire is None, was ": "lease.Lease.acquire = None",
     "time.sleep is None, was ": "time.sleep = None",
     "jax.config.jax_enable_x64 is True, was False": "jax.config.update('jax_enable_x64', True)",
     "level of logger absl is 50, was ": "logging.getLogger('absl').setLevel(50)",

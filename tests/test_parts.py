@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from redundancy import config as config_lib
-from redundancy import experiment, lease, parts, storage
+from redundancy import experiment, parts, storage
 from redundancy.data import shared_dataset
 from redundancy.embedding.importing import Request, import_embeddings
 from redundancy.errors import ConfigError
@@ -20,7 +20,7 @@ from redundancy.selection.stages import link, select
 from redundancy.training import packing
 from redundancy.training.loop import digest, identity, result_path
 from redundancy.training.packing import Packing
-from redundancy.workdir import Workdir
+from redundancy.workdir import Workdir, lease
 from tests.waiting import ending, wait_until
 
 FIELDS = {

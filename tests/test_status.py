@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 from redundancy import config as config_lib
-from redundancy import last_error, lease, storage, table
+from redundancy import storage, table
 from redundancy.errors import ConfigError, WorkdirError
 from redundancy.parts import Part
 from redundancy.status import command as status
 from redundancy.status import pace
 from redundancy.status.survey import survey
-from redundancy.workdir import STAGES
+from redundancy.workdir import STAGES, last_error, lease
 from tests.tiers import soaked
 from tests.waiting import wait_until
 
@@ -32,7 +32,7 @@ from tests.waiting import wait_until
 SWEEP = """
 import sys
 from redundancy import config as config_lib, experiment, storage
-from redundancy.lease import Lease
+from redundancy.workdir.lease import Lease
 from redundancy.workdir import Workdir
 root, sys.argv[1:] = sys.argv[1], ["sweep"]
 config = config_lib.resolve(storage.read_json(root + "/config.json")["config"])

@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from redundancy import lease, storage
+from redundancy import storage
 from redundancy.errors import DataError
-from redundancy.lease import STALE_S
 from redundancy.listing import File, list_files
-from redundancy.workdir import read_manifest
+from redundancy.workdir import lease, read_manifest
+from redundancy.workdir.lease import STALE_S
+from redundancy.workdir.owner import is_dead, is_here
 
 
 class Files:
@@ -87,10 +88,10 @@ def at_work(files: Files, now: float) -> list[dict[str, Any]]:
             renewed = owner.get("renewed")
             silent = now - max(files.files[name].time, renewed if isinstance(renewed, int | float) else 0.0)
             state = "gone" if silent > STALE_S else "working"
-        elif not lease.is_here(owner):
+        elif not is_here(owner):
             silent = now - max(file.time for file in files.files.values())
             state = "unknown"
-        if lease.is_dead(owner):
+        if is_dead(owner):
             state = "gone"
         shown = {key: owner.get(key) for key in ("command", "pid", "since")}
         host = str(owner.get("host") or "?").split(" ")[0]

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from redundancy import config as config_lib
-from redundancy import last_error, lease, storage, table
+from redundancy import storage, table
 from redundancy.errors import ConfigError, WorkdirError
 from redundancy.listing import is_folder
 from redundancy.selection import methods
 from redundancy.status import pace
 from redundancy.status import runs as survey_runs
 from redundancy.status.files import Files, at_work
-from redundancy.workdir import STAGES, Workdir, finished, need_fields
+from redundancy.workdir import STAGES, Workdir, finished, last_error, lease, need_fields
 
 _OURS = {"config.json", "pretrain", "embeddings", "merges", "subsets", "runs", "results.csv", "report"}
 _FIELDS: dict[str, dict[str, type]] = {  # of each stage's manifest

@@ -1,0 +1,203 @@
+"""Whose config and whose data set a workdir belongs to: a command claims both before it works."""
+
+import csv
+import importlib.metadata
+import io
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from redundancy import config as config_lib
+from redundancy import processes, storage
+from redundancy.config import Affects
+from redundancy.errors import ConfigError, WorkdirError
+from redundancy.selection.methods import METHODS
+from redundancy.workdir.layout import Layout
+from redundancy.workdir.manifest import need_fields, read_manifest
+
+# What only a run of a config can have made; embeddings may be anybody's.
+_OF_A_CONFIG = {"pretrain", "merges", "subsets", "runs", "results.csv"}
+# Fields of a data set's fingerprint that those of earlier versions lack.
+_ADDED = {"labels_sha256", "files"}
+_ATTEMPTS = 10
+_PACKAGES = ("redundancy", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+class Workdir(Layout):
+    """The artifacts of one experiment below `root` (local or gs://), claimed for its config and its data set."""
+
+    def claim(self, config: Mapping[str, Any]) -> None:
+        """Makes the workdir this config's, or checks that all that lies there can be this config's too.
+
+        A field may differ from the workdir's as long as nothing there depends on it, see `_dependents`. The workdir's
+        config.json is then written with the new config. Of several processes the first does it.
+
+        Raises:
+          WorkdirError: something there was made with another value of a field; names the fields and what depends.
+        """
+        wanted = config_lib.to_json(config)
+
+        def claim():
+            self._claim(wanted)
+            return wanted
+
+        first = processes.first(claim)
+        if fields := config_lib.differing(first, wanted):
+            shown = "; ".join(f"{name}: {first.get(name)!r} there, {wanted.get(name)!r} here" for name in fields)
+            raise ConfigError(
+                f"process 0 of this run has another config. Differing: {shown}. Give all the same command."
+            )
+
+    def _claim(self, wanted: Mapping[str, Any]) -> None:
+        storage.remove_scratch(self.root)
+        self._until_written(lambda: self._try_claim(wanted))
+
+    def _until_written(self, attempt: Callable[[], bool]) -> None:
+        """Repeats what reads config.json and writes it again, where another part of a sweep wrote it in between."""
+        if not any(attempt() for _ in range(_ATTEMPTS)):
+            raise WorkdirError(
+                f"{self.config} is written by others again and again, or cannot be replaced. Look who does."
+            )
+
+    def _try_claim(self, wanted: Mapping[str, Any]) -> bool:
+        seen = storage.generation(self.config)
+        made = set(storage.list_dir(self.root))
+        if seen is not None:
+            made.add("config.json")  # whatever a listing that comes late says
+        if "config.json" not in made and made & _OF_A_CONFIG:
+            raise WorkdirError(
+                f"{self.root} holds {', '.join(sorted(made & _OF_A_CONFIG))} but no config.json, so nothing tells which "
+                "config made them. Restore config.json, or choose another --workdir."
+            )
+        recorded = {"config": wanted, "versions": versions()}
+        if "config.json" in made and made != {"config.json"}:
+            recorded = need_fields(self.config, storage.read_json(self.config), config=dict)
+            # An earlier version, which lacked a field, did what the field's default asks for.
+            defaults = config_lib.to_json(config_lib.defaults())
+            recorded = {**recorded, "config": {**defaults, **recorded["config"]}}
+            fields = config_lib.differing(recorded["config"], wanted)
+            if not fields:
+                return True
+            self._check_free(recorded["config"], wanted, fields, made)
+            recorded = {**recorded, "config": wanted}
+        try:
+            return storage.change_json(self.config, seen, recorded)
+        except OSError as error:
+            raise WorkdirError(
+                f"--workdir {self.root} cannot be written to ({error.strerror or error}). Choose another folder."
+            ) from error
+
+    def _check_free(
+        self, found: Mapping[str, Any], wanted: Mapping[str, Any], fields: Sequence[str], made: set[str]
+    ) -> None:
+        """Raises WorkdirError where something in the workdir depends on one of the differing `fields`."""
+        dependents = self._dependents(made)
+        if dependents:  # a field of another version of this program may matter to anything
+            dependents = dict.fromkeys(set(fields) - set(config_lib.FIELDS), self.root) | dependents
+        fixed = [name for name in fields if name in dependents]
+        if not fixed:
+            return
+        shown = "; ".join(
+            f"{name}: {found.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} here" for name in fixed
+        )
+        folders = sorted({dependents[name] for name in fixed})
+        again = f"delete {' and '.join(folders)}, " if {*folders} <= {self.subsets, self.report} else ""
+        raise WorkdirError(
+            f"{self.root} was made with another config. Differing: {shown} ({' and '.join(folders)} made with it). "
+            f"Use these values, {again}or choose another --workdir."
+        )
+
+    def _dependents(self, made: set[str]) -> dict[str, str]:
+        """For each field of the config that something in the workdir depends on, what does.
+
+        Imported embeddings depend on none, merges neither: they tell how deep they are. Subsets of other fractions,
+        methods, layers and trials have other names, and lie side by side until there are runs.
+        """
+        fields: dict[str, str] = {}
+
+        def depends(what: str, affected: Affects) -> None:
+            for name, field in config_lib.FIELDS.items():
+                if field.affects & affected:
+                    fields.setdefault(name, what)
+
+        runs = next((self.path(name) for name in ("runs", "results.csv") if name in made), None)
+        if runs is not None:
+            depends(runs, Affects.RUNS)
+        if "pretrain" in made:
+            depends(self.pretrain, Affects.NETWORK)
+        if "embeddings" in made and (folder := self._embedded_layer(unfinished="pretrain" in made)):
+            depends(folder, Affects.NETWORK | Affects.EMBEDDINGS)
+        names = storage.list_dir(self.subsets) if "subsets" in made else []
+        for method in METHODS.values():
+            if any(file.startswith(f"{method.name}-") for file in names):
+                fields |= {name: self.subsets for name in method.fields if name not in fields}
+        if "report" in made:
+            depends(self.report, Affects.REPORT)
+        return fields
+
+    def _embedded_layer(self, unfinished: bool) -> str | None:
+        """Folder of a layer that the stage `embed` made, or, with `unfinished`, may have begun; None without one."""
+        for layer in storage.list_dir(self.path("embeddings")):
+            manifest = read_manifest(self.embeddings(layer))
+            checkpoint = manifest.get("checkpoint") if isinstance(manifest, dict) else None
+            if (manifest is None and unfinished) or str(checkpoint).startswith("pretrain/"):
+                return self.embeddings(layer)
+        return None
+
+    def claim_dataset(self, fingerprint: Mapping[str, Any], skipped: Sequence[tuple[str, str]] = ()) -> None:
+        """Records the data set's fingerprint beside the config, or checks that it is the recorded one.
+
+        Args:
+          fingerprint: of the data set.
+          skipped: files that it leaves out, and why; written to skipped_images.csv.
+
+        Raises:
+          WorkdirError: positions in this workdir are those of another data set.
+        """
+        processes.first(lambda: self._until_written(lambda: self._claim_dataset(fingerprint, skipped)))
+
+    def _claim_dataset(self, fingerprint: Mapping[str, Any], skipped: Sequence[tuple[str, str]]) -> bool:
+        seen = storage.generation(self.config)
+        found = need_fields(self.config, storage.read_json(self.config), config=dict)
+        recorded = found.get("dataset")
+        if recorded is not None:
+            self.check_fingerprint(need_fields(self.config, found, dataset=dict)["dataset"], fingerprint, self.config)
+            return True
+        if skipped:
+            buffer = io.StringIO()
+            csv.writer(buffer, lineterminator="\n").writerows([("file", "reason"), *skipped])
+            storage.write_text(self.path("skipped_images.csv"), buffer.getvalue())
+        return storage.change_json(self.config, seen, {**found, "dataset": dict(fingerprint)})
+
+    def check_fingerprint(self, recorded: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
+        """Raises WorkdirError where two fingerprints differ; `where` is the file that holds `recorded`."""
+        one_sided = recorded.keys() ^ given.keys()
+        fields = [
+            name
+            for name in config_lib.differing(dict(recorded), dict(given))
+            if not (name in _ADDED and name in one_sided)
+        ]
+        if fields:
+            shown = "; ".join(f"{name}: {recorded.get(name)!r} recorded, {given.get(name)!r} now" for name in fields)
+            raise WorkdirError(
+                f"{where} belongs to another data set. Differing: {shown}. "
+                "Positions would name other images: restore that data set or choose another --workdir."
+            )
+
+    def dataset_fingerprint(self) -> dict[str, Any] | None:
+        """The recorded fingerprint, or None before the first stage that opens the data set."""
+        if not storage.exists(self.config):
+            return None
+        found = need_fields(self.config, storage.read_json(self.config), config=dict)
+        return need_fields(self.config, found, dataset=dict)["dataset"] if "dataset" in found else None
