@@ -21,7 +21,7 @@ from benchmarks import common
 from benchmarks.common import say
 from redundancy import config as config_lib
 from redundancy.data import open_dataset
-from redundancy.table import full_schedule
+from redundancy.experiment.table import full_schedule
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh
 from redundancy.training.schedule import learning_rate, peak_learning_rate

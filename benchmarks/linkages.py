@@ -37,7 +37,7 @@ def ours_at_once(classes: Sequence[np.ndarray], kept: float) -> list[np.ndarray]
         return [ours(classes[0], kept)]
     import threadpoolctl
 
-    from redundancy import machine
+    from redundancy.runtime import machine
 
     with threadpoolctl.threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(machine.cores()) as pool:
         return list(pool.map(lambda embeddings: ours(embeddings, kept), classes))

@@ -175,7 +175,7 @@ def measure(names: Sequence[str], quick: bool, repeats: int) -> dict[str, Any]:
     if device.platform == "cpu":
         import torch
 
-        from redundancy.machine import cores
+        from redundancy.runtime.machine import cores
 
         torch.set_num_threads(cores())
     found, ratios = {}, {}

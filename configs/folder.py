@@ -15,7 +15,7 @@ read by what is in them, whatever their names; the first frame of animations cou
 import os
 
 from redundancy.config import defaults
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 
 
 def get_config(arg: str = ""):

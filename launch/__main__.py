@@ -24,7 +24,7 @@ from launch import spec as spec_lib
 from launch.cloud import CloudError, Gcloud
 from launch.controller import Resource, State
 from launch.spec import Spec
-from redundancy.errors import ConfigError, UserError, nearest
+from redundancy.runtime.errors import ConfigError, UserError, nearest
 
 USAGE = """\
 launch: runs a redundancy command on Cloud TPU slices, and brings it back after every preemption.
@@ -99,7 +99,7 @@ def _check_command(command: list[str], spec: Spec) -> None:
         if spec.backend == "local" and not (workdir.startswith("gs://") or os.path.isabs(workdir)):
             raise ConfigError(f"--workdir {workdir} is relative; wanted a whole path: hosts have folders of their own.")
         if index == 0:
-            code = "import sys; from redundancy import main; sys.exit(main.check(['redundancy', *sys.argv[1:]]))"
+            code = "import sys; from redundancy.cli import main; sys.exit(main.check(['redundancy', *sys.argv[1:]]))"
             env = {**os.environ, "JAX_PLATFORMS": "cpu"}
             done = subprocess.run([sys.executable, "-c", code, *shown], env=env, cwd=run_lib.HERE.parent, check=False)
             if done.returncode:

@@ -10,7 +10,7 @@ import re
 import subprocess
 import tarfile
 
-from redundancy.errors import UserError
+from redundancy.runtime.errors import UserError
 
 MAX_BYTES = 100 * 2**20
 _SECRET = re.compile(

@@ -13,8 +13,8 @@ from absl import logging
 
 from launch.controller import CAPACITY, Resource, State
 from launch.spec import Spec
-from redundancy.cache_folder import cache_folder
-from redundancy.errors import UserError
+from redundancy.runtime.cache_folder import cache_folder
+from redundancy.runtime.errors import UserError
 
 # An ssh connection to a slice that was taken back would otherwise hang.
 _SSH = ("-oServerAliveInterval=15", "-oServerAliveCountMax=4", "-oConnectTimeout=20")

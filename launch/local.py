@@ -13,7 +13,7 @@ from launch import worker
 from launch.cloud import CloudError
 from launch.controller import Resource, State
 from launch.spec import Spec
-from redundancy.errors import UserError
+from redundancy.runtime.errors import UserError
 
 
 def _free_port() -> int:

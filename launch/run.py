@@ -20,7 +20,7 @@ from launch.cloud import PERMANENT, CloudError, Gcloud, GcsFiles, QueuedResource
 from launch.controller import Attempt, Close, Create, Delete, End, Host, Record, Resource, Sight, Start, State, Wait
 from launch.local import LocalFiles, LocalSlices
 from launch.spec import Spec, owner
-from redundancy.errors import WorkdirError
+from redundancy.runtime.errors import WorkdirError
 
 HERE = pathlib.Path(__file__).resolve().parent
 _ACK = re.compile(r"LAUNCH-ACK (\{.*\})")

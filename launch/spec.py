@@ -9,7 +9,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from redundancy.errors import ConfigError, nearest
+from redundancy.runtime.errors import ConfigError, nearest
 
 # Accelerator types, what their number counts per chip, the TPU VM's software (Google's page on runtimes, 2026), and the
 # names of their topologies for the compiler.

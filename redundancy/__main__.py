@@ -1,5 +1,5 @@
 """`python -m redundancy`, the same as the command `redundancy`."""
 
-from redundancy.main import command
+from redundancy.cli.main import command
 
 command()

@@ -16,7 +16,7 @@ from http import HTTPStatus
 from absl import logging
 
 from redundancy import storage
-from redundancy.errors import ConfigError, UserError, WorkdirError
+from redundancy.runtime.errors import ConfigError, UserError, WorkdirError
 from redundancy.workdir import Workdir
 
 _HOST, _PORT = "127.0.0.1", 8899

@@ -18,8 +18,8 @@ os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
 import fsspec
 
-from redundancy.errors import DataError, StorageError
 from redundancy.retries import retrying, status_of
+from redundancy.runtime.errors import DataError, StorageError
 
 # The class is imported, and gcsfs with it, when the first such path is used, Orbax's among them.
 for _protocol in ("gs", "gcs"):

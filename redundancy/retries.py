@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from absl import logging
 
-from redundancy.errors import ConfigError, StorageError, UserError
+from redundancy.runtime.errors import ConfigError, StorageError, UserError
 
 T = TypeVar("T")
 

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from redundancy import scratch
-from redundancy.errors import DataError, UserError
 from redundancy.remote import download, filesystem, is_gs, open_remote, patiently, upload
 from redundancy.remote import is_local as is_local
 from redundancy.retries import is_transient as is_transient
 from redundancy.retries import retrying as retrying
+from redundancy.runtime.errors import DataError, UserError
 
 _MOMENT = 2.0  # seconds; FAT's times are no finer
 # Of a remote file's entry in a listing, by gcsfs, s3fs, fsspec's own memory and others.

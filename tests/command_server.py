@@ -60,7 +60,7 @@ class Server:
 
 def _child(asked: dict, counter: int) -> None:
     """Runs the command line; never returns."""
-    import redundancy.main
+    import redundancy.cli.main
 
     os.environ.clear()
     os.environ.update(asked["env"])
@@ -88,14 +88,14 @@ def _child(asked: dict, counter: int) -> None:
     if asked["root"]:
         sys.addaudithook(hook)
     sys.argv = ["redundancy", *asked["argv"]]
-    redundancy.main.command()
+    redundancy.cli.main.command()
 
 
 def main() -> None:
+    import redundancy.cli.main
     import redundancy.data
     import redundancy.embedding.extract
-    import redundancy.experiment
-    import redundancy.main
+    import redundancy.experiment.sweep
     import redundancy.report.stage
     import redundancy.selection.stages
     import redundancy.training.pretrain  # noqa: F401

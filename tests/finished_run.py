@@ -9,7 +9,7 @@ import jax
 
 from redundancy import config as config_lib
 from redundancy.embedding.extract import embed
-from redundancy.experiment import sweep
+from redundancy.experiment.sweep import sweep
 from redundancy.report.stage import report
 from redundancy.selection.stages import link, select
 from redundancy.training.pretrain import train

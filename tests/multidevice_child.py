@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import AxisType
 
 from redundancy import config as config_lib
-from redundancy import preemption
 from redundancy.data import open_dataset
-from redundancy.errors import Preempted
-from redundancy.table import full_schedule
+from redundancy.experiment.table import full_schedule
+from redundancy.runtime import preemption
+from redundancy.runtime.errors import Preempted
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh
 from redundancy.training.trainer import Trainer

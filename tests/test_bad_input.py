@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 from redundancy import config as config_lib
-from redundancy import machine
 from redundancy.data import open_dataset
 from redundancy.embedding.importing import Request, import_embeddings
-from redundancy.errors import ConfigError, UserError
+from redundancy.runtime import machine
+from redundancy.runtime.errors import ConfigError, UserError
 from redundancy.workdir import Workdir
 
 N = 24

@@ -14,7 +14,7 @@ import gcs_emulator
 import pytest
 
 from redundancy import browse, storage
-from redundancy.errors import ConfigError, WorkdirError
+from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.workdir import Workdir
 from tests.ports import free_port
 

@@ -9,7 +9,7 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy.data import open_dataset
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 REQUIRED = ("fractions", "methods", "trials", "steps", "batch_size", "seed", "dataset")

@@ -27,7 +27,7 @@ import yaml
 
 from launch.spec import Spec
 from redundancy import config
-from redundancy.help import HELP
+from redundancy.cli.help import HELP
 from redundancy.workdir import STAGES, Workdir
 
 PAGES = documented.pages()

@@ -16,9 +16,9 @@ from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.embedding.extract import embed
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import DataError, WorkdirError
-from redundancy.experiment import sweep
+from redundancy.experiment.sweep import sweep
 from redundancy.report.stage import report
+from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.selection.stages import link, read_subset, select
 from redundancy.training.pretrain import train
 from redundancy.workdir import STAGES, Workdir

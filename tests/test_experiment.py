@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from redundancy import config as config_lib
-from redundancy import experiment, table
 from redundancy.data import open_dataset
-from redundancy.errors import DataError, WorkdirError
+from redundancy.experiment import sweep, table
+from redundancy.experiment.table import subset_schedule
+from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.selection.subset import Subset, write_subset
-from redundancy.table import subset_schedule
 from redundancy.workdir import Workdir
 
 
@@ -16,7 +16,7 @@ def test_packs_hold_runs_of_equal_length_once_each():
     config = config_lib.resolve({"fractions": (0.9, 0.5), "trials": 3, "budget": "epochs"})
     runs = table.runs(config)
     schedules = {run.fraction: subset_schedule(config, 0, run.fraction) for run in runs}
-    packs = [pack for _, pack in experiment._packs(runs, schedules, 4)]
+    packs = [pack for _, pack in sweep._packs(runs, schedules, 4)]
     assert sorted(run.name for pack in packs for run in pack) == sorted(run.name for run in runs)
     assert all(len(pack) <= 4 and len({run.steps for run in pack}) == 1 for pack in packs)
     assert [len(pack) for pack in packs] == [3, 4, 2, 4, 2]
@@ -25,12 +25,12 @@ def test_packs_hold_runs_of_equal_length_once_each():
 def test_a_run_of_another_subset_is_refused(tmp_path):
     workdir = Workdir(str(tmp_path))
     run = table.runs(config_lib.resolve({"fractions": (0.9,), "trials": 1}))[1]
-    experiment._claim(workdir, run, {"semantic-0.9000": "first"})
-    experiment._claim(workdir, run, {"semantic-0.9000": "first"})
+    sweep._claim(workdir, run, {"semantic-0.9000": "first"})
+    sweep._claim(workdir, run, {"semantic-0.9000": "first"})
     with pytest.raises(WorkdirError, match="subset_sha256"):
-        experiment._claim(workdir, run, {"semantic-0.9000": "second"})
+        sweep._claim(workdir, run, {"semantic-0.9000": "second"})
     with pytest.raises(DataError, match=r"no semantic-0\.9000"):
-        experiment._claim(workdir, run, {})
+        sweep._claim(workdir, run, {})
 
 
 def test_a_subset_with_other_labels_than_the_data_set_is_refused(tmp_path):
@@ -45,7 +45,7 @@ def test_a_subset_with_other_labels_than_the_data_set_is_refused(tmp_path):
 
     def kept(positions, labels):
         write_subset(workdir.subset("semantic-0.9000"), Subset(positions, labels, *none, metadata))
-        return experiment._kept(workdir, run, dataset)
+        return sweep._kept(workdir, run, dataset)
 
     assert (kept(train.positions, train.labels) == train.positions).all()
     wrong = train.labels.copy()

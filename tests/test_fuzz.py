@@ -26,7 +26,7 @@ from redundancy.data import images, open_dataset
 from redundancy.embedding import ids as ids_lib
 from redundancy.embedding.importing import Request, import_embeddings
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import UserError
+from redundancy.runtime.errors import UserError
 from redundancy.selection.export import Request as ExportRequest
 from redundancy.selection.export import export
 from redundancy.selection.stages import link, read_subset, select

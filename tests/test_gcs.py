@@ -15,7 +15,7 @@ from absl import logging
 from faults_proxy import first
 
 from redundancy import retries, storage
-from redundancy.errors import ConfigError, DataError, StorageError
+from redundancy.runtime.errors import ConfigError, DataError, StorageError
 
 pytest.importorskip("gcsfs")
 

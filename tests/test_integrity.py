@@ -16,7 +16,7 @@ from redundancy import storage
 from redundancy.embedding import ids
 from redundancy.embedding.importing import Request as Import
 from redundancy.embedding.importing import import_embeddings
-from redundancy.errors import DataError, UserError
+from redundancy.runtime.errors import DataError, UserError
 from redundancy.selection import merges, stages, tasks
 from redundancy.selection.export import Request, export
 from redundancy.training.checkpoints import Checkpoints

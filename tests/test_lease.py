@@ -14,15 +14,16 @@ import gcs_emulator
 import pytest
 
 from redundancy import storage
-from redundancy.errors import WorkdirError
-from redundancy.parts import Part
+from redundancy.experiment.parts import Part
+from redundancy.runtime.errors import WorkdirError
 from redundancy.workdir import lease as lease_lib
 from redundancy.workdir.lease import LEASE, LOCK, Lease, is_held
 from tests.waiting import wait_until
 
 HOLD = """
 import sys
-from redundancy import lease, parts
+from redundancy.experiment import parts
+from redundancy.workdir import lease
 _, root, kind, *part = sys.argv
 sys.argv[1:] = ["sweep"]
 if kind == "file":

@@ -12,12 +12,13 @@ import pytest
 from finished_run import finished, small_config
 
 from redundancy import config as config_lib
-from redundancy import estimates, machine, storage
+from redundancy import estimates, storage
 from redundancy.data import open_dataset
 from redundancy.embedding import store
-from redundancy.errors import ConfigError, WorkdirError
 from redundancy.estimates import needs
 from redundancy.estimates.work import work_of
+from redundancy.runtime import machine
+from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.selection import stages
 from redundancy.training import plan
 from redundancy.training.checkpoints import Checkpoints

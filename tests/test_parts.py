@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from redundancy import config as config_lib
-from redundancy import experiment, parts, storage
+from redundancy import storage
 from redundancy.data import shared_dataset
 from redundancy.embedding.importing import Request, import_embeddings
-from redundancy.errors import ConfigError
-from redundancy.parts import Part
+from redundancy.experiment import parts, sweep
+from redundancy.experiment.parts import Part
+from redundancy.runtime.errors import ConfigError
 from redundancy.selection.stages import link, select
 from redundancy.training import packing
 from redundancy.training.loop import digest, identity, result_path
@@ -150,15 +151,15 @@ def trained(monkeypatch):
             storage.write_json(result_path(job.folder), result)
         return [result] * len(jobs)
 
-    monkeypatch.setattr(experiment, "Trainer", lambda config, *_: config)
-    monkeypatch.setattr(experiment, "train_pack", train_pack)
+    monkeypatch.setattr(sweep, "Trainer", lambda config, *_: config)
+    monkeypatch.setattr(sweep, "train_pack", train_pack)
     return packs
 
 
 def test_whoever_ends_last_writes_the_results(selected, trained, tmp_path):
     config = selected[0]
     whole = copy_of(selected, tmp_path / "whole")
-    experiment.sweep(config, whole)
+    sweep.sweep(config, whole)
     packs, wanted = sorted(trained), storage.read_bytes(whole.results)
     manifest = storage.read_bytes(f"{whole.runs}/manifest.json")
     for index, order in enumerate(itertools.permutations(range(3))):
@@ -167,19 +168,19 @@ def test_whoever_ends_last_writes_the_results(selected, trained, tmp_path):
         for number in order:
             assert not storage.exists(workdir.results)
             # The last is no part: it does what is left.
-            experiment.sweep(config, workdir, part=Part(number, 3) if index or number != order[-1] else None)
+            sweep.sweep(config, workdir, part=Part(number, 3) if index or number != order[-1] else None)
         assert sorted(trained) == packs
         assert storage.read_bytes(workdir.results) == wanted
         assert storage.read_bytes(f"{workdir.runs}/manifest.json") == manifest
         trained.clear()
-        experiment.sweep(config, workdir, part=Part(0, 2))
+        sweep.sweep(config, workdir, part=Part(0, 2))
         assert trained == []
 
 
 def test_more_parts_than_packs(selected, trained, tmp_path):
     workdir = copy_of(selected, tmp_path / "w")
     for number in (9, 3, 0, 1, 4, 2):
-        experiment.sweep(selected[0], workdir, part=Part(number, 10))
+        sweep.sweep(selected[0], workdir, part=Part(number, 10))
     assert len(trained) == 5
     assert storage.exists(workdir.results)
 
@@ -189,9 +190,7 @@ def test_a_part_tells_what_it_shares_before_it_trains(selected, trained, tmp_pat
     for index, fields in enumerate(({}, {"log_every": 7}, {"pack": 1}, {"lr_per_256": 0.3}, {"trials": 1})):
         config = config_lib.resolve({"dataset": selected[0].dataset, **FIELDS, **fields})
         workdir = copy_of(selected, tmp_path / str(index))
-        experiment.sweep(
-            config, workdir, part=Part(index % 2, 2), agree=lambda table: told.append((table, len(trained)))
-        )
+        sweep.sweep(config, workdir, part=Part(index % 2, 2), agree=lambda table: told.append((table, len(trained))))
         trained.clear()
     assert [before for _, before in told] == [0] * 5
     assert told[0] == told[1]
@@ -212,7 +211,7 @@ def test_every_pack_is_one_parts_and_parts_are_even(count):
 @pytest.mark.parametrize("stale", [False, True])
 def test_of_parts_that_measure_at_once_one_chooses(tmp_path, monkeypatch, stale):
     config = config_lib.resolve({**FIELDS, "pack": 0, "pack_mode": "vmap"})
-    mesh, path = experiment.make_mesh(config, num_trials=1), str(tmp_path / "packing.json")
+    mesh, path = sweep.make_mesh(config, num_trials=1), str(tmp_path / "packing.json")
     if stale:
         storage.write_json(path, {"pack": 8, "vmap": True, "device": "another", "mesh": {}})
         os.utime(path, (0, 0))

@@ -7,11 +7,11 @@ import pty
 import subprocess
 import sys
 
-from redundancy.progress import Progress
+from redundancy.runtime.progress import Progress
 
 PROGRAM = """
 import time
-from redundancy.progress import Progress
+from redundancy.runtime.progress import Progress
 with Progress("embed", 5, "images") as progress:
     for _ in range(5):
         time.sleep(0.15)

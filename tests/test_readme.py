@@ -1,6 +1,6 @@
 """The README lists what there is. Its commands are run by test_docs.py."""
 
-from redundancy.help import HELP
+from redundancy.cli.help import HELP
 from redundancy.workdir import STAGES
 
 

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from redundancy import config as config_lib
-from redundancy import storage, table
-from redundancy.errors import ConfigError, WorkdirError
-from redundancy.parts import Part
+from redundancy import storage
+from redundancy.experiment import table
+from redundancy.experiment.parts import Part
+from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.status import command as status
 from redundancy.status import pace
 from redundancy.status.survey import survey
@@ -31,13 +32,14 @@ from tests.waiting import wait_until
 # A sweep as the command line runs it, of the config in the workdir.
 SWEEP = """
 import sys
-from redundancy import config as config_lib, experiment, storage
+from redundancy import config as config_lib, storage
+from redundancy.experiment.sweep import sweep
 from redundancy.workdir.lease import Lease
 from redundancy.workdir import Workdir
 root, sys.argv[1:] = sys.argv[1], ["sweep"]
 config = config_lib.resolve(storage.read_json(root + "/config.json")["config"])
 with Lease(root):
-    experiment.sweep(config, Workdir(root))
+    sweep(config, Workdir(root))
 """
 COUNT = """
 import json, sys
@@ -99,7 +101,7 @@ def processor_seconds():
 
 def test_it_is_light_and_quick(copied, repo, child_env):
     code = (
-        "import sys; from redundancy import main; code = main.entry(['redundancy', 'status', '--workdir', sys.argv[1]]);"
+        "import sys; from redundancy.cli import main; code = main.entry(['redundancy', 'status', '--workdir', sys.argv[1]]);"
         "print(code, {'jax', 'tensorflow', 'matplotlib', 'tensorboard', 'scipy'} & {*sys.modules})"
     )
     seconds = []

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from redundancy import scratch, storage
-from redundancy.errors import DataError, StorageError
+from redundancy.runtime.errors import DataError, StorageError
 
 
 def table(start, stop):

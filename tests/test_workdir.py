@@ -4,7 +4,7 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy import storage
-from redundancy.errors import WorkdirError
+from redundancy.runtime.errors import WorkdirError
 from redundancy.workdir import Workdir, need_manifest, run_name, subset_name, write_manifest
 
 

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from redundancy import config, experiment, table
-from redundancy import help as help_lib
+from redundancy import config
+from redundancy.cli import help as help_lib
 from redundancy.embedding import ids, store
+from redundancy.experiment import sweep, table
 from redundancy.report import compare
 from redundancy.selection import merges, subset
 from redundancy.selection.linkage import Merges
@@ -342,7 +343,7 @@ def artifacts() -> str:
         if not each.kind:
             continue
         schema = types.get(each.path)
-        columns = experiment.COLUMNS if each.path == "results.csv" else schema and schema.names
+        columns = sweep.COLUMNS if each.path == "results.csv" else schema and schema.names
         if columns and list(each.fields) != list(columns):
             raise SystemExit(f"docs: {each.path} has columns {columns}; told are {list(each.fields)}")
         out += [f"## {each.path}\n", f"{each.doc[0].upper()}{each.doc[1:]}.\n"]

@@ -12,7 +12,7 @@ import ml_collections
 from redundancy.config import data, experiment, model, training
 from redundancy.config.field import CONTROLS, Field
 from redundancy.config.fields import FIELDS
-from redundancy.errors import ConfigError, nearest
+from redundancy.runtime.errors import ConfigError, nearest
 
 _LONGEST = 4096  # characters of a text, as of a path on Linux
 _MOST_SHOWN = 200  # characters of a wrong value in a message

@@ -3,7 +3,7 @@
 import functools
 
 from redundancy.config.field import Affects, Field, all_between, between, one_of
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 
 AUGMENTATIONS = ("none", "flip", "crop", "crop_flip", "resized_crop", "resized_crop_flip")
 BAD_IMAGES = ("stop", "skip")

@@ -3,7 +3,7 @@
 import functools
 
 from redundancy.config.field import Affects, Field, between, fraction_name, one_of, some_of
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 from redundancy.selection import methods
 
 LAYERS = ("start", "middle", "end")

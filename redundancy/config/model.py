@@ -3,7 +3,7 @@
 import functools
 
 from redundancy.config.field import MOST_IMAGES, Field, below_one, between, one_of
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 
 FORMS = ("cifar", "imagenet")
 IMAGENET_DEPTHS = (18, 34, 50, 101, 152)

@@ -3,7 +3,7 @@
 import functools
 
 from redundancy.config.field import MOST_IMAGES, Affects, Field, below_one, between, one_of
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 
 BUDGETS = ("steps", "epochs")
 PACK_MODES = ("auto", "loop", "vmap")

@@ -12,7 +12,7 @@ from redundancy import storage
 from redundancy.data import crops, inputs, npy, splits
 from redundancy.data.dataset import Dataset
 from redundancy.data.resize import resize
-from redundancy.errors import ConfigError, DataError
+from redundancy.runtime.errors import ConfigError, DataError
 
 _LAYOUTS = (
     {"train": ("train_images", "train_labels"), "test": ("test_images", "test_labels")},

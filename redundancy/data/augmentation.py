@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from redundancy.config import AUGMENTATIONS
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 
 
 def augment(images: jax.Array, key: jax.Array, positions: jax.Array, kind: str, pad: int) -> jax.Array:

@@ -15,7 +15,7 @@ import numpy as np
 
 from redundancy.data import order
 from redundancy.data.crops import RandomResizedCrop
-from redundancy.errors import ConfigError, DataError
+from redundancy.runtime.errors import ConfigError, DataError
 
 Images = tuple[np.ndarray, np.ndarray]
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]

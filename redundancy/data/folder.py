@@ -15,8 +15,8 @@ from redundancy.data.dataset import Dataset, check_image_size
 from redundancy.data.images import EXTENSIONS
 from redundancy.data.inputs import check_names, shown, unfit
 from redundancy.data.remembered import remembered
-from redundancy.errors import DataError
-from redundancy.progress import Progress
+from redundancy.runtime.errors import DataError
+from redundancy.runtime.progress import Progress
 
 _SPLITS = ("train", "test", "validation", "val")
 _WANTED = f"ROOT/train/CLASS/*.jpg (and test/, validation/ or val/), or ROOT/CLASS/*.jpg, with {', '.join(EXTENSIONS)}"

@@ -8,7 +8,7 @@ import numpy as np
 from redundancy.data import splits
 from redundancy.data.dataset import Dataset
 from redundancy.data.inputs import shown
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 
 _IMAGENET = (1000, 1_281_167, 50_000)
 _OFFSETS = 1 << 22

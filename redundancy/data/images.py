@@ -18,7 +18,7 @@ from PIL import Image
 from redundancy.data.crops import RandomResizedCrop, centre_box
 from redundancy.data.inputs import quiet, shown, unfit
 from redundancy.data.resize import resize
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF")

@@ -10,9 +10,10 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 
-from redundancy import machine, storage
+from redundancy import storage
 from redundancy.config import CONTROLS
-from redundancy.errors import DataError
+from redundancy.runtime import machine
+from redundancy.runtime.errors import DataError
 
 _SHOWN = 1000  # characters, of which a path may have more
 _LONGEST_NAME = 1000

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 
 _OPEN_FILES = 128
 _HEADER, _FOOTER = 12, 4

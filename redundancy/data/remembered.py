@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from redundancy import storage
-from redundancy.cache_folder import cache_folder
+from redundancy.runtime.cache_folder import cache_folder
 
 
 def remembered(identity: Mapping[str, Any], files: Sequence[str], make: Callable[[], np.ndarray]) -> np.ndarray:

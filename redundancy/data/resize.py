@@ -5,7 +5,7 @@ Compiled by Numba and run without the interpreter's lock; the same bits on every
 
 import numpy as np
 
-from redundancy.compiled import compiled
+from redundancy.runtime.compiled import compiled
 
 
 def resize(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:

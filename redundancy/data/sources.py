@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from redundancy import config as config_lib
 from redundancy.data.dataset import Dataset
-from redundancy.errors import ConfigError, DataError
+from redundancy.runtime.errors import ConfigError, DataError
 
 
 @functools.lru_cache(maxsize=1)

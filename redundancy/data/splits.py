@@ -9,7 +9,7 @@ import numpy as np
 
 from redundancy.data import order
 from redundancy.data.dataset import Split
-from redundancy.errors import ConfigError, DataError, nearest
+from redundancy.runtime.errors import ConfigError, DataError, nearest
 
 # Which images are held out is part of the data set, not of a trial: config.seed must not change it.
 HOLDOUT_SEED = 20_190_611

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 
 
 def _next_shard(name: str) -> str | None:

@@ -22,8 +22,8 @@ from redundancy.data.inputs import check_memory, check_names, unfit
 from redundancy.data.quiet_tensorflow import tf, tfds
 from redundancy.data.remembered import remembered
 from redundancy.data.tfds_stream import INTERLEAVED_SHARDS, Stored
-from redundancy.errors import ConfigError, DataError, nearest
-from redundancy.progress import Progress
+from redundancy.runtime.errors import ConfigError, DataError, nearest
+from redundancy.runtime.progress import Progress
 
 _LOOKED_THROUGH = 16_384  # images, for the one that cannot be decoded
 

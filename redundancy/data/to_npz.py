@@ -12,7 +12,7 @@ import numpy as np
 from redundancy import storage
 from redundancy.config import resolve
 from redundancy.data.sources import open_dataset
-from redundancy.errors import UserError
+from redundancy.runtime.errors import UserError
 
 
 def to_npz(config, path: str) -> None:

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 from absl import logging
 
-from redundancy import processes
 from redundancy.data import shared_dataset
 from redundancy.embedding import store
-from redundancy.errors import WorkdirError
-from redundancy.progress import Progress
-from redundancy.table import full_schedule
+from redundancy.experiment.table import full_schedule
+from redundancy.runtime import processes
+from redundancy.runtime.errors import WorkdirError
+from redundancy.runtime.progress import Progress
 from redundancy.training.checkpoints import Checkpoints
 from redundancy.training.loop import PRETRAIN_SEED, Job, identity
 from redundancy.training.mesh import make_mesh

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from redundancy import storage
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 from redundancy.workdir import need_fields, read_manifest
 
 

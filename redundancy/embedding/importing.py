@@ -22,8 +22,8 @@ from redundancy.embedding import ids as ids_lib
 from redundancy.embedding import labels as labels_lib
 from redundancy.embedding import store
 from redundancy.embedding.vectors import ParquetVectors, Vectors, open_vectors
-from redundancy.errors import ConfigError, DataError, WorkdirError, nearest
-from redundancy.progress import Progress
+from redundancy.runtime.errors import ConfigError, DataError, WorkdirError, nearest
+from redundancy.runtime.progress import Progress
 from redundancy.workdir import Workdir, read_manifest
 
 _COLUMNS = ("embedding", "label", "id")

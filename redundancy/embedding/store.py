@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from redundancy import storage, workdir
 from redundancy.data.dataset import labels_sha256
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 
 _IDENTITY = "identity"
 _READERS = 4  # parts that are read at once

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from redundancy import storage
 from redundancy.config import CONTROLS
 from redundancy.data import inputs, npy
-from redundancy.errors import ConfigError, DataError, UserError
+from redundancy.runtime.errors import ConfigError, DataError, UserError
 
 _BLOCK_BYTES = 1 << 26
 _FLOATS = "float16, float32 or float64"

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 
 from absl import logging
 
-from redundancy import machine, storage
+from redundancy import storage
 from redundancy.data import Dataset
-from redundancy.errors import ConfigError, UserError, WorkdirError
 from redundancy.estimates.needs import Need, Needs, disk, memory, total
 from redundancy.estimates.work import Work, work_of
+from redundancy.runtime import machine
+from redundancy.runtime.errors import ConfigError, UserError, WorkdirError
 from redundancy.workdir import Workdir
 from redundancy.workdir.finished import is_finished
 

@@ -5,8 +5,10 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
-from redundancy import machine, processes, storage, table
+from redundancy import storage
 from redundancy.estimates.work import Work
+from redundancy.experiment import table
+from redundancy.runtime import machine, processes
 from redundancy.selection import choices, local, methods
 from redundancy.selection.merges import MAX_PARTS
 from redundancy.workdir.finished import is_whole, missing_subsets

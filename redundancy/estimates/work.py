@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from redundancy import table
 from redundancy.data import Dataset
+from redundancy.experiment import table
 from redundancy.workdir import Workdir, read_manifest
 
 if TYPE_CHECKING:  # link and select alone do without all that trains

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable
 
-from redundancy.cache_folder import cache_folder
+from redundancy.runtime.cache_folder import cache_folder
 from redundancy.scratch import scratch_file
 
 MOST_FILES = 1000  # of some KiB each; then the oldest go

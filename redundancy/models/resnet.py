@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from redundancy.errors import ConfigError
 from redundancy.models.batch_norm import BatchNorm
 from redundancy.models.convolution import Conv, formulation_for
+from redundancy.runtime.errors import ConfigError
 
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _EXPANSION = 4  # of a bottleneck: channels that it puts out by those of its 3 x 3 convolution

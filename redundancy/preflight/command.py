@@ -6,11 +6,11 @@ import json
 from absl import logging
 
 from redundancy.config import need_dataset
-from redundancy.errors import UserError
 from redundancy.preflight import compile as compile_lib
 from redundancy.preflight import report
 from redundancy.preflight.generations import parse_topology
 from redundancy.preflight.shapes import shapes
+from redundancy.runtime.errors import UserError
 
 
 class DoesNotFitError(UserError):

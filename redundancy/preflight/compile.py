@@ -10,9 +10,9 @@ import sys
 import tempfile
 
 from redundancy import config as config_lib
-from redundancy.errors import ConfigError, UserError
 from redundancy.preflight.generations import Topology
 from redundancy.preflight.shapes import Shapes
+from redundancy.runtime.errors import ConfigError, UserError
 
 PROGRAMS = ("train", "embed")
 _ENVIRONMENT = {

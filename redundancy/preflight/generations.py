@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 
-from redundancy.errors import ConfigError, nearest
+from redundancy.runtime.errors import ConfigError, nearest
 
 
 @dataclasses.dataclass(frozen=True)

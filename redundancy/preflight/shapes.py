@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 
 # Height, width and channels as stored (0: images differ), classes, images of the training split. From the data sets'
 # pages of the TensorFlow Datasets catalog.

@@ -8,8 +8,8 @@ import numpy as np
 from redundancy import storage
 from redundancy.config import same_fraction
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import DataError, WorkdirError
 from redundancy.report import browser, classes, gallery, words
+from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.selection import merges as merges_lib
 from redundancy.selection.choices import rows_by_class
 from redundancy.selection.linkage import Merges

@@ -13,9 +13,9 @@ import redundancy
 from redundancy import storage
 from redundancy.config import same_fraction
 from redundancy.data import shared_dataset
-from redundancy.errors import DataError, WorkdirError
-from redundancy.progress import Progress
 from redundancy.report import browser, collect, figures, gallery, gallery_figures, images, page, statistics, words
+from redundancy.runtime.errors import DataError, WorkdirError
+from redundancy.runtime.progress import Progress
 from redundancy.selection import methods
 from redundancy.selection.choices import mean_dissimilarity, rows_by_class
 from redundancy.workdir import Workdir, need_manifest, read_manifest, write_manifest

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from redundancy.compiled import compiled
+from redundancy.runtime.compiled import compiled
 from redundancy.selection.dissimilarity import Units
 
 _ROUNDING = 2.0**-24

@@ -7,7 +7,7 @@ is carried along. Knows nothing of embeddings.
 
 import numpy as np
 
-from redundancy.compiled import compiled
+from redundancy.runtime.compiled import compiled
 
 # Bytes for each pair: its dissimilarity and the number of the pair that it is.
 BYTES_PER_PAIR = 12

@@ -7,7 +7,7 @@ merges up to any height depend on the pairs up to that height alone. Known since
 
 import numpy as np
 
-from redundancy.compiled import compiled
+from redundancy.runtime.compiled import compiled
 
 _NONE = -1
 _FULL = 0.6  # share of the hash table's slots in use at which it is made anew

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from redundancy.errors import DataError, UserError
+from redundancy.runtime.errors import DataError, UserError
 from redundancy.selection import dask_worker
 from redundancy.selection.dask_worker import CallFailed
 from redundancy.selection.tasks import ClassTask

@@ -19,7 +19,7 @@ import threadpoolctl
 
 import redundancy
 from redundancy import storage
-from redundancy.errors import DataError, UserError
+from redundancy.runtime.errors import DataError, UserError
 from redundancy.selection import merges
 
 

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from redundancy.compiled import compiled
+from redundancy.runtime.compiled import compiled
 
 # Unit vectors are rounded to multiples of 2**-26, so the products in a dot product are multiples of 2**-52 and every
 # partial sum, being below 2, is exact in float64 in whatever order it is taken. A vector moves by at most sqrt(d) 2**-27,

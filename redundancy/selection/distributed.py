@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redundancy import storage
-from redundancy.errors import ConfigError, UserError
+from redundancy.runtime.errors import ConfigError, UserError
 from redundancy.selection import local, merges, tasks
 from redundancy.selection.dask_cluster import Cluster, Work
 from redundancy.selection.tasks import ClassTask

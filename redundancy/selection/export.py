@@ -18,7 +18,7 @@ from redundancy.config import LAYERS, fraction_name
 from redundancy.data import tfds_ids
 from redundancy.embedding import ids as ids_lib
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import ConfigError, DataError, WorkdirError
+from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.selection import groups, methods, projector
 from redundancy.selection.methods import METHODS
 from redundancy.selection.subset import Subset, check_file, read_subset

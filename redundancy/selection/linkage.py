@@ -15,9 +15,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from redundancy.compiled import compiled
-from redundancy.errors import DataError
-from redundancy.machine import available_memory
+from redundancy.runtime.compiled import compiled
+from redundancy.runtime.errors import DataError
+from redundancy.runtime.machine import available_memory
 from redundancy.selection import bounds, chain, dissimilarity, pairs
 from redundancy.selection.bounds import Rows
 from redundancy.selection.counting import Counter

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import threadpoolctl
 
-from redundancy.machine import cores
+from redundancy.runtime.machine import cores
 from redundancy.selection import tasks
 from redundancy.selection.tasks import ClassTask
 

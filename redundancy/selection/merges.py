@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from redundancy import storage
 from redundancy.embedding.store import part_name
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 from redundancy.selection import choices
 from redundancy.selection.linkage import Merges
 from redundancy.workdir import read_manifest, write_manifest

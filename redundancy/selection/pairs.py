@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from redundancy.compiled import compiled
-from redundancy.machine import cores
+from redundancy.runtime.compiled import compiled
+from redundancy.runtime.machine import cores
 from redundancy.selection import bounds, dissimilarity
 from redundancy.selection.bounds import Rows
 from redundancy.selection.dissimilarity import Units

@@ -11,8 +11,8 @@ from PIL import Image
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import ConfigError, DataError
-from redundancy.progress import Progress
+from redundancy.runtime.errors import ConfigError, DataError
+from redundancy.runtime.progress import Progress
 from redundancy.selection import choices
 
 TENSORS, METADATA, SPRITE, CONFIG = FILES = ("tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt")

@@ -10,16 +10,18 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from redundancy import processes, storage, table
+from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import DataError, WorkdirError
-from redundancy.progress import Progress
+from redundancy.experiment import table
+from redundancy.experiment.table import Asked
+from redundancy.runtime import processes
+from redundancy.runtime.errors import DataError, WorkdirError
+from redundancy.runtime.progress import Progress
 from redundancy.selection import choices, local, merges, methods
 from redundancy.selection.linkage import Merges
 from redundancy.selection.methods import METHODS
 from redundancy.selection.subset import Subset, check_file, read_subset, write_subset
 from redundancy.selection.tasks import ClassTask
-from redundancy.table import Asked
 from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, write_manifest
 
 __all__ = ["Subset", "link", "read_subset", "select"]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from redundancy import storage
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 
 _METADATA = "subset"
 _COLUMNS = {

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 from redundancy.selection import dissimilarity, linkage, merges, pairs
 from redundancy.selection.linkage import Linker
 from redundancy.selection.pairs import Pairs

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from redundancy.config import fraction_name
-from redundancy.errors import ConfigError
-from redundancy.progress import duration
+from redundancy.runtime.errors import ConfigError
+from redundancy.runtime.progress import duration
 from redundancy.status.survey import survey
 
 _MOST_SHOWN = 12  # trainings, and damaged files

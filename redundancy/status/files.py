@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from redundancy import storage
-from redundancy.errors import DataError
 from redundancy.listing import File, list_files
+from redundancy.runtime.errors import DataError
 from redundancy.workdir import lease, read_manifest
 from redundancy.workdir.lease import STALE_S
 from redundancy.workdir.owner import is_dead, is_here

@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from redundancy import storage, table
+from redundancy import storage
+from redundancy.experiment import table
 from redundancy.listing import File, read_tail
 from redundancy.status import pace
 from redundancy.status.files import Files

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from redundancy import config as config_lib
-from redundancy import storage, table
-from redundancy.errors import ConfigError, WorkdirError
+from redundancy import storage
+from redundancy.experiment import table
 from redundancy.listing import is_folder
+from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.selection import methods
 from redundancy.status import pace
 from redundancy.status import runs as survey_runs

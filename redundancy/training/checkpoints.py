@@ -18,9 +18,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from redundancy import processes, storage
+from redundancy import storage
 from redundancy.config import differing, left_out
-from redundancy.errors import StorageError, WorkdirError
+from redundancy.runtime import processes
+from redundancy.runtime.errors import StorageError, WorkdirError
 
 _SHOWN = 4  # differences that an error shows
 

@@ -12,10 +12,11 @@ import numpy as np
 from absl import logging
 
 from redundancy import config as config_lib
-from redundancy import preemption, processes, storage
-from redundancy.errors import Preempted
-from redundancy.progress import Progress
-from redundancy.table import Schedule
+from redundancy import storage
+from redundancy.experiment.table import Schedule
+from redundancy.runtime import preemption, processes
+from redundancy.runtime.errors import Preempted
+from redundancy.runtime.progress import Progress
 from redundancy.training import checkpoints as checkpoints_lib
 from redundancy.training.checkpoints import Checkpoints, common_step
 from redundancy.training.meter import DivergedError, Line, Meter

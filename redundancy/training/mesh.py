@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 
 
 def _divisors(number: int) -> list[int]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from redundancy.errors import UserError
+from redundancy.runtime.errors import UserError
 from redundancy.training.mesh import fetch_to_host
 from redundancy.training.peaks import peak_flops
 

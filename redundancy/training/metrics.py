@@ -12,7 +12,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from redundancy import processes, storage
+from redundancy import storage
+from redundancy.runtime import processes
 
 
 def _event_bytes(event: Event) -> bytes:

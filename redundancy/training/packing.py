@@ -13,7 +13,7 @@ from absl import logging
 from jax.sharding import PartitionSpec as P
 
 from redundancy import storage
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 from redundancy.training.mesh import pack_size, put
 from redundancy.training.plan import check_fits
 from redundancy.training.programs import Programs

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from redundancy import machine
-from redundancy.errors import ConfigError
 from redundancy.models.flops import once
+from redundancy.runtime import machine
+from redundancy.runtime.errors import ConfigError
 from redundancy.training.programs import Programs
 
 _SHARE = 0.9  # of a device's memory that may be planned for

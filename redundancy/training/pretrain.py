@@ -2,8 +2,9 @@
 
 from absl import logging
 
-from redundancy import processes, table
 from redundancy.data import shared_dataset
+from redundancy.experiment import table
+from redundancy.runtime import processes
 from redundancy.training.checkpoints import Checkpoints
 from redundancy.training.loop import PRETRAIN_SEED, Job, train_pack
 from redundancy.training.mesh import make_mesh, pack_size

@@ -20,8 +20,8 @@ from typing import Any
 from absl import logging
 
 from redundancy import storage
-from redundancy.errors import StorageError, UserError, WorkdirError
-from redundancy.parts import Part
+from redundancy.experiment.parts import Part
+from redundancy.runtime.errors import StorageError, UserError, WorkdirError
 from redundancy.workdir.owner import in_use, is_dead, parse, this
 
 try:

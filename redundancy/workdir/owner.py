@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from redundancy.errors import WorkdirError
-from redundancy.parts import Part
+from redundancy.experiment.parts import Part
+from redundancy.runtime.errors import WorkdirError
 
 
 def _host() -> str:

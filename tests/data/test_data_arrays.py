@@ -6,7 +6,7 @@ import pytest
 
 from redundancy import config
 from redundancy.data import open_dataset, order
-from redundancy.errors import ConfigError, DataError
+from redundancy.runtime.errors import ConfigError, DataError
 
 
 def make_arrays(n=60, classes=3, shape=(6, 6, 3), seed=0):

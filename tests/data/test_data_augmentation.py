@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from redundancy.data.augmentation import augment, normalize
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 
 KINDS = ("none", "flip", "crop", "crop_flip")
 IMAGES = np.random.default_rng(0).integers(1, 256, (16, 8, 6, 3), np.uint8)

@@ -15,7 +15,7 @@ from PIL import Image
 from redundancy import config
 from redundancy.data import images, open_dataset
 from redundancy.data.dataset import labels_sha256
-from redundancy.errors import ConfigError, DataError
+from redundancy.runtime.errors import ConfigError, DataError
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared"
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from redundancy import config, storage
 from redundancy.data import images, open_dataset, remembered
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from redundancy.data import splits
-from redundancy.errors import ConfigError, DataError
+from redundancy.runtime.errors import ConfigError, DataError
 
 
 def test_auto_takes_the_first_split_there_is():

@@ -12,7 +12,7 @@ from PIL import Image
 from redundancy import config
 from redundancy.data import lanes, open_dataset
 from redundancy.data.crops import RandomResizedCrop
-from redundancy.errors import ConfigError, DataError
+from redundancy.runtime.errors import ConfigError, DataError
 from tests.tiers import soaked
 
 tfds = pytest.importorskip("tensorflow_datasets")

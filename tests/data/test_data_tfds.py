@@ -8,7 +8,7 @@ import sklearn.datasets
 
 from redundancy import config
 from redundancy.data import dataset, open_dataset, tfds_ids
-from redundancy.errors import ConfigError, DataError
+from redundancy.runtime.errors import ConfigError, DataError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 

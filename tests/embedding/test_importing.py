@@ -16,7 +16,7 @@ from redundancy.data import open_dataset
 from redundancy.embedding import ids as ids_lib
 from redundancy.embedding import store, vectors
 from redundancy.embedding.importing import Request, import_embeddings
-from redundancy.errors import ConfigError, DataError, UserError, WorkdirError
+from redundancy.runtime.errors import ConfigError, DataError, UserError, WorkdirError
 from redundancy.workdir import Workdir
 
 N, D = 60, 5

@@ -9,7 +9,7 @@ import pytest
 
 from redundancy import storage
 from redundancy.embedding import store
-from redundancy.errors import DataError, WorkdirError
+from redundancy.runtime.errors import DataError, WorkdirError
 
 IDENTITY = {"layer": "end", "checkpoint": "step 7", "fingerprint": {"name": "synthetic"}}
 NAMES = ["zero", "one", "two", "three"]

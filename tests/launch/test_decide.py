@@ -28,7 +28,7 @@ from launch.controller import (
     State,
     Wait,
 )
-from redundancy.errors import WorkdirError
+from redundancy.runtime.errors import WorkdirError
 from tests.tiers import examples
 
 ZONES = ("us-west4-a", "us-central1-a")

@@ -21,7 +21,7 @@ import pytest
 from launch import __main__ as command_line
 from launch import bundle, controller, run, spec
 from launch.controller import State
-from redundancy.errors import UserError
+from redundancy.runtime.errors import UserError
 from tests.launch.cloud import CAPACITY, DENIED, INVALID, QUOTA, RESERVATION, UNAVAILABLE, Scenario
 from tests.tiers import soaked
 from tests.waiting import wait_until

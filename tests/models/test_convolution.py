@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from redundancy import config as config_lib
-from redundancy.errors import ConfigError
 from redundancy.models import convolution, cpu_calls, make_model
 from redundancy.models.convolution import Conv, convolve, formulation_for
+from redundancy.runtime.errors import ConfigError
 
 # batch, height, width, channels in, channels out, kernel, stride
 SHAPES = [

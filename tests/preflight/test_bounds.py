@@ -5,11 +5,11 @@ import re
 import pytest
 
 from redundancy import config as config_lib
-from redundancy.errors import ConfigError
 from redundancy.preflight import model, report
 from redundancy.preflight.compile import Request, check
 from redundancy.preflight.generations import GENERATIONS, parse_topology
 from redundancy.preflight.shapes import Shapes, shapes
+from redundancy.runtime.errors import ConfigError
 
 V5E = GENERATIONS["v5e"]
 

@@ -10,10 +10,10 @@ from pages import Page
 from synthetic import make_workdir, noise_images
 
 from redundancy import storage
-from redundancy.errors import ConfigError, DataError, WorkdirError
-from redundancy.main import entry
+from redundancy.cli.main import entry
 from redundancy.report import compare, figures
 from redundancy.report.statistics import find
+from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.workdir import write_manifest
 
 HOSTILE = '"><script>alert(1)</script>'

@@ -10,9 +10,9 @@ from PIL import Image
 from synthetic import make_workdir, noise_images
 
 from redundancy import storage
-from redundancy.errors import DataError, WorkdirError
 from redundancy.report import browser
 from redundancy.report.stage import report, report_fraction
+from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.selection.stages import read_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name, write_manifest
 

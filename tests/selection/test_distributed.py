@@ -22,7 +22,7 @@ from dask_processes import Cluster, sabotage
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import ConfigError, DataError, UserError
+from redundancy.runtime.errors import ConfigError, DataError, UserError
 from redundancy.selection import dask_cluster, dask_worker, distributed, merges, stages, tasks
 
 pytest.importorskip("distributed")

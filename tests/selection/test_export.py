@@ -23,7 +23,7 @@ from redundancy.data import open_dataset
 from redundancy.embedding import ids as ids_lib
 from redundancy.embedding.importing import Request as Import
 from redundancy.embedding.importing import import_embeddings
-from redundancy.errors import ConfigError, DataError, UserError, WorkdirError
+from redundancy.runtime.errors import ConfigError, DataError, UserError, WorkdirError
 from redundancy.selection import stages
 from redundancy.selection.export import Request, export
 from redundancy.selection.subset import read_subset

@@ -11,7 +11,7 @@ from hypothesis import strategies
 from oracle import assert_same, by_definition, by_scipy, ordered_pairs
 from sklearn.cluster import AgglomerativeClustering
 
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 from redundancy.selection import counting, cut, dissimilarity, linkage, pairs
 from tests.tiers import examples
 

@@ -9,7 +9,7 @@ import threadpoolctl
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import DataError
+from redundancy.runtime.errors import DataError
 from redundancy.selection import linkage, local, merges, stages, tasks
 from redundancy.workdir import read_manifest
 

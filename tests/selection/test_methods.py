@@ -12,10 +12,11 @@ import pytest
 
 import redundancy
 from redundancy import config as config_lib
-from redundancy import storage, table
-from redundancy.errors import ConfigError
+from redundancy import storage
+from redundancy.experiment import table
 from redundancy.report import compare
 from redundancy.report.stage import report
+from redundancy.runtime.errors import ConfigError
 from redundancy.selection import export, methods, stages
 from redundancy.status.command import Request, status
 from redundancy.workdir import subset_name

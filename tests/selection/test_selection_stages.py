@@ -15,7 +15,7 @@ from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data.dataset import labels_sha256
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.errors import DataError, WorkdirError
+from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.selection import choices, cut, linkage, local, merges, stages
 from redundancy.selection.subset import Subset, read_subset, write_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from redundancy import config as config_lib
-from redundancy import preemption
 from redundancy.data import open_dataset
-from redundancy.errors import Preempted, WorkdirError
-from redundancy.table import Schedule
+from redundancy.experiment.table import Schedule
+from redundancy.runtime import preemption
+from redundancy.runtime.errors import Preempted, WorkdirError
 from redundancy.training import metrics
 from redundancy.training.checkpoints import Checkpoints, Progress, common_step
 from redundancy.training.loop import Job, train_pack

@@ -11,8 +11,8 @@ import pytest
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
-from redundancy.errors import WorkdirError
-from redundancy.table import Schedule
+from redundancy.experiment.table import Schedule
+from redundancy.runtime.errors import WorkdirError
 from redundancy.training import metrics
 from redundancy.training.checkpoints import Checkpoints
 from redundancy.training.loop import Job, train_pack

@@ -7,8 +7,8 @@ import pytest
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
-from redundancy.errors import ConfigError
-from redundancy.table import Schedule
+from redundancy.experiment.table import Schedule
+from redundancy.runtime.errors import ConfigError
 from redundancy.training import packing, plan
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh

@@ -6,8 +6,8 @@ import runpy
 import pytest
 
 from redundancy import config as config_lib
-from redundancy.errors import ConfigError
-from redundancy.table import Schedule, check, full_schedule, subset_schedule
+from redundancy.experiment.table import Schedule, check, full_schedule, subset_schedule
+from redundancy.runtime.errors import ConfigError
 from redundancy.training.pretrain import train
 from redundancy.training.schedule import learning_rate, peak_learning_rate
 from redundancy.workdir import Workdir

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import numpy as np
 from absl import logging
 
-from redundancy import errors, preemption
-from redundancy.errors import ConfigError, Preempted, UserError
+from redundancy.runtime import errors, preemption
+from redundancy.runtime.errors import ConfigError, Preempted, UserError
 
 T = TypeVar("T")
 

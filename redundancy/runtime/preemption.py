@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from redundancy.errors import Preempted
+from redundancy.runtime.errors import Preempted
 
 MESSAGE = "redundancy: ended as asked (SIGTERM); what was computed is saved. Give the same command again to continue."
 _LAST_S = 5.0  # seconds for what must not be left behind

@@ -20,10 +20,11 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 from absl import flags, logging
 from ml_collections import config_flags
 
-from redundancy import commands, preemption, processes, supervisor
 from redundancy import config as config_lib
-from redundancy.errors import ConfigError, Preempted, UserError, WorkdirError, nearest
-from redundancy.help import USAGE
+from redundancy.cli import commands
+from redundancy.cli.help import USAGE
+from redundancy.runtime import preemption, processes, supervisor
+from redundancy.runtime.errors import ConfigError, Preempted, UserError, WorkdirError, nearest
 from redundancy.workdir import STAGES, Workdir, last_error
 from redundancy.workdir.lease import Lease, is_held
 
@@ -56,7 +57,7 @@ def _stage(name: str, lease: Lease):
         case "select":
             from redundancy.selection.stages import select as stage
         case "sweep":
-            from redundancy.experiment import sweep
+            from redundancy.experiment.sweep import sweep
 
             stage = functools.partial(sweep, profile=_FLAGS.profile, part=commands.part(), agree=lease.agree)
         case "report":
@@ -257,7 +258,7 @@ class _OwnLines(std_logging.Filter):
     """Lets through this package's lines, and of the libraries' only warnings and errors."""
 
     def filter(self, record):
-        own = str(pathlib.Path(__file__).parent) in record.pathname
+        own = str(pathlib.Path(__file__).parents[1]) in record.pathname
         # TFDS warns of its own use of a deprecated attribute at every split it opens.
         noise = "FeatureConnector.dtype" in record.getMessage()
         # Of Orbax: that a save takes its time, and that it looks for a file which it need not have. Of google-auth: that

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 from absl import flags
 
-from redundancy import parts, processes
-from redundancy.errors import ConfigError
-from redundancy.help import HELP as HELP
+from redundancy.cli.help import HELP as HELP
+from redundancy.experiment import parts
+from redundancy.runtime import processes
+from redundancy.runtime.errors import ConfigError
 from redundancy.selection.methods import METHODS
 from redundancy.workdir import STAGES, Workdir
 

@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from absl import logging
 
-from redundancy import parts, processes, storage, table
+from redundancy import storage
 from redundancy.config import differing, fraction_name
 from redundancy.data import shared_dataset
-from redundancy.errors import DataError, WorkdirError
+from redundancy.experiment import parts, table
+from redundancy.experiment.table import Run, Schedule, subset_schedule
+from redundancy.runtime import processes
+from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.selection.subset import check_file, read_subset
-from redundancy.table import Run, Schedule, subset_schedule
 from redundancy.training.feed import resident_images
 from redundancy.training.loop import Job, digest, identity, result_path, train_pack
 from redundancy.training.mesh import make_mesh

@@ -7,7 +7,7 @@ import time
 from absl import logging
 from tqdm import tqdm
 
-from redundancy import preemption
+from redundancy.runtime import preemption
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ Opens no file and imports no JAX, so that the command `status` can ask it too.
 
 import dataclasses
 
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 from redundancy.selection import methods
 from redundancy.workdir import run_name, subset_name
 

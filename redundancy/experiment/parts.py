@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from redundancy.errors import ConfigError
+from redundancy.runtime.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
