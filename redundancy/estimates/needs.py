@@ -14,10 +14,9 @@ from redundancy.selection.merges import MAX_PARTS
 from redundancy.workdir.finished import is_whole, missing_subsets
 
 _FILE = 4096  # bytes that the smallest file or folder takes on a disk
-# Measured, in bytes: Orbax's own files of a checkpoint, and for each of its arrays; a row group of embeddings, and one of
-# merges; a line of metrics, also in TensorBoard's form; page and figures of a report, and an image on it.
-_CHECKPOINT, _ARRAY, _ROW_GROUP, _CLASS, _LINE, _PAGE = 80_000, 500, 650, 2600, 420, 400_000
-_THUMBNAILS, _THUMBNAIL = 600, 6000
+# Measured, in bytes: files of a checkpoint beside its numbers; a row group of embeddings, and one of merges; a line of
+# metrics, also in TensorBoard's form; page and figures of a report.
+_CHECKPOINT, _ROW_GROUP, _CLASS, _LINE, _REPORT = 130_000, 650, 2600, 420, 600_000
 # Compiled programs and their temporaries, which the estimate of the devices' memory leaves out; on every platform.
 _PROGRAMS, _LINKER = 400 << 20, 100 << 20
 
@@ -72,7 +71,7 @@ def _trainings(work: Work, folders: Mapping[str, int], at_once: int) -> Iterator
     """Checkpoints and metrics of the trainings in `folders`, by their steps; a long one briefly holds one checkpoint more."""
     config, network = work.config, work.network
     # Trained numbers shrink by a few per cent.
-    checkpoint = Need(0.85 * network.state, network.state + _CHECKPOINT + _ARRAY * network.arrays)
+    checkpoint = Need(0.85 * network.state, network.state + _CHECKPOINT)
     saves = {folder: -(-steps // config.checkpoint_every) for folder, steps in folders.items()}
     for folder, steps in folders.items():
         need = checkpoint * min(config.checkpoints_kept, saves[folder]) + Need(
@@ -106,7 +105,7 @@ def _writes(work: Work, stage: str) -> Iterator[tuple[str, Need, Need]]:
     config, workdir, network = work.config, work.workdir, work.network
     match stage:
         case "train" if network:
-            yield from _trainings(work, {workdir.pretrain: network.steps}, 1)
+            yield from _trainings(work, {workdir.pretrain: table.num_steps(config, work.images)}, 1)
         case "embed":
             for folder, layer in [(workdir.embeddings(layer), layer) for layer in work.layers]:
                 if not is_whole(folder):
@@ -120,12 +119,11 @@ def _writes(work: Work, stage: str) -> Iterator[tuple[str, Need, Need]]:
             for asked in missing_subsets(config, workdir):
                 yield "subsets", _subset(work, asked), Need()
         case "sweep" if network:
-            steps = {workdir.run(run.name): run.steps for run in network.runs}
+            steps = {workdir.run(run.name): run.steps for run in table.runs(config, work.images)}
             left = {folder: n for folder, n in steps.items() if not storage.exists(storage.join(folder, "result.json"))}
             yield from _trainings(work, left, network.pack["sweep"])
         case "report" if work.dataset is not None:
-            image = min(_THUMBNAIL, 1.4 * math.prod(work.dataset.image_shape) + 350)
-            yield "report", Need(0, _PAGE + min(work.images, _THUMBNAILS) * image), Need()
+            yield "report", Need(0, _REPORT), Need()
 
 
 def disk(work: Work) -> tuple[Needs, Need]:
@@ -179,11 +177,11 @@ def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
         case "link" if not cluster:
             needs = {"the largest classes": _classes(work), "programs": Need(0, _LINKER)}
         case "select":
-            missing = [each for each in missing_subsets(config, work.workdir) if each.layer]
-            of_layer = -(-len(missing) // len(config.layers))
-            grouped = any(methods.get(each.method).has_groups for each in missing)
-            merges = Need(36, 110) * (sum(_num_merges(work).values()) if grouped else 0)
-            needs = {"subsets": Need(17 * of_layer, 35 * of_layer + 60) * n, "merges": merges}
+            # Of one layer at a time, with its merges.
+            of_layer = -(
+                -sum(each.layer is not None for each in missing_subsets(config, work.workdir)) // len(config.layers)
+            )
+            needs = {"subsets": Need(17 * of_layer, (35 * of_layer + 170) * bool(of_layer)) * n}
         case _:
             return {}
     return needs | {"positions": rows}

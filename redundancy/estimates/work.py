@@ -1,7 +1,6 @@
 """What is left to do of a config, and the sizes that the estimates follow from. Reads manifests and shapes alone."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,26 +21,18 @@ class Network:
     Attributes:
       programs: of each stage that trains or embeds.
       pack: trials at once in each such stage.
-      steps: of the training of the network that embeds.
-      runs: of the sweep.
       resident: images that lie on each device.
       state: bytes of one trial's state.
-      arrays: in the state.
       inference: bytes of the state that a forward pass needs.
       largest: bytes of the largest output of a layer, for one image.
-      dimensions: numbers of each pooled layer.
     """
 
     programs: Mapping[str, "Programs"]
     pack: Mapping[str, int]
-    steps: int
-    runs: list[table.Run]
     resident: int
     state: int
-    arrays: int
     inference: int
     largest: int
-    dimensions: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,30 +67,26 @@ class Work:
         return [layer for layer in self.config.layers if layer in self.dimensions]
 
 
-def _bytes(tree) -> int:
-    import jax
-
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> Network:
+def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> tuple[Network, dict[str, int]]:
+    """The network, and the numbers of each pooled layer. Asks for JAX's devices."""
     import jax
     import jax.numpy as jnp
 
     from redundancy.training.feed import resident_images
     from redundancy.training.mesh import make_mesh, pack_size
     from redundancy.training.packing import candidates
+    from redundancy.training.plan import num_bytes
     from redundancy.training.programs import Programs
 
     num_images, shape, classes = len(dataset.train.positions), dataset.image_shape, len(dataset.class_names)
     table.check(config, num_images)
-    runs, mesh = table.runs(config, num_images), make_mesh(config, num_trials=1)
+    num_runs, mesh = len(table.runs(config, num_images)), make_mesh(config, num_trials=1)
     single = Programs(config, shape, classes, mesh, dataset.resident)
     programs = {stage: single for stage in ("train", "embed") if stage in todo}
     pack = {stage: pack_size(config, mesh, 1) for stage in programs}
     if "sweep" in todo:
-        mesh = make_mesh(config, num_trials=len(runs))
-        smallest = candidates(config, mesh, len(runs))[0]  # which is taken if no larger one fits
+        mesh = make_mesh(config, num_trials=num_runs)
+        smallest = candidates(config, mesh, num_runs)[0]  # which is taken if no larger one fits
         programs["sweep"] = Programs(config, shape, classes, mesh, dataset.resident, smallest.vmap)
         pack["sweep"] = smallest.pack
     state = jax.eval_shape(single.init, jax.ShapeDtypeStruct((), jnp.uint32))
@@ -109,25 +96,13 @@ def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> Network:
         variables,
         jax.ShapeDtypeStruct((1, *shape), jnp.dtype(config.dtype)),
     )
-    return Network(
-        programs=programs,
-        pack=pack,
-        steps=table.num_steps(config, num_images),
-        runs=runs,
-        resident=resident_images(dataset),
-        state=_bytes(state),
-        arrays=len(jax.tree.leaves(state)),
-        inference=_bytes(variables),
-        largest=max(map(_bytes, jax.tree.leaves(inside))),
-        dimensions={name: layer.shape[1] for name, layer in layers.items()},
-    )
+    largest = max(map(num_bytes, jax.tree.leaves(inside)))
+    network = Network(programs, pack, resident_images(dataset), num_bytes(state), num_bytes(variables), largest)
+    return network, {name: layer.shape[1] for name, layer in layers.items()}
 
 
 def work_of(config, workdir: Workdir, dataset: Dataset | None, todo: tuple[str, ...]) -> Work | None:
-    """What is to be done; None if neither a data set nor embeddings show its size: the stage then reports what is missing.
-
-    JAX's devices are asked for only if a stage trains or embeds.
-    """
+    """What is to be done; None if neither a data set nor embeddings show its size: the stage then reports what is missing."""
     found = {
         layer: read_manifest(workdir.embeddings(layer), dimension=int, class_counts=dict) for layer in config.layers
     }
@@ -139,7 +114,6 @@ def work_of(config, workdir: Workdir, dataset: Dataset | None, todo: tuple[str, 
     else:
         return None
     trains = dataset is not None and {"train", "embed", "sweep"} & {*todo}
-    network = _network(config, dataset, todo) if trains else None
-    dimensions = dict(network.dimensions) if network else {}
+    network, dimensions = _network(config, dataset, todo) if trains else (None, {})
     dimensions |= {layer: manifest["dimension"] for layer, manifest in manifests.items()}
     return Work(config, workdir, todo, {label: n for label, n in counts.items() if n}, dimensions, dataset, network)

@@ -11,7 +11,7 @@ _TOGETHER = 2.0  # seconds: what ends within them ended together
 
 
 def of_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:
-    """Steps a second of one training, by its lines of metrics with `step` and `time`; None where they do not tell it."""
+    """Steps a second of one training, by its lines of metrics with `step` and `time`; None if they do not show it."""
     intervals = [
         (later["time"] - earlier["time"], later["step"] - earlier["step"])
         for earlier, later in itertools.pairwise(lines)
@@ -25,7 +25,7 @@ def of_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def of_ends(ends: Sequence[tuple[float, float]]) -> float | None:
-    """Amount of work a second, by when each piece of it ended; None where that does not tell it.
+    """Amount of work a second, by when each piece of it ended; None if that does not show it.
 
     Args:
       ends: time in seconds and amount of each piece, in any order. What the first took is not known.

@@ -32,36 +32,35 @@ _FIELDS: dict[str, dict[str, type]] = {  # of each stage's manifest
 
 
 def survey(root: str, now: float | None = None) -> dict[str, Any]:
-    """All that `status --json` tells of a workdir.
+    """All that `status --json` prints of a workdir.
 
     Raises:
       WorkdirError: it is none.
       StorageError: it cannot be reached.
     """
-    now = time.time() if now is None else now
     root = Workdir(root).root
-    files = Files(root)
+    files = Files(root, time.time() if now is None else now)
     tops = {name.split("/")[0] for name in files.files}
     _check_workdir(root, tops)
     config = _config(files, tops)
-    owners = at_work(files, now)
+    owners = at_work(files)
     working = any(owner["state"] != "gone" for owner in owners)
     runs = None
     if config["dataset"]:
-        runs = survey_runs.sweep(files, config, _num_images(files, config), working, now)
+        runs = survey_runs.sweep(files, config, _num_images(files, config), working)
     stages = [_stage(files, name, config, runs) for name in STAGES]
     _set_states(stages, config, owners)
-    pretrain = _pretrain(files, config, stages[0], now)
+    pretrain = _pretrain(files, config, stages[0])
     found = {
         "workdir": root,
-        "time": _iso(now),
+        "time": _iso(files.now),
         "dataset": config["dataset"],
         "at_work": owners,
         "stages": stages,
         "pretrain": pretrain,
         "runs": runs,
-        "pace": _pace(files, config, stages, pretrain, runs, working, now),
-        "errors": _errors(files, now),
+        "pace": _pace(files, config, stages, pretrain, runs, working),
+        "errors": _errors(files),
         "bytes": _bytes(files),
     }
     if runs is not None:
@@ -84,7 +83,7 @@ def _iso(seconds: float) -> str:
 
 
 def _config(files: Files, tops: set[str]) -> Mapping[str, Any]:
-    """The recorded config, or where there is none one without a data set, of the layers that are there."""
+    """The recorded config, or without one a config without a data set, of the layers that are there."""
     layers = [layer for layer in config_lib.LAYERS if files.below(f"embeddings/{layer}")]
     found = files.read("config.json", lambda path: need_fields(path, storage.read_json(path), config=dict))
     if found is not None:
@@ -100,7 +99,7 @@ def _config(files: Files, tops: set[str]) -> Mapping[str, Any]:
 
 
 def _num_images(files: Files, config: Mapping[str, Any]) -> int:
-    """Training images, where steps follow from them and something tells it; else 0."""
+    """Training images, if steps follow from them and a manifest has their number; else 0."""
     for layer in config["layers"] if config["epochs"] else ():
         if manifest := files.manifest(f"embeddings/{layer}", num_examples=int):
             return manifest["num_examples"]
@@ -163,12 +162,12 @@ def _set_states(stages: list[dict[str, Any]], config: Mapping[str, Any], owners:
         stage["last_written"] = None if written is None else _iso(written)
 
 
-def _pretrain(files: Files, config: Mapping[str, Any], stage: Mapping[str, Any], now: float) -> dict[str, Any] | None:
-    """How far the stage train is, where it has begun and not ended."""
+def _pretrain(files: Files, config: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How far the stage train is, if it has begun and not ended."""
     if stage["state"] not in ("running", "stopped"):
         return None
     steps = table.runs(config, _num_images(files, config))[0].steps
-    of = survey_runs.training(files, "pretrain", files.below("pretrain"), config, steps, now)
+    of = survey_runs.training(files, config, "pretrain", files.below("pretrain"), steps)
     return {**of, "state": stage["state"]}
 
 
@@ -200,15 +199,14 @@ def _pace(
     pretrain: Mapping[str, Any] | None,
     runs: Mapping[str, Any] | None,
     working: bool,
-    now: float,
 ) -> dict[str, Any] | None:
     """How fast the first stage goes that is running or stopped, what is left of it, and when it will end."""
     stage = next((each["stage"] for each in stages if each["state"] in ("running", "stopped")), None)
     match stage:
         case "train" if pretrain is not None:
-            found = survey_runs.of_training(pretrain, config, now)
+            found = survey_runs.of_training(files, config, pretrain)
         case "sweep" if runs is not None:
-            found = survey_runs.of_sweep(files, runs, config, now)
+            found = survey_runs.of_sweep(files, config, runs)
         case "embed" | "link":
             found = _pieces(files, stage, config)
         case _:
@@ -216,17 +214,17 @@ def _pace(
     if found is None:
         return None
     left_s = found["left"] / found["per_second"]
-    return {"stage": stage, **found, "left_s": left_s, "end": _iso(now + left_s) if working else None}
+    return {"stage": stage, **found, "left_s": left_s, "end": _iso(files.now + left_s) if working else None}
 
 
-def _errors(files: Files, now: float) -> list[dict[str, Any]]:
+def _errors(files: Files) -> list[dict[str, Any]]:
     """The last errors of commands that have not succeeded since, the latest first."""
     fields = dict(command=str, time=str, host=str, code=int, message=str)
     found = []
     for name in filter(last_error.is_name, files.files):
         told = files.read(name, lambda path: need_fields(path, storage.read_json(path), **fields))
         if told is not None:
-            found.append({**told, "age_s": max(0.0, now - files.files[name].time)})
+            found.append({**told, "age_s": max(0.0, files.now - files.files[name].time)})
     return sorted(found, key=lambda told: told["age_s"])
 
 
