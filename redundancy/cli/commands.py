@@ -104,7 +104,7 @@ def spelled(arg: str) -> str:
 
 
 def check_flags(command: str) -> None:
-    """Raises ConfigError where a flag of another command is given, or one that the command needs is not."""
+    """Raises ConfigError if a flag of another command is given, or one that the command needs is missing."""
     for name, commands in _COMMANDS.items():
         if _FLAGS[name].present and command not in commands:
             shown, theirs = name.replace("_", "-"), " and ".join(commands)
@@ -148,7 +148,7 @@ class Processes:
 
 
 def several() -> Processes | None:
-    """What the flags, or the variables of JAX's own names, say of a run of several processes; None where it has one.
+    """What the flags, or the variables of JAX's own names, say of a run of several processes; None if it has one.
 
     Where they say nothing, JAX finds the others on a host of a TPU slice.
 
@@ -218,7 +218,7 @@ def _given(*names: str) -> dict:
 
 
 def run(command: str, workdir: Workdir | None, config=None) -> int:
-    """Runs a command of help.HELP with the flags of the command line; workdir and config (resolved) None where not given.
+    """Runs a command of help.HELP with the flags of the command line; workdir and config (resolved) None if not given.
 
     Returns:
       the exit code.

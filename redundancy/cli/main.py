@@ -42,7 +42,7 @@ _NEED_DATASET = ("train", "embed", "sweep", "report", "run")
 
 
 def _stage(name: str, lease: Lease):
-    """The stage's function; imported late, so that a mistake in the command line is told at once."""
+    """The stage's function; imported late, so that a mistake in the command line is reported at once."""
     match name:
         case "train":
             from redundancy.training.pretrain import train
@@ -70,7 +70,7 @@ def _stage(name: str, lease: Lease):
 
 
 def _check_fields(argv: list[str]) -> None:
-    """Unknown fields in --config.FIELD flags, told before ml_collections stumbles over them."""
+    """Reports unknown fields in --config.FIELD flags before ml_collections stumbles over them."""
     seen = set()
     for arg in argv:
         name = arg.lstrip("-").partition("=")[0]
@@ -211,7 +211,7 @@ def _config_of(name: str):
 
 
 def check(argv: list[str]) -> int:
-    """Tells what is wrong with a command line and its config, without doing anything; the exit code."""
+    """Reports what is wrong with a command line and its config, without doing anything; returns the exit code."""
     sys.argv = argv = [commands.spelled(arg) for arg in argv]
     try:
         name = _command(_parse(argv))
@@ -266,7 +266,7 @@ class _OwnLines(std_logging.Filter):
         noise = noise or record.getMessage().startswith(
             ("Waiting for previous save", "Metadata file does not exist", "Authentication failed using Compute Engine")
         )
-        # What a library logs with its stack trace also reaches us as an exception, which tells it in one line.
+        # What a library logs with its stack trace also reaches us as an exception, which is shown in one line.
         noise = noise or bool(record.exc_info) or record.name == "asyncio"
         return own or (record.levelno >= std_logging.WARNING and not noise)
 

@@ -52,7 +52,7 @@ class Field:
       doc: what it means, with its unit.
       wanted: the allowed values in words, for the error message.
       check: value -> whether it is allowed.
-      item: type of the items, where the field is a tuple.
+      item: type of the items, if the field is a tuple.
       affects: what depends on it; unless said otherwise, all that a training makes.
     """
 
@@ -66,7 +66,7 @@ class Field:
 
 
 def fraction_name(fraction: float) -> str:
-    """A fraction as names and tables have it: to four decimals, which are all that tells it from another."""
+    """A fraction as names and tables have it: to four decimals, which alone distinguish it from another."""
     return f"{fraction:.4f}"
 
 

@@ -62,7 +62,7 @@ def sweep(
       profile: whether some steps of the first pack are traced.
       part: of a sweep that others share; None for the whole.
       agree: called in the first process, before the first training, with a checksum of what all parts have in common;
-        raises where another part has another, see `lease.Lease.agree`.
+        raises if another part has another, see `lease.Lease.agree`.
 
     Raises:
       WorkdirError: the stage select has not finished, the runs there are of other subsets, or other parts divide another
@@ -120,7 +120,7 @@ def sweep(
 
 
 def _begin(workdir: Workdir, config, runs: list[Run], digests: dict[str, str]) -> list[str]:
-    """Claims the folders of all runs; names of those that are done. Where all are, results.csv is checked or mended."""
+    """Claims the folders of all runs; names of those that are done. If all are, checks or mends results.csv."""
     for run in runs:
         claim(workdir, run, digests)
     finished = read_manifest(workdir.runs, results_sha256=str)

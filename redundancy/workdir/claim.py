@@ -65,7 +65,7 @@ class Workdir(Layout):
         self._until_written(lambda: self._try_claim(wanted))
 
     def _until_written(self, attempt: Callable[[], bool]) -> None:
-        """Repeats what reads config.json and writes it again, where another part of a sweep wrote it in between."""
+        """Repeats an attempt to read and rewrite config.json until no other part of a sweep wrote it in between."""
         if not any(attempt() for _ in range(_ATTEMPTS)):
             raise WorkdirError(
                 f"{self.config} is written by others again and again, or cannot be replaced. Look who does."
@@ -102,7 +102,7 @@ class Workdir(Layout):
     def _check_free(
         self, found: Mapping[str, Any], wanted: Mapping[str, Any], fields: Sequence[str], made: set[str]
     ) -> None:
-        """Raises WorkdirError where something in the workdir depends on one of the differing `fields`."""
+        """Raises WorkdirError if something in the workdir depends on one of the differing `fields`."""
         dependents = self._dependents(made)
         if dependents:  # a field of another version of this program may matter to anything
             dependents = dict.fromkeys(set(fields) - set(config_lib.FIELDS), self.root) | dependents
@@ -120,9 +120,9 @@ class Workdir(Layout):
         )
 
     def _dependents(self, made: set[str]) -> dict[str, str]:
-        """For each field of the config that something in the workdir depends on, what does.
+        """Maps each config field to the artifact in the workdir that depends on it.
 
-        Imported embeddings depend on none, merges neither: they tell how deep they are. Subsets of other fractions,
+        Imported embeddings depend on none, merges neither: they record how deep they are. Subsets of other fractions,
         methods, layers and trials have other names, and lie side by side until there are runs.
         """
         fields: dict[str, str] = {}
@@ -182,7 +182,7 @@ class Workdir(Layout):
         return storage.change_json(self.config, seen, {**found, "dataset": dict(fingerprint)})
 
     def check_fingerprint(self, recorded: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
-        """Raises WorkdirError where two fingerprints differ; `where` is the file that holds `recorded`."""
+        """Raises WorkdirError if two fingerprints differ; `where` is the file that holds `recorded`."""
         one_sided = recorded.keys() ^ given.keys()
         fields = [
             name

@@ -53,7 +53,7 @@ def record(root: str, command: str, code: int, message: str, stage: str = "", pa
       command: stage, "run" or "import".
       code: with which the process ends.
       message: of the error.
-      stage: that failed, where the command has several.
+      stage: that failed, if the command has several.
       part: of a sweep.
     """
     with contextlib.suppress(Exception):

@@ -36,7 +36,7 @@ def need_fields(path: str, value: Any, **fields: type) -> dict[str, Any]:
 
 
 def read_manifest(folder: str, **fields: type) -> dict[str, Any] | None:
-    """The manifest of a finished folder of artifacts, or None where the folder is not finished.
+    """The manifest of a finished folder of artifacts, or None if the folder is not finished.
 
     Raises:
       DataError: the manifest is no JSON, or lacks one of `fields` with its type.
@@ -52,7 +52,7 @@ def read_manifest(folder: str, **fields: type) -> dict[str, Any] | None:
 
 
 def _check_entries(path: str, name: str, entries: Any) -> None:
-    """Raises DataError where an entry of a manifest's list or table is not as this program writes it."""
+    """Raises DataError if an entry of a manifest's list or table is not as this program writes it."""
     table = isinstance(entries, dict)
     if not isinstance(entries, list | dict) or table != (name == "classes"):
         return  # of another kind of manifest
