@@ -74,9 +74,8 @@ def _trainings(work: Work, folders: Mapping[str, int], at_once: int) -> Iterator
     checkpoint = Need(0.85 * network.state, network.state + _CHECKPOINT)
     saves = {folder: -(-steps // config.checkpoint_every) for folder, steps in folders.items()}
     for folder, steps in folders.items():
-        need = checkpoint * min(config.checkpoints_kept, saves[folder]) + Need(
-            0, 9 * _FILE + _LINE * -(-steps // config.log_every)
-        )
+        metrics = Need(0, 9 * _FILE + _LINE * -(-steps // config.log_every))
+        need = checkpoint * min(config.checkpoints_kept, saves[folder]) + metrics
         yield "checkpoints", need.without(written(folder)), Need()
     growing = sum(count > config.checkpoints_kept for count in saves.values())
     yield "checkpoints", Need(), Need(0, checkpoint.about) * min(growing, at_once)
@@ -154,9 +153,9 @@ def _classes(work: Work) -> Need:
     """The classes that are linked at one time, without their pairs: of these the linker takes what memory allows."""
     sizes, widest = sorted(work.counts.values(), reverse=True), max(map(work.dimensions.get, work.layers), default=0)
     # Embeddings and unit vectors; these once more around their mean, and what is copied while the class is read.
-    image = (Need(2, 4) if min(work.config.fractions) < 1 else Need(1, 3)) * (4 * widest) + Need(0, 300)
-    together = sum([size for size in sizes if size < local.LARGE][: machine.cores()])
-    return Need(image.least * sizes[0], image.about * max(sizes[0], together))
+    image = Need(2, 4) * (4 * widest) + Need(0, 300)
+    largest, together = sum(sizes[:1]), sum([size for size in sizes if size < local.LARGE][: machine.cores()])
+    return Need(image.least * largest, image.about * max(largest, together))
 
 
 def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
@@ -177,11 +176,9 @@ def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
         case "link" if not cluster:
             needs = {"the largest classes": _classes(work), "programs": Need(0, _LINKER)}
         case "select":
-            # Of one layer at a time, with its merges.
-            of_layer = -(
-                -sum(each.layer is not None for each in missing_subsets(config, work.workdir)) // len(config.layers)
-            )
-            needs = {"subsets": Need(17 * of_layer, (35 * of_layer + 170) * bool(of_layer)) * n}
+            missing = sum(each.layer is not None for each in missing_subsets(config, work.workdir))
+            of_layer = -(-missing // len(config.layers))  # with its merges
+            needs = {"subsets": Need(17 * of_layer, 35 * of_layer + 170 * (missing > 0)) * n}
         case _:
             return {}
     return needs | {"positions": rows}
