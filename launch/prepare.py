@@ -39,7 +39,7 @@ def named(spec: Spec, command: list[str]) -> Spec:
     if workdir is None:
         raise ConfigError("the command has no --workdir; wanted one that outlives the slice.")
     backend(spec).check_workdir(workdir)
-    code = "import sys; from redundancy import main; sys.exit(main.check(['redundancy', *sys.argv[1:]]))"
+    code = "import sys; from redundancy.cli import main; sys.exit(main.check(['redundancy', *sys.argv[1:]]))"
     argv = [sys.executable, "-c", code, *start.substituted(command, spec, 0)]
     if subprocess.run(argv, env={**os.environ, "JAX_PLATFORMS": "cpu"}, cwd=HERE.parent, check=False).returncode:
         raise ConfigError("the command after -- is wrong, see above; nothing was created.")

@@ -95,7 +95,7 @@ def main() -> None:
     import redundancy.cli.main
     import redundancy.data
     import redundancy.embedding.extract
-    import redundancy.experiment
+    import redundancy.experiment.sweep
     import redundancy.report.stage
     import redundancy.selection.link
     import redundancy.selection.select

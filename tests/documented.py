@@ -219,7 +219,7 @@ def check(words: list[str], env: dict[str, str]) -> None:
     if program.endswith("/redundancy"):
         program = "redundancy"
     if program == "redundancy":
-        code = "import sys; from redundancy import main; sys.exit(main.check(['redundancy', *sys.argv[1:]]))"
+        code = "import sys; from redundancy.cli import main; sys.exit(main.check(['redundancy', *sys.argv[1:]]))"
         _need_success([sys.executable, "-c", code, *words[1:]], env)
     elif words[:3] == ["python", "-m", "launch"]:
         _check_launch(words[3:], env)

@@ -5,7 +5,7 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy.data import open_dataset
-from redundancy.experiment import sweep, table
+from redundancy.experiment import inputs, sweep, table
 from redundancy.experiment.table import subset_schedule
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.selection.subset import Subset, write_subset
@@ -25,12 +25,12 @@ def test_packs_hold_runs_of_equal_length_once_each():
 def test_a_run_of_another_subset_is_refused(tmp_path):
     workdir = Workdir(str(tmp_path))
     run = table.runs(config_lib.resolve({"fractions": (0.9,), "trials": 1}))[1]
-    sweep._claim(workdir, run, {"semantic-0.9000": "first"})
-    sweep._claim(workdir, run, {"semantic-0.9000": "first"})
+    inputs.claim(workdir, run, {"semantic-0.9000": "first"})
+    inputs.claim(workdir, run, {"semantic-0.9000": "first"})
     with pytest.raises(WorkdirError, match="subset_sha256"):
-        sweep._claim(workdir, run, {"semantic-0.9000": "second"})
+        inputs.claim(workdir, run, {"semantic-0.9000": "second"})
     with pytest.raises(DataError, match=r"no semantic-0\.9000"):
-        sweep._claim(workdir, run, {})
+        inputs.claim(workdir, run, {})
 
 
 def test_a_subset_with_other_labels_than_the_data_set_is_refused(tmp_path):
@@ -45,7 +45,7 @@ def test_a_subset_with_other_labels_than_the_data_set_is_refused(tmp_path):
 
     def kept(positions, labels):
         write_subset(workdir.subset("semantic-0.9000"), Subset(positions, labels, *none, metadata))
-        return sweep._kept(workdir, run, dataset)
+        return inputs.kept(workdir, run, dataset)
 
     assert (kept(train.positions, train.labels) == train.positions).all()
     wrong = train.labels.copy()

@@ -22,7 +22,8 @@ from tests.waiting import wait_until
 
 HOLD = """
 import sys
-from redundancy import lease, parts
+from redundancy.experiment import parts
+from redundancy.workdir import lease
 _, root, kind, *part = sys.argv
 sys.argv[1:] = ["sweep"]
 if kind == "file":

@@ -30,7 +30,7 @@ LEAVES = {
 MODULE = """
 import logging, os, signal, subprocess, sys, time
 import jax, pytest
-from redundancy import lease
+from redundancy.workdir import lease
 from tests.leaves_no_trace import take, undo
 before = take()
 def test_leaves():

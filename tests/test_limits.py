@@ -12,10 +12,11 @@ import pytest
 from finished_run import finished, small_config
 
 from redundancy import config as config_lib
-from redundancy import storage
+from redundancy import estimates, storage
 from redundancy.data import open_dataset
 from redundancy.embedding import store
-from redundancy.estimates import check, needs
+from redundancy.estimates import needs
+from redundancy.estimates.work import work_of
 from redundancy.runtime import machine
 from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.selection.link import link
@@ -57,7 +58,7 @@ def lines(caplog):
 
 def test_what_fits_is_told_in_one_line(small, caplog):
     caplog.set_level("INFO", "absl")
-    check.check(*small, STAGES)
+    estimates.check(*small, STAGES)
     (line,) = [line for line in lines(caplog) if "what is left to do" in line]
     for part in ("of disk (checkpoints", "embeddings", "that are free", "of memory (", "on each device (cpu)", "sweep"):
         assert part in line
@@ -66,7 +67,7 @@ def test_what_fits_is_told_in_one_line(small, caplog):
 def test_a_disk_too_small_is_told_with_the_parts(small, disk_of):
     disk_of(100_000)
     with pytest.raises(WorkdirError) as told:
-        check.check(*small, STAGES)
+        estimates.check(*small, STAGES)
     for part in (
         small[1].root,
         "checkpoints",
@@ -80,44 +81,44 @@ def test_a_disk_too_small_is_told_with_the_parts(small, disk_of):
 
 
 def test_what_may_just_fit_is_not_refused(small, disk_of, caplog):
-    work = needs.work_of(*small, STAGES)
+    work = work_of(*small, STAGES)
     _, most = needs.disk(work)
     disk_of(int(most.least) + 1)
-    check.check(*small, STAGES)
+    estimates.check(*small, STAGES)
     assert any("Free some space" in line for line in lines(caplog))
     caplog.clear()
     disk_of(int(most.about) + 1)
-    check.check(*small, STAGES)
+    estimates.check(*small, STAGES)
     assert not any("Free some space" in line for line in lines(caplog))
     disk_of(int(most.least) - 1)
     with pytest.raises(WorkdirError):
-        check.check(*small, STAGES)
+        estimates.check(*small, STAGES)
 
 
 def test_remote_workdirs_have_no_disk(small, disk_of):
     disk_of(0)
     config, _, dataset = small
-    check.check(config, Workdir("memory://limits/w"), dataset, STAGES)
+    estimates.check(config, Workdir("memory://limits/w"), dataset, STAGES)
 
 
 def test_what_is_finished_or_begun_needs_no_room(small, disk_of, tmp_path_factory, digits_npz):
     config, whole = finished(tmp_path_factory.getbasetemp(), digits_npz)
     _, _, dataset = small
     disk_of(0)
-    check.check(config, whole, dataset, STAGES)
+    estimates.check(config, whole, dataset, STAGES)
     root = small[1].root
     shutil.copytree(whole.root, root)
     for name in ("runs/manifest.json", "runs/full-1.0000-trial0/result.json"):
         storage.remove(storage.join(root, name))
-    check.check(config, Workdir(root), dataset, STAGES)  # all that is left is to evaluate
+    estimates.check(config, Workdir(root), dataset, STAGES)  # all that is left is to evaluate
     storage.remove(storage.join(root, "runs/full-1.0000-trial0"))
     with pytest.raises(WorkdirError, match="checkpoints"):
-        check.check(config, Workdir(root), dataset, STAGES)
+        estimates.check(config, Workdir(root), dataset, STAGES)
 
 
 def test_estimates_are_near_what_a_run_writes(tmp_path, tmp_path_factory, digits_npz):
     config, whole = finished(tmp_path_factory.getbasetemp(), digits_npz)
-    work = needs.work_of(config, Workdir(str(tmp_path / "none")), open_dataset(config), STAGES)
+    work = work_of(config, Workdir(str(tmp_path / "none")), open_dataset(config), STAGES)
     by_kind, most = needs.disk(work)
     taken = {
         "checkpoints": ("pretrain", "runs"),
@@ -138,7 +139,7 @@ def test_estimates_are_near_a_larger_checkpoint(tmp_path):
     config = config_lib.resolve(
         {"dataset": "generated:10:64:16", "image_size": 32, "depth": 20, "warmup_steps": 1, "steps": 100}
     )
-    work = needs.work_of(config, Workdir(str(tmp_path / "w")), open_dataset(config), ("train",))
+    work = work_of(config, Workdir(str(tmp_path / "w")), open_dataset(config), ("train",))
     shapes = jax.eval_shape(work.network.programs["train"].init, jax.ShapeDtypeStruct((), np.uint32))
     generator = np.random.default_rng(0)
     state = jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype(leaf.dtype), shapes)
@@ -164,7 +165,7 @@ def test_estimates_are_near_what_link_and_select_write(tmp_path, sizes, dimensio
         store.write_part(folder, index, len(parts), part, labels[part], vectors[part], identity)
     store.finish(folder, len(parts), identity, [str(label) for label in range(len(sizes))], n)
     todo = ("link", "select")
-    work = needs.work_of(config, workdir, None, todo)
+    work = work_of(config, workdir, None, todo)
     assert (work.images, work.dimensions) == (n, {"end": dimension})
     by_kind, _ = needs.disk(dataclasses.replace(work, todo=todo))
     link(config, workdir)
@@ -173,7 +174,7 @@ def test_estimates_are_near_what_link_and_select_write(tmp_path, sizes, dimensio
         actual = needs.written(workdir.path(kind))
         assert by_kind[kind].least < actual, kind
         assert 0.9 * actual < by_kind[kind].about < 2 * actual, kind
-    embeddings = needs._embeddings(work, "end")
+    embeddings = needs.embeddings(work, "end")
     actual = needs.written(folder)
     assert embeddings.least < actual
     assert 0.9 * actual < embeddings.about < 2 * actual
@@ -181,8 +182,8 @@ def test_estimates_are_near_what_link_and_select_write(tmp_path, sizes, dimensio
 
 def test_memory_too_small_is_told_with_the_stage_and_the_way_out(small, memory_of):
     memory_of(50_000)
-    with pytest.raises(ConfigError, match=r'The stage "train" takes about .*images .*of 48.8 KiB .*resident_mb=0'):
-        check.check(*small, STAGES)
+    with pytest.raises(ConfigError, match=r'The stage "train" takes about .*images .*of 49 KiB .*resident_mb=0'):
+        estimates.check(*small, STAGES)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_each_stage_has_its_way_out(small, memory_of, stage, host, way):
     config, workdir, dataset = small
     memory_of(host)
     with pytest.raises(ConfigError, match=rf'The stage "{stage}" takes .*{way}'):
-        check.check(config, workdir, dataset, (stage,))
+        estimates.check(config, workdir, dataset, (stage,))
 
 
 def test_classes_that_are_linked_elsewhere_need_no_memory_here(tmp_path, memory_of, tmp_path_factory, digits_npz):
@@ -202,14 +203,14 @@ def test_classes_that_are_linked_elsewhere_need_no_memory_here(tmp_path, memory_
     shutil.copytree(whole.embeddings("end"), workdir.embeddings("end"))
     memory_of(1000)
     with pytest.raises(ConfigError, match='"link"'):
-        check.check(config, workdir, None, ("link",))
-    check.check(config, workdir, None, ("link",), cluster=True)
+        estimates.check(config, workdir, None, ("link",))
+    estimates.check(config, workdir, None, ("link",), cluster=True)
 
 
 def test_a_sweep_that_will_not_fit_is_told_before_the_training(small, memory_of, monkeypatch):
     config, workdir, dataset = small
     config = config_lib.resolve({**config_lib.to_json(config), "pack": 3, "pack_mode": "vmap"})
-    work = needs.work_of(config, workdir, dataset, STAGES)
+    work = work_of(config, workdir, dataset, STAGES)
     assert work.network.pack == {"train": 1, "embed": 1, "sweep": 3}
     alone, together = (
         sum(plan.estimate(work.network.programs[stage], work.network.pack[stage], work.network.resident).values())
@@ -218,19 +219,19 @@ def test_a_sweep_that_will_not_fit_is_told_before_the_training(small, memory_of,
     assert together > 1.5 * alone
     memory_of(2**40, (alone + together) // 2)
     with pytest.raises(ConfigError, match=r'The stage "sweep" does not fit: a pack of 3 trials .*lower config\.pack'):
-        check.check(config, workdir, dataset, STAGES)
-    check.check(config, workdir, dataset, ("train", "embed"))
+        estimates.check(config, workdir, dataset, STAGES)
+    estimates.check(config, workdir, dataset, ("train", "embed"))
 
 
 def test_devices_too_small_for_training_or_evaluation_are_told(small, memory_of):
     config, workdir, dataset = small
     memory_of(2**40, 100_000)
     with pytest.raises(ConfigError, match=r'The stage "train" does not fit: .*activations'):
-        check.check(config, workdir, dataset, STAGES)
+        estimates.check(config, workdir, dataset, STAGES)
     config = config_lib.resolve({**config_lib.to_json(config), "eval_batch_size": 1_000_000, "batch_size": 8})
     memory_of(2**40, 2**27)
     with pytest.raises(ConfigError, match=r"1000000 images at a time .*lower config\.eval_batch_size"):
-        check.check(config, workdir, dataset, STAGES)
+        estimates.check(config, workdir, dataset, STAGES)
 
 
 def test_devices_are_asked_for_only_by_stages_that_use_them(small, monkeypatch, tmp_path, tmp_path_factory, digits_npz):
@@ -241,16 +242,16 @@ def test_devices_are_asked_for_only_by_stages_that_use_them(small, monkeypatch, 
 
     for name in ("devices", "local_devices"):
         monkeypatch.setattr(jax, name, none)
-    check.check(config, whole, small[2], STAGES)
+    estimates.check(config, whole, small[2], STAGES)
     workdir = Workdir(str(tmp_path / "v"))
-    check.check(config, workdir, None, ("link",))  # without embeddings there is nothing to tell
+    estimates.check(config, workdir, None, ("link",))  # without embeddings there is nothing to tell
     shutil.copytree(whole.embeddings("end"), workdir.embeddings("end"))
-    check.check(config, workdir, None, ("link", "select"))
+    estimates.check(config, workdir, None, ("link", "select"))
     with pytest.raises(AssertionError):
-        check.check(config, workdir, small[2], ("sweep",))
+        estimates.check(config, workdir, small[2], ("sweep",))
 
 
 def test_nothing_is_compiled_or_written(small, monkeypatch):
     monkeypatch.setattr(jax._src.compiler, "compile_or_get_cached", None)
-    check.check(*small, STAGES)
+    estimates.check(*small, STAGES)
     assert not pathlib.Path(small[1].root).exists()

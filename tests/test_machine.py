@@ -50,7 +50,7 @@ def test_this_machine(monkeypatch):
 
 def test_freed_memory_is_kept():
     code = (
-        "from redundancy import machine\n"
+        "from redundancy.runtime import machine\n"
         "import numpy as np, resource\n"
         "kept = machine.keep_freed_memory()\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

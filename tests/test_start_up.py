@@ -10,7 +10,8 @@ from tests.waiting import ending
 # Joins as the command line does, then tells what it found; the last process may lie about its number.
 CHILD = """
 import dataclasses, json, os, signal, sys
-from redundancy import commands, main, preemption, processes
+from redundancy.cli import commands, main
+from redundancy.runtime import preemption, processes
 main._FLAGS(["redundancy", *sys.argv[1:]])
 several = commands.several()
 if several is None:

@@ -38,7 +38,7 @@ from redundancy.workdir import Workdir
 root, sys.argv[1:] = sys.argv[1], ["sweep"]
 config = config_lib.resolve(storage.read_json(root + "/config.json")["config"])
 with Lease(root):
-    experiment.sweep(config, Workdir(root))
+    sweep(config, Workdir(root))
 """
 COUNT = """
 import json, sys
@@ -100,7 +100,7 @@ def processor_seconds():
 
 def test_it_is_light_and_quick(copied, repo, child_env):
     code = (
-        "import sys; from redundancy import main; code = main.entry(['redundancy', 'status', '--workdir', sys.argv[1]]);"
+        "import sys; from redundancy.cli import main; code = main.entry(['redundancy', 'status', '--workdir', sys.argv[1]]);"
         "print(code, {'jax', 'tensorflow', 'matplotlib', 'tensorboard', 'scipy'} & {*sys.modules})"
     )
     seconds = []

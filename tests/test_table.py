@@ -9,10 +9,10 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy import storage
-from redundancy.estimates import needs
 from redundancy.experiment import table
 from redundancy.status.survey import survey
 from redundancy.workdir import Workdir
+from redundancy.workdir.finished import is_finished
 
 
 def names(**fields):
@@ -88,7 +88,7 @@ def test_runs_and_what_select_still_lacks_are_of_the_subsets_asked_for(methods, 
     files = [{"file": f"{each.name}.parquet", "sha256": "", **dataclasses.asdict(each)} for each in asked]
     for made in (files[1:], files):
         storage.write_json(storage.join(workdir.subsets, "manifest.json"), {"files": made})
-        assert needs.is_finished(config, workdir, "select") == (made is files)
+        assert is_finished(config, workdir, "select") == (made is files)
 
 
 def test_steps_are_those_of_the_schedule():
@@ -126,8 +126,6 @@ def test_a_fraction_is_four_decimals():
 
 
 def test_it_imports_no_jax(repo, child_env):
-    code = (
-        "import sys; from redundancy import table; print({'jax', 'tensorflow', 'matplotlib', 'scipy'} & {*sys.modules})"
-    )
+    code = "import sys; from redundancy.experiment import table; print({'jax', 'tensorflow', 'matplotlib', 'scipy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=repo, env=child_env, capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr

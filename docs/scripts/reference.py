@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from redundancy import config
 from redundancy.cli import help as help_lib
 from redundancy.embedding import store
-from redundancy.experiment import sweep, table
+from redundancy.experiment import results, table
 from redundancy.importing import ids
 from redundancy.report import compare
 from redundancy.selection import merges, subset
@@ -344,7 +344,7 @@ def artifacts() -> str:
         if not each.kind:
             continue
         schema = types.get(each.path)
-        columns = sweep.COLUMNS if each.path == "results.csv" else schema and schema.names
+        columns = results.COLUMNS if each.path == "results.csv" else schema and schema.names
         if columns and list(each.fields) != list(columns):
             raise SystemExit(f"docs: {each.path} has columns {columns}; told are {list(each.fields)}")
         out += [f"## {each.path}\n", f"{each.doc[0].upper()}{each.doc[1:]}.\n"]

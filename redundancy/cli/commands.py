@@ -25,75 +25,57 @@ _EXAMPLES = {
 }
 _SCHEDULERS = "tcp://HOST:PORT, tls://HOST:PORT, file:PATH (a scheduler file), local or local:WORKERS"
 
-_FLAGS = flags.FLAGS
-# Commands that take each flag.
-_COMMANDS = {
-    "embeddings": ("import",),
-    "labels": ("import",),
-    "ids": ("import",),
-    "columns": ("import",),
-    "class_names": ("import",),
-    "name": ("import",),
-    "checkpoint": ("import",),
-    "parts": ("import",),
-    "layer": ("import", "export"),
-    "fraction": ("export",),
-    "format": ("export",),
-    "output": ("export",),
-    "method": ("export",),
-    "trial": ("export",),
-    "dropped": ("export",),
-    "overwrite": ("export",),
-    "scheduler": ("link", "run"),
-    "coordinator": (*STAGES, "run"),
-    "num_processes": (*STAGES, "run"),
-    "process_id": (*STAGES, "run"),
-    "heartbeat_s": (*STAGES, "run"),
-    "profile": ("train", "sweep", "run"),
-    "until": ("run",),
-    "part": ("sweep",),
-    "topology": ("preflight",),
-    "image_size": ("preflight",),
-    "classes": ("preflight",),
-    "trials": ("preflight",),
-    "json": ("preflight", "status"),
-    "image_ids": ("export",),
-    "limit": ("export",),
-    "watch": ("status",),
-    "port": ("browse",),
-    "no_open": ("browse",),
-}
 # Formats of `export` that a config adds something to.
 _WITH_CONFIG = ("projector", "groups-csv", "groups-parquet")
-for _name in ("embeddings", "labels", "ids", "columns", "class_names", "name", "checkpoint", "layer"):
-    flags.DEFINE_string(_name, None, "See redundancy import --help.")
-flags.DEFINE_integer("parts", None, "See redundancy import --help.", lower_bound=1)
-flags.DEFINE_float("fraction", None, "See redundancy export --help.")
-flags.DEFINE_enum("format", None, ["npy", "txt", "parquet", "tfds", *_WITH_CONFIG], "See redundancy export --help.")
-flags.DEFINE_string("output", None, "See redundancy export --help.")
-flags.DEFINE_enum("method", None, list(METHODS), "See redundancy export --help.")
-flags.DEFINE_integer("trial", None, "See redundancy export --help.", lower_bound=0)
-flags.DEFINE_bool("dropped", False, "See redundancy export --help.")
-flags.DEFINE_enum("until", None, list(STAGES), "The last stage of run.")
-flags.DEFINE_bool("profile", False, "Trace some steps of the first training.")
-flags.DEFINE_string("part", None, "I/N: part I, from 0, of a sweep that N machines share.")
-flags.DEFINE_bool("overwrite", False, "See redundancy export --help.")
-flags.DEFINE_string("topology", None, "See redundancy preflight --help.")
-for _name in ("image_size", "classes", "trials"):
-    flags.DEFINE_integer(_name, None, "See redundancy preflight --help.", lower_bound=1)
-flags.DEFINE_bool("json", False, "JSON instead of text.")
-flags.DEFINE_enum("image_ids", None, ["auto", "tfds", "none"], "See redundancy export --help.")
-flags.DEFINE_integer("limit", None, "See redundancy export --help.", lower_bound=1)
-flags.DEFINE_float("watch", None, "See redundancy status --help.")
-flags.DEFINE_integer("port", None, "See redundancy browse --help.", lower_bound=1, upper_bound=65535)
-flags.DEFINE_bool("no_open", False, "See redundancy browse --help.")
-flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of a run of several; auto, or none.")
-flags.DEFINE_integer("num_processes", None, "Processes of the run, one on each host.", lower_bound=1)
-flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
-flags.DEFINE_integer(
-    "heartbeat_s", 100, "Seconds after which a silent process counts as lost, which ends the others.", lower_bound=5
+
+_FLAGS = flags.FLAGS
+_COMMANDS: dict[str, tuple[str, ...]] = {}  # that take each flag
+
+
+def _define(define: Callable, names: str, *commands: str, **given) -> None:
+    """Defines flags of some commands."""
+    shown = {"default": None, "help": f"See redundancy {commands[0]} --help.", **given}
+    for name in names.split():
+        _COMMANDS[name] = commands
+        define(name, **shown)
+
+
+_define(flags.DEFINE_string, "embeddings labels ids columns class_names name checkpoint", "import")
+_define(flags.DEFINE_integer, "parts", "import", lower_bound=1)
+_define(flags.DEFINE_string, "layer", "import", "export")
+_define(flags.DEFINE_float, "fraction", "export")
+_define(flags.DEFINE_enum, "format", "export", enum_values=["npy", "txt", "parquet", "tfds", *_WITH_CONFIG])
+_define(flags.DEFINE_string, "output", "export")
+_define(flags.DEFINE_enum, "method", "export", enum_values=list(METHODS))
+_define(flags.DEFINE_integer, "trial", "export", lower_bound=0)
+_define(flags.DEFINE_bool, "dropped overwrite", "export", default=False)
+_define(flags.DEFINE_string, "scheduler", "link", "run", help=f"Dask scheduler for link: {_SCHEDULERS}.")
+_define(
+    flags.DEFINE_string,
+    "coordinator",
+    *STAGES,
+    "run",
+    help="HOST:PORT of process 0 of a run of several; auto, or none.",
 )
-flags.DEFINE_string("scheduler", None, f"Dask scheduler for link: {_SCHEDULERS}.")
+_define(
+    flags.DEFINE_integer, "num_processes", *STAGES, "run", help="Processes of the run, one on each host.", lower_bound=1
+)
+_define(flags.DEFINE_integer, "process_id", *STAGES, "run", help="Which of them this is, from 0.", lower_bound=0)
+_silent = "Seconds after which a silent process counts as lost, which ends the others."
+_define(flags.DEFINE_integer, "heartbeat_s", *STAGES, "run", default=100, help=_silent, lower_bound=5)
+_define(
+    flags.DEFINE_bool, "profile", "train", "sweep", "run", default=False, help="Trace some steps of the first training."
+)
+_define(flags.DEFINE_enum, "until", "run", enum_values=list(STAGES), help="The last stage of run.")
+_define(flags.DEFINE_string, "part", "sweep", help="I/N: part I, from 0, of a sweep that N machines share.")
+_define(flags.DEFINE_string, "topology", "preflight")
+_define(flags.DEFINE_integer, "image_size classes trials", "preflight", lower_bound=1)
+_define(flags.DEFINE_bool, "json", "preflight", "status", default=False, help="JSON instead of text.")
+_define(flags.DEFINE_enum, "image_ids", "export", enum_values=["auto", "tfds", "none"])
+_define(flags.DEFINE_integer, "limit", "export", lower_bound=1)
+_define(flags.DEFINE_float, "watch", "status")
+_define(flags.DEFINE_integer, "port", "browse", lower_bound=1, upper_bound=65535)
+_define(flags.DEFINE_bool, "no_open", "browse", default=False)
 
 
 def spelled(arg: str) -> str:
@@ -104,7 +86,7 @@ def spelled(arg: str) -> str:
 
 
 def check_flags(command: str) -> None:
-    """Raises ConfigError where a flag of another command is given, or one that the command needs is not."""
+    """Raises ConfigError if a flag of another command is given, or one that the command needs is missing."""
     for name, commands in _COMMANDS.items():
         if _FLAGS[name].present and command not in commands:
             shown, theirs = name.replace("_", "-"), " and ".join(commands)
@@ -148,7 +130,7 @@ class Processes:
 
 
 def several() -> Processes | None:
-    """What the flags, or the variables of JAX's own names, say of a run of several processes; None where it has one.
+    """What the flags, or the variables of JAX's own names, say of a run of several processes; None if it has one.
 
     Where they say nothing, JAX finds the others on a host of a TPU slice.
 
@@ -218,7 +200,7 @@ def _given(*names: str) -> dict:
 
 
 def run(command: str, workdir: Workdir | None, config=None) -> int:
-    """Runs a command of help.HELP with the flags of the command line; workdir and config (resolved) None where not given.
+    """Runs a command of help.HELP with the flags of the command line; workdir and config (resolved) None if not given.
 
     Returns:
       the exit code.

@@ -1,4 +1,4 @@
-"""What the command line tells of itself."""
+"""The help texts of the command line."""
 
 USAGE = """\
 redundancy: find the images a labelled data set does not need, and show what leaving them out costs.

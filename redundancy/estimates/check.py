@@ -1,53 +1,27 @@
-"""Disk and memory are compared with what a command needs before its work: too little is said then, not after hours.
+"""Compares what a command needs with the disk and the memory there are.
 
-Work is refused only where not even the bound below of what it needs fits; where the estimate does not, a warning is given.
+Refuses work only if not even the bound below of its need fits; warns if the estimate does not.
 """
 
+import functools
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from absl import logging
 
 from redundancy import storage
 from redundancy.data import Dataset
-from redundancy.estimates.needs import Need, Work, disk, is_finished, memory, total, work_of
+from redundancy.estimates.needs import Need, Needs, disk, memory, total
+from redundancy.estimates.work import Work, work_of
 from redundancy.runtime import machine
-from redundancy.runtime.errors import ConfigError, WorkdirError
+from redundancy.runtime.errors import ConfigError, UserError, WorkdirError
 from redundancy.runtime.sizes import binary
 from redundancy.workdir import Workdir
+from redundancy.workdir.finished import is_finished
 
 _NEAR = 0.8  # share of a device's memory from which plan.check_fits is asked
-
-
-def _shown(needs: Mapping[str, Need]) -> str:
-    """'checkpoints 1.2 GiB, embeddings 3.4 MiB', the largest first."""
-    ordered = sorted(needs.items(), key=lambda item: -item[1].about)
-    return ", ".join(f"{name} {binary(need.about)}" for name, need in ordered if need.about >= 1)
-
-
-def _check_disk(work: Work) -> str:
-    """What is needed of the disk, in words; raises WorkdirError where there is not even the least of it."""
-    root = os.path.abspath(storage.local_path(work.workdir.root))
-    while not os.path.isdir(root) and root != os.path.dirname(root):
-        root = os.path.dirname(root)
-    free = shutil.disk_usage(root).free
-    needs, most = disk(work)
-    told = f"about {binary(most.about)} of disk ({_shown(needs)}) of {binary(free)} that are free"
-    ways = ["Free some space", "choose another --workdir"]
-    if needs.get("checkpoints", Need()).about > 0.5 * most.about and "sweep" in work.todo:
-        ways.append("lower config.trials or take fewer config.fractions, since every run keeps its checkpoints")
-    elif needs.get("embeddings", Need()).about > 0.5 * most.about and len(work.config.layers) > 1:
-        ways.append("embed fewer config.layers")
-    text = f"{work.workdir.root}: what is left to do takes {told}, at the least {binary(most.least)}. {', or '.join(ways)}."
-    if most.least > free:
-        raise WorkdirError(text)
-    if most.about > free:
-        logging.warning("%s", text)
-    return told if most.about else ""
-
-
 _WAYS = {
     "embed": "take a machine with more memory, or raise config.embedding_parts",
     "link": "link on a machine with more memory or on a cluster (--scheduler), keep a larger fraction, or split the class",
@@ -56,36 +30,60 @@ _WAYS = {
 _WAY = "take a machine with more memory, stream the images (--config.resident_mb=0), or lower config.batch_size"
 
 
+def _shown(needs: Needs) -> str:
+    """'checkpoints 1.2 GiB, embeddings 3.4 MiB', the largest first."""
+    ordered = sorted(needs.items(), key=lambda item: -item[1].about)
+    return ", ".join(f"{name} {binary(need.about)}" for name, need in ordered if need.about >= 1)
+
+
+def _compare(need: Need, have: float, error: type[UserError], text: str) -> None:
+    if need.least > have:
+        raise error(text)
+    if need.about > have:
+        logging.warning("%s", text)
+
+
+def _check_disk(work: Work) -> str:
+    """The need of disk, in words; raises WorkdirError if there is not even the least of it."""
+    root = os.path.abspath(storage.local_path(work.workdir.root))
+    while not os.path.isdir(root) and root != os.path.dirname(root):
+        root = os.path.dirname(root)
+    free = shutil.disk_usage(root).free
+    needs, most = disk(work)
+    shown = f"about {binary(most.about)} of disk ({_shown(needs)}) of {binary(free)} that are free"
+    ways = ["Free some space", "choose another --workdir"]
+    if needs.get("checkpoints", Need()).about > 0.5 * most.about and "sweep" in work.todo:
+        ways.append("lower config.trials or take fewer config.fractions, since every run keeps its checkpoints")
+    elif needs.get("embeddings", Need()).about > 0.5 * most.about and len(work.config.layers) > 1:
+        ways.append("embed fewer config.layers")
+    text = f"{work.workdir.root}: what is left to do takes {shown}, at the least {binary(most.least)}. {', or '.join(ways)}."
+    _compare(most, free, WorkdirError, text)
+    return shown if most.about else ""
+
+
 def _check_memory(work: Work, cluster: bool) -> str:
-    """What the stage that takes most needs of memory, in words; raises ConfigError where one has not even the least."""
-    available = machine.available_memory()
+    """The memory of the stage that needs most, in words; raises ConfigError if a stage has not even the least of its need."""
+    have = machine.available_memory()
     most, of_most = 0.0, ""
     for stage in work.todo:
         needs = memory(work, stage, cluster)
         need = total(needs.values())
-        told = (
-            f"about {binary(need.about)} of memory ({stage}: {_shown(needs)}) of {binary(available)} that are available"
-        )
-        text = f'The stage "{stage}" takes {told}, at the least {binary(need.least)}: {_WAYS.get(stage, _WAY)}.'
-        if need.least > available:
-            raise ConfigError(text)
-        if need.about > available:
-            logging.warning("%s", text)
+        shown = f"about {binary(need.about)} of memory ({stage}: {_shown(needs)}) of {binary(have)} that are available"
+        text = f'The stage "{stage}" takes {shown}, at the least {binary(need.least)}: {_WAYS.get(stage, _WAY)}.'
+        _compare(need, have, ConfigError, text)
         if need.about > most:
-            most, of_most = need.about, told
+            most, of_most = need.about, shown
     return of_most
 
 
 def _check_devices(work: Work) -> str:
-    """What programs need of each device, in words; raises ConfigError where some do not fit."""
+    """What programs need of each device, in words; raises ConfigError if one does not fit."""
     from redundancy.training import plan
 
-    network, told, estimates = work.network, [], {}
+    network, shown, estimate = work.network, [], functools.cache(plan.estimate)
     for stage, programs in network.programs.items():
         device, pack = programs.mesh.local_devices[0], network.pack[stage]
-        if (id(programs), pack) not in estimates:
-            estimates[id(programs), pack] = plan.estimate(programs, pack, network.resident)
-        have, wanted = plan.device_memory(device), sum(estimates[id(programs), pack].values())
+        have, wanted = plan.device_memory(device), sum(estimate(programs, pack, network.resident).values())
         if wanted > _NEAR * have:
             try:
                 plan.check_fits(programs, pack, network.resident)
@@ -96,12 +94,12 @@ def _check_devices(work: Work) -> str:
                     raise ConfigError(text) from None
                 logging.warning("%s", text)
         _check_forward(work, stage, have)
-        told.append(f"{stage} {binary(wanted)}")
-    return f"about {', '.join(told)} on each device ({device.device_kind}) of {binary(have)}"
+        shown.append(f"{stage} {binary(wanted)}")
+    return f"about {', '.join(shown)} on each device ({device.device_kind}) of {binary(have)}"
 
 
 def _check_forward(work: Work, stage: str, have: int) -> None:
-    """Raises ConfigError where a batch of evaluation or embedding does not fit on a device."""
+    """Raises ConfigError if a batch of evaluation or embedding does not fit on a device."""
     network, programs = work.network, work.network.programs[stage]
     trials = network.pack[stage] // programs.mesh.shape["trial"]
     rows = programs.eval_batch_size // programs.mesh.shape["data"]
@@ -112,23 +110,18 @@ def _check_forward(work: Work, stage: str, have: int) -> None:
         f'The stage "{stage}" takes {work.config.eval_batch_size} images at a time through the network, for which each '
         f"device needs about {binary(need.about)}, and it has {binary(have)}: lower config.eval_batch_size."
     )
-    if need.least > have:
-        raise ConfigError(text)
-    if need.about > have:
-        logging.warning("%s", text)
+    _compare(need, have, ConfigError, text)
 
 
 def check(config, workdir: Workdir, dataset: Dataset | None, stages: Iterable[str], cluster: bool = False) -> None:
-    """Estimates what the stages need that are not finished, and says in one line of the log how much.
+    """Estimates the needs of the stages that are not finished, logs them in one line, and refuses what cannot fit.
 
-    What is finished needs nothing, and of what was begun that which is on the disk already is left out. Quotas are not
-    known, nor the room of remote storage. Devices are asked for only where a stage that is not finished trains or
-    embeds.
+    Leaves out what is on the disk already. Knows neither quotas nor the room of remote storage.
 
     Args:
       config: resolved.
       workdir: claimed by the config.
-      dataset: of the config; None where no stage opens it: then the embeddings in the workdir tell the sizes.
+      dataset: of the config; None if no stage opens it: the embeddings in the workdir then give the sizes.
       stages: of the command, in order.
       cluster: whether classes are linked elsewhere, so that their memory is not this machine's.
 
@@ -142,10 +135,10 @@ def check(config, workdir: Workdir, dataset: Dataset | None, stages: Iterable[st
     work = work_of(config, workdir, dataset, todo) if todo else None
     if work is None:
         return
-    told = [
+    shown = [
         _check_disk(work) if storage.is_local(workdir.root) else "",
         _check_memory(work, cluster),
         _check_devices(work) if work.network else "",
     ]
-    if said := "; ".join(filter(None, told)):
-        logging.info("what is left to do takes %s", said)
+    if any(shown):
+        logging.info("what is left to do takes %s", "; ".join(filter(None, shown)))

@@ -1,0 +1,1 @@
+"""The table of a config's trainings, the stage that trains them, and their results."""

@@ -12,7 +12,7 @@ from redundancy.workdir import run_name, subset_name
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A subset that a config asks for; layer or trial is None where the method has none."""
+    """A subset that a config asks for; layer or trial is None if the method has none."""
 
     method: str
     layer: str | None
@@ -30,10 +30,10 @@ class Run:
 
     Attributes:
       method: "full", or one of `methods.METHODS`.
-      layer: layer that the subset was made from; "end" where the method has none.
+      layer: layer that the subset was made from; "end" if the method has none.
       fraction: kept share of the full set.
       trial: number of the trial; runs of one trial share initialisation and order.
-      steps: steps of the training, None where they depend on a number of images that is not known.
+      steps: steps of the training, None if they depend on a number of images that is not known.
       subset: name of the subset, None for the full set.
     """
 
@@ -67,7 +67,7 @@ class Schedule:
 
 
 def _kinds(config) -> list[tuple[str, str | None, float]]:
-    """Method, layer and fraction, fractions descending; the layer is None where the method has none."""
+    """Method, layer and fraction, fractions descending; the layer is None if the method has none."""
     return [
         (method, layer, fraction)
         for method in config.methods
@@ -77,7 +77,7 @@ def _kinds(config) -> list[tuple[str, str | None, float]]:
 
 
 def subsets(config) -> list[Asked]:
-    """All subsets of a resolved config: of each method, layer, fraction and, where it is drawn, trial."""
+    """All subsets of a resolved config: of each method, layer, fraction and, if it is drawn, trial."""
     return [
         Asked(method, layer, fraction, trial)
         for method, layer, fraction in _kinds(config)
@@ -92,7 +92,7 @@ def runs(config, num_images: int = 0) -> list[Run]:
 
     Args:
       config: resolved config.
-      num_images: training images of the full set; needed where config.epochs is set, 0 where not known.
+      num_images: training images of the full set; needed if config.epochs is set, 0 if not known.
     """
     found = []
     for method, layer, fraction in [("full", None, 1.0), *(kind for kind in _kinds(config) if kind[2] != 1.0)]:
@@ -114,7 +114,7 @@ def full_schedule(config, num_images: int) -> Schedule:
     """Of a training on the full set of `num_images` images.
 
     Raises:
-      ConfigError: the warm-up is longer than the training, which only the number of images tells where one is in epochs.
+      ConfigError: the warm-up is longer than the training, which depends on the number of images if one is in epochs.
     """
     steps, warmup = num_steps(config, num_images), config.warmup_steps
     if config.warmup_epochs:
@@ -162,6 +162,6 @@ def subset_schedule(config, num_images: int, fraction: float) -> Schedule:
 
 
 def check(config, num_images: int) -> None:
-    """Raises ConfigError where some training that the config asks for is shorter than its warm-up."""
+    """Raises ConfigError if some training that the config asks for is shorter than its warm-up."""
     for fraction in (1.0, *sorted(config.fractions, reverse=True)):
         subset_schedule(config, num_images, fraction)

@@ -7,7 +7,7 @@ import numba
 
 
 def compiled(function: Callable | None = None, **options) -> Callable:
-    """`numba.njit` that keeps what it compiles on disk where it can: not where nothing may be written, as in a container.
+    """`numba.njit` that keeps what it compiles on disk if it can: not in a folder that is read-only, as in a container.
 
     A compiled function must call others of its own module alone: Numba compiles it anew when its own file changes only.
     """

@@ -1,4 +1,4 @@
-"""Errors a user can act on. main.py prints their text alone; every other exception is a bug."""
+"""Errors a user can act on. cli.main prints their text alone; every other exception is a bug."""
 
 import difflib
 from collections.abc import Iterable

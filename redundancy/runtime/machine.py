@@ -33,7 +33,7 @@ def _limits(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> 
                 if not place.is_relative_to(top):
                     break
                 with contextlib.suppress(OSError, ValueError, LookupError):
-                    # Cached files count as used, and are given up where memory is wanted.
+                    # Cached files count as used, and are given up if memory is wanted.
                     stat = dict(row.split() for row in (place / "memory.stat").read_text().splitlines())
                     cached = int(stat.get("total_inactive_file") or stat["inactive_file"])
                     left.append(int((place / limit).read_text()) - int((place / used).read_text()) + cached)
@@ -41,7 +41,7 @@ def _limits(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> 
 
 
 def available_memory() -> int:
-    """Bytes this process can still get; all of the machine's where the system does not say."""
+    """Bytes this process can still get; all of the machine's if the system does not say."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as file:
         for line in file:
@@ -51,7 +51,7 @@ def available_memory() -> int:
 
 
 def has_accelerator() -> bool:
-    """Whether the machine has a GPU or TPU that this process may use, told without starting JAX."""
+    """Whether the machine has a GPU or TPU that this process may use, without starting JAX."""
     if os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu":
         return False
     return any(pathlib.Path(path).exists() for path in ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0"))

@@ -30,14 +30,14 @@ def asked() -> bool:
 
 
 def check() -> None:
-    """Raises Preempted where the process was asked to end, outside of `deferred`."""
+    """Raises Preempted if the process was asked to end, outside of `deferred`."""
     if _asked.is_set() and not _deferring:
         raise Preempted
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Work that ends itself: inside, `asked` tells that it should, and nothing is raised."""
+    """Work that ends itself: inside, `asked` says whether it should, and nothing is raised."""
     global _deferring
     _deferring += 1
     try:

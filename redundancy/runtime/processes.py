@@ -125,7 +125,7 @@ def start(coordinator: str, num_processes: int | None, process_id: int | None, h
             "--process-id 0, 1, … on each; or --coordinator=auto on Cloud TPU, Slurm or Kubernetes."
         ) from error
     if count() == 1:
-        # A slice of one host. JAX listens for SIGTERM now, and would tell nobody.
+        # A slice of one host. JAX listens for SIGTERM now, and would notify nobody.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         return
     logging.info("process %d of %d on %s", index(), count(), socket.gethostname())
@@ -168,7 +168,7 @@ def together(work: Callable[[], T]) -> T:
     """What `work` returns in this process. All processes do it, each its own, and go on when all are done.
 
     Raises:
-      Preempted: in every process, where one of them was asked to end.
+      Preempted: in every process, if one of them was asked to end.
     """
     if count() == 1:
         return work()
@@ -207,7 +207,7 @@ def ending() -> bool:
 
 
 class Watch:
-    """A thread that ends this process when another one has failed, and tells it when another was asked to end.
+    """A thread that ends this process when another one has failed, and notifies it when another was asked to end.
 
     Args:
       before_end: called before this process is ended, for what must not be left behind.
@@ -253,7 +253,7 @@ def _heard() -> None:
 
 
 def await_verdict(error: BaseException) -> None:
-    """Waits where an error may be the mere echo of another process's end: whoever knows of that ends this one, too."""
+    """Waits if an error may be the mere echo of another process's end: whoever knows of that ends this one, too."""
     if count() == 1 or isinstance(error, UserError) or not isinstance(error, RuntimeError):
         return
     if any(word in str(error).lower() for word in _OF_A_CONNECTION):

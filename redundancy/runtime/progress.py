@@ -28,7 +28,7 @@ class Progress:
       every_s: seconds between two lines in a log.
 
     Raises:
-      Preempted: from `advance`, where this process was asked to end and the work is not `preemption.deferred`.
+      Preempted: from `advance`, if this process was asked to end and the work is not `preemption.deferred`.
     """
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0, every_s: float = 10.0):
@@ -40,7 +40,7 @@ class Progress:
     def __enter__(self):
         self._start = self._said = time.monotonic()
         if sys.stderr.isatty():
-            # A terminal that does not tell its size is taken for one of no rows by tqdm, which then draws nothing.
+            # A terminal that does not report its size is taken for one of no rows by tqdm, which then draws nothing.
             columns, lines = shutil.get_terminal_size((100, 24))
             self._bar = tqdm(
                 total=self._total,

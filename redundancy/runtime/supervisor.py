@@ -1,4 +1,4 @@
-"""Runs the program as a child and says in one line how it ended, where it could not do so itself.
+"""Runs the program as a child and says in one line how it ended, if it could not do so itself.
 
 A process of several is aborted by JAX's runtime when another one is lost, without a chance to say so.
 """
@@ -19,7 +19,7 @@ def is_child() -> bool:
 
 
 def follow_parent() -> None:
-    """In the child: it ends with its parent, however that ends (where the system can promise this)."""
+    """In the child: it ends with its parent, however that ends (if the system can promise this)."""
     parent = int(os.environ.pop(_PARENT))
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of linux/prctl.h

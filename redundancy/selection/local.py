@@ -10,7 +10,7 @@ from redundancy.selection import tasks
 from redundancy.selection.tasks import ClassTask
 
 # Such a class keeps all cores busy alone, and two of them would need twice the memory.
-_LARGE = 10_000
+LARGE = 10_000
 
 
 def run(todo: Sequence[ClassTask], finished: Callable[..., None]) -> None:
@@ -27,9 +27,9 @@ def run(todo: Sequence[ClassTask], finished: Callable[..., None]) -> None:
     """
     todo = sorted(todo, key=lambda task: (-task.num_images, task.label))
     for task in todo:
-        if task.num_images >= _LARGE:
+        if task.num_images >= LARGE:
             _run_large(task, finished)
-    small = [task for task in todo if task.num_images < _LARGE]
+    small = [task for task in todo if task.num_images < LARGE]
     # One BLAS thread for each class: the classes fill the cores.
     with threadpoolctl.threadpool_limits(1, "blas"):
         pool = concurrent.futures.ThreadPoolExecutor(cores())

@@ -21,7 +21,7 @@ from redundancy.workdir import read_manifest, write_manifest
 
 _IDENTITY = "identity"
 _COLUMNS = ("label", "left", "right", "height", "size")
-_MAX_PARTS = 16
+MAX_PARTS = 16
 _READERS = 16
 
 
@@ -101,7 +101,7 @@ def pack(folder: str, identities: Mapping[int, str], manifest: Mapping[str, Any]
       DataError: a class's file is missing or damaged.
     """
     labels = sorted(identities)
-    num_parts = min(_MAX_PARTS, len(labels))
+    num_parts = min(MAX_PARTS, len(labels))
     shared = json.dumps({name: manifest[name] for name in ("layer", "embeddings", "classes")}, sort_keys=True)
     parts = []
 

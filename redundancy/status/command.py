@@ -31,7 +31,7 @@ class Request:
 
 
 def status(request: Request, root: str, out: TextIO | None = None) -> int:
-    """Prints the status of a workdir; returns the exit code, 1 where something there is damaged.
+    """Prints the status of a workdir; returns the exit code, 1 if something there is damaged.
 
     Raises:
       ConfigError: `watch` makes no sense.

@@ -1,4 +1,4 @@
-"""The files of a workdir at one moment, read without a lease; damage is noted, not raised."""
+"""The files of a workdir at one moment, read without a lease; notes damage, and raises nothing for it."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -9,6 +9,7 @@ from redundancy.runtime.errors import DataError
 from redundancy.storage.listing import File, list_files
 from redundancy.workdir import lease, read_manifest
 from redundancy.workdir.lease import STALE_S
+from redundancy.workdir.owner import is_dead, is_here
 
 
 class Files:
@@ -16,11 +17,12 @@ class Files:
 
     Attributes:
       files: by their names relative to the workdir.
+      now: when they were listed, in seconds since 1970.
       damaged: lines about what cannot be used.
     """
 
-    def __init__(self, root: str):
-        self.root, self.files = root, list_files(root)
+    def __init__(self, root: str, now: float):
+        self.root, self.now, self.files = root, now, list_files(root)
         self.damaged: list[str] = []
 
     def path(self, name: str) -> str:
@@ -35,7 +37,7 @@ class Files:
         }
 
     def read(self, name: str, read: Callable[[str], Any]) -> Any:
-        """What `read` makes of the path of a file; None where it is not there, or damaged, which is noted.
+        """What `read` makes of the path of a file; None if it is not there, or damaged, which is noted.
 
         Raises:
           StorageError: the storage cannot be reached.
@@ -63,16 +65,16 @@ class Files:
                 self.damaged.append(f"{self.path(folder)}/{name} is empty, but the manifest beside it names it.")
 
     def is_there(self, name: str) -> bool:
-        """Whether a file is there; where the listing has none, it may have been written since."""
+        """Whether a file is there; one that the listing lacks may have been written since."""
         return name in self.files or storage.exists(self.path(name))
 
 
-def at_work(files: Files, now: float) -> list[dict[str, Any]]:
-    """Who holds the workdir; where nobody does, who held it and ended without giving it back.
+def at_work(files: Files) -> list[dict[str, Any]]:
+    """Who holds the workdir; if nobody does, who held it and ended without giving it back.
 
     Returns:
       for each command, pid, host, since; state "working", "gone" or, on a lock that another machine holds, "unknown"; and
-      silent_s, the seconds since it last gave a sign, None where the system itself tells that it lives.
+      silent_s, the seconds since its last sign of life, None if the system itself shows that it lives.
     """
     owners = []
     for name in sorted(filter(lease.is_name, files.files)):
@@ -85,12 +87,12 @@ def at_work(files: Files, now: float) -> list[dict[str, Any]]:
         state, silent = "working", None
         if name.startswith(".lease"):
             renewed = owner.get("renewed")
-            silent = now - max(files.files[name].time, renewed if isinstance(renewed, int | float) else 0.0)
+            silent = files.now - max(files.files[name].time, renewed if isinstance(renewed, int | float) else 0.0)
             state = "gone" if silent > STALE_S else "working"
-        elif not lease.is_here(owner):
-            silent = now - max(file.time for file in files.files.values())
+        elif not is_here(owner):
+            silent = files.now - max(file.time for file in files.files.values())
             state = "unknown"
-        if lease.is_dead(owner):
+        if is_dead(owner):
             state = "gone"
         shown = {key: owner.get(key) for key in ("command", "pid", "since")}
         host = str(owner.get("host") or "?").split(" ")[0]

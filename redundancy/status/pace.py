@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _PAUSE = 3.0  # an interval so many times as long as is usual is a pause, or was spent on compiling
-_RARE = 10.0  # the same, beside the mean of all others, where intervals differ by themselves
+_RARE = 10.0  # the same, beside the mean of all others, if intervals differ by themselves
 _TOGETHER = 2.0  # seconds: what ends within them ended together
 
 
 def of_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:
-    """Steps a second of one training, by its lines of metrics with `step` and `time`; None where they do not tell it."""
+    """Steps a second of one training, by its lines of metrics with `step` and `time`; None if they do not show it."""
     intervals = [
         (later["time"] - earlier["time"], later["step"] - earlier["step"])
         for earlier, later in itertools.pairwise(lines)
@@ -25,7 +25,7 @@ def of_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def of_ends(ends: Sequence[tuple[float, float]]) -> float | None:
-    """Amount of work a second, by when each piece of it ended; None where that does not tell it.
+    """Amount of work a second, by when each piece of it ended; None if that does not show it.
 
     Args:
       ends: time in seconds and amount of each piece, in any order. What the first took is not known.
@@ -36,7 +36,7 @@ def of_ends(ends: Sequence[tuple[float, float]]) -> float | None:
             together[-1][1] += amount
         else:
             together.append([time, amount])
-    if len(together) < 2:  # all within a moment: they are told apart as they are
+    if len(together) < 2:  # all within a moment: each counts by itself
         together = [[time, amount] for time, amount in sorted(ends)]
     intervals = [(later[0] - earlier[0], later[1]) for earlier, later in itertools.pairwise(together)]
     intervals = sorted((seconds, amount) for seconds, amount in intervals if seconds > 0)

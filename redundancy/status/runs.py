@@ -34,21 +34,20 @@ def _lines(data: bytes) -> list[dict[str, Any]]:
 
 
 def training(
-    files: Files, folder: str, of_folder: Mapping[str, File], config: Mapping[str, Any], steps: int | None, now: float
+    files: Files, config: Mapping[str, Any], folder: str, of_folder: Mapping[str, File], steps: int | None
 ) -> dict[str, Any]:
     """How far a training is that has not ended, by its last lines of metrics and its checkpoints.
 
     Args:
       files: of the workdir.
+      config: the recorded one.
       folder: the training's.
       of_folder: its files.
-      config: the recorded one.
       steps: of the whole training.
-      now: seconds since 1970.
 
     Returns:
-      step, steps, images_per_second, loss, steps_per_second (None where not known), `told`: when it told of its step,
-      and `fresh`: whether it has written lately.
+      step, steps, images_per_second, loss, steps_per_second (None if not known), `told`: when it wrote its step, and
+      `fresh`: whether it has written lately.
     """
     lines = _lines(files.read(f"{folder}/metrics.jsonl", lambda path: read_tail(path, _TAIL)) or b"")
     last = lines[-1] if lines else {}
@@ -64,19 +63,18 @@ def training(
         "loss": last.get("loss"),
         "steps_per_second": rate,
         "told": last.get("time"),
-        "fresh": now - written <= patience,
+        "fresh": files.now - written <= patience,
     }
 
 
-def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: bool, now: float) -> dict[str, Any]:
+def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: bool) -> dict[str, Any]:
     """The runs of the table by method, layer and fraction: done, running and left; and those that are being trained.
 
     Args:
       files: of the workdir.
       config: the recorded one.
-      num_images: training images, 0 where not known.
+      num_images: training images, 0 if not known.
       working: whether somebody may be at work.
-      now: seconds since 1970.
     """
     runs = [{**dataclasses.asdict(run), "run": run.name} for run in table.runs(config, num_images)]
     by_run = {}
@@ -97,8 +95,8 @@ def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: boo
             files.read(name, lambda path: need_fields(path, storage.read_json(path), steps=int, test_correct=int))
 
     def look(run: Mapping[str, Any]) -> dict[str, Any]:
-        of_folder = by_run[run["run"]]
-        return {"run": run["run"], **training(files, f"runs/{run['run']}", of_folder, config, run["steps"], now)}
+        name = run["run"]
+        return {"run": name, **training(files, config, f"runs/{name}", by_run[name], run["steps"])}
 
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         trained = [*pool.map(look, begun[:_MOST_READ])]
@@ -107,10 +105,8 @@ def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: boo
     running = {each["run"] for each in trained if each["state"] == "running"}
     rows: dict[tuple, dict[str, Any]] = {}
     for run in runs:
-        key = (run["method"], run["layer"], run["fraction"])
-        row = rows.setdefault(
-            key, dict(method=key[0], layer=key[1], fraction=key[2], runs=0, done=0, running=0, left=0)
-        )
+        kind = {name: run[name] for name in ("method", "layer", "fraction")}
+        row = rows.setdefault((*kind.values(),), {**kind, "runs": 0, "done": 0, "running": 0, "left": 0})
         row["runs"] += 1
         row["done" if run["ended"] is not None else "running" if run["run"] in running else "left"] += 1
     return {
@@ -122,28 +118,27 @@ def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: boo
     }
 
 
-def of_training(of: Mapping[str, Any], config: Mapping[str, Any], now: float) -> dict[str, Any] | None:
+def _reached(files: Files, config: Mapping[str, Any], of: Mapping[str, Any]) -> float:
+    """Step that a training has reached by now; the step that it wrote last may be as old as a checkpoint."""
+    rate, told = of["steps_per_second"], of["told"]
+    if not rate or told is None:
+        return of["step"]
+    return of["step"] + min(max(0.0, files.now - told) * rate, config["checkpoint_every"])
+
+
+def of_training(files: Files, config: Mapping[str, Any], of: Mapping[str, Any]) -> dict[str, Any] | None:
     """The pace of one training: steps a second, and those that are left."""
     rate = of["steps_per_second"]
     if not rate or of["steps"] is None:
         return None
-    return dict(
-        unit="steps", per_second=rate, left=max(0.0, of["steps"] - _reached(of, config, now)), how="its metrics"
-    )
+    left = max(0.0, of["steps"] - _reached(files, config, of))
+    return dict(unit="steps", per_second=rate, left=left, how="its metrics")
 
 
-def _reached(of: Mapping[str, Any], config: Mapping[str, Any], now: float) -> float:
-    """Step that a training has reached by now; what it told of its step may be as old as a checkpoint."""
-    rate, told = of["steps_per_second"], of["told"]
-    if not rate or told is None:
-        return of["step"]
-    return of["step"] + min(max(0.0, now - told) * rate, config["checkpoint_every"])
+def of_sweep(files: Files, config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The pace of a sweep: steps a second of all runs together, and those that are left; None if no file shows it.
 
-
-def of_sweep(files: Files, found: Mapping[str, Any], config: Mapping[str, Any], now: float) -> dict[str, Any] | None:
-    """The pace of a sweep: steps a second of all runs together, and those that are left; None where nothing tells it.
-
-    The runs that are being trained tell it; between two packs those that ended last.
+    It follows from the runs that are being trained; between two packs from those that ended last.
     """
     runs = found["all"]
     if any(run["steps"] is None for run in runs):
@@ -151,14 +146,12 @@ def of_sweep(files: Files, found: Mapping[str, Any], config: Mapping[str, Any], 
     left = {run["run"]: run["steps"] for run in runs if run["ended"] is None}
     going = [each for each in found["training"] if each["state"] == "running" and each["steps_per_second"]]
     for each in found["training"]:
-        left[each["run"]] -= _reached(each, config, now) if each in going else each["step"]
-    ended = [run for run in runs if run["ended"] is not None]
+        left[each["run"]] -= _reached(files, config, each) if each in going else each["step"]
     rate, how = sum(each["steps_per_second"] for each in going), f"the metrics of {len(going)} runs under way"
     if not rate:
-        rate, how = pace.of_ends([(run["ended"], run["steps"]) for run in ended]), "the times of the results there are"
-    if not rate:
-        # The network that embeds is trained in just this way.
-        name = "pretrain"
-        rate = training(files, name, files.below(name), config, None, now)["steps_per_second"]
-        how = "the metrics of the stage train"
+        ended = [(run["ended"], run["steps"]) for run in runs if run["ended"] is not None]
+        rate, how = pace.of_ends(ended), "the times of the results there are"
+    if not rate:  # the network that embeds is trained in just this way
+        trained = training(files, config, "pretrain", files.below("pretrain"), None)
+        rate, how = trained["steps_per_second"], "the metrics of the stage train"
     return dict(unit="steps", per_second=rate, left=max(0.0, sum(left.values())), how=how) if rate else None

@@ -18,43 +18,49 @@ from redundancy.status import pace
 from redundancy.status import runs as survey_runs
 from redundancy.status.files import Files, at_work
 from redundancy.storage.listing import is_folder
-from redundancy.workdir import STAGES, Workdir, last_error, lease, need_fields
+from redundancy.workdir import STAGES, Workdir, finished, last_error, lease, need_fields
 
 _OURS = {"config.json", "pretrain", "embeddings", "merges", "subsets", "runs", "results.csv", "report"}
-_FOLDERS = {"embed": "embeddings", "link": "merges"}
+_FIELDS: dict[str, dict[str, type]] = {  # of each stage's manifest
+    "train": {"step": int},
+    "embed": {"parts": list},
+    "link": {"parts": list},
+    "select": {"files": list},
+    "sweep": {"results_sha256": str},
+    "report": {"files": dict},
+}
 
 
 def survey(root: str, now: float | None = None) -> dict[str, Any]:
-    """All that `status --json` tells of a workdir.
+    """All that `status --json` prints of a workdir.
 
     Raises:
       WorkdirError: it is none.
       StorageError: it cannot be reached.
     """
-    now = time.time() if now is None else now
     root = Workdir(root).root
-    files = Files(root)
+    files = Files(root, time.time() if now is None else now)
     tops = {name.split("/")[0] for name in files.files}
     _check_workdir(root, tops)
     config = _config(files, tops)
-    owners = at_work(files, now)
+    owners = at_work(files)
     working = any(owner["state"] != "gone" for owner in owners)
     runs = None
     if config["dataset"]:
-        runs = survey_runs.sweep(files, config, _num_images(files, config), working, now)
+        runs = survey_runs.sweep(files, config, _num_images(files, config), working)
     stages = [_stage(files, name, config, runs) for name in STAGES]
     _set_states(stages, config, owners)
-    pretrain = _pretrain(files, config, stages[0], now)
+    pretrain = _pretrain(files, config, stages[0])
     found = {
         "workdir": root,
-        "time": _iso(now),
+        "time": _iso(files.now),
         "dataset": config["dataset"],
         "at_work": owners,
         "stages": stages,
         "pretrain": pretrain,
         "runs": runs,
-        "pace": _pace(files, config, stages, pretrain, runs, working, now),
-        "errors": _errors(files, now),
+        "pace": _pace(files, config, stages, pretrain, runs, working),
+        "errors": _errors(files),
         "bytes": _bytes(files),
     }
     if runs is not None:
@@ -77,7 +83,7 @@ def _iso(seconds: float) -> str:
 
 
 def _config(files: Files, tops: set[str]) -> Mapping[str, Any]:
-    """The recorded config, or where there is none one without a data set, of the layers that are there."""
+    """The recorded config, or without one a config without a data set, of the layers that are there."""
     layers = [layer for layer in config_lib.LAYERS if files.below(f"embeddings/{layer}")]
     found = files.read("config.json", lambda path: need_fields(path, storage.read_json(path), config=dict))
     if found is not None:
@@ -93,7 +99,7 @@ def _config(files: Files, tops: set[str]) -> Mapping[str, Any]:
 
 
 def _num_images(files: Files, config: Mapping[str, Any]) -> int:
-    """Training images, where steps follow from them and something tells it; else 0."""
+    """Training images, if steps follow from them and a manifest has their number; else 0."""
     for layer in config["layers"] if config["epochs"] else ():
         if manifest := files.manifest(f"embeddings/{layer}", num_examples=int):
             return manifest["num_examples"]
@@ -102,51 +108,37 @@ def _num_images(files: Files, config: Mapping[str, Any]) -> int:
 
 def _stage(files: Files, name: str, config: Mapping[str, Any], runs: Mapping[str, Any] | None) -> dict[str, Any]:
     """A stage: whether it is finished, when its last file was written, None without any, and what is there in words."""
-    folder = {"train": "pretrain", "select": "subsets", "sweep": "runs", "report": "report"}.get(name)
-    if folder is None:
-        return _layers_stage(files, name, config)
-    fields = {"train": {"step": int}, "select": {"files": list}, "report": {"files": dict}}
-    manifest = files.manifest(folder, **fields.get(name, {"results_sha256": str}))
-    there, said = files.below(folder), ""
-    if name == "select":
-        files.need(folder, [file["file"] for file in manifest["files"]] if manifest else ())
-        said = f"{sum(each.endswith('.parquet') for each in there)} subsets" if there else ""
-    elif name == "report":
-        files.need(folder, manifest["files"] if manifest else ())
+    manifests = {folder: files.manifest(folder, **_FIELDS[name]) for folder in finished.folders(config, name)}
+    there = {(folder, each): file for folder in manifests for each, file in files.below(folder).items()}
+    said, imported = [], False
+    for folder, manifest in manifests.items():
+        for kind in ("files", "parts") if manifest else ():
+            if kind in _FIELDS[name]:
+                files.need(folder, [each["file"] if isinstance(each, dict) else each for each in manifest[kind]])
+        if name in ("embed", "link"):
+            layer = folder.split("/")[1]
+            pieces = sum(of == folder and each.endswith(".parquet") and each != "ids.parquet" for of, each in there)
+            if manifest:
+                imported |= name == "embed" and isinstance(manifest.get("checkpoint"), dict)
+                said.append(f"{layer}: {len(manifest['parts'])} parts")
+            elif pieces:
+                said.append(f"{layer}: {pieces} {'parts' if name == 'embed' else 'classes'} so far")
+    if name == "select" and there:
+        said.append(f"{sum(each.endswith('.parquet') for _, each in there)} subsets")
     elif name == "sweep":
-        if manifest and not files.is_there("results.csv"):
+        if manifests["runs"] and not files.is_there("results.csv"):
             files.damaged.append(f'{files.path("results.csv")} is missing; "redundancy sweep" writes it from the runs.')
-        said = f"{runs['done']} of {runs['runs']} runs done" if runs else ""
+        said += [f"{runs['done']} of {runs['runs']} runs done"] if runs else []
     # The sweep claims the folders of all runs first.
-    begun = [file.time for each, file in there.items() if name != "sweep" or not each.endswith("/run.json")]
-    return dict(stage=name, finished=manifest is not None, written=max(begun, default=None), files=said)
-
-
-def _layers_stage(files: Files, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of embed and link, which have a folder and a manifest for each layer."""
-    said, times, done, imported = [], [], 0, 0
-    for layer in config["layers"]:
-        folder = f"{_FOLDERS[name]}/{layer}"
-        manifest, there = files.manifest(folder, parts=list), files.below(folder)
-        times += [file.time for file in there.values()]
-        pieces = sum(each.endswith(".parquet") and each != "ids.parquet" for each in there)
-        if manifest is not None:
-            done += 1
-            imported += isinstance(manifest.get("checkpoint"), dict)
-            files.need(folder, [part["file"] for part in manifest["parts"]])
-            said.append(f"{layer}: {len(manifest['parts'])} parts")
-        elif pieces:
-            said.append(f"{layer}: {pieces} {'parts' if name == 'embed' else 'classes'} so far")
-    finished = done == len(config["layers"])
-    told = ", ".join(said) + (", imported" if imported and name == "embed" else "")
-    stage = dict(stage=name, finished=finished, written=max(times, default=None), files=told)
-    return stage | ({"imported": True} if imported and name == "embed" else {})
+    begun = [file.time for (_, each), file in there.items() if name != "sweep" or not each.endswith("/run.json")]
+    whole, words = finished.finished(config, name, manifests), ", ".join(said) + (", imported" if imported else "")
+    return dict(stage=name, finished=whole, imported=imported, written=max(begun, default=None), files=words)
 
 
 def _set_states(stages: list[dict[str, Any]], config: Mapping[str, Any], owners: list[dict[str, Any]]) -> None:
     """Gives each stage a state: finished, running, stopped, next, waiting or not needed."""
     alive = [str(owner["command"]).split(" ")[0] for owner in owners if owner["state"] != "gone"]
-    imported = any(stage.pop("imported", False) for stage in stages)
+    imported = True in [stage.pop("imported") for stage in stages]
     idle = set() if config["dataset"] else {"train", "sweep", "report"}
     idle |= {"train"} if imported else set()
     idle |= set() if methods.grouped(config) else {"link"}
@@ -170,12 +162,12 @@ def _set_states(stages: list[dict[str, Any]], config: Mapping[str, Any], owners:
         stage["last_written"] = None if written is None else _iso(written)
 
 
-def _pretrain(files: Files, config: Mapping[str, Any], stage: Mapping[str, Any], now: float) -> dict[str, Any] | None:
-    """How far the stage train is, where it has begun and not ended."""
+def _pretrain(files: Files, config: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How far the stage train is, if it has begun and not ended."""
     if stage["state"] not in ("running", "stopped"):
         return None
     steps = table.runs(config, _num_images(files, config))[0].steps
-    of = survey_runs.training(files, "pretrain", files.below("pretrain"), config, steps, now)
+    of = survey_runs.training(files, config, "pretrain", files.below("pretrain"), steps)
     return {**of, "state": stage["state"]}
 
 
@@ -207,15 +199,14 @@ def _pace(
     pretrain: Mapping[str, Any] | None,
     runs: Mapping[str, Any] | None,
     working: bool,
-    now: float,
 ) -> dict[str, Any] | None:
     """How fast the first stage goes that is running or stopped, what is left of it, and when it will end."""
     stage = next((each["stage"] for each in stages if each["state"] in ("running", "stopped")), None)
     match stage:
         case "train" if pretrain is not None:
-            found = survey_runs.of_training(pretrain, config, now)
+            found = survey_runs.of_training(files, config, pretrain)
         case "sweep" if runs is not None:
-            found = survey_runs.of_sweep(files, runs, config, now)
+            found = survey_runs.of_sweep(files, config, runs)
         case "embed" | "link":
             found = _pieces(files, stage, config)
         case _:
@@ -223,17 +214,17 @@ def _pace(
     if found is None:
         return None
     left_s = found["left"] / found["per_second"]
-    return {"stage": stage, **found, "left_s": left_s, "end": _iso(now + left_s) if working else None}
+    return {"stage": stage, **found, "left_s": left_s, "end": _iso(files.now + left_s) if working else None}
 
 
-def _errors(files: Files, now: float) -> list[dict[str, Any]]:
+def _errors(files: Files) -> list[dict[str, Any]]:
     """The last errors of commands that have not succeeded since, the latest first."""
     fields = dict(command=str, time=str, host=str, code=int, message=str)
     found = []
     for name in filter(last_error.is_name, files.files):
         told = files.read(name, lambda path: need_fields(path, storage.read_json(path), **fields))
         if told is not None:
-            found.append({**told, "age_s": max(0.0, now - files.files[name].time)})
+            found.append({**told, "age_s": max(0.0, files.now - files.files[name].time)})
     return sorted(found, key=lambda told: told["age_s"])
 
 

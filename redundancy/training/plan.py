@@ -20,7 +20,8 @@ _KEPT_ELSEWHERE = 0.2
 _COPIES = 4  # of the parameters: themselves, momentum, gradient, and the new ones beside the old
 
 
-def _bytes(tree) -> int:
+def num_bytes(tree) -> int:
+    """Of all arrays of a tree, or of their shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -39,7 +40,7 @@ def _activations(model, images: int, image_shape: tuple[int, int, int], dtype: s
 
         return jax.vjp(logits, params)[1]
 
-    return _bytes(jax.eval_shape(residuals, variables["params"], variables["batch_stats"], x))
+    return num_bytes(jax.eval_shape(residuals, variables["params"], variables["batch_stats"], x))
 
 
 def device_memory(device) -> int:
@@ -74,7 +75,7 @@ def estimate(programs: Programs, pack: int, num_images: int) -> dict[str, int]:
     streamed = 0 if programs.resident else 3 * here * programs.block * share * pixels
     return {
         "images": num_images * pixels + streamed,
-        "state": here * (_COPIES * _bytes(state["params"]) + _bytes(state["batch_stats"])),
+        "state": here * (_COPIES * num_bytes(state["params"]) + num_bytes(state["batch_stats"])),
         "activations": int(kept * at_once * _activations(model, together, programs.image_shape, config.dtype)),
     }
 

@@ -1,6 +1,6 @@
 """How the last command that failed in a workdir ended: a small file, written on the way out and removed by the next success.
 
-Everything here is done as well as can be, and fails without a word: nothing may hide the error itself.
+Best effort: failures here are swallowed, so that they cannot hide the error itself.
 """
 
 import contextlib
@@ -46,14 +46,14 @@ def without_secrets(text: str) -> str:
 
 
 def record(root: str, command: str, code: int, message: str, stage: str = "", part: Part | None = None) -> None:
-    """Writes that a command failed, where the workdir is one already.
+    """Records that a command failed, if the folder is a workdir already.
 
     Args:
       root: of the workdir, local or gs://.
       command: stage, "run" or "import".
       code: with which the process ends.
       message: of the error.
-      stage: that failed, where the command has several.
+      stage: that failed, if the command has several.
       part: of a sweep.
     """
     with contextlib.suppress(Exception):

@@ -1,12 +1,11 @@
-"""One command at a time in a workdir, or the parts of one sweep: a lease that its owner holds, and a dead one not for ever.
+"""Lets one command at a time work in a workdir, or the parts of one sweep; the lease of a dead owner expires.
 
-In a local workdir it is a lock on the file .lock, which the system releases when its owner ends, however it ends. On gs://,
-and where files cannot be locked, it is the file .lease.json, which the owner writes anew every few seconds. A part of a
-sweep has a file of its own and, of locks, a share in .lock.
+A local workdir has a lock on the file .lock, which the system releases when its owner ends, however it ends. On gs://, and
+on file systems without locks, the owner writes the file .lease.json anew every few seconds. A part of a sweep has a file of
+its own and, of locks, a share in .lock.
 """
 
 import contextlib
-import datetime
 import errno
 import json
 import os
@@ -15,16 +14,15 @@ import re
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from absl import logging
 
 from redundancy import storage
 from redundancy.experiment.parts import Part
-from redundancy.runtime import machine
 from redundancy.runtime.errors import StorageError, UserError, WorkdirError
+from redundancy.workdir.owner import in_use, is_dead, parse, this
 
 try:
     import fcntl
@@ -33,8 +31,8 @@ except ImportError:  # not a POSIX system
 
 LOCK, LEASE = ".lock", ".lease.json"
 RENEW_S = 10.0
-STALE_S = 60.0  # an owner that did not renew its lease for so long is dead
-_MOMENT_S = 1.0  # a lock may be held so long by one who ends, or looks who is there
+STALE_S = 60.0  # an owner that has not renewed its lease for so long is dead
+_MOMENT_S = 1.0  # a process that ends, or looks for others, may hold a lock for so long
 _OF_PART = re.compile(r"\.(lock|lease)-part-[0-9]+-of-([0-9]+)(\.json)?")
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
@@ -52,47 +50,6 @@ def is_name(name: str) -> bool:
     return name in (LOCK, LEASE) or _OF_PART.fullmatch(name) is not None
 
 
-def _owner(part: Part | None) -> dict[str, Any]:
-    pid = os.getpid()
-    command = " ".join(sys.argv[1:2])
-    return {
-        "token": uuid.uuid4().hex,
-        "host": machine.identity(),
-        "pid": pid,
-        "started": machine.started(pid),
-        "command": command if part is None else f"{command} --part={part}",
-        "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
-
-
-def is_here(owner: Mapping[str, Any]) -> bool:
-    """Whether the owner is or was a process of this machine since it was started."""
-    return owner.get("host") == machine.identity()
-
-
-def is_dead(owner: Mapping[str, Any]) -> bool:
-    """Whether the owner was a process of this machine and is no more; False where that cannot be told."""
-    if not is_here(owner) or not isinstance(owner.get("pid"), int) or not os.path.isdir("/proc/self"):
-        return False
-    return machine.has_ended(owner["pid"], owner.get("started"))
-
-
-def _in_use(root: str, owner: dict[str, Any]) -> WorkdirError:
-    host = str(owner.get("host", "another host")).split(" ")[0]
-    return WorkdirError(
-        f'{root} is in use: "redundancy {owner.get("command", "")}" runs there as process {owner.get("pid", "?")} on {host} '
-        f"since {owner.get('since', '?')}. Wait until it has ended, or end it (kill {owner.get('pid', 'PID')}), or choose "
-        "another --workdir."
-    )
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    with contextlib.suppress(ValueError):
-        if isinstance(found := json.loads(data), dict):
-            return found
-    return {}
-
-
 class Lease:
     """The right to write in a workdir, held from `acquire` to `release`.
 
@@ -101,11 +58,11 @@ class Lease:
       part: of a sweep: the other parts of as many may work there, too; None excludes everybody.
 
     Attributes:
-      token: tells this lease from every other one; "" where there is none.
+      token: unique to this lease; "" while none is held.
     """
 
     def __init__(self, root: str, part: Part | None = None):
-        self._root, self._part, self._owner = root, part, _owner(part)
+        self._root, self._part, self._owner = root, part, this(part)
         self._lock_name, self._lease_name = _names(part)
         self._path = storage.join(root, self._lease_name)
         self._locks: list[tuple[str, int]] = []
@@ -139,13 +96,13 @@ class Lease:
         self.release()
 
     def agree(self, table: str) -> None:
-        """Tells the other parts what this one has a part of, so that never two that cut a sweep differently work at once.
+        """Records how this part cuts the sweep, and refuses to work beside a part that cuts it differently.
 
         Args:
           table: checksum of all that the parts must have in common.
 
         Raises:
-          WorkdirError: a part that is at work has told another.
+          WorkdirError: a part that is at work has recorded another.
         """
         self._owner["table"] = table
         if self._locks:
@@ -153,7 +110,7 @@ class Lease:
             self._refuse(self._locked_parts())
             return
         generation, content = self._read(self._path)
-        while _parse(content).get("token") == self.token:
+        while parse(content).get("token") == self.token:
             if storage.write_if(self._path, generation, self._content()):
                 self._refuse(self._living(self._others()))
                 return
@@ -161,7 +118,7 @@ class Lease:
         self._end()
 
     def release(self) -> None:
-        """Gives the lease back; nothing where none is held."""
+        """Gives the lease back; does nothing if none is held."""
         self._ended.set()
         while self._locks:
             path, descriptor = self._locks.pop()
@@ -174,16 +131,16 @@ class Lease:
             if thread is not threading.current_thread():
                 thread.join()
             with contextlib.suppress(UserError, OSError):
-                if _parse(storage.read_bytes(self._path)).get("token") == self._owner["token"]:
+                if parse(storage.read_bytes(self._path)).get("token") == self._owner["token"]:
                     storage.remove(self._path)
         self.token = ""
         made, self._made = self._made, []
-        with contextlib.suppress(OSError):  # there is something in it
+        with contextlib.suppress(OSError):  # it is not empty
             for folder in made:
                 os.rmdir(folder)
 
     def _make_dirs(self) -> None:
-        """Makes the workdir; remembers which folders were not there, to leave none behind where nothing is written."""
+        """Makes the workdir, and remembers which folders it made: `release` removes those that stay empty."""
         if not storage.is_local(self._root):
             return
         path = os.path.abspath(storage.local_path(self._root))
@@ -193,7 +150,7 @@ class Lease:
         storage.make_dirs(self._root)
 
     def _excludes(self, name: str, owner: dict[str, Any] | None = None) -> bool:
-        """Whether the owner of the file `name` and this process must not work at once; with owner None whether they may not."""
+        """Whether the owner of the file `name` and this process must not work at once; without an owner, whether they might not."""
         of = _OF_PART.fullmatch(name)
         if self._part is None or name == self._lease_name or of is None or int(of[2]) != self._part.count:
             return True
@@ -201,10 +158,10 @@ class Lease:
         return table is not None and (owner is None or owner.get("table") not in (None, table))
 
     def _refuse(self, owner: dict[str, Any] | None) -> None:
-        """Raises WorkdirError where there is an owner that excludes this process."""
+        """Raises WorkdirError if there is an owner that excludes this process."""
         if owner is None:
             return
-        error = _in_use(self._root, owner)
+        error = in_use(self._root, owner)
         if self._part is None or not str(owner.get("command")).endswith(f"/{self._part.count}"):
             raise error
         raise WorkdirError(
@@ -213,7 +170,7 @@ class Lease:
         )
 
     def _lock(self) -> bool:
-        """Locks the local files; False where the file system has no locks."""
+        """Locks the local files; False if the file system has no locks."""
         if self._part is None:
             if not self._take(LOCK, fcntl.LOCK_EX):
                 return False
@@ -236,12 +193,12 @@ class Lease:
             try:
                 fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
             except OSError as error:
-                owner = _parse(os.pread(descriptor, 4096, 0))
+                owner = parse(os.pread(descriptor, 4096, 0))
                 os.close(descriptor)
                 if error.errno in _NO_LOCKS:
                     return False
                 if time.monotonic() > patience:
-                    raise _in_use(self._root, (name == LOCK and self._locked_parts()) or owner) from None
+                    raise in_use(self._root, (name == LOCK and self._locked_parts()) or owner) from None
                 time.sleep(0.05)
                 continue
             # An owner removes the file when it ends; this lock may be of a file that is no longer there.
@@ -275,7 +232,7 @@ class Lease:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
-                owner = _parse(os.pread(descriptor, 4096, 0))
+                owner = parse(os.pread(descriptor, 4096, 0))
                 if self._excludes(os.path.basename(path), owner):
                     return owner
             finally:
@@ -286,7 +243,7 @@ class Lease:
         return json.dumps({**self._owner, "renewed": time.time()}).encode()
 
     def _read(self, path: str) -> tuple[str | None, bytes]:
-        """The generation and the content of a lease that is there; (None, b"") where there is none."""
+        """The generation and the content of a lease that is there; (None, b"") if there is none."""
         generation = storage.generation(path)
         try:
             return generation, storage.read_bytes(path) if generation is not None else b""
@@ -294,13 +251,13 @@ class Lease:
             return None, b""
 
     def _write_lease(self) -> None:
-        # Before it is written, so that one who is refused stands in nobody's way; and after, for one that began meanwhile.
+        # Check before writing, so that a refused process leaves nothing; and again after, for a concurrent start.
         self._refuse(self._living(self._others()))
         while not storage.create_bytes(self._path, self._content()):
-            if _parse(self._read(self._path)[1]).get("token") == self._owner["token"]:
+            if parse(self._read(self._path)[1]).get("token") == self._owner["token"]:
                 break  # the answer to our own request was lost
             if owner := self._living([self._path]):
-                raise _in_use(self._root, owner)
+                raise in_use(self._root, owner)
         thread = threading.Thread(target=self._renew, daemon=True, name="lease")
         thread.start()
         self._thread, self.token = thread, self._owner["token"]
@@ -313,11 +270,11 @@ class Lease:
         return [storage.join(self._root, name) for name in sorted(names) if self._excludes(name)]
 
     def _living(self, paths: Iterable[str]) -> dict[str, Any] | None:
-        """The owner of a lease that excludes this process and is renewed; None where there is none. Dead ones are removed."""
+        """The owner of a lease that excludes this process and is renewed; None if there is none. Removes dead ones."""
         seen = {}
         for path in paths:
             generation, content = self._read(path)
-            owner = _parse(content)
+            owner = parse(content)
             if generation is None or not self._excludes(posixpath.basename(path), owner):
                 continue
             if is_dead(owner):
@@ -349,10 +306,10 @@ class Lease:
                 # What another process wrote meanwhile is never overwritten.
                 if generation is None or not storage.write_if(self._path, generation, self._content()):
                     _, content = self._read(self._path)
-                    if _parse(content).get("token") != self._owner["token"]:
+                    if parse(content).get("token") != self._owner["token"]:
                         self._end()
                 generation = storage.generation(self._path)
-            except (UserError, OSError) as error:  # the work itself will meet this, and tells it
+            except (UserError, OSError) as error:  # the work itself will meet and report this
                 logging.warning("%s: the lease could not be renewed (%s)", self._root, str(error).splitlines()[0])
 
     def _end(self) -> None:
@@ -370,6 +327,6 @@ def is_held(root: str, token: str, part: Part | None = None) -> bool:
     lock, lease = _names(part)
     for name in (lock, lease) if storage.is_local(root) else (lease,):
         with contextlib.suppress(FileNotFoundError, StorageError):
-            if _parse(storage.read_bytes(storage.join(root, name))).get("token") == token:
+            if parse(storage.read_bytes(storage.join(root, name))).get("token") == token:
                 return True
     return False

@@ -158,5 +158,11 @@ def test_a_submodule_is_left_out(root, git, tmp_path):
 
 def test_this_checkout_has_what_the_hosts_need(repo):
     made = bundle.make(pathlib.Path(repo))
-    needed = {"launch/worker.py", "launch/setup_worker.sh", "pyproject.toml", "constraints.txt", "redundancy/main.py"}
+    needed = {
+        "launch/worker.py",
+        "launch/setup_worker.sh",
+        "pyproject.toml",
+        "constraints.txt",
+        "redundancy/cli/main.py",
+    }
     assert needed <= set(made.files)

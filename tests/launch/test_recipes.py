@@ -22,7 +22,7 @@ def check(words):
     """Fails where redundancy would not take the command."""
     assert "--workdir" in words
     assert words[words.index("--workdir") + 1].startswith("gs://")
-    code = "import sys; from redundancy import main; sys.exit(main.check(['redundancy', *sys.argv[1:]]))"
+    code = "import sys; from redundancy.cli import main; sys.exit(main.check(['redundancy', *sys.argv[1:]]))"
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=LAUNCH.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -9,7 +9,7 @@ from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
 from redundancy.embedding import store
-from redundancy.experiment import sweep, table
+from redundancy.experiment import results, table
 from redundancy.selection.link import link
 from redundancy.selection.select import select
 from redundancy.selection.subset import Subset, write_subset
@@ -44,13 +44,13 @@ def _write_results(workdir, config, full_size):
     """results.csv of the config's table; accuracy falls as images go, a little less for semantic."""
     rng = np.random.default_rng(0)
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, sweep.COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(buffer, results.COLUMNS, lineterminator="\n")
     writer.writeheader()
     by_trial = rng.normal(0, 0.003, config.trials)
     for run in table.runs(config):
         cost = {"full": 0.0, "semantic": 0.04}.get(run.method, 0.07) * (1 - run.fraction)
         correct = round(TEST_SIZE * min(1.0, 0.972 - cost + by_trial[run.trial] + rng.normal(0, 0.002)))
-        values = dict.fromkeys(sweep.COLUMNS, 0)
+        values = dict.fromkeys(results.COLUMNS, 0)
         values |= dict(
             run=run.name, method=run.method, layer=run.layer, fraction=config_lib.fraction_name(run.fraction)
         )

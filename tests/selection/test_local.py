@@ -54,7 +54,7 @@ def test_classes_run_at_once_each_with_one_blas_thread(todo, monkeypatch):
 
 
 def test_a_large_class_tells_of_its_progress(todo, monkeypatch):
-    monkeypatch.setattr(local, "_LARGE", 30)
+    monkeypatch.setattr(local, "LARGE", 30)
     told = []
     monkeypatch.setattr(tasks, "link_class", lambda task, advance=None: [advance(share) for share in (0.2, 0.7, 1.0)])
     local.run([task for task in todo if task.num_images == 30], lambda task, images=None: told.append(images))

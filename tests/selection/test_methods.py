@@ -13,7 +13,6 @@ import pytest
 import redundancy
 from redundancy import config as config_lib
 from redundancy import storage
-from redundancy.estimates import needs
 from redundancy.experiment import table
 from redundancy.export import command as export
 from redundancy.export import request
@@ -25,6 +24,7 @@ from redundancy.selection.select import select
 from redundancy.selection.subset import read_subset
 from redundancy.status.command import Request, status
 from redundancy.workdir import subset_name
+from redundancy.workdir.finished import is_finished
 from tests.report.synthetic import make_workdir, noise_images
 
 
@@ -68,8 +68,8 @@ def test_a_further_method_goes_through_every_stage(further, beside, tmp_path):
     name = further.name
     layers = ("end", "start") if beside == ("semantic", "random") else ("end",)
     config, workdir = make_workdir(tmp_path, *noise_images(60), methods=(name, *beside), layers=layers)
-    assert needs.is_finished(config, workdir, "link")
-    assert needs.is_finished(config, workdir, "select")
+    assert is_finished(config, workdir, "link")
+    assert is_finished(config, workdir, "select")
     files = {
         entry["file"].removesuffix(".parquet"): entry
         for entry in storage.read_json(workdir.subsets + "/manifest.json")["files"]

@@ -1,7 +1,4 @@
-"""Where each artifact of a workdir lies, whose config the workdir is, and which stages are finished.
-
-A stage's manifest is written last: a stage with a manifest is finished, and its outputs are whole.
-"""
+"""Whose config and whose data set a workdir belongs to: a command claims both before it works."""
 
 import csv
 import importlib.metadata
@@ -12,17 +9,18 @@ from typing import Any
 
 from redundancy import config as config_lib
 from redundancy import storage
-from redundancy.config import Affects, fraction_name
+from redundancy.config import Affects
 from redundancy.runtime import processes
-from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
+from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.selection.methods import METHODS
+from redundancy.workdir.layout import Layout
+from redundancy.workdir.manifest import need_fields, read_manifest
 
 # What only a run of a config can have made; embeddings may be anybody's.
 _OF_A_CONFIG = {"pretrain", "merges", "subsets", "runs", "results.csv"}
 # Fields of a data set's fingerprint that those of earlier versions lack.
 _ADDED = {"labels_sha256", "files"}
 _ATTEMPTS = 10
-STAGES = ("train", "embed", "link", "select", "sweep", "report")
 _PACKAGES = ("redundancy", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow")
 
 
@@ -37,52 +35,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-class Workdir:
-    """Paths of one experiment's artifacts below `root` (local or gs://)."""
-
-    def __init__(self, root: str):
-        self.root = root.rstrip("/") or "/"
-
-    def path(self, *parts: str) -> str:
-        return storage.join(self.root, *parts)
-
-    @property
-    def config(self) -> str:
-        return self.path("config.json")
-
-    @property
-    def pretrain(self) -> str:
-        return self.path("pretrain")
-
-    def embeddings(self, layer: str) -> str:
-        return self.path("embeddings", layer)
-
-    def merges(self, layer: str) -> str:
-        return self.path("merges", layer)
-
-    @property
-    def subsets(self) -> str:
-        return self.path("subsets")
-
-    def subset(self, name: str) -> str:
-        """File of the subset `name`, see `subset_name`."""
-        return self.path("subsets", f"{name}.parquet")
-
-    @property
-    def runs(self) -> str:
-        return self.path("runs")
-
-    def run(self, name: str) -> str:
-        """Folder of the run `name`, see `run_name`."""
-        return self.path("runs", name)
-
-    @property
-    def results(self) -> str:
-        return self.path("results.csv")
-
-    @property
-    def report(self) -> str:
-        return self.path("report")
+class Workdir(Layout):
+    """The artifacts of one experiment below `root` (local or gs://), claimed for its config and its data set."""
 
     def claim(self, config: Mapping[str, Any]) -> None:
         """Makes the workdir this config's, or checks that all that lies there can be this config's too.
@@ -111,7 +65,7 @@ class Workdir:
         self._until_written(lambda: self._try_claim(wanted))
 
     def _until_written(self, attempt: Callable[[], bool]) -> None:
-        """Repeats what reads config.json and writes it again, where another part of a sweep wrote it in between."""
+        """Repeats an attempt to read and rewrite config.json until no other part of a sweep wrote it in between."""
         if not any(attempt() for _ in range(_ATTEMPTS)):
             raise WorkdirError(
                 f"{self.config} is written by others again and again, or cannot be replaced. Look who does."
@@ -148,7 +102,7 @@ class Workdir:
     def _check_free(
         self, found: Mapping[str, Any], wanted: Mapping[str, Any], fields: Sequence[str], made: set[str]
     ) -> None:
-        """Raises WorkdirError where something in the workdir depends on one of the differing `fields`."""
+        """Raises WorkdirError if something in the workdir depends on one of the differing `fields`."""
         dependents = self._dependents(made)
         if dependents:  # a field of another version of this program may matter to anything
             dependents = dict.fromkeys(set(fields) - set(config_lib.FIELDS), self.root) | dependents
@@ -166,9 +120,9 @@ class Workdir:
         )
 
     def _dependents(self, made: set[str]) -> dict[str, str]:
-        """For each field of the config that something in the workdir depends on, what does.
+        """Maps each config field to the artifact in the workdir that depends on it.
 
-        Imported embeddings depend on none, merges neither: they tell how deep they are. Subsets of other fractions,
+        Imported embeddings depend on none, merges neither: they record how deep they are. Subsets of other fractions,
         methods, layers and trials have other names, and lie side by side until there are runs.
         """
         fields: dict[str, str] = {}
@@ -228,7 +182,7 @@ class Workdir:
         return storage.change_json(self.config, seen, {**found, "dataset": dict(fingerprint)})
 
     def check_fingerprint(self, recorded: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
-        """Raises WorkdirError where two fingerprints differ; `where` is the file that holds `recorded`."""
+        """Raises WorkdirError if two fingerprints differ; `where` is the file that holds `recorded`."""
         one_sided = recorded.keys() ^ given.keys()
         fields = [
             name
@@ -248,105 +202,3 @@ class Workdir:
             return None
         found = need_fields(self.config, storage.read_json(self.config), config=dict)
         return need_fields(self.config, found, dataset=dict)["dataset"] if "dataset" in found else None
-
-
-# What the entries of a manifest's lists and tables hold.
-_ENTRIES: dict[str, dict[str, Any]] = {
-    "parts": {"file": str, "sha256": str},
-    "files": {"file": str, "sha256": str, "method": str, "fraction": (int, float)},
-    "classes": {"images": int, "merges": int},
-}
-
-
-def need_fields(path: str, value: Any, **fields: type) -> dict[str, Any]:
-    """`value`, read from the file `path`, if it is an object with these fields of these types.
-
-    Raises:
-      DataError: it is not.
-    """
-    for name, kind in fields.items():
-        if not isinstance(value, dict) or not isinstance(value.get(name), kind):
-            wanted = getattr(kind, "__name__", "number")
-            raise DataError(
-                f"{path} has no {name!r} that is a {wanted}: it was not written by this program, or was changed since. "
-                "Delete it and run the stage that writes it again."
-            )
-    return value
-
-
-def read_manifest(folder: str, **fields: type) -> dict[str, Any] | None:
-    """The manifest of a finished folder of artifacts, or None where the folder is not finished.
-
-    Raises:
-      DataError: the manifest is no JSON, or lacks one of `fields` with its type.
-    """
-    path = storage.join(folder, "manifest.json")
-    try:
-        manifest = need_fields(path, storage.read_json(path), **fields)
-    except FileNotFoundError:
-        return None
-    for name in _ENTRIES.keys() & manifest.keys() if isinstance(manifest, dict) else ():
-        _check_entries(path, name, manifest[name])
-    return manifest
-
-
-def _check_entries(path: str, name: str, entries: Any) -> None:
-    """Raises DataError where an entry of a manifest's list or table is not as this program writes it."""
-    table = isinstance(entries, dict)
-    if not isinstance(entries, list | dict) or table != (name == "classes"):
-        return  # of another kind of manifest
-    where = f"{path}, in {name},"
-    if name == "parts" and not entries:
-        raise DataError(
-            f"{path} names no parts: it was changed since. Delete it and run the stage that writes it again."
-        )
-    for key, entry in entries.items() if table else enumerate(entries):
-        need_fields(where, entry, **_ENTRIES[name])
-        if name == "classes":
-            sound = key.isdecimal() and key == str(int(key)) and 0 <= entry["merges"] < entry["images"]
-        else:
-            file = entry["file"]
-            sound = file not in ("", ".", "..") and "/" not in file and not config_lib.CONTROLS.search(file)
-        if name == "files":
-            layer, trial = entry.get("layer", ""), entry.get("trial", "")
-            sound &= entry["method"] in METHODS and 0 < entry["fraction"] <= 1
-            sound &= layer is None or layer in config_lib.LAYERS
-            sound &= trial is None or (isinstance(trial, int) and trial >= 0)
-        if not sound:
-            raise DataError(
-                f"{where} has {str({key: entry} if table else entry)[:200]}: it was not written by this program, or was "
-                "changed since. Delete it and run the stage that writes it again."
-            )
-
-
-def need_manifest(folder: str, stage: str, **fields: type) -> dict[str, Any]:
-    """The manifest of `folder`, as `read_manifest`.
-
-    Raises:
-      WorkdirError: the stage that writes it has not finished.
-      DataError: as `read_manifest`.
-    """
-    manifest = read_manifest(folder, **fields)
-    if manifest is None:
-        imported = ' (or "redundancy import")' if stage == "embed" else ""
-        raise WorkdirError(
-            f'{folder} has no manifest.json: run "redundancy {stage}"{imported} with this workdir first.'
-        )
-    return manifest
-
-
-def write_manifest(folder: str, manifest: Mapping[str, Any]) -> None:
-    """Marks `folder` as finished. Call it last."""
-    storage.write_json(storage.join(folder, "manifest.json"), dict(manifest))
-
-
-def subset_name(method: str, fraction: float, trial: int | None = None, layer: str = "end") -> str:
-    """'semantic-0.9000', 'random-0.9000-trial2', 'semantic-start-0.9000' for another layer than end."""
-    middle = "" if layer == "end" else f"-{layer}"
-    suffix = "" if trial is None else f"-trial{trial}"
-    return f"{method}{middle}-{fraction_name(fraction)}{suffix}"
-
-
-def run_name(method: str, fraction: float, trial: int, layer: str = "end") -> str:
-    """'semantic-0.9000-trial2', 'full-1.0000-trial0'."""
-    return subset_name(method, fraction, trial, layer)

@@ -1,0 +1,68 @@
+"""What the command line shows: which lines of the log, and the exit code and the message of an error."""
+
+import errno
+import logging as std_logging
+import pathlib
+
+from absl import logging
+
+from redundancy.runtime.errors import ConfigError, UserError
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class _OwnLines(std_logging.Filter):
+    """Lets through this package's lines, and of the libraries' only warnings and errors."""
+
+    def filter(self, record):
+        own = str(pathlib.Path(__file__).parents[1]) in record.pathname
+        # TFDS warns of its own use of a deprecated attribute at every split it opens.
+        noise = "FeatureConnector.dtype" in record.getMessage()
+        # Of Orbax: that a save takes its time, and that it looks for a file which it need not have. Of google-auth: that
+        # this machine is none of Google's, before it looks elsewhere.
+        noise = noise or record.getMessage().startswith(
+            ("Waiting for previous save", "Metadata file does not exist", "Authentication failed using Compute Engine")
+        )
+        # What a library logs with its stack trace also reaches us as an exception, which is shown in one line.
+        noise = noise or bool(record.exc_info) or record.name == "asyncio"
+        return own or (record.levelno >= std_logging.WARNING and not noise)
+
+
+def start_logging() -> None:
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    logging.set_stderrthreshold(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(_OwnLines())
+
+
+def _explain(error: BaseException) -> str:
+    """One message for an exception that is no UserError."""
+    if isinstance(error, OSError) and error.errno:
+        where = f"{error.filename}: " if error.filename else ""
+        hint = {
+            errno.ENOSPC: " Free some space and give the same command again; finished work is kept.",
+            errno.EDQUOT: " Free some space and give the same command again; finished work is kept.",
+            errno.EACCES: " Choose a --workdir that you may write to.",
+            errno.EROFS: " Choose a --workdir that you may write to.",
+            errno.EPERM: " Choose a --workdir that you may write to.",
+            errno.ENOTDIR: " A file stands where a folder is wanted: remove it or choose another --workdir.",
+            errno.EEXIST: " A file stands where a folder is wanted: remove it or choose another --workdir.",
+            errno.ENOENT: " It was removed; give the command of the stage that writes it again.",
+        }.get(error.errno, "")
+        return f"{where}{error.strerror}.{hint}"
+    text = str(error).strip()
+    first = text.splitlines()[0] if text else ""
+    return f"{type(error).__name__}: {first} (a bug, or a fault of this machine; --debug shows where)"
+
+
+def verdict(error: BaseException) -> tuple[int, str]:
+    """Exit code and message of an error."""
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED, "interrupted"
+    if isinstance(error, UserError):
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR, str(error)
+    return EXIT_ERROR, _explain(error)

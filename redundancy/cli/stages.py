@@ -1,0 +1,109 @@
+"""Runs stages and the import in a workdir: takes the lease, checks what they need, and records how they failed."""
+
+import functools
+from collections.abc import Sequence
+
+from absl import flags, logging
+
+from redundancy.cli import commands
+from redundancy.cli.explain import verdict
+from redundancy.runtime import preemption, processes
+from redundancy.runtime.errors import WorkdirError
+from redundancy.workdir import Workdir, last_error
+from redundancy.workdir.lease import Lease, is_held
+
+
+def _stage(name: str, lease: Lease):
+    """The stage's function; imported late, so that a mistake in the command line is reported at once."""
+    match name:
+        case "train":
+            from redundancy.training.pretrain import train
+
+            stage = functools.partial(train, profile=flags.FLAGS.profile)
+        case "embed":
+            from redundancy.embedding.extract import embed as stage
+        case "link":
+            from redundancy.selection.link import link
+
+            stage = functools.partial(link, engine=commands.engine())
+        case "select":
+            from redundancy.selection.select import select as stage
+        case "sweep":
+            from redundancy.experiment.sweep import sweep
+
+            stage = functools.partial(sweep, profile=flags.FLAGS.profile, part=commands.part(), agree=lease.agree)
+        case "report":
+            from redundancy.report.stage import report
+
+            def stage(config, workdir):
+                processes.first(lambda: report(config, workdir))
+
+    return stage
+
+
+def _acquire(lease: Lease) -> str:
+    lease.acquire()
+    return lease.token
+
+
+def _check_estimates(names: Sequence[str], config, workdir: Workdir) -> None:
+    from redundancy import estimates
+    from redundancy.data import shared_dataset
+    from redundancy.workdir.finished import is_finished
+
+    left = [name for name in names if not is_finished(config, workdir, name)]
+    dataset = shared_dataset(config) if {"train", "embed", "sweep"} & {*left} else None
+    cluster = bool(flags.FLAGS.scheduler) and not flags.FLAGS.scheduler.startswith("local")
+    estimates.check(config, workdir, dataset, left, cluster)
+
+
+def run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
+    """The stages in order, in this process or, on several hosts, together with the others; one command, or parts of one."""
+    lease = Lease(workdir.root, commands.part())
+    watch = processes.Watch(before_end=lease.release)
+    watch.start()
+    with preemption.before_end(lease.release):
+        _work(names, config, workdir, lease, watch)
+
+
+def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: processes.Watch) -> None:
+    at = None  # the stage at work, once the workdir is this config's
+    command = "run" if len(names) > 1 else names[0]
+    try:
+        token = processes.first(lambda: _acquire(lease))
+        if not processes.is_first() and not is_held(workdir.root, token, commands.part()):
+            raise WorkdirError(
+                f"--workdir {workdir.root} is not the folder that process 0 works in: on several hosts it must be storage "
+                "that all of them share, for example gs://bucket/path."
+            )
+        workdir.claim(config)
+        at = command
+        _check_estimates(names, config, workdir)
+        for at in names:
+            logging.info("stage %s", at)
+            _stage(at, lease)(config, workdir)
+            processes.barrier()
+        if processes.is_first():
+            last_error.forget(workdir.root, command, commands.part())
+    except (Exception, KeyboardInterrupt) as error:
+        code, message = verdict(error)
+        processes.await_verdict(error)
+        if at is not None and isinstance(error, Exception):
+            last_error.record(workdir.root, command, code, message, at, commands.part())
+        processes.fail(code, message)
+        raise
+    finally:
+        watch.stop()
+        lease.release()
+
+
+def run_import(workdir: Workdir, config) -> int:
+    """The command import, which writes in the workdir as stages do; returns the exit code."""
+    with Lease(workdir.root):
+        try:
+            code = commands.run("import", workdir, config)
+        except Exception as error:
+            last_error.record(workdir.root, "import", *verdict(error))
+            raise
+        last_error.forget(workdir.root, "import")
+    return code

@@ -1,0 +1,20 @@
+"""The fields a config may have, their types and defaults, and what is wrong with a given config."""
+
+from redundancy.config.compare import differing as differing
+from redundancy.config.compare import identity as identity
+from redundancy.config.compare import left_out as left_out
+from redundancy.config.compare import to_json as to_json
+from redundancy.config.convert import check_variant as check_variant
+from redundancy.config.convert import defaults as defaults
+from redundancy.config.convert import describe as describe
+from redundancy.config.convert import need_dataset as need_dataset
+from redundancy.config.convert import resolve as resolve
+from redundancy.config.data import AUGMENTATIONS as AUGMENTATIONS
+from redundancy.config.experiment import LAYERS as LAYERS
+from redundancy.config.experiment import RULES as RULES
+from redundancy.config.field import CONTROLS as CONTROLS
+from redundancy.config.field import Affects as Affects
+from redundancy.config.field import Field as Field
+from redundancy.config.field import fraction_name as fraction_name
+from redundancy.config.field import same_fraction as same_fraction
+from redundancy.config.fields import FIELDS as FIELDS

@@ -1,0 +1,137 @@
+"""Makes a complete config of a given one, and says what is wrong with it.
+
+Knows nothing of files and data sets: reports what a config alone shows, before any work.
+"""
+
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from redundancy.config import data, experiment, model, training
+from redundancy.config.field import CONTROLS, Field
+from redundancy.config.fields import FIELDS
+from redundancy.runtime.errors import ConfigError, nearest
+
+_LONGEST = 4096  # characters of a text, as of a path on Linux
+_MOST_SHOWN = 200  # characters of a wrong value in a message
+
+
+def defaults() -> ml_collections.ConfigDict:
+    """A config with every field at its default, for configs/*.py to start from."""
+    config = ml_collections.ConfigDict()
+    for name, field in FIELDS.items():
+        config[name] = field.default
+    return config
+
+
+def describe() -> str:
+    """The fields as text, by section: name, default, meaning."""
+    lines, section = [], None
+    for name, field in FIELDS.items():
+        if field.section != section:
+            section = field.section
+            lines += ["", section]
+        lines.append(f"  {name + ' = ' + repr(field.default):<44} {field.doc}")
+    return "\n".join(lines) + "\n"
+
+
+def check_variant(arg: str, known: tuple[str, ...]) -> None:
+    """Raises ConfigError if a config file's argument is none of `known` and not empty."""
+    if arg and arg not in known:
+        raise ConfigError(
+            f"the config has no argument {arg!r}.{nearest(arg, known)} Arguments: {', '.join(known) or 'none'}."
+        )
+
+
+def _shown(value: Any) -> str:
+    """A wrong value as one short line."""
+    try:
+        text = " ".join(repr(value).split())
+    # Python refuses to write out integers of thousands of digits; other objects may raise anything.
+    except Exception as error:
+        text = f"a value that cannot be shown: {type(error).__name__}"
+    text = CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+
+
+def _convert(name: str, field: Field, value: Any) -> Any:
+    """`value` in the type of the field; raises ConfigError if it has another."""
+
+    def fail(wanted):
+        raise ConfigError(f"config.{name} is {_shown(value)} ({type(value).__name__}); wanted: {wanted} ({field.doc}).")
+
+    def scalar(item, kind):
+        if isinstance(item, numbers.Real) and not isinstance(item, bool):  # NumPy's too
+            try:
+                if kind is float:
+                    return float(item)
+                if kind is int and item == int(item):
+                    return int(item)
+            except (OverflowError, ValueError):
+                fail("a number within the range of floats")
+        if kind is str and isinstance(item, str):
+            if found := CONTROLS.search(item):
+                fail(f"a text without control characters and broken UTF-8 ({found[0]!r})")
+            if len(item) > _LONGEST:
+                fail(f"a text of at most {_LONGEST} characters")
+            return str(item)
+        if type(item) is not kind:
+            fail({float: "a number", int: "a whole number", str: "a text", bool: "True or False"}[kind])
+        return item
+
+    if isinstance(field.default, tuple):
+        if isinstance(value, (str, int, float)):
+            value = (value,)
+        if not isinstance(value, (tuple, list)):
+            fail(f"a tuple of {field.item.__name__}")
+        if field.item is str:
+            # On the command line "start,end" arrives as one text.
+            value = [
+                part for item in value for part in (item.replace(" ", "").split(",") if type(item) is str else [item])
+            ]
+        converted = tuple(scalar(item, field.item) for item in value)
+    else:
+        converted = scalar(value, type(field.default))
+    numbers_there = converted if isinstance(converted, tuple) else (converted,)
+    if any(isinstance(item, float) and not abs(item) < float("inf") for item in numbers_there):
+        fail("finite numbers")
+    if not field.check(converted):
+        fail(field.wanted)
+    return converted
+
+
+def resolve(given: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:
+    """The complete, checked config: `given` over the defaults.
+
+    Raises:
+      ConfigError: an unknown field (with the nearest right name), a value of the wrong type or out of range.
+    """
+    config = defaults()
+    for name in given:
+        if name not in FIELDS:
+            text = isinstance(name, str)
+            near = nearest(name, FIELDS) if text else ""
+            shown = name if text and name.isidentifier() else _shown(name)
+            raise ConfigError(f"config.{shown} is not a field.{near} Fields: {', '.join(FIELDS)}.")
+        try:
+            value = given[name]
+        # A placeholder that nobody filled in, or a reference that cannot be computed.
+        except Exception as error:
+            raise ConfigError(f"config.{name} has no value ({_shown(error)}); give it one.") from error
+        with config.ignore_type():
+            config[name] = _convert(name, FIELDS[name], value)
+    for section in (model, experiment, training, data):
+        section.check(config)
+    return ml_collections.FrozenConfigDict(config)
+
+
+def need_dataset(config: Mapping[str, Any], what: str) -> None:
+    """Raises ConfigError if the config has no data set; `what` needs one."""
+    if not config["dataset"]:
+        raise ConfigError(
+            f"config.dataset is '': this config has no data set, and {what} needs one. With imported embeddings alone "
+            "there are link, select and export; for the other stages give the config of the embeddings' data set, or "
+            "--config.dataset."
+        )

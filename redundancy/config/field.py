@@ -1,0 +1,103 @@
+"""What a field of a config is, what depends on its value, and the checks that fields share."""
+
+import dataclasses
+import enum
+import re
+from collections.abc import Callable
+from typing import Any
+
+# Sanity bounds, which catch typos before work starts: no experiment comes near them.
+MOST = 2**31 - 1  # steps and seeds are int32 on devices
+MOST_IMAGES = 2**24  # of a batch
+# Neither JSON nor a path can hold some of these, and none is in a name on purpose.
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class Affects(enum.Flag):
+    """What changes with the value of a field.
+
+    Attributes:
+      NOTHING: the field says where a data set lies or how it is read; its fingerprint says which it is.
+      IDENTITY: which training it is: which checkpoints it continues, and which result is its own.
+      NETWORK: pretrain/, and the embeddings that its network made.
+      EMBEDDINGS: the files that hold these embeddings.
+      RUNS: runs/ and results.csv.
+      REPORT: report/.
+      COMPARISON: whether the results of two workdirs are those of one experiment.
+      HOW: how a training is computed and written. All of a workdir's trainings have it in common.
+      RESULT: what a training is.
+    """
+
+    NOTHING = 0
+    IDENTITY = enum.auto()
+    NETWORK = enum.auto()
+    EMBEDDINGS = enum.auto()
+    RUNS = enum.auto()
+    REPORT = enum.auto()
+    COMPARISON = enum.auto()
+    HOW = NETWORK | RUNS
+    RESULT = IDENTITY | HOW | COMPARISON
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field: its default (whose type is the field's type), what it means, and its own check.
+
+    The default of a field that is added must do what the program did without it: configs, checkpoints and results that
+    lack the field count as having its default.
+
+    Attributes:
+      section: heading under which the field is listed.
+      default: value of a config that does not set it; () stands for a tuple of `item`.
+      doc: what it means, with its unit.
+      wanted: the allowed values in words, for the error message.
+      check: value -> whether it is allowed.
+      item: type of the items, if the field is a tuple.
+      affects: what depends on it; unless said otherwise, all that a training makes.
+    """
+
+    section: str
+    default: Any
+    doc: str
+    wanted: str = ""
+    check: Callable[[Any], bool] = lambda value: True
+    item: type | None = None
+    affects: Affects = Affects.RESULT
+
+
+def fraction_name(fraction: float) -> str:
+    """A fraction as names and tables have it: to four decimals, which alone distinguish it from another."""
+    return f"{fraction:.4f}"
+
+
+def same_fraction(first: float, second: float) -> bool:
+    """Whether two fractions have the same name."""
+    return fraction_name(first) == fraction_name(second)
+
+
+def between(low, high=MOST):
+    return dict(wanted=f"a number from {low} to {high}", check=lambda value: low <= value <= high)
+
+
+def all_between(low, high):
+    return dict(
+        wanted=f"numbers from {low} to {high}",
+        check=lambda value: all(low <= item <= high for item in value),
+        item=float,
+    )
+
+
+def one_of(names):
+    return dict(wanted="one of " + ", ".join(names), check=lambda value: value in names)
+
+
+def some_of(names):
+    return dict(
+        item=str,
+        wanted="one or more different names out of " + ", ".join(names),
+        check=lambda value: 0 < len(set(value)) == len(value) and all(name in names for name in value),
+    )
+
+
+def below_one():
+    return dict(wanted="a number from 0 up to, not including, 1", check=lambda value: 0 <= value < 1)

@@ -1,0 +1,119 @@
+"""What is left to do of a config, and the sizes that the estimates follow from. Reads manifests and shapes alone."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from redundancy.data import Dataset
+from redundancy.experiment import table
+from redundancy.workdir import Workdir, read_manifest
+
+if TYPE_CHECKING:  # link and select alone do without all that trains
+    from redundancy.training.programs import Programs
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The network that is trained, and the size of its state and of its forward pass.
+
+    Attributes:
+      programs: of each stage that trains or embeds.
+      pack: trials at once in each such stage.
+      resident: images that lie on each device.
+      state: bytes of one trial's state.
+      inference: bytes of the state that a forward pass needs.
+      largest: bytes of the largest output of a layer, for one image.
+    """
+
+    programs: Mapping[str, "Programs"]
+    pack: Mapping[str, int]
+    resident: int
+    state: int
+    inference: int
+    largest: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What is to be done, and on what.
+
+    Attributes:
+      config: resolved.
+      workdir: of the config.
+      todo: stages that are not finished, in order.
+      counts: of the images of each label.
+      dimensions: numbers of each layer's embeddings, of the layers where they are known.
+      dataset: None if no stage opens it.
+      network: None if no stage trains or embeds.
+    """
+
+    config: Any
+    workdir: Workdir
+    todo: tuple[str, ...]
+    counts: dict[int, int]
+    dimensions: dict[str, int]
+    dataset: Dataset | None
+    network: Network | None
+
+    @property
+    def images(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def layers(self) -> list[str]:
+        """Layers whose dimension is known."""
+        return [layer for layer in self.config.layers if layer in self.dimensions]
+
+
+def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> tuple[Network, dict[str, int]]:
+    """The network, and the numbers of each pooled layer. Asks for JAX's devices."""
+    import jax
+    import jax.numpy as jnp
+
+    from redundancy.training.feed import resident_images
+    from redundancy.training.mesh import make_mesh, pack_size
+    from redundancy.training.packing import candidates
+    from redundancy.training.plan import num_bytes
+    from redundancy.training.programs import Programs
+
+    num_images, shape, classes = len(dataset.train.positions), dataset.image_shape, len(dataset.class_names)
+    table.check(config, num_images)
+    num_runs, mesh = len(table.runs(config, num_images)), make_mesh(config, num_trials=1)
+    single = Programs(config, shape, classes, mesh, dataset.resident)
+    programs = {stage: single for stage in ("train", "embed") if stage in todo}
+    pack = {stage: pack_size(config, mesh, 1) for stage in programs}
+    if "sweep" in todo:
+        mesh = make_mesh(config, num_trials=num_runs)
+        smallest = candidates(config, mesh, num_runs)[0]  # which is taken if no larger one fits
+        programs["sweep"] = Programs(config, shape, classes, mesh, dataset.resident, smallest.vmap)
+        pack["sweep"] = smallest.pack
+    state = jax.eval_shape(single.init, jax.ShapeDtypeStruct((), jnp.uint32))
+    variables = {"params": state["params"], "batch_stats": state["batch_stats"]}
+    (_, layers), inside = jax.eval_shape(
+        lambda v, x: single.model.apply(v, x, train=False, capture_intermediates=True, mutable=["intermediates"]),
+        variables,
+        jax.ShapeDtypeStruct((1, *shape), jnp.dtype(config.dtype)),
+    )
+    largest = max(map(num_bytes, jax.tree.leaves(inside)))
+    network = Network(programs, pack, resident_images(dataset), num_bytes(state), num_bytes(variables), largest)
+    return network, {name: layer.shape[1] for name, layer in layers.items()}
+
+
+def work_of(config, workdir: Workdir, dataset: Dataset | None, todo: tuple[str, ...]) -> Work | None:
+    """What is to be done; None if neither a data set nor embeddings show its size: the stage then reports what is missing."""
+    found = {
+        layer: read_manifest(workdir.embeddings(layer), dimension=int, class_counts=dict) for layer in config.layers
+    }
+    manifests = {layer: manifest for layer, manifest in found.items() if manifest is not None}
+    if dataset is not None:
+        counts = dict(enumerate(np.bincount(dataset.train.labels).tolist()))
+    elif manifests:
+        counts = {int(label): n for label, n in next(iter(manifests.values()))["class_counts"].items()}
+    else:
+        return None
+    trains = dataset is not None and {"train", "embed", "sweep"} & {*todo}
+    network, dimensions = _network(config, dataset, todo) if trains else (None, {})
+    dimensions |= {layer: manifest["dimension"] for layer, manifest in manifests.items()}
+    return Work(config, workdir, todo, {label: n for label, n in counts.items() if n}, dimensions, dataset, network)

@@ -1,0 +1,97 @@
+"""The results of a sweep: which runs have one, and the table results.csv that is derived from them."""
+
+import csv
+import io
+
+from absl import logging
+
+from redundancy import storage
+from redundancy.config import fraction_name
+from redundancy.data import shared_dataset
+from redundancy.experiment.inputs import kept
+from redundancy.experiment.table import Run, subset_schedule
+from redundancy.runtime.errors import DataError
+from redundancy.training.loop import Job, digest, identity, result_path
+from redundancy.workdir import Workdir, need_fields
+
+COLUMNS = (
+    "run",
+    "method",
+    "layer",
+    "fraction",
+    "size",
+    "trial",
+    "seed",
+    "steps",
+    "test_accuracy",
+    "test_correct",
+    "test_size",
+    "test_loss",
+)
+
+
+def is_done(workdir: Workdir, run: Run) -> bool:
+    return storage.exists(result_path(workdir.run(run.name)))
+
+
+def _trainings(workdir: Workdir, config, runs: list[Run]) -> dict[str, str]:
+    """What the result of each run must say that it is of."""
+    dataset, positions, found = shared_dataset(config), {}, {}
+    for run in runs:
+        if run.subset not in positions:
+            positions[run.subset] = kept(workdir, run, dataset)
+        schedule = subset_schedule(config, len(dataset.train.positions), run.fraction)
+        found[run.name] = digest(identity(config, Job(run.name, "", positions[run.subset], run.seed), schedule))
+    return found
+
+
+def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
+    """Derives results.csv from the runs' own result.json, rows in the table's order.
+
+    Raises:
+      DataError: a result is missing, damaged or another run's.
+    """
+    trainings = _trainings(workdir, config, runs)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for run in runs:
+        path = result_path(workdir.run(run.name))
+        result = need_fields(path, storage.read_json(path), images=int, steps=int, test_correct=int, test_size=int)
+        if result.get("training") not in (None, trainings[run.name]):
+            raise DataError(
+                f"{path} is the result of another training, not of {run.name!r} with this config. Bring the right file "
+                f"back, or delete {workdir.run(run.name)} and {storage.join(workdir.runs, 'manifest.json')} and run "
+                '"redundancy sweep" again.'
+            )
+        row = {
+            "run": run.name,
+            "method": run.method,
+            "layer": run.layer,
+            "fraction": fraction_name(run.fraction),
+            "size": result["images"],
+            "trial": run.trial,
+            "seed": config.seed,
+            **{name: result[name] for name in ("steps", "test_accuracy", "test_correct", "test_size", "test_loss")},
+        }
+        writer.writerow(row)
+    storage.write_text(workdir.results, buffer.getvalue())
+
+
+def mend_results(workdir: Workdir, config, runs: list[Run], sha256: str) -> None:
+    """Writes results.csv again if it is missing or was changed; `sha256` is its checksum.
+
+    Raises:
+      DataError: the runs' own results are not those of before.
+    """
+    if storage.exists(workdir.results) and storage.sha256(workdir.results) == sha256:
+        return
+    logging.warning("%s is missing or was changed; it is written again from the runs", workdir.results)
+    write_results(workdir, config, runs)
+    if storage.sha256(workdir.results) != sha256:
+        raise DataError(
+            f"{workdir.results}, written again from the runs' own result.json, is not what "
+            f"{storage.join(workdir.runs, 'manifest.json')} says it was: a result.json was changed, or the manifest is "
+            "of another sweep. Bring the right files back; or delete that manifest, and the folders of the runs that "
+            'you do not trust, and run "redundancy sweep" again.'
+        )

@@ -1,0 +1,11 @@
+"""The folder of one experiment: where its artifacts lie, whose it is, what is finished, and who may write in it."""
+
+from redundancy.workdir.claim import Workdir as Workdir
+from redundancy.workdir.claim import versions as versions
+from redundancy.workdir.layout import STAGES as STAGES
+from redundancy.workdir.layout import run_name as run_name
+from redundancy.workdir.layout import subset_name as subset_name
+from redundancy.workdir.manifest import need_fields as need_fields
+from redundancy.workdir.manifest import need_manifest as need_manifest
+from redundancy.workdir.manifest import read_manifest as read_manifest
+from redundancy.workdir.manifest import write_manifest as write_manifest

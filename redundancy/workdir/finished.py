@@ -1,0 +1,54 @@
+"""Which stages of a config are finished in a workdir: those whose manifests, which are written last, are there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from redundancy import storage
+from redundancy.experiment import table
+from redundancy.selection import methods
+from redundancy.workdir import Workdir, read_manifest
+
+_FOLDERS = {
+    "train": "pretrain",
+    "embed": "embeddings",
+    "link": "merges",
+    "select": "subsets",
+    "sweep": "runs",
+    "report": "report",
+}
+
+
+def folders(config: Mapping[str, Any], stage: str) -> list[str]:
+    """Folders of a stage's manifests, relative to the workdir: one, or one of each layer."""
+    folder = _FOLDERS[stage]
+    return [f"{folder}/{layer}" for layer in config["layers"]] if stage in ("embed", "link") else [folder]
+
+
+def is_whole(folder: str) -> bool:
+    return storage.exists(storage.join(folder, "manifest.json"))
+
+
+def _missing(config: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> list[table.Asked]:
+    made = {entry["file"].removesuffix(".parquet") for entry in manifest["files"]} if manifest else set()
+    return [each for each in table.subsets(config) if each.name not in made]
+
+
+def missing_subsets(config, workdir: Workdir) -> list[table.Asked]:
+    """The subsets that the stage select has still to write."""
+    return _missing(config, read_manifest(workdir.subsets, files=list))
+
+
+def finished(config: Mapping[str, Any], stage: str, manifests: Mapping[str, Any]) -> bool:
+    """Whether all that a stage writes is there, by the manifests of its folders; a folder without one has None."""
+    if stage == "select":
+        return not _missing(config, manifests["subsets"])
+    return all(manifests[folder] for folder in folders(config, stage))
+
+
+def is_finished(config, workdir: Workdir, stage: str) -> bool:
+    """Whether the stage has nothing left to do in a workdir."""
+    if stage == "link" and not methods.grouped(config):
+        return True
+    if stage == "select":
+        return not missing_subsets(config, workdir)
+    return finished(config, stage, {each: is_whole(workdir.path(each)) for each in folders(config, stage)})

@@ -1,0 +1,66 @@
+"""Where each artifact of a workdir lies, and how subsets and runs are named. Opens no file."""
+
+from redundancy import storage
+from redundancy.config import fraction_name
+
+STAGES = ("train", "embed", "link", "select", "sweep", "report")
+
+
+def subset_name(method: str, fraction: float, trial: int | None = None, layer: str = "end") -> str:
+    """'semantic-0.9000', 'random-0.9000-trial2', 'semantic-start-0.9000' for another layer than end."""
+    middle = "" if layer == "end" else f"-{layer}"
+    suffix = "" if trial is None else f"-trial{trial}"
+    return f"{method}{middle}-{fraction_name(fraction)}{suffix}"
+
+
+def run_name(method: str, fraction: float, trial: int, layer: str = "end") -> str:
+    """'semantic-0.9000-trial2', 'full-1.0000-trial0'."""
+    return subset_name(method, fraction, trial, layer)
+
+
+class Layout:
+    """Paths of one experiment's artifacts below `root` (local or gs://)."""
+
+    def __init__(self, root: str):
+        self.root = root.rstrip("/") or "/"
+
+    def path(self, *parts: str) -> str:
+        return storage.join(self.root, *parts)
+
+    @property
+    def config(self) -> str:
+        return self.path("config.json")
+
+    @property
+    def pretrain(self) -> str:
+        return self.path("pretrain")
+
+    def embeddings(self, layer: str) -> str:
+        return self.path("embeddings", layer)
+
+    def merges(self, layer: str) -> str:
+        return self.path("merges", layer)
+
+    @property
+    def subsets(self) -> str:
+        return self.path("subsets")
+
+    def subset(self, name: str) -> str:
+        """File of the subset `name`, see `subset_name`."""
+        return self.path("subsets", f"{name}.parquet")
+
+    @property
+    def runs(self) -> str:
+        return self.path("runs")
+
+    def run(self, name: str) -> str:
+        """Folder of the run `name`, see `run_name`."""
+        return self.path("runs", name)
+
+    @property
+    def results(self) -> str:
+        return self.path("results.csv")
+
+    @property
+    def report(self) -> str:
+        return self.path("report")
