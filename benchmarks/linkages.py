@@ -24,7 +24,7 @@ def unit_rows(embeddings: np.ndarray) -> np.ndarray:
 
 def ours(embeddings: np.ndarray, kept: float) -> np.ndarray:
     """Partition by `redundancy.selection`: [n, d] float32 to [n] int64."""
-    from redundancy.selection.linkage import complete, cut
+    from redundancy.linkage import complete, cut
 
     n = len(embeddings)
     made = merges_wanted(n, kept)
@@ -97,8 +97,8 @@ def partition(result: np.ndarray, kept: float) -> np.ndarray:
 
 def partition_of_tree(children: np.ndarray, kept: float) -> np.ndarray:
     """Labels after the first merges of a tree: [n - 1, 2] in SciPy's or scikit-learn's numbering to [n] int64."""
-    from redundancy.selection.linkage import cut
-    from redundancy.selection.linkage.complete import Merges
+    from redundancy.linkage import cut
+    from redundancy.linkage.complete import Merges
 
     n = len(children) + 1
     pairs = np.sort(children.astype(np.int64), axis=1)
@@ -135,8 +135,8 @@ def agreement(ours: list[np.ndarray], peers: list[np.ndarray]) -> dict[str, Any]
 
 
 def within(embeddings: np.ndarray, threshold: float) -> int:
-    """Number of pairs up to a dissimilarity, by `redundancy.selection.linkage.pairs`."""
-    from redundancy.selection.linkage import dissimilarity, pairs
+    """Number of pairs up to a dissimilarity, by `redundancy.linkage.pairs`."""
+    from redundancy.linkage import dissimilarity, pairs
 
     return len(pairs.within(dissimilarity.units(embeddings), threshold))
 

@@ -127,7 +127,7 @@ def _at_fractions(of_class: np.ndarray) -> dict[str, Any]:
     """Agreement with scikit-learn's tree at every fraction, for one class."""
     from sklearn.cluster import AgglomerativeClustering
 
-    from redundancy.selection.linkage import complete, cut
+    from redundancy.linkage import complete, cut
 
     n = len(of_class)
     model = AgglomerativeClustering(n_clusters=1, metric="cosine", linkage="complete").fit(of_class)
@@ -223,8 +223,8 @@ def growth_exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
 
 
 def _pairs_of(run: Run, embedded: np.ndarray) -> dict[str, Any]:
-    from redundancy.selection.linkage import dissimilarity
-    from redundancy.selection.linkage import pairs as ours
+    from redundancy.linkage import dissimilarity
+    from redundancy.linkage import pairs as ours
 
     n = len(embedded)
     rows, units = linkages.unit_rows(embedded), dissimilarity.units(embedded)

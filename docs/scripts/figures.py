@@ -28,12 +28,12 @@ from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import shared_dataset
 from redundancy.embedding.store import EmbeddingStore
+from redundancy.linkage import cut
+from redundancy.linkage.complete import complete_linkage
+from redundancy.linkage.dissimilarity import between_all, unit_vectors
+from redundancy.methods.counts import rows_by_class
 from redundancy.report import gallery
 from redundancy.report.figures import INK, KEPT, MUTED, RANDOM, SEMANTIC, STYLE
-from redundancy.selection import choices
-from redundancy.selection.linkage import cut
-from redundancy.selection.linkage.complete import complete_linkage
-from redundancy.selection.linkage.dissimilarity import between_all, unit_vectors
 from redundancy.selection.subset import read_subset
 from redundancy.workdir import Workdir, subset_name
 
@@ -183,7 +183,7 @@ def draw_pairs(vectors, merges, folder: pathlib.Path) -> None:
 def _nearest_kept(vectors: np.ndarray, labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Dissimilarity of every left-out image to the nearest kept one of its class."""
     found = []
-    for rows in choices.rows_by_class(labels).values():
+    for rows in rows_by_class(labels).values():
         units = unit_vectors(vectors[rows])
         found.append(between_all(units[~kept[rows]], units[kept[rows]]).min(axis=1))
     return np.sort(np.concatenate(found))

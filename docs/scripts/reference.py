@@ -23,9 +23,9 @@ from redundancy.cli import help as help_lib
 from redundancy.embedding import store
 from redundancy.experiment import results, table
 from redundancy.importing import ids
+from redundancy.linkage.complete import Merges
 from redundancy.report import compare
 from redundancy.selection import merges, subset
-from redundancy.selection.linkage.complete import Merges
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = REPO / "docs" / "reference"

@@ -16,8 +16,8 @@ from launch.backends import CloudError, Slices
 from launch.controller import CAPACITY
 from launch.records import Resource, State
 from launch.spec import Spec
-from redundancy.runtime.cache_folder import cache_folder
 from redundancy.runtime.errors import ConfigError, UserError
+from redundancy.storage.cache_folder import cache_folder
 
 # Accelerator types: what their number counts per chip, the TPU VM's software (Google's page on runtimes, 2026), and the
 # names of their topologies for the compiler.

@@ -9,7 +9,7 @@ Each process takes all the devices it sees: on a machine with a GPU let one host
 import os
 
 from launch.spec import defaults
-from redundancy.runtime.cache_folder import cache_folder
+from redundancy.storage.cache_folder import cache_folder
 
 
 def get_config():

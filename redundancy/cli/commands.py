@@ -10,11 +10,10 @@ from collections.abc import Callable
 from absl import flags
 
 from redundancy.cli.help import HELP as HELP
-from redundancy.experiment import parts
+from redundancy.methods import METHODS
 from redundancy.runtime import processes
 from redundancy.runtime.errors import ConfigError
-from redundancy.selection.methods import METHODS
-from redundancy.workdir import STAGES, Workdir
+from redundancy.workdir import STAGES, Workdir, parts
 
 _EXAMPLES = {
     "import": "redundancy import --workdir DIR --embeddings E.npy --labels Y.npy",

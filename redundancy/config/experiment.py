@@ -2,9 +2,9 @@
 
 import functools
 
+from redundancy import methods
 from redundancy.config.field import Affects, Field, between, fraction_name, one_of, some_of
 from redundancy.runtime.errors import ConfigError
-from redundancy.selection import methods
 
 LAYERS = ("start", "middle", "end")
 RULES = ("cosine_raw_mean", "cosine_unit_mean", "medoid", "minimax")

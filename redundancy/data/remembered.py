@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from redundancy import storage
-from redundancy.runtime.cache_folder import cache_folder, load, save
+from redundancy.storage.cache_folder import cache_folder, load, save
 
 
 def remembered(identity: Mapping[str, Any], files: Sequence[str], make: Callable[[], np.ndarray]) -> np.ndarray:

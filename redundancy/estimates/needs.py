@@ -5,11 +5,12 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
-from redundancy import storage
+from redundancy import methods, storage
 from redundancy.estimates.work import Work
 from redundancy.experiment import table
+from redundancy.methods.counts import class_counts
 from redundancy.runtime import machine, processes
-from redundancy.selection import choices, local, methods
+from redundancy.selection import local
 from redundancy.selection.merges import MAX_PARTS
 from redundancy.workdir.finished import is_whole, missing_subsets
 
@@ -48,7 +49,7 @@ def total(needs: Iterable[Need]) -> Need:
 
 def _num_merges(work: Work) -> dict[int, int]:
     """Merges that the stage link makes of each class."""
-    kept = choices.class_counts(work.counts, min(work.config.fractions))
+    kept = class_counts(work.counts, min(work.config.fractions))
     return {label: min(size - kept[label] + 1, size - 1) for label, size in work.counts.items()}
 
 

@@ -5,8 +5,8 @@ Opens no file and imports no JAX, so that the command `status` can ask it too.
 
 import dataclasses
 
+from redundancy import methods
 from redundancy.runtime.errors import ConfigError
-from redundancy.selection import methods
 from redundancy.workdir import run_name, subset_name
 
 

@@ -12,9 +12,10 @@ from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.export.request import PROJECTOR_FILES as FILES
 from redundancy.export.sources import rows_of
+from redundancy.methods.counts import rows_by_class
+from redundancy.methods.random import random_subset
 from redundancy.runtime.errors import ConfigError, DataError
 from redundancy.runtime.progress import Progress
-from redundancy.selection import choices
 
 TENSORS, METADATA, SPRITE, CONFIG = FILES
 LIMIT = 10_000
@@ -38,7 +39,7 @@ def sample(labels: np.ndarray, positions: np.ndarray, limit: int) -> np.ndarray:
     classes = len(np.unique(labels))
     if limit < classes:
         raise ConfigError(f"--limit is {limit}; wanted at least {classes}, an image of each class.")
-    return np.flatnonzero(choices.random_subset(labels, positions, limit / len(labels), (_SEED,)))
+    return np.flatnonzero(random_subset(labels, positions, limit / len(labels), (_SEED,)))
 
 
 def write(folder: str, table: pa.Table, store: EmbeddingStore, dataset, limit: int | None = None) -> str:
@@ -82,7 +83,7 @@ def write(folder: str, table: pa.Table, store: EmbeddingStore, dataset, limit: i
 def _vectors(store: EmbeddingStore, labels: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """[n, d] float32 embeddings of images."""
     vectors = np.empty((len(labels), store.dimension), np.float32)
-    for label, rows in choices.rows_by_class(labels).items():
+    for label, rows in rows_by_class(labels).items():
         known, of_class = store.read_class(label)
         found = rows_of(positions[rows], known)
         if found is None:

@@ -4,11 +4,10 @@ import dataclasses
 import errno
 import os
 
-from redundancy import storage
+from redundancy import methods, storage
 from redundancy.config import LAYERS
+from redundancy.methods import METHODS
 from redundancy.runtime.errors import ConfigError
-from redundancy.selection import methods
-from redundancy.selection.methods import METHODS
 
 FORMATS = ("npy", "txt", "parquet", "tfds", "groups-csv", "groups-parquet", "projector")
 OF_ALL = FORMATS[4:]  # those of all images, kept and dropped

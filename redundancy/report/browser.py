@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from redundancy.linkage.complete import Merges
 from redundancy.report import classes, images
 from redundancy.report.classes import Cut
-from redundancy.selection.linkage.complete import Merges
 
 # Bytes above which the page has a file for each class, and bytes of such a file.
 PAGE_BYTES = 8_800_000

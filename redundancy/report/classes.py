@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from redundancy.linkage import cut, dissimilarity
+from redundancy.linkage.complete import Merges
 from redundancy.report import gallery
-from redundancy.selection.linkage import cut, dissimilarity
-from redundancy.selection.linkage.complete import Merges
 
 _BLOCK_ELEMENTS = 1 << 22
 # Groups of the shown fraction that are picked for each one of another fraction.

@@ -7,12 +7,12 @@ import numpy as np
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
+from redundancy.linkage.complete import Merges
+from redundancy.methods.counts import rows_by_class
 from redundancy.report import browser, classes, gallery, words
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.runtime.progress import Progress
 from redundancy.selection import merges as merges_lib
-from redundancy.selection.choices import rows_by_class
-from redundancy.selection.linkage.complete import Merges
 from redundancy.selection.subset import Subset, need_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name
 

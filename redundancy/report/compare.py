@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redundancy import config as config_lib
-from redundancy import storage
+from redundancy import methods, storage
 from redundancy.config import Affects, fraction_name
 from redundancy.report import figures, page, statistics, words
 from redundancy.report.statistics import FULL, Summary
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
-from redundancy.selection import methods
 from redundancy.workdir import Workdir, need_fields, read_manifest
 
 HELP = """\

@@ -19,8 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from redundancy import methods
 from redundancy.report.statistics import FULL, Summary
-from redundancy.selection import methods
 
 # Okabe and Ito's palette, distinct under the common forms of colour blindness.
 SEMANTIC, RANDOM = "#0072b2", "#d55e00"

@@ -10,10 +10,10 @@ import jinja2
 from markupsafe import Markup
 
 from redundancy import config as config_lib
+from redundancy import methods
 from redundancy.report import browser, images, noninferiority, words
 from redundancy.report.figures import Plot
 from redundancy.report.statistics import FULL, Summary, find
-from redundancy.selection import methods
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("redundancy.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,

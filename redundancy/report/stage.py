@@ -9,13 +9,12 @@ import numpy as np
 from absl import logging
 
 import redundancy
-from redundancy import storage
+from redundancy import methods, storage
 from redundancy.config import same_fraction
 from redundancy.data import shared_dataset
 from redundancy.report import browser, collect, figures, gallery, gallery_figures, images, page, statistics, words
 from redundancy.runtime.errors import DataError, WorkdirError
-from redundancy.selection import methods
-from redundancy.selection.choices import mean_dissimilarity
+from redundancy.selection.subset import mean_dissimilarity
 from redundancy.workdir import Workdir, need_manifest, read_manifest, write_manifest
 
 _FIGURE_CLASSES = 2

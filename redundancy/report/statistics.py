@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from redundancy.config import fraction_name, same_fraction
-from redundancy.selection.methods import BASELINE
+from redundancy.methods import BASELINE
 
 CONFIDENCE = 0.95
 FULL = "full"

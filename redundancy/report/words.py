@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from redundancy import methods
 from redundancy.report.noninferiority import MOST_TRIALS, POWER, WORSE, Answer, NonInferiority
 from redundancy.report.statistics import CONFIDENCE, Difference, Summary, find
-from redundancy.selection import methods
 
 MINUS = "\N{MINUS SIGN}"
 # The spread of fewer pairs is known to no better than a factor of three.

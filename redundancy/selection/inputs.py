@@ -5,8 +5,8 @@ from typing import Any
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
+from redundancy.methods.counts import class_counts
 from redundancy.runtime.errors import WorkdirError
-from redundancy.selection import choices
 from redundancy.workdir import Workdir, read_manifest
 
 
@@ -62,5 +62,5 @@ def check_depth(workdir: Workdir, folder: str, manifest: Mapping[str, Any], frac
 
 def num_merges(counts: Mapping[int, int], fractions: Sequence[float]) -> dict[int, int]:
     """Merges of each class that the fractions need."""
-    kept = [choices.class_counts(counts, fraction) for fraction in fractions]
+    kept = [class_counts(counts, fraction) for fraction in fractions]
     return {label: size - min(of_fraction[label] for of_fraction in kept) for label, size in sorted(counts.items())}

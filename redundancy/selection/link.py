@@ -6,13 +6,13 @@ from typing import Any
 import ml_collections
 from absl import logging
 
-from redundancy import storage
+from redundancy import methods, storage
 from redundancy.embedding.store import EmbeddingStore
+from redundancy.methods import METHODS
 from redundancy.runtime import processes
 from redundancy.runtime.progress import Progress
-from redundancy.selection import local, merges, methods
+from redundancy.selection import local, merges
 from redundancy.selection.inputs import check_depth, check_embeddings, manifest_sha256, num_merges, open_store
-from redundancy.selection.methods import METHODS
 from redundancy.selection.tasks import ClassTask
 from redundancy.workdir import Workdir, read_manifest
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from redundancy import storage
 from redundancy.embedding.store import part_name
+from redundancy.linkage.complete import Merges
+from redundancy.methods.counts import rows_by_class
 from redundancy.runtime.errors import DataError
-from redundancy.selection import choices
-from redundancy.selection.linkage.complete import Merges
 from redundancy.workdir import read_manifest, write_manifest
 
 _IDENTITY = "identity"
@@ -145,5 +145,5 @@ def read(folder: str, parts: Sequence[Mapping[str, str]], labels: Sequence[int])
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         everything = pa.concat_tables(pool.map(table, parts))
     columns = [everything[name].to_numpy() for name in _COLUMNS[1:]]
-    rows, none = choices.rows_by_class(everything["label"].to_numpy()), np.empty(0, np.int64)
+    rows, none = rows_by_class(everything["label"].to_numpy()), np.empty(0, np.int64)
     return {label: Merges(*(column[rows.get(label, none)] for column in columns)) for label in labels}

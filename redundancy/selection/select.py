@@ -10,17 +10,18 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from redundancy import storage
+from redundancy import methods, storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.experiment import table
 from redundancy.experiment.table import Asked
+from redundancy.linkage.complete import Merges
+from redundancy.methods import METHODS
+from redundancy.methods.counts import class_counts, rows_by_class
 from redundancy.runtime import processes
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.runtime.progress import Progress
-from redundancy.selection import choices, merges, methods
+from redundancy.selection import merges
 from redundancy.selection.inputs import check_depth, check_embeddings, manifest_sha256, open_store
-from redundancy.selection.linkage.complete import Merges
-from redundancy.selection.methods import METHODS
 from redundancy.selection.subset import Subset, check_file, read_subset, write_subset
 from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, write_manifest
 
@@ -176,14 +177,14 @@ def _subsets(
 ) -> list[Subset]:
     """The subsets asked for of one method and layer; each class is read once, if at all."""
     method, (positions, labels) = METHODS[asked[0].method], store.labels()
-    counts = [choices.class_counts(store.class_counts, each.fraction) for each in asked]
+    counts = [class_counts(store.class_counts, each.fraction) for each in asked]
     group = np.full((len(counts), len(labels)), -1, np.int64)
     kept = np.zeros(group.shape, bool)
     dissimilarity = np.full(group.shape, np.nan)
     first_group = np.zeros(len(counts), np.int64)
     told = Progress(f"select {store.layer}", len(labels), "images") if method.per_layer else contextlib.nullcontext()
     with told as progress:
-        for label, rows in choices.rows_by_class(labels).items():
+        for label, rows in rows_by_class(labels).items():
             vectors = store.read_class(label)[1] if method.per_layer else None
             for number, (each, of_fraction) in enumerate(zip(asked, counts, strict=True)):
                 kept[number, rows], *groups = method.choose(

@@ -133,3 +133,21 @@ def read_subset(path: str) -> Subset:
     subset = Subset(*(table[name].to_numpy() for name in _COLUMNS), metadata=dict(metadata))
     _check(path, subset)
     return subset
+
+
+def mean_dissimilarity(subset: Subset) -> tuple[dict[int, float], float]:
+    """The paper's Table 1: the dropped images' mean dissimilarity to the kept one, averaged over groups of two or more.
+
+    Args:
+      subset: of a method that has groups.
+
+    Returns:
+      The mean of each label that has such a group, and the mean over all such groups (NaN where there is none).
+    """
+    dropped = ~subset.kept
+    group = subset.group[dropped]
+    redundant, first, number, count = np.unique(group, return_index=True, return_inverse=True, return_counts=True)
+    mean = np.bincount(number, weights=subset.dissimilarity[dropped], minlength=len(redundant)) / count
+    label = subset.labels[dropped][first]
+    by_label = {of_class: float(mean[label == of_class].mean()) for of_class in np.unique(label).tolist()}
+    return by_label, float(mean.mean()) if len(mean) else float("nan")

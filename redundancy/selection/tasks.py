@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
+from redundancy.linkage import complete, dissimilarity, pairs
+from redundancy.linkage.complete import Linker
+from redundancy.linkage.pairs import Pairs
 from redundancy.runtime.errors import DataError
 from redundancy.selection import merges
-from redundancy.selection.linkage import complete, dissimilarity, pairs
-from redundancy.selection.linkage.complete import Linker
-from redundancy.selection.linkage.pairs import Pairs
 
 # Calls the function with each tuple of arguments, anywhere, and returns the results in the same order.
 Run = Callable[[Callable[..., Any], Sequence[tuple]], list]

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from redundancy import config as config_lib
-from redundancy import storage
+from redundancy import methods, storage
 from redundancy.experiment import table
 from redundancy.runtime.errors import ConfigError, WorkdirError
-from redundancy.selection import methods
 from redundancy.status import pace
 from redundancy.status import runs as survey_runs
 from redundancy.status.files import Files, at_work

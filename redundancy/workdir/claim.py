@@ -10,9 +10,9 @@ from typing import Any
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.config import Affects
+from redundancy.methods import METHODS
 from redundancy.runtime import processes
 from redundancy.runtime.errors import ConfigError, WorkdirError
-from redundancy.selection.methods import METHODS
 from redundancy.workdir.layout import Layout
 from redundancy.workdir.manifest import need_fields, read_manifest
 

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from redundancy import storage
+from redundancy import methods, storage
 from redundancy.experiment import table
-from redundancy.selection import methods
 from redundancy.workdir import Workdir, read_manifest
 
 _FOLDERS = {

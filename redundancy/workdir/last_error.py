@@ -9,7 +9,7 @@ import re
 import socket
 
 from redundancy import storage
-from redundancy.experiment.parts import Part
+from redundancy.workdir.parts import Part
 
 _MOST = 2000  # characters of a message
 _NAME = re.compile(r"last_error(-part-\d+-of-\d+)?\.json")

@@ -20,9 +20,9 @@ from typing import Any
 from absl import logging
 
 from redundancy import storage
-from redundancy.experiment.parts import Part
 from redundancy.runtime.errors import StorageError, UserError, WorkdirError
 from redundancy.workdir.owner import in_use, is_dead, parse, this
+from redundancy.workdir.parts import Part
 
 try:
     import fcntl

@@ -8,8 +8,8 @@ from typing import Any
 
 from redundancy import storage
 from redundancy.config import CONTROLS, LAYERS
+from redundancy.methods import METHODS
 from redundancy.runtime.errors import DataError, WorkdirError
-from redundancy.selection.methods import METHODS
 
 # What the entries of a manifest's lists and tables hold.
 _ENTRIES: dict[str, dict[str, Any]] = {

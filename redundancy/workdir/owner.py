@@ -9,9 +9,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from redundancy.experiment.parts import Part
 from redundancy.runtime import machine
 from redundancy.runtime.errors import WorkdirError
+from redundancy.workdir.parts import Part
 
 
 def this(part: Part | None) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def test_pairs_are_checked(run):
 
 
 def test_a_missed_pair_is_noticed():
-    from redundancy.selection.linkage import dissimilarity, pairs
+    from redundancy.linkage import dissimilarity, pairs
 
     array = np.random.default_rng(0).random((60, 4), dtype=np.float32)
     found = pairs.within(dissimilarity.units(array), 0.05)

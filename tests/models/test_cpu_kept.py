@@ -12,7 +12,7 @@ from llvmlite import binding
 
 from redundancy.models.cpu import calls, objects
 from redundancy.models.cpu.kernels import Shape
-from redundancy.runtime import cache_folder
+from redundancy.storage import cache_folder
 
 SHAPE = Shape(5, 6, 8, 16, 3, 1)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from redundancy.linkage.complete import Merges
 from redundancy.report import browser, classes, images
-from redundancy.selection.linkage.complete import Merges
 
 # Images 0…5: (0, 1) at 0.1, (2, 3) at 0.2, both at 0.4; 4 joins them at 0.9; 5 stays alone.
 MERGES = Merges(np.array([0, 2, 6, 4]), np.array([1, 3, 7, 8]), np.array([0.1, 0.2, 0.4, 0.9]), np.array([2, 2, 4, 5]))

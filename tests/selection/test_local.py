@@ -9,10 +9,10 @@ import threadpoolctl
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
+from redundancy.linkage import complete
 from redundancy.runtime.errors import DataError
 from redundancy.selection import local, merges, tasks
 from redundancy.selection.link import link
-from redundancy.selection.linkage import complete
 from redundancy.workdir import read_manifest
 
 SIZES = (4, 30, 9, 21, 2)

@@ -15,12 +15,14 @@ from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data.dataset import labels_sha256
 from redundancy.embedding.store import EmbeddingStore
+from redundancy.linkage import complete, cut
+from redundancy.methods.counts import class_counts
+from redundancy.methods.random import random_subset
 from redundancy.runtime.errors import DataError, WorkdirError
-from redundancy.selection import choices, local, merges
+from redundancy.selection import local, merges
 from redundancy.selection.link import link
-from redundancy.selection.linkage import complete, cut
 from redundancy.selection.select import select
-from redundancy.selection.subset import Subset, read_subset, write_subset
+from redundancy.selection.subset import Subset, mean_dissimilarity, read_subset, write_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name
 
 SIZES = tuple(3 + number % 7 for number in range(20))
@@ -50,7 +52,7 @@ def test_semantic_subsets_are_those_of_the_pure_functions(synthetic):
         subset = read_subset(workdir.subset(subset_name("semantic", fraction)))
         assert (subset.positions == positions).all()
         assert (subset.labels == labels).all()
-        counts = choices.class_counts(store.class_counts, fraction)
+        counts = class_counts(store.class_counts, fraction)
         first_group = 0
         for label, count in counts.items():
             rows = np.flatnonzero(labels == label)
@@ -74,7 +76,7 @@ def test_semantic_subsets_are_those_of_the_pure_functions(synthetic):
     assert full.kept.all()
     fewest = read_subset(workdir.subset(subset_name("semantic", 0.01)))
     assert np.bincount(fewest.labels[fewest.kept]).tolist() == [1, 1, 1, 1]
-    by_label, overall = choices.mean_dissimilarity(fewest)
+    by_label, overall = mean_dissimilarity(fewest)
     assert set(by_label) == {0, 2, 3}
     assert overall == pytest.approx(np.mean(list(by_label.values())))
 
@@ -85,11 +87,11 @@ def test_random_subsets(synthetic):
     store = EmbeddingStore(workdir.embeddings("end"))
     positions, labels = store.labels()
     for fraction in config.fractions:
-        counts = choices.class_counts(store.class_counts, fraction)
+        counts = class_counts(store.class_counts, fraction)
         subsets = [read_subset(workdir.subset(subset_name("random", fraction, trial))) for trial in range(3)]
         for trial, subset in enumerate(subsets):
             assert {label: int(subset.kept[labels == label].sum()) for label in counts} == counts
-            assert (subset.kept == choices.random_subset(labels, positions, fraction, (4, trial))).all()
+            assert (subset.kept == random_subset(labels, positions, fraction, (4, trial))).all()
             assert (subset.group == -1).all()
             assert np.isnan(subset.dissimilarity).all()
             assert (subset.metadata["trial"], subset.metadata["seed"]) == (trial, [4, trial])
@@ -295,7 +297,7 @@ def test_one_tree_serves_every_larger_fraction(synthetic):
     # The largest remainder gives class 3 five of its nine images at 0.5, and four at 0.51.
     config, workdir = synthetic(sizes=(49, 28, 10, 9, 23, 45, 19, 2, 41), fractions=(0.5,), methods=("semantic",))
     counts = dict(enumerate((49, 28, 10, 9, 23, 45, 19, 2, 41)))
-    assert choices.class_counts(counts, 0.51)[3] < choices.class_counts(counts, 0.5)[3]
+    assert class_counts(counts, 0.51)[3] < class_counts(counts, 0.5)[3]
     link(config, workdir)
     fractions = tuple(percent / 100 for percent in range(50, 101))
     select(_with(config, fractions=fractions), workdir)

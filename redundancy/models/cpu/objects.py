@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable
 
-from redundancy.runtime import cache_folder
+from redundancy.storage import cache_folder
 
 MOST_FILES = 1000  # of some KiB each; then the oldest go
 

@@ -13,8 +13,7 @@ import pytest
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import shared_dataset
-from redundancy.experiment import parts, sweep
-from redundancy.experiment.parts import Part
+from redundancy.experiment import sweep
 from redundancy.importing.stage import Request, import_embeddings
 from redundancy.runtime.errors import ConfigError
 from redundancy.selection.link import link
@@ -22,7 +21,8 @@ from redundancy.selection.select import select
 from redundancy.training import packing
 from redundancy.training.loop import digest, identity, result_path
 from redundancy.training.packing import Packing
-from redundancy.workdir import Workdir, lease
+from redundancy.workdir import Workdir, lease, parts
+from redundancy.workdir.parts import Part
 from tests.waiting import ending, wait_until
 
 FIELDS = {

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from redundancy.config import FIELDS
-from redundancy.selection import choices
-from redundancy.selection.linkage import complete
+from redundancy.linkage import complete
+from redundancy.methods.counts import class_counts
+from redundancy.methods.semantic import semantic_subset
 from redundancy.workdir import STAGES
 
 DIGITS = "--config=configs/digits.py:smoke"
@@ -115,12 +116,12 @@ def test_from_embeddings_to_what_is_kept(redundancy, tmp_path):
     command("select --config configs/embeddings.py --workdir W --config.fractions=(0.9,0.5)")
     for form in ("npy", "txt", "parquet"):
         command(f"export --workdir W --fraction 0.9 --format {form} --output FILE.{form}")
-    counts = choices.class_counts(np.bincount(labels), 0.9)
+    counts = class_counts(np.bincount(labels), 0.9)
     expected = []
     for label, count in counts.items():
         rows = np.flatnonzero(labels == label)
         tree = complete.complete_linkage(embeddings[rows], len(rows) - count)
-        kept, _, _ = choices.semantic_subset(tree, embeddings[rows], count, "cosine_raw_mean")
+        kept, _, _ = semantic_subset(tree, embeddings[rows], count, "cosine_raw_mean")
         expected += rows[kept].tolist()
     kept = np.load(tmp_path / "kept.npy")
     assert kept.tolist() == sorted(expected)

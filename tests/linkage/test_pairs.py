@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from redundancy.selection.linkage import bounds, dissimilarity, pairs
+from redundancy.linkage import bounds, dissimilarity, pairs
 
 
 def _clustered(n, dimension, seed=0, spread=0.4):
@@ -180,7 +180,7 @@ def test_devices_share_the_rows_and_change_nothing(tmp_path):
     np.save(tmp_path / "x.npy", embeddings)
     script = f"""
 import hashlib, jax, numpy as np
-from redundancy.selection.linkage import dissimilarity, pairs
+from redundancy.linkage import dissimilarity, pairs
 assert len(jax.local_devices()) == 8
 used, proposed = set(), pairs._proposed
 def note(*arguments):

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from redundancy.linkage import bounds, dissimilarity
+from redundancy.linkage.bounds import Rows
+from redundancy.linkage.dissimilarity import Units
 from redundancy.runtime.compiled import compiled
 from redundancy.runtime.machine import cores
-from redundancy.selection.linkage import bounds, dissimilarity
-from redundancy.selection.linkage.bounds import Rows
-from redundancy.selection.linkage.dissimilarity import Units
 
 # On CPU a block of rows meets panels of several blocks, whose product just fits a core's cache; with no more shapes than
 # these, XLA compiles few programs whatever the sizes of the classes.

@@ -15,15 +15,15 @@ from collections.abc import Callable
 
 import numpy as np
 
+from redundancy.linkage import bounds, chain, dissimilarity, pairs
+from redundancy.linkage.bounds import Rows
+from redundancy.linkage.counting import Counter
+from redundancy.linkage.dissimilarity import Units
+from redundancy.linkage.pairs import Pairs, TooManyPairs
 from redundancy.runtime.compiled import compiled
 from redundancy.runtime.errors import DataError
 from redundancy.runtime.machine import available_memory
 from redundancy.runtime.sizes import binary
-from redundancy.selection.linkage import bounds, chain, dissimilarity, pairs
-from redundancy.selection.linkage.bounds import Rows
-from redundancy.selection.linkage.counting import Counter
-from redundancy.selection.linkage.dissimilarity import Units
-from redundancy.selection.linkage.pairs import Pairs, TooManyPairs
 
 _BLOCK_ROWS = 256
 _SMALL = 256  # images up to which all pairs are computed whatever is wanted: it is the faster way

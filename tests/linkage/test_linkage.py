@@ -11,8 +11,8 @@ from hypothesis import strategies
 from oracle import assert_same, by_definition, by_scipy, ordered_pairs
 from sklearn.cluster import AgglomerativeClustering
 
+from redundancy.linkage import complete, counting, cut, dissimilarity, pairs
 from redundancy.runtime.errors import DataError
-from redundancy.selection.linkage import complete, counting, cut, dissimilarity, pairs
 from tests.tiers import examples
 
 
@@ -149,7 +149,7 @@ def test_dissimilarities_have_the_same_bits_in_any_order_and_block():
 
 def test_merges_do_not_depend_on_threads():
     script = (
-        "import sys, hashlib, numpy as np; from redundancy.selection.linkage import complete;"
+        "import sys, hashlib, numpy as np; from redundancy.linkage import complete;"
         "x = np.random.default_rng(1).normal(size=(700, 200)).astype('f4');"
         "print(hashlib.sha256(complete.complete_linkage(x, 699).height.tobytes()).hexdigest())"
     )

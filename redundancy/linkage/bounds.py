@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from redundancy.linkage.dissimilarity import Units
 from redundancy.runtime.compiled import compiled
-from redundancy.selection.linkage.dissimilarity import Units
 
 _ROUNDING = 2.0**-24
 _BLOCK, _LARGE_BLOCK = 256, 2048

@@ -12,14 +12,13 @@ import pytest
 
 import redundancy
 from redundancy import config as config_lib
-from redundancy import storage
+from redundancy import methods, storage
 from redundancy.experiment import table
 from redundancy.export import command as export
 from redundancy.export import request
 from redundancy.report import compare
 from redundancy.report.stage import report
 from redundancy.runtime.errors import ConfigError
-from redundancy.selection import methods
 from redundancy.selection.select import select
 from redundancy.selection.subset import read_subset
 from redundancy.status.command import Request, status

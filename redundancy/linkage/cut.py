@@ -5,8 +5,8 @@ Knows nothing of files, classes and fractions. Computed in float64.
 
 import numpy as np
 
-from redundancy.selection.linkage import dissimilarity
-from redundancy.selection.linkage.complete import Merges
+from redundancy.linkage import dissimilarity
+from redundancy.linkage.complete import Merges
 
 # Exact ties of the rules differ by rounding: for a group of two equally long vectors every rule is one.
 TIE = 1e-9

@@ -42,13 +42,13 @@ class Method:
 
 
 def _semantic(*, merges, embeddings, k, config, **_):
-    from redundancy.selection.choices import semantic_subset
+    from redundancy.methods.semantic import semantic_subset
 
     return semantic_subset(merges, embeddings, k, config.rule)
 
 
 def _random(*, label, positions, k, config, trial, **_):
-    from redundancy.selection.choices import random_rows
+    from redundancy.methods.random import random_rows
 
     return (random_rows(positions, k, (config.seed, trial, label)),)
 

@@ -14,10 +14,10 @@ import gcs_emulator
 import pytest
 
 from redundancy import storage
-from redundancy.experiment.parts import Part
 from redundancy.runtime.errors import WorkdirError
 from redundancy.workdir import lease as lease_lib
 from redundancy.workdir.lease import LEASE, LOCK, Lease, is_held
+from redundancy.workdir.parts import Part
 from tests.waiting import wait_until
 
 HOLD = """

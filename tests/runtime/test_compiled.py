@@ -8,7 +8,7 @@ import sys
 
 def test_without_a_folder_for_the_cache():
     script = (
-        "import numpy as np; from redundancy.selection.linkage import chain, complete, counting, dissimilarity;"
+        "import numpy as np; from redundancy.linkage import chain, complete, counting, dissimilarity;"
         "print(dissimilarity.units(np.ones((2, 3), np.float32)).grid.shape)"
     )
     environ = {**os.environ, "NUMBA_CACHE_DIR": "/proc/none", "JAX_PLATFORMS": "cpu"}

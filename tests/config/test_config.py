@@ -11,7 +11,7 @@ from redundancy import config as config_lib
 from redundancy.data import open_dataset
 from redundancy.runtime.errors import ConfigError
 
-CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 REQUIRED = ("fractions", "methods", "trials", "steps", "batch_size", "seed", "dataset")
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redundancy.config import RULES
-from redundancy.selection.linkage import cut
+from redundancy.linkage import cut
 from tests.tiers import examples
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 from scipy.cluster import hierarchy
 
-from redundancy.selection.linkage import complete, dissimilarity
+from redundancy.linkage import complete, dissimilarity
 
 
 def ordered_pairs(embeddings):

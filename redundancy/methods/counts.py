@@ -1,0 +1,49 @@
+"""How many images of each class are kept, whatever the method."""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+
+def class_counts(counts: Mapping[int, int] | Sequence[int] | np.ndarray, fraction: float) -> dict[int, int]:
+    """Images to keep of each class: shares proportional to the class sizes, by largest remainder.
+
+    The sum is `fraction` of all images, half rounded up, but at least one of each class that has any. A class whose
+    share is below one keeps one; the others share the rest. Ties go to the lowest label. No rounding error: the
+    fraction is taken as the decimal it prints as.
+
+    Args:
+      counts: images of each class, by label.
+      fraction: kept share, above 0 and up to 1.
+
+    Returns:
+      Kept images of each label in `counts`, 1…size of the class (0 for an empty one).
+    """
+    sizes = dict(counts.items() if isinstance(counts, Mapping) else enumerate(counts))
+    sizes = {int(label): int(size) for label, size in sorted(sizes.items())}
+    kept = dict.fromkeys(sizes, 0)
+    pool = [label for label, size in sizes.items() if size]
+    total = sum(sizes.values())
+    left = max(int(Fraction(str(float(fraction))) * total + Fraction(1, 2)), len(pool))
+    # With every class raised to one image the share of the others falls, and another may come below one.
+    while below := [label for label in pool if sizes[label] * left < total]:
+        for label in below:
+            kept[label] = 1
+            left -= 1
+            total -= sizes[label]
+        pool = [label for label in pool if not kept[label]]
+    remainder = {}
+    for label in pool:
+        kept[label], remainder[label] = divmod(sizes[label] * left, total)
+    missing = left - sum(kept[label] for label in pool)
+    for label in sorted(pool, key=lambda label: (-remainder[label], label))[:missing]:
+        kept[label] += 1
+    return kept
+
+
+def rows_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:
+    """Rows of each label, ascending: labels [n] int to int64 [n_c] by label."""
+    order = np.argsort(labels, kind="stable")
+    found, starts = np.unique(labels[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(order, starts[1:]), strict=True)) if len(labels) else {}

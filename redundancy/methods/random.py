@@ -1,0 +1,36 @@
+"""The method random: images drawn uniformly from each class (the paper's baseline)."""
+
+import numpy as np
+
+from redundancy.methods.counts import class_counts, rows_by_class
+
+
+def random_subset(labels: np.ndarray, positions: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
+    """A uniformly random subset with the counts of `class_counts`, drawn in each class by itself.
+
+    Depends on the seed and on which positions each class has: not on the order of the rows, nor on other classes
+    but for the counts.
+
+    Args:
+      labels: [n] int.
+      positions: [n] int64, unique.
+      fraction: kept share, above 0 and up to 1.
+      seed: whole numbers of at least 0, for example (seed, trial).
+
+    Returns:
+      [n] bool, whether a row is kept.
+    """
+    rows = rows_by_class(labels)
+    counts = class_counts({label: len(of_class) for label, of_class in rows.items()}, fraction)
+    kept = np.zeros(len(labels), bool)
+    for label, of_class in rows.items():
+        kept[of_class] = random_rows(positions[of_class], counts[label], (*seed, label))
+    return kept
+
+
+def random_rows(positions: np.ndarray, k: int, seed: tuple[int, ...]) -> np.ndarray:
+    """Which k of the rows of one class, at positions [n], are kept: [n] bool, whatever the order of the rows."""
+    order = np.argsort(positions, kind="stable")
+    kept = np.zeros(len(positions), bool)
+    kept[order[np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(order))[:k]]] = True
+    return kept
