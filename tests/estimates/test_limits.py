@@ -182,7 +182,7 @@ def test_estimates_are_near_what_link_and_select_write(tmp_path, sizes, dimensio
 
 def test_memory_too_small_is_told_with_the_stage_and_the_way_out(small, memory_of):
     memory_of(50_000)
-    with pytest.raises(ConfigError, match=r'The stage "train" takes about .*images .*of 49 KiB .*resident_mb=0'):
+    with pytest.raises(ConfigError, match=r'The stage "train" takes about .*images .*of 48.8 KiB .*resident_mb=0'):
         estimates.check(*small, STAGES)
 
 
