@@ -1,4 +1,4 @@
-"""The page: what was computed, filled into page.html. Pure; everything from outside is escaped by the template."""
+"""The page: what was computed, filled into assets/page.html. Pure; everything from outside is escaped by the template."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ from redundancy.report.figures import Plot
 from redundancy.report.statistics import FULL, Summary, find
 
 _ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.PackageLoader("redundancy.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+    loader=jinja2.PackageLoader("redundancy.report", "assets"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )  # fmt: skip
 _ENVIRONMENT.filters.update(
@@ -36,10 +36,10 @@ def _styled(*scripts: str, files: bool = False) -> dict[str, str]:
     """The page's style, script, and content security policy, which allows these, pictures in the page, and no more.
 
     Args:
-      scripts: names of files beside this one.
+      scripts: names of files in assets/.
       files: whether classes are loaded from files beside the page.
     """
-    folder = importlib.resources.files("redundancy.report")
+    folder = importlib.resources.files("redundancy.report") / "assets"
     css, *codes = (folder.joinpath(name).read_text("utf-8") for name in ("page.css", *scripts))
     script = "".join(codes)
     style, code = (

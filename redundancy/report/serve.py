@@ -83,7 +83,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         super().__init__(*arguments)
 
     def _is_meant(self) -> bool:
-        """Whether the request names this address; that of a page whose site's own name points here does not."""
+        """Whether the request names this address, and not another name that resolves to it (DNS rebinding)."""
         port = self.server.server_address[1]
         ends = (f":{port}", "") if port == 80 else (f":{port}",)
         hosts = self.headers.get_all("Host") or []

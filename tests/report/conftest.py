@@ -15,8 +15,8 @@ def _pdf(write, **options) -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture
-def quick_pdfs(monkeypatch):
+@pytest.fixture(scope="module")
+def quick_pdfs():
     """PDFs are those of an empty figure: half of a report's time goes into their fonts. test_compare.py has real ones."""
     write = Figure.savefig
 
@@ -26,4 +26,6 @@ def quick_pdfs(monkeypatch):
         else:
             write(figure, file, format=format, **options)
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield

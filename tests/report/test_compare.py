@@ -105,20 +105,8 @@ def test_the_same_experiment_twice_is_named_by_folder(workdirs, tmp_path):
 @pytest.mark.parametrize("kind", ["svg", "pdf", "png", "html"])
 def test_output_may_be_one_file(workdirs, tmp_path, kind):
     path = tmp_path / f"figure.{kind}"
-    assert (
-        entry(
-            [
-                "redundancy",
-                "report",
-                f"--compare={workdirs['start']}",
-                "--compare",
-                workdirs["other"],
-                "--output",
-                str(path),
-            ]
-        )
-        == 0
-    )
+    roots = [f"--compare={workdirs['start']}", "--compare", workdirs["other"]]
+    assert entry(["redundancy", "report", *roots, "--output", str(path)]) == 0
     head = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG", "html": b"<!doc"}[kind]
     assert path.read_bytes().startswith(head)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
@@ -137,13 +125,14 @@ def test_names_from_outside_are_text(workdirs, tmp_path):
     assert HOSTILE in page.words()
 
 
-def test_mistakes_are_told(workdirs, tmp_path, capsys):
-    with pytest.raises(ConfigError, match=r"1 workdir; wanted two or more"):
-        compare.run(["--compare", workdirs["end"], workdirs["end"]])
-    with pytest.raises(ConfigError, match=r"unrecognized arguments: --what"):
-        compare.run(["--compare", workdirs["end"], "--what"])
-    with pytest.raises(ConfigError, match="would write into the workdir"):
-        compare.run(["--compare", workdirs["end"], workdirs["other"], f"--output={workdirs['end']}/report"])
+def test_mistakes_are_errors(workdirs, tmp_path, capsys):
+    for arguments, message in (
+        ([workdirs["end"]], r"1 workdir; wanted two or more"),
+        (["--what"], r"unrecognized arguments: --what"),
+        ([workdirs["other"], f"--output={workdirs['end']}/report"], "would write into the workdir"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            compare.run(["--compare", workdirs["end"], *arguments])
     with pytest.raises(WorkdirError, match=r"no config\.json"):
         compare.run(["--compare", workdirs["end"], str(tmp_path)])
     assert entry(["redundancy", "report", "--compare", workdirs["end"]]) == 2

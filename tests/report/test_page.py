@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from pages import groups_of, read_classes, read_page
 from PIL import Image
 from synthetic import make_workdir, noise_images
 
+from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.report import browser
 from redundancy.report.stage import report, report_fraction
@@ -26,9 +28,37 @@ def make(root, count=60, shape=(8, 8, 1), classes=2, **fields):
     return make_workdir(root, images, labels, **fields)
 
 
-def test_page_holds_the_groups_of_every_subset(tmp_path):
-    config, workdir = make(tmp_path)
+def reported(root, *arguments, **fields):
+    """The workdir of `make` with a report, and its page."""
+    config, workdir = make(root, *arguments, **fields)
     report(config, workdir)
+    return workdir, read_page(workdir)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A finished report, to be read alone."""
+    config, workdir = make(tmp_path_factory.mktemp("plain"))
+    report(config, workdir)
+    return config, workdir
+
+
+@pytest.fixture
+def finished(plain, tmp_path):
+    """A copy of it, to be changed."""
+    shutil.copytree(plain[1].root, tmp_path / "work")
+    return plain[0], Workdir(str(tmp_path / "work"))
+
+
+@pytest.fixture
+def swept(finished):
+    """The same before the report."""
+    storage.remove(finished[1].report)
+    return finished
+
+
+def test_page_holds_the_groups_of_every_subset(plain):
+    config, workdir = plain
     page, classes = read_page(workdir), read_classes(workdir)
     for fraction in config.fractions:
         subset = read_subset(workdir.subset(subset_name("semantic", fraction)))
@@ -59,9 +89,8 @@ def unit_vectors(images):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_heights_and_neighbours_are_those_of_the_embeddings(tmp_path):
-    config, workdir = make(tmp_path)
-    report(config, workdir)
+def test_heights_and_neighbours_are_those_of_the_embeddings(plain):
+    _, workdir = plain
     images, labels = noise_images(60)
     dissimilarity = 1 - unit_vectors(images) @ unit_vectors(images).T
     for label, found in read_classes(workdir).items():
@@ -76,9 +105,8 @@ def test_heights_and_neighbours_are_those_of_the_embeddings(tmp_path):
 
 
 @pytest.mark.parametrize("rule", ["cosine_raw_mean", "cosine_unit_mean", "medoid", "minimax"])
-def test_why_an_image_was_kept_is_told_by_what_the_rule_compares(tmp_path, rule):
-    config, workdir = make(tmp_path, fractions=(0.4,), rule=rule)
-    report(config, workdir)
+def test_why_an_image_was_kept_is_what_the_rule_compares(tmp_path, rule):
+    workdir, _ = reported(tmp_path, fractions=(0.4,), rule=rule)
     images, _ = noise_images(60)
     raw, unit = images.reshape(60, -1) / 255 + 0.01, unit_vectors(images)
     for group in (group for of_class in read_classes(workdir).values() for group in of_class.groups[0.4]):
@@ -96,14 +124,11 @@ def test_why_an_image_was_kept_is_told_by_what_the_rule_compares(tmp_path, rule)
 
 
 def test_neighbour_is_the_nearest_image_of_the_class_outside_the_group(tmp_path):
-    config, workdir = make(tmp_path, classes=1)
-    report(config, workdir)
-    page = read_page(workdir)
+    workdir, page = reported(tmp_path, classes=1)
     subset = read_subset(workdir.subset(subset_name("semantic", 0.9)))
     (kept,), (outside,) = page.images["kept"], page.images["outside"]
-    dissimilarity = (
-        1 - unit_vectors(noise_images(60, classes=1)[0]) @ unit_vectors(noise_images(60, classes=1)[0])[kept]
-    )
+    unit = unit_vectors(noise_images(60, classes=1)[0])
+    dissimilarity = 1 - unit @ unit[kept]
     dissimilarity[subset.group == subset.group[kept]] = np.inf
     assert outside == dissimilarity.argmin()
 
@@ -119,9 +144,8 @@ def test_same_inputs_give_the_same_bytes(tmp_path):
     assert written[0] == written[1]
 
 
-def test_finished_report_is_left_alone_until_results_change(tmp_path, monkeypatch):
-    config, workdir = make(tmp_path)
-    report(config, workdir)
+def test_finished_report_is_left_alone_until_results_change(finished, monkeypatch):
+    config, workdir = finished
     page = storage.join(workdir.report, "index.html")
     before = storage.read_bytes(page)
     with monkeypatch.context() as patch:
@@ -142,9 +166,8 @@ def test_finished_report_is_left_alone_until_results_change(tmp_path, monkeypatc
     ("name", "data"),
     [("index.html", None), ("figures/figure2.svg", None), ("manifest.json", b"{}")],
 )
-def test_a_report_that_is_not_whole_is_written_again(tmp_path, name, data):
-    config, workdir = make(tmp_path)
-    report(config, workdir)
+def test_a_report_that_is_not_whole_is_written_again(finished, name, data):
+    config, workdir = finished
     path = storage.join(workdir.report, name)
     before = storage.read_bytes(path)
     storage.remove(path) if data is None else storage.write_bytes(path, data)
@@ -152,8 +175,8 @@ def test_a_report_that_is_not_whole_is_written_again(tmp_path, name, data):
     assert storage.read_bytes(path) == before
 
 
-def test_artifacts_of_two_runs_are_not_put_on_one_page(tmp_path):
-    config, workdir = make(tmp_path)
+def test_artifacts_of_two_runs_are_not_put_on_one_page(swept):
+    config, workdir = swept
     path = workdir.subset("semantic-0.9000")
     whole = storage.read_bytes(path)
     storage.write_bytes(path, storage.read_bytes(workdir.subset("semantic-0.6000")))
@@ -189,9 +212,7 @@ def test_names_from_outside_appear_as_text(tmp_path):
 
 
 def test_layers_are_compared(tmp_path):
-    config, workdir = make(tmp_path, layers=("start", "end"))
-    report(config, workdir)
-    words = read_page(workdir).words()
+    words = reported(tmp_path, layers=("start", "end"))[1].words()
     assert "Figure 8." in words
     assert "semantic, start" in words
 
@@ -212,9 +233,7 @@ def test_layers_are_compared(tmp_path):
     ids=str,
 )
 def test_unusual_experiments_have_a_page(tmp_path, case):
-    config, workdir = make(tmp_path, **case)
-    report(config, workdir)
-    page = read_page(workdir)
+    workdir, page = reported(tmp_path, **case)
     assert all(found.groups for found in read_classes(workdir).values())
     assert "nan" not in page.words().lower().split()
     if case.get("trials") == 1:
@@ -222,25 +241,23 @@ def test_unusual_experiments_have_a_page(tmp_path, case):
 
 
 def test_random_alone_has_no_groups(tmp_path):
-    config, workdir = make(tmp_path, methods=("random",))
-    report(config, workdir)
-    page = read_page(workdir)
+    _, page = reported(tmp_path, methods=("random",))
     assert "ran no semantic clustering" in page.words()
     assert "Dropping a random 10%" in page.words()
     assert "img" not in page.tags
     assert not page.json
 
 
-def test_nothing_dropped_has_a_page(tmp_path):
-    config, workdir = make(tmp_path, fractions=(1.0,))
-    report(config, workdir)
-    assert "was dropped: the config asks for no fraction" in read_page(workdir).words()
-
-
-def test_subset_without_a_group_of_two_says_so(tmp_path):
-    config, workdir = make(tmp_path, count=8, fractions=(0.99,), report_fraction=1.0)
-    report(config, workdir)
-    assert "no group has two or more images" in read_page(workdir).words()
+@pytest.mark.parametrize(
+    ("case", "wanted"),
+    [
+        (dict(fractions=(1.0,)), "was dropped: the config asks for no fraction"),
+        (dict(count=8, fractions=(0.99,), report_fraction=1.0), "no group has two or more images"),
+    ],
+    ids=["nothing dropped", "no group of two"],
+)
+def test_a_page_without_groups_says_why(tmp_path, case, wanted):
+    assert wanted in reported(tmp_path, **case)[1].words()
 
 
 def test_a_thousand_classes(tmp_path):
@@ -255,16 +272,15 @@ def test_a_thousand_classes(tmp_path):
 
 
 def test_settings_limit_classes_and_groups(tmp_path):
-    config, workdir = make(tmp_path, classes=3, report_classes=2, report_groups=1)
-    report(config, workdir)
+    workdir, _ = reported(tmp_path, classes=3, report_classes=2, report_groups=1)
     classes = read_classes(workdir)
     assert len(classes) == 2
     for found in classes.values():
         assert [sum(group.pictured for group in groups) for groups in found.groups.values()] == [1, 1]
 
 
-def test_page_without_embeddings_and_merges_leaves_out_what_they_tell(tmp_path):
-    config, workdir = make(tmp_path)
+def test_page_without_embeddings_and_merges_leaves_out_what_they_hold(swept):
+    config, workdir = swept
     storage.remove(workdir.embeddings("end"))
     storage.remove(workdir.merges("end"))
     report(config, workdir)
@@ -276,8 +292,8 @@ def test_page_without_embeddings_and_merges_leaves_out_what_they_tell(tmp_path):
         assert all(group.pictured and group.outside is None and np.isnan(group.height) for group in groups)
 
 
-def test_merges_of_other_embeddings_are_refused(tmp_path):
-    config, workdir = make(tmp_path)
+def test_merges_of_other_embeddings_are_refused(swept):
+    config, workdir = swept
     manifest = storage.join(workdir.merges("end"), "manifest.json")
     storage.write_json(manifest, {**storage.read_json(manifest), "layer": "another"})
     with pytest.raises(WorkdirError, match=rf"made from other merges than those that {manifest} names.*delete"):
@@ -339,17 +355,15 @@ def test_workdir_that_is_not_local(tmp_path):
     assert storage.exists("memory://report-test/work/report/figures/figure2.png")
 
 
-def test_unfinished_sweep_is_an_error_that_says_what_to_run(tmp_path):
-    config, workdir = make(tmp_path)
+def test_unfinished_sweep_is_an_error_that_says_what_to_run(swept):
+    config, workdir = swept
     storage.remove(storage.join(workdir.runs, "manifest.json"))
     with pytest.raises(WorkdirError, match="redundancy sweep"):
         report(config, Workdir(workdir.root))
     assert not storage.exists(workdir.report)
 
 
-def test_report_fraction_is_the_nearest_that_drops_something(tmp_path):
-    from redundancy import config as config_lib
-
+def test_report_fraction_is_the_nearest_that_drops_something():
     def of(**fields):
         return report_fraction(config_lib.resolve(fields))
 

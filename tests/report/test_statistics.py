@@ -107,9 +107,11 @@ def test_answer_names_a_loss_beyond_chance():
     assert "The loss with semantic clustering is more than chance" in answer({0: 0.87, 1: 0.881, 2: 0.859})[1]
 
 
-def test_answer_never_claims_no_loss():
-    for accuracies in ({0: 0.97}, {0: 0.97, 1: 0.98}, {0: 0.97, 1: 0.981, 2: 0.961}, {0: 0.975, 1: 0.98, 2: 0.96}):
-        assert "no loss" not in " ".join(answer(accuracies)).lower()
+@pytest.mark.parametrize(
+    "accuracies", [{0: 0.97}, {0: 0.97, 1: 0.98}, {0: 0.97, 1: 0.981, 2: 0.961}, {0: 0.975, 1: 0.98, 2: 0.96}]
+)
+def test_answer_never_claims_no_loss(accuracies):
+    assert "no loss" not in " ".join(answer(accuracies)).lower()
 
 
 def test_answer_with_one_trial_has_no_interval():
