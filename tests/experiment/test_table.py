@@ -86,9 +86,12 @@ def test_runs_and_what_select_still_lacks_are_of_the_subsets_asked_for(methods, 
     assert {each.name for each in asked if each.fraction < 1} == {run.subset for run in table.runs(config)} - {None}
     workdir = Workdir(str(tmp_path))
     files = [{"file": f"{each.name}.parquet", "sha256": "", **dataclasses.asdict(each)} for each in asked]
+    storage.write_json(workdir.config, {"config": config_lib.to_json(config)})
     for made in (files[1:], files):
         storage.write_json(storage.join(workdir.subsets, "manifest.json"), {"files": made})
         assert is_finished(config, workdir, "select") == (made is files)
+        (select,) = [stage for stage in survey(workdir.root)["stages"] if stage["stage"] == "select"]
+        assert (select["state"] == "finished") == (made is files)
 
 
 def test_steps_are_those_of_the_schedule():
