@@ -157,8 +157,9 @@ def trials_needed(mean: float, std: float, margin: float) -> int | None:
     """
     if not (std > 0 and mean > -margin) or power(mean, std, MOST_TRIALS, margin) < POWER:
         return None
-    return 2 + bisect.bisect_left(
-        range(2, MOST_TRIALS), True, key=lambda pairs: power(mean, std, pairs, margin) >= POWER
+    # SciPy's noncentral t is NaN for some numbers of pairs with a power near 1.
+    return bisect.bisect_left(
+        range(MOST_TRIALS), True, lo=2, key=lambda pairs: not power(mean, std, pairs, margin) < POWER
     )
 
 

@@ -248,6 +248,12 @@ def test_no_number_of_trials_where_none_would_do():
     assert noninferiority.trials_needed(0.1, 1e-6, 0.002) == 2
 
 
+def test_trials_needed_do_not_depend_on_powers_that_scipy_cannot_compute():
+    mean, std = -0.0011495508312346651, 0.00019106369800872035
+    assert noninferiority.power(mean, std, 2, 0.002) < 0.4 < 0.9 < noninferiority.power(mean, std, 3, 0.002)
+    assert noninferiority.trials_needed(mean, std, 0.002) == 3
+
+
 def test_trials_needed_are_those_of_all_undecided_up_to_a_fraction():
     answer = answers(
         {0.95: less(0.001, 0.002, 0), 0.9: UNSURE, 0.8: less(0, 0, 0.0011), 0.7: less(0.002, 0.003, 0.004)}
