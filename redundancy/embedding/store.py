@@ -188,7 +188,7 @@ def _digest(parts: Sequence[Mapping[str, Any]]) -> str:
 def finish(
     folder: str, num_parts: int, identity: Mapping[str, Any], class_names: Sequence[str], num_stored: int
 ) -> dict[str, Any]:
-    """Writes the manifest, which makes the parts a store, from the parts' records, which it then removes.
+    """Writes the manifest, which makes the parts a store, from the parts' records, which it removes.
 
     Of the parts themselves the footers alone are read: other damage shows when the store is opened.
 
@@ -235,9 +235,9 @@ def finish(
         "checked": _digest(parts),
     }
     manifest = {**identity, **manifest}
-    workdir.write_manifest(folder, manifest)
-    for part in parts:
+    for part in parts:  # first, so that no killed process leaves one beside a manifest
         storage.remove(record_path(storage.join(folder, part["file"])))
+    workdir.write_manifest(folder, manifest)
     return manifest
 
 

@@ -158,7 +158,7 @@ def test_of_a_bucket(child_env, repo, tmp_path):
     with gcs_emulator.running() as url:
         code = """
 import sys
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/report"]
 import test_browse as t
 workdir = t.fill("gs://bucket/w")
 with t.serving(workdir) as port:

@@ -32,7 +32,8 @@ from tests.waiting import wait_until
 # A sweep as the command line runs it, of the config in the workdir.
 SWEEP = """
 import sys
-from redundancy import config as config_lib, experiment, storage
+from redundancy import config as config_lib, storage
+from redundancy.experiment.sweep import sweep
 from redundancy.workdir.lease import Lease
 from redundancy.workdir import Workdir
 root, sys.argv[1:] = sys.argv[1], ["sweep"]
@@ -42,7 +43,7 @@ with Lease(root):
 """
 COUNT = """
 import json, sys
-from redundancy import survey
+from redundancy.status import survey
 from redundancy.storage import gcs
 asked = []
 once = gcs._request_once

@@ -22,7 +22,7 @@ from tests.waiting import wait_until
 
 HOLD = """
 import sys
-from redundancy.experiment import parts
+from redundancy.workdir import parts
 from redundancy.workdir import lease
 _, root, kind, *part = sys.argv
 sys.argv[1:] = ["sweep"]

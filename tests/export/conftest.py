@@ -1,0 +1,3 @@
+"""The synthetic embeddings that selection is tested on."""
+
+from tests.selection.conftest import synthetic as synthetic
