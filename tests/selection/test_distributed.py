@@ -339,7 +339,8 @@ import contextlib, sys
 sys.path[:0] = [{tests!r}]
 import conftest
 from redundancy import storage
-from redundancy.selection import distributed, tasks
+from redundancy.selection import tasks
+from redundancy.selection.cluster import distributed
 from redundancy.selection.link import link
 def interrupted(todo, finished):
     tasks.link_class(todo[0])
