@@ -21,11 +21,11 @@ from benchmarks import common
 from benchmarks.common import say
 from redundancy import config as config_lib
 from redundancy.data import open_dataset
-from redundancy.experiment.table import full_schedule
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh
 from redundancy.training.schedule import learning_rate, peak_learning_rate
 from redundancy.training.trainer import Trainer
+from redundancy.workdir.table import full_schedule
 
 _PACKAGES = ("numpy", "jax", "jaxlib", "flax", "optax", "torch", "redundancy")
 

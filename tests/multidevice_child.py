@@ -11,12 +11,12 @@ from jax.sharding import AxisType
 
 from redundancy import config as config_lib
 from redundancy.data import open_dataset
-from redundancy.experiment.table import full_schedule
 from redundancy.runtime import preemption
 from redundancy.runtime.errors import Preempted
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh
 from redundancy.training.trainer import Trainer
+from redundancy.workdir.table import full_schedule
 
 FIELDS = {
     "depth": 8,

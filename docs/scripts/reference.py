@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 from redundancy import config
 from redundancy.cli import help as help_lib
 from redundancy.embedding import store
-from redundancy.experiment import results, table
+from redundancy.experiment import results
 from redundancy.importing import ids
 from redundancy.linkage.complete import Merges
 from redundancy.report import compare
 from redundancy.selection import merges, subset
+from redundancy.workdir import table
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = REPO / "docs" / "reference"

@@ -6,7 +6,6 @@ from absl import logging
 
 from redundancy.data import shared_dataset
 from redundancy.embedding import store
-from redundancy.experiment.table import full_schedule
 from redundancy.runtime import processes
 from redundancy.runtime.errors import WorkdirError
 from redundancy.runtime.progress import Progress
@@ -15,6 +14,7 @@ from redundancy.training.loop import PRETRAIN_SEED, Job, identity
 from redundancy.training.mesh import make_mesh
 from redundancy.training.trainer import Trainer
 from redundancy.workdir import Workdir, need_manifest, read_manifest
+from redundancy.workdir.table import full_schedule
 
 
 def embed(config, workdir: Workdir) -> None:

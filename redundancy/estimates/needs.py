@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from redundancy import methods, storage
 from redundancy.estimates.work import Work
-from redundancy.experiment import table
 from redundancy.methods.counts import class_counts
 from redundancy.runtime import machine, processes
 from redundancy.selection import local
 from redundancy.selection.merges import MAX_PARTS
+from redundancy.workdir import table
 from redundancy.workdir.finished import is_whole, missing_subsets
 
 _FILE = 4096  # bytes that the smallest file or folder takes on a disk

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from redundancy.data import Dataset
-from redundancy.experiment import table
-from redundancy.workdir import Workdir, read_manifest
+from redundancy.workdir import Workdir, read_manifest, table
 
 if TYPE_CHECKING:  # link and select alone do without all that trains
     from redundancy.training.programs import Programs

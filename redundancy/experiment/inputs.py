@@ -6,10 +6,10 @@ import numpy as np
 
 from redundancy import storage
 from redundancy.config import differing
-from redundancy.experiment.table import Run
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.selection.subset import check_file, read_subset
 from redundancy.workdir import Workdir, need_fields, need_manifest
+from redundancy.workdir.table import Run
 
 
 def kept(workdir: Workdir, run: Run, dataset) -> np.ndarray:

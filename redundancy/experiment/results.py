@@ -9,10 +9,10 @@ from redundancy import storage
 from redundancy.config import fraction_name
 from redundancy.data import shared_dataset
 from redundancy.experiment.inputs import kept
-from redundancy.experiment.table import Run, subset_schedule
 from redundancy.runtime.errors import DataError
 from redundancy.training.loop import Job, digest, identity, result_path
 from redundancy.workdir import Workdir, need_fields
+from redundancy.workdir.table import Run, subset_schedule
 
 COLUMNS = (
     "run",

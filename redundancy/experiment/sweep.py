@@ -8,17 +8,16 @@ from absl import logging
 
 from redundancy import storage
 from redundancy.data import shared_dataset
-from redundancy.experiment import table
 from redundancy.experiment.inputs import claim, kept, subset_digests
 from redundancy.experiment.results import is_done, mend_results, write_results
-from redundancy.experiment.table import Run, Schedule, subset_schedule
 from redundancy.runtime import processes
 from redundancy.training.feed import resident_images
 from redundancy.training.loop import Job, digest, identity, train_pack
 from redundancy.training.mesh import make_mesh
 from redundancy.training.packing import choose
 from redundancy.training.trainer import Trainer
-from redundancy.workdir import Workdir, parts, read_manifest, write_manifest
+from redundancy.workdir import Workdir, parts, read_manifest, table, write_manifest
+from redundancy.workdir.table import Run, Schedule, subset_schedule
 
 
 def _packs(runs: list[Run], schedules: dict[float, Schedule], size: int) -> list[tuple[Schedule, list[Run]]]:

@@ -12,8 +12,6 @@ from absl import logging
 
 from redundancy import methods, storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.experiment import table
-from redundancy.experiment.table import Asked
 from redundancy.linkage.complete import Merges
 from redundancy.methods import METHODS
 from redundancy.methods.counts import class_counts, rows_by_class
@@ -23,7 +21,8 @@ from redundancy.runtime.progress import Progress
 from redundancy.selection import merges
 from redundancy.selection.inputs import check_depth, check_embeddings, manifest_sha256, open_store
 from redundancy.selection.subset import Subset, check_file, read_subset, write_subset
-from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, write_manifest
+from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, table, write_manifest
+from redundancy.workdir.table import Asked
 
 
 def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:

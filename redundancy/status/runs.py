@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from redundancy import storage
-from redundancy.experiment import table
 from redundancy.status import pace
 from redundancy.status.files import Files
 from redundancy.storage.listing import File, read_tail
-from redundancy.workdir import need_fields
+from redundancy.workdir import need_fields, table
 
 _TAIL = 1 << 14  # bytes of a run's metrics that are read: some sixty lines
 _MOST_READ = 64  # runs whose metrics are read

@@ -11,13 +11,12 @@ from typing import Any
 
 from redundancy import config as config_lib
 from redundancy import methods, storage
-from redundancy.experiment import table
 from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.status import pace
 from redundancy.status import runs as survey_runs
 from redundancy.status.files import Files, at_work
 from redundancy.storage.listing import is_folder
-from redundancy.workdir import STAGES, Workdir, finished, last_error, lease, need_fields
+from redundancy.workdir import STAGES, Workdir, finished, last_error, lease, need_fields, table
 
 _OURS = {"config.json", "pretrain", "embeddings", "merges", "subsets", "runs", "results.csv", "report"}
 _FIELDS: dict[str, dict[str, type]] = {  # of each stage's manifest

@@ -13,7 +13,6 @@ from absl import logging
 
 from redundancy import config as config_lib
 from redundancy import storage
-from redundancy.experiment.table import Schedule
 from redundancy.runtime import preemption, processes
 from redundancy.runtime.errors import Preempted
 from redundancy.runtime.progress import Progress
@@ -23,6 +22,7 @@ from redundancy.training.meter import DivergedError, Line, Meter
 from redundancy.training.metrics import MetricsWriter
 from redundancy.training.profiling import Profiler
 from redundancy.training.trainer import Trainer
+from redundancy.workdir.table import Schedule
 
 PRETRAIN_SEED = 0  # trial t has seed t + 1, so the network that embeds is none of the trials
 

@@ -3,13 +3,12 @@
 from absl import logging
 
 from redundancy.data import shared_dataset
-from redundancy.experiment import table
 from redundancy.runtime import processes
 from redundancy.training.checkpoints import Checkpoints
 from redundancy.training.loop import PRETRAIN_SEED, Job, train_pack
 from redundancy.training.mesh import make_mesh, pack_size
 from redundancy.training.trainer import Trainer
-from redundancy.workdir import Workdir, read_manifest, write_manifest
+from redundancy.workdir import Workdir, read_manifest, table, write_manifest
 
 
 def train(config, workdir: Workdir, profile: bool = False) -> None:

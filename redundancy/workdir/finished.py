@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from redundancy import methods, storage
-from redundancy.experiment import table
-from redundancy.workdir import Workdir, read_manifest
+from redundancy.workdir import Workdir, read_manifest, table
 
 _FOLDERS = {
     "train": "pretrain",

@@ -10,12 +10,12 @@ import pytest
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.config import Affects, Field
-from redundancy.experiment.table import Schedule
 from redundancy.report import compare
 from redundancy.runtime.errors import WorkdirError
 from redundancy.training.loop import Job, digest, identity
 from redundancy.training.pretrain import train
 from redundancy.workdir import STAGES, Workdir
+from redundancy.workdir.table import Schedule
 
 SECTIONS = ("Data", "Model", "Training", "A new section")
 

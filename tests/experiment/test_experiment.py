@@ -5,11 +5,11 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy.data import open_dataset
-from redundancy.experiment import inputs, sweep, table
-from redundancy.experiment.table import subset_schedule
+from redundancy.experiment import inputs, sweep
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.selection.subset import Subset, write_subset
-from redundancy.workdir import Workdir
+from redundancy.workdir import Workdir, table
+from redundancy.workdir.table import subset_schedule
 
 
 def test_packs_hold_runs_of_equal_length_once_each():

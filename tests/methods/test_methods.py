@@ -13,7 +13,6 @@ import pytest
 import redundancy
 from redundancy import config as config_lib
 from redundancy import methods, storage
-from redundancy.experiment import table
 from redundancy.export import command as export
 from redundancy.export import request
 from redundancy.report import compare
@@ -22,7 +21,7 @@ from redundancy.runtime.errors import ConfigError
 from redundancy.selection.select import select
 from redundancy.selection.subset import read_subset
 from redundancy.status.command import Request, status
-from redundancy.workdir import subset_name
+from redundancy.workdir import subset_name, table
 from redundancy.workdir.finished import is_finished
 from tests.report.synthetic import make_workdir, noise_images
 

@@ -9,11 +9,11 @@ from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
 from redundancy.embedding import store
-from redundancy.experiment import results, table
+from redundancy.experiment import results
 from redundancy.selection.link import link
 from redundancy.selection.select import select
 from redundancy.selection.subset import Subset, write_subset
-from redundancy.workdir import Workdir, subset_name, write_manifest
+from redundancy.workdir import Workdir, subset_name, table, write_manifest
 
 TEST_SIZE = 360
 

@@ -19,12 +19,11 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy import storage
-from redundancy.experiment import table
 from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.status import command as status
 from redundancy.status import pace
 from redundancy.status.survey import survey
-from redundancy.workdir import STAGES, last_error, lease
+from redundancy.workdir import STAGES, last_error, lease, table
 from redundancy.workdir.parts import Part
 from tests.tiers import soaked
 from tests.waiting import wait_until

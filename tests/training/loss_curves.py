@@ -23,9 +23,9 @@ from jax.sharding import AxisType
 
 from redundancy import config as config_lib
 from redundancy.data import open_dataset
-from redundancy.experiment.table import full_schedule
 from redundancy.training.mesh import fetch_to_host
 from redundancy.training.trainer import Trainer
+from redundancy.workdir.table import full_schedule
 
 FIELDS = {
     "depth": 8,

@@ -10,7 +10,6 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy.data import open_dataset
-from redundancy.experiment.table import Schedule
 from redundancy.runtime import preemption
 from redundancy.runtime.errors import Preempted, WorkdirError
 from redundancy.training import metrics
@@ -18,6 +17,7 @@ from redundancy.training.checkpoints import Checkpoints, Progress, common_step
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh
 from redundancy.training.trainer import Trainer
+from redundancy.workdir.table import Schedule
 
 TINY = {
     "depth": 8,

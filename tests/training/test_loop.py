@@ -11,7 +11,6 @@ import pytest
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
-from redundancy.experiment.table import Schedule
 from redundancy.runtime.errors import WorkdirError
 from redundancy.training import metrics
 from redundancy.training.checkpoints import Checkpoints
@@ -19,6 +18,7 @@ from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh, pack_size
 from redundancy.training.meter import DivergedError
 from redundancy.training.trainer import Trainer
+from redundancy.workdir.table import Schedule
 
 TINY = {
     "depth": 8,

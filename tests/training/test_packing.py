@@ -7,7 +7,6 @@ import pytest
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
-from redundancy.experiment.table import Schedule
 from redundancy.runtime.errors import ConfigError
 from redundancy.training import packing, plan
 from redundancy.training.loop import Job, train_pack
@@ -15,6 +14,7 @@ from redundancy.training.mesh import make_mesh
 from redundancy.training.packing import Packing
 from redundancy.training.programs import Programs
 from redundancy.training.trainer import Trainer
+from redundancy.workdir.table import Schedule
 
 TINY = {"depth": 8, "widths": (4, 4, 8), "batch_size": 16, "steps": 4, "warmup_steps": 1, "eval_batch_size": 150}
 

@@ -6,11 +6,11 @@ import runpy
 import pytest
 
 from redundancy import config as config_lib
-from redundancy.experiment.table import Schedule, check, full_schedule, subset_schedule
 from redundancy.runtime.errors import ConfigError
 from redundancy.training.pretrain import train
 from redundancy.training.schedule import learning_rate, peak_learning_rate
 from redundancy.workdir import Workdir
+from redundancy.workdir.table import Schedule, check, full_schedule, subset_schedule
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 IMAGENET, CIFAR = 1_281_167, 50_000

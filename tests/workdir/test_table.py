@@ -9,9 +9,8 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy import storage
-from redundancy.experiment import table
 from redundancy.status.survey import survey
-from redundancy.workdir import Workdir
+from redundancy.workdir import Workdir, table
 from redundancy.workdir.finished import is_finished
 
 
@@ -129,6 +128,6 @@ def test_a_fraction_is_four_decimals():
 
 
 def test_it_imports_no_jax(repo, child_env):
-    code = "import sys; from redundancy.experiment import table; print({'jax', 'tensorflow', 'matplotlib', 'scipy'} & {*sys.modules})"
+    code = "import sys; from redundancy.workdir import table; print({'jax', 'tensorflow', 'matplotlib', 'scipy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=repo, env=child_env, capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
