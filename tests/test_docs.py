@@ -213,6 +213,14 @@ def test_commands_fields_and_files_in_the_text_exist(page, repo):
             assert (repo / code).exists(), code
 
 
+def test_the_rooms_of_the_architecture_are_those_of_the_code(repo):
+    text = (repo / "docs/architecture.md").read_text()
+    rooms = {path.name for path in (repo / "redundancy").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)) == rooms
+    named = [code for code in re.findall(r"`([a-z]+/[\w./]+)`", text) if "NAME" not in code and "SECTION" not in code]
+    assert [code for code in named if not any((repo / root / code).exists() for root in ("", "redundancy"))] == []
+
+
 # The site.
 
 
