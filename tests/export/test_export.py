@@ -109,29 +109,17 @@ def test_nothing_is_overwritten_unless_asked_for(selected, tmp_path):
         ({"fraction": 0.9, "method": "random", "trial": 0, "layer": "end"}, "--layer is given, but random"),
         ({"fraction": 0.9, "trial": 0}, "--trial is given, but there is one semantic"),
         ({"fraction": 0.9, "layer": "last"}, "wanted one of start, middle, end"),
-        (
-            {"fraction": 0.9, "format": "csv"},
-            "wanted one of npy, txt, parquet, tfds, groups-csv, groups-parquet, projector",
-        ),
-        (
-            {"fraction": 0.9, "format": "groups-csv", "dropped": True},
-            "--dropped is given, but --format groups-csv has all",
-        ),
+        ({"fraction": 0.9, "format": "csv"}, "wanted one of npy, txt, parquet, tfds, groups-csv, groups-parquet, projector"),
+        ({"fraction": 0.9, "format": "groups-csv", "dropped": True}, "--dropped is given, but --format groups-csv has all"),
         ({"fraction": 0.9, "image_ids": "tfds"}, "--image-ids is for --format groups-csv.* not for npy"),
-        (
-            {"fraction": 0.9, "format": "groups-csv", "image_ids": "x"},
-            "--image-ids is 'x'; wanted one of auto, tfds, none",
-        ),
+        ({"fraction": 0.9, "format": "groups-csv", "image_ids": "x"}, "--image-ids is 'x'; wanted one of auto, tfds, none"),
         ({"fraction": 0.9, "limit": 3}, "--limit is for --format projector, not for npy"),
         ({"fraction": 0.9, "format": "projector", "limit": 0}, "--limit is 0; wanted"),
-        (
-            {"fraction": 0.9, "format": "projector", "limit": 3},
-            "--limit is 3; wanted at least 4, an image of each class",
-        ),
+        ({"fraction": 0.9, "format": "projector", "limit": 3}, "--limit is 3; wanted at least 4, an image of each class"),
         ({"fraction": 0.9, "format": "projector", "limit": 10**6}, "--limit is 1000000; wanted at most 100000"),
         ({"fraction": 0.9, "method": "semantik"}, "wanted one of semantic, random"),
     ],
-)
+)  # fmt: skip
 def test_what_is_not_there(selected, tmp_path, fields, what):
     _, workdir = selected
     with pytest.raises(ConfigError, match=what):
@@ -155,11 +143,8 @@ def test_outputs_that_are_no_files_are_refused(selected, tmp_path, monkeypatch):
         ("null", "--output=null is a pipe, device"),
         ("/dev/null", "--output=/dev/null is a pipe, device"),
         ("file/kept", "--output=file/kept cannot be written .*A file stands where its folder is wanted"),
-        (
-            "/proc/kept",
-            r"--output=/proc/kept cannot be written \(.*\)\. Choose a file in a folder that you may write to",
-        ),
-    ):
+        ("/proc/kept", r"--output=/proc/kept cannot be written \(.*\)\. Choose a file in a folder that you may write to"),
+    ):  # fmt: skip
         for overwrite in (False, True):
             there = "" if overwrite else "|is there already"
             with pytest.raises(ConfigError, match=f"{what}{there}") as raised:

@@ -72,8 +72,7 @@ def last_stage(log):
 
 @pytest.mark.timeout(900 + 20 * KILLS)
 @pytest.mark.parametrize(
-    ("feed", "kills"),
-    [("resident", 4), *soaked(("resident", KILLS * 3 // 4), ("streamed", KILLS - KILLS * 3 // 4))],
+    ("feed", "kills"), [("resident", 4), *soaked(("resident", KILLS * 3 // 4), ("streamed", KILLS - KILLS * 3 // 4))]
 )
 def test_killed_at_random_moments_it_ends_with_the_artifacts_of_an_unbroken_run(
     feed, kills, request, digits_npz, tmp_path, capsys

@@ -163,8 +163,7 @@ def test_finished_report_is_left_alone_until_results_change(finished, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("name", "data"),
-    [("index.html", None), ("figures/figure2.svg", None), ("manifest.json", b"{}")],
+    ("name", "data"), [("index.html", None), ("figures/figure2.svg", None), ("manifest.json", b"{}")]
 )
 def test_a_report_that_is_not_whole_is_written_again(finished, name, data):
     config, workdir = finished
