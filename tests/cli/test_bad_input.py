@@ -110,6 +110,7 @@ bad_folder("folder: nothing left of a class", r"train/cat: none of the 1 images 
 bad("folder: no folders", "holds no folders", lambda place: place.put("set/x.png", picture()) and place.dataset("set"))
 bad("folder: is a file", "a file; wanted a folder", lambda place: place.put("set", b"") and place.dataset("set"))
 bad("folder: is not there", "no such folder or file", lambda place: place.dataset("none"))
+bad("folder: is not here", "no such folder", lambda place: open_dataset(config_lib.resolve({"dataset": "./photos"})))
 
 # .npz
 bad_npz("npz: text", "cannot be read as .npz", b"hello")
@@ -119,6 +120,7 @@ bad_npz("npz: flipped bytes", "cannot be read as .npz .*CRC", npz(compress=zipfi
 bad_npz("npz: a .npy", r"is a single array \(\.npy\)", npy(PICTURES))
 bad("npz: folder", r"x\.npz', which is a folder", lambda place: place.put("x.npz", os.mkdir) and place.dataset("x.npz"))
 bad("npz: pipe", r"x\.npz', which is a pipe", lambda place: place.put("x.npz", os.mkfifo) and place.dataset("x.npz"))
+bad("npz: is not there", r"none\.npz.*no such file", lambda place: place.dataset("none.npz"))
 bad_npz("npz: bomb", r"unpacking its \d+ bytes would take (1024\.0 TiB|1\.0 PiB)", zip_bomb)
 bad_npz("npz: absurd shape", "array 'train_images' is truncated", npz({"train_images.npy": header((10**9, 10**9, 3), "|u1")}))
 bad_npz("npz: negative shape", "array 'train_images' is truncated or damaged", npz({"train_images.npy": header((-1, 6, 5, 3), "|u1")}))
@@ -134,6 +136,7 @@ bad_npz("npz: channels first", "looks like .*transpose", npz(train_images=np.zer
 bad_npz("npz: no images", "has no images", npz(train_images=PICTURES[:0], train_labels=LABELS[:0]))
 bad_npz("npz: float labels", r"train_labels is float64 \[24\]; wanted integers", npz(train_labels=np.where(LABELS == 1, np.nan, 0)))
 bad_npz("npz: negative labels", "8 labels of the split 'train' .* are outside 0", npz(train_labels=LABELS - 1))
+bad_npz("npz: labels with gaps", "'1', '3'", npz(train_labels=LABELS * 2))
 bad_npz("npz: labels beyond all bounds", "train_labels has the label 18446744073709551615", npz(train_labels=LABELS.astype(np.uint64) - 1))
 bad_npz("npz: a label too many", "24 train_images but 23 train_labels", npz(train_labels=LABELS[1:]))
 bad_npz("npz: records for labels", "train_labels is .*; wanted integers", npz(train_labels=np.zeros(N, "i4,f4")))
