@@ -39,12 +39,9 @@ def environ(url: str) -> dict[str, str]:
     `url` is the emulator's, or that of a proxy before it.
     """
     return {
-        "STORAGE_EMULATOR_HOST": url,
-        "TENSORSTORE_GCS_HTTP_URL": url,
-        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "x",
-        "EPATH_USE_TF": "false",
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-    }
+        "STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "x",
+        "EPATH_USE_TF": "false", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+    }  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -113,15 +113,9 @@ def _photos(folder, rng):
 
 
 SHRUNK = (
-    "--config.image_size=16",
-    "--config.depth=8",
-    "--config.widths=(4,4,8)",
-    "--config.steps=4",
-    "--config.warmup_steps=1",
-    "--config.batch_size=8",
-    "--config.fractions=(0.9,0.5)",
-    "--config.trials=1",
-)
+    "--config.image_size=16", "--config.depth=8", "--config.widths=(4,4,8)", "--config.steps=4",
+    "--config.warmup_steps=1", "--config.batch_size=8", "--config.fractions=(0.9,0.5)", "--config.trials=1",
+)  # fmt: skip
 
 
 def test_a_folder_of_photos_of_varied_sizes(redundancy, tmp_path):

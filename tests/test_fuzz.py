@@ -152,19 +152,11 @@ def run_lengths():
 
 FRAMES = [Image.new("P", (20, 18), color) for color in range(3)]
 ENCODED = [
-    encoded("JPEG"),
-    encoded("JPEG", "L", progressive=True),
-    encoded("JPEG", "CMYK"),
-    encoded("PNG"),
-    encoded("PNG", "P", transparency=bytes(range(32))),
-    encoded("PNG", "LA"),
-    encoded("PNG", "I;16"),
-    encoded("PNG", save_all=True, append_images=FRAMES),
-    encoded("GIF", "P", save_all=True, append_images=FRAMES),
-    encoded("BMP"),
-    encoded("BMP", "P"),
-    run_lengths(),
-]
+    encoded("JPEG"), encoded("JPEG", "L", progressive=True), encoded("JPEG", "CMYK"), encoded("PNG"),
+    encoded("PNG", "P", transparency=bytes(range(32))), encoded("PNG", "LA"), encoded("PNG", "I;16"),
+    encoded("PNG", save_all=True, append_images=FRAMES), encoded("GIF", "P", save_all=True, append_images=FRAMES),
+    encoded("BMP"), encoded("BMP", "P"), run_lengths(),
+]  # fmt: skip
 
 
 @examples(750)

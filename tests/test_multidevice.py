@@ -73,12 +73,9 @@ def test_batch_norm_groups_within_a_device_need_no_exchange_of_statistics(measur
 
 def test_trials_are_spread_before_batches(measured):
     assert measured["auto"] == {
-        "1": {"trial": 1, "data": 8},
-        "2": {"trial": 2, "data": 4},
-        "3": {"trial": 2, "data": 4},
-        "8": {"trial": 8, "data": 1},
-        "100": {"trial": 8, "data": 1},
-    }
+        "1": {"trial": 1, "data": 8}, "2": {"trial": 2, "data": 4}, "3": {"trial": 2, "data": 4},
+        "8": {"trial": 8, "data": 1}, "100": {"trial": 8, "data": 1},
+    }  # fmt: skip
 
 
 def test_subsets_of_the_same_embeddings_are_identical_on_eight_devices(redundancy, digits_npz, eight, tmp_path):

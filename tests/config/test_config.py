@@ -67,11 +67,8 @@ def test_a_wrong_config_says_the_field_and_what_is_wanted(given, said):
 
 def test_numbers_of_numpy_are_numbers():
     given = {
-        "steps": np.int64(5000),
-        "lr_per_256": np.float32(0.5),
-        "fractions": [np.float64(0.5)],
-        "seed": np.uint8(3),
-    }
+        "steps": np.int64(5000), "lr_per_256": np.float32(0.5), "fractions": [np.float64(0.5)], "seed": np.uint8(3),
+    }  # fmt: skip
     config = config_lib.resolve(given)
     assert (config.steps, config.lr_per_256, config.fractions, config.seed) == (5000, 0.5, (0.5,), 3)
     assert [type(config[name]) for name in ("steps", "lr_per_256", "seed")] == [int, float, int]

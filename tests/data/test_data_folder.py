@@ -184,14 +184,9 @@ def test_the_fingerprint_tells_what_was_left_out(broken):
     every = sorted(path for path in broken.rglob("*.png"))
     lines = "".join(f"{path.relative_to(broken)}, {path.stat().st_size}\n" for path in every)
     assert none == {
-        "name": "pets",
-        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
-        "split": "train",
-        "shard_lengths": [4],
-        "test_split": "val",
-        "test_shard_lengths": [5],
-        "labels_sha256": labels_sha256(np.array([0, 0, 1, 1])),
-    }
+        "name": "pets", "sha256": hashlib.sha256(lines.encode()).hexdigest(), "split": "train", "shard_lengths": [4],
+        "test_split": "val", "test_shard_lengths": [5], "labels_sha256": labels_sha256(np.array([0, 0, 1, 1])),
+    }  # fmt: skip
 
 
 def test_what_is_bad_is_remembered_for_stop_and_skip_alike(broken, tmp_path, monkeypatch):

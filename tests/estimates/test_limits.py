@@ -121,11 +121,9 @@ def test_estimates_are_near_what_a_run_writes(tmp_path, tmp_path_factory, digits
     work = work_of(config, Workdir(str(tmp_path / "none")), open_dataset(config), STAGES)
     by_kind, most = needs.disk(work)
     taken = {
-        "checkpoints": ("pretrain", "runs"),
-        "embeddings": ("embeddings",),
-        "merges": ("merges",),
+        "checkpoints": ("pretrain", "runs"), "embeddings": ("embeddings",), "merges": ("merges",),
         "subsets": ("subsets",),
-    }
+    }  # fmt: skip
     for kind, folders in taken.items():
         actual = sum(needs.written(whole.path(folder)) for folder in folders)
         assert by_kind[kind].least < actual, kind

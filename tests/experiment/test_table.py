@@ -38,23 +38,15 @@ def test_a_fraction_of_one_is_the_full_set():
 
 def test_only_semantic_runs_have_layers():
     assert names(fractions=(0.9,), trials=1, layers=("start", "end")) == [
-        "full-1.0000-trial0",
-        "semantic-start-0.9000-trial0",
-        "semantic-0.9000-trial0",
-        "random-0.9000-trial0",
-    ]
+        "full-1.0000-trial0", "semantic-start-0.9000-trial0", "semantic-0.9000-trial0", "random-0.9000-trial0",
+    ]  # fmt: skip
 
 
 def test_random_runs_have_a_subset_each_semantic_ones_share_theirs():
     runs = table.runs(config_lib.resolve({"fractions": (0.9,), "trials": 2}))
     assert [run.subset for run in runs] == [
-        None,
-        None,
-        "semantic-0.9000",
-        "semantic-0.9000",
-        "random-0.9000-trial0",
-        "random-0.9000-trial1",
-    ]
+        None, None, "semantic-0.9000", "semantic-0.9000", "random-0.9000-trial0", "random-0.9000-trial1",
+    ]  # fmt: skip
 
 
 def test_trials_are_paired_by_seed_and_differ_from_the_network_that_embeds():
@@ -66,12 +58,9 @@ def test_budgets():
     config = {"fractions": (0.9, 0.25), "trials": 1, "steps": 1000, "warmup_steps": 0}
     steps = {run.name: run.steps for run in table.runs(config_lib.resolve({**config, "budget": "epochs"}))}
     assert steps == {
-        "full-1.0000-trial0": 1000,
-        "semantic-0.9000-trial0": 900,
-        "semantic-0.2500-trial0": 250,
-        "random-0.9000-trial0": 900,
-        "random-0.2500-trial0": 250,
-    }
+        "full-1.0000-trial0": 1000, "semantic-0.9000-trial0": 900, "semantic-0.2500-trial0": 250,
+        "random-0.9000-trial0": 900, "random-0.2500-trial0": 250,
+    }  # fmt: skip
     assert {run.steps for run in table.runs(config_lib.resolve(config))} == {1000}
 
 

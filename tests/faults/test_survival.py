@@ -18,13 +18,9 @@ from tests.tiers import soaked
 KILLS = int(os.environ.get("KILLS", "48"))
 SEED = int(os.environ.get("KILL_SEED", "1"))
 SMALL = (
-    "--config=configs/digits.py:smoke",
-    "--config.embedding_parts=4",
-    "--config.pack=2",
-    "--config.steps=12",
-    "--config.checkpoint_every=5",
-    "--config.log_every=4",
-)
+    "--config=configs/digits.py:smoke", "--config.embedding_parts=4", "--config.pack=2", "--config.steps=12",
+    "--config.checkpoint_every=5", "--config.log_every=4",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,9 @@ import pytest
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 
 SMALL = (
-    "preflight",
-    "--config=configs/imagenet.py",
-    "--config.depth=18",
-    "--config.widths=(8,8,16,16)",
-    "--config.image_size=64",
-    "--config.bn_group_size=8",
-)
+    "preflight", "--config=configs/imagenet.py", "--config.depth=18", "--config.widths=(8,8,16,16)",
+    "--config.image_size=64", "--config.bn_group_size=8",
+)  # fmt: skip
 
 
 def _fails(done, *said, code):
