@@ -370,3 +370,5 @@ def test_the_command_line_tells_the_same(tmp_path, redundancy):
         (line,) = [line for line in result.stderr.splitlines() if "error: " in line]
         check(line, said)
         assert "Traceback" not in result.stderr + result.stdout
+        if "bee" in said:  # before any work
+            assert sorted(os.listdir(place.workdir.root)) == ["config.json", "last_error.json"]

@@ -14,32 +14,20 @@ from redundancy.status.survey import survey
 from redundancy.workdir import Workdir
 from redundancy.workdir.finished import is_finished
 
-
-def names(**fields):
-    return [run.name for run in table.runs(config_lib.resolve(fields))]
+BOTH = [f"{method}-{fraction}" for method in ("semantic", "random") for fraction in ("0.9000", "0.5000")]
 
 
-def test_the_table_is_methods_by_fractions_by_trials_and_the_full_set():
-    assert names(fractions=(0.5, 0.9), trials=2) == [
-        "full-1.0000-trial0",
-        "full-1.0000-trial1",
-        *(
-            f"{method}-{fraction}-trial{trial}"
-            for method in ("semantic", "random")
-            for fraction in ("0.9000", "0.5000")
-            for trial in (0, 1)
-        ),
-    ]
-
-
-def test_a_fraction_of_one_is_the_full_set():
-    assert names(fractions=(1.0,), trials=1) == ["full-1.0000-trial0"]
-
-
-def test_only_semantic_runs_have_layers():
-    assert names(fractions=(0.9,), trials=1, layers=("start", "end")) == [
-        "full-1.0000-trial0", "semantic-start-0.9000-trial0", "semantic-0.9000-trial0", "random-0.9000-trial0",
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "subsets"),
+    [
+        ({"fractions": (0.5, 0.9), "trials": 2}, ["full-1.0000", *BOTH]),
+        ({"fractions": (1.0,), "trials": 1}, ["full-1.0000"]),
+        ({"fractions": (0.9,), "trials": 1, "layers": ("start", "end")}, ["full-1.0000", "semantic-start-0.9000", "semantic-0.9000", "random-0.9000"]),
+    ],
+)  # fmt: skip
+def test_the_table_is_methods_by_layers_of_semantic_by_fractions_by_trials_and_the_full_set(fields, subsets):
+    found = [run.name for run in table.runs(config_lib.resolve(fields))]
+    assert found == [f"{name}-trial{trial}" for name in subsets for trial in range(fields["trials"])]
 
 
 def test_random_runs_have_a_subset_each_semantic_ones_share_theirs():
