@@ -61,10 +61,14 @@ def streaming(data_dir):
     return open_tiny(data_dir, resident_mb=0)
 
 
-def test_positions_are_places_in_stored_order(data_dir, resident):
+def stored(data_dir, split):
+    """The examples in their order, by TFDS itself."""
     read_config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
-    stored = TinyPictures(data_dir=data_dir).as_dataset(split="train", read_config=read_config)
-    examples = list(tfds.as_numpy(stored))
+    return list(tfds.as_numpy(TinyPictures(data_dir=data_dir).as_dataset(split=split, read_config=read_config)))
+
+
+def test_positions_are_places_in_stored_order(data_dir, resident):
+    examples = stored(data_dir, "train")
     lengths = resident.fingerprint["shard_lengths"]
     assert len(lengths) == 4
     first = {f"-{shard:05d}-of-00004": sum(lengths[:shard]) for shard in range(4)}
@@ -237,9 +241,7 @@ def test_an_empty_slice_is_told(data_dir):
 @pytest.mark.parametrize("split", ["train", "train[30%:80%]", "train[:10]+train[12:50]", "train[40:]"])
 def test_the_fingerprint_tells_tfds_ids(data_dir, split):
     data = open_tiny(data_dir, train_split=split)
-    read_config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
-    stored = TinyPictures(data_dir=data_dir).as_dataset(split=split, read_config=read_config)
-    ids = [example["tfds_id"].decode() for example in tfds.as_numpy(stored)]
+    ids = [example["tfds_id"].decode() for example in stored(data_dir, split)]
     assert tfds_ids.example_ids(data.fingerprint, np.arange(len(ids))) == ids
     positions = np.arange(len(ids))[::-3]
     assert tfds_ids.example_ids(data.fingerprint, positions) == [ids[position] for position in positions]
