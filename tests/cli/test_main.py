@@ -12,20 +12,9 @@ from redundancy.linkage import complete
 from redundancy.methods.counts import class_counts
 from redundancy.methods.semantic import semantic_subset
 from redundancy.workdir import STAGES
+from tests.failing import fails
 
 DIGITS = "--config=configs/digits.py:smoke"
-
-
-def fails(done, *said, code=None):
-    """The process failed with one line that says it, and no stack trace."""
-    assert done.returncode != 0
-    if code is not None:
-        assert done.returncode == code
-    assert "Traceback" not in done.stderr, done.stderr
-    message = done.stderr.strip().splitlines()[-1]
-    assert message.startswith("redundancy: error: "), done.stderr
-    for text in said:
-        assert text in message, message
 
 
 def test_help_explains_the_way_through(redundancy):
