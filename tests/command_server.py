@@ -38,12 +38,9 @@ class Server:
         self._count += 1
         output = [str(self._folder / f"{self._count}.{name}") for name in ("out", "err")]
         asked = {
-            "argv": [*map(str, argv)],
-            "env": env or self._environment,
-            "cwd": str(cwd),
-            "root": str(root),
+            "argv": [*map(str, argv)], "env": env or self._environment, "cwd": str(cwd), "root": str(root),
             "output": output,
-        }
+        }  # fmt: skip
         self._process.stdin.write(
             json.dumps({"event": None, "seconds": None, "signal": "SIGKILL", **asked, **kill}) + "\n"
         )

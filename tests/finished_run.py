@@ -23,21 +23,11 @@ def small_config(data, **fields):
     """As configs/digits.py:smoke, and still smaller."""
     return config_lib.resolve(
         {
-            "dataset": str(data),
-            "augmentation": "none",
-            "depth": 8,
-            "widths": (4, 8, 8),
-            "steps": 6,
-            "warmup_steps": 1,
-            "batch_size": 64,
-            "fractions": (0.5,),
-            "trials": 1,
-            "embedding_parts": 2,
-            "log_every": 2,
-            "checkpoint_every": 2,
-            **fields,
+            "dataset": str(data), "augmentation": "none", "depth": 8, "widths": (4, 8, 8), "steps": 6,
+            "warmup_steps": 1, "batch_size": 64, "fractions": (0.5,), "trials": 1, "embedding_parts": 2, "log_every": 2,
+            "checkpoint_every": 2, **fields,
         }
-    )
+    )  # fmt: skip
 
 
 def run_stages(config, workdir: Workdir, *names: str) -> None:

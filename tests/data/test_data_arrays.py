@@ -6,7 +6,7 @@ import pytest
 
 from redundancy import config
 from redundancy.data import open_dataset, order
-from redundancy.runtime.errors import ConfigError, DataError
+from redundancy.runtime.errors import DataError
 
 
 def make_arrays(n=60, classes=3, shape=(6, 6, 3), seed=0):
@@ -89,38 +89,6 @@ def test_resizing(path):
     assert data.image_shape == (4, 4, 3)
     assert data.read("train", [1, 0]).shape == (2, 4, 4, 3)
     assert data.read("train", np.arange(60)).shape == (60, 4, 4, 3)
-
-
-IMAGES, LABELS = make_arrays()
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        (dict(pictures=IMAGES), "wanted: train_images"),
-        (dict(train_images=IMAGES), "alone"),
-        (dict(train_images=IMAGES / 255.0, train_labels=LABELS), "uint8"),
-        (dict(train_images=IMAGES, train_labels=np.eye(3)[LABELS]), "integers"),
-        (dict(train_images=IMAGES, train_labels=LABELS[:-1]), "60 train_images but 59"),
-        (dict(train_images=IMAGES, train_labels=LABELS * 2), "'1', '3'"),
-        (dict(train_images=IMAGES, train_labels=LABELS - 1), "outside 0"),
-        (dict(train_images=IMAGES, train_labels=np.array([None] * 60)), "pickled"),
-    ],
-)
-def test_wrong_arrays(tmp_path, arrays, message):
-    np.savez(tmp_path / "wrong.npz", **arrays)
-    with pytest.raises(DataError, match=message) as error:
-        open_npz(tmp_path / "wrong.npz")
-    assert "wrong.npz" in str(error.value)
-
-
-def test_damaged_and_missing_file(path, tmp_path):
-    damaged = tmp_path / "damaged.npz"
-    damaged.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(DataError, match=r"damaged\.npz"):
-        open_npz(damaged)
-    with pytest.raises(ConfigError, match="no such file"):
-        open_npz(tmp_path / "none.npz")
 
 
 def test_needs_no_tensorflow(path):

@@ -6,7 +6,6 @@ import pathlib
 import struct
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -78,35 +77,11 @@ def test_varied_sizes_need_image_size(tree):
     assert data.read("train", data.train.positions).shape == (9, 16, 16, 3)
 
 
-def test_corrupt_files_are_named_in_one_error(tree):
-    write(tree / "train" / "ape" / "cut.jpg", (200, 200))
-    whole = (tree / "train" / "ape" / "cut.jpg").read_bytes()
-    (tree / "train" / "ape" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (tree / "train" / "cat" / "empty.png").touch()
-    (tree / "val" / "cat" / "words.jpg").write_text("no image")
-    with pytest.raises(DataError, match="3 of 15") as error:
-        open_images(tree)
-    assert all(name in str(error.value) for name in ("cut.jpg", "empty.png", "words.jpg"))
-    for i in range(20):
-        (tree / "train" / "cat" / f"empty{i}.png").touch()
-    with pytest.raises(DataError, match="and 13 more"):
-        open_images(tree)
-
-
 def test_file_that_goes_bad_later_is_named(tree):
     data = open_images(tree, resident_mb=0)
     (tree / "train" / "ape" / "2.png").write_bytes(b"gone")
     with pytest.raises(DataError, match=r"2\.png"):
         list(data.stream("train", data.train.positions, 4))
-
-
-def test_empty_and_extra_classes(tree):
-    (tree / "val" / "dog").mkdir()
-    with pytest.raises(DataError, match="'dog' is not in the train split"):
-        open_images(tree)
-    (tree / "val" / "dog").rename(tree / "train" / "dog")
-    with pytest.raises(DataError, match="dog: no image"):
-        open_images(tree)
 
 
 def test_other_files_are_ignored_with_a_warning(tree, caplog):
@@ -126,15 +101,6 @@ def test_fingerprint_follows_files_not_place(tree):
     assert open_images(moved / "pets").fingerprint == before
     write(moved / "pets" / "train" / "ape" / "more.png")
     assert open_images(moved / "pets").fingerprint != before
-
-
-def test_no_folders(tmp_path):
-    with pytest.raises(DataError, match="no folders"):
-        open_images(tmp_path)
-    with pytest.raises(ConfigError, match="no such folder"):
-        open_images(tmp_path / "none")
-    with pytest.raises(ConfigError, match="no such folder"):
-        open_images("./photos")
 
 
 @pytest.mark.skipif(not (SHARED / "data" / "photos.tar").exists(), reason="no photos.tar")
@@ -172,18 +138,16 @@ def settle(folder):
 
 
 def test_bad_images_are_left_out_before_positions_are_given(broken, caplog):
-    with pytest.raises(DataError, match=r"3 of 12 image files cannot be used; .*bad_images=skip"):
+    with pytest.raises(DataError, match=r"3 of 12 image files cannot be used; .*bad_images=skip") as error:
         open_images(broken)
+    assert all(name in str(error.value) for name in ("ape/1.png", "cat/0.png", "cat/2.png"))
     data = open_images(broken, bad_images="skip")
     assert data.train.labels.tolist() == [0, 0, 1, 1]
     assert data.test.labels.tolist() == [0, 0, 0, 1, 1]
     assert data.skipped == (
         ("train/ape/1.png", "is empty (0 bytes)"),
         ("train/cat/0.png", "cannot be identified as JPEG, PNG, BMP or GIF (it begins with b'words')"),
-        (
-            "val/cat/2.png",
-            "is a symbolic link to 'nowhere', which cannot be followed (No such file or directory)",
-        ),
+        ("val/cat/2.png", "is a symbolic link to 'nowhere', which cannot be followed (No such file or directory)"),
     )
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         f"{broken}: 3 of 12 image files are left out, as config.bad_images says:",
@@ -194,6 +158,8 @@ def test_bad_images_are_left_out_before_positions_are_given(broken, caplog):
         assert np.array_equal(data.read("train", [position])[0], pixels)
     for number in range(20):
         (broken / "train" / "cat" / f"empty{number}.png").touch()
+    with pytest.raises(DataError, match="and 13 more"):
+        open_images(broken)
     caplog.clear()
     assert len(open_images(broken, bad_images="skip").skipped) == 23
     assert caplog.records[-1].getMessage() == "  and 13 more"
@@ -218,14 +184,9 @@ def test_the_fingerprint_tells_what_was_left_out(broken):
     every = sorted(path for path in broken.rglob("*.png"))
     lines = "".join(f"{path.relative_to(broken)}, {path.stat().st_size}\n" for path in every)
     assert none == {
-        "name": "pets",
-        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
-        "split": "train",
-        "shard_lengths": [4],
-        "test_split": "val",
-        "test_shard_lengths": [5],
-        "labels_sha256": labels_sha256(np.array([0, 0, 1, 1])),
-    }
+        "name": "pets", "sha256": hashlib.sha256(lines.encode()).hexdigest(), "split": "train", "shard_lengths": [4],
+        "test_split": "val", "test_shard_lengths": [5], "labels_sha256": labels_sha256(np.array([0, 0, 1, 1])),
+    }  # fmt: skip
 
 
 def test_what_is_bad_is_remembered_for_stop_and_skip_alike(broken, tmp_path, monkeypatch):
@@ -278,11 +239,7 @@ def test_nothing_but_regular_files_is_opened(tree):
     (tree / "train" / "loop").symlink_to("loop")
     (folder / "fine.png").symlink_to("../cat/0.png")
     (tree / "train" / "linked").symlink_to("cat")
-    found = []
-    thread = threading.Thread(target=lambda: found.append(open_images(tree, bad_images="skip")), daemon=True)
-    thread.start()
-    thread.join(60)
-    (data,) = found
+    data = open_images(tree, bad_images="skip")
     assert [reason for _, reason in data.skipped] == [
         "is a device, not a file",
         "is a folder, not a file",
@@ -311,12 +268,6 @@ def test_names_that_cannot_be_shown(tree, caplog):
     assert len(data.train.positions) == 13
     assert [name for name, _ in data.skipped] == ["train/ape/bad\\nname.png", "train/ape/caf\\udce9.png"]
     assert all(record.getMessage().isprintable() for record in caplog.records)
-    os.mkdir(os.fsencode(tree / "train") + b"/caf\xe9")
-    with pytest.raises(DataError, match=r"class folder 'caf.+udce9' holds .*broken UTF-8"):
-        open_images(tree)
-    os.rename(os.fsencode(tree / "train") + b"/caf\xe9", tree / "train" / "two\nlines")
-    with pytest.raises(DataError, match=r"class folder 'two.+nlines' holds control characters"):
-        open_images(tree)
 
 
 def test_class_names_of_all_kinds(tree):

@@ -142,12 +142,9 @@ def test_a_damaged_or_foreign_cache_is_not_used(data_dir, cache, reads, damage):
             path.mkdir()
             continue
         wrong = {
-            "empty": b"",
-            "truncated": data[:-8],
-            "flipped": bytes([*data[:100], data[100] ^ 1, *data[101:]]),
-            "longer": data + bytes(8),
-            "exchanged": other,
-        }
+            "empty": b"", "truncated": data[:-8], "flipped": bytes([*data[:100], data[100] ^ 1, *data[101:]]),
+            "longer": data + bytes(8), "exchanged": other,
+        }  # fmt: skip
         path.write_bytes(wrong[damage])
     again = opened(data_dir)
     assert len(reads) == 4

@@ -86,6 +86,19 @@ def number_of(data, position):
     )
 
 
+@pytest.fixture
+def random_access_is(monkeypatch):
+    """Makes files of records seem to have random access or not."""
+    from redundancy.data.tfds import stream
+
+    return lambda value: monkeypatch.setattr(stream, "random_access", lambda builder: value)
+
+
+def resized(image, window=None):
+    """A part of an image, as integers: by default the whole, at the size of the data set."""
+    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, window), int)
+
+
 def take(data, count, kept, batch_size, **fields):
     return list(itertools.islice(data.stream("train", kept, batch_size, seed=(5, 1), **fields), count))
 
@@ -129,11 +142,9 @@ def test_evaluation_by_processes(kind, count, request):
 
 @pytest.mark.parametrize("kind", ["photos", "folder"])
 @pytest.mark.parametrize("count", [3, *soaked(1, 2, 4, 5)])
-def test_evaluation_by_processes_of_neighbouring_positions(kind, count, request, monkeypatch):
-    from redundancy.data.tfds import stream as tfds_stream
-
+def test_evaluation_by_processes_of_neighbouring_positions(kind, count, request, random_access_is):
     data, batch = request.getfixturevalue(kind), 3 * count
-    monkeypatch.setattr(tfds_stream, "random_access", lambda builder: False)
+    random_access_is(False)
     for kept in (data.train.positions[:1], data.train.positions[: batch + 1], data.train.positions[:74:2]):
         shards = [(index, count) for index in range(count)]
         parts = [list(data.stream("train", kept, batch, shard=shard, runs=True)) for shard in shards]
@@ -149,10 +160,8 @@ def test_evaluation_by_processes_of_neighbouring_positions(kind, count, request,
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_a_process_needs_the_files_of_its_neighbouring_positions_alone(photos, tmp_path, monkeypatch, count):
-    from redundancy.data.tfds import stream as tfds_stream
-
-    monkeypatch.setattr(tfds_stream, "random_access", lambda builder: False)
+def test_a_process_needs_the_files_of_its_neighbouring_positions_alone(photos, tmp_path, random_access_is, count):
+    random_access_is(False)
     root = shutil.copytree(photos._builder.data_path, tmp_path / "photos" / "1.0.0")
     data, wanted = open_photos(root), photos.train.positions
     files = [pathlib.Path(file) for file in data._stored["train"].files]
@@ -192,8 +201,7 @@ def test_random_crops_are_cut_from_the_whole_image(kind, request):
             window = CROP.windows(draws, np.array([whole.height]), np.array([whole.width]))
             ((top, left, height, width),) = window.tolist()
             part = whole.crop((left, top, left + width, top + height))
-            wanted = np.asarray(part.resize((SIZE, SIZE), Image.Resampling.BILINEAR), int)
-            difference = np.abs(image - wanted)
+            difference = np.abs(image - resized(part))
             # Decoding at a part of the size is another, about as good, average over pixels.
             halved = min(height, width) >= 2 * SIZE
             assert difference.mean() < (2.5 if halved else 1.5), (difference.mean(), height, width)
@@ -257,8 +265,7 @@ def test_eval_crop_takes_the_centre(kind, request):
         whole = Image.open(io.BytesIO(encoded(number_of(data, zoomed.train.positions[position])))).convert("RGB")
         side = min(whole.size) / 2
         left, top = (whole.width - side) / 2, (whole.height - side) / 2
-        wanted = whole.resize((SIZE, SIZE), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
-        assert np.abs(np.asarray(wanted, int) - image).mean() < 3
+        assert np.abs(resized(whole, (left, top, left + side, top + side)) - image).mean() < 3
 
 
 def test_arrays_are_cropped_too(tmp_path):
@@ -271,8 +278,7 @@ def test_arrays_are_cropped_too(tmp_path):
         found, positions, CROP.windows(draws, np.full(8, 30), np.full(8, 24)), strict=True
     ):
         part = Image.fromarray(images[position, top : top + height, left : left + width])
-        wanted = np.asarray(part.resize((SIZE, SIZE), Image.Resampling.BILINEAR), int)
-        assert np.abs(image - wanted).max() <= 1
+        assert np.abs(image - resized(part)).max() <= 1
 
 
 @pytest.fixture(scope="module")
@@ -291,10 +297,8 @@ def damaged(tmp_path_factory):
 
 
 @pytest.mark.parametrize("random_access", [True, False])
-def test_a_damaged_image_is_an_error_that_names_the_position(damaged, random_access, monkeypatch):
-    from redundancy.data.tfds import stream as tfds_stream
-
-    monkeypatch.setattr(tfds_stream, "random_access", lambda builder: random_access)
+def test_a_damaged_image_is_an_error_that_names_the_position(damaged, random_access, random_access_is):
+    random_access_is(random_access)
     data = open_photos(damaged)
     said = r"damaged/1\.0\.0 cannot be read: the image at position (40|67) of 'train' cannot be decoded: .*prepare"
     with pytest.raises(DataError, match=said):
@@ -308,15 +312,13 @@ def test_a_damaged_image_is_an_error_that_names_the_position(damaged, random_acc
 
 
 @pytest.mark.parametrize(("records", "every"), [(1, 12), (8192, 1), *soaked((1, 1), (8192, 12))])
-def test_files_read_from_their_start_on_give_the_same(photos, monkeypatch, records, every):
-    from redundancy.data.tfds import stream as tfds_stream
-
+def test_files_read_from_their_start_on_give_the_same(photos, monkeypatch, random_access_is, records, every):
     monkeypatch.setattr(lanes, "BUFFERED_RECORDS", records)
     kept = photos.train.positions[::every]
     fields = {"crop": CROP, "shard": (1, 2), "start_step": 3}
     found = []
     for random_access in (True, False):
-        monkeypatch.setattr(tfds_stream, "random_access", lambda builder, found=random_access: found)
+        random_access_is(random_access)
         found.append(take(photos, 9, kept, 20, **fields) + list(photos.stream("train", kept, 8)))
     assert same(*found)
 

@@ -61,10 +61,14 @@ def streaming(data_dir):
     return open_tiny(data_dir, resident_mb=0)
 
 
-def test_positions_are_places_in_stored_order(data_dir, resident):
+def stored(data_dir, split):
+    """The examples in their order, by TFDS itself."""
     read_config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
-    stored = TinyPictures(data_dir=data_dir).as_dataset(split="train", read_config=read_config)
-    examples = list(tfds.as_numpy(stored))
+    return list(tfds.as_numpy(TinyPictures(data_dir=data_dir).as_dataset(split=split, read_config=read_config)))
+
+
+def test_positions_are_places_in_stored_order(data_dir, resident):
+    examples = stored(data_dir, "train")
     lengths = resident.fingerprint["shard_lengths"]
     assert len(lengths) == 4
     first = {f"-{shard:05d}-of-00004": sum(lengths[:shard]) for shard in range(4)}
@@ -171,16 +175,11 @@ def test_damaged_records(tmp_path):
         ("dataset_info.json", '"60"', '"61"', "60 examples of the split 'train' could be read; wanted 61"),
         ("dataset_info.json", "{DATASET}", "../{DATASET}", "cannot be read .*Prepare the data set again"),
         ("features.json", None, "{}", "cannot be opened as a prepared TFDS data set"),
-        (
-            "features.json",
-            "tensorflow_datasets.core.features.text_feature.Text",
-            "ran.X",
-            "'ran.X' is none of TFDS's own",
-        ),
+        ("features.json", "tensorflow_datasets.core.features.text_feature.Text", "ran.X", "'ran.X' is none of TFDS's own"),
         ("kind.labels.txt", None, "a\nb\x1b\nc", r"the class name 'b\\x1b' holds control characters"),
         ("tiny_pictures-train.tfrecord-00000-of-00001", None, None, "is a pipe, not a file"),
     ],
-)
+)  # fmt: skip
 def test_a_damaged_or_hostile_prepared_set(tmp_path, monkeypatch, file, old, new, said):
     TinyPictures(data_dir=tmp_path).download_and_prepare()
     (tmp_path / "ran.py").write_text("raise SystemExit('code out of data')")
@@ -242,9 +241,7 @@ def test_an_empty_slice_is_told(data_dir):
 @pytest.mark.parametrize("split", ["train", "train[30%:80%]", "train[:10]+train[12:50]", "train[40:]"])
 def test_the_fingerprint_tells_tfds_ids(data_dir, split):
     data = open_tiny(data_dir, train_split=split)
-    read_config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
-    stored = TinyPictures(data_dir=data_dir).as_dataset(split=split, read_config=read_config)
-    ids = [example["tfds_id"].decode() for example in tfds.as_numpy(stored)]
+    ids = [example["tfds_id"].decode() for example in stored(data_dir, split)]
     assert tfds_ids.example_ids(data.fingerprint, np.arange(len(ids))) == ids
     positions = np.arange(len(ids))[::-3]
     assert tfds_ids.example_ids(data.fingerprint, positions) == [ids[position] for position in positions]

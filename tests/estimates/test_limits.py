@@ -52,6 +52,11 @@ def memory_of(monkeypatch):
     return give
 
 
+def near(need, actual, most=2.0):
+    """Whether the least is below what was written, and the estimate near it."""
+    return need.least < actual and 0.9 * actual < need.about < most * actual
+
+
 def lines(caplog):
     return [record.getMessage() for record in caplog.records]
 
@@ -121,18 +126,12 @@ def test_estimates_are_near_what_a_run_writes(tmp_path, tmp_path_factory, digits
     work = work_of(config, Workdir(str(tmp_path / "none")), open_dataset(config), STAGES)
     by_kind, most = needs.disk(work)
     taken = {
-        "checkpoints": ("pretrain", "runs"),
-        "embeddings": ("embeddings",),
-        "merges": ("merges",),
+        "checkpoints": ("pretrain", "runs"), "embeddings": ("embeddings",), "merges": ("merges",),
         "subsets": ("subsets",),
-    }
+    }  # fmt: skip
     for kind, folders in taken.items():
-        actual = sum(needs.written(whole.path(folder)) for folder in folders)
-        assert by_kind[kind].least < actual, kind
-        assert 0.9 * actual < by_kind[kind].about < 2 * actual, kind
-    actual = needs.written(whole.root)
-    assert most.least < actual
-    assert 0.9 * actual < most.about < 2 * actual
+        assert near(by_kind[kind], sum(needs.written(whole.path(folder)) for folder in folders)), kind
+    assert near(most, needs.written(whole.root))
 
 
 def test_estimates_are_near_a_larger_checkpoint(tmp_path):
@@ -146,9 +145,7 @@ def test_estimates_are_near_a_larger_checkpoint(tmp_path):
     saved = Checkpoints(str(tmp_path / "run"))
     saved.save(100, state)
     saved.close()
-    actual, need = needs.written(str(tmp_path / "run")), needs.disk(work)[1]
-    assert need.least < actual
-    assert 0.9 * actual < need.about < 1.4 * actual
+    assert near(needs.disk(work)[1], needs.written(str(tmp_path / "run")), 1.4)
 
 
 @pytest.mark.parametrize(("sizes", "dimension"), [((4000,) * 5, 64), ((12,) * 300, 16)])
@@ -171,13 +168,8 @@ def test_estimates_are_near_what_link_and_select_write(tmp_path, sizes, dimensio
     link(config, workdir)
     select(config, workdir)
     for kind in ("merges", "subsets"):
-        actual = needs.written(workdir.path(kind))
-        assert by_kind[kind].least < actual, kind
-        assert 0.9 * actual < by_kind[kind].about < 2 * actual, kind
-    embeddings = needs.embeddings(work, "end")
-    actual = needs.written(folder)
-    assert embeddings.least < actual
-    assert 0.9 * actual < embeddings.about < 2 * actual
+        assert near(by_kind[kind], needs.written(workdir.path(kind))), kind
+    assert near(needs.embeddings(work, "end"), needs.written(folder))
 
 
 def test_memory_too_small_is_told_with_the_stage_and_the_way_out(small, memory_of):

@@ -1,21 +1,14 @@
 """What export writes is what the subset keeps, in every format; nothing is overwritten unless asked for."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from redundancy import config as config_lib
 from redundancy import storage
@@ -25,21 +18,8 @@ from redundancy.importing import ids as ids_lib
 from redundancy.importing.stage import Request as Import
 from redundancy.importing.stage import import_embeddings
 from redundancy.runtime.errors import ConfigError, DataError, UserError, WorkdirError
-from redundancy.selection.link import link
-from redundancy.selection.select import select
 from redundancy.selection.subset import read_subset, write_subset
 from redundancy.workdir import Workdir
-from tests.ports import free_port
-from tests.waiting import wait_until
-
-
-@pytest.fixture
-def selected(synthetic):
-    """A workdir with semantic subsets of two layers and two random ones of each fraction."""
-    config, workdir = synthetic(layers=("end", "start"))
-    link(config, workdir)
-    select(config, workdir)
-    return config, workdir
 
 
 def lines(path):
@@ -109,29 +89,17 @@ def test_nothing_is_overwritten_unless_asked_for(selected, tmp_path):
         ({"fraction": 0.9, "method": "random", "trial": 0, "layer": "end"}, "--layer is given, but random"),
         ({"fraction": 0.9, "trial": 0}, "--trial is given, but there is one semantic"),
         ({"fraction": 0.9, "layer": "last"}, "wanted one of start, middle, end"),
-        (
-            {"fraction": 0.9, "format": "csv"},
-            "wanted one of npy, txt, parquet, tfds, groups-csv, groups-parquet, projector",
-        ),
-        (
-            {"fraction": 0.9, "format": "groups-csv", "dropped": True},
-            "--dropped is given, but --format groups-csv has all",
-        ),
+        ({"fraction": 0.9, "format": "csv"}, "wanted one of npy, txt, parquet, tfds, groups-csv, groups-parquet, projector"),
+        ({"fraction": 0.9, "format": "groups-csv", "dropped": True}, "--dropped is given, but --format groups-csv has all"),
         ({"fraction": 0.9, "image_ids": "tfds"}, "--image-ids is for --format groups-csv.* not for npy"),
-        (
-            {"fraction": 0.9, "format": "groups-csv", "image_ids": "x"},
-            "--image-ids is 'x'; wanted one of auto, tfds, none",
-        ),
+        ({"fraction": 0.9, "format": "groups-csv", "image_ids": "x"}, "--image-ids is 'x'; wanted one of auto, tfds, none"),
         ({"fraction": 0.9, "limit": 3}, "--limit is for --format projector, not for npy"),
         ({"fraction": 0.9, "format": "projector", "limit": 0}, "--limit is 0; wanted"),
-        (
-            {"fraction": 0.9, "format": "projector", "limit": 3},
-            "--limit is 3; wanted at least 4, an image of each class",
-        ),
+        ({"fraction": 0.9, "format": "projector", "limit": 3}, "--limit is 3; wanted at least 4, an image of each class"),
         ({"fraction": 0.9, "format": "projector", "limit": 10**6}, "--limit is 1000000; wanted at most 100000"),
         ({"fraction": 0.9, "method": "semantik"}, "wanted one of semantic, random"),
     ],
-)
+)  # fmt: skip
 def test_what_is_not_there(selected, tmp_path, fields, what):
     _, workdir = selected
     with pytest.raises(ConfigError, match=what):
@@ -155,11 +123,8 @@ def test_outputs_that_are_no_files_are_refused(selected, tmp_path, monkeypatch):
         ("null", "--output=null is a pipe, device"),
         ("/dev/null", "--output=/dev/null is a pipe, device"),
         ("file/kept", "--output=file/kept cannot be written .*A file stands where its folder is wanted"),
-        (
-            "/proc/kept",
-            r"--output=/proc/kept cannot be written \(.*\)\. Choose a file in a folder that you may write to",
-        ),
-    ):
+        ("/proc/kept", r"--output=/proc/kept cannot be written \(.*\)\. Choose a file in a folder that you may write to"),
+    ):  # fmt: skip
         for overwrite in (False, True):
             there = "" if overwrite else "|is there already"
             with pytest.raises(ConfigError, match=f"{what}{there}") as raised:
@@ -196,23 +161,18 @@ def test_other_artifacts_than_selected_are_refused(selected, tmp_path):
         export(dataclasses.replace(request, overwrite=True), workdir)
 
 
-def imported(tmp_path, n=50, **fields):
-    rng = np.random.default_rng(0)
-    np.save(tmp_path / "E.npy", rng.normal(size=(n, 4)).astype(np.float32))
-    np.save(tmp_path / "Y.npy", rng.integers(0, 2, n))
-    workdir = Workdir(str(tmp_path / "v"))
-    import_embeddings(Import(str(tmp_path / "E.npy"), str(tmp_path / "Y.npy"), **fields), workdir)
-    config = config_lib.resolve({"dataset": "", "fractions": (0.8,), "methods": ("semantic", "random"), "trials": 1})
-    workdir.claim(config)
-    link(config, workdir)
-    select(config, workdir)
-    return workdir
+@pytest.fixture
+def imported(selected_from):
+    """Imports 50 embeddings of no data set, with these fields."""
+    rng, config = np.random.default_rng(0), config_lib.resolve({"dataset": "", "fractions": (0.8,), "trials": 1})
+    embeddings, labels = rng.normal(size=(50, 4)).astype(np.float32), rng.integers(0, 2, 50)
+    return lambda **fields: selected_from(embeddings, labels, config, **fields)
 
 
-def test_what_the_lines_are_is_logged_and_lost_ids_are_missed(tmp_path, caplog):
+def test_what_the_lines_are_is_logged_and_lost_ids_are_missed(tmp_path, imported, caplog):
     caplog.set_level("INFO", "absl")
     (tmp_path / "I.txt").write_text("".join(f"img {row}\n" for row in range(50)))
-    workdir = imported(tmp_path)
+    workdir = imported()
 
     def said(form="txt"):
         caplog.clear()
@@ -235,10 +195,10 @@ def test_what_the_lines_are_is_logged_and_lost_ids_are_missed(tmp_path, caplog):
     assert "the embeddings, and with them any ids, are no longer there" in said()
 
 
-def test_ids_that_were_imported_come_back(tmp_path):
+def test_ids_that_were_imported_come_back(tmp_path, imported):
     names = [f"bilder/größe {row}, ok.jpg" for row in range(50)]
     (tmp_path / "I.txt").write_text("".join(f"{name}\n" for name in names))
-    workdir = imported(tmp_path, ids=str(tmp_path / "I.txt"))
+    workdir = imported(ids=str(tmp_path / "I.txt"))
     subset = read_subset(workdir.subset("semantic-0.8000"))
     request = Request(0.8, "txt", str(tmp_path / "kept.txt"))
     export(request, workdir)
@@ -259,7 +219,7 @@ def test_ids_that_were_imported_come_back(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "train[10%:55%]"])
-def test_tfds_ids_are_those_of_tfds(tmp_path, tmp_path_factory, split):
+def test_tfds_ids_are_those_of_tfds(tmp_path, selected_from, split):
     tfds = pytest.importorskip("tensorflow_datasets")
     from redundancy.data.digits import Digits
 
@@ -268,12 +228,7 @@ def test_tfds_ids_are_those_of_tfds(tmp_path, tmp_path_factory, split):
     config = config_lib.resolve({"data_dir": str(tmp_path), "train_split": split, "fractions": (0.7,), "trials": 1})
     dataset = open_dataset(config)
     labels = dataset.train.labels
-    np.save(tmp_path / "E.npy", np.random.default_rng(0).normal(size=(len(labels), 6)))
-    np.save(tmp_path / "Y.npy", labels)
-    workdir = Workdir(str(tmp_path / "w"))
-    import_embeddings(Import(str(tmp_path / "E.npy"), str(tmp_path / "Y.npy")), workdir, config)
-    link(config, workdir)
-    select(config, workdir)
+    workdir = selected_from(np.random.default_rng(0).normal(size=(len(labels), 6)), labels, config)
     export(Request(0.7, "tfds", str(tmp_path / "ids.txt")), workdir)
     read_config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
     stored = tfds.as_numpy(builder.as_dataset(split=split, read_config=read_config, shuffle_files=False))
@@ -327,10 +282,10 @@ def test_groups_tell_every_image_and_every_fraction(selected, tmp_path, fields):
     assert read.equals(table.replace_schema_metadata(None))
 
 
-def test_groups_name_the_images(tmp_path):
+def test_groups_name_the_images(tmp_path, imported):
     names = [f'bilder/größe "{row}", ok.jpg' for row in range(50)]
     (tmp_path / "I.txt").write_text("".join(f"{name}\n" for name in names))
-    workdir = imported(tmp_path, ids=str(tmp_path / "I.txt"))
+    workdir = imported(ids=str(tmp_path / "I.txt"))
     request = Request(0.8, "groups-csv", str(tmp_path / "groups.csv"))
     export(request, workdir)
     assert csv.read_csv(tmp_path / "groups.csv")["id"].to_pylist() == names
@@ -338,29 +293,6 @@ def test_groups_name_the_images(tmp_path):
     assert "id" not in csv.read_csv(tmp_path / "groups.csv").column_names
     with pytest.raises(DataError, match="not one of TFDS"):
         export(dataclasses.replace(request, image_ids="tfds", overwrite=True), workdir)
-
-
-@pytest.fixture
-def images(tmp_path):
-    """A folder of images of two classes, with subsets of embeddings of them: config, workdir, data set."""
-    rng = np.random.default_rng(0)
-    for label in ("cat", "dog"):
-        (tmp_path / "images" / "train" / label).mkdir(parents=True)
-        (tmp_path / "images" / "test" / label).mkdir(parents=True)
-        for number in range(20):
-            pixels = rng.integers(0, 255, (12, 9, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "images" / "train" / label / f"{number}.png")
-        Image.fromarray(pixels).save(tmp_path / "images" / "test" / label / "0.png")
-    config = config_lib.resolve({"dataset": str(tmp_path / "images"), "fractions": (0.8,), "trials": 1})
-    dataset = open_dataset(config)
-    np.save(tmp_path / "E.npy", rng.normal(size=(40, 3)).astype(np.float32))
-    np.save(tmp_path / "Y.npy", dataset.train.labels)
-    workdir = Workdir(str(tmp_path / "v"))
-    workdir.claim(config)
-    import_embeddings(Import(str(tmp_path / "E.npy"), str(tmp_path / "Y.npy")), workdir, config)
-    link(config, workdir)
-    select(config, workdir)
-    return config, workdir, dataset
 
 
 def test_files_of_a_folder_are_named(images, tmp_path):
@@ -373,83 +305,3 @@ def test_files_of_a_folder_are_named(images, tmp_path):
     other = config_lib.resolve({"dataset": str(tmp_path / "images"), "test_split": ""})
     with pytest.raises(WorkdirError, match="belongs to another data set"):
         export(Request(0.8, "groups-parquet", str(tmp_path / "other")), workdir, other)
-
-
-@contextlib.contextmanager
-def tensorboard(folder):
-    """TensorBoard itself, at an address of this machine."""
-    port = free_port()
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--host=127.0.0.1", f"--port={port}"]
-    child = subprocess.Popen([*command, "--load_fast=false"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def ask(path):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/data/plugin/projector/{path}", timeout=120) as answer:
-            return answer.read()
-
-    def runs():
-        assert child.poll() is None
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            return json.loads(ask("runs"))
-
-    try:
-        wait_until(runs, every=0.2)
-        yield ask
-    finally:
-        child.kill()
-        child.wait()
-
-
-def test_tensorboard_shows_the_embeddings(images, tmp_path):
-    pytest.importorskip("tensorboard")
-    config, workdir, dataset = images
-    export(Request(0.8, "projector", str(tmp_path / "p")), workdir, config)
-    with tensorboard(str(tmp_path / "p")) as ask:
-        (run,) = json.loads(ask("runs"))
-        (embedding,) = json.loads(ask(f"info?run={run}"))["embeddings"]
-        assert (embedding["tensorName"], embedding["tensorShape"]) == ("end", [40, 3])
-        vectors = np.frombuffer(ask(f"tensor?run={run}&name=end"), np.float32).reshape(40, 3)
-        assert (vectors == np.load(tmp_path / "E.npy")).all()
-        table = csv.read_csv(
-            io.BytesIO(ask(f"metadata?run={run}&name=end")), parse_options=csv.ParseOptions(delimiter="\t")
-        )
-        subset = read_subset(workdir.subset("semantic-0.8000"))
-        assert table["position"].to_pylist() == subset.positions.tolist()
-        assert table["group"].to_pylist() == subset.group.tolist()
-        assert table["kept"].to_pylist() == ["yes" if kept else "no" for kept in subset.kept]
-        assert set(table["class"].to_pylist()) == {"cat", "dog"}
-        assert table["id"].to_pylist() == dataset.file_names("train", subset.positions)
-        side = embedding["sprite"]["singleImageDim"][0]
-        sprite = np.asarray(Image.open(io.BytesIO(ask(f"sprite_image?run={run}&name=end"))))
-        assert sprite.shape == (6 * side, 7 * side, 3)
-        picture = Image.fromarray(dataset.read("train", subset.positions[[9]])[0]).resize((side, side))
-        assert (sprite[side : 2 * side, 2 * side : 3 * side] == np.asarray(picture)).all()
-
-
-def test_the_projector_gets_a_share_of_each_class(selected, tmp_path, caplog):
-    _, workdir = selected
-    caplog.set_level("INFO", "absl")
-    requests = [Request(0.9, "projector", str(tmp_path / name), limit=20) for name in ("a", "b")]
-    for request in requests:
-        export(request, workdir)
-    assert "20 of them in the projector, of each class its share" in caplog.records[-1].getMessage()
-    a, b = (tmp_path / "a", tmp_path / "b")
-    assert {path.name for path in a.iterdir()} == {"tensors.tsv", "metadata.tsv", "projector_config.pbtxt"}
-    for path in a.iterdir():
-        assert path.read_bytes() == (b / path.name).read_bytes()
-    table = csv.read_csv(a / "metadata.tsv", parse_options=csv.ParseOptions(delimiter="\t"))
-    counts = np.bincount(table["label"].to_numpy())
-    assert counts.sum() == 20
-    assert np.abs(counts - 20 * np.array([30, 1, 12, 7]) / 50).max() <= 1
-    with pytest.raises(ConfigError, match=r"a holds metadata\.tsv already.*--overwrite"):
-        export(requests[0], workdir)
-    export(dataclasses.replace(requests[0], overwrite=True, limit=None), workdir)
-    assert len((a / "tensors.tsv").read_text().splitlines()) == 50
-    (a / "mine.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"a holds mine\.txt; wanted a folder, new or empty"):
-        export(dataclasses.replace(requests[0], overwrite=True), workdir)
-    with pytest.raises(ConfigError, match=r"mine\.txt is a file; wanted a folder"):
-        export(dataclasses.replace(requests[0], output=str(a / "mine.txt")), workdir)
-    storage.remove(workdir.path("embeddings"))
-    with pytest.raises(WorkdirError, match="has no embeddings, which the projector shows"):
-        export(dataclasses.replace(requests[0], output=str(tmp_path / "c")), workdir)
-    assert not (tmp_path / "c").exists()

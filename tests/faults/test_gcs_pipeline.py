@@ -15,11 +15,8 @@ import pytest
 WORKDIR = f"gs://{gcs_emulator.BUCKET}/w"
 # Few runs; all stages, Orbax's saving and restoring, and every kind of file take part.
 FLAGS = (
-    "--config=configs/digits.py:smoke",
-    "--config.fractions=0.5",
-    "--config.trials=1",
-    "--config.checkpoint_every=20",
-)
+    "--config=configs/digits.py:smoke", "--config.fractions=0.5", "--config.trials=1", "--config.checkpoint_every=20",
+)  # fmt: skip
 Ended = collections.namedtuple("Ended", "code errors objects proxy seconds")
 
 

@@ -13,11 +13,8 @@ from launch import run, spec, worker
 from tests.waiting import wait_until
 
 CONFIG = (
-    "--config=configs/digits.py:smoke",
-    "--config.methods=semantic",
-    "--config.trials=1",
-    "--config.fractions=(0.9,)",
-)
+    "--config=configs/digits.py:smoke", "--config.methods=semantic", "--config.trials=1", "--config.fractions=(0.9,)",
+)  # fmt: skip
 RESULTS = ("results.csv", "merges/end/part-*.parquet", "subsets/*.parquet", "runs/*/result.json")
 
 
@@ -124,13 +121,8 @@ def test_a_bug_stops_after_the_failure_budget_with_its_traceback(launched, tmp_p
 
 def test_the_command_line(launched, tmp_path, child_env, repo):
     given = [
-        sys.executable,
-        "-m",
-        "launch",
-        "run",
-        "--config=launch/configs/local.py",
-        f"--config.bucket={tmp_path / 'b'}",
-    ]
+        sys.executable, "-m", "launch", "run", "--config=launch/configs/local.py", f"--config.bucket={tmp_path / 'b'}",
+    ]  # fmt: skip
     command = ["--", "train", *CONFIG[:1], f"--workdir={tmp_path / 'w'}"]
     done = subprocess.run([*given, *command], cwd=repo, env=child_env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,7 +12,7 @@ import pytest
 
 from tests.ports import free_port
 from tests.tiers import soaked
-from tests.waiting import wait_until
+from tests.waiting import ending, wait_until
 
 # Convolutions of XLA, whose compilations the processes share.
 XLA = ("--config=configs/digits.py:smoke", "--config.formulation=xla")
@@ -28,7 +28,7 @@ def started(count, arguments, repo, environment, folder, extra=()):
     port = free_port()
     folder.mkdir(exist_ok=True)
     children = []
-    try:
+    with ending(children):
         for index in range(count):
             command = [
                 *(sys.executable, "-m", "redundancy", *map(str, arguments)),
@@ -39,11 +39,6 @@ def started(count, arguments, repo, environment, folder, extra=()):
             with (folder / f"{index}.log").open("w") as log:
                 children.append(subprocess.Popen(command, cwd=repo, env=environment, stdout=log, stderr=log))
         yield children
-    finally:
-        for child in children:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
 
 
 def ended(children, folder, timeout=300):

@@ -18,13 +18,9 @@ from tests.tiers import soaked
 KILLS = int(os.environ.get("KILLS", "48"))
 SEED = int(os.environ.get("KILL_SEED", "1"))
 SMALL = (
-    "--config=configs/digits.py:smoke",
-    "--config.embedding_parts=4",
-    "--config.pack=2",
-    "--config.steps=12",
-    "--config.checkpoint_every=5",
-    "--config.log_every=4",
-)
+    "--config=configs/digits.py:smoke", "--config.embedding_parts=4", "--config.pack=2", "--config.steps=12",
+    "--config.checkpoint_every=5", "--config.log_every=4",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +68,7 @@ def last_stage(log):
 
 @pytest.mark.timeout(900 + 20 * KILLS)
 @pytest.mark.parametrize(
-    ("feed", "kills"),
-    [("resident", 4), *soaked(("resident", KILLS * 3 // 4), ("streamed", KILLS - KILLS * 3 // 4))],
+    ("feed", "kills"), [("resident", 4), *soaked(("resident", KILLS * 3 // 4), ("streamed", KILLS - KILLS * 3 // 4))]
 )
 def test_killed_at_random_moments_it_ends_with_the_artifacts_of_an_unbroken_run(
     feed, kills, request, digits_npz, tmp_path, capsys

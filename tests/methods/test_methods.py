@@ -135,6 +135,10 @@ def test_names_of_methods_stand_in_one_file():
     assert named == ["methods/__init__.py"]
 
 
-def test_the_table_needs_nothing_heavy():
-    script = "import sys; from redundancy import config; print({'jax', 'numpy', 'pyarrow'} & {*sys.modules})"
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [("config", {"jax", "numpy", "pyarrow"}), ("experiment.table", {"jax", "tensorflow", "matplotlib", "scipy"})],
+)
+def test_tables_need_nothing_heavy(module, absent):
+    script = f"import sys, redundancy.{module}; print({absent} & {{*sys.modules}})"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout == b"set()\n"

@@ -83,11 +83,9 @@ def _found(**train):
         ],
     }
     return {
-        "mesh": [1, 256],
-        "parameters": 44_500_000,
-        "parameter_bytes": 178_000_000,
+        "mesh": [1, 256], "parameters": 44_500_000, "parameter_bytes": 178_000_000,
         "programs": {"train": {**fits, **train}},
-    }
+    }  # fmt: skip
 
 
 def test_report_fits_a_terminal_and_says_what_limits():
@@ -120,12 +118,8 @@ def test_report_of_chips_that_idle_and_statistics_that_cross():
 def _too_large(needed=32 * 2**30, **fields):
     found = _found()
     found["programs"]["train"] = {
-        "images_per_chip": 64,
-        "fixed": 5e8,
-        "fits": False,
-        "needed": needed,
-        "message": "RESOURCE_EXHAUSTED",
-    }
+        "images_per_chip": 64, "fixed": 5e8, "fits": False, "needed": needed, "message": "RESOURCE_EXHAUSTED",
+    }  # fmt: skip
     return report.summary(_request(**fields), found)
 
 

@@ -5,31 +5,20 @@ import json
 
 import pytest
 
+from tests.failing import fails
+
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 
 SMALL = (
-    "preflight",
-    "--config=configs/imagenet.py",
-    "--config.depth=18",
-    "--config.widths=(8,8,16,16)",
-    "--config.image_size=64",
-    "--config.bn_group_size=8",
-)
-
-
-def _fails(done, *said, code):
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    message = done.stderr.strip().splitlines()[-1]
-    assert message.startswith("redundancy: error: ")
-    for text in said:
-        assert text in message
+    "preflight", "--config=configs/imagenet.py", "--config.depth=18", "--config.widths=(8,8,16,16)",
+    "--config.image_size=64", "--config.bn_group_size=8",
+)  # fmt: skip
 
 
 def test_mistakes(redundancy):
-    _fails(redundancy(*SMALL), "--topology is missing", code=2)
-    _fails(redundancy(*SMALL, "--topology=v5e:16"), "wanted v5e:AxB", "v5e:4x4", code=2)
-    _fails(redundancy("train", *SMALL[1:], "--topology=v5e:2x2"), "--topology is a flag of preflight", code=2)
+    fails(redundancy(*SMALL), "--topology is missing", code=2)
+    fails(redundancy(*SMALL, "--topology=v5e:16"), "wanted v5e:AxB", "v5e:4x4", code=2)
+    fails(redundancy("train", *SMALL[1:], "--topology=v5e:2x2"), "--topology is a flag of preflight", code=2)
 
 
 @pytest.mark.soak
@@ -69,5 +58,5 @@ def test_trials_exchange_nothing(redundancy):
 @needs_libtpu
 def test_a_batch_that_does_not_fit(redundancy):
     done = redundancy(*SMALL, "--topology=v5e:2x2", "--config.batch_size=4000000")
-    _fails(done, "does not fit on v5e:2x2", "GiB of HBM, of 15.75 GiB available", "--config.batch_size=", code=1)
+    fails(done, "does not fit on v5e:2x2", "GiB of HBM, of 15.75 GiB available", "--config.batch_size=", code=1)
     assert "does not fit" in done.stdout

@@ -18,6 +18,7 @@ from redundancy.report import serve
 from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.workdir import Workdir
 from tests.ports import free_port
+from tests.waiting import ending
 
 PAGE = b"<!doctype html><title>report</title>"
 
@@ -143,15 +144,12 @@ def test_the_command_tells_the_address_and_ends_with_ctrl_c(workdir, repo, child
     child = subprocess.Popen(
         command, cwd=repo, env=child_env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    try:
+    with ending([child]):
         assert f"http://127.0.0.1:{port}/ serves {workdir.report}" in child.stdout.readline()
         assert ask(port, "/")[::2] == (200, PAGE)
         child.send_signal(signal.SIGINT)
         assert child.communicate(timeout=120)[1] == ""
         assert child.returncode == 0
-    finally:
-        child.kill()
-        child.communicate()
 
 
 def test_of_a_bucket(child_env, repo, tmp_path):

@@ -149,12 +149,7 @@ def test_classes_sorts_and_slider_show_what_the_subset_files_say(digits, opened)
                 .text_content()
                 .endswith(f"{gone} of {of_class.sum()} go")
             )
-    for order, key, falling in (
-        ("size", 1, True),
-        ("smallest", 1, False),
-        ("widest", 2, True),
-        ("tightest", 2, False),
-    ):
+    for order, key, falling in (("size", 1, True), ("smallest", 1, False), ("widest", 2, True), ("tightest", 2, False)):
         page.page.select_option("#order", order)
         values = [card[key] for card in page.groups()]
         assert values == sorted(values, reverse=falling)

@@ -24,17 +24,6 @@ def test_heights_are_those_of_the_merges_that_made_the_groups():
     assert np.isnan(make_cut([0, 0, 1, 1, 2, 3], merges=None).heights).all()
 
 
-def test_only_groups_of_two_or_more_are_shown():
-    of = make_cut([0, 0, 1, 1, 1, 3])
-    assert of.kept == 3
-    assert of.rows.tolist() == [0, 1, 2, 3, 4]
-    assert of.sizes.tolist() == [2, 3]
-    assert of.spread.tolist() == [0.01, 0.04]
-    turned = of.reordered(np.array([1, 0]))
-    assert turned.rows.tolist() == [2, 3, 4, 0, 1]
-    assert turned.distances.tolist() == [0, 0.03, 0.04, 0, 0.01]
-
-
 def cut_of(sizes, rng):
     group = np.repeat(np.arange(len(sizes)), sizes)
     kept = np.diff(group, prepend=-1) > 0
@@ -63,19 +52,6 @@ def test_groups_with_pictures_come_first():
     assert sorted(ordered.rows.tolist()) == list(range(12))
 
 
-def test_nearest_outside_agrees_with_a_full_matrix():
-    embeddings = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
-    groups = [np.array([8, 3, 20]), np.array([7, 30])]
-    unit = embeddings / np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
-    wanted = 1 - unit[[8, 7]] @ unit.T
-    for row, members in zip(wanted, groups, strict=True):
-        row[members] = np.inf
-    kept, sizes = np.array([8, 7]), np.array([3, 2])
-    found, value = classes.nearest_outside(embeddings, kept, np.concatenate(groups), sizes)
-    assert found.tolist() == wanted.argmin(axis=1).tolist()
-    assert value == pytest.approx(wanted.min(axis=1), abs=1e-12)
-
-
 def test_no_image_outside_a_group_that_is_the_class():
     found, value = classes.nearest_outside(np.ones((3, 2)), np.array([0]), np.arange(3), np.array([3]))
     assert found.tolist() == [3]
@@ -94,8 +70,3 @@ def test_small_images_lose_nothing_where_there_is_room(most_bytes, wanted):
     kind, each = images.choose_kind(sample, 1000, most_bytes)
     assert (kind == "lossy") == (wanted == "lossy")
     assert each == pytest.approx(4 / 3 * np.mean([len(images.compress(image, kind)) for image in sample]) + 4)
-
-
-def test_text_ends_no_script():
-    text = browser.to_text({"name": "</script><!-- &amp;"})
-    assert not {"<", "&"} & set(text)

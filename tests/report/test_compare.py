@@ -71,11 +71,8 @@ def test_layers_of_three_workdirs_are_one_figure(workdirs, drawn, tmp_path):
     page = run(tmp_path, *(workdirs[name] for name in ("end", "start", "middle")))
     (panel,) = drawn[0]
     assert [line.label for line in panel.lines] == [
-        "semantic clustering, start",
-        "semantic clustering, middle",
-        "semantic clustering, end",
-        "random",
-    ]
+        "semantic clustering, start", "semantic clustering, middle", "semantic clustering, end", "random",
+    ]  # fmt: skip
     start = compare.read_experiment(workdirs["start"])
     wanted = find(start.summaries, "semantic", 0.6, "start")
     assert find(panel.lines[0].summaries, "semantic", 0.6) == wanted

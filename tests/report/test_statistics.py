@@ -103,10 +103,6 @@ def test_answer_says_when_trials_cannot_tell():
     assert "cannot tell" in verdict
 
 
-def test_answer_names_a_loss_beyond_chance():
-    assert "The loss with semantic clustering is more than chance" in answer({0: 0.87, 1: 0.881, 2: 0.859})[1]
-
-
 @pytest.mark.parametrize(
     "accuracies", [{0: 0.97}, {0: 0.97, 1: 0.98}, {0: 0.97, 1: 0.981, 2: 0.961}, {0: 0.975, 1: 0.98, 2: 0.96}]
 )
@@ -114,34 +110,31 @@ def test_answer_never_claims_no_loss(accuracies):
     assert "no loss" not in " ".join(answer(accuracies)).lower()
 
 
-def test_answer_with_one_trial_has_no_interval():
+def test_answers_of_a_loss_of_one_trial_and_of_nothing_dropped():
+    assert "The loss with semantic clustering is more than chance" in answer({0: 0.87, 1: 0.881, 2: 0.859})[1]
     sentence, verdict = answer({0: 0.96}, full=FULL[:1])
     assert "no interval" in sentence
     assert "cannot tell" in verdict
-
-
-def test_answer_where_nothing_was_dropped():
     assert "Nothing of digits was dropped" in words.answer(statistics.summarise(FULL), "digits", 1.0, "end", 400)[0]
 
 
 @pytest.mark.parametrize(
-    ("share", "text"),
-    [(0.9, "90%"), (1 - 0.9, "10%"), (0.125, "12.5%"), (1.0, "100%"), (0.0001, "0.01%"), (1 - 0.95, "5%")],
+    ("word", "text"),
+    [
+        *((words.percent(share), text) for share, text in ((0.9, "90%"), (1 - 0.9, "10%"), (0.125, "12.5%"))),
+        *((words.percent(share), text) for share, text in ((1.0, "100%"), (0.0001, "0.01%"), (1 - 0.95, "5%"))),
+        *((words.points(value), text) for value, text in ((-0.0021, "−0.21"), (0.0021, "+0.21"), (-0.00001, "0.00"))),
+        *((words.small(x), text) for x, text in ((0.012345, "0.0123"), (0.0000123, "1.23e−5"), (math.nan, "–"))),
+        *((words.plural(count, "class"), text) for count, text in ((1, "1 class"), (1200, "1,200 classes"))),
+        *((words.p_value(p), text) for p, text in ((1e-9, "<0.001"), (0.0042, "0.004"), (0.25, "0.25"))),
+        *((words.p_value(p), text) for p, text in ((0.9999, ">0.99"), (1.0, "1"), (math.nan, "–"))),
+        *((words.trials(n), f"about {text}") for n, text in ((1, "1"), (14, "14"), (141, "150"), (1234, "1,300"))),
+        *((words.margin(x), text) for x, text in ((0.002, "0.2 points"), (0.01, "1 point"), (0.0005, "0.05 points"))),
+        (words.interval(Difference(0.0, -0.01, 0.012, 3)), "−1.00 to +1.20"),
+    ],
 )
-def test_percent(share, text):
-    assert words.percent(share) == text
-
-
-def test_numbers_in_words():
-    assert words.points(-0.0021) == "−0.21"
-    assert words.points(0.0021) == "+0.21"
-    assert words.points(-0.00001) == "0.00"
-    assert words.small(0.012345) == "0.0123"
-    assert words.small(0.0000123) == "1.23e−5"
-    assert words.small(math.nan) == "–"
-    assert words.plural(1, "class") == "1 class"
-    assert words.plural(1200, "class") == "1,200 classes"
-    assert words.interval(Difference(0.0, -0.01, 0.012, 3)) == "−1.00 to +1.20"
+def test_numbers_in_words(word, text):
+    assert word == text
 
 
 def answers(fractions, full=FULL, margin=0.002, method="semantic"):
@@ -329,11 +322,3 @@ def test_share_in_words_names_random_and_layers_and_a_coarse_test_set():
     assert "semantic clustering of layer end" in words.droppable(answer, "digits", 10_000, several_layers=True)[0]
     assert "One test image is 0.28 points, more than the margin." in words.droppable(answer, "digits", 360)[1]
     assert "One test image" not in words.droppable(answer, "digits", 500)[1]
-
-
-def test_p_values_and_trials_in_words():
-    assert [words.p_value(p) for p in (1e-9, 0.0042, 0.25, 0.9999, 1.0, math.nan)] == [
-        "<0.001", "0.004", "0.25", ">0.99", "1", "–",
-    ]  # fmt: skip
-    assert [words.trials(count) for count in (1, 14, 141, 1234)] == ["about 1", "about 14", "about 150", "about 1,300"]
-    assert [words.margin(share) for share in (0.002, 0.01, 0.0005)] == ["0.2 points", "1 point", "0.05 points"]

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -13,47 +11,27 @@ from redundancy.status.survey import survey
 from redundancy.workdir import Workdir, table
 from redundancy.workdir.finished import is_finished
 
-
-def names(**fields):
-    return [run.name for run in table.runs(config_lib.resolve(fields))]
+BOTH = [f"{method}-{fraction}" for method in ("semantic", "random") for fraction in ("0.9000", "0.5000")]
 
 
-def test_the_table_is_methods_by_fractions_by_trials_and_the_full_set():
-    assert names(fractions=(0.5, 0.9), trials=2) == [
-        "full-1.0000-trial0",
-        "full-1.0000-trial1",
-        *(
-            f"{method}-{fraction}-trial{trial}"
-            for method in ("semantic", "random")
-            for fraction in ("0.9000", "0.5000")
-            for trial in (0, 1)
-        ),
-    ]
-
-
-def test_a_fraction_of_one_is_the_full_set():
-    assert names(fractions=(1.0,), trials=1) == ["full-1.0000-trial0"]
-
-
-def test_only_semantic_runs_have_layers():
-    assert names(fractions=(0.9,), trials=1, layers=("start", "end")) == [
-        "full-1.0000-trial0",
-        "semantic-start-0.9000-trial0",
-        "semantic-0.9000-trial0",
-        "random-0.9000-trial0",
-    ]
+@pytest.mark.parametrize(
+    ("fields", "subsets"),
+    [
+        ({"fractions": (0.5, 0.9), "trials": 2}, ["full-1.0000", *BOTH]),
+        ({"fractions": (1.0,), "trials": 1}, ["full-1.0000"]),
+        ({"fractions": (0.9,), "trials": 1, "layers": ("start", "end")}, ["full-1.0000", "semantic-start-0.9000", "semantic-0.9000", "random-0.9000"]),
+    ],
+)  # fmt: skip
+def test_the_table_is_methods_by_layers_of_semantic_by_fractions_by_trials_and_the_full_set(fields, subsets):
+    found = [run.name for run in table.runs(config_lib.resolve(fields))]
+    assert found == [f"{name}-trial{trial}" for name in subsets for trial in range(fields["trials"])]
 
 
 def test_random_runs_have_a_subset_each_semantic_ones_share_theirs():
     runs = table.runs(config_lib.resolve({"fractions": (0.9,), "trials": 2}))
     assert [run.subset for run in runs] == [
-        None,
-        None,
-        "semantic-0.9000",
-        "semantic-0.9000",
-        "random-0.9000-trial0",
-        "random-0.9000-trial1",
-    ]
+        None, None, "semantic-0.9000", "semantic-0.9000", "random-0.9000-trial0", "random-0.9000-trial1",
+    ]  # fmt: skip
 
 
 def test_trials_are_paired_by_seed_and_differ_from_the_network_that_embeds():
@@ -65,12 +43,9 @@ def test_budgets():
     config = {"fractions": (0.9, 0.25), "trials": 1, "steps": 1000, "warmup_steps": 0}
     steps = {run.name: run.steps for run in table.runs(config_lib.resolve({**config, "budget": "epochs"}))}
     assert steps == {
-        "full-1.0000-trial0": 1000,
-        "semantic-0.9000-trial0": 900,
-        "semantic-0.2500-trial0": 250,
-        "random-0.9000-trial0": 900,
-        "random-0.2500-trial0": 250,
-    }
+        "full-1.0000-trial0": 1000, "semantic-0.9000-trial0": 900, "semantic-0.2500-trial0": 250,
+        "random-0.9000-trial0": 900, "random-0.2500-trial0": 250,
+    }  # fmt: skip
     assert {run.steps for run in table.runs(config_lib.resolve(config))} == {1000}
 
 
