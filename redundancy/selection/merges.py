@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from redundancy import storage
-from redundancy.embedding.store import part_name
+from redundancy.embedding.write import part_name
 from redundancy.linkage.complete import Merges
 from redundancy.methods.counts import rows_by_class
 from redundancy.runtime.errors import DataError

@@ -13,7 +13,7 @@ import pytest
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
-from redundancy.embedding import store
+from redundancy.embedding import store, write
 from redundancy.importing import ids as ids_lib
 from redundancy.importing import vectors
 from redundancy.importing.stage import Request, import_embeddings
@@ -463,10 +463,10 @@ def test_a_finished_import_is_a_no_op_and_others_are_refused(files, monkeypatch)
 
 def test_embeddings_of_embed_are_not_overwritten(files):
     identity = {"layer": "end", "checkpoint": "pretrain/checkpoints/7", "fingerprint": {"name": "digits"}}
-    store.write_part(files.store, 0, 2, np.arange(N), files.labels, files.embeddings, identity)
+    write.write_part(files.store, 0, 2, np.arange(N), files.labels, files.embeddings, identity)
     files.refused("begun by another import .* or by embed", WorkdirError)
-    store.write_part(files.store, 1, 2, np.arange(N, 2 * N), files.labels, files.embeddings, identity)
-    store.finish(files.store, 2, identity, list("abcd"), 2 * N)
+    write.write_part(files.store, 1, 2, np.arange(N, 2 * N), files.labels, files.embeddings, identity)
+    write.finish(files.store, 2, identity, list("abcd"), 2 * N)
     files.refused("not imported", WorkdirError)
 
 
