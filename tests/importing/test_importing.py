@@ -509,7 +509,7 @@ stage.import_embeddings(stage.{files.request(parts=5)!r}, Workdir({files.workdir
 
 def test_an_import_begun_with_other_parts(files, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(store, "finish", lambda *_: pytest.fail("interrupted"))
+        patch.setattr(write, "finish", lambda *_: pytest.fail("interrupted"))
         with pytest.raises(pytest.fail.Exception):
             files.bring(parts=5)
     check(files.bring(parts=2), files.embeddings, files.labels)
