@@ -3,7 +3,6 @@
 Of several processes the first writes.
 """
 
-import contextlib
 import io
 import json
 import time
@@ -32,15 +31,7 @@ def _line_events(line: dict) -> bytes:
 def read(folder: str) -> list[dict]:
     """The metric lines of a run's folder, in order; a line cut off by a kill is left out."""
     path = storage.join(folder, "metrics.jsonl")
-    if not storage.exists(path):
-        return []
-    lines = []
-    for text in storage.read_bytes(path).decode(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            line = json.loads(text)
-            if isinstance(line, dict) and {"step", "time"} <= line.keys():
-                lines.append(line)
-    return lines
+    return storage.json_lines(storage.read_bytes(path), "step", "time") if storage.exists(path) else []
 
 
 class MetricsWriter:

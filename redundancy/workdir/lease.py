@@ -22,7 +22,7 @@ from absl import logging
 from redundancy import storage
 from redundancy.runtime.errors import StorageError, UserError, WorkdirError
 from redundancy.workdir.owner import in_use, is_dead, parse, this
-from redundancy.workdir.parts import Part
+from redundancy.workdir.parts import Part, suffix
 
 try:
     import fcntl
@@ -39,10 +39,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 def _names(part: Part | None) -> tuple[str, str]:
     """Names of the files of a lock and of a lease."""
-    if part is None:
-        return LOCK, LEASE
-    of = f"-part-{part.number}-of-{part.count}"
-    return f".lock{of}", f".lease{of}.json"
+    return f".lock{suffix(part)}", f".lease{suffix(part)}.json"
 
 
 def is_name(name: str) -> bool:
