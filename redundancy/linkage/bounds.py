@@ -93,22 +93,15 @@ def centred(units: Units) -> Rows:
 
 
 @compiled(fastmath=True)
-def _orthonormal(rows):
-    """Gram and Schmidt's directions of the rows, 0 where a row adds none; and how far from orthonormal they are.
-
-    Returns:
-      [p, d] float32, and by how much a vector's squared length can grow in the directions, at most, as a share.
-    """
+def _gram_schmidt(rows):
     directions = rows.copy()
     num, dimension = rows.shape
-    there = np.zeros(num)
     for one in range(num):
         before, after = np.float32(0), np.float32(0)
         for column in range(dimension):
             before += rows[one, column] * rows[one, column]
             after += directions[one, column] * directions[one, column]
         if after > np.float32(1e-4) * before:
-            there[one] = 1.0
             directions[one] /= np.sqrt(after)
         else:
             directions[one] = 0
@@ -119,17 +112,18 @@ def _orthonormal(rows):
                 product += directions[one, column] * directions[other, column]
             for column in range(dimension):
                 directions[other, column] -= product * directions[one, column]
-    error = 0.0
-    for one in range(num):
-        for other in range(one + 1):
-            product = 0.0
-            for column in range(dimension):
-                product += np.float64(directions[one, column]) * np.float64(directions[other, column])
-            if one == other:
-                error += (product - there[one]) ** 2
-            else:
-                error += 2 * product**2
-    return directions, np.sqrt(error)
+    return directions
+
+
+def _orthonormal(rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """Gram and Schmidt's directions of the rows, 0 if a row adds none; and how far from orthonormal they are.
+
+    Returns:
+      [p, d] float32, and by how much a vector's squared length can grow in the directions, at most, as a share.
+    """
+    directions = _gram_schmidt(rows)
+    wide = directions.astype(np.float64)
+    return directions, float(np.linalg.norm(wide @ wide.T - np.diag(directions.any(axis=1).astype(np.float64))))
 
 
 def _in_directions(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:

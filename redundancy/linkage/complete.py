@@ -83,20 +83,8 @@ def _numbered(n, first, second):
     return left, right, total
 
 
-def _merges(n: int, first: np.ndarray, second: np.ndarray, height: np.ndarray) -> Merges:
-    left, right, size = _numbered(n, first, second)
-    return Merges(left, right, np.asarray(height, np.float64).copy(), size)
-
-
-@compiled
-def _hashes(grid, factors):
-    out = np.empty(len(grid), np.uint64)
-    for row in range(len(grid)):
-        total = np.uint64(0)
-        for column in range(grid.shape[1]):
-            total += np.uint64(np.int64(grid[row, column])) * factors[column]
-        out[row] = total
-    return out
+def _hashes(grid: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    return np.einsum("nd,d->n", grid, factors, dtype=np.uint64, casting="unsafe")  # modulo 2**64, without a copy
 
 
 def duplicates(grid: np.ndarray) -> np.ndarray:
@@ -345,7 +333,9 @@ class Linker:
         columns = (
             (equal[0], self._last[first]), (equal[1], self._last[second]), (np.zeros(len(equal[0])), height),
         )  # fmt: skip
-        return _merges(self._n, *(np.concatenate(column)[: self._wanted] for column in columns))
+        first, second, height = (np.concatenate(column)[: self._wanted] for column in columns)
+        left, right, size = _numbered(self._n, first, second)
+        return Merges(left, right, height.copy(), size)
 
 
 def complete_linkage(embeddings: np.ndarray, num_merges: int, advance: Callable[[float], None] | None = None) -> Merges:

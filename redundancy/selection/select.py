@@ -12,7 +12,6 @@ from absl import logging
 
 from redundancy import methods, storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.experiment import table
 from redundancy.experiment.table import Asked
 from redundancy.linkage.complete import Merges
 from redundancy.methods import METHODS
@@ -23,7 +22,7 @@ from redundancy.runtime.progress import Progress
 from redundancy.selection import merges
 from redundancy.selection.inputs import check_depth, check_embeddings, manifest_sha256, open_store
 from redundancy.selection.subset import Subset, check_file, read_subset, write_subset
-from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, write_manifest
+from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, subset_name, write_manifest
 
 
 def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
@@ -43,8 +42,7 @@ def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
 def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
     inputs = _find_inputs(config, workdir)
     earlier = _read_earlier(config, workdir, inputs)
-    made = {file["file"].removesuffix(".parquet") for file in earlier["files"]}
-    missing = [each for each in table.subsets(config) if each.name not in made]
+    missing = finished.missing(config, earlier)
     if not missing:
         logging.info("select: finished already")
         return
