@@ -41,14 +41,14 @@ class EmbeddingStore:
           folder: the store's folder.
           check: whether to read every part and compare it with the manifest. Where another process has, the parts'
             footers are compared when a class is read, and the pages' checksums.
-          sha256: of the manifest, where it is known which one it must be.
+          sha256: of the manifest, if it is known which one it must be.
 
         Raises:
           WorkdirError: there is no manifest, so the store is not finished.
           DataError: the manifest is another one, lacks a field, or has one of another type; a part is missing, differs
             from what the manifest says of it, or has labels or positions that are no integers.
         """
-        self.folder = folder
+        self.folder, self._manifest_path = folder, storage.join(folder, "manifest.json")
         self.manifest = workdir.need_manifest(
             folder, "embed", layer=str, dimension=int, num_examples=int, num_stored=int, class_names=list,
             class_counts=dict, parts=list,
@@ -59,6 +59,7 @@ class EmbeddingStore:
                 '"redundancy link" again, which uses what is there now, or bring the right files back.'
             )
         self._check_types()
+        self._paths = [storage.join(folder, part["file"]) for part in self.manifest["parts"]]
         self.layer: str = self.manifest["layer"]
         self.dimension: int = self.manifest["dimension"]
         self.num_examples: int = self.manifest["num_examples"]
@@ -73,14 +74,6 @@ class EmbeddingStore:
                 f"{sum(self.class_counts.values())}, but the parts hold {rows} rows; wanted one number. "
                 f"{self._remedy(self._manifest_path)}"
             )
-
-    @property
-    def _manifest_path(self) -> str:
-        return storage.join(self.folder, "manifest.json")
-
-    @property
-    def _paths(self) -> list[str]:
-        return [storage.join(self.folder, part["file"]) for part in self.manifest["parts"]]
 
     def _remedy(self, path: str) -> str:
         both = f"{path} and {self._manifest_path}" if path != self._manifest_path else path

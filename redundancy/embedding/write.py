@@ -69,7 +69,7 @@ def write_part(
       positions: [n] int64, n at least 1.
       labels: [n] int32.
       embeddings: [n, d] float32.
-      identity: JSON values that tell whose embeddings these are: layer, checkpoint, fingerprint.
+      identity: JSON values that say whose embeddings these are: layer, checkpoint, fingerprint.
 
     Raises:
       DataError: an embedding holds NaN or infinity, or is zero.
@@ -84,7 +84,7 @@ def write_part(
         embeddings,
         positions,
         f'layer "{identity["layer"]}"',
-        "Look at that image; where many are wrong the training has diverged: lower the learning rate and train again.",
+        "Look at that image; if many are wrong the training has diverged: lower the learning rate and train again.",
     )
     order = np.lexsort((positions, labels))
     positions, labels, embeddings = positions[order], labels[order], embeddings[order]
@@ -159,7 +159,7 @@ def part_done(folder: str, index: int, num_parts: int, identity: Mapping[str, An
 
 
 def footer_sha256(path: str) -> str:
-    """Hex SHA-256 of a Parquet file's footer, which tells where its pages lie: no two parts have the same."""
+    """Hex SHA-256 of a Parquet file's footer, which says where its pages lie: no two parts have the same."""
     with storage.open_read(path) as file:
         return hashlib.sha256(storage.parquet_footer(file)).hexdigest()
 

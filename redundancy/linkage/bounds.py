@@ -1,6 +1,6 @@
 """Short float32 rows whose products bound dissimilarities from below: what `pairs` proposes pairs by.
 
-Unit vectors are taken around the mean of their class, and where it pays projected to a few of their directions: a distance
+Unit vectors are taken around the mean of their class, and if it pays projected to a few of their directions: a distance
 can only shrink in a projection, so no pair within a threshold is lost, and of a trained network's embeddings few others come
 near. Every bound holds for any rounding of the products. Knows nothing of files and classes.
 """
@@ -156,7 +156,7 @@ def _share_proposed(rows: Rows, threshold: float) -> float:
 
 
 def projected(whole: Rows, threshold: float) -> Rows:
-    """The rows in a few directions, those of as many of the images, where that is the quicker way; else as they are."""
+    """The rows in a few directions, those of as many of the images, if that is the quicker way; else as they are."""
     n, dimension = whole.rows.shape
     choices = [num for num in _DIRECTIONS if 2 * num <= dimension and 16 * num <= n]
     if not choices or n < 2 * _SAMPLE:
@@ -168,7 +168,7 @@ def projected(whole: Rows, threshold: float) -> Rows:
     directions, growth = _orthonormal(whole.rows[sample[:most]])
     if growth > _SHARE:
         return whole
-    # Those that the directions were taken from lie wholly in them, and would tell nothing of the others.
+    # Those that the directions were taken from lie wholly in them, and would say nothing of the others.
     others = sample[most:]
     of_others = _in_directions(whole.rows[others], directions)
     num_pairs = n * n / 2

@@ -3,7 +3,7 @@
 Merges up to a height depend on the pairs up to that height alone, so pairs are computed up to a threshold, guessed from
 a sample, and the threshold is raised until enough merges are made (`pairs`, `counting`). Where nearly all pairs would be
 needed they are all computed at once (`chain`). Both give the same merges, those of the total order of pairs
-(dissimilarity, i, j): where dissimilarities tie, the pair of the lower images comes first.
+(dissimilarity, i, j): if dissimilarities tie, the pair of the lower images comes first.
 """
 
 import contextlib
@@ -185,7 +185,7 @@ class Threshold:
 
 
 def next_target(num_pairs: int, num_merges: int, wanted: int) -> int:
-    """Pairs to go on with, where the `num_pairs` nearest gave `num_merges` of the `wanted` merges."""
+    """Pairs to go on with, if the `num_pairs` nearest gave `num_merges` of the `wanted` merges."""
     # Merges come ever more slowly: about as the square root of the pairs.
     growth = (wanted / max(num_merges, wanted / 16, 1)) ** 2.5
     return int(num_pairs * min(64, max(2, 1.5 * growth)))
@@ -230,7 +230,7 @@ class Linker:
         return bounds.centred(self.units)
 
     def next_threshold(self) -> float | None:
-        """Up to where pairs are wanted next, or None where all of them should be computed at once.
+        """Up to where pairs are wanted next, or None if all of them should be computed at once.
 
         Raises:
           DataError: so many pairs do not fit in the memory that is available.
@@ -245,7 +245,7 @@ class Linker:
         available = available_memory()
         if min(target, every) >= _DENSE_SHARE * every and self._dense_bytes <= available:
             return None
-        # Fewer pairs at a time, where more do not fit: half, for a threshold lets through more or fewer than it should.
+        # Fewer pairs at a time, if more do not fit: half, for a threshold lets through more or fewer than it should.
         room = min(_MOST_PAIRS, available // _BYTES_PER_PAIR // 2)
         target = min(target, self._num_pairs + room, every)
         if room < min(n, every - self._num_pairs):
@@ -309,7 +309,7 @@ class Linker:
         """Makes all merges, computing pairs here.
 
         Args:
-          advance: told which share of the first threshold's pairs is computed; seldom is there a second one.
+          advance: called with the share of the first threshold's pairs that is computed; seldom is there a second one.
         """
         while not self.done:
             threshold = self.next_threshold()

@@ -41,7 +41,7 @@ def _table(label: int, merges: Merges) -> pa.Table:
 
 
 def read_whole(path: str, columns: Sequence[str], identity: str) -> pa.Table | None:
-    """The columns of a file, or None where it is missing, damaged, or of another identity."""
+    """The columns of a file, or None if it is missing, damaged, or of another identity."""
     try:
         table = storage.read_parquet(path, columns)
     except DataError:
@@ -60,7 +60,7 @@ def create_once(path: str, table: pa.Table, identity: str) -> None:
 
 
 def read_class(path: str, identity: str) -> Merges | None:
-    """The merges of a class, or None where its file is missing, damaged, or of another identity."""
+    """The merges of a class, or None if its file is missing, damaged, or of another identity."""
     table = read_whole(path, _COLUMNS, identity)
     return None if table is None else Merges(*(table[name].to_numpy() for name in _COLUMNS[1:]))
 

@@ -26,7 +26,7 @@ from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, 
 
 
 def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
-    """Writes the subset of every method, layer, fraction and, where it is drawn, trial (the paper's section 3.2).
+    """Writes the subset of every method, layer, fraction and, if it is drawn, trial (the paper's section 3.2).
 
     Of several processes the first does it. Subsets of other fractions, methods, layers or trials made before stay, and the
     manifest lists all.
@@ -60,7 +60,7 @@ def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
 
 
 def _layers(config: ml_collections.FrozenConfigDict) -> Sequence[str]:
-    """Layers that are read; one tells the labels if no method reads embeddings."""
+    """Layers that are read; one has the labels if no method reads embeddings."""
     return config.layers if any(method.per_layer for method in methods.chosen(config)) else config.layers[:1]
 
 

@@ -16,9 +16,19 @@ def create_bytes(path: str, data: bytes) -> bool:
     If the answer of a remote service got lost, and the next try finds a file, it is taken for this one if it holds the
     same bytes. So the bytes must name their writer if two that write the same must not both succeed.
     """
-    if is_local(path):
-        return _create_local(path, data)
-    return _write_on_condition(path, data, lambda fs, name: upload(fs, name, data, mode="create"))
+    if not is_local(path):
+        return _write_on_condition(path, data, lambda fs, name: upload(fs, name, data, mode="create"))
+    _, name = filesystem(path)
+    with scratch.scratch_file(path, name, data) as hidden:
+        try:
+            os.link(hidden, name)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            if os.path.exists(name):
+                return False
+            os.replace(hidden, name)
+    return True
 
 
 def _write_on_condition(path: str, data: bytes, write: Callable[[fsspec.AbstractFileSystem, str], None]) -> bool:
@@ -44,20 +54,6 @@ def _read_if_there(path: str) -> bytes | None:
         return read_bytes(path)
     except FileNotFoundError:
         return None
-
-
-def _create_local(path: str, data: bytes) -> bool:
-    _, name = filesystem(path)
-    with scratch.scratch_file(path, name, data) as hidden:
-        try:
-            os.link(hidden, name)
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without hard links
-            if os.path.exists(name):
-                return False
-            os.replace(hidden, name)
-    return True
 
 
 def generation(path: str) -> str | None:

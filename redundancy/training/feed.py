@@ -37,7 +37,7 @@ def fetch(arrays, item) -> Batch:
 
 
 def _pad(array: np.ndarray, size: int) -> np.ndarray:
-    """`array` with its first row repeated up to `size` rows; zeros where it has none."""
+    """`array` with its first row repeated up to `size` rows; zeros if it has none."""
     fill = array[:1] if len(array) else np.zeros((1, *array.shape[1:]), array.dtype)
     return np.concatenate([array, np.repeat(fill, size - len(array), axis=0)])
 

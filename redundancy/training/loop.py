@@ -45,7 +45,7 @@ def result_path(folder: str) -> str:
 
 
 def identity(config, job: Job, schedule: Schedule) -> dict[str, Any]:
-    """JSON that tells which training this is, and so whose checkpoints continue it: config, schedule, seed and images."""
+    """JSON that says which training this is, and so whose checkpoints continue it: config, schedule, seed and images."""
     kept = hashlib.sha256(np.ascontiguousarray(job.kept, "<i8").data).hexdigest()
     return {
         **config_lib.identity(config),
@@ -150,7 +150,7 @@ def train_pack(
         config.batch_size,
         start,
         steps,
-        trainer.block,
+        trainer.programs.block,
     )
     try:
         with Progress(what, steps, "steps", done=start) as progress, preemption.deferred():

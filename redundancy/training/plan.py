@@ -81,7 +81,7 @@ def estimate(programs: Programs, pack: int, num_images: int) -> dict[str, int]:
 
 
 def check_fits(programs: Programs, pack: int, num_images: int) -> None:
-    """Raises ConfigError where a pack will not fit in the devices' memory; `num_images` as for `estimate`."""
+    """Raises ConfigError if a pack will not fit in the devices' memory; `num_images` as for `estimate`."""
     wanted = estimate(programs, pack, num_images)
     device = programs.mesh.local_devices[0]
     have = device_memory(device)

@@ -78,7 +78,7 @@ class Workdir(Layout):
             made.add("config.json")  # whatever a listing that comes late says
         if "config.json" not in made and made & _OF_A_CONFIG:
             raise WorkdirError(
-                f"{self.root} holds {', '.join(sorted(made & _OF_A_CONFIG))} but no config.json, so nothing tells which "
+                f"{self.root} holds {', '.join(sorted(made & _OF_A_CONFIG))} but no config.json, so nothing says which "
                 "config made them. Restore config.json, or choose another --workdir."
             )
         recorded = {"config": wanted, "versions": versions()}

@@ -47,21 +47,18 @@ class Cluster:
       client: connected to the scheduler.
       address: the scheduler's, for messages.
       marker: name of the file by which workers know the workdir, see `dask_worker.call`.
-      num_tasks: classes to link.
+      num_tasks: classes to link; the caller counts in `num_finished` those that are linked.
     """
 
     def __init__(self, client: "Client", address: str, marker: str, num_tasks: int):
         self._client, self._address, self._marker = client, address, marker
-        self._num_tasks, self._num_finished = num_tasks, 0
+        self._num_tasks, self.num_finished = num_tasks, 0
         self._reminded = -float("inf")
-
-    def class_finished(self) -> None:
-        self._num_finished += 1
 
     @property
     def _resume(self) -> str:
         return (
-            f"{self._num_finished} of this run's {self._num_tasks} classes are finished and stay; the same command, "
+            f"{self.num_finished} of this run's {self._num_tasks} classes are finished and stay; the same command, "
             "given again, links the others."
         )
 
@@ -122,7 +119,7 @@ class Cluster:
 
         Args:
           works: the calls.
-          done: is told a call's number in `works` and, where `results`, what it returned.
+          done: called with a call's number in `works` and, if `results`, what it returned.
           results: whether results are fetched from the workers; else they are None.
 
         Raises:
@@ -185,7 +182,7 @@ class Cluster:
                 return events.get(timeout=_LOOK_S)
             except queue.Empty:
                 self._need_client()
-                with contextlib.suppress(OSError):  # where the scheduler does not answer, its futures tell soon
+                with contextlib.suppress(OSError):  # if the scheduler does not answer, its futures soon show it
                     self._num_workers()
 
     def _need_client(self) -> None:

@@ -134,7 +134,7 @@ def num_blocks(task: ClassTask) -> int:
 
 
 def _link_split(cluster: Cluster, task: ClassTask, advance: Callable[[int], None]) -> None:
-    """Links one class as many calls; `advance` is told in steps how many more of its images are done, all in the end."""
+    """Links one class as many calls; calls `advance` in steps with how many more of its images are done."""
     blocks, told = num_blocks(task), 0
 
     def tell(images: int) -> None:
@@ -154,7 +154,7 @@ def _link_split(cluster: Cluster, task: ClassTask, advance: Callable[[int], None
         return out
 
     tasks.link_split(task, blocks, run_all)
-    cluster.class_finished()
+    cluster.num_finished += 1
     tell(task.num_images - told)
 
 
@@ -203,7 +203,7 @@ def run(
             _link_split(cluster, task, functools.partial(finished, original))
 
         def done(number: int, _: None) -> None:
-            cluster.class_finished()
+            cluster.num_finished += 1
             finished(originals[num_large + number])
 
         cluster.map([Work(task, tasks.link_class, (task,)) for task in ordered[num_large:]], done, results=False)
