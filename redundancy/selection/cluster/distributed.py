@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from redundancy import storage
 from redundancy.runtime.errors import ConfigError, UserError
 from redundancy.selection import local, merges, tasks
-from redundancy.selection.cluster.dask_cluster import Cluster, Work
+from redundancy.selection.cluster.dask_cluster import Cluster
 from redundancy.selection.tasks import ClassTask
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _link_split(cluster: Cluster, task: ClassTask, advance: Callable[[int], None
             if len(arguments) > 1:  # a block, though perhaps not of the last round
                 tell(min(task.num_images // blocks, task.num_images - 1 - told))
 
-        cluster.map([Work(task, function, of_one) for of_one in arguments], done, results=True)
+        cluster.map(function, arguments, done, results=True)
         return out
 
     tasks.link_split(task, blocks, run_all)
@@ -206,4 +206,4 @@ def run(
             cluster.num_finished += 1
             finished(originals[num_large + number])
 
-        cluster.map([Work(task, tasks.link_class, (task,)) for task in ordered[num_large:]], done, results=False)
+        cluster.map(tasks.link_class, [(task,) for task in ordered[num_large:]], done, results=False)
