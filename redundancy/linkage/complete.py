@@ -204,11 +204,11 @@ class Linker:
         """
         n = len(units)
         self._n, self._wanted = n, num_merges
-        self._distinct = duplicates(units.grid)
-        self._last = np.empty(self._distinct.max(initial=-1) + 1, np.int64)
-        self._last[self._distinct] = np.arange(n)
+        distinct = duplicates(units.grid)
+        self._last = np.empty(distinct.max(initial=-1) + 1, np.int64)
+        self._last[distinct] = np.arange(n)
         self.units = units if len(self._last) == n else units.take(self._last)
-        self._equal = _merges_of_duplicates(self._distinct)
+        self._equal = _merges_of_duplicates(distinct)
         self._counter = Counter(len(self._last), max(0, num_merges - len(self._equal[0])))
         self._dense = None
         self._num_pairs = 0
@@ -216,14 +216,9 @@ class Linker:
         self.threshold = BELOW_ALL
 
     @property
-    def _left(self) -> int:
-        """Merges still to make of distinct images."""
-        made = len(self._dense[0]) if self._dense is not None else self._counter.num_merges
-        return self._wanted - len(self._equal[0]) - made
-
-    @property
     def done(self) -> bool:
-        return self._left <= 0
+        made = len(self._dense[0]) if self._dense is not None else self._counter.num_merges
+        return len(self._equal[0]) + made >= self._wanted
 
     @functools.cached_property
     def centred(self) -> Rows:

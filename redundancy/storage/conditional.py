@@ -1,5 +1,6 @@
 """Writes and removals on a condition: that there is no file yet, or that it is the one that was seen."""
 
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -43,17 +44,12 @@ def _write_on_condition(path: str, data: bytes, write: Callable[[fsspec.Abstract
         except FileExistsError as error:
             # gcs.PerhapsOursError, without importing gcsfs
             perhaps = tries > 1 or type(error) is not FileExistsError
-            return perhaps and _read_if_there(path) == data
+            with contextlib.suppress(FileNotFoundError):
+                return perhaps and read_bytes(path) == data
+            return False
         return True
 
     return patiently(path, attempt)
-
-
-def _read_if_there(path: str) -> bytes | None:
-    try:
-        return read_bytes(path)
-    except FileNotFoundError:
-        return None
 
 
 def generation(path: str) -> str | None:

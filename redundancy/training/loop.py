@@ -84,13 +84,6 @@ def _write(lines: Iterable[Line], writers: list[MetricsWriter]) -> str:
     return note
 
 
-def _end(what: str, step: int, checkpoints: list[Checkpoints]) -> None:
-    for saved in checkpoints:
-        saved.close()
-    logging.info("%s: asked to end; saved step %d", what, step)
-    raise Preempted
-
-
 def train_pack(
     trainer: Trainer, jobs: list[Job], size: int, schedule: Schedule, what: str, profile: bool = False
 ) -> list[dict]:
@@ -179,7 +172,10 @@ def train_pack(
                         at = {"epoch": step * config.batch_size / len(job.kept), "seconds": seconds}
                         saved.save(step, one, checkpoints_lib.Progress(of, at, values))
                     if ending:
-                        _end(what, step, checkpoints)
+                        for saved in checkpoints:
+                            saved.close()
+                        logging.info("%s: asked to end; saved step %d", what, step)
+                        raise Preempted
                     meter.resume()
                 progress.advance(step - first, note)
     except DivergedError as error:

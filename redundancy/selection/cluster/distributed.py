@@ -134,7 +134,7 @@ def num_blocks(task: ClassTask) -> int:
 
 
 def _link_split(cluster: Cluster, task: ClassTask, advance: Callable[[int], None]) -> None:
-    """Links one class as many calls; calls `advance` in steps with how many more of its images are done."""
+    """Links one class as many calls; calls `advance` in steps with how many more of its images are done, all in the end."""
     blocks, told = num_blocks(task), 0
 
     def tell(images: int) -> None:
