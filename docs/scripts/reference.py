@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from redundancy import config
 from redundancy.cli import help as help_lib
-from redundancy.embedding import store
+from redundancy.embedding import write
 from redundancy.experiment import results
 from redundancy.importing import ids
 from redundancy.linkage.complete import Merges
@@ -266,13 +266,13 @@ def schemas() -> dict[str, pa.Schema]:
     one, two = np.zeros(1, np.int64), np.ones((1, 2), np.float32)
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
-        store.write_part(folder, 0, 1, one, one, two, {"layer": "end"})
+        write.write_part(folder, 0, 1, one, one, two, {"layer": "end"})
         ids.write(folder, one, pa.array(["a"], pa.large_string()), "")
         merges.create_class(str(root / "merges.parquet"), 0, Merges(one, one, one.astype(float), one), "")
         whole = subset.Subset(one, one.astype(np.int32), one, np.ones(1, bool), np.zeros(1), {})
         subset.write_subset(str(root / "subset.parquet"), whole)
         return {
-            "embeddings/LAYER/part-IIIII-of-NNNNN.parquet": pq.read_schema(root / store.part_name(0, 1)),
+            "embeddings/LAYER/part-IIIII-of-NNNNN.parquet": pq.read_schema(root / write.part_name(0, 1)),
             "embeddings/LAYER/ids.parquet": pq.read_schema(root / "ids.parquet"),
             "merges/LAYER/part-IIIII-of-NNNNN.parquet": pq.read_schema(root / "merges.parquet"),
             "subsets/METHOD-FRACTION.parquet": pq.read_schema(root / "subset.parquet"),

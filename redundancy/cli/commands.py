@@ -217,7 +217,7 @@ def run(command: str, workdir: Workdir | None, config=None) -> int:
     elif command == "status":
         from redundancy.status import command as status
 
-        return status.status(status.Request(**_given("json", "watch")), workdir.root)
+        return status.status(workdir.root, **_given("json", "watch"))
     elif command == "browse":
         from redundancy.report import serve
 

@@ -41,11 +41,6 @@ def _stage(name: str, lease: Lease):
     return stage
 
 
-def _acquire(lease: Lease) -> str:
-    lease.acquire()
-    return lease.token
-
-
 def _check_estimates(names: Sequence[str], config, workdir: Workdir) -> None:
     from redundancy import estimates
     from redundancy.data import shared_dataset
@@ -70,7 +65,7 @@ def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: p
     at = None  # the stage at work, once the workdir is this config's
     command = "run" if len(names) > 1 else names[0]
     try:
-        token = processes.first(lambda: _acquire(lease))
+        token = processes.first(lease.acquire)
         if not processes.is_first() and not is_held(workdir.root, token, commands.part()):
             raise WorkdirError(
                 f"--workdir {workdir.root} is not the folder that process 0 works in: on several hosts it must be storage "

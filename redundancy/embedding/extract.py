@@ -5,7 +5,7 @@ import numpy as np
 from absl import logging
 
 from redundancy.data import shared_dataset
-from redundancy.embedding import store
+from redundancy.embedding import write
 from redundancy.runtime import processes
 from redundancy.runtime.errors import WorkdirError
 from redundancy.runtime.progress import Progress
@@ -35,13 +35,13 @@ def embed(config, workdir: Workdir) -> None:
     if isinstance(trained.get("fingerprint"), dict):
         workdir.check_fingerprint(trained["fingerprint"], dataset.fingerprint, f"{workdir.pretrain}/manifest.json")
     positions, labels = dataset.train.positions, dataset.train.labels
-    parts = store.part_positions(positions, config.embedding_parts)
+    parts = write.part_positions(positions, config.embedding_parts)
     # The checkpoint's name is the same in every run; the network's checksum is not.
     made_by = {"checkpoint": f"pretrain/checkpoints/{step}", "network": trained.get("network")}
     identities = {layer: {"layer": layer, **made_by, "fingerprint": dataset.fingerprint} for layer in layers}
 
     def done(index):
-        return all(store.part_done(workdir.embeddings(layer), index, len(parts), identities[layer]) for layer in layers)
+        return all(write.part_done(workdir.embeddings(layer), index, len(parts), identities[layer]) for layer in layers)
 
     def extract():
         own = range(processes.index(), len(parts), processes.count())
@@ -71,11 +71,11 @@ def embed(config, workdir: Workdir) -> None:
                 for layer in layers:
                     rows = np.concatenate([batch[layer] for batch in batches])
                     folder = workdir.embeddings(layer)
-                    store.write_part(folder, index, len(parts), parts[index], part_labels, rows, identities[layer])
+                    write.write_part(folder, index, len(parts), parts[index], part_labels, rows, identities[layer])
 
     def finish():
         for layer in layers:
-            store.finish(
+            write.finish(
                 workdir.embeddings(layer), len(parts), identities[layer], dataset.class_names, dataset.train.num_stored
             )
 

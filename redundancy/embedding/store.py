@@ -1,20 +1,12 @@
-"""The sharded embedding store: Parquet parts that can be written apart, and a manifest that makes them one.
-
-A folder holds part-00003-of-00016.parquet with columns position int64, label int32 and embedding, a fixed-size list
-of float32; rows are sorted by (label, position), each label being a row group, so that a class is a push-down read
-over all parts. manifest.json is written last. Embeddings of any model can be brought in this form.
+"""Reads the embedding store that `write` wrote, and finds what is wrong with it before work begins.
 
 No part is read in place of another: the manifest has the checksum of each, and of its footer alone for those who read
-a single class. Damage shows by the checksums within the file, see storage. Until there is a manifest, what it will say
-of a part stands in a record beside it, part-00003-of-00016.json: who wrote the part knows it without reading it again.
+a single class. Damage shows by the checksums within the file, see storage.
 """
 
 import concurrent.futures
 import functools
-import hashlib
-import itertools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,221 +16,11 @@ import pyarrow.parquet as pq
 
 from redundancy import storage, workdir
 from redundancy.data.dataset import labels_sha256
+from redundancy.embedding.write import check_cosines, digest, footer_sha256
 from redundancy.runtime.errors import DataError
 
-_IDENTITY = "identity"
 _READERS = 4  # parts that are read at once
-_FIELDS = (
-    "layer", "dimension", "num_examples", "num_stored", "class_names", "class_counts", "checkpoint", "fingerprint", "parts",
-)  # fmt: skip
-
-
-def part_name(index: int, num_parts: int) -> str:
-    """'part-00003-of-00016.parquet'."""
-    return f"part-{index:05d}-of-{num_parts:05d}.parquet"
-
-
-def part_positions(positions: np.ndarray, num_parts: int) -> list[np.ndarray]:
-    """Positions of each part: contiguous chunks of `positions`, ascending int64, whose sizes differ by at most one.
-
-    No part is empty: with fewer positions than `num_parts` there are fewer parts.
-    """
-    return np.array_split(positions, min(num_parts, len(positions))) if len(positions) else []
-
-
-def _check_vectors(embeddings: np.ndarray, positions: np.ndarray, where: str, remedy: str) -> None:
-    """Raises DataError naming the first position whose embedding has no cosine."""
-    finite = np.isfinite(embeddings).all(axis=1)
-    sound = finite & embeddings.any(axis=1)
-    if sound.all():
-        return
-    wrong = np.flatnonzero(~sound)
-    row = wrong[np.argmin(positions[wrong])]
-    what = "is a zero vector" if finite[row] else "holds NaN or infinity"
-    raise DataError(
-        f"{where}: the embedding of position {positions[row]} {what} ({len(wrong)} such of {len(positions)} rows); "
-        f"wanted finite numbers, not all 0, or it has no cosine. {remedy}"
-    )
-
-
-def write_part(
-    folder: str,
-    index: int,
-    num_parts: int,
-    positions: np.ndarray,
-    labels: np.ndarray,
-    embeddings: np.ndarray,
-    identity: Mapping[str, Any],
-) -> None:
-    """Writes one part, whole or not at all.
-
-    Args:
-      folder: the store's folder.
-      index: number of the part, 0…num_parts-1.
-      num_parts: parts of the store.
-      positions: [n] int64, n at least 1.
-      labels: [n] int32.
-      embeddings: [n, d] float32.
-      identity: JSON values that tell whose embeddings these are: layer, checkpoint, fingerprint.
-
-    Raises:
-      DataError: an embedding holds NaN or infinity, or is zero.
-    """
-    positions, labels = np.asarray(positions, np.int64), np.asarray(labels, np.int32)
-    embeddings = np.asarray(embeddings, np.float32)
-    if embeddings.ndim != 2 or not len(positions) == len(labels) == len(embeddings) > 0:
-        raise ValueError(
-            f"shapes {positions.shape}, {labels.shape}, {embeddings.shape}; wanted [n], [n], [n, d], n > 0"
-        )
-    _check_vectors(
-        embeddings,
-        positions,
-        f'layer "{identity["layer"]}"',
-        "Look at that image; where many are wrong the training has diverged: lower the learning rate and train again.",
-    )
-    order = np.lexsort((positions, labels))
-    positions, labels, embeddings = positions[order], labels[order], embeddings[order]
-    borders = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
-    tables = []
-    for start, stop in itertools.pairwise(borders):
-        flat = pa.array(embeddings[start:stop].reshape(-1))
-        tables.append(
-            pa.table(
-                {
-                    "position": positions[start:stop],
-                    "label": labels[start:stop],
-                    "embedding": pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1]),
-                }
-            )
-        )
-    text, path = _text(identity), storage.join(folder, part_name(index, num_parts))
-    sha256 = storage.write_parquet(path, tables, {_IDENTITY: text})
-    _write_record(path, text, sha256, labels, embeddings.shape[1])
-
-
-def _text(identity: Mapping[str, Any]) -> str:
-    return json.dumps(dict(identity), sort_keys=True)
-
-
-def record_path(path: str) -> str:
-    """Of a part's record."""
-    return f"{path.removesuffix('.parquet')}.json"
-
-
-def _write_record(path: str, identity: str, sha256: str, labels: np.ndarray, dimension: int) -> dict[str, Any]:
-    """Writes down what `finish` wants to know of a part: whose it is, its checksums, dimension and labels."""
-    part = dict(file=path.rsplit("/", 1)[-1], rows=len(labels), sha256=sha256, footer_sha256=_footer_sha256(path))
-    found, counts = (column.tolist() for column in np.unique(labels, return_counts=True))
-    record = dict(identity=identity, part=part, dimension=dimension, labels=found, counts=counts)
-    storage.write_json(record_path(path), record)
-    return record
-
-
-def _record(path: str, identity: Mapping[str, Any], whole: bool = False) -> dict[str, Any] | None:
-    """The part's record; None if the part is missing, damaged or of another identity.
-
-    Damage shows by the footer's checksum, or `whole` by that of all bytes. A part without a record, which an earlier
-    version wrote, is read once to make it.
-    """
-    if not storage.exists(path):
-        return None
-    text, where = _text(identity), record_path(path)
-    try:
-        record = workdir.need_fields(where, storage.read_json(where), part=dict, labels=list)
-    except (FileNotFoundError, DataError):
-        try:
-            table = storage.read_parquet(path, ["position", "label", "embedding"])
-        except DataError:
-            return None
-        if storage.parquet_metadata(table).get(_IDENTITY) != text:
-            return None
-        dimension = table.schema.field("embedding").type.list_size
-        return _write_record(path, text, storage.sha256(path), table["label"].to_numpy(), dimension)
-    same = (record["identity"], record["part"]["footer_sha256"]) == (text, _footer_sha256(path))
-    return record if same and (not whole or record["part"]["sha256"] == storage.sha256(path)) else None
-
-
-def part_identity(path: str) -> dict[str, Any] | None:
-    """The identity that a part was written with; None where the file is damaged or has none."""
-    try:
-        file = storage.open_parquet(path)
-    except DataError:
-        return None
-    found = (file.schema_arrow.metadata or {}).get(_IDENTITY.encode())
-    file.close(force=True)
-    return json.loads(found) if found else None
-
-
-def part_done(folder: str, index: int, num_parts: int, identity: Mapping[str, Any]) -> bool:
-    """Whether the part is there, undamaged, and has this identity; a part that is not may be rewritten."""
-    return _record(storage.join(folder, part_name(index, num_parts)), identity, whole=True) is not None
-
-
-def _footer_sha256(path: str) -> str:
-    """Hex SHA-256 of a Parquet file's footer, which tells where its pages lie: no two parts have the same."""
-    with storage.open_read(path) as file:
-        return hashlib.sha256(storage.parquet_footer(file)).hexdigest()
-
-
-def _digest(parts: Sequence[Mapping[str, Any]]) -> str:
-    """One checksum of all parts: which ones `write_part` wrote, and so checked."""
-    return hashlib.sha256(json.dumps([part["sha256"] for part in parts]).encode()).hexdigest()
-
-
-def finish(
-    folder: str, num_parts: int, identity: Mapping[str, Any], class_names: Sequence[str], num_stored: int
-) -> dict[str, Any]:
-    """Writes the manifest, which makes the parts a store, from the parts' records, which it removes.
-
-    Of the parts themselves the footers alone are read: other damage shows when the store is opened.
-
-    Args:
-      folder: the store's folder.
-      num_parts: parts of the store, all of them written.
-      identity: as given to `write_part`.
-      class_names: name of each label 0…
-      num_stored: positions of the split in stored order, those not embedded included; each position is below it.
-
-    Returns:
-      The manifest.
-
-    Raises:
-      DataError: a part is missing, damaged or of another identity, or has a label without a name.
-    """
-    parts, counts, dimensions = [], np.zeros(len(class_names), np.int64), set()
-    for index in range(num_parts):
-        path = storage.join(folder, part_name(index, num_parts))
-        record = _record(path, identity)
-        if record is None:
-            raise DataError(f"{path} is missing, damaged or of another model; run the stage that writes it again.")
-        dimensions.add(record["dimension"])
-        labels = record["labels"]
-        if labels[0] < 0 or labels[-1] >= len(class_names):
-            raise DataError(
-                f"{path} has labels {labels[0]}…{labels[-1]}; wanted 0…{len(class_names) - 1}, "
-                f"the {len(class_names)} class names."
-            )
-        counts[labels] += record["counts"]
-        parts.append(record["part"])
-    if len(dimensions) != 1:
-        raise DataError(f"{folder}: parts hold embeddings of {sorted(dimensions)} numbers; wanted one dimension.")
-    manifest = {
-        "layer": identity["layer"],
-        "dimension": dimensions.pop(),
-        "num_examples": int(counts.sum()),
-        "num_stored": int(num_stored),
-        "class_names": list(class_names),
-        "class_counts": {str(label): int(counts[label]) for label in np.flatnonzero(counts)},
-        "checkpoint": identity.get("checkpoint"),
-        "fingerprint": identity.get("fingerprint"),
-        "parts": parts,
-        "checked": _digest(parts),
-    }
-    manifest = {**identity, **manifest}
-    for part in parts:  # first, so that no killed process leaves one beside a manifest
-        storage.remove(record_path(storage.join(folder, part["file"])))
-    workdir.write_manifest(folder, manifest)
-    return manifest
+_COLUMNS = ["position", "label", "embedding"]
 
 
 class EmbeddingStore:
@@ -259,27 +41,25 @@ class EmbeddingStore:
           folder: the store's folder.
           check: whether to read every part and compare it with the manifest. Where another process has, the parts'
             footers are compared when a class is read, and the pages' checksums.
-          sha256: of the manifest, where it is known which one it must be.
+          sha256: of the manifest, if it is known which one it must be.
 
         Raises:
           WorkdirError: there is no manifest, so the store is not finished.
           DataError: the manifest is another one, lacks a field, or has one of another type; a part is missing, differs
             from what the manifest says of it, or has labels or positions that are no integers.
         """
-        self.folder = folder
-        self.manifest = workdir.need_manifest(folder, "embed")
+        self.folder, self._manifest_path = folder, storage.join(folder, "manifest.json")
+        self.manifest = workdir.need_manifest(
+            folder, "embed", layer=str, dimension=int, num_examples=int, num_stored=int, class_names=list,
+            class_counts=dict, parts=list,
+        )  # fmt: skip
         if sha256 is not None and storage.sha256(self._manifest_path) != sha256:
             raise DataError(
                 f"{self._manifest_path} has changed since the stage began, so these are other embeddings. Run "
                 '"redundancy link" again, which uses what is there now, or bring the right files back.'
             )
-        missing = [name for name in _FIELDS if not isinstance(self.manifest, dict) or name not in self.manifest]
-        if missing:
-            raise DataError(
-                f"{self._manifest_path} has no {missing[0]!r}; wanted: {', '.join(_FIELDS)}. "
-                f"{self._remedy(self._manifest_path)}"
-            )
         self._check_types()
+        self._paths = [storage.join(folder, part["file"]) for part in self.manifest["parts"]]
         self.layer: str = self.manifest["layer"]
         self.dimension: int = self.manifest["dimension"]
         self.num_examples: int = self.manifest["num_examples"]
@@ -295,14 +75,6 @@ class EmbeddingStore:
                 f"{self._remedy(self._manifest_path)}"
             )
 
-    @property
-    def _manifest_path(self) -> str:
-        return storage.join(self.folder, "manifest.json")
-
-    @property
-    def _paths(self) -> list[str]:
-        return [storage.join(self.folder, part["file"]) for part in self.manifest["parts"]]
-
     def _remedy(self, path: str) -> str:
         both = f"{path} and {self._manifest_path}" if path != self._manifest_path else path
         return (
@@ -310,22 +82,22 @@ class EmbeddingStore:
         )
 
     def _check_types(self) -> None:
-        """Raises DataError where a field of the manifest is not of the type that `finish` gives it."""
-        manifest, path = self.manifest, self._manifest_path
-        kinds = {"layer": str, "dimension": int, "num_examples": int, "num_stored": int, "class_names": list}
-        workdir.need_fields(path, manifest, **kinds, class_counts=dict, parts=list)
+        """Raises DataError if a field of the manifest holds what `finish` never writes."""
+        path = self._manifest_path
+        manifest = {"checkpoint": "missing", "fingerprint": "missing", **self.manifest}
         counts, fingerprint = manifest["class_counts"], manifest["fingerprint"]
         for name, sound, wanted in (
             ("class_names", all(isinstance(name, str) for name in manifest["class_names"]), "texts"),
             ("class_counts", all(k.isdecimal() and isinstance(n, int) for k, n in counts.items()), "whole numbers"),
             ("dimension", 0 < manifest["dimension"] < 2**31, "a number from 1 on"),
             ("num_stored", 0 < manifest["num_stored"] < 2**63, "a number from 1 on"),
+            ("checkpoint", "checkpoint" in self.manifest, "a text, an object or null"),
             ("fingerprint", fingerprint is None or isinstance(fingerprint, dict), "an object or null"),
         ):
             if not sound:
                 raise DataError(f"{path}: {name} is {str(manifest[name])[:200]}; wanted {wanted}. {self._remedy(path)}")
         for part in manifest["parts"]:
-            workdir.need_fields(f"{path}, in parts,", part, file=str, rows=int, sha256=str)
+            workdir.need_fields(f"{path}, in parts,", part, rows=int)
 
     def _check_part(self, part: Mapping[str, Any]) -> int:
         """Rows of a part that is as the manifest says; raises DataError for any other."""
@@ -358,12 +130,12 @@ class EmbeddingStore:
         for part, path in zip(self.manifest["parts"], self._paths, strict=True):
             if not storage.exists(path):
                 raise DataError(f"{path} is missing, but the manifest names it. {self._remedy(path)}")
-            if part.get("footer_sha256") not in (None, _footer_sha256(path)):
+            if part.get("footer_sha256") not in (None, footer_sha256(path)):
                 raise DataError(
                     f"{path} is not the file that the manifest names: it is truncated, damaged or another one. "
                     f"{self._remedy(path)}"
                 )
-            file = storage.open_parquet(path, ["position", "label", "embedding"])
+            file = storage.open_parquet(path, _COLUMNS)
             column = file.schema_arrow.get_field_index("label")
             everything = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
             ranges = []
@@ -374,7 +146,7 @@ class EmbeddingStore:
         return files
 
     def _vectors(self, path: str, table: pa.Table) -> np.ndarray:
-        """The column embedding as [n, dimension] float32; raises DataError where it is of another type."""
+        """The column embedding as [n, dimension] float32; raises DataError if it is of another type."""
         wanted, column = pa.list_(pa.float32(), self.dimension), table["embedding"]
         # The name of the list's items is free.
         if not (pa.types.is_fixed_size_list(column.type) and column.type.list_size == self.dimension) or (
@@ -387,7 +159,7 @@ class EmbeddingStore:
         return flat.to_numpy().reshape(-1, self.dimension)
 
     def _check_vectors(self, embeddings: np.ndarray, positions: np.ndarray, label: int) -> None:
-        _check_vectors(
+        check_cosines(
             embeddings,
             positions,
             f'{self.folder} (layer "{self.layer}", label {label})',
@@ -402,15 +174,15 @@ class EmbeddingStore:
         Raises:
           DataError: an embedding holds NaN or infinity, is zero or of another length.
         """
-        if self.manifest.get("checked") == _digest(self.manifest["parts"]):
+        if self.manifest.get("checked") == digest(self.manifest["parts"]):
             return
 
         def check(path):
-            file = storage.open_parquet(path, ["position", "label", "embedding"])
+            file = storage.open_parquet(path, _COLUMNS)
             try:
                 for number in range(file.num_row_groups):
                     with storage.parquet_errors(path):
-                        table = file.read_row_group(number, ["position", "label", "embedding"])
+                        table = file.read_row_group(number, _COLUMNS)
                     if table.num_rows:
                         vectors, positions = self._vectors(path, table), table["position"].to_numpy()
                         self._check_vectors(vectors, positions, table["label"][0].as_py())
@@ -434,7 +206,7 @@ class EmbeddingStore:
         for path, file, ranges in self._files:
             row_groups = np.flatnonzero((ranges[:, 0] <= label) & (label <= ranges[:, 1])).tolist()
             with storage.parquet_errors(path):
-                table = file.read_row_groups(row_groups, ["position", "label", "embedding"])
+                table = file.read_row_groups(row_groups, _COLUMNS)
             table = table.filter(pc.equal(table["label"], label))
             positions.append(table["position"].to_numpy().astype(np.int64, copy=False))
             embeddings.append(self._vectors(path, table))

@@ -18,7 +18,7 @@ from absl import logging
 from redundancy import storage
 from redundancy.config import CONTROLS, LAYERS, need_dataset
 from redundancy.data import inputs
-from redundancy.embedding import store
+from redundancy.embedding import write
 from redundancy.importing import ids as ids_lib
 from redundancy.importing import labels as labels_lib
 from redundancy.importing.vectors import ParquetVectors, Vectors, open_vectors
@@ -238,10 +238,10 @@ def _finished(folder: str, identity: Mapping[str, Any], ids: pa.Array | None) ->
 
 def _clear_begun(folder: str, identity: Mapping[str, Any], num_parts: int) -> None:
     """Removes parts of this import if it was begun with another number of them; raises WorkdirError for other parts."""
-    expected = {store.part_name(index, num_parts) for index in range(num_parts)}
+    expected = {write.part_name(index, num_parts) for index in range(num_parts)}
     for name in storage.list_dir(folder):
         path = storage.join(folder, name)
-        found = store.part_identity(path) if name.startswith("part-") else None
+        found = write.part_identity(path) if name.startswith("part-") else None
         if found is not None and found != identity:
             raise WorkdirError(
                 f"{path} was begun by another import (other contents, another file name, --name, --checkpoint or "
@@ -249,7 +249,7 @@ def _clear_begun(folder: str, identity: Mapping[str, Any], num_parts: int) -> No
             )
         if found is not None and name not in expected:
             storage.remove(path)
-            storage.remove(store.record_path(path))
+            storage.remove(write.record_path(path))
 
 
 def _take(blocks: Iterator[np.ndarray], left: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -267,7 +267,7 @@ def _take(blocks: Iterator[np.ndarray], left: np.ndarray, rows: int) -> tuple[np
 def _write_parts(folder: str, vectors: Vectors, target: _Target, identity: Mapping[str, Any], num_parts: int) -> None:
     """Writes the parts that are not there; the files are read forward, past the parts that are."""
     chunks = np.array_split(np.arange(len(target.positions)), num_parts)
-    done = [store.part_done(folder, index, num_parts, identity) for index in range(num_parts)]
+    done = [write.part_done(folder, index, num_parts, identity) for index in range(num_parts)]
     finished = sum(len(chunk) for chunk, is_done in zip(chunks, done, strict=True) if is_done)
     blocks, at, left = iter(()), -1, np.empty((0, vectors.dimension), np.float32)
     with Progress(f"import {identity['layer']}", len(target.positions), "embeddings", done=finished) as progress:
@@ -279,7 +279,7 @@ def _write_parts(folder: str, vectors: Vectors, target: _Target, identity: Mappi
             if at < 0 or first - at > len(left):
                 blocks, at, left = vectors.blocks(first), first, left[:0]
             taken, left = _take(blocks, left, stop - at)
-            store.write_part(
+            write.write_part(
                 folder, index, num_parts, target.positions[chunk], target.labels[chunk], taken[rows - at], identity
             )
             at = stop
@@ -357,7 +357,7 @@ def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
         ids_lib.remove(folder)
     else:
         ids_lib.write(folder, target.positions, ids, content)
-    store.finish(folder, num_parts, identity, target.class_names, target.num_stored)
+    write.finish(folder, num_parts, identity, target.class_names, target.num_stored)
     logging.info(
         "import: %d embeddings of %d numbers in %d classes are in %s; next: redundancy link",
         n, given.vectors.dimension, len(target.class_names), folder,

@@ -1,6 +1,6 @@
 """Short float32 rows whose products bound dissimilarities from below: what `pairs` proposes pairs by.
 
-Unit vectors are taken around the mean of their class, and where it pays projected to a few of their directions: a distance
+Unit vectors are taken around the mean of their class, and if it pays projected to a few of their directions: a distance
 can only shrink in a projection, so no pair within a threshold is lost, and of a trained network's embeddings few others come
 near. Every bound holds for any rounding of the products. Knows nothing of files and classes.
 """
@@ -93,22 +93,15 @@ def centred(units: Units) -> Rows:
 
 
 @compiled(fastmath=True)
-def _orthonormal(rows):
-    """Gram and Schmidt's directions of the rows, 0 where a row adds none; and how far from orthonormal they are.
-
-    Returns:
-      [p, d] float32, and by how much a vector's squared length can grow in the directions, at most, as a share.
-    """
+def _gram_schmidt(rows):
     directions = rows.copy()
     num, dimension = rows.shape
-    there = np.zeros(num)
     for one in range(num):
         before, after = np.float32(0), np.float32(0)
         for column in range(dimension):
             before += rows[one, column] * rows[one, column]
             after += directions[one, column] * directions[one, column]
         if after > np.float32(1e-4) * before:
-            there[one] = 1.0
             directions[one] /= np.sqrt(after)
         else:
             directions[one] = 0
@@ -119,17 +112,18 @@ def _orthonormal(rows):
                 product += directions[one, column] * directions[other, column]
             for column in range(dimension):
                 directions[other, column] -= product * directions[one, column]
-    error = 0.0
-    for one in range(num):
-        for other in range(one + 1):
-            product = 0.0
-            for column in range(dimension):
-                product += np.float64(directions[one, column]) * np.float64(directions[other, column])
-            if one == other:
-                error += (product - there[one]) ** 2
-            else:
-                error += 2 * product**2
-    return directions, np.sqrt(error)
+    return directions
+
+
+def _orthonormal(rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """Gram and Schmidt's directions of the rows, 0 if a row adds none; and how far from orthonormal they are.
+
+    Returns:
+      [p, d] float32, and by how much a vector's squared length can grow in the directions, at most, as a share.
+    """
+    directions = _gram_schmidt(rows)
+    wide = directions.astype(np.float64)
+    return directions, float(np.linalg.norm(wide @ wide.T - np.diag(directions.any(axis=1).astype(np.float64))))
 
 
 def _in_directions(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -162,7 +156,7 @@ def _share_proposed(rows: Rows, threshold: float) -> float:
 
 
 def projected(whole: Rows, threshold: float) -> Rows:
-    """The rows in a few directions, those of as many of the images, where that is the quicker way; else as they are."""
+    """The rows in a few directions, those of as many of the images, if that is the quicker way; else as they are."""
     n, dimension = whole.rows.shape
     choices = [num for num in _DIRECTIONS if 2 * num <= dimension and 16 * num <= n]
     if not choices or n < 2 * _SAMPLE:
@@ -174,7 +168,7 @@ def projected(whole: Rows, threshold: float) -> Rows:
     directions, growth = _orthonormal(whole.rows[sample[:most]])
     if growth > _SHARE:
         return whole
-    # Those that the directions were taken from lie wholly in them, and would tell nothing of the others.
+    # Those that the directions were taken from lie wholly in them, and would say nothing of the others.
     others = sample[most:]
     of_others = _in_directions(whole.rows[others], directions)
     num_pairs = n * n / 2

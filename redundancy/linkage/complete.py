@@ -3,7 +3,7 @@
 Merges up to a height depend on the pairs up to that height alone, so pairs are computed up to a threshold, guessed from
 a sample, and the threshold is raised until enough merges are made (`pairs`, `counting`). Where nearly all pairs would be
 needed they are all computed at once (`chain`). Both give the same merges, those of the total order of pairs
-(dissimilarity, i, j): where dissimilarities tie, the pair of the lower images comes first.
+(dissimilarity, i, j): if dissimilarities tie, the pair of the lower images comes first.
 """
 
 import contextlib
@@ -81,11 +81,6 @@ def _numbered(n, first, second):
         size[other] += size[one]
         number[other], total[row] = n + row, size[other]
     return left, right, total
-
-
-def _merges(n: int, first: np.ndarray, second: np.ndarray, height: np.ndarray) -> Merges:
-    left, right, size = _numbered(n, first, second)
-    return Merges(left, right, np.asarray(height, np.float64).copy(), size)
 
 
 @compiled
@@ -197,7 +192,7 @@ class Threshold:
 
 
 def next_target(num_pairs: int, num_merges: int, wanted: int) -> int:
-    """Pairs to go on with, where the `num_pairs` nearest gave `num_merges` of the `wanted` merges."""
+    """Pairs to go on with, if the `num_pairs` nearest gave `num_merges` of the `wanted` merges."""
     # Merges come ever more slowly: about as the square root of the pairs.
     growth = (wanted / max(num_merges, wanted / 16, 1)) ** 2.5
     return int(num_pairs * min(64, max(2, 1.5 * growth)))
@@ -216,11 +211,11 @@ class Linker:
         """
         n = len(units)
         self._n, self._wanted = n, num_merges
-        self._distinct = duplicates(units.grid)
-        self._last = np.empty(self._distinct.max(initial=-1) + 1, np.int64)
-        self._last[self._distinct] = np.arange(n)
+        distinct = duplicates(units.grid)
+        self._last = np.empty(distinct.max(initial=-1) + 1, np.int64)
+        self._last[distinct] = np.arange(n)
         self.units = units if len(self._last) == n else units.take(self._last)
-        self._equal = _merges_of_duplicates(self._distinct)
+        self._equal = _merges_of_duplicates(distinct)
         self._counter = Counter(len(self._last), max(0, num_merges - len(self._equal[0])))
         self._dense = None
         self._num_pairs = 0
@@ -228,21 +223,16 @@ class Linker:
         self.threshold = BELOW_ALL
 
     @property
-    def _left(self) -> int:
-        """Merges still to make of distinct images."""
-        made = len(self._dense[0]) if self._dense is not None else self._counter.num_merges
-        return self._wanted - len(self._equal[0]) - made
-
-    @property
     def done(self) -> bool:
-        return self._left <= 0
+        made = len(self._dense[0]) if self._dense is not None else self._counter.num_merges
+        return len(self._equal[0]) + made >= self._wanted
 
     @functools.cached_property
     def centred(self) -> Rows:
         return bounds.centred(self.units)
 
     def next_threshold(self) -> float | None:
-        """Up to where pairs are wanted next, or None where all of them should be computed at once.
+        """Up to where pairs are wanted next, or None if all of them should be computed at once.
 
         Raises:
           DataError: so many pairs do not fit in the memory that is available.
@@ -257,7 +247,7 @@ class Linker:
         available = available_memory()
         if min(target, every) >= _DENSE_SHARE * every and self._dense_bytes <= available:
             return None
-        # Fewer pairs at a time, where more do not fit: half, for a threshold lets through more or fewer than it should.
+        # Fewer pairs at a time, if more do not fit: half, for a threshold lets through more or fewer than it should.
         room = min(_MOST_PAIRS, available // _BYTES_PER_PAIR // 2)
         target = min(target, self._num_pairs + room, every)
         if room < min(n, every - self._num_pairs):
@@ -321,7 +311,7 @@ class Linker:
         """Makes all merges, computing pairs here.
 
         Args:
-          advance: told which share of the first threshold's pairs is computed; seldom is there a second one.
+          advance: called with the share of the first threshold's pairs that is computed; seldom is there a second one.
         """
         while not self.done:
             threshold = self.next_threshold()
@@ -345,7 +335,9 @@ class Linker:
         columns = (
             (equal[0], self._last[first]), (equal[1], self._last[second]), (np.zeros(len(equal[0])), height),
         )  # fmt: skip
-        return _merges(self._n, *(np.concatenate(column)[: self._wanted] for column in columns))
+        first, second, height = (np.concatenate(column)[: self._wanted] for column in columns)
+        left, right, size = _numbered(self._n, first, second)
+        return Merges(left, right, height.copy(), size)
 
 
 def complete_linkage(embeddings: np.ndarray, num_merges: int, advance: Callable[[float], None] | None = None) -> Merges:

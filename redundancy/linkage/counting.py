@@ -138,11 +138,7 @@ def _consume(first, second, value, wanted, clusters, edges, table, made, numbers
 
 
 class Counter:
-    """The state of the linkage of n images between one batch of pairs and the next.
-
-    Attributes:
-      num_merges: merges made so far.
-    """
+    """The state of the linkage of n images between one batch of pairs and the next."""
 
     def __init__(self, n: int, wanted: int):
         self._wanted = wanted
@@ -156,6 +152,7 @@ class Counter:
 
     @property
     def num_merges(self) -> int:
+        """Merges made so far."""
         return self._numbers[2]
 
     def feed(self, first: np.ndarray, second: np.ndarray, dissimilarity: np.ndarray) -> None:

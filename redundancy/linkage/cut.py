@@ -47,7 +47,7 @@ def groups(merges: Merges, n: int, k: int) -> np.ndarray:
 
 
 def _cosine_to_centre(vectors: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Cosine of each row to the mean of its segment; 0 where the mean vanishes and has no direction."""
+    """Cosine of each row to the mean of its segment; 0 if the mean vanishes and has no direction."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
     centres = np.add.reduceat(vectors, starts, axis=0)
     centre_lengths = np.sqrt(np.einsum("gd,gd->g", centres, centres))

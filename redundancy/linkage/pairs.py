@@ -198,11 +198,11 @@ def within(
       threshold: the greatest dissimilarity wanted.
       above: pairs up to here are left out; below 0 none is.
       rows: (low, high): only pairs with low ≤ i < high; by default all.
-      centred: `bounds.centred` of the same units, where it is there already.
+      centred: `bounds.centred` of the same units, if it is there already.
       devices: devices that share the work, block rows dealt out in turn; by default all of this process.
       size: rows of a block, a multiple of 32; by default chosen by n.
       limit: pairs that there is memory for.
-      advance: told now and then which share of the work is done.
+      advance: called now and then with the share of the work that is done.
 
     Returns:
       The pairs, in an order that depends on `size`.

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from redundancy import storage
-from redundancy.embedding.store import part_name
+from redundancy.embedding.write import part_name
 from redundancy.linkage.complete import Merges
 from redundancy.methods.counts import rows_by_class
 from redundancy.runtime.errors import DataError
@@ -40,12 +40,8 @@ def _table(label: int, merges: Merges) -> pa.Table:
     return pa.table(dict(zip(_COLUMNS, columns, strict=True)))
 
 
-def _rows(table: pa.Table) -> Merges:
-    return Merges(*(table[name].to_numpy() for name in _COLUMNS[1:]))
-
-
 def read_whole(path: str, columns: Sequence[str], identity: str) -> pa.Table | None:
-    """The columns of a file, or None where it is missing, damaged, or of another identity."""
+    """The columns of a file, or None if it is missing, damaged, or of another identity."""
     try:
         table = storage.read_parquet(path, columns)
     except DataError:
@@ -64,9 +60,9 @@ def create_once(path: str, table: pa.Table, identity: str) -> None:
 
 
 def read_class(path: str, identity: str) -> Merges | None:
-    """The merges of a class, or None where its file is missing, damaged, or of another identity."""
+    """The merges of a class, or None if its file is missing, damaged, or of another identity."""
     table = read_whole(path, _COLUMNS, identity)
-    return None if table is None else _rows(table)
+    return None if table is None else Merges(*(table[name].to_numpy() for name in _COLUMNS[1:]))
 
 
 def create_class(path: str, label: int, merges: Merges, identity: str) -> None:
@@ -81,12 +77,6 @@ def finished_classes(folder: str, identities: Mapping[int, str]) -> set[int]:
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         found = pool.map(lambda label: read_class(class_path(folder, label), identities[label]), candidates)
         return {label for label, merges in zip(candidates, found, strict=True) if merges is not None}
-
-
-def _is_of(folder: str, manifest: Mapping[str, Any]) -> bool:
-    """Whether the folder has a manifest, and with these fields."""
-    found = read_manifest(folder)
-    return found is not None and all(found.get(name) == value for name, value in manifest.items())
 
 
 def pack(folder: str, identities: Mapping[int, str], manifest: Mapping[str, Any]) -> None:
@@ -118,7 +108,8 @@ def pack(folder: str, identities: Mapping[int, str], manifest: Mapping[str, Any]
                 tables = list(pool.map(read, labels[index::num_parts]))
             except DataError:
                 # Another command for the same workdir may have packed them, and removed them.
-                if _is_of(folder, manifest):
+                found = read_manifest(folder)
+                if found is not None and manifest.items() <= found.items():
                     return
                 raise
             tables = [table for table in tables if table.num_rows] or tables[:1]

@@ -21,12 +21,12 @@ from redundancy.runtime.progress import Progress
 from redundancy.selection import merges
 from redundancy.selection.inputs import check_depth, check_embeddings, manifest_sha256, open_store
 from redundancy.selection.subset import Subset, check_file, read_subset, write_subset
-from redundancy.workdir import Workdir, need_manifest, read_manifest, subset_name, table, write_manifest
+from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, subset_name, write_manifest
 from redundancy.workdir.table import Asked
 
 
 def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
-    """Writes the subset of every method, layer, fraction and, where it is drawn, trial (the paper's section 3.2).
+    """Writes the subset of every method, layer, fraction and, if it is drawn, trial (the paper's section 3.2).
 
     Of several processes the first does it. Subsets of other fractions, methods, layers or trials made before stay, and the
     manifest lists all.
@@ -42,8 +42,7 @@ def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
 def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
     inputs = _find_inputs(config, workdir)
     earlier = _read_earlier(config, workdir, inputs)
-    made = {file["file"].removesuffix(".parquet") for file in earlier["files"]}
-    missing = [each for each in table.subsets(config) if each.name not in made]
+    missing = finished.missing(config, earlier)
     if not missing:
         logging.info("select: finished already")
         return
@@ -61,7 +60,7 @@ def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
 
 
 def _layers(config: ml_collections.FrozenConfigDict) -> Sequence[str]:
-    """Layers that are read; one tells the labels if no method reads embeddings."""
+    """Layers that are read; one has the labels if no method reads embeddings."""
     return config.layers if any(method.per_layer for method in methods.chosen(config)) else config.layers[:1]
 
 

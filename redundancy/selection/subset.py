@@ -25,10 +25,10 @@ class Subset:
     Attributes:
       positions: [N] int64 ascending.
       labels: [N] int32.
-      group: [N] int64, number of the redundant group, unique over the classes; -1 where the method has no groups.
+      group: [N] int64, number of the redundant group, unique over the classes; -1 if the method has no groups.
       kept: [N] bool.
-      dissimilarity: [N] float64 to the kept image of the group, 0 for that image; NaN where there are no groups.
-      metadata: method, layer, fraction, size, seed, trial, rule, num_stored, fingerprint; None where one has no meaning.
+      dissimilarity: [N] float64 to the kept image of the group, 0 for that image; NaN if there are no groups.
+      metadata: method, layer, fraction, size, seed, trial, rule, num_stored, fingerprint; None if one has no meaning.
     """
 
     positions: np.ndarray
@@ -142,7 +142,7 @@ def mean_dissimilarity(subset: Subset) -> tuple[dict[int, float], float]:
       subset: of a method that has groups.
 
     Returns:
-      The mean of each label that has such a group, and the mean over all such groups (NaN where there is none).
+      The mean of each label that has such a group, and the mean over all such groups (NaN if there is none).
     """
     dropped = ~subset.kept
     group = subset.group[dropped]

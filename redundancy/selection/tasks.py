@@ -1,7 +1,7 @@
-"""The work of the stage link, cut into tasks that any engine may run, anywhere, and again where one was lost.
+"""The work of the stage link, cut into tasks that any engine may run, anywhere, and again if one was lost.
 
 A task reads what it needs from the store itself, creates one file once, and returns a number at most: no array passes
-through an engine. A class is one task (`link_class`), or, where that would take too long, many (`link_split`). Knows
+through an engine. A class is one task (`link_class`), or, if that would take too long, many (`link_split`). Knows
 nothing of engines.
 """
 
@@ -36,7 +36,7 @@ class ClassTask:
 
     Attributes:
       embeddings: folder of the layer's embedding store.
-      sha256: of the store's manifest, which tells whose embeddings these are.
+      sha256: of the store's manifest, which says whose embeddings these are.
       merges: folder of the layer's merges.
       label: the class.
       num_images: images of the class.
@@ -52,7 +52,7 @@ class ClassTask:
 
     @property
     def identity(self) -> str:
-        """JSON that tells of which embeddings these merges are, and how many."""
+        """JSON that says of which embeddings these merges are, and how many."""
         return json.dumps({"embeddings": self.sha256, "label": self.label, "merges": self.num_merges})
 
     @property
@@ -62,7 +62,7 @@ class ClassTask:
 
     @property
     def scratch(self) -> str:
-        """Folder of the pairs, where several tasks link the class."""
+        """Folder of the pairs, if several tasks link the class."""
         return storage.join(merges.scratch(self.merges), f"pairs-{self.label:05d}")
 
 
@@ -88,11 +88,11 @@ def _read(task: ClassTask) -> np.ndarray:
 
 
 def link_class(task: ClassTask, advance: Callable[[float], None] | None = None) -> None:
-    """Links one class and creates its file; does nothing where it is there already.
+    """Links one class and creates its file; does nothing if it is there already.
 
     Args:
       task: the class.
-      advance: told now and then which share of the work is done.
+      advance: called now and then with the share of the work that is done.
 
     Raises:
       DataError: the class is damaged, or its pairs do not fit in memory.

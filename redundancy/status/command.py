@@ -1,11 +1,10 @@
 """The command `status`: what `survey` finds in a workdir, as text for people or as JSON, once or again and again."""
 
-import dataclasses
 import datetime
-import json
 import sys
 import time
 from collections.abc import Mapping
+from json import dumps
 from typing import Any, TextIO
 
 from redundancy.config import fraction_name
@@ -17,46 +16,39 @@ from redundancy.status.survey import survey
 _MOST_SHOWN = 12  # trainings, and damaged files
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What the command line asks for.
+def status(root: str, json: bool = False, watch: float | None = None, out: TextIO | None = None) -> int:
+    """Prints the status of a workdir; returns the exit code, 1 if something there is damaged.
 
-    Attributes:
+    Args:
+      root: of the workdir, local or gs://.
       json: whether to print JSON.
       watch: seconds between two looks; None for one look.
-    """
-
-    json: bool = False
-    watch: float | None = None
-
-
-def status(request: Request, root: str, out: TextIO | None = None) -> int:
-    """Prints the status of a workdir; returns the exit code, 1 if something there is damaged.
+      out: where to print; standard output by default.
 
     Raises:
       ConfigError: `watch` makes no sense.
       WorkdirError: the folder is no workdir.
     """
     out = sys.stdout if out is None else out
-    if request.watch is not None and not 0.1 <= request.watch <= 86_400:  # nor is NaN
-        raise ConfigError(f"--watch={request.watch:g}: wanted seconds from 0.1 to 86400, for example --watch=10.")
-    painting = out.isatty() and not request.json
+    if watch is not None and not 0.1 <= watch <= 86_400:  # nor is NaN
+        raise ConfigError(f"--watch={watch:g}: wanted seconds from 0.1 to 86400, for example --watch=10.")
+    painting = out.isatty() and not json
     try:
         while True:
             found = survey(root)
-            if request.json:
-                text = json.dumps(found, indent=None if request.watch else 1, ensure_ascii=False)
-            elif request.watch and not painting:
+            if json:
+                text = dumps(found, indent=None if watch else 1, ensure_ascii=False)
+            elif watch and not painting:
                 text = line(found)
             else:
                 text = render(found)
             # Home, the text, and whatever is left below it.
-            print(f"\x1b[H\x1b[2J{text}" if painting and request.watch else text, file=out, flush=True)
-            if request.watch is None:
+            print(f"\x1b[H\x1b[2J{text}" if painting and watch else text, file=out, flush=True)
+            if watch is None:
                 return 1 if found["damaged"] else 0
-            time.sleep(request.watch)
+            time.sleep(watch)
     except KeyboardInterrupt:
-        if request.watch is None:
+        if watch is None:
             raise
         return 0
 

@@ -1,9 +1,7 @@
 """The runs of a workdir by the files that they left: which are done, how far the others are, how fast it goes."""
 
 import concurrent.futures
-import contextlib
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,17 +17,6 @@ _MOST_READ = 64  # runs whose metrics are read
 _READERS = 16
 _SILENT_S, _COMPILING_S = 600.0, 3600.0  # a run that wrote nothing for so long is not being trained
 _STEP = re.compile(r"checkpoints/(\d+)/")
-
-
-def _lines(data: bytes) -> list[dict[str, Any]]:
-    """Lines of metrics; those that are cut off are left out."""
-    lines = []
-    for text in data.decode(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            line = json.loads(text)
-            if isinstance(line, dict) and all(isinstance(line.get(name), int | float) for name in ("step", "time")):
-                lines.append(line)
-    return lines
 
 
 def training(
@@ -48,7 +35,8 @@ def training(
       step, steps, images_per_second, loss, steps_per_second (None if not known), `told`: when it wrote its step, and
       `fresh`: whether it has written lately.
     """
-    lines = _lines(files.read(f"{folder}/metrics.jsonl", lambda path: read_tail(path, _TAIL)) or b"")
+    tail = files.read(f"{folder}/metrics.jsonl", lambda path: read_tail(path, _TAIL))
+    lines = storage.json_lines(tail or b"", "step", "time")
     last = lines[-1] if lines else {}
     saved = [int(found[1]) for name in of_folder if (found := _STEP.match(name))]
     rate = pace.of_lines(lines)

@@ -4,66 +4,36 @@ Paths are plain strings. A file is there whole or not at all. What fails for a w
 see `retries`; what fails for good is an error that names the path. Nothing here knows what the files mean.
 """
 
-from redundancy.storage.conditional import create_bytes, generation, remove_if, write_if
-from redundancy.storage.files import (
-    check_sha256,
-    exists,
-    join,
-    list_dir,
-    make_dirs,
-    open_read,
-    read_bytes,
-    remove,
-    remove_scratch,
-    sha256,
-    write_bytes,
-    write_text,
-)
-from redundancy.storage.json_files import change_json, json_bytes, read_json, write_json
-from redundancy.storage.listing import stamps
-from redundancy.storage.parquet import (
-    open_parquet,
-    parquet_bytes,
-    parquet_errors,
-    parquet_footer,
-    parquet_metadata,
-    read_parquet,
-    write_parquet,
-)
-from redundancy.storage.remote import is_local, local_path
-from redundancy.storage.retries import is_transient, retrying
-
-__all__ = [
-    "change_json",
-    "check_sha256",
-    "create_bytes",
-    "exists",
-    "generation",
-    "is_local",
-    "is_transient",
-    "join",
-    "json_bytes",
-    "list_dir",
-    "local_path",
-    "make_dirs",
-    "open_parquet",
-    "open_read",
-    "parquet_bytes",
-    "parquet_errors",
-    "parquet_footer",
-    "parquet_metadata",
-    "read_bytes",
-    "read_json",
-    "read_parquet",
-    "remove",
-    "remove_if",
-    "remove_scratch",
-    "retrying",
-    "sha256",
-    "stamps",
-    "write_bytes",
-    "write_if",
-    "write_json",
-    "write_parquet",
-    "write_text",
-]
+from redundancy.storage.conditional import create_bytes as create_bytes
+from redundancy.storage.conditional import generation as generation
+from redundancy.storage.conditional import remove_if as remove_if
+from redundancy.storage.conditional import write_if as write_if
+from redundancy.storage.files import check_sha256 as check_sha256
+from redundancy.storage.files import exists as exists
+from redundancy.storage.files import join as join
+from redundancy.storage.files import list_dir as list_dir
+from redundancy.storage.files import make_dirs as make_dirs
+from redundancy.storage.files import open_read as open_read
+from redundancy.storage.files import read_bytes as read_bytes
+from redundancy.storage.files import remove as remove
+from redundancy.storage.files import sha256 as sha256
+from redundancy.storage.files import write_bytes as write_bytes
+from redundancy.storage.files import write_text as write_text
+from redundancy.storage.json_files import change_json as change_json
+from redundancy.storage.json_files import json_bytes as json_bytes
+from redundancy.storage.json_files import json_lines as json_lines
+from redundancy.storage.json_files import read_json as read_json
+from redundancy.storage.json_files import write_json as write_json
+from redundancy.storage.listing import stamps as stamps
+from redundancy.storage.parquet import open_parquet as open_parquet
+from redundancy.storage.parquet import parquet_bytes as parquet_bytes
+from redundancy.storage.parquet import parquet_errors as parquet_errors
+from redundancy.storage.parquet import parquet_footer as parquet_footer
+from redundancy.storage.parquet import parquet_metadata as parquet_metadata
+from redundancy.storage.parquet import read_parquet as read_parquet
+from redundancy.storage.parquet import write_parquet as write_parquet
+from redundancy.storage.remote import is_local as is_local
+from redundancy.storage.remote import local_path as local_path
+from redundancy.storage.retries import is_transient as is_transient
+from redundancy.storage.retries import retrying as retrying
+from redundancy.storage.scratch import remove_scratch as remove_scratch

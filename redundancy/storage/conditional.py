@@ -1,5 +1,6 @@
 """Writes and removals on a condition: that there is no file yet, or that it is the one that was seen."""
 
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -16,9 +17,19 @@ def create_bytes(path: str, data: bytes) -> bool:
     If the answer of a remote service got lost, and the next try finds a file, it is taken for this one if it holds the
     same bytes. So the bytes must name their writer if two that write the same must not both succeed.
     """
-    if is_local(path):
-        return _create_local(path, data)
-    return _write_on_condition(path, data, lambda fs, name: upload(fs, name, data, mode="create"))
+    if not is_local(path):
+        return _write_on_condition(path, data, lambda fs, name: upload(fs, name, data, mode="create"))
+    _, name = filesystem(path)
+    with scratch.scratch_file(path, name, data) as hidden:
+        try:
+            os.link(hidden, name)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            if os.path.exists(name):
+                return False
+            os.replace(hidden, name)
+    return True
 
 
 def _write_on_condition(path: str, data: bytes, write: Callable[[fsspec.AbstractFileSystem, str], None]) -> bool:
@@ -33,31 +44,12 @@ def _write_on_condition(path: str, data: bytes, write: Callable[[fsspec.Abstract
         except FileExistsError as error:
             # gcs.PerhapsOursError, without importing gcsfs
             perhaps = tries > 1 or type(error) is not FileExistsError
-            return perhaps and _read_if_there(path) == data
+            with contextlib.suppress(FileNotFoundError):
+                return perhaps and read_bytes(path) == data
+            return False
         return True
 
     return patiently(path, attempt)
-
-
-def _read_if_there(path: str) -> bytes | None:
-    try:
-        return read_bytes(path)
-    except FileNotFoundError:
-        return None
-
-
-def _create_local(path: str, data: bytes) -> bool:
-    _, name = filesystem(path)
-    with scratch.scratch_file(path, name, data) as hidden:
-        try:
-            os.link(hidden, name)
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without hard links
-            if os.path.exists(name):
-                return False
-            os.replace(hidden, name)
-    return True
 
 
 def generation(path: str) -> str | None:

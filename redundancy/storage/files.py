@@ -11,7 +11,7 @@ import fsspec
 
 from redundancy.runtime.errors import DataError
 from redundancy.storage import scratch
-from redundancy.storage.remote import download, filesystem, is_gs, is_local, local_path, open_remote, patiently, upload
+from redundancy.storage.remote import download, filesystem, is_gs, is_local, open_remote, patiently, upload
 
 
 def join(root: str, *parts: str) -> str:
@@ -122,15 +122,3 @@ def check_sha256(path: str, wanted: str, remedy: str) -> None:
     """Raises DataError, with what to do about it, if a file is missing or not the one that a manifest names."""
     if not exists(path) or sha256(path) != wanted:
         raise DataError(f"{path} is missing, damaged or another file than the manifest names. {remedy}")
-
-
-def remove_scratch(folder: str) -> list[str]:
-    """Removes what processes that were killed while they wrote left in a local folder and all below it.
-
-    These are hidden files whose process has ended or, if another machine wrote them, that are older than a day. Another
-    process may be writing there. On remote paths an upload that did not end leaves nothing to remove.
-
-    Returns:
-      the files that were removed.
-    """
-    return scratch.remove_scratch(local_path(folder)) if is_local(folder) else []

@@ -1,5 +1,6 @@
 """JSON files; an object holds a checksum of itself."""
 
+import contextlib
 import hashlib
 import json
 from typing import Any
@@ -44,6 +45,17 @@ def read_json(path: str) -> Any:
             "the stage that writes it again; or, if you changed it on purpose, take that line out of it."
         )
     return value
+
+
+def json_lines(data: bytes, *numbers: str) -> list[dict[str, Any]]:
+    """The objects of lines of JSON that have numbers of these names; a line that a kill cut off is left out."""
+    found = []
+    for text in data.decode(errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and all(isinstance(line.get(name), int | float) for name in numbers):
+                found.append(line)
+    return found
 
 
 def json_bytes(value: Any) -> bytes:

@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redundancy.storage.remote import download, filesystem, is_gs, is_local, local_path, open_remote, patiently
+from redundancy.storage.files import open_read
+from redundancy.storage.remote import download, filesystem, is_gs, is_local, local_path, patiently
 from redundancy.storage.retries import status_of
 
 _MOMENT = 2.0  # seconds; FAT's times are no finer
@@ -95,12 +96,8 @@ def read_tail(path: str, size: int) -> bytes:
     Raises:
       FileNotFoundError: there is none.
     """
-    if is_local(path):
-        with open(local_path(path), "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
-            return file.read()
     if not is_gs(path):
-        with open_remote(path) as file:
+        with open_read(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
             return file.read()
 

@@ -25,17 +25,9 @@ _LINE_EVERY = 15.0  # seconds between lines in the log
 _UNAUTHORISED = 30.0  # seconds: a token may have ended on its way, credentials that are wrong stay so
 
 _TRANSIENT_ERRNOS = {
-    errno.ECONNABORTED,
-    errno.ECONNREFUSED,
-    errno.ECONNRESET,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.ENETDOWN,
-    errno.ENETRESET,
-    errno.ENETUNREACH,
-    errno.EPIPE,
-    errno.ETIMEDOUT,
-}
+    errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
+    errno.ENETRESET, errno.ENETUNREACH, errno.EPIPE, errno.ETIMEDOUT,
+}  # fmt: skip
 # Classes whose instances, and those of classes derived from them, are of the network and not of the request.
 _TRANSIENT_TYPES = {
     "aiohttp.client_exceptions.ClientConnectionError",
@@ -109,7 +101,7 @@ def _verdict(error: BaseException) -> bool | None:
     if isinstance(error, ssl.SSLCertVerificationError) or types & _LASTING_TYPES:
         return False
     status = status_of(error)
-    if status == 401:  # gcsfs tells so of a token that could not be got, too
+    if status == 401:  # gcsfs says so of a token that could not be got, too
         return None if error.__cause__ is not None else "Invalid Credentials" in str(error)
     if status:
         return status in (408, 429) or (status >= 500 and status != 501)

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 
 from redundancy.runtime import machine
+from redundancy.storage.remote import is_local, local_path
 
 _NAME = re.compile(r"\..+\.writer-([0-9a-f]{12})-(\d+)-[0-9a-f]{8}\.tmp")
 _OLD = 86400.0  # seconds
@@ -43,8 +44,15 @@ def scratch_file(path: str, name: str, data: bytes) -> Iterator[str]:
 
 
 def remove_scratch(folder: str) -> list[str]:
-    """See `storage.remove_scratch`."""
-    removed, folders = [], [folder]
+    """Removes what processes that were killed while they wrote left in a local folder and all below it.
+
+    These are hidden files whose process has ended or, if another machine wrote them, that are older than a day. Another
+    process may be writing there. On remote paths an upload that did not end leaves nothing to remove.
+
+    Returns:
+      the files that were removed.
+    """
+    removed, folders = [], [local_path(folder)] if is_local(folder) else []
     while folders:
         with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
             for entry in entries:

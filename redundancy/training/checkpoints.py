@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Orbax's paths take TensorFlow's own gs:// client where TensorFlow is installed; the rest of the project uses
+# Orbax's paths take TensorFlow's own gs:// client if TensorFlow is installed; the rest of the project uses
 # fsspec's, and on the npz path TensorFlow must not be imported at all.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
@@ -36,8 +36,8 @@ class Progress:
     """What a training has come to, beside its state.
 
     Attributes:
-      of: JSON that tells which training this is: config, data, seeds. A checkpoint of another one is not continued.
-      at: JSON that tells where in its data it is; for people, since it follows from the step.
+      of: JSON that says which training this is: config, data, seeds. A checkpoint of another one is not continued.
+      at: JSON that says where in its data it is; for people, since it follows from the step.
       pending: metrics of the steps since the last line of metrics, name -> [steps] float32.
     """
 
@@ -142,7 +142,7 @@ class Checkpoints:
             self._manager.save(step, args=items, force=True)
 
     def _finish(self) -> None:
-        """Waits for the save; begins it anew where it fails and may succeed then, for whoever tries again."""
+        """Waits for the save; begins it anew if it fails and may succeed then, for whoever tries again."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
@@ -218,10 +218,10 @@ class Checkpoints:
             raise self._unusable(path, f"it cannot be restored ({type(error).__name__}: {first[:300]})") from error
 
     def _stored(self, step: int) -> dict[str, tuple[tuple[int, ...], str]] | None:
-        """Shapes and dtypes as the checkpoint tells them; None where it does not."""
+        """Shapes and dtypes as the checkpoint has them; None if it does not."""
         try:
             return _named(self._manager.item_metadata(step)["state"].tree)
-        except Exception:  # whatever is wrong there, restoring tells it
+        except Exception:  # whatever is wrong there, restoring reports it
             return None
 
     def _unusable(self, path: str, why: str) -> WorkdirError:

@@ -6,8 +6,9 @@ Items come out on the mesh, and the next ones are on their way while the device 
 """
 
 import collections
+import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -37,19 +38,24 @@ def fetch(arrays, item) -> Batch:
 
 
 def _pad(array: np.ndarray, size: int) -> np.ndarray:
-    """`array` with its first row repeated up to `size` rows; zeros where it has none."""
+    """`array` with its first row repeated up to `size` rows; zeros if it has none."""
     fill = array[:1] if len(array) else np.zeros((1, *array.shape[1:]), array.dtype)
     return np.concatenate([array, np.repeat(fill, size - len(array), axis=0)])
 
 
-def _ahead(items: Iterable) -> Iterator:
-    """The same items, `_AHEAD` of them made before they are asked for."""
-    items, waiting = iter(items), collections.deque()
-    while True:
-        waiting.extend(itertools.islice(items, _AHEAD + 1 - len(waiting)))
-        if not waiting:
-            return
-        yield waiting.popleft()
+def _ahead(generator: Callable[..., Iterator]) -> Callable[..., Iterator]:
+    """The generator function's items, `_AHEAD` of them made before they are asked for."""
+
+    @functools.wraps(generator)
+    def made(*args, **kwargs):
+        items, waiting = generator(*args, **kwargs), collections.deque()
+        while True:
+            waiting.extend(itertools.islice(items, _AHEAD + 1 - len(waiting)))
+            if not waiting:
+                return
+            yield waiting.popleft()
+
+    return made
 
 
 class ResidentFeed:
@@ -67,38 +73,32 @@ class ResidentFeed:
         rows = np.searchsorted(self._splits[role].positions, positions)
         return {"row": rows.astype(np.int32), "position": positions.astype(np.int32)}
 
+    @_ahead
     def train_items(
         self, kept: list[np.ndarray], seeds: list[tuple[int, ...]], batch_size: int, start: int, stop: int, block: int
     ) -> Iterator[Item]:
         """Items of steps start..stop-1, `[T, K, B]`, K = `block` (fewer in the last), for T trials."""
         num_stored = self._splits["train"].num_stored
+        for first in range(start, stop, block):
+            count = min(block, stop - first)
+            batches = [
+                order.batches(num_stored, positions, batch_size, seed, first, count)
+                for positions, seed in zip(kept, seeds, strict=True)
+            ]
+            yield put(self._mesh, _TRAIN, self._item("train", np.stack(batches)))
 
-        def make():
-            for first in range(start, stop, block):
-                count = min(block, stop - first)
-                batches = [
-                    order.batches(num_stored, positions, batch_size, seed, first, count)
-                    for positions, seed in zip(kept, seeds, strict=True)
-                ]
-                yield put(self._mesh, _TRAIN, self._item("train", np.stack(batches)))
-
-        return _ahead(make())
-
+    @_ahead
     def once(
         self, role: str, positions: np.ndarray, batch_size: int, ordered: bool = True
     ) -> Iterator[tuple[Item, jax.Array]]:
         """Each position once in items `[B]`, the last padded; beside each the mask bool `[B]` of real rows.
 
-        Where not `ordered`, positions may come in any order and any item be padded, whichever costs less to read.
+        If not `ordered`, positions may come in any order and any item be padded, whichever costs less to read.
         """
-
-        def make():
-            for first in range(0, len(positions), batch_size):
-                part = positions[first : first + batch_size]
-                mask = np.arange(batch_size) < len(part)
-                yield put(self._mesh, _ONCE, (self._item(role, _pad(part, batch_size)), mask))
-
-        return _ahead(make())
+        for first in range(0, len(positions), batch_size):
+            part = positions[first : first + batch_size]
+            mask = np.arange(batch_size) < len(part)
+            yield put(self._mesh, _ONCE, (self._item(role, _pad(part, batch_size)), mask))
 
 
 class StreamingFeed:
@@ -121,50 +121,34 @@ class StreamingFeed:
     def _item(images: np.ndarray, labels: np.ndarray, positions: np.ndarray) -> dict[str, np.ndarray]:
         return {"image": images, "label": labels.astype(np.int32), "position": positions.astype(np.int32)}
 
+    @_ahead
     def train_items(
         self, kept: list[np.ndarray], seeds: list[tuple[int, ...]], batch_size: int, start: int, stop: int, block: int
     ) -> Iterator[Item]:
         """As ResidentFeed.train_items, with images in the items."""
         share = len(kept) // self._mesh.shape["trial"]
         own = range(self._trials.start * share, self._trials.stop * share)
-        streams = [
-            self._dataset.stream(
-                "train",
-                kept[trial],
-                batch_size,
-                seed=seeds[trial],
-                start_step=start,
-                shard=self._shard,
-                crop=self._crop,
-            )
-            for trial in own
-        ]
+        of = dict(start_step=start, shard=self._shard, crop=self._crop)
+        streams = [self._dataset.stream("train", kept[trial], batch_size, seed=seeds[trial], **of) for trial in own]
+        for first in range(start, stop, block):
+            trials = []
+            for stream in streams:
+                steps = [self._item(*next(stream)) for _ in range(min(block, stop - first))]
+                trials.append(jax.tree.map(lambda *leaves: np.stack(leaves), *steps))
+            local = jax.tree.map(lambda *leaves: np.stack(leaves), *trials)
+            yield put_local(self._mesh, _TRAIN, local)
 
-        def make():
-            for first in range(start, stop, block):
-                trials = []
-                for stream in streams:
-                    steps = [self._item(*next(stream)) for _ in range(min(block, stop - first))]
-                    trials.append(jax.tree.map(lambda *leaves: np.stack(leaves), *steps))
-                local = jax.tree.map(lambda *leaves: np.stack(leaves), *trials)
-                yield put_local(self._mesh, _TRAIN, local)
-
-        return _ahead(make())
-
+    @_ahead
     def once(
         self, role: str, positions: np.ndarray, batch_size: int, ordered: bool = True
     ) -> Iterator[tuple[Item, jax.Array]]:
         """As ResidentFeed.once, with images in the items."""
         _, count = self._shard
         rows = batch_size // count
-
-        def make():
-            batches = self._dataset.stream(role, positions, batch_size, shard=self._shard, runs=not ordered)
-            for _, batch in zip(range(0, len(positions), batch_size), batches, strict=True):
-                mask = np.arange(rows) < len(batch[0])
-                yield put_local(self._mesh, _ONCE, (self._item(*(_pad(array, rows) for array in batch)), mask))
-
-        return _ahead(make())
+        batches = self._dataset.stream(role, positions, batch_size, shard=self._shard, runs=not ordered)
+        for _, batch in zip(range(0, len(positions), batch_size), batches, strict=True):
+            mask = np.arange(rows) < len(batch[0])
+            yield put_local(self._mesh, _ONCE, (self._item(*(_pad(array, rows) for array in batch)), mask))
 
 
 def resident_images(dataset: Dataset) -> int:

@@ -45,7 +45,7 @@ def result_path(folder: str) -> str:
 
 
 def identity(config, job: Job, schedule: Schedule) -> dict[str, Any]:
-    """JSON that tells which training this is, and so whose checkpoints continue it: config, schedule, seed and images."""
+    """JSON that says which training this is, and so whose checkpoints continue it: config, schedule, seed and images."""
     kept = hashlib.sha256(np.ascontiguousarray(job.kept, "<i8").data).hexdigest()
     return {
         **config_lib.identity(config),
@@ -82,13 +82,6 @@ def _write(lines: Iterable[Line], writers: list[MetricsWriter]) -> str:
             writer.write(step, of_run)
         note = f"loss {np.mean([of_run['loss'] for of_run in values]):.4f}"
     return note
-
-
-def _end(what: str, step: int, checkpoints: list[Checkpoints]) -> None:
-    for saved in checkpoints:
-        saved.close()
-    logging.info("%s: asked to end; saved step %d", what, step)
-    raise Preempted
 
 
 def train_pack(
@@ -150,7 +143,7 @@ def train_pack(
         config.batch_size,
         start,
         steps,
-        trainer.block,
+        trainer.programs.block,
     )
     try:
         with Progress(what, steps, "steps", done=start) as progress, preemption.deferred():
@@ -179,7 +172,10 @@ def train_pack(
                         at = {"epoch": step * config.batch_size / len(job.kept), "seconds": seconds}
                         saved.save(step, one, checkpoints_lib.Progress(of, at, values))
                     if ending:
-                        _end(what, step, checkpoints)
+                        for saved in checkpoints:
+                            saved.close()
+                        logging.info("%s: asked to end; saved step %d", what, step)
+                        raise Preempted
                     meter.resume()
                 progress.advance(step - first, note)
     except DivergedError as error:

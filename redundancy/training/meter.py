@@ -1,6 +1,6 @@
 """Fetches metrics from the device one dispatch late, so that it never waits, and turns them into lines.
 
-Watches over every single step: a loss that is no number is told with its step, before anything else is saved.
+Watches over every single step: a loss that is no number is reported with its step, before anything else is saved.
 """
 
 import collections
@@ -32,7 +32,7 @@ class Meter:
       devices: of the mesh.
       flops_per_image: of one training step.
       dtype: that convolutions compute in, for the devices' peak.
-      pending: of each run the metrics of the steps before `start` that no line has told yet, see `Meter.pending`.
+      pending: of each run the metrics of the steps before `start` that no line has reported yet, see `Meter.pending`.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Meter:
     def pending(self) -> list[dict[str, np.ndarray]]:
         """Of each run the metrics of the steps since the last line, name -> [steps]; call after `rest`.
 
-        A continued training whose meter gets them tells the very lines of an unbroken one.
+        A continued training whose meter gets them writes the very lines of an unbroken one.
         """
         names = self._fetched[0] if self._fetched else ()
         whole = {name: np.concatenate([host[name] for host in self._fetched], axis=1) for name in names}
@@ -119,7 +119,7 @@ class Meter:
             yield step, self._line()
 
     def _line(self) -> list[dict[str, float]]:
-        """For each run the means since the last line, and the rate where one could be measured."""
+        """For each run the means since the last line, and the rate if one could be measured."""
         means = {
             name: np.concatenate([host[name] for host in self._fetched], axis=1).mean(axis=1)
             for name in self._fetched[0]

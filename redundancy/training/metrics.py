@@ -3,7 +3,6 @@
 Of several processes the first writes.
 """
 
-import contextlib
 import io
 import json
 import time
@@ -22,25 +21,10 @@ def _event_bytes(event: Event) -> bytes:
     return buffer.getvalue()
 
 
-def _line_events(line: dict) -> bytes:
-    values = [
-        Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name not in ("step", "time")
-    ]
-    return _event_bytes(Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values)))
-
-
 def read(folder: str) -> list[dict]:
     """The metric lines of a run's folder, in order; a line cut off by a kill is left out."""
     path = storage.join(folder, "metrics.jsonl")
-    if not storage.exists(path):
-        return []
-    lines = []
-    for text in storage.read_bytes(path).decode(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            line = json.loads(text)
-            if isinstance(line, dict) and {"step", "time"} <= line.keys():
-                lines.append(line)
-    return lines
+    return storage.json_lines(storage.read_bytes(path), "step", "time") if storage.exists(path) else []
 
 
 class MetricsWriter:
@@ -67,7 +51,9 @@ class MetricsWriter:
 
     def _add(self, line: dict) -> None:
         self._data["jsonl"] += (json.dumps(line) + "\n").encode()
-        self._data["events"] += _line_events(line)
+        values = [Summary.Value(tag=name, simple_value=line[name]) for name in line if name not in ("step", "time")]
+        event = Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values))
+        self._data["events"] += _event_bytes(event)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line: `step`, the time, and the values."""

@@ -21,7 +21,7 @@ def _cut(array: jax.Array, count: int, shards: int) -> jax.Array:
 def mean_value_and_grad(
     loss_of: Callable, params: Any, batch: tuple[jax.Array, ...], count: int, shards: int, unroll: bool = False
 ) -> tuple[tuple[jax.Array, Any], Any]:
-    """As jax.value_and_grad(loss_of, has_aux=True)(params, *batch), where loss and aux are means over images.
+    """As jax.value_and_grad(loss_of, has_aux=True)(params, *batch); loss and aux are means over images.
 
     Args:
       loss_of: (params, *part of the batch) -> (loss, aux), floating-point arrays that are means over images, or over

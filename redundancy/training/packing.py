@@ -1,4 +1,4 @@
-"""How many trials train at once on each device, and how: measured where that pays, and remembered.
+"""How many trials train at once on each device, and how: measured if that pays, and remembered.
 
 Trials that run one after the other on a device gain little from each other's company; batched into one network they
 keep a large device busy, if its kernels for batched convolutions are good. Which holds is found out by trying.
@@ -31,7 +31,7 @@ class Packing:
 
 
 def candidates(config, mesh, num_runs: int) -> list[Packing]:
-    """What may be fastest, the simplest first; one alone where there is nothing to find out."""
+    """What may be fastest, the simplest first; one alone if there is nothing to find out."""
     axis = mesh.shape["trial"]
     smallest = pack_size(config, mesh, num_runs)
     modes = {"loop": [False], "vmap": [True]}.get(config.pack_mode)

@@ -19,7 +19,7 @@ _PEAKS = {
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """FLOP/s of one device at its peak; None where it is not known, as for CPUs.
+    """FLOP/s of one device at its peak; None if it is not known, as for CPUs.
 
     Args:
       device_kind: as JAX names it.

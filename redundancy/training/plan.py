@@ -1,7 +1,6 @@
 """Whether a pack fits: memory of each device that a training will take, estimated before anything is compiled."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,14 +80,14 @@ def estimate(programs: Programs, pack: int, num_images: int) -> dict[str, int]:
 
 
 def check_fits(programs: Programs, pack: int, num_images: int) -> None:
-    """Raises ConfigError where a pack will not fit in the devices' memory; `num_images` as for `estimate`."""
+    """Raises ConfigError if a pack will not fit in the devices' memory; `num_images` as for `estimate`."""
     wanted = estimate(programs, pack, num_images)
     device = programs.mesh.local_devices[0]
     have = device_memory(device)
     if sum(wanted.values()) <= _SHARE * have:
         return
 
-    parts: list[Any] = [f"{name} {binary(size, 2)}" for name, size in wanted.items()]
+    parts = [f"{name} {binary(size, 2)}" for name, size in wanted.items()]
     ways = ["lower config.batch_size or config.widths", "use more devices"]
     if not programs.unroll:
         ways.insert(0, "set config.micro_batch, or lower it")

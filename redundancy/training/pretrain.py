@@ -22,7 +22,7 @@ def train(config, workdir: Workdir, profile: bool = False) -> None:
         return
     dataset = shared_dataset(config)
     num_images = len(dataset.train.positions)
-    # The sweep would otherwise tell it only after this training and all that follows it.
+    # The sweep would otherwise report it only after this training and all that follows it.
     table.check(config, num_images)
     schedule = table.full_schedule(config, num_images)
     workdir.claim_dataset(dataset.fingerprint, dataset.skipped)

@@ -24,7 +24,7 @@ class Profiler:
         self._on, self._dispatches, self._place = on, 0, None
 
     def dispatched(self, result) -> None:
-        """Call after each dispatch; `result` is waited for where the trace ends."""
+        """Call after each dispatch; `result` is waited for if the trace ends."""
         if not self._on:
             return
         self._dispatches += 1
@@ -37,7 +37,7 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
-        """Ends the trace where one runs, and writes it."""
+        """Ends the trace if one runs, and writes it."""
         if self._place is None:
             if self._on and self._dispatches:
                 logging.warning("--profile: the training is too short, no trace was written")

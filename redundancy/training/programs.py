@@ -37,8 +37,6 @@ class Programs:
       vmap: whether a device's trials are batched into one network, rather than run one after the other.
 
     Attributes:
-      model: the network.
-      mesh: ("trial", "data").
       block: steps in one dispatch.
       eval_batch_size: images of one evaluation or embedding dispatch, a multiple of the data axis.
     """
@@ -58,7 +56,7 @@ class Programs:
         self.model = make_model(config, num_classes, platform)
         self._optimizer = make_optimizer(config)
         # XLA's CPU convolutions inside a while loop leave the fast multi-threaded path (measured about 10 times
-        # slower for 8 x 8 images, 30 times for 32 x 32), so where there are any neither steps nor trials are looped over.
+        # slower for 8 x 8 images, 30 times for 32 x 32), so if there are any neither steps nor trials are looped over.
         self.unroll = platform == "cpu" and uses_xla_convolutions(self.model, image_shape)
         self.vmap = vmap
         # A streamed dispatch holds all its images at once, on the host and on the device. A CPU's steps are long.

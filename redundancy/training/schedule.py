@@ -16,7 +16,7 @@ def learning_rate(step: jax.Array, steps: jax.Array | int, peak: float, warmup_s
       step: steps taken before this one, from 0.
       steps: steps in all.
       peak: highest rate, reached after `warmup_steps`.
-      warmup_steps: steps of warm-up; cut to `steps` where a training is shorter.
+      warmup_steps: steps of warm-up; cut to `steps` if a training is shorter.
     """
     warmup = jnp.minimum(warmup_steps, steps)
     rising = step / jnp.maximum(warmup, 1)

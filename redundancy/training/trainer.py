@@ -29,12 +29,6 @@ class Trainer:
 
     Raises:
       ConfigError: a pack does not fit in the devices' memory.
-
-    Attributes:
-      programs: the device programs.
-      feed: where batches come from.
-      mesh: ("trial", "data").
-      block: steps in one dispatch.
     """
 
     def __init__(self, config, dataset: Dataset, mesh: Mesh, pack: int = 1, vmap: bool = False):
@@ -47,10 +41,6 @@ class Trainer:
     def flops_per_image(self) -> int:
         """Floating-point operations of training on one image, by the customary count."""
         return 6 * multiply_adds(self.programs.model, self.dataset.image_shape)
-
-    @property
-    def block(self) -> int:
-        return self.programs.block
 
     def init_state(self, seed: int) -> State:
         """State of one trial before its first step, on the host: a pure function of config.seed and `seed`."""

@@ -50,7 +50,8 @@ class Workdir(Layout):
         wanted = config_lib.to_json(config)
 
         def claim():
-            self._claim(wanted)
+            storage.remove_scratch(self.root)
+            self._until_written(lambda: self._try_claim(wanted))
             return wanted
 
         first = processes.first(claim)
@@ -59,10 +60,6 @@ class Workdir(Layout):
             raise ConfigError(
                 f"process 0 of this run has another config. Differing: {shown}. Give all the same command."
             )
-
-    def _claim(self, wanted: Mapping[str, Any]) -> None:
-        storage.remove_scratch(self.root)
-        self._until_written(lambda: self._try_claim(wanted))
 
     def _until_written(self, attempt: Callable[[], bool]) -> None:
         """Repeats an attempt to read and rewrite config.json until no other part of a sweep wrote it in between."""
@@ -78,7 +75,7 @@ class Workdir(Layout):
             made.add("config.json")  # whatever a listing that comes late says
         if "config.json" not in made and made & _OF_A_CONFIG:
             raise WorkdirError(
-                f"{self.root} holds {', '.join(sorted(made & _OF_A_CONFIG))} but no config.json, so nothing tells which "
+                f"{self.root} holds {', '.join(sorted(made & _OF_A_CONFIG))} but no config.json, so nothing says which "
                 "config made them. Restore config.json, or choose another --workdir."
             )
         recorded = {"config": wanted, "versions": versions()}

@@ -26,20 +26,21 @@ def is_whole(folder: str) -> bool:
     return storage.exists(storage.join(folder, "manifest.json"))
 
 
-def _missing(config: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> list[table.Asked]:
+def missing(config: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> list[table.Asked]:
+    """The subsets of a config that the manifest of the subsets made so far, if any, does not list."""
     made = {entry["file"].removesuffix(".parquet") for entry in manifest["files"]} if manifest else set()
     return [each for each in table.subsets(config) if each.name not in made]
 
 
 def missing_subsets(config, workdir: Workdir) -> list[table.Asked]:
     """The subsets that the stage select has still to write."""
-    return _missing(config, read_manifest(workdir.subsets, files=list))
+    return missing(config, read_manifest(workdir.subsets, files=list))
 
 
 def finished(config: Mapping[str, Any], stage: str, manifests: Mapping[str, Any]) -> bool:
     """Whether all that a stage writes is there, by the manifests of its folders; a folder without one has None."""
     if stage == "select":
-        return not _missing(config, manifests["subsets"])
+        return not missing(config, manifests["subsets"])
     return all(manifests[folder] for folder in folders(config, stage))
 
 

@@ -9,7 +9,7 @@ import re
 import socket
 
 from redundancy import storage
-from redundancy.workdir.parts import Part
+from redundancy.workdir.parts import Part, suffix
 
 _MOST = 2000  # characters of a message
 _NAME = re.compile(r"last_error(-part-\d+-of-\d+)?\.json")
@@ -32,10 +32,6 @@ _SECRETS = (
 def is_name(name: str) -> bool:
     """Whether a file of a workdir is one of these."""
     return _NAME.fullmatch(name) is not None
-
-
-def _name(part: Part | None) -> str:
-    return "last_error.json" if part is None else f"last_error-part-{part.number}-of-{part.count}.json"
 
 
 def without_secrets(text: str) -> str:
@@ -67,7 +63,7 @@ def record(root: str, command: str, code: int, message: str, stage: str = "", pa
             "code": code,
             "message": without_secrets(message),
         }
-        storage.write_json(storage.join(root, _name(part)), told)
+        storage.write_json(storage.join(root, f"last_error{suffix(part)}.json"), told)
 
 
 def forget(root: str, command: str, part: Part | None = None) -> None:
@@ -76,7 +72,7 @@ def forget(root: str, command: str, part: Part | None = None) -> None:
     with contextlib.suppress(Exception):
         for name in filter(is_name, storage.list_dir(root)):
             if part is not None:
-                over = name == _name(part)
+                over = name == f"last_error{suffix(part)}.json"
             else:
                 told = storage.read_json(storage.join(root, name))
                 over = command == "run" or command in (told.get("command"), told.get("stage"))

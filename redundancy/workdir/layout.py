@@ -23,17 +23,12 @@ class Layout:
 
     def __init__(self, root: str):
         self.root = root.rstrip("/") or "/"
+        self.config, self.results = self.path("config.json"), self.path("results.csv")
+        self.pretrain, self.subsets = self.path("pretrain"), self.path("subsets")
+        self.runs, self.report = self.path("runs"), self.path("report")
 
     def path(self, *parts: str) -> str:
         return storage.join(self.root, *parts)
-
-    @property
-    def config(self) -> str:
-        return self.path("config.json")
-
-    @property
-    def pretrain(self) -> str:
-        return self.path("pretrain")
 
     def embeddings(self, layer: str) -> str:
         return self.path("embeddings", layer)
@@ -41,26 +36,10 @@ class Layout:
     def merges(self, layer: str) -> str:
         return self.path("merges", layer)
 
-    @property
-    def subsets(self) -> str:
-        return self.path("subsets")
-
     def subset(self, name: str) -> str:
         """File of the subset `name`, see `subset_name`."""
         return self.path("subsets", f"{name}.parquet")
 
-    @property
-    def runs(self) -> str:
-        return self.path("runs")
-
     def run(self, name: str) -> str:
         """Folder of the run `name`, see `run_name`."""
         return self.path("runs", name)
-
-    @property
-    def results(self) -> str:
-        return self.path("results.csv")
-
-    @property
-    def report(self) -> str:
-        return self.path("report")

@@ -22,7 +22,7 @@ from absl import logging
 from redundancy import storage
 from redundancy.runtime.errors import StorageError, UserError, WorkdirError
 from redundancy.workdir.owner import in_use, is_dead, parse, this
-from redundancy.workdir.parts import Part
+from redundancy.workdir.parts import Part, suffix
 
 try:
     import fcntl
@@ -39,10 +39,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 def _names(part: Part | None) -> tuple[str, str]:
     """Names of the files of a lock and of a lease."""
-    if part is None:
-        return LOCK, LEASE
-    of = f"-part-{part.number}-of-{part.count}"
-    return f".lock{of}", f".lease{of}.json"
+    return f".lock{suffix(part)}", f".lease{suffix(part)}.json"
 
 
 def is_name(name: str) -> bool:
@@ -70,8 +67,8 @@ class Lease:
         self._ended, self._made = threading.Event(), []
         self.token = ""
 
-    def acquire(self) -> None:
-        """Takes the lease.
+    def acquire(self) -> str:
+        """Takes the lease; returns its token.
 
         Raises:
           WorkdirError: another process holds it, or the workdir cannot be written to.
@@ -80,6 +77,7 @@ class Lease:
             self._make_dirs()
             if not (storage.is_local(self._root) and fcntl and self._lock()):
                 self._write_lease()
+            return self.token
         except BaseException as error:
             self.release()
             if isinstance(error, OSError):
@@ -216,11 +214,15 @@ class Lease:
         os.pwrite(descriptor, data, 0)
         os.ftruncate(descriptor, len(data))
 
+    def _part_files(self, kind: str) -> set[str]:
+        """Names of the locks or leases of parts of a sweep."""
+        found = map(_OF_PART.fullmatch, storage.list_dir(self._root, hidden=True))
+        return {each[0] for each in found if each and each[1] == kind}
+
     def _part_locks(self) -> list[str]:
         """Files that the other parts of a sweep lock or have locked."""
-        found = [_OF_PART.fullmatch(name) for name in storage.list_dir(self._root, hidden=True)]
-        names = [each[0] for each in found if each and each[1] == "lock" and each[0] != self._lock_name]
-        return [os.path.join(storage.local_path(self._root), name) for name in names]
+        names = self._part_files("lock") - {self._lock_name}
+        return [os.path.join(storage.local_path(self._root), name) for name in sorted(names)]
 
     def _locked_parts(self) -> dict[str, Any] | None:
         """The owner of a part that is at work and excludes this process, if there is one."""
@@ -265,8 +267,7 @@ class Lease:
 
     def _others(self) -> list[str]:
         """Leases beside this process's own that may exclude it."""
-        found = [_OF_PART.fullmatch(name) for name in storage.list_dir(self._root, hidden=True)]
-        names = {LEASE, *(each[0] for each in found if each and each[1] == "lease")} - {self._lease_name}
+        names = {LEASE, *self._part_files("lease")} - {self._lease_name}
         return [storage.join(self._root, name) for name in sorted(names) if self._excludes(name)]
 
     def _living(self, paths: Iterable[str]) -> dict[str, Any] | None:

@@ -18,6 +18,11 @@ class Part:
         return f"{self.number}/{self.count}"
 
 
+def suffix(part: Part | None) -> str:
+    """'-part-0-of-4', for names of a part's own files; '' for the whole sweep."""
+    return "" if part is None else f"-part-{part.number}-of-{part.count}"
+
+
 def parse(text: str) -> Part:
     """The part that "I/N" names.
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from redundancy import storage
-from redundancy.embedding import store
+from redundancy.embedding import store, write
 from redundancy.runtime.errors import DataError, WorkdirError
 
 IDENTITY = {"layer": "end", "checkpoint": "step 7", "fingerprint": {"name": "synthetic"}}
@@ -23,13 +23,13 @@ def _rows(n=40, dimension=6, num_stored=60, seed=0):
 
 
 def _write(folder, positions, labels, embeddings, num_parts=3, identity=IDENTITY, num_stored=60):
-    parts = store.part_positions(positions, num_parts)
+    parts = write.part_positions(positions, num_parts)
     at = 0
     for index, part in enumerate(parts):
         rows = slice(at, at + len(part))
         at += len(part)
-        store.write_part(folder, index, len(parts), part, labels[rows], embeddings[rows], identity)
-    return store.finish(folder, len(parts), identity, NAMES, num_stored)
+        write.write_part(folder, index, len(parts), part, labels[rows], embeddings[rows], identity)
+    return write.finish(folder, len(parts), identity, NAMES, num_stored)
 
 
 @pytest.fixture
@@ -44,11 +44,11 @@ def _edit_manifest(folder, **changes):
 
 def test_part_positions():
     positions = np.array([1, 2, 5, 7, 8, 11, 12])
-    parts = store.part_positions(positions, 3)
+    parts = write.part_positions(positions, 3)
     assert [part.tolist() for part in parts] == [[1, 2, 5], [7, 8], [11, 12]]
-    assert [len(part) for part in store.part_positions(positions, 16)] == [1] * 7
-    assert store.part_positions(positions[:0], 4) == []
-    assert store.part_name(3, 16) == "part-00003-of-00016.parquet"
+    assert [len(part) for part in write.part_positions(positions, 16)] == [1] * 7
+    assert write.part_positions(positions[:0], 4) == []
+    assert write.part_name(3, 16) == "part-00003-of-00016.parquet"
 
 
 def test_round_trip(folder):
@@ -75,8 +75,8 @@ def test_round_trip(folder):
 def test_rows_in_any_order_make_sorted_row_groups_of_one_class(folder):
     positions, labels, embeddings = _rows()
     order = np.random.default_rng(1).permutation(40)
-    store.write_part(folder, 0, 1, positions[order], labels[order], embeddings[order], IDENTITY)
-    file = pq.ParquetFile(storage.join(folder, store.part_name(0, 1)))
+    write.write_part(folder, 0, 1, positions[order], labels[order], embeddings[order], IDENTITY)
+    file = pq.ParquetFile(storage.join(folder, write.part_name(0, 1)))
     assert file.num_row_groups == 3
     table = file.read()
     assert table.schema.field("embedding").type.list_size == 6
@@ -89,18 +89,18 @@ def test_rows_in_any_order_make_sorted_row_groups_of_one_class(folder):
 
 def test_part_done(folder):
     positions, labels, embeddings = _rows()
-    path = storage.join(folder, store.part_name(0, 1))
-    assert not store.part_done(folder, 0, 1, IDENTITY)
-    store.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
-    assert store.part_done(folder, 0, 1, IDENTITY)
-    assert not store.part_done(folder, 0, 1, {**IDENTITY, "checkpoint": "step 8"})
-    assert not store.part_done(folder, 0, 2, IDENTITY)
+    path = storage.join(folder, write.part_name(0, 1))
+    assert not write.part_done(folder, 0, 1, IDENTITY)
+    write.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
+    assert write.part_done(folder, 0, 1, IDENTITY)
+    assert not write.part_done(folder, 0, 1, {**IDENTITY, "checkpoint": "step 8"})
+    assert not write.part_done(folder, 0, 2, IDENTITY)
     data = storage.read_bytes(path)
     storage.write_bytes(path, data[: len(data) // 2])
-    assert not store.part_done(folder, 0, 1, IDENTITY)
+    assert not write.part_done(folder, 0, 1, IDENTITY)
     with pytest.raises(DataError, match="missing, damaged or of another model"):
-        store.finish(folder, 1, IDENTITY, NAMES, 60)
-    store.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
+        write.finish(folder, 1, IDENTITY, NAMES, 60)
+    write.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
     assert storage.read_bytes(path) == data
 
 
@@ -118,7 +118,7 @@ def _begin(folder):
     positions, labels, embeddings = _rows()
     for index in range(2):
         rows = slice(20 * index, 20 * index + 20)
-        store.write_part(folder, index, 2, positions[rows], labels[rows], embeddings[rows], IDENTITY)
+        write.write_part(folder, index, 2, positions[rows], labels[rows], embeddings[rows], IDENTITY)
 
 
 def test_what_is_written_is_not_read_again_to_finish(folder, monkeypatch):
@@ -126,9 +126,9 @@ def test_what_is_written_is_not_read_again_to_finish(folder, monkeypatch):
         decoded, hashed = _count_reads(patch)
         _begin(folder)
         assert (decoded, hashed) == ([], [])
-        assert all(store.part_done(folder, index, 2, IDENTITY) for index in range(2))
+        assert all(write.part_done(folder, index, 2, IDENTITY) for index in range(2))
         assert (decoded, len(hashed)) == ([], 2)
-        manifest = store.finish(folder, 2, IDENTITY, NAMES, 60)
+        manifest = write.finish(folder, 2, IDENTITY, NAMES, 60)
         assert (decoded, len(hashed)) == ([], 2)
     assert storage.list_dir(folder) == ["manifest.json", *(part["file"] for part in manifest["parts"])]
     for part in manifest["parts"]:
@@ -139,35 +139,35 @@ def test_what_is_written_is_not_read_again_to_finish(folder, monkeypatch):
 def test_parts_without_a_record_are_read_once(folder, tmp_path, monkeypatch):
     _begin(folder)
     _begin(str(tmp_path / "other"))
-    wanted = store.finish(str(tmp_path / "other"), 2, IDENTITY, NAMES, 60)
-    first, second = (store.record_path(storage.join(folder, store.part_name(index, 2))) for index in range(2))
+    wanted = write.finish(str(tmp_path / "other"), 2, IDENTITY, NAMES, 60)
+    first, second = (write.record_path(storage.join(folder, write.part_name(index, 2))) for index in range(2))
     storage.remove(first)
     storage.write_text(second, "{}")
     with monkeypatch.context() as patch:
         read, times = storage.read_parquet, []
         patch.setattr(storage, "read_parquet", lambda *a: times.append(1) or read(*a))
-        assert all(store.part_done(folder, index, 2, IDENTITY) for index in range(2))
+        assert all(write.part_done(folder, index, 2, IDENTITY) for index in range(2))
         assert len(times) == 2
-        assert store.finish(folder, 2, IDENTITY, NAMES, 60) == wanted
+        assert write.finish(folder, 2, IDENTITY, NAMES, 60) == wanted
         assert len(times) == 2
 
 
 def test_the_record_of_another_part_does_not_vouch_for_one(folder, tmp_path):
     _begin(folder)
-    path = storage.join(folder, store.part_name(1, 2))
+    path = storage.join(folder, write.part_name(1, 2))
     data = storage.read_bytes(path)
     _flip(path)
-    assert not store.part_done(folder, 1, 2, IDENTITY)
-    storage.write_bytes(path, storage.read_bytes(storage.join(folder, store.part_name(0, 2))))
+    assert not write.part_done(folder, 1, 2, IDENTITY)
+    storage.write_bytes(path, storage.read_bytes(storage.join(folder, write.part_name(0, 2))))
     with pytest.raises(DataError, match=f"{path} is missing, damaged or of another model"):
-        store.finish(folder, 2, IDENTITY, NAMES, 60)
+        write.finish(folder, 2, IDENTITY, NAMES, 60)
     storage.remove(path)
     with pytest.raises(DataError, match=f"{path} is missing"):
-        store.finish(folder, 2, IDENTITY, NAMES, 60)
+        write.finish(folder, 2, IDENTITY, NAMES, 60)
     storage.write_bytes(path, data)
     with pytest.raises(DataError, match="of another model"):
-        store.finish(folder, 2, {**IDENTITY, "checkpoint": "step 8"}, NAMES, 60)
-    store.finish(folder, 2, IDENTITY, NAMES, 60)
+        write.finish(folder, 2, {**IDENTITY, "checkpoint": "step 8"}, NAMES, 60)
+    write.finish(folder, 2, IDENTITY, NAMES, 60)
 
 
 def test_labels_are_read_once(folder, monkeypatch):
@@ -185,7 +185,7 @@ def test_an_embedding_without_cosine_is_not_written(folder, value, what):
     positions, labels, embeddings = _rows()
     embeddings[[9, 4]] = value
     with pytest.raises(DataError, match=rf'layer "end": the embedding of position {positions[4]} .*{what}.*\(2 such'):
-        store.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
+        write.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
     assert storage.list_dir(folder) == []
 
 
@@ -194,7 +194,7 @@ def test_an_embedding_without_cosine_brought_by_someone_is_found(folder, value, 
     positions, labels, embeddings = _rows()
     embeddings[4] = value
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_check_vectors", lambda *_: None)
+        patch.setattr(write, "check_cosines", lambda *_: None)
         _write(folder, positions, labels, embeddings)
     opened = store.EmbeddingStore(folder)
     with pytest.raises(DataError, match=rf"{folder}.*label {labels[4]}.*position {positions[4]}"):
@@ -203,7 +203,7 @@ def test_an_embedding_without_cosine_brought_by_someone_is_found(folder, value, 
 
 def test_an_unfinished_store_is_not_opened(folder):
     positions, labels, embeddings = _rows()
-    store.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
+    write.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
     with pytest.raises(WorkdirError, match="redundancy embed"):
         store.EmbeddingStore(folder)
 
@@ -238,7 +238,7 @@ def _replace(path):
 )
 def test_a_damaged_part_is_named_with_the_way_out(folder, damage, what):
     _write(folder, *_rows())
-    path = storage.join(folder, store.part_name(1, 3))
+    path = storage.join(folder, write.part_name(1, 3))
     damage(path)
     with pytest.raises(DataError, match=f"{path} .*{what}.*Delete {path} and .*manifest.json.*redundancy embed"):
         store.EmbeddingStore(folder)
@@ -291,7 +291,7 @@ def test_fields_of_other_types_are_named(folder, field, value, what):
 @pytest.mark.parametrize(("column", "kind"), [("label", "string"), ("label", "double"), ("position", "double")])
 def test_labels_and_positions_of_other_types_are_refused(folder, column, kind):
     manifest = _write(folder, *_rows(), num_parts=1)
-    path = storage.join(folder, store.part_name(0, 1))
+    path = storage.join(folder, write.part_name(0, 1))
     table = pq.read_table(path).replace_schema_metadata()
     at = table.column_names.index(column)
     pq.write_table(table.set_column(at, column, table[column].cast(kind)), path)
@@ -309,10 +309,10 @@ def test_embeddings_of_another_length_are_refused(folder):
 
 def test_parts_of_different_dimensions_are_not_finished(folder):
     positions, labels, embeddings = _rows()
-    store.write_part(folder, 0, 2, positions[:20], labels[:20], embeddings[:20], IDENTITY)
-    store.write_part(folder, 1, 2, positions[20:], labels[20:], embeddings[20:, :5], IDENTITY)
+    write.write_part(folder, 0, 2, positions[:20], labels[:20], embeddings[:20], IDENTITY)
+    write.write_part(folder, 1, 2, positions[20:], labels[20:], embeddings[20:, :5], IDENTITY)
     with pytest.raises(DataError, match=r"\[5, 6\]"):
-        store.finish(folder, 2, IDENTITY, NAMES, 60)
+        write.finish(folder, 2, IDENTITY, NAMES, 60)
 
 
 def test_a_doubled_position_is_refused(folder):
@@ -350,11 +350,11 @@ def test_other_names_than_the_labels_are_refused(folder):
 def test_parts_of_another_writer_with_mixed_row_groups(folder):
     positions, labels, embeddings = _rows()
     _write(folder, positions, labels, embeddings, num_parts=1)
-    path = storage.join(folder, store.part_name(0, 1))
+    path = storage.join(folder, write.part_name(0, 1))
     table = pq.read_table(path).replace_schema_metadata().take(np.random.default_rng(2).permutation(40))
     pq.write_table(table, path, row_group_size=7, write_statistics=False)
     # Another writer's manifest may say no more of a part than this.
-    _edit_manifest(folder, parts=[{"file": store.part_name(0, 1), "rows": 40, "sha256": storage.sha256(path)}])
+    _edit_manifest(folder, parts=[{"file": write.part_name(0, 1), "rows": 40, "sha256": storage.sha256(path)}])
     for label in range(4):
         of_class, vectors = store.EmbeddingStore(folder).read_class(label)
         assert (of_class == positions[labels == label]).all()

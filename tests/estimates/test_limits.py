@@ -14,7 +14,7 @@ from finished_run import finished, small_config
 from redundancy import config as config_lib
 from redundancy import estimates, storage
 from redundancy.data import open_dataset
-from redundancy.embedding import store
+from redundancy.embedding import write
 from redundancy.estimates import needs
 from redundancy.estimates.work import work_of
 from redundancy.runtime import machine
@@ -157,10 +157,10 @@ def test_estimates_are_near_what_link_and_select_write(tmp_path, sizes, dimensio
     vectors = np.maximum(0, generator.normal(size=(n, dimension))).astype(np.float32) + 0.01
     folder, identity = workdir.embeddings("end"), {"layer": "end", "checkpoint": "none", "fingerprint": None}
     workdir.claim(config)
-    parts = store.part_positions(np.arange(n), config.embedding_parts)
+    parts = write.part_positions(np.arange(n), config.embedding_parts)
     for index, part in enumerate(parts):
-        store.write_part(folder, index, len(parts), part, labels[part], vectors[part], identity)
-    store.finish(folder, len(parts), identity, [str(label) for label in range(len(sizes))], n)
+        write.write_part(folder, index, len(parts), part, labels[part], vectors[part], identity)
+    write.finish(folder, len(parts), identity, [str(label) for label in range(len(sizes))], n)
     todo = ("link", "select")
     work = work_of(config, workdir, None, todo)
     assert (work.images, work.dimensions) == (n, {"end": dimension})

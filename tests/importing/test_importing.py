@@ -14,7 +14,7 @@ import pytest
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
-from redundancy.embedding import store
+from redundancy.embedding import store, write
 from redundancy.importing import ids as ids_lib
 from redundancy.importing import vectors
 from redundancy.importing.stage import import_embeddings
@@ -212,10 +212,10 @@ def test_a_finished_import_is_a_no_op_and_others_are_refused(files, monkeypatch)
 
 def test_embeddings_of_embed_are_not_overwritten(files):
     identity = {"layer": "end", "checkpoint": "pretrain/checkpoints/7", "fingerprint": {"name": "digits"}}
-    store.write_part(files.store, 0, 2, np.arange(N), files.labels, files.embeddings, identity)
+    write.write_part(files.store, 0, 2, np.arange(N), files.labels, files.embeddings, identity)
     files.refused("begun by another import .* or by embed", WorkdirError)
-    store.write_part(files.store, 1, 2, np.arange(N, 2 * N), files.labels, files.embeddings, identity)
-    store.finish(files.store, 2, identity, list("abcd"), 2 * N)
+    write.write_part(files.store, 1, 2, np.arange(N, 2 * N), files.labels, files.embeddings, identity)
+    write.finish(files.store, 2, identity, list("abcd"), 2 * N)
     files.refused("not imported", WorkdirError)
 
 
@@ -256,7 +256,7 @@ stage.import_embeddings(stage.{files.request(parts=5)!r}, Workdir({files.workdir
 
 def test_an_import_begun_with_other_parts(files, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(store, "finish", lambda *_: pytest.fail("interrupted"))
+        patch.setattr(write, "finish", lambda *_: pytest.fail("interrupted"))
         with pytest.raises(pytest.fail.Exception):
             files.bring(parts=5)
     check(files.bring(parts=2), files.embeddings, files.labels)

@@ -137,7 +137,7 @@ def test_names_of_methods_stand_in_one_file():
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("config", {"jax", "numpy", "pyarrow"}), ("experiment.table", {"jax", "tensorflow", "matplotlib", "scipy"})],
+    [("config", {"jax", "numpy", "pyarrow"}), ("workdir.table", {"jax", "tensorflow", "matplotlib", "scipy"})],
 )
 def test_tables_need_nothing_heavy(module, absent):
     script = f"import sys, redundancy.{module}; print({absent} & {{*sys.modules}})"

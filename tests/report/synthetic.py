@@ -8,7 +8,7 @@ import numpy as np
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
-from redundancy.embedding import store
+from redundancy.embedding import write
 from redundancy.experiment import results
 from redundancy.selection.link import link
 from redundancy.selection.select import select
@@ -36,8 +36,8 @@ def _write_embeddings(workdir, layer, dataset, embed):
     embeddings = embed(dataset.read("train", dataset.train.positions))
     identity = {"layer": layer, "checkpoint": "none", "fingerprint": dataset.fingerprint}
     folder = workdir.embeddings(layer)
-    store.write_part(folder, 0, 1, dataset.train.positions, dataset.train.labels, embeddings, identity)
-    store.finish(folder, 1, identity, dataset.class_names, dataset.train.num_stored)
+    write.write_part(folder, 0, 1, dataset.train.positions, dataset.train.labels, embeddings, identity)
+    write.finish(folder, 1, identity, dataset.class_names, dataset.train.num_stored)
 
 
 def _write_results(workdir, config, full_size):

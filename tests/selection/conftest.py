@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from redundancy import config as config_lib
-from redundancy.embedding import store
+from redundancy.embedding import write
 from redundancy.workdir import Workdir
 
 FINGERPRINT = {"name": "synthetic", "split": "train", "shard_lengths": [99]}
@@ -28,12 +28,12 @@ def write_store(workdir, layer, sizes, dimension, num_parts, seed):
     labels = generator.permutation(np.repeat(np.arange(len(sizes)), sizes))
     embeddings = generator.normal(size=(len(labels), dimension)).astype(np.float32)
     identity = {"layer": layer, "checkpoint": "step 7", "fingerprint": FINGERPRINT}
-    parts = store.part_positions(positions, num_parts)
+    parts = write.part_positions(positions, num_parts)
     for index, part in enumerate(parts):
         rows = np.searchsorted(positions, part)
-        store.write_part(workdir.embeddings(layer), index, len(parts), part, labels[rows], embeddings[rows], identity)
+        write.write_part(workdir.embeddings(layer), index, len(parts), part, labels[rows], embeddings[rows], identity)
     names = [f"class {label}" for label in range(len(sizes))]
-    store.finish(workdir.embeddings(layer), len(parts), identity, names, 2 * sum(sizes))
+    write.finish(workdir.embeddings(layer), len(parts), identity, names, 2 * sum(sizes))
 
 
 @pytest.fixture

@@ -235,14 +235,14 @@ def test_empty_and_no_workdir(tmp_path):
     (tmp_path / "w").mkdir()
     found = survey(str(tmp_path / "w"))
     assert states(found)[1:] == ["next", "waiting", "waiting", "not needed", "not needed"]
-    assert status.status(status.Request(), str(tmp_path / "w"), io.StringIO()) == 0
+    assert status.status(str(tmp_path / "w"), out=io.StringIO()) == 0
     with pytest.raises(WorkdirError, match="none is no workdir: nothing is there"):
         survey(str(tmp_path / "none"))
     (tmp_path / "w" / "holiday.jpg").write_text("x")
     with pytest.raises(WorkdirError, match=r"w is no workdir: it holds holiday\.jpg"):
         survey(str(tmp_path / "w"))
     with pytest.raises(ConfigError, match="--watch=0: wanted seconds"):
-        status.status(status.Request(watch=0.0), str(tmp_path / "w"))
+        status.status(str(tmp_path / "w"), watch=0.0)
 
 
 def test_what_is_damaged_is_named(copied):
@@ -263,11 +263,11 @@ def test_what_is_damaged_is_named(copied):
         before = (copied / name).read_bytes()
         damage(name)
         out = io.StringIO()
-        assert status.status(status.Request(), str(copied), out) == 1, name
+        assert status.status(str(copied), out=out) == 1, name
         (told,) = [line for line in out.getvalue().splitlines() if line.startswith("damaged: ")]
         assert str(copied / name) in told
         (copied / name).write_bytes(before)
-    assert status.status(status.Request(), str(copied), io.StringIO()) == 0
+    assert status.status(str(copied), out=io.StringIO()) == 0
 
 
 def test_who_is_there(copied, monkeypatch):
@@ -386,7 +386,7 @@ def test_watching(copied, monkeypatch):
     for out, flags, lines in ((io.StringIO(), {}, 3), (io.StringIO(), {"json": True}, 3), (Terminal(), {}, None)):
         looks = []
         monkeypatch.setattr(status.time, "sleep", after(looks))
-        assert status.status(status.Request(watch=5.0, **flags), str(copied), out) == 0
+        assert status.status(str(copied), watch=5.0, out=out, **flags) == 0
         assert looks == [5.0] * 3
         if lines is None:
             assert out.getvalue().count("\x1b[H") == 3

@@ -4,7 +4,6 @@ A call whose worker dies is made again elsewhere. Nothing large passes through t
 """
 
 import contextlib
-import dataclasses
 import queue
 import time
 import uuid
@@ -31,15 +30,6 @@ _REMIND_S = 60.0
 _PACKAGES = ("redundancy", "python", "numpy", "scipy", "numba", "jax", "pyarrow", "dask", "distributed", "cloudpickle")
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """A call to be made on a worker: a function that its module's name finds, with small arguments; and whose class."""
-
-    task: ClassTask
-    function: Callable
-    arguments: tuple
-
-
 class Cluster:
     """The workers of one scheduler.
 
@@ -47,21 +37,18 @@ class Cluster:
       client: connected to the scheduler.
       address: the scheduler's, for messages.
       marker: name of the file by which workers know the workdir, see `dask_worker.call`.
-      num_tasks: classes to link.
+      num_tasks: classes to link; the caller counts in `num_finished` those that are linked.
     """
 
     def __init__(self, client: "Client", address: str, marker: str, num_tasks: int):
         self._client, self._address, self._marker = client, address, marker
-        self._num_tasks, self._num_finished = num_tasks, 0
+        self._num_tasks, self.num_finished = num_tasks, 0
         self._reminded = -float("inf")
-
-    def class_finished(self) -> None:
-        self._num_finished += 1
 
     @property
     def _resume(self) -> str:
         return (
-            f"{self._num_finished} of this run's {self._num_tasks} classes are finished and stay; the same command, "
+            f"{self.num_finished} of this run's {self._num_tasks} classes are finished and stay; the same command, "
             "given again, links the others."
         )
 
@@ -115,14 +102,17 @@ class Cluster:
         if differing:
             logging.warning("link: tasks may fail, or merges differ in their last bits: %s.", "; ".join(differing))
 
-    def map(self, works: Sequence[Work], done: Callable[[int, Any], None], results: bool) -> None:
-        """Makes the calls, the first ones first, and calls `done(number, result)` after each in this thread.
+    def map(
+        self, function: Callable, arguments: Sequence[tuple], done: Callable[[int, Any], None], results: bool
+    ) -> None:
+        """Calls the function with each tuple of arguments, the first ones first.
 
         A call whose worker dies, or that fails for no fault of the user's, is made again.
 
         Args:
-          works: the calls.
-          done: is told a call's number in `works` and, where `results`, what it returned.
+          function: one that its module's name finds.
+          arguments: of each call, small; the first is the `ClassTask`.
+          done: called in this thread after each call, with its number in `arguments` and, if `results`, what it returned.
           results: whether results are fetched from the workers; else they are None.
 
         Raises:
@@ -134,16 +124,15 @@ class Cluster:
 
         def submit(number: int, tries: int = 0, alone: bool = False) -> None:
             self._need_client()
-            work = works[number]
             future = self._client.submit(
                 dask_worker.call,
                 dask_worker.version(),
-                work.task.merges,
+                arguments[number][0].merges,
                 self._marker,
                 _RETRY_S * 2**tries if tries else 0.0,
-                work.function,
-                work.arguments,
-                key=(f"{work.function.__name__}-{run}", number, tries, int(alone)),
+                function,
+                arguments[number],
+                key=(f"{function.__name__}-{run}", number, tries, int(alone)),
                 pure=False,
                 priority=-number,
             )
@@ -151,12 +140,12 @@ class Cluster:
             future.add_done_callback(events.put)
 
         try:
-            for number in range(len(works)):
+            for number in range(len(arguments)):
                 submit(number)
             while running:
                 future = self._next(events)
                 number, tries, alone = running.pop(future)
-                task = works[number].task
+                task = arguments[number][0]
                 result, error = _outcome(future, results)
                 if error is None:
                     done(number, result)
@@ -185,7 +174,7 @@ class Cluster:
                 return events.get(timeout=_LOOK_S)
             except queue.Empty:
                 self._need_client()
-                with contextlib.suppress(OSError):  # where the scheduler does not answer, its futures tell soon
+                with contextlib.suppress(OSError):  # if the scheduler does not answer, its futures soon show it
                     self._num_workers()
 
     def _need_client(self) -> None:

@@ -5,6 +5,7 @@ Imported on workers, so it imports no more than the tasks need. Knows nothing of
 
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
 import signal
@@ -28,19 +29,15 @@ def version() -> str:
     """This package's version and a digest of the sources that make merges: two checkouts of one version may differ."""
     root = pathlib.Path(redundancy.__file__).parent
     digest = hashlib.sha256()
-    for path in (*sorted(root.glob("selection/*.py")), root / "embedding/store.py", *sorted(root.glob("storage/*.py"))):
+    for path in itertools.chain(*(sorted(root.glob(f"{room}/*.py")) for room in ("selection", "embedding", "storage"))):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return f"{redundancy.__version__}, sources {digest.hexdigest()[:8]}"
 
 
 class CallFailed(Exception):
-    """A call's exception as text, since not every exception can be sent.
+    """A call's exception as text, since not every exception can be sent: its machine, type and text, and stack trace.
 
-    Attributes:
-      worker: the machine.
-      what: type and text of the exception.
-      memory: whether it was for want of memory.
-      trace: the stack trace.
+    `memory` is whether it was for want of memory.
     """
 
     def __init__(self, worker: str, what: str, memory: bool, trace: str):
@@ -52,12 +49,12 @@ class CallFailed(Exception):
 
 
 def dask_setup(_) -> None:
-    """Called by Dask where a local worker starts: Ctrl-C reaches it too, but the driver is to end it."""
+    """Called by Dask when a local worker starts: Ctrl-C reaches it too, but the driver is to end it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def use_cores(number: int) -> None:
-    """Keeps JAX's and Numba's threads in this process to `number`, and JAX off the accelerators unless told otherwise.
+    """Keeps JAX's and Numba's threads in this process to `number`, and JAX off the accelerators unless JAX_PLATFORMS is set.
 
     XLA makes its pool of threads when JAX is first used; later this changes nothing.
     """
@@ -88,7 +85,7 @@ def call(wanted: str, folder: str, marker: str, wait_s: float, function: Callabl
       wanted: the driver's `version()`.
       folder: the merges that are being made.
       marker: name of a file which the driver has written among the files of the classes.
-      wait_s: seconds to wait first, where the call failed before.
+      wait_s: seconds to wait first, if the call failed before.
       function: named by its module, as everything that is sent.
       arguments: of the function, small.
 

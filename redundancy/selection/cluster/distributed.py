@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from redundancy import storage
 from redundancy.runtime.errors import ConfigError, UserError
 from redundancy.selection import local, merges, tasks
-from redundancy.selection.cluster.dask_cluster import Cluster, Work
+from redundancy.selection.cluster.dask_cluster import Cluster
 from redundancy.selection.tasks import ClassTask
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def num_blocks(task: ClassTask) -> int:
 
 
 def _link_split(cluster: Cluster, task: ClassTask, advance: Callable[[int], None]) -> None:
-    """Links one class as many calls; `advance` is told in steps how many more of its images are done, all in the end."""
+    """Links one class as many calls; calls `advance` in steps with how many more of its images are done, all in the end."""
     blocks, told = num_blocks(task), 0
 
     def tell(images: int) -> None:
@@ -150,11 +150,11 @@ def _link_split(cluster: Cluster, task: ClassTask, advance: Callable[[int], None
             if len(arguments) > 1:  # a block, though perhaps not of the last round
                 tell(min(task.num_images // blocks, task.num_images - 1 - told))
 
-        cluster.map([Work(task, function, of_one) for of_one in arguments], done, results=True)
+        cluster.map(function, arguments, done, results=True)
         return out
 
     tasks.link_split(task, blocks, run_all)
-    cluster.class_finished()
+    cluster.num_finished += 1
     tell(task.num_images - told)
 
 
@@ -203,7 +203,7 @@ def run(
             _link_split(cluster, task, functools.partial(finished, original))
 
         def done(number: int, _: None) -> None:
-            cluster.class_finished()
+            cluster.num_finished += 1
             finished(originals[num_large + number])
 
-        cluster.map([Work(task, tasks.link_class, (task,)) for task in ordered[num_large:]], done, results=False)
+        cluster.map(tasks.link_class, [(task,) for task in ordered[num_large:]], done, results=False)

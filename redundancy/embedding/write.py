@@ -1,0 +1,224 @@
+"""Writes the embedding store: Parquet parts that can be written apart, and a manifest that makes them one.
+
+A folder holds part-00003-of-00016.parquet with columns position int64, label int32 and embedding, a fixed-size list
+of float32; rows are sorted by (label, position), each label being a row group, so that a class is a push-down read
+over all parts. manifest.json is written last. Embeddings of any model can be brought in this form.
+
+Until there is a manifest, what it will say of a part stands in a record beside it, part-00003-of-00016.json: who wrote
+the part knows it without reading it again.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from redundancy import storage, workdir
+from redundancy.runtime.errors import DataError
+
+_IDENTITY = "identity"
+
+
+def part_name(index: int, num_parts: int) -> str:
+    """'part-00003-of-00016.parquet'."""
+    return f"part-{index:05d}-of-{num_parts:05d}.parquet"
+
+
+def part_positions(positions: np.ndarray, num_parts: int) -> list[np.ndarray]:
+    """Positions of each part: contiguous chunks of `positions`, ascending int64, whose sizes differ by at most one.
+
+    No part is empty: with fewer positions than `num_parts` there are fewer parts.
+    """
+    return np.array_split(positions, min(num_parts, len(positions))) if len(positions) else []
+
+
+def check_cosines(embeddings: np.ndarray, positions: np.ndarray, where: str, remedy: str) -> None:
+    """Raises DataError naming the first position whose embedding has no cosine."""
+    finite = np.isfinite(embeddings).all(axis=1)
+    sound = finite & embeddings.any(axis=1)
+    if sound.all():
+        return
+    wrong = np.flatnonzero(~sound)
+    row = wrong[np.argmin(positions[wrong])]
+    what = "is a zero vector" if finite[row] else "holds NaN or infinity"
+    raise DataError(
+        f"{where}: the embedding of position {positions[row]} {what} ({len(wrong)} such of {len(positions)} rows); "
+        f"wanted finite numbers, not all 0, or it has no cosine. {remedy}"
+    )
+
+
+def write_part(
+    folder: str,
+    index: int,
+    num_parts: int,
+    positions: np.ndarray,
+    labels: np.ndarray,
+    embeddings: np.ndarray,
+    identity: Mapping[str, Any],
+) -> None:
+    """Writes one part, whole or not at all.
+
+    Args:
+      folder: the store's folder.
+      index: number of the part, 0…num_parts-1.
+      num_parts: parts of the store.
+      positions: [n] int64, n at least 1.
+      labels: [n] int32.
+      embeddings: [n, d] float32.
+      identity: JSON values that say whose embeddings these are: layer, checkpoint, fingerprint.
+
+    Raises:
+      DataError: an embedding holds NaN or infinity, or is zero.
+    """
+    positions, labels = np.asarray(positions, np.int64), np.asarray(labels, np.int32)
+    embeddings = np.asarray(embeddings, np.float32)
+    if embeddings.ndim != 2 or not len(positions) == len(labels) == len(embeddings) > 0:
+        raise ValueError(
+            f"shapes {positions.shape}, {labels.shape}, {embeddings.shape}; wanted [n], [n], [n, d], n > 0"
+        )
+    check_cosines(
+        embeddings,
+        positions,
+        f'layer "{identity["layer"]}"',
+        "Look at that image; if many are wrong the training has diverged: lower the learning rate and train again.",
+    )
+    order = np.lexsort((positions, labels))
+    positions, labels, embeddings = positions[order], labels[order], embeddings[order]
+    borders = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
+    tables = []
+    for start, stop in itertools.pairwise(borders):
+        flat = pa.array(embeddings[start:stop].reshape(-1))
+        vectors = pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
+        columns = {"position": positions[start:stop], "label": labels[start:stop], "embedding": vectors}
+        tables.append(pa.table(columns))
+    text, path = _text(identity), storage.join(folder, part_name(index, num_parts))
+    sha256 = storage.write_parquet(path, tables, {_IDENTITY: text})
+    _write_record(path, text, sha256, labels, embeddings.shape[1])
+
+
+def _text(identity: Mapping[str, Any]) -> str:
+    return json.dumps(dict(identity), sort_keys=True)
+
+
+def record_path(path: str) -> str:
+    """Path of a part's record."""
+    return f"{path.removesuffix('.parquet')}.json"
+
+
+def _write_record(path: str, identity: str, sha256: str, labels: np.ndarray, dimension: int) -> dict[str, Any]:
+    """Writes down what `finish` wants to know of a part: whose it is, its checksums, dimension and labels."""
+    part = dict(file=path.rsplit("/", 1)[-1], rows=len(labels), sha256=sha256, footer_sha256=footer_sha256(path))
+    found, counts = (column.tolist() for column in np.unique(labels, return_counts=True))
+    record = dict(identity=identity, part=part, dimension=dimension, labels=found, counts=counts)
+    storage.write_json(record_path(path), record)
+    return record
+
+
+def _record(path: str, identity: Mapping[str, Any], whole: bool = False) -> dict[str, Any] | None:
+    """The part's record; None if the part is missing, damaged or of another identity.
+
+    Damage shows by the footer's checksum, or `whole` by that of all bytes. A part without a record, which an earlier
+    version wrote, is read once to make it.
+    """
+    if not storage.exists(path):
+        return None
+    text, where = _text(identity), record_path(path)
+    try:
+        record = workdir.need_fields(where, storage.read_json(where), part=dict, labels=list)
+    except (FileNotFoundError, DataError):
+        try:
+            table = storage.read_parquet(path, ["position", "label", "embedding"])
+        except DataError:
+            return None
+        if storage.parquet_metadata(table).get(_IDENTITY) != text:
+            return None
+        dimension = table.schema.field("embedding").type.list_size
+        return _write_record(path, text, storage.sha256(path), table["label"].to_numpy(), dimension)
+    same = (record["identity"], record["part"]["footer_sha256"]) == (text, footer_sha256(path))
+    return record if same and (not whole or record["part"]["sha256"] == storage.sha256(path)) else None
+
+
+def part_identity(path: str) -> dict[str, Any] | None:
+    """The identity that a part was written with; None if the file is damaged or has none."""
+    try:
+        file = storage.open_parquet(path)
+    except DataError:
+        return None
+    found = (file.schema_arrow.metadata or {}).get(_IDENTITY.encode())
+    file.close(force=True)
+    return json.loads(found) if found else None
+
+
+def part_done(folder: str, index: int, num_parts: int, identity: Mapping[str, Any]) -> bool:
+    """Whether the part is there, undamaged, and has this identity; a part that is not may be rewritten."""
+    return _record(storage.join(folder, part_name(index, num_parts)), identity, whole=True) is not None
+
+
+def footer_sha256(path: str) -> str:
+    """Hex SHA-256 of a Parquet file's footer, which says where its pages lie: no two parts have the same."""
+    with storage.open_read(path) as file:
+        return hashlib.sha256(storage.parquet_footer(file)).hexdigest()
+
+
+def digest(parts: Sequence[Mapping[str, Any]]) -> str:
+    """One checksum of all parts: which ones `write_part` wrote, and so checked."""
+    return hashlib.sha256(json.dumps([part["sha256"] for part in parts]).encode()).hexdigest()
+
+
+def finish(
+    folder: str, num_parts: int, identity: Mapping[str, Any], class_names: Sequence[str], num_stored: int
+) -> dict[str, Any]:
+    """Writes the manifest, which makes the parts a store, from the parts' records, which it removes.
+
+    Of the parts themselves the footers alone are read: other damage shows when the store is opened.
+
+    Args:
+      folder: the store's folder.
+      num_parts: parts of the store, all of them written.
+      identity: as given to `write_part`.
+      class_names: name of each label 0…
+      num_stored: positions of the split in stored order, those not embedded included; each position is below it.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      DataError: a part is missing, damaged or of another identity, or has a label without a name.
+    """
+    parts, counts, dimensions = [], np.zeros(len(class_names), np.int64), set()
+    for index in range(num_parts):
+        path = storage.join(folder, part_name(index, num_parts))
+        record = _record(path, identity)
+        if record is None:
+            raise DataError(f"{path} is missing, damaged or of another model; run the stage that writes it again.")
+        dimensions.add(record["dimension"])
+        labels = record["labels"]
+        if labels[0] < 0 or labels[-1] >= len(class_names):
+            raise DataError(
+                f"{path} has labels {labels[0]}…{labels[-1]}; wanted 0…{len(class_names) - 1}, "
+                f"the {len(class_names)} class names."
+            )
+        counts[labels] += record["counts"]
+        parts.append(record["part"])
+    if len(dimensions) != 1:
+        raise DataError(f"{folder}: parts hold embeddings of {sorted(dimensions)} numbers; wanted one dimension.")
+    manifest = {
+        **identity,
+        "dimension": dimensions.pop(),
+        "num_examples": int(counts.sum()),
+        "num_stored": int(num_stored),
+        "class_names": list(class_names),
+        "class_counts": {str(label): int(counts[label]) for label in np.flatnonzero(counts)},
+        "checkpoint": identity.get("checkpoint"),
+        "fingerprint": identity.get("fingerprint"),
+        "parts": parts,
+        "checked": digest(parts),
+    }
+    for part in parts:  # first, so that no killed process leaves one beside a manifest
+        storage.remove(record_path(storage.join(folder, part["file"])))
+    workdir.write_manifest(folder, manifest)
+    return manifest
