@@ -10,39 +10,56 @@ import re
 import zlib
 from collections.abc import Sequence
 
-from launch.records import (
-    DONE,
-    FAILED,
-    STOPPED,
-    Action,
-    Attempt,
-    Close,
-    Create,
-    Delete,
-    End,
-    Host,
-    Policy,
-    Record,
-    Resource,
-    Sight,
-    Start,
-    State,
-    Wait,
-)
+from launch.records import DONE, FAILED, STOPPED, Attempt, Host, Policy, Record, Resource, Sight, State
 
 _SHARE_S = 900.0  # of the budget: less is not worth another start
 
 # Words of the cloud for want of capacity and for what waiting cannot mend; words of a program whose host is to blame, from
 # marin's tpu_health.py and JAX's issues.
 CAPACITY = re.compile(
-    r"no more capacity|reserved capacity|valid.until|RESOURCE_POOL_EXHAUSTED|RESOURCE_EXHAUSTED|Quota '|quota|stockout|expired",
-    re.I,
+    r"no more capacity|reserved capacity|valid.until|RESOURCE_\w*EXHAUSTED|quota|stockout|expired", re.I
 )
 PERMANENT = re.compile(r"PERMISSION_DENIED|INVALID_ARGUMENT|does not have (permission|access)|bad request", re.I)
 _OF_THE_HOST = re.compile(
     r"Couldn't open iommu group|open\(/dev/vfio|Device or resource busy|Failed to initialize TPU system|"
     r"TPU initialization failed|No accelerator found|The TPU is already in use|libtpu_lockfile|SLICE_FAILURE_"
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Create:  # once more, where `attempt` is the present one
+    zone: str
+    attempt: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:  # a new attempt, where the present one has ended
+    attempt: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Close:  # the present attempt has ended
+    outcome: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Delete:
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class End:  # nothing is left to do, and no slice is left
+    code: int
+    message: str
+
+
+Action = Wait | Create | Start | Close | Delete | End
 
 
 def decide(record: Record, sight: Sight, policy: Policy) -> Action:
@@ -105,8 +122,9 @@ def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
         case State.BROKEN:
             expired = last.started is None and sight.now - (last.created or last.began) > 0.95 * policy.wait_s
             lost = not expired and (last.started is not None or not CAPACITY.search(resource.message))
-            message = resource.message or "the slice was suspended or has failed"
-            return Close("preempted" if lost else "capacity", message)
+            return Close(
+                "preempted" if lost else "capacity", resource.message or "the slice was suspended or has failed"
+            )
         case State.DELETING:
             return Close("preempted", "the slice is being deleted, not by this launcher")
     if not resource.ready:
@@ -164,10 +182,7 @@ def _end(record: Record, sight: Sight, policy: Policy) -> End | None:
     for holds, why in (
         (outcome in ("refused", "budget"), ""),
         (sight.failures >= policy.max_failures, f"the program failed {sight.failures} times (max_failures); "),
-        (
-            unfit > policy.max_failures,
-            f"{unfit} slices, one after the other, could not run the program (max_failures); ",
-        ),
+        (unfit > policy.max_failures, f"{unfit} slices in a row could not run the program (max_failures); "),
         (sight.preemptions > policy.max_preemptions, f"{sight.preemptions} slices were lost (max_preemptions); "),
         (sight.used_s >= policy.budget_s, "budget_chip_hours is used up; "),
         (sight.run_s >= policy.give_up_s, f"gave up after {sight.run_s / 3600:.1f} h (give_up_hours); "),
@@ -253,16 +268,13 @@ def after(record: Record, action: Action, now: float) -> Record:
     return record
 
 
-def refused(record: Record, before: Record, outcome: str, message: str, now: float) -> Record:
+def refused(record: Record, before: Record, close: Close, now: float) -> Record:
     """After the cloud refused the request: it brings nothing, but an earlier one, known from `before`, still may."""
     again = before.last is not None and before.last.number == record.last.number
-    record = record.with_last(asked=before.last.asked if again else None)
-    return after(record, Close(outcome, message), now)
+    return after(record.with_last(asked=before.last.asked if again else None), close, now)
 
 
-def unanswered(record: Record, policy: Policy, outcome: str, message: str, now: float) -> Record:
+def unanswered(record: Record, policy: Policy, close: Close, now: float) -> Record:
     """After the cloud did not answer the request, or did not say why it failed; after `max_refusals` the attempt ends."""
     record = record.with_last(refusals=record.last.refusals + 1, asked=now)
-    if record.last.refusals < policy.max_refusals:
-        return record
-    return after(record, Close(outcome, message), now)
+    return record if record.last.refusals < policy.max_refusals else after(record, close, now)

@@ -1,4 +1,4 @@
-"""What is known of a slice, what is remembered of it, and what may be done next: data alone. Times are seconds since 1970."""
+"""What is known of a slice and what is remembered of it: data alone. Times are seconds since 1970."""
 
 import dataclasses
 import enum
@@ -123,9 +123,7 @@ class Policy:
     max_preemptions: int
     max_failures: int
     budget_s: float
-    appear_s: float = (
-        240.0  # for which a request may bring a slice: gcloud ends within 120 s, and lists within another 120 s
-    )
+    appear_s: float = 240.0  # a request may bring a slice so long: gcloud ends in 120 s, and lists in another 120 s
     unready_s: float = 600.0
     settle_s: float = 180.0  # after a host's program has failed, until the others' have ended, too
     healthy_s: float = 3600.0  # failures and losses before the program ran for so long are forgotten
@@ -166,62 +164,3 @@ class Sight:
     preemptions: int = 0
     used_s: float = 0.0
     run_s: float = 0.0  # since the run began
-
-
-@dataclasses.dataclass(frozen=True)
-class Wait:
-    why: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Create:
-    """Asks for the slice; where `attempt` is the present one, once more."""
-
-    zone: str
-    attempt: int
-
-    def __str__(self) -> str:
-        return f"asks for a slice in {self.zone} (attempt {self.attempt})"
-
-
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """Starts the program on all hosts of the active slice; a new attempt where the present one has ended."""
-
-    attempt: int
-
-    def __str__(self) -> str:
-        return f"starts the program on all hosts (attempt {self.attempt})"
-
-
-@dataclasses.dataclass(frozen=True)
-class Close:
-    """The present attempt has ended."""
-
-    outcome: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.outcome}: {self.detail}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Delete:
-    why: str
-
-    def __str__(self) -> str:
-        return "deletes the slice"
-
-
-@dataclasses.dataclass(frozen=True)
-class End:
-    """Nothing is left to do, and no slice is left."""
-
-    code: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"{'ended' if self.code else 'done'}: {self.message}"
-
-
-Action = Wait | Create | Start | Close | Delete | End

@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from launch import bundle as bundle_lib
 from launch import controller, records, start
 from launch.backends import PERMANENT, CloudError, Slices, backend
+from launch.controller import Action, Close, Create, Delete, End, Start, Wait
 from launch.ledger import Ledger
-from launch.records import Action, Attempt, Close, Create, Delete, Host, Record, Resource, Sight, Start, State, Wait
+from launch.records import Attempt, Host, Record, Resource, Sight, State
 from launch.spec import Spec, owner
 from redundancy.runtime.errors import WorkdirError
 
@@ -37,12 +38,8 @@ class Run:
     Args:
       spec: with the run's name.
       command: arguments of `redundancy`.
-      say: prints a line.
-      slices: the backend; that of the spec, if None.
-      clock: `time`, or what has its `time`, `monotonic` and `sleep`.
-      bundle: the code to start; made of this checkout when the run begins, if None.
-      times: fields of the policy that differ from what the spec says.
-      ledger: more arguments of `Ledger`.
+      say, slices, clock, bundle, times, ledger: in place of `print`, the spec's backend, `time`, this checkout's code, fields
+        of the policy, arguments of `Ledger`.
     """
 
     def __init__(
@@ -67,8 +64,7 @@ class Run:
         self.say = say or (lambda text: print(time.strftime("%H:%M:%S"), text, flush=True))
         self._stop, self._stopped = False, set()
         self._said: dict[int, tuple[str, float]] = {}
-        self._beats: dict[tuple, tuple[object, float]] = {}
-        self._since: dict[tuple, float] = {}
+        self._since: dict[tuple, tuple[object, float]] = {}
 
     @property
     def records(self) -> list[Record]:
@@ -124,8 +120,11 @@ class Run:
                 )
             ended = all(record.end for record in self.records)
             self.ledger.take(force=ended)
-            if ended:
-                self._reopen()
+            for index, record in enumerate(self.records if ended else ()):
+                if record.end[0] != records.DONE:  # it goes on, with fresh budgets but for the chip-hours
+                    base = record.last.number if record.last else 0
+                    self.records[index] = dataclasses.replace(record, end=None, base=base)
+                    self.ledger.head["began"] = self.clock.time()
         else:
             head |= {"run": self.spec.run, "fingerprint": mine, "command": self.command, "kind": self.slices.kind}
             head |= {"owner": owner(), "began": self.clock.time()}
@@ -137,14 +136,6 @@ class Run:
                     self._adopt(index, resource)
         self.bundle = self.bundle or bundle_lib.make(HERE.parent)
         self.ledger.save()
-
-    def _reopen(self) -> None:
-        """A run that ended otherwise than well goes on, with fresh budgets but for the chip-hours."""
-        for index, record in enumerate(self.records):
-            if record.end[0] != records.DONE:
-                base = record.last.number if record.last else 0
-                self.records[index] = dataclasses.replace(record, end=None, base=base)
-                self.ledger.head["began"] = self.clock.time()
 
     def _adopt(self, index: int, resource: Resource) -> None:
         """Takes over a slice that the record does not know."""
@@ -175,7 +166,6 @@ class Run:
             self.sleep()
 
     def look(self, patient: bool = False) -> None:
-        """One look at each slice that has not ended."""
         for index, record in enumerate(self.records):
             try:
                 if record.end is None:
@@ -254,25 +244,22 @@ class Run:
             hosts = tuple(_host(status) for status in statuses)
             beats = {status["worker"]: status["beat"] for status in statuses}
             waiting = set(range(last.hosts)) - {host.worker for host in hosts if host.code is not None}
-            quiet = max((self._quiet((index, last.number, host), beats.get(host)) for host in waiting), default=0.0)
-            failing = self._for((index, last.number, "failing"), any(host.code for host in hosts))
-        unready = self._for((index, "unready"), resource.state is State.ACTIVE and not resource.ready)
+            quiet = max(
+                (self._since_change((index, last.number, host), beats.get(host)) for host in waiting), default=0.0
+            )
+            failed = any(host.code for host in hosts)
+            failing = failed * self._since_change((index, last.number, "failing"), failed)
+        not_ready = resource.state is State.ACTIVE and not resource.ready
+        unready = not_ready * self._since_change((index, "unready"), not_ready)
         times = dict(quiet_s=quiet, unready_s=unready, failing_s=failing)
         return Sight(resource=resource, hosts=hosts, num_hosts=last.hosts if last else 0, **times, **self._counts())
 
-    def _quiet(self, key: tuple, beat: object) -> float:
-        """Seconds on this clock since a host's beat changed: the hosts' clocks may be off."""
+    def _since_change(self, key: tuple, value: object) -> float:
+        """Seconds on this clock, as the hosts' may be off, since a value changed; None says that it is not known."""
         now = self.clock.monotonic()
-        if key not in self._beats or beat not in (None, self._beats[key][0]):
-            self._beats[key] = (beat, now)
-        return now - self._beats[key][1]
-
-    def _for(self, key: tuple, holds: bool) -> float:
-        """Seconds for which something has held."""
-        if not holds:
-            self._since.pop(key, None)
-            return 0.0
-        return self.clock.monotonic() - self._since.setdefault(key, self.clock.monotonic())
+        if key not in self._since or value not in (None, self._since[key][0]):
+            self._since[key] = (value, now)
+        return now - self._since[key][1]
 
     def statuses(self, index: int, attempt: int) -> list[dict]:
         """What the hosts of an attempt have reported last."""
@@ -291,9 +278,18 @@ class Run:
                     return
                 self._said[index] = (kind, now)
                 text = why if kind.startswith(("running", "setting")) else f"waits for {why}"
-            case _:
-                text = str(action)
-                self._said.pop(index, None)
+            case Create(zone, attempt):
+                text = f"asks for a slice in {zone} (attempt {attempt})"
+            case Start(attempt):
+                text = f"starts the program on all hosts (attempt {attempt})"
+            case Close(outcome, detail):
+                text = f"{outcome}: {detail}"
+            case Delete():
+                text = "deletes the slice"
+            case End(code, message):
+                text = f"{'ended' if code else 'done'}: {message}"
+        if not isinstance(action, Wait):
+            self._said.pop(index, None)
         self.say(f"{self.name(index)}: {text}")
 
     def _do(self, index: int, action: Action, resource: Resource, before: Record) -> None:
@@ -315,13 +311,13 @@ class Run:
         try:
             self.slices.create(self.name(index), action.zone, self.labels(index), self.left_s())
         except CloudError as error:
-            record, now, detail = self.records[index], self.clock.time(), first_line(error)
-            outcome = "capacity" if error.kind in ("capacity", "unavailable") else "refused"
+            record, now = self.records[index], self.clock.time()
+            close = Close("capacity" if error.kind in ("capacity", "unavailable") else "refused", first_line(error))
             if error.kind == "capacity" or error.kind in PERMANENT:
-                self._tell(index, Close(outcome, detail))
-                return self.update(index, controller.refused(record, before, outcome, detail, now))
+                self._tell(index, close)
+                return self.update(index, controller.refused(record, before, close, now))
             self.say(f"{self.name(index)}: {error}")
-            return self.update(index, controller.unanswered(record, self.policy, outcome, detail, now))
+            return self.update(index, controller.unanswered(record, self.policy, close, now))
         now = self.clock.time()
         return self.update(index, self.records[index].with_last(created=now, asked=now))
 
@@ -345,7 +341,12 @@ class Run:
     def down(self) -> None:
         """Deletes the run's slices in a controller's place, and returns when they are gone and none can come any more."""
         for attempt in range(5):  # a controller may be saving at the same time
-            self._close_all()
+            self.ledger.take(force=True)
+            for index, record in enumerate(self.records):  # those that had ended, too, are looked for once more
+                if record.last is not None and record.last.outcome is None:
+                    record = controller.after(record, Close("stopped", "taken down"), self.clock.time())
+                end = None if record.last else (records.STOPPED, "taken down")
+                self.records[index] = dataclasses.replace(record, end=end)
             try:
                 self.ledger.save()
                 break
@@ -355,17 +356,6 @@ class Run:
         self.ledger.ask_to_stop()
         self.run(patient=True)
         self.ledger.release()
-
-    def _close_all(self) -> None:
-        """Takes the record, and closes all attempts; slices of a run that had ended are looked for once more."""
-        self.ledger.take(force=True)
-        for index, record in enumerate(self.records):
-            if record.last is None:
-                self.records[index] = dataclasses.replace(record, end=(records.STOPPED, "taken down"))
-                continue
-            if record.last.outcome is None:
-                record = controller.after(record, Close("stopped", "taken down"), self.clock.time())
-            self.records[index] = dataclasses.replace(record, end=None)
 
     def remaining(self) -> list[str]:
         """What may still run, a line each."""

@@ -13,22 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from launch import bundle, controller, run, spec
 from launch.backends import CloudError
+from launch.controller import Close, Create, Delete, End, Start, Wait
 from launch.ledger import LEASE_S
-from launch.records import (
-    Attempt,
-    Close,
-    Create,
-    Delete,
-    End,
-    Host,
-    Policy,
-    Record,
-    Resource,
-    Sight,
-    Start,
-    State,
-    Wait,
-)
+from launch.records import Attempt, Host, Policy, Record, Resource, Sight, State
 from redundancy.runtime.errors import WorkdirError
 from tests.tiers import examples
 
@@ -139,7 +126,7 @@ def test_want_of_capacity_tries_the_zones_and_then_waits_longer_and_longer():
             at += 1
         pauses.append(at - now)
         zones.append(action.zone)
-        given = controller.refused(controller.after(given, action, at), given, "capacity", "none", at)
+        given = controller.refused(controller.after(given, action, at), given, Close("capacity", "none"), at)
         now = at
     assert zones == [*ZONES] * 8
     assert pauses[0] == 0
@@ -164,7 +151,7 @@ def test_slices_of_no_use_one_after_the_other_end_the_run():
 
     given = Record("r-0", tuple(lost(number, "unfit") for number in range(1, 5)))
     assert controller.decide(given, sight(State.ABSENT), POLICY) == End(
-        1, "4 slices, one after the other, could not run the program (max_failures); why"
+        1, "4 slices in a row could not run the program (max_failures); why"
     )
     given = Record("r-0", (*given.attempts[:2], lost(3, "preempted"), lost(4, "unfit")))
     assert not isinstance(controller.decide(given, sight(State.ABSENT), POLICY), End)
