@@ -67,7 +67,7 @@ def start(run: "Run", index: int, attempt: int, resource: Resource) -> None:
     if not reached and run.slices.denied(said):
         return run.close(index, "refused", f"ssh: {said.strip()[-500:]}")
     if busy := [ack for ack in acks.values() if ack["state"] == "busy"]:
-        held = "; ".join(f"host {ack['worker']}: {_held(holder)}" for ack in busy for holder in ack["holders"])
+        held = "; ".join(f"host {ack['worker']}: {holder}" for ack in busy for holder in ack["holders"])
         return run.close(index, "refused", f"the chips are in use by processes that are not of this run ({held})")
     if wrong := [ack for ack in acks.values() if ack["state"] == "error"]:
         return run.close(index, "failed", f"host {wrong[0]['worker']}: {wrong[0]['message']}")
@@ -105,7 +105,3 @@ def _ask(run: "Run", index: int, argv: Sequence[str], resource: Resource) -> tup
             break
         run.sleep()
     return acks, _ACK.sub("", said)
-
-
-def _held(holder: dict) -> str:
-    return f"{holder['device']} by process {holder['pid']} of {holder['user']}: {holder['command']}"

@@ -139,7 +139,7 @@ def test_a_program_that_ends_well(host):
     status = host.wait()
     assert (status["code"], status["line"], status["setup"]) == (0, "all done", False)
     assert {"tail", "stopped", "expired"}.isdisjoint(status)
-    assert status["began"] <= status["ended"] <= time.time()
+    assert status["ended"] <= time.time()
     assert f"{host.tree}/sample.py a b {host.mark}/0/" in host.log()
     assert host.log().endswith("launch: ended with code 0\n")
     wait_until(lambda: not alive(ack["pid"]))
@@ -314,8 +314,8 @@ def test_chips_that_another_holds(host, tmp_path):
         ack = host.run("start", devices=[f"{tmp_path}/accel*", "/dev/none*"])
         assert (ack["worker"], ack["attempt"], ack["state"]) == (0, 1, "busy")
         [found] = ack["holders"]
-        assert (found["pid"], found["user"], found["device"]) == (holder.pid, getpass.getuser(), str(device))
-        assert found["command"].startswith(f"{sys.executable} -S -c import sys")
+        who = f"{device} by process {holder.pid} of {getpass.getuser()}"
+        assert found.startswith(f"{who}: {sys.executable} -S -c import sys")
         assert host.status() is None
         assert alive(holder.pid)
     finally:
@@ -338,7 +338,6 @@ def test_the_first_host_of_a_slice_that_nobody_watches_deletes_it(host, number):
     assert host.wait(number=number)["code"] == 0
     wait_until(lambda: not alive(ack["pid"]))
     assert (host.work / "deleted").exists() == (number == 0)
-    assert host.status(number=number).get("deleting", False) == (number == 0)
 
 
 def test_a_slice_that_goes_on_does_not_delete_itself(host):
