@@ -1,13 +1,11 @@
-"""What to do next about one slice: pure functions, with no clock, no cloud and no randomness of their own.
+"""What to do next about one slice: pure functions, with no clock and no cloud of their own.
 
-`decide` looks at a slice's record and at what was observed, and names one action; the functions after it give the record
-that follows from a look or an action. The record is saved before an action is carried out, so that a controller may be
-killed at any moment and another one may go on.
+`decide` names one action for a record and what was seen; the functions after it give the record that follows. That is saved
+before the action is carried out, so that a controller may be killed at any moment and another one may go on.
 """
 
 import dataclasses
 import re
-import zlib
 from collections.abc import Sequence
 
 from launch.records import DONE, FAILED, STOPPED, Attempt, Host, Policy, Record, Resource, Sight, State
@@ -63,11 +61,8 @@ Action = Wait | Create | Start | Close | Delete | End
 
 
 def decide(record: Record, sight: Sight, policy: Policy) -> Action:
-    """The next action for a slice.
-
-    It never deletes or creates while the cloud does not answer, and neither ends nor asks again while a request of an
-    earlier attempt may still bring a slice.
-    """
+    """The next action: never deletes or creates while the cloud does not answer, nor ends or asks again while a request of an
+    earlier attempt may still bring a slice."""
     last, state = record.last, sight.resource.state
     if state is State.UNKNOWN:
         return Wait(f"the cloud does not answer: {sight.resource.message}".rstrip(": "))
@@ -155,7 +150,6 @@ def first_to_fail(bad: Sequence[Host]) -> Host:
 
 
 def _blame(bad: Sequence[Host], left_s: float) -> Close:
-    """The outcome of an attempt some of whose programs ended with an error."""
     if any(host.expired for host in bad):
         if left_s > _SHARE_S:  # what slices that have ended since did not use
             return Close("share", "its share of the budget is used up; there is more now")
@@ -212,23 +206,17 @@ def _retry_at(record: Record, policy: Policy) -> float:
     rounds, rest = divmod(same, len(policy.zones)) if last.outcome == "capacity" else (same - 1, 0)
     if rounds <= 0 or rest:
         return last.ended
-    pause = min(policy.backoff_max_s, policy.backoff_s * 2.0 ** min(rounds, 20))
-    spread = zlib.crc32(f"{record.name} {last.number}".encode()) / 2**32  # several slices do not ask in step
-    return last.ended + pause * (0.75 + 0.5 * spread)
+    return last.ended + min(policy.backoff_max_s, policy.backoff_s * 2.0 ** min(rounds, 20))
 
 
 def failures(record: Record, policy: Policy) -> int:
-    """Failures of the program that count: those since it last ran for `healthy_s`."""
+    """Failures of the program since it last ran for `healthy_s`."""
     count = 0
     for attempt in record.counted:
         if attempt.ran_s >= policy.healthy_s:
             count = 0
         count += attempt.outcome == "failed"
     return count
-
-
-def preemptions(record: Record) -> int:
-    return sum(attempt.outcome in ("preempted", "unfit") for attempt in record.counted)
 
 
 def seen(record: Record, resource: Resource, now: float) -> Record:

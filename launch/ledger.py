@@ -1,8 +1,7 @@
 """The record of a run in the bucket, which one controller holds at a time.
 
-A save replaces only what the holder itself has read or written, by the file's generation: a controller whose record another
-one has taken over fails at its next save, and each of its actions comes after a save. The holder's name and time in the
-record serve to refuse a second controller at once.
+A save replaces only what the holder itself has read or written, by the file's generation: a controller whose record was
+taken over fails at its next save, before it acts. The holder's name and time serve to refuse a second one at once.
 """
 
 import contextlib
@@ -26,22 +25,19 @@ PAUSES = (2.0, 10.0, 30.0, 60.0, 0.0)  # seconds before a record is written once
 
 def ended(holder: dict) -> bool:
     """Whether the holder was a process of this machine that is no more."""
-    if holder["machine"] != socket.gethostname():
-        return False
-    with contextlib.suppress(PermissionError):
-        try:
-            os.kill(holder["pid"], 0)
-        except ProcessLookupError:
-            return True
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return holder["machine"] == socket.gethostname()
+    except PermissionError:
+        pass
     return False
 
 
 class Ledger:
     """Records of a run's slices, in RUN/run.json; RUN/stop asks the holder to stop, and anybody may write it.
 
-    Args:
-      clock: `time`, or what has its `time` and `sleep`.
-      dead: whether a holder is known to be dead, however young its last save.
+    `dead` tells whether a holder is known to be dead, however young its last save.
     """
 
     def __init__(self, files, run: str, clock=time, dead: Callable[[dict], bool] = ended, pauses=PAUSES):
@@ -64,10 +60,8 @@ class Ledger:
             self.head = json.loads(content)
             self.records = [Record.of(each) for each in self.head.pop("slices")]
         except (ValueError, TypeError, KeyError) as error:
-            raise WorkdirError(
-                f"{self._files.uri(self.path)} is no record of a run ({type(error).__name__}: {error}). Move it away, see "
-                'with "python -m launch list" what exists, and start again.'
-            ) from error
+            what = f"{self._files.uri(self.path)} is no record of a run ({type(error).__name__}: {error})."
+            raise WorkdirError(f'{what} Move it away, see with "list" what exists, and start again.') from error
         return True
 
     @property
@@ -75,19 +69,14 @@ class Ledger:
         return (self.head.get("holder") or {}).get("id") == self._me["id"]
 
     def take(self, force: bool = False) -> None:
-        """Makes this process the holder, from its next save on.
-
-        Raises:
-          WorkdirError: another controller holds the run, and `force` is not given.
-        """
+        """Makes this process the holder, from its next save on; raises WorkdirError where another one is."""
         holder = self.head.get("holder")
         if holder and not self.mine and not force and not self._dead(holder):
             silent = self._clock.time() - holder["seen"]
             if silent < LEASE_S:
                 raise WorkdirError(
-                    f"another controller holds this run: {self.holder()}. See what it does with "
-                    '"python -m launch status", end the run with "down". If that process is dead, this command goes on '
-                    f"at once on its machine, elsewhere after {LEASE_S - silent:.0f} s."
+                    f'another controller holds this run: {self.holder()}. "status" shows what it does, "down" ends the run. '
+                    f"If it is dead, this command goes on at once on its machine, elsewhere after {LEASE_S - silent:.0f} s."
                 )
         self.head["holder"] = dict(self._me)
         self.head["stops"] = self._files.generation(self._stop)  # what was asked of an earlier holder
@@ -109,10 +98,8 @@ class Ledger:
         generation = self._files.generation(self.path)
         found = self._files.read(self.path) if generation else None
         if found not in self._known:
-            raise WorkdirError(
-                f"another controller, or down, has taken over the run ({self._files.uri(self.path)} was changed). This one "
-                'ends and leaves all as it is; "python -m launch status" shows what runs.'
-            )
+            what = f"another controller, or down, has taken over the run ({self._files.uri(self.path)} was changed)."
+            raise WorkdirError(f'{what} This one ends and leaves all as it is; "status" shows what runs.')
         self._known.append(content)
         self._files.write(self.path, content, generation)
         self._known, self.held = [content], self.mine
@@ -131,15 +118,14 @@ class Ledger:
 
     def holder(self) -> str:
         holder = self.head.get("holder")
-        return f"{_who(holder)}, heard of {self._clock.time() - holder['seen']:.0f} s ago" if holder else "none"
+        if not holder:
+            return "none"
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(holder["since"]))
+        who = f"{holder['user']} on {holder['machine']} (process {holder['pid']}, since {since})"
+        return f"{who}, heard of {self._clock.time() - holder['seen']:.0f} s ago"
 
     def ask_to_stop(self) -> None:
         self._files.write(self._stop, json.dumps({"user": self._me["user"], "time": self._clock.time()}).encode())
 
     def asked_to_stop(self) -> bool:
         return self._files.generation(self._stop) != self.head.get("stops", 0)
-
-
-def _who(holder: dict) -> str:
-    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(holder["since"]))
-    return f"{holder['user']} on {holder['machine']} (process {holder['pid']}, since {since})"

@@ -26,7 +26,6 @@ _SAY_S = 60.0
 
 
 def fingerprint(spec: Spec, command: Sequence[str]) -> str:
-    """Of what may not change while a run lasts."""
     names = ("root", "project", "backend", "accelerator_type", "slices", "hosts", "spot", "runtime_version")
     fixed = [*(getattr(spec, name) for name in names), list(command)]
     return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:12]
@@ -104,19 +103,14 @@ class Run:
     # Beginning.
 
     def open(self) -> None:
-        """Takes the run's record, or begins one.
-
-        Raises:
-          WorkdirError: another controller holds the run, it has another command, or slices of its name are somebody else's.
-        """
+        """Takes the run's record, or begins one."""
         mine, head = fingerprint(self.spec, self.command), self.ledger.head
         if self.ledger.load():
             head = self.ledger.head
             if head["fingerprint"] != mine:
+                what = f"there is a run {self.spec.run} of another command or kind of slice: {head['command']} on {head['kind']}."
                 raise WorkdirError(
-                    f"there is a run {self.spec.run} of another command or kind of slice: {' '.join(head['command'])!r} on "
-                    f"{head['kind']}. Choose another --config.run, or end that one "
-                    f'("python -m launch down {self.spec.run}") and remove {self.files.uri(self.spec.run)}.'
+                    f"{what} Choose another --config.run, or end it (down) and remove {self.files.uri(self.spec.run)}."
                 )
             ended = all(record.end for record in self.records)
             self.ledger.take(force=ended)
@@ -149,11 +143,8 @@ class Run:
     def _check_ours(self, resource: Resource) -> None:
         found, mine = resource.labels, self.labels(0)
         if any(found.get(key) != mine[key] for key in ("hash", "owner")):
-            how = self.slices.delete_argv(resource.name, resource.zone) or ("launch", "down", self.spec.run)
-            raise WorkdirError(
-                f"there is a slice {resource.name} in {resource.zone}, of owner {found.get('owner')} and with another "
-                f"command: choose another --config.run, or delete it ({' '.join(how)})."
-            )
+            what = f"there is a slice {resource.name} in {resource.zone}, of owner {found.get('owner')} and with another command"
+            raise WorkdirError(f"{what}: choose another --config.run, or delete it.")
 
     # The loop.
 
@@ -229,7 +220,9 @@ class Run:
         return dict(
             now=now,
             failures=sum(controller.failures(record, self.policy) for record in self.records),
-            preemptions=sum(map(controller.preemptions, self.records)),
+            preemptions=sum(
+                each.outcome in ("preempted", "unfit") for record in self.records for each in record.counted
+            ),
             stop=self._stop,
             run_s=now - self.ledger.head["began"],
             used_s=self.used_s(),
@@ -324,7 +317,7 @@ class Run:
     # By hand.
 
     def stop(self) -> None:
-        """Asks the controller to start nothing more, and the programs to save and end, in case no controller watches."""
+        """Asks the controller, and the programs in case no controller watches."""
         self.ledger.ask_to_stop()
         for index in range(len(self.records)):
             self._stop_hosts(index, self.slices.describe(self.name(index), self.zone(index)))
@@ -339,7 +332,7 @@ class Run:
             self._stopped |= {(index, last.number)} if len(acks) == last.hosts else set()
 
     def down(self) -> None:
-        """Deletes the run's slices in a controller's place, and returns when they are gone and none can come any more."""
+        """Deletes the run's slices in a controller's place; returns when none can come any more."""
         for attempt in range(5):  # a controller may be saving at the same time
             self.ledger.take(force=True)
             for index, record in enumerate(self.records):  # those that had ended, too, are looked for once more
@@ -356,11 +349,6 @@ class Run:
         self.ledger.ask_to_stop()
         self.run(patient=True)
         self.ledger.release()
-
-    def remaining(self) -> list[str]:
-        """What may still run, a line each."""
-        found = [record for record in self.records if record.last is not None and record.end is None]
-        return [f"{record.name} in {record.last.zone}, {self.slices.chips} chips" for record in found]
 
 
 def first_line(error: Exception) -> str:

@@ -49,14 +49,12 @@ class Spec:
     subnetwork: str = _field("", "of the VMs")
     internal_ips: bool = _field(False, "VMs have no address in the internet; ssh goes through Identity-Aware Proxy")
     self_delete: bool = _field(
-        True, "a slice that nobody watches deletes itself (the service account must be allowed to)"
+        True, "a slice that nobody watches deletes itself (its service account must be allowed to)"
     )
     idle_minutes: float = _field(30.0, "time after the end of the program until it does")
     python: str = _field("3.12", "version to install on the VMs; or the path of a Python there that has all it needs")
     extras: tuple[str, ...] = _field(("tpu", "gcp"), "extras of pyproject.toml that are installed on the VMs")
-    devices: tuple[str, ...] = _field(
-        ("/dev/accel*", "/dev/vfio/[0-9]*"), "files of the chips, which one process holds"
-    )
+    devices: tuple[str, ...] = _field(("/dev/accel*", "/dev/vfio/[0-9]*"), "files of the chips: one process holds them")
     env: tuple[tuple[str, str], ...] = _field((), "environment variables of the program: a dict. Nothing secret")
     poll_s: float = _field(30.0, "seconds between two looks at a slice")
     mirror_s: float = _field(30.0, "seconds between two copies of a host's log and status to the bucket")
@@ -79,9 +77,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
 
 def defaults() -> ConfigDict:
     """A launch config with every field at its default."""
-    config = ConfigDict({field.name: field.default for field in dataclasses.fields(Spec) if field.name != "env"})
-    config.env = ConfigDict()
-    return config
+    return ConfigDict({name: field.default for name, field in FIELDS.items()} | {"env": ConfigDict()})
 
 
 def describe() -> str:
@@ -95,11 +91,7 @@ def owner() -> str:
 
 
 def load(path: str, given: Mapping[str, str]) -> Spec:
-    """The checked spec of a config file, with the fields that the command line gives.
-
-    Raises:
-      ConfigError: a mistake in either.
-    """
+    """The checked spec of a config file, with the fields that the command line gives."""
     file, _, argument = path.partition(":")
     if not os.path.isfile(file):
         raise ConfigError(f"--config: there is no file {file!r}; for example launch/configs/v5e_spot.py")
@@ -119,21 +111,14 @@ def load(path: str, given: Mapping[str, str]) -> Spec:
 
 def _parsed(text: str, default):
     """The value of a field that a text stands for; the text where it stands for none."""
-    if isinstance(default, str):
-        return text
-    with contextlib.suppress(ValueError, SyntaxError):
-        if isinstance(default, float):
-            return float(text)
-        return ast.literal_eval(text.title() if isinstance(default, bool) else text)
+    if not isinstance(default, str):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return ast.literal_eval(text.title() if isinstance(default, bool) else text)
     return text
 
 
 def resolve(config: Mapping) -> Spec:
-    """The checked spec of a launch config.
-
-    Raises:
-      ConfigError: a field is unknown, of another type, or what it says cannot be.
-    """
+    """The checked spec of a launch config."""
     values = {}
     for name, value in config.items():
         if name not in FIELDS:

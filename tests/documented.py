@@ -243,15 +243,13 @@ def _need_success(argv: list[str], env: dict[str, str]) -> None:
 
 def _check_launch(words: list[str], env: dict[str, str]) -> None:
     """A run or preflight of the launcher is planned, which tells of its mistakes; other verbs have their flags looked up."""
-    cut = words.index("--") if "--" in words else len(words)
     if words[0] in ("plan", "run", "preflight"):
-        own = [word for word in words[1:cut] if word != "--delete-on-exit"]
         with tempfile.TemporaryDirectory() as folder:  # a gcloud that knows nothing, so that nobody's account is asked
             gcloud = pathlib.Path(folder) / "gcloud"
             gcloud.write_text("#!/bin/sh\nexit 1\n")
             gcloud.chmod(0o755)
             env = {**env, "PATH": f"{folder}{os.pathsep}{env['PATH']}"}
-            _need_success([sys.executable, "-m", "launch", "plan", *own, *words[cut:]], env)
+            _need_success([sys.executable, "-m", "launch", "plan", *words[1:]], env)
         return
     code = (
         "import json, sys; from launch import __main__ as launch; print(json.dumps(launch.VERBS)); "

