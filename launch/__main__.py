@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import datetime
 import os
 import re
 import shlex
@@ -48,6 +47,10 @@ VERBS = ("plan", "preflight", "run", "status", "logs", "stop", "down", "list", "
 
 def say(text: str) -> None:
     print(text, flush=True)
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -188,10 +191,8 @@ def _opened(spec: Spec) -> Run:
     """A run that exists."""
     task = Run(spec, [])
     if not task.ledger.load():
-        known = _names(task.files)
-        raise UserError(
-            f"there is no run {spec.run} in {task.files.root}.{nearest(spec.run, known)} Runs: {', '.join(known)}"
-        )
+        known = ", ".join(_names(task.files))
+        raise UserError(f"there is no run {spec.run} in {task.files.root}. Runs: {known}")
     task.command = task.ledger.head["command"]
     return task
 
@@ -220,10 +221,6 @@ def status(spec: Spec, args: argparse.Namespace) -> int:
     return 0
 
 
-def _when(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds).isoformat(" ", timespec="seconds")
-
-
 def logs(spec: Spec, args: argparse.Namespace) -> int:
     task = _opened(spec)
     number = size = 0  # of the attempt that is shown, and of what was shown
@@ -248,14 +245,13 @@ def logs(spec: Spec, args: argparse.Namespace) -> int:
         task.ledger.load()
 
 
-def stop(spec: Spec, args: argparse.Namespace) -> int:
-    _opened(spec).stop()
-    say(f"The launcher that watches the run deletes its slices; where none does: {_hint('down', spec, args)}")
-    return 0
-
-
-def down(spec: Spec, args: argparse.Namespace) -> int:
-    _opened(spec).down()
+def end(spec: Spec, args: argparse.Namespace) -> int:
+    """`stop` and `down`."""
+    if args.verb == "down":
+        _opened(spec).down()
+    else:
+        _opened(spec).stop()
+        say(f"The launcher that watches the run deletes its slices; where none does: {_hint('down', spec, args)}")
     return 0
 
 
@@ -302,16 +298,12 @@ def main(argv: list[str]) -> int:
         return 0 if own else 2
     try:
         return _dispatch(parse(own), command)
-    except OSError as error:
-        message, code = f"{error}", 1
+    except (OSError, UserError) as error:
+        of_gcloud = "gcloud: " if isinstance(error, CloudError) else ""
+        print(f"launch: error: {of_gcloud}{error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
-        message, code = "interrupted", 130
-    except UserError as error:
-        message, code = str(error), 2 if isinstance(error, ConfigError) else 1
-        if isinstance(error, CloudError):
-            message = f"gcloud: {message}"
-    print(f"launch: error: {message}", file=sys.stderr)
-    return code
+        return 130
 
 
 def _dispatch(args: argparse.Namespace, command: list[str]) -> int:
@@ -322,7 +314,7 @@ def _dispatch(args: argparse.Namespace, command: list[str]) -> int:
         if len(names) > 1 or not (names or spec.run):
             raise ConfigError(f"{verb} wants the name of one run, which run and list tell; found {names}.")
         spec = dataclasses.replace(spec, run=names[0]) if names else spec
-        return {"status": status, "logs": logs, "stop": stop, "down": down}[verb](spec, args)
+        return {"status": status, "logs": logs, "stop": end, "down": end}[verb](spec, args)
     if names:
         raise ConfigError(f"{verb} takes no {names[0]!r}; the redundancy command comes after --.")
     if verb in ("list", "gc"):

@@ -95,7 +95,7 @@ def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
     """While an attempt lasts."""
     resource = sight.resource
     well = {host.worker for host in sight.hosts if host.code == 0}
-    if last.started is not None and sight.num_hosts and well >= set(range(sight.num_hosts)):
+    if last.started is not None and last.hosts and well >= set(range(last.hosts)):
         return Close("done", sight.hosts[0].line)  # whatever has become of the slice since
     if sight.used_s >= policy.budget_s:
         return Close("budget", "budget_chip_hours is used up")

@@ -72,6 +72,10 @@ class Attempt:
     ended: float | None = None
 
     @property
+    def lost(self) -> bool:
+        return self.outcome in ("preempted", "unfit")
+
+    @property
     def ran_s(self) -> float:
         """Seconds that the program ran; 0 before the attempt has ended."""
         return self.ended - self.started if self.started and self.ended else 0.0
@@ -90,7 +94,6 @@ class Record:
 
     @classmethod
     def of(cls, found: dict) -> "Record":
-        """The record that `dataclasses.asdict` and JSON have made into this."""
         attempts = tuple(Attempt(**attempt) for attempt in found["attempts"])
         return cls(**{**found, "attempts": attempts, "end": tuple(found["end"]) if found["end"] else None})
 
@@ -103,11 +106,9 @@ class Record:
         return tuple(attempt for attempt in self.attempts if attempt.number > self.base)
 
     def seconds(self, now: float) -> float:
-        """Seconds that slices of this record were active."""
         return self.used_s + (now - self.active_since if self.active_since is not None else 0.0)
 
     def with_last(self, **changes) -> "Record":
-        """The record with its last attempt changed."""
         last = dataclasses.replace(self.attempts[-1], **changes)
         return dataclasses.replace(self, attempts=(*self.attempts[:-1], last))
 
@@ -150,12 +151,11 @@ def policy(spec: Spec, zones: tuple[str, ...], chips: int) -> Policy:
 
 @dataclasses.dataclass(frozen=True)
 class Sight:
-    """What is known at one moment about one slice, and of the whole run what the budgets need."""
+    """What is known at one moment."""
 
     now: float
     resource: Resource
     hosts: tuple[Host, ...] = ()  # whose status of the present attempt has been seen
-    num_hosts: int = 0  # that there are or were
     quiet_s: float = 0.0  # the longest time since a host that has not ended was heard of
     unready_s: float = 0.0  # for which the slice is active, but its hosts are not ready
     failing_s: float = 0.0  # since a program was first seen to have ended with an error

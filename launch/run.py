@@ -10,11 +10,11 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from launch import bundle as bundle_lib
 from launch import controller, records, start
-from launch.backends import PERMANENT, CloudError, Slices, backend
+from launch.backends import PERMANENT, CloudError, backend
 from launch.controller import Action, Close, Create, Delete, End, Start, Wait
 from launch.ledger import Ledger
 from launch.records import Attempt, Host, Record, Resource, Sight, State
@@ -32,27 +32,15 @@ def fingerprint(spec: Spec, command: Sequence[str]) -> str:
 
 
 class Run:
-    """One run: a command on each of its slices.
+    """One run: a command, arguments of `redundancy`, on each of its slices.
 
-    Args:
-      spec: with the run's name.
-      command: arguments of `redundancy`.
-      say, slices, clock, bundle, times, ledger: in place of `print`, the spec's backend, `time`, this checkout's code, fields
-        of the policy, arguments of `Ledger`.
+    For tests: `say`, `slices`, `clock` and `bundle` in place of `print`, the spec's backend, `time` and this checkout's code;
+    `times`, fields of the policy; `ledger`, arguments of `Ledger`.
     """
 
     def __init__(
-        self,
-        spec: Spec,
-        command: Sequence[str],
-        say: Callable[[str], None] | None = None,
-        *,
-        slices: Slices | None = None,
-        clock=time,
-        bundle: bundle_lib.Bundle | None = None,
-        times: dict | None = None,
-        ledger: dict | None = None,
-    ):
+        self, spec, command, say=None, *, slices=None, clock=time, bundle=None, times=None, ledger=None
+    ):  # fmt: skip
         self.spec, self.command = spec, list(command)
         self.slices = slices or backend(spec)
         self.files = self.slices.files
@@ -70,7 +58,7 @@ class Run:
         return self.ledger.records
 
     def name(self, index: int) -> str:
-        return self.spec.slice_name(index)
+        return f"{self.spec.run}-{index}"
 
     def zone(self, index: int) -> str:
         last = self.records[index].last
@@ -184,9 +172,7 @@ class Run:
         except CloudError as error:
             if error.kind in PERMANENT:
                 raise
-            # The bucket does not answer: nothing is known, as where the slice cannot be seen.
-            self._tell(index, Wait(f"the bucket: {first_line(error)}"))
-            return
+            return self._tell(index, Wait(f"the bucket: {first_line(error)}"))
         if sight.stop and resource.state is State.ACTIVE:
             self._stop_hosts(index, resource)
         while True:
@@ -205,7 +191,6 @@ class Run:
             sight = dataclasses.replace(sight, **self._counts())
 
     def update(self, index: int, record: Record, always: bool = False) -> None:
-        """Saves a slice's record."""
         if always or record != self.records[index]:
             self.records[index] = record
             self.ledger.save()
@@ -220,9 +205,7 @@ class Run:
         return dict(
             now=now,
             failures=sum(controller.failures(record, self.policy) for record in self.records),
-            preemptions=sum(
-                each.outcome in ("preempted", "unfit") for record in self.records for each in record.counted
-            ),
+            preemptions=sum(each.lost for record in self.records for each in record.counted),
             stop=self._stop,
             run_s=now - self.ledger.head["began"],
             used_s=self.used_s(),
@@ -234,7 +217,8 @@ class Run:
         hosts, quiet, failing = (), 0.0, 0.0
         if resource.state is not State.UNKNOWN and last and last.started and last.outcome is None:
             statuses = self.statuses(index, last.number)
-            hosts = tuple(_host(status) for status in statuses)
+            fields = Host.__dataclass_fields__
+            hosts = tuple(Host(**{name: status[name] for name in fields if name in status}) for status in statuses)
             beats = {status["worker"]: status["beat"] for status in statuses}
             waiting = set(range(last.hosts)) - {host.worker for host in hosts if host.code is not None}
             quiet = max(
@@ -245,7 +229,7 @@ class Run:
         not_ready = resource.state is State.ACTIVE and not resource.ready
         unready = not_ready * self._since_change((index, "unready"), not_ready)
         times = dict(quiet_s=quiet, unready_s=unready, failing_s=failing)
-        return Sight(resource=resource, hosts=hosts, num_hosts=last.hosts if last else 0, **times, **self._counts())
+        return Sight(resource=resource, hosts=hosts, **times, **self._counts())
 
     def _since_change(self, key: tuple, value: object) -> float:
         """Seconds on this clock, as the hosts' may be off, since a value changed; None says that it is not known."""
@@ -255,7 +239,6 @@ class Run:
         return now - self._since[key][1]
 
     def statuses(self, index: int, attempt: int) -> list[dict]:
-        """What the hosts of an attempt have reported last."""
         found = []
         for line in self.files.lines(f"{self.folder(index, attempt)}/host-*.json"):
             with contextlib.suppress(ValueError):
@@ -353,8 +336,3 @@ class Run:
 
 def first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
-
-
-def _host(status: dict) -> Host:
-    known = {field.name: status[field.name] for field in dataclasses.fields(Host) if field.name in status}
-    return Host(**{**known, "setup": status["state"] == "setup" or status.get("setup", False)})

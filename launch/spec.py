@@ -64,9 +64,6 @@ class Spec:
     def root(self) -> str:
         return self.bucket.rstrip("/") + "/launch"
 
-    def slice_name(self, index: int) -> str:
-        return f"{self.run}-{index}"
-
     def mark(self, name: str) -> str:
         """What processes of a slice carry in their environment: on a machine of many runs, the bucket tells them apart."""
         return f"{name}-{hashlib.sha256(self.root.encode()).hexdigest()[:8]}"

@@ -215,7 +215,8 @@ class Supervisor:
         tail = self.tail()
         line = ([line for line in tail if not line.startswith("launch: ")] or tail or [""])[-1][:300]
         told = dict(worker=job["worker"], attempt=job["attempt"], host=socket.gethostname(), state=state, line=line)
-        write_json(status, dict(told, beat=[os.getpid(), self.beat], time=time.time(), **values))
+        told.update(beat=[os.getpid(), self.beat], time=time.time(), setup=state == "setup")
+        write_json(status, dict(told, **values))
         for path, uri in [(self.log, base + ".log")] * copy + [(status, base + ".json")]:
             try:
                 put(path, uri)

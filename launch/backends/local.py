@@ -60,7 +60,6 @@ class Backend(Slices):
         return Resource(name, zone, state, hosts=found["hosts"], message=found["state"], labels=found["labels"])
 
     def delete(self, name: str, zone: str) -> None:
-        """Ends every process of the slice, and removes its folder."""
         found = self._found(name) or {}
         for host in range(found.get("hosts", self.spec.hosts)):
             worker.end_marked(self.mark(name, host), patience=5.0)
@@ -83,11 +82,8 @@ class Backend(Slices):
             # The user's caches serve all hosts: they are of this machine.
             env.setdefault("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
             if found["hosts"] > 1:
-                env |= {
-                    "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{found['port']}",
-                    "JAX_NUM_PROCESSES": str(found["hosts"]),
-                    "JAX_PROCESS_ID": str(host),
-                }
+                env |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{found['port']}", "JAX_PROCESS_ID": str(host)}
+                env |= {"JAX_NUM_PROCESSES": str(found["hosts"])}
             pipes = dict(stdin=subprocess.DEVNULL, capture_output=True, text=True)
             try:
                 done = subprocess.run(argv, env=env, cwd=home, timeout=timeout, **pipes)
@@ -132,7 +128,7 @@ class LocalFiles:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         part.write_bytes(data)
-        os.replace(part, target)
+        part.replace(target)
 
     def lines(self, pattern: str) -> list[bytes]:
         paths = sorted(pathlib.Path(self.root).glob(pattern))

@@ -29,12 +29,15 @@ NOW = 10_000.0
 def record(**last):
     if not last:
         return Record("r-0")
-    return Record("r-0", (Attempt(**{"number": 1, "zone": ZONES[0], "began": NOW - 500, "created": NOW - 500} | last),))
+    return Record(
+        "r-0",
+        (Attempt(**{"number": 1, "zone": ZONES[0], "began": NOW - 500, "created": NOW - 500, "hosts": 2} | last),),
+    )
 
 
 def sight(state, **values):
     known = {name: values.pop(name) for name in ("ready", "message") if name in values}
-    return Sight(resource=Resource("r-0", ZONES[0], state, hosts=2, **known), **{"now": NOW, "num_hosts": 2} | values)
+    return Sight(resource=Resource("r-0", ZONES[0], state, hosts=2, **known), **{"now": NOW} | values)
 
 
 FAULTS = (

@@ -91,7 +91,6 @@ def test_what_follows_from_a_spec():
     made_of = backend(made)
     assert records.policy(made, made_of.zones, made_of.chips).budget_s == 4 * 3600.0  # of all slices together
     assert made_of.runtime == "x"
-    assert made.slice_name(1) == "r-1"
     other = resolved("v4_spot", bucket="gs://bucket", budget_chip_hours=64.0, run="r")
     assert made.mark("r-1") != other.mark("r-1")
     local = resolved("local", hosts=3, bucket="/x")
