@@ -89,9 +89,9 @@ def named(spec: Spec, command: list[str]) -> Spec:
         raise ConfigError("--coordinator, --num-processes and --process-id are given by launch; leave them out.")
     if spec.slices > 1 and not any("{slice}" in part for part in command):
         told = (
-            f"slices is {spec.slices}, but the command is the same on each of them. Put {{slice}} where they differ: "
+            f"slices is {spec.slices}, but the command is the same on each of them. Put {{slice}} where they differ, "
         )
-        raise ConfigError(told + "--part={slice}/{slices} for a sweep, or the name of the workdir.")
+        raise ConfigError(told + "as in --part={slice}/{slices}")
     workdir = _value(command, "workdir")
     if workdir is None:
         raise ConfigError("the command has no --workdir; wanted one that outlives the slice.")
@@ -129,10 +129,8 @@ def plan(spec: Spec, command: list[str]) -> int:
     say(f"slices      {spec.slices} × {slices.kind}, zones {', '.join(task.policy.zones)}")
     if spec.budget_chip_hours:
         each_hour = slices.chips * spec.slices
-        say(
-            f"at most     {cost(spec, spec.budget_chip_hours)}: all slices at once for "
-            f"{spec.budget_chip_hours / each_hour:.1f} h, then the programs save and end; {cost(spec, each_hour)} each hour"
-        )
+        hours = f"all slices at once for {spec.budget_chip_hours / each_hour:.1f} h; {cost(spec, each_hour)} each hour"
+        say(f"at most     {cost(spec, spec.budget_chip_hours)}: {hours}")
     say(f"gives up    after {spec.max_failures} failures, {spec.max_preemptions} preemptions, {spec.give_up_hours:g} h")
     if warning := slices.warning():
         say(warning)
@@ -256,7 +254,7 @@ def end(spec: Spec, args: argparse.Namespace) -> int:
 
 
 def list_(spec: Spec, args: argparse.Namespace) -> int:
-    """Every slice; for `gc` this user's leftovers, lost or past their time, and requests that may still bring a slice."""
+    """Every slice; for `gc` this user's that are lost or past their time, and requests that may still bring one."""
     slices, only = backend(spec), args.verb == "gc"
     found = failed = waiting = False
     for resource in slices.existing():
@@ -276,7 +274,7 @@ def list_(spec: Spec, args: argparse.Namespace) -> int:
                 failed = True
                 say(f"  NOT deleted: {error}")
     policy = records.policy(spec, slices.zones, slices.chips)
-    for name in _names(slices.files):
+    for name in _names(slices.files) if only else ():
         ledger = Ledger(slices.files, name)
         for record in ledger.records if ledger.load() else ():
             if record.end is None and controller.may_appear(record, time.time(), policy):

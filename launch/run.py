@@ -96,9 +96,9 @@ class Run:
         if self.ledger.load():
             head = self.ledger.head
             if head["fingerprint"] != mine:
-                what = f"there is a run {self.spec.run} of another command or kind of slice: {head['command']} on {head['kind']}."
+                what = f"there is a run {self.spec.run} of another command or slice: {head['command']} on {head['kind']}. Choose"
                 raise WorkdirError(
-                    f"{what} Choose another --config.run, or end it (down) and remove {self.files.uri(self.spec.run)}."
+                    f"{what} another --config.run, or end it (down) and remove {self.files.uri(self.spec.run)}"
                 )
             ended = all(record.end for record in self.records)
             self.ledger.take(force=ended)
@@ -222,7 +222,7 @@ class Run:
             beats = {status["worker"]: status["beat"] for status in statuses}
             waiting = set(range(last.hosts)) - {host.worker for host in hosts if host.code is not None}
             quiet = max(
-                (self._since_change((index, last.number, host), beats.get(host)) for host in waiting), default=0.0
+                [self._since_change((index, last.number, host), beats.get(host)) for host in waiting], default=0.0
             )
             failed = any(host.code for host in hosts)
             failing = failed * self._since_change((index, last.number, "failing"), failed)

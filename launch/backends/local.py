@@ -15,7 +15,7 @@ from launch import worker
 from launch.backends import CloudError, Slices
 from launch.records import Resource, State
 from launch.spec import Spec
-from redundancy.runtime.errors import ConfigError, UserError
+from redundancy.runtime.errors import ConfigError
 
 _ZONE = "local"
 
@@ -30,8 +30,6 @@ class Backend(Slices):
     python = sys.executable
 
     def __init__(self, spec: Spec):
-        if not os.path.isdir("/proc/self"):
-            raise UserError("the local backend finds its processes in /proc, which this system does not have.")
         super().__init__(spec, (_ZONE,), spec.hosts, f"{spec.hosts} local processes", LocalFiles(spec.root))
         self._root = pathlib.Path(self.files.root) / "slices"
 
@@ -84,10 +82,9 @@ class Backend(Slices):
             if found["hosts"] > 1:
                 env |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{found['port']}", "JAX_PROCESS_ID": str(host)}
                 env |= {"JAX_NUM_PROCESSES": str(found["hosts"])}
-            pipes = dict(stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             try:
-                done = subprocess.run(argv, env=env, cwd=home, timeout=timeout, **pipes)
-                return done.stdout + done.stderr
+                return subprocess.run(argv, env=env, cwd=home, timeout=timeout, **pipes).stdout
             except subprocess.TimeoutExpired:
                 return f"host {host}: no answer in {timeout:.0f} s"
 

@@ -63,9 +63,8 @@ def check(spec: Spec, need: Callable[[bool, str, str], None]) -> None:
     need(len(set(spec.zones)) == len(spec.zones), "zones", "each zone once")
     kind, _, number = spec.accelerator_type.rpartition("-")
     known = kind in TYPES and number.isdecimal() and int(number) > 0 and int(number) % TYPES[kind][0] == 0
-    wanted = "v4-N, v5litepod-N, v5p-N or v6e-N; TPU7x and later are not in the Cloud TPU API"
-    need(known, "accelerator_type", wanted)
-    need(not (spec.spot and spec.reserved), "reserved", "False where spot is True: a slice is one or the other")
+    need(known, "accelerator_type", "v4-N, v5litepod-N, v5p-N or v6e-N; TPU7x and later are not in the Cloud TPU API")
+    need(not (spec.spot and spec.reserved), "reserved", "False where spot is True")
     need(spec.budget_chip_hours > 0, "budget_chip_hours", "the most chip-hours that this run may use")
     need(spec.hosts == 1, "hosts", "1: a slice of Cloud TPU has as many hosts as its type says")
 
@@ -126,7 +125,6 @@ class Backend(Slices):
         self.runtime, self.devices = spec.runtime_version or runtime, spec.devices
         self.topology = f"{generation}:{shapes[chips]}" if chips in shapes else None
         self.python = spec.python if "/" in spec.python else None
-        # What was compiled before a preemption is not compiled again after it.
         self.env = {"JAX_COMPILATION_CACHE_DIR": self.files.uri("jax_cache")}
 
     def startup(self, name: str) -> pathlib.Path:

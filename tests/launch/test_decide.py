@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from launch import bundle, controller, run, spec
-from launch.backends import CloudError
+from launch.backends import CloudError, queued_resources
 from launch.controller import Close, Create, Delete, End, Start, Wait
 from launch.ledger import LEASE_S
 from launch.records import Attempt, Host, Policy, Record, Resource, Sight, State
 from redundancy.runtime.errors import WorkdirError
 from tests.tiers import examples
 
+assert queued_resources  # sets variables of the environment, which no test may do
 ZONES = ("us-west4-a", "us-central1-a")
 POLICY = Policy(
     ZONES, wait_s=3600, give_up_s=1e6, silent_s=600, max_preemptions=5, max_failures=3, budget_s=1e6, backoff_s=30
