@@ -158,9 +158,6 @@ def start(uri, attempt):
             busy = holders(job["devices"])
         if busy:
             return {"state": "busy", "holders": busy}
-        if job["devices"] and os.path.exists("/tmp/libtpu_lockfile"):
-            with contextlib.suppress(OSError):
-                subprocess.run(["sudo", "-n", "rm", "-f", "/tmp/libtpu_lockfile"], stderr=subprocess.DEVNULL)
         write_json(os.path.join(here, "job.json"), dict(job, attempt=attempt, worker=worker, tree=tree))
         error = Supervisor(here).mirror("setup" if job["setup"] else "running")
         if error:
