@@ -117,9 +117,7 @@ def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
         case State.BROKEN:
             expired = last.started is None and sight.now - (last.created or last.began) > 0.95 * policy.wait_s
             lost = not expired and (last.started is not None or not CAPACITY.search(resource.message))
-            return Close(
-                "preempted" if lost else "capacity", resource.message or "the slice was suspended or has failed"
-            )
+            return Close("preempted" if lost else "capacity", resource.message or "suspended or failed")
         case State.DELETING:
             return Close("preempted", "the slice is being deleted, not by this launcher")
     if not resource.ready:
@@ -213,9 +211,7 @@ def failures(record: Record, policy: Policy) -> int:
     """Failures of the program since it last ran for `healthy_s`."""
     count = 0
     for attempt in record.counted:
-        if attempt.ran_s >= policy.healthy_s:
-            count = 0
-        count += attempt.outcome == "failed"
+        count = (0 if attempt.ran_s >= policy.healthy_s else count) + (attempt.outcome == "failed")
     return count
 
 

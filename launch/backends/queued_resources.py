@@ -155,17 +155,14 @@ class Backend(Slices):
             *(f"--{flag}={value}" for flag, value in optional.items() if value),
             *(["--internal-ips"] if spec.internal_ips else []),
             *([f"--metadata-from-file=startup-script={self.startup(name)}"] if spec.self_delete else []),
-            "--async",
-            "--quiet",
+            *("--async", "--quiet"),
         ]
 
     def _ssh(self, name: str, zone: str, argv: Sequence[str], workers: Sequence[int]) -> list[str]:
         return [
             *self._gcloud.argv(*_QUEUED, "ssh", name, zone=zone),
-            "--node=all",
+            *("--node=all", "--batch-size=all", "--quiet"),
             "--worker=" + (",".join(map(str, workers)) or "all"),
-            "--batch-size=all",
-            "--quiet",
             *(["--tunnel-through-iap"] if self.spec.internal_ips else []),
             *(f"--ssh-flag={flag}" for flag in _SSH),
             # gcloud splits this at blanks and ssh joins it again: what the host's shell reads is this text.
@@ -230,9 +227,7 @@ class Backend(Slices):
 
     def check_workdir(self, workdir: str) -> None:
         if not workdir.startswith("gs://"):
-            raise ConfigError(
-                f"--workdir {workdir} is on a host's disk, which ends with the slice; wanted gs://BUCKET/PATH"
-            )
+            raise ConfigError(f"--workdir {workdir} is on a host's disk, which ends with the slice; wanted gs://…")
 
     def warning(self) -> str | None:
         """Where the bucket is not in the region of the zones."""
@@ -244,10 +239,7 @@ class Backend(Slices):
             return f"where gs://{bucket} is could not be found out: {str(error).splitlines()[0]}"
         region = {"us": "us-", "eu": "europe-", "asia": "asia-"}.get(location, f"{location}-")
         far = ", ".join(zone for zone in zones if not zone.startswith(region))
-        return (
-            far
-            and f"WARNING: gs://{bucket} is in {location}, {far} not: reads and writes are slow and billed by the byte."
-        )
+        return far and f"WARNING: gs://{bucket} is in {location}, {far} not: it will be slow and billed by the byte."
 
 
 def _resource(found: dict, zone: str = "") -> Resource:

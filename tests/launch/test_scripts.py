@@ -135,13 +135,6 @@ def test_another_content_is_refused_and_leaves_nothing(host):
     assert host.run()[0] == 0
 
 
-def test_code_from_the_bucket(host):
-    script(host.bin / "gcloud", f'#!/bin/sh\necho "$@" >&2\ncp "{host.bundle}" "$4"\n')
-    code, out, err = host.run(None, "gs://bucket/a b.tar.gz")
-    assert (code, out) == (0, SAID)
-    assert err.startswith("storage cp gs://bucket/a b.tar.gz ")
-
-
 def test_starts_at_once_do_not_disturb_each_other(host):
     script(host.bin / "cp", '#!/bin/sh\nsleep 0.3\nexec /bin/cp "$@"\n')
     starts = [host.start() for _ in range(3)]

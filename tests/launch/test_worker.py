@@ -218,13 +218,6 @@ def test_what_is_left_in_the_group_of_a_program_is_ended(host):
     wait_until(lambda: not any(map(alive, host.pids())))
 
 
-def test_a_command_that_is_not_there(host):
-    host.run("start", argv=["nothing-of-this-name"])
-    status = host.wait()
-    assert status["code"] == 127
-    assert "No such file or directory: 'nothing-of-this-name'" in status["tail"]
-
-
 def test_setup_comes_first(host):
     setup = f"until [ -e {host.work}/go ]; do sleep 0.02; done; echo made; touch {host.work}/made"
     host.run("start", setup=["sh", "-c", setup], code="print((here / 'made').exists())")
