@@ -1,4 +1,4 @@
-"""How the program of an attempt is started and stopped on the hosts of a slice."""
+"""How the program of an attempt is started and stopped on the hosts of a slice. `run` is a `launch.run.Run`."""
 
 import contextlib
 import json
@@ -6,13 +6,9 @@ import math
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from launch.records import Attempt, Resource
 from launch.spec import Spec
-
-if TYPE_CHECKING:
-    from launch.run import Run
 
 _ACK = re.compile(r"LAUNCH-ACK (\{.*\})")
 _HERE = "LAUNCH-HERE"  # what a host prints once it was reached
@@ -25,7 +21,7 @@ def substituted(command: Sequence[str], spec: Spec, index: int) -> list[str]:
     return [part.replace("{slice}", str(index)).replace("{slices}", str(spec.slices)) for part in command]
 
 
-def job(run: "Run", index: int, attempt: int, zone: str) -> dict:
+def job(run, index: int, attempt: int, zone: str) -> dict:
     """What the workers of an attempt have to know."""
     spec, slices, left = run.spec, run.slices, run.left_s()
     command = substituted(run.command, spec, index)
@@ -47,14 +43,14 @@ def job(run: "Run", index: int, attempt: int, zone: str) -> dict:
     }
 
 
-def bootstrap(run: "Run", verb: str, index: int, attempt: int, sha256: str) -> list[str]:
+def bootstrap(run, verb: str, index: int, attempt: int, sha256: str) -> list[str]:
     """The command that the hosts are given."""
     script = pathlib.Path(__file__).with_name("bootstrap.sh").read_text()
     there = run.files.uri(f"{run.folder(index, attempt)}/job.json")
     return ["sh", "-c", script, "launch", run.files.uri(f"bundles/{sha256}.tar.gz"), sha256, verb, there, str(attempt)]
 
 
-def start(run: "Run", index: int, attempt: int, resource: Resource) -> None:
+def start(run, index: int, attempt: int, resource: Resource) -> None:
     """Starts the program, and saves that every host has acknowledged it, or closes the attempt."""
     bundle = run.bundle
     assert bundle is not None
@@ -82,12 +78,12 @@ def start(run: "Run", index: int, attempt: int, resource: Resource) -> None:
     return run.update(index, changed)
 
 
-def stop(run: "Run", index: int, last: Attempt, resource: Resource) -> tuple[dict[int, dict], str]:
+def stop(run, index: int, last: Attempt, resource: Resource) -> tuple[dict[int, dict], str]:
     """Asks the program to save and end."""
     return _ask(run, index, bootstrap(run, "stop", index, last.number, last.bundle), resource)
 
 
-def _ask(run: "Run", index: int, argv: Sequence[str], resource: Resource) -> tuple[dict[int, dict], str]:
+def _ask(run, index: int, argv: Sequence[str], resource: Resource) -> tuple[dict[int, dict], str]:
     """Acknowledgements by worker, asked for again where they are missing; and what else was printed the last time.
 
     The exit code of an ssh to many hosts says nothing: gcloud gives 0 where it reached none.
