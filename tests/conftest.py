@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -29,7 +30,12 @@ REPO = pathlib.Path(__file__).resolve().parents[1]
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
-    """What Matplotlib and Keras write when they are imported, which collecting does, lies with the session's files."""
+    """What Matplotlib and Keras write when they are imported, which collecting does, lies with the session's files.
+
+    A shell starts what ends with & with SIGINT ignored, and children would inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = config._tmp_path_factory.getbasetemp()
     os.environ |= {"MPLCONFIGDIR": str(folder / "matplotlib"), "KERAS_HOME": str(folder / "keras")}
 

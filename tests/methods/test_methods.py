@@ -20,7 +20,7 @@ from redundancy.report.stage import report
 from redundancy.runtime.errors import ConfigError
 from redundancy.selection.select import select
 from redundancy.selection.subset import read_subset
-from redundancy.status.command import Request, status
+from redundancy.status.command import status
 from redundancy.workdir import subset_name, table
 from redundancy.workdir.finished import is_finished
 from tests.report.synthetic import make_workdir, noise_images
@@ -97,7 +97,7 @@ def test_a_further_method_goes_through_every_stage(further, beside, tmp_path):
     assert name in html
 
     shown = io.StringIO()
-    status(Request(json=True), workdir.root, shown)
+    status(workdir.root, json=True, out=shown)
     found = json.loads(shown.getvalue())
     assert name in {row["method"] for row in found["runs"]["table"]}
     link = next(stage for stage in found["stages"] if stage["stage"] == "link")
