@@ -4,6 +4,7 @@ KILLS=500 makes many more of them; the seed is that of the moments.
 """
 
 import collections
+import itertools
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import shutil
 
 import pytest
 
+from redundancy.workdir import STAGES
 from tests.command_server import Server
 from tests.tiers import soaked
 
@@ -82,32 +84,48 @@ def test_killed_at_random_moments_it_ends_with_the_artifacts_of_an_unbroken_run(
     unbroken = artifacts(tmp_path / "unbroken")
     assert len([name for name in unbroken if name.endswith("metrics.jsonl")]) == 11
 
+    w = tmp_path / "w"
+
+    def check_end(*moment):
+        found = artifacts(w)
+        assert found.keys() == unbroken.keys()
+        assert [name for name in unbroken if found[name] != unbroken[name]] == [], moment
+        assert leftovers(w) == []
+        assert not (w / ".lock").exists()
+        shutil.rmtree(w)
+
     chance, done, ends, where = random.Random(f"{SEED} {feed} {kills}"), 0, 0, collections.Counter()
-    missing = {"train", "embed", "sweep"} if kills >= 30 else set()
-    while done < kills or (missing and done < 3 * kills) or (tmp_path / "w").exists():
+    while done < kills or w.exists():
         kind = "SIGTERM" if chance.random() < 0.2 else "SIGKILL"
         # Most at a write, a rename or a removal, the others between any two instructions.
         at = (
             {"event": chance.randint(1, events // 5)} if chance.random() < 0.75 else {"seconds": chance.uniform(0.3, 4)}
         )
-        status, log, _ = run(server, argv, tmp_path / "w", **(at if done < kills or missing else {}), signal=kind)
+        status, log, _ = run(server, argv, w, **(at if done < kills else {}), signal=kind)
         assert status in (0, -9 if kind == "SIGKILL" else 75), (at, kind, log[-3000:])
         assert "Traceback" not in log, log[-3000:]
         if status:
             done += 1
             where[f"{last_stage(log)} {kind}"] += 1
-            missing.discard(last_stage(log))
             continue
-        found = artifacts(tmp_path / "w")
-        assert found.keys() == unbroken.keys()
-        assert [name for name in unbroken if found[name] != unbroken[name]] == [], (done, at)
-        assert leftovers(tmp_path / "w") == []
-        assert not (tmp_path / "w" / ".lock").exists()
-        shutil.rmtree(tmp_path / "w")
+        check_end(done, at)
         ends += 1
+    hit = {name.split()[0] for name in where}
+    for before, stage in itertools.pairwise(STAGES) if kills > 4 else ():
+        if stage not in hit:  # so short that no random moment lay in it: one of its first is chosen
+            assert run(server, [*argv, f"--until={before}"], w)[0] == 0
+            log = ""
+            for event in itertools.count(1):
+                if last_stage(log) == stage:
+                    break
+                status, log, _ = run(server, argv, w, event=event, signal="SIGKILL")
+                assert status == -9, log
+            where[f"{stage} SIGKILL"] += 1
+            assert run(server, argv, w)[0] == 0
+            check_end(stage)
+            done, ends = done + 1, ends + 1
     with capsys.disabled():
         shown = ", ".join(f"{name} {count}" for name, count in sorted(where.items()))
         print(
             f"\n{feed}: {done} kills ({shown}); {ends} runs ended, all with the artifacts of the unbroken one", end=""
         )
-    assert not missing, where
