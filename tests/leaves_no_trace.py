@@ -24,6 +24,8 @@ import types
 import jax
 import pytest
 
+import redundancy.storage  # noqa: F401  (sets variables of the environment when it is imported)
+
 REPO = pathlib.Path(__file__).resolve().parents[1]
 WAIT_S = 60.0
 STANDARD = (os, shutil, signal, subprocess, threading, time)

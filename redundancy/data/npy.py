@@ -31,6 +31,8 @@ def read_header(file: BinaryIO, size: int) -> tuple[np.dtype, int, tuple[int, ..
         raise NotAnArrayError("holds several arrays (.npz)" if start.startswith(b"PK\3\4") else "is no .npy file")
     try:
         version = tuple(file.read(2))
+        if len(version) < 2:
+            raise ValueError("it ends in its header")
         if version not in _READERS:
             raise ValueError(f"version {'.'.join(map(str, version))} of the format is none of plain arrays")
         with warnings.catch_warnings(action="ignore"):

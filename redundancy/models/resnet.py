@@ -92,7 +92,7 @@ class ResNet(nn.Module):
       imagenet_stem: 7 x 7 convolution of stride 2 and max-pooling, rather than a 3 x 3 convolution.
       bn_group_size, bn_momentum: see BatchNorm.
       dtype: type that convolutions compute in.
-      kernel_init, classifier_init, classifier_bias, zero_init_residual: see config.py.
+      kernel_init, classifier_init, classifier_bias, zero_init_residual: see config/model.py.
       formulation: of convolutions and BatchNorm, see convolution.py.
     """
 

@@ -136,6 +136,17 @@ def test_what_is_written_is_not_read_again_to_finish(folder, monkeypatch):
     assert store.EmbeddingStore(folder).manifest == manifest
 
 
+def test_a_manifest_comes_after_the_records_are_gone(folder, monkeypatch):
+    _begin(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove", lambda _: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            write.finish(folder, 2, IDENTITY, NAMES, 60)
+    assert "manifest.json" not in storage.list_dir(folder)
+    write.finish(folder, 2, IDENTITY, NAMES, 60)
+    assert [name for name in storage.list_dir(folder) if name.endswith(".json")] == ["manifest.json"]
+
+
 def test_parts_without_a_record_are_read_once(folder, tmp_path, monkeypatch):
     _begin(folder)
     _begin(str(tmp_path / "other"))

@@ -4,7 +4,7 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy import storage
-from redundancy.runtime.errors import WorkdirError
+from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.workdir import Workdir, need_manifest, run_name, subset_name, write_manifest
 
 
@@ -117,6 +117,15 @@ def test_a_missing_stage_is_named(tmp_path):
         need_manifest(folder, "embed")
     write_manifest(folder, {"parts": 2})
     assert need_manifest(folder, "embed") == {"parts": 2}
+
+
+@pytest.mark.parametrize("names", [(), ("/",), ("../part",), ("..",), ("",), ("a\0",)])
+def test_parts_of_a_manifest_are_files_beside_it(tmp_path, names):
+    write_manifest(str(tmp_path), {"parts": [{"file": name, "sha256": "0"} for name in names]})
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        need_manifest(str(tmp_path), "embed")
+    write_manifest(str(tmp_path), {"parts": [{"file": "part", "sha256": "0"}]})
+    assert need_manifest(str(tmp_path), "embed")["parts"]
 
 
 def test_names_follow_the_contract():
