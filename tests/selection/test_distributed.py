@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 from absl import logging
 from dask_processes import Cluster, sabotage
 
+import redundancy
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.runtime.errors import ConfigError, DataError, UserError
@@ -325,6 +327,17 @@ def test_a_worker_of_other_sources_is_told():
         UserError, match=r"has redundancy .*, sources .*; the command has 0, sources 0\. Install the same"
     ):
         dask_worker.call("0, sources 0", "", "", 0.0, print, ())
+
+
+@pytest.mark.parametrize("file", ["linkage/pairs.py", "selection/cluster/dask_worker.py", "runtime/machine.py"])
+def test_the_version_of_a_worker_changes_with_every_source(tmp_path, monkeypatch, file):
+    shutil.copytree(redundancy.__path__[0], tmp_path / "redundancy", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(redundancy, "__file__", str(tmp_path / "redundancy/__init__.py"))
+    version = dask_worker.version.__wrapped__
+    before = version()
+    with (tmp_path / "redundancy" / file).open("a") as source:
+        source.write("\n")
+    assert version() != before
 
 
 def test_a_worker_that_does_not_see_the_workdir_is_told(tmp_path):

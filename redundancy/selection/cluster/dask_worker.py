@@ -5,7 +5,6 @@ Imported on workers, so it imports no more than the tasks need. Knows nothing of
 
 import functools
 import hashlib
-import itertools
 import os
 import pathlib
 import signal
@@ -26,10 +25,10 @@ from redundancy.selection import merges
 
 @functools.cache
 def version() -> str:
-    """This package's version and a digest of the sources that make merges: two checkouts of one version may differ."""
+    """This package's version and a digest of its sources: two checkouts of one version may differ."""
     root = pathlib.Path(redundancy.__file__).parent
     digest = hashlib.sha256()
-    for path in itertools.chain(*(sorted(root.glob(f"{room}/*.py")) for room in ("selection", "embedding", "storage"))):
+    for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return f"{redundancy.__version__}, sources {digest.hexdigest()[:8]}"
 
