@@ -23,7 +23,8 @@ def get_config(arg: str = ""):
     if not path:
         raise ConfigError("wanted the folder after a colon: --config configs/folder.py:PATH")
     config = defaults()
-    config.dataset = os.path.abspath(os.path.expanduser(path))
+    # A path with :/ is a URL, or one with a slash too few, which is refused.
+    config.dataset = path if ":/" in path else os.path.abspath(os.path.expanduser(path))
     config.image_size = 32
     config.mean, config.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     config.augmentation, config.pad = "crop_flip", 4

@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 from absl import flags
 
+from redundancy import config as config_lib
 from redundancy.cli.help import HELP as HELP
 from redundancy.methods import METHODS
 from redundancy.runtime import processes
 from redundancy.runtime.errors import ConfigError
+from redundancy.runtime.paths import given_path
 from redundancy.workdir import STAGES, Workdir, parts
 
 _EXAMPLES = {
@@ -31,6 +33,39 @@ _FLAGS = flags.FLAGS
 _COMMANDS: dict[str, tuple[str, ...]] = {}  # that take each flag
 
 
+class _Path(flags.ArgumentParser):
+    """Parses a path: see `given_path`."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self._name = name
+
+    def parse(self, argument: str) -> str:
+        return given_path(self._name, argument)
+
+
+def define_path(name: str, default: str | None, help: str) -> flags.FlagHolder:
+    """Defines a flag that holds a path, local or gs://."""
+    return flags.DEFINE(_Path(f"--{name.replace('_', '-')}"), name, default, help)
+
+
+class _Fraction(flags.ArgumentParser):
+    """Parses a share of the images."""
+
+    def parse(self, argument: str | float) -> float:
+        try:
+            return float(argument)
+        except ValueError:
+            hint = config_lib.share_hint(config_lib.FIELDS["report_fraction"], argument)
+            raise ConfigError(
+                f"--fraction is {argument!r}; wanted a number above 0 and up to 1, such as 0.9.{hint}"
+            ) from None
+
+
+def _define_fraction(name: str, default: float | None, help: str) -> flags.FlagHolder:
+    return flags.DEFINE(_Fraction(), name, default, help)
+
+
 def _define(define: Callable, names: str, *commands: str, **given) -> None:
     """Defines flags of some commands."""
     shown = {"default": None, "help": f"See redundancy {commands[0]} --help.", **given}
@@ -39,12 +74,13 @@ def _define(define: Callable, names: str, *commands: str, **given) -> None:
         define(name, **shown)
 
 
-_define(flags.DEFINE_string, "embeddings labels ids columns class_names name checkpoint", "import")
+_define(define_path, "embeddings labels ids class_names", "import")
+_define(flags.DEFINE_string, "columns name checkpoint", "import")
 _define(flags.DEFINE_integer, "parts", "import", lower_bound=1)
 _define(flags.DEFINE_string, "layer", "import", "export")
-_define(flags.DEFINE_float, "fraction", "export")
+_define(_define_fraction, "fraction", "export")
 _define(flags.DEFINE_enum, "format", "export", enum_values=["npy", "txt", "parquet", "tfds", *_WITH_CONFIG])
-_define(flags.DEFINE_string, "output", "export")
+_define(define_path, "output", "export")
 _define(flags.DEFINE_enum, "method", "export", enum_values=list(METHODS))
 _define(flags.DEFINE_integer, "trial", "export", lower_bound=0)
 _define(flags.DEFINE_bool, "dropped overwrite", "export", default=False)

@@ -2,6 +2,7 @@
 
 import errno
 import logging as std_logging
+import os
 import pathlib
 
 from absl import logging
@@ -30,10 +31,11 @@ class _OwnLines(std_logging.Filter):
         return own or (record.levelno >= std_logging.WARNING and not noise)
 
 
-def start_logging() -> None:
+def start_logging(debug: bool = False) -> None:
+    level = logging.DEBUG if debug else logging.INFO
     logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    logging.set_stderrthreshold(logging.INFO)
+    logging.set_verbosity(level)
+    logging.set_stderrthreshold(level)
     handler = logging.get_absl_handler()
     handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_OwnLines())
@@ -56,6 +58,12 @@ def _explain(error: BaseException) -> str:
         return f"{where}{error.strerror}.{hint}"
     text = str(error).strip()
     first = text.splitlines()[0] if text else ""
+    if first.startswith("Unable to initialize backend"):
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return (
+            f"JAX cannot use the devices that it is asked for: {first.removesuffix('.')}. The environment variable JAX_PLATFORMS is "
+            f"{asked!r}; wanted cpu, cuda or tpu, as this machine has and the installed JAX knows, or nothing, to take the best."
+        )
     return f"{type(error).__name__}: {first} (a bug, or a fault of this machine; --debug shows where)"
 
 

@@ -4,6 +4,7 @@ import atexit
 import dataclasses
 import os
 import re
+import signal
 import sys
 import threading
 from typing import NoReturn
@@ -17,16 +18,16 @@ from ml_collections import config_flags
 
 from redundancy import config as config_lib
 from redundancy.cli import commands
-from redundancy.cli.explain import EXIT_INTERRUPTED, EXIT_USAGE, start_logging, verdict
+from redundancy.cli.explain import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, start_logging, verdict
 from redundancy.cli.help import USAGE
 from redundancy.cli.stages import run_import, run_stages
-from redundancy.runtime import preemption, processes, supervisor
+from redundancy.runtime import preemption, processes, streams, supervisor
 from redundancy.runtime.errors import ConfigError, Preempted, UserError, nearest
 from redundancy.workdir import STAGES, Workdir, last_error
 
 _FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with its argument after a colon.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this experiment's artifacts, local or gs://.")
+_WORKDIR = commands.define_path("workdir", None, "Folder of this experiment's artifacts, local or gs://.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Show stack traces.")
 
 
@@ -41,7 +42,7 @@ def _check_fields(argv: list[str]) -> None:
         if arg.startswith("-") and name.startswith("config."):
             field = name.removeprefix("config.")
             if field not in config_lib.FIELDS and field.removeprefix("no") not in config_lib.FIELDS:
-                raise ConfigError(f"--config.{field}: there is no such field.{nearest(field, config_lib.FIELDS)}")
+                raise ConfigError(f"--config.{field}: there is no such field.{nearest(field, config_lib.FIELDS, 3)}")
             if field in seen:
                 raise ConfigError(f"--config.{field} is given twice; give it once.")
             seen.add(field)
@@ -63,8 +64,10 @@ def _parse(argv: list[str]) -> list[str]:
         text = str(error).splitlines()[0]
         named = re.search(r"--config\.(\w+)", text)
         field = config_lib.FIELDS.get(named[1]) if named else None
-        wanted = f". Wanted: {field.wanted or type(field.default).__name__} ({field.doc})." if field else ""
-        raise ConfigError(text + wanted) from error
+        if field:
+            value = text.partition(f"{named[0]}=")[2].partition(":")[0]
+            text += f". Wanted: {field.wanted or type(field.default).__name__} ({field.doc}).{config_lib.share_hint(field, value)}"
+        raise ConfigError(text) from error
     except Exception as error:
         raise ConfigError(f"the config file cannot be read: {type(error).__name__}: {error}") from error
 
@@ -184,7 +187,7 @@ def entry(argv: list[str] | None = None) -> int:
                 return _compare(argv[2:])
             rest = _parse(argv)
             debug = _DEBUG.value
-            start_logging()
+            start_logging(debug)
             if not debug:
                 # Threads and event loops of the libraries print traces of what also reaches this one as an exception.
                 sys.unraisablehook = threading.excepthook = lambda _: None
@@ -195,6 +198,8 @@ def entry(argv: list[str] | None = None) -> int:
     except Preempted as preempted:
         print(preemption.MESSAGE, file=sys.stderr)
         return preempted.code
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if debug:
             raise
@@ -205,12 +210,17 @@ def entry(argv: list[str] | None = None) -> int:
 
 def command() -> NoReturn:
     """The command line as a whole process."""
-    code = entry()
-    # Those of JAX would wait for the other processes of a run, which may be gone.
-    if code not in (Preempted().code, EXIT_INTERRUPTED) and processes.count() == 1:
-        atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        code = entry()
+        # Those of JAX would wait for the other processes of a run, which may be gone.
+        if code not in (Preempted().code, EXIT_INTERRUPTED) and processes.count() == 1:
+            atexit._run_exitfuncs()
+        streams.flush()
+    except BrokenPipeError:  # the reader of the standard output has gone, as of "| head"
+        code = 128 + signal.SIGPIPE
+    except OSError as error:
+        print(f"redundancy: error: the standard output cannot be written: {error.strerror}.", file=sys.stderr)
+        code = EXIT_ERROR
     # Nothing is left to do. Threads of the libraries may still work, and be aborted while Python takes itself down.
     os._exit(code)
 

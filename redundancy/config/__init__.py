@@ -17,4 +17,5 @@ from redundancy.config.field import Affects as Affects
 from redundancy.config.field import Field as Field
 from redundancy.config.field import fraction_name as fraction_name
 from redundancy.config.field import same_fraction as same_fraction
+from redundancy.config.field import share_hint as share_hint
 from redundancy.config.fields import FIELDS as FIELDS

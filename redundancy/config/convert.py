@@ -10,9 +10,10 @@ from typing import Any
 import ml_collections
 
 from redundancy.config import data, experiment, model, training
-from redundancy.config.field import CONTROLS, Field
+from redundancy.config.field import CONTROLS, Field, share_hint
 from redundancy.config.fields import FIELDS
 from redundancy.runtime.errors import ConfigError, nearest
+from redundancy.runtime.paths import given_path
 
 _LONGEST = 4096  # characters of a text, as of a path on Linux
 _MOST_SHOWN = 200  # characters of a wrong value in a message
@@ -60,7 +61,10 @@ def _convert(name: str, field: Field, value: Any) -> Any:
     """`value` in the type of the field; raises ConfigError if it has another."""
 
     def fail(wanted):
-        raise ConfigError(f"config.{name} is {_shown(value)} ({type(value).__name__}); wanted: {wanted} ({field.doc}).")
+        raise ConfigError(
+            f"config.{name} is {_shown(value)} ({type(value).__name__}); wanted: {wanted} ({field.doc})."
+            + share_hint(field, value)
+        )
 
     def scalar(item, kind):
         if isinstance(item, numbers.Real) and not isinstance(item, bool):  # NumPy's too
@@ -76,7 +80,7 @@ def _convert(name: str, field: Field, value: Any) -> Any:
                 fail(f"a text without control characters and broken UTF-8 ({found[0]!r})")
             if len(item) > _LONGEST:
                 fail(f"a text of at most {_LONGEST} characters")
-            return str(item)
+            return given_path(f"config.{name}", str(item)) if field.is_path else str(item)
         if type(item) is not kind:
             fail({float: "a number", int: "a whole number", str: "a text", bool: "True or False"}[kind])
         return item
@@ -112,9 +116,9 @@ def resolve(given: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collecti
     for name in given:
         if name not in FIELDS:
             text = isinstance(name, str)
-            near = nearest(name, FIELDS) if text else ""
+            near = nearest(name, FIELDS, 3) if text else ""
             shown = name if text and name.isidentifier() else _shown(name)
-            raise ConfigError(f"config.{shown} is not a field.{near} Fields: {', '.join(FIELDS)}.")
+            raise ConfigError(f'config.{shown} is not a field.{near} "redundancy --helpfull" lists all fields.')
         try:
             value = given[name]
         # A placeholder that nobody filled in, or a reference that cannot be computed.

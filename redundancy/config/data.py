@@ -16,8 +16,11 @@ FIELDS: dict[str, Field] = {
         "TFDS name (builder, builder/config, builder:version), folder of images, or .npz file; '' is none: link and "
         "select alone, on imported embeddings",
         affects=Affects.IDENTITY | Affects.HOW,
+        is_path=True,
     ),
-    "data_dir": _field("", "where TFDS keeps prepared data sets; '' is TFDS's own default", affects=Affects.NOTHING),
+    "data_dir": _field(
+        "", "where TFDS keeps prepared data sets; '' is TFDS's own default", affects=Affects.NOTHING, is_path=True
+    ),
     "train_split": _field("train", "split that is trained on and pruned", "a split's name", bool),
     "test_split": _field(
         "auto",

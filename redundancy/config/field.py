@@ -54,6 +54,7 @@ class Field:
       check: value -> whether it is allowed.
       item: type of the items, if the field is a tuple.
       affects: what depends on it; unless said otherwise, all that a training makes.
+      is_path: whether it may hold a path, in which ~ is expanded.
     """
 
     section: str
@@ -63,6 +64,7 @@ class Field:
     check: Callable[[Any], bool] = lambda value: True
     item: type | None = None
     affects: Affects = Affects.RESULT
+    is_path: bool = False
 
 
 def fraction_name(fraction: float) -> str:
@@ -73,6 +75,20 @@ def fraction_name(fraction: float) -> str:
 def same_fraction(first: float, second: float) -> bool:
     """Whether two fractions have the same name."""
     return fraction_name(first) == fraction_name(second)
+
+
+def share_hint(field: Field, value: Any) -> str:
+    """' For 90 %: 0.9.' for a value such as 90 or "90%" of a field that holds shares; else ''."""
+    value = value[0] if isinstance(value, tuple | list) and value else value
+    try:
+        percent = float(value.strip().removesuffix("%")) if isinstance(value, str) else float(value)
+    except (OverflowError, TypeError, ValueError):
+        return ""
+    share = percent / 100
+    of_shares = float in (field.item, type(field.default)) and 1 < percent <= 100
+    if not of_shares or not field.check((share,) if isinstance(field.default, tuple) else share):
+        return ""
+    return f" For {percent:g} %: {share:g}."
 
 
 def between(low, high=MOST):

@@ -13,6 +13,7 @@ from redundancy import storage
 from redundancy.config import resolve
 from redundancy.data.sources import open_dataset
 from redundancy.runtime.errors import UserError
+from redundancy.runtime.paths import given_path
 
 
 def to_npz(config, path: str) -> None:
@@ -37,7 +38,7 @@ def main() -> int:
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     path = given.pop("path")
     try:
-        to_npz(resolve(given), path)
+        to_npz(resolve(given), given_path("path", path))
     except UserError as error:
         print(f"to_npz: error: {error}", file=sys.stderr)
         return 1

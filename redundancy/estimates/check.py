@@ -114,7 +114,9 @@ def _check_forward(work: Work, stage: str, have: int) -> None:
 
 
 def check(config, workdir: Workdir, dataset: Dataset | None, stages: Iterable[str], cluster: bool = False) -> None:
-    """Estimates the needs of the stages that are not finished, logs them in one line, and refuses what cannot fit.
+    """Estimates the needs of the stages that are not finished, and refuses what cannot fit.
+
+    Warns of what is short; with --debug logs all in one line.
 
     Leaves out what is on the disk already. Knows neither quotas nor the room of remote storage.
 
@@ -141,4 +143,4 @@ def check(config, workdir: Workdir, dataset: Dataset | None, stages: Iterable[st
         _check_devices(work) if work.network else "",
     ]
     if any(shown):
-        logging.info("what is left to do takes %s", "; ".join(filter(None, shown)))
+        logging.debug("what is left to do takes %s", "; ".join(filter(None, shown)))

@@ -5,7 +5,7 @@ import errno
 import os
 
 from redundancy import methods, storage
-from redundancy.config import LAYERS
+from redundancy.config import FIELDS, LAYERS, share_hint
 from redundancy.methods import METHODS
 from redundancy.runtime.errors import ConfigError
 
@@ -57,7 +57,8 @@ def check(request: Request) -> None:
         raise ConfigError(f"--{problem}.")
 
     if not 0 < request.fraction <= 1:  # nor is NaN
-        refuse(f"fraction is {request.fraction:g}; wanted a number above 0 and up to 1, such as 0.9")
+        hint = share_hint(FIELDS["report_fraction"], request.fraction).rstrip(".")
+        refuse(f"fraction is {request.fraction:g}; wanted a number above 0 and up to 1, such as 0.9.{hint}")
     for field, known in (("method", METHODS), ("format", FORMATS), ("layer", LAYERS), ("image_ids", IMAGE_IDS)):
         given, flag = getattr(request, field), field.replace("_", "-")
         if field == "image_ids" and given is not None and form not in OF_ALL:

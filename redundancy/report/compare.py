@@ -18,6 +18,7 @@ from redundancy.config import Affects, fraction_name
 from redundancy.report import figures, page, statistics, words
 from redundancy.report.statistics import FULL, Summary
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
+from redundancy.runtime.paths import given_path
 from redundancy.workdir import Workdir, need_fields, read_manifest
 
 HELP = """\
@@ -179,11 +180,12 @@ def run(arguments: Sequence[str]) -> str:
     parser.add_argument("--output", default="comparison")
     parser.add_argument("--debug", action="store_true")
     parsed = parser.parse_args(list(arguments))
-    roots = [root.rstrip("/") or "/" for part in parsed.compare for root in part.split(",") if root]
+    given = [root for part in parsed.compare for root in part.split(",") if root]
+    roots = [given_path("--compare", root).rstrip("/") or "/" for root in given]
     if len(set(roots)) != len(roots) or len(roots) < 2:
         count = words.plural(len(set(roots)), "workdir")
         raise ConfigError(f"--compare has {count}; wanted two or more different ones.")
-    output = parsed.output.rstrip("/")
+    output = given_path("--output", parsed.output).rstrip("/")
     for root in roots:
         if output in (root, storage.join(root, "report"), storage.join(root, "subsets")):
             raise ConfigError(f"--output={parsed.output} would write into the workdir {root}; choose another folder.")

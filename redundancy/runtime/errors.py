@@ -34,9 +34,10 @@ class Preempted(SystemExit):
         super().__init__(75)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """' Did you mean "x"?' for the known name nearest to `name`, or that begins with it; '' when none does."""
+def nearest(name: str, known: Iterable[str], count: int = 1) -> str:
+    """' Did you mean "x"?' for the known names nearest to `name`, or that begin with it; '' when none does."""
     known = list(known)
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    matches = matches or [each for each in known if name and each.startswith(f"{name}_")]
-    return f' Did you mean "{matches[0]}"?' if matches else ""
+    matches = difflib.get_close_matches(name, known, n=count, cutoff=0.6)
+    matches = (matches or [each for each in known if name and each.startswith(f"{name}_")])[:count]
+    quoted = " or ".join(f'"{match}"' for match in matches)
+    return f" Did you mean {quoted}?" if matches else ""

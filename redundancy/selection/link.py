@@ -103,7 +103,7 @@ def _run(tasks: Sequence[ClassTask], folder: str, store: EmbeddingStore, engine:
     with Progress(f"link {store.layer}", total, "images", done=before) as progress:
 
         def finished(task: ClassTask, images: int | None = None) -> None:
-            note = store.manifest["class_names"][task.label]
+            note = f"class {store.manifest['class_names'][task.label]}"
             progress.advance(task.num_images if images is None else images, note=note)
 
         engine([task for task in tasks if task.label not in done], finished)

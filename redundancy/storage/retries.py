@@ -21,7 +21,9 @@ from redundancy.runtime.errors import ConfigError, StorageError, UserError
 T = TypeVar("T")
 
 _FIRST, _LONGEST = 0.25, 10.0  # seconds before the second try, and before any
+_RETRY_S = "REDUNDANCY_STORAGE_RETRY_S"
 _LINE_EVERY = 15.0  # seconds between lines in the log
+_UNREACHED = 10.0  # seconds, of a service that this process has not reached yet: there is most likely no network
 _UNAUTHORISED = 30.0  # seconds: a token may have ended on its way, credentials that are wrong stay so
 
 _TRANSIENT_ERRNOS = {
@@ -70,8 +72,8 @@ def _number(name: str, default: float) -> float:
 
 
 def patience() -> float:
-    """Seconds for which an operation is tried again; REDUNDANCY_STORAGE_RETRY_S."""
-    return _number("REDUNDANCY_STORAGE_RETRY_S", 300.0)
+    """Seconds for which an operation is tried again; REDUNDANCY_STORAGE_RETRY_S. Fewer at the first contact: see `Patience`."""
+    return _number(_RETRY_S, 300.0)
 
 
 def silence() -> float:
@@ -183,10 +185,14 @@ def told(error: BaseException) -> str:
 
 
 class Patience:
-    """How long one operation has been failing: when to try again, and when to give up."""
+    """How long one operation has been failing: when to try again, and when to give up.
+
+    Gives up sooner while no operation of this process has got any answer: then there is most likely no network at all.
+    """
 
     _lock = threading.Lock()
     _last_line = -1e9  # of all operations, which fail together when the network does
+    _reached = threading.Event()  # set once any operation of this process got an answer
 
     def __init__(self, what: str):
         """`what`: the path, or what is done, for messages."""
@@ -200,13 +206,15 @@ class Patience:
           StorageError: it has been tried long enough, or the service refused.
           error: trying again does not help.
         """
+        if isinstance(error, FileNotFoundError) or status_of(error) is not None:
+            Patience._reached.set()
         if not is_transient(error):
             raise refusal(self._what, error) or error
         now = time.monotonic()
         if not self.failures:
             self._since = now
         self.failures += 1
-        limit = min(self._patience, _UNAUTHORISED) if status_of(error) == 401 else self._patience
+        limit = self._limit(error)
         tried = now - self._since
         if tried >= limit:
             if status_of(error) == 401:
@@ -219,6 +227,15 @@ class Patience:
         self._say(error, tried, limit)
         longest = min(_FIRST * 2 ** min(self.failures - 1, 10), _LONGEST)
         return min(random.uniform(longest / 2, longest), max(limit - tried, 0.05))
+
+    def _limit(self, error: Exception) -> float:
+        """Seconds for which an operation that fails with `error` is tried."""
+        if status_of(error) == 401:
+            return min(self._patience, _UNAUTHORISED)
+        # Someone who set the variable knows that it may take longer.
+        if not Patience._reached.is_set() and _RETRY_S not in os.environ:
+            return min(self._patience, _UNREACHED)
+        return self._patience
 
     def _say(self, error: Exception, tried: float, limit: float) -> None:
         with self._lock:
@@ -245,7 +262,9 @@ def retrying(what: str, operation: Callable[[], T]) -> T:
     own = Patience(what)
     while True:
         try:
-            return operation()
+            answer = operation()
+            Patience._reached.set()
+            return answer
         except Exception as error:
             pause = own.pause(error)
         time.sleep(pause)
@@ -258,7 +277,9 @@ async def retrying_async(what: str, operation: Callable[[int], Any]) -> Any:
     own = Patience(what)
     while True:
         try:
-            return await operation(own.failures)
+            answer = await operation(own.failures)
+            Patience._reached.set()
+            return answer
         except Exception as error:
             pause = own.pause(error)
         await asyncio.sleep(pause)

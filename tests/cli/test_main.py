@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -49,7 +50,20 @@ def test_mistakes_in_the_command_line(redundancy, tmp_path):
     fails(redundancy("train", DIGITS, workdir, "--config.steps=0"), "config.steps is 0", code=2)
     fails(redundancy("train", "--config=configs/digits.py:smok", workdir), '"smoke"', code=2)
     fails(redundancy("train", DIGITS, workdir, "--workdirr=x"), "workdirr", code=2)
+    fails(redundancy("train", DIGITS, workdir, "--config.fractions=90%"), "config.fractions", "For 90 %: 0.9", code=2)
+    fails(redundancy("train", DIGITS, workdir, "--config.report_fraction=90%"), "For 90 %: 0.9", code=2)
     assert not (tmp_path / "w").exists()
+
+
+def test_a_platform_that_jax_lacks_is_no_bug(child_env):
+    code = (
+        "import jax\nfrom redundancy.cli.explain import verdict\n"
+        "try:\n    jax.devices()\nexcept RuntimeError as error:\n    print(verdict(error)[1])"
+    )
+    env = {**child_env, "JAX_PLATFORMS": "gpux"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "JAX_PLATFORMS is 'gpux'; wanted cpu" in done.stdout, done.stderr
+    assert "a bug" not in done.stdout
 
 
 def test_flags_of_other_commands_and_those_missing(redundancy, tmp_path):
@@ -65,6 +79,7 @@ def test_flags_of_other_commands_and_those_missing(redundancy, tmp_path):
     fails(redundancy(*export, DIGITS), "export needs none", code=2)
     fails(redundancy(*export, "--class-names=x"), "--class-names is a flag of import, not of export", code=2)
     fails(redundancy(*export, "--trial=first"), "--trial=first", code=2)
+    fails(redundancy(*export, "--fraction=90%"), "--fraction is '90%'; wanted", "For 90 %: 0.9", code=2)
     fails(redundancy(*export, "--format=csv"), "npy|txt|parquet|tfds", code=2)
     fails(redundancy(*export), "redundancy select", code=1)
     fails(redundancy("select", DIGITS, workdir, "--scheduler=local"), "a flag of link and run", code=2)

@@ -61,8 +61,11 @@ def lines(caplog):
     return [record.getMessage() for record in caplog.records]
 
 
-def test_what_fits_is_told_in_one_line(small, caplog):
+def test_what_fits_is_shown_in_one_line_when_debugging(small, caplog):
     caplog.set_level("INFO", "absl")
+    estimates.check(*small, STAGES)
+    assert not lines(caplog)
+    caplog.set_level("DEBUG", "absl")
     estimates.check(*small, STAGES)
     (line,) = [line for line in lines(caplog) if "what is left to do" in line]
     for part in ("of disk (checkpoints", "embeddings", "that are free", "of memory (", "on each device (cpu)", "sweep"):

@@ -80,7 +80,7 @@ def test_nothing_is_overwritten_unless_asked_for(selected, tmp_path):
         ({"fraction": 0.90004}, r"--fraction is 0\.90004; wanted one that was selected.*--method semantic: 0\.9, 0\.5"),
         ({"fraction": 0.89996}, r"--fraction is 0\.89996"),
         ({"fraction": float("nan")}, "--fraction is nan; wanted a number above 0 and up to 1"),
-        ({"fraction": 90}, "--fraction is 90; wanted a number above 0"),
+        ({"fraction": 90}, "--fraction is 90; wanted a number above 0 .* For 90 %: 0.9"),
         ({"fraction": -0.9}, r"--fraction is -0\.9; wanted a number above 0"),
         ({"fraction": 0}, "--fraction is 0; wanted a number above 0"),
         ({"fraction": 0.9, "layer": "middle"}, r"no semantic-middle-0\.9000"),
