@@ -85,4 +85,4 @@ def test_processes_that_do_not_reach_each_other_are_told(repo, child_env):
     found = join(repo, child_env, [[*flags, f"--process_id={number}"] for number in range(2)], [{}, {"LIE": "1"}])
     for _, error, code in found:
         assert code != 0
-        assert "do not reach each other: 2 should have told 0 to 1, and told [0, 7]" in error
+        assert "do not reach each other: expected the numbers 0 to 1, received [0, 7]" in error

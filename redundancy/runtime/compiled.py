@@ -7,9 +7,9 @@ import numba
 
 
 def compiled(function: Callable | None = None, **options) -> Callable:
-    """`numba.njit` that keeps what it compiles on disk if it can: not in a folder that is read-only, as in a container.
+    """`numba.njit` that caches compiled code on disk, unless no folder can be written to, as in some containers.
 
-    A compiled function must call others of its own module alone: Numba compiles it anew when its own file changes only.
+    A compiled function may only call functions of its own module: Numba compiles it again only if its own file changes.
     """
     if function is None:
         return functools.partial(compiled, **options)

@@ -1,11 +1,11 @@
-"""Errors a user can act on. cli.main prints their text alone; every other exception is a bug."""
+"""Errors that a user can act on. cli.main prints only their text; every other exception is a bug."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user gave is wrong: says which file or field, what was found, what is wanted, what to do."""
+    """Some input is wrong; the text names the file or field, what was found, what is wanted and what to do."""
 
 
 class ConfigError(UserError):
@@ -17,17 +17,17 @@ class DataError(UserError):
 
 
 class WorkdirError(UserError):
-    """The workdir cannot be used: another config's, unwritable, or an earlier stage is missing."""
+    """The workdir cannot be used: it has another config, is unwritable, or lacks an earlier stage."""
 
 
 class StorageError(UserError):
-    """Storage cannot be reached, or refuses, and trying again for some minutes did not help."""
+    """Storage refuses a request, or could not be reached for some minutes."""
 
 
 class Preempted(SystemExit):
-    """This process was asked to end (SIGTERM), and what it had computed is saved: exit code 75, EX_TEMPFAIL of sysexits.h.
+    """This process received SIGTERM and has saved its work: exit code 75, EX_TEMPFAIL of sysexits.h.
 
-    No Exception: nothing may catch it by the way. A program that lets it pass ends with the code.
+    Not an Exception, so that no handler catches it by accident. If nothing catches it, the process ends with the code.
     """
 
     def __init__(self, *_):
@@ -35,7 +35,7 @@ class Preempted(SystemExit):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 1) -> str:
-    """' Did you mean "x"?' for the known names nearest to `name`, or that begin with it; '' when none does."""
+    """' Did you mean "x"?' for the known names that are nearest to `name` or begin with it; '' if there is none."""
     known = list(known)
     matches = difflib.get_close_matches(name, known, n=count, cutoff=0.6)
     matches = (matches or [each for each in known if name and each.startswith(f"{name}_")])[:count]

@@ -1,4 +1,4 @@
-"""What this process may use of the machine it runs on."""
+"""Cores, memory and accelerators that this process may use, and the identity of machines and processes."""
 
 import contextlib
 import ctypes
@@ -9,7 +9,7 @@ import sys
 
 
 def cores() -> int:
-    """Cores that this process may use: those it may run on, and no more than NPROC says, to which XLA keeps too."""
+    """Cores that this process may run on, at most the environment variable NPROC, which XLA obeys too."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("NPROC", "")
     return min(there, int(asked)) if asked.isdecimal() and int(asked) else there
@@ -28,12 +28,12 @@ def _limits(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> 
             else:
                 continue
             folder = pathlib.Path(top + group)
-            # In a container the group's own path may not be there: its files are then at the root.
+            # In a container the group's own path may be missing; its files are then at the root.
             for place in (folder, *folder.parents):
                 if not place.is_relative_to(top):
                     break
                 with contextlib.suppress(OSError, ValueError, LookupError):
-                    # Cached files count as used, and are given up if memory is wanted.
+                    # Cached files count as used memory, but the system frees them on demand.
                     stat = dict(row.split() for row in (place / "memory.stat").read_text().splitlines())
                     cached = int(stat.get("total_inactive_file") or stat["inactive_file"])
                     left.append(int((place / limit).read_text()) - int((place / used).read_text()) + cached)
@@ -41,7 +41,7 @@ def _limits(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> 
 
 
 def available_memory() -> int:
-    """Bytes this process can still get; all of the machine's if the system does not say."""
+    """Bytes that this process can still allocate; the machine's whole memory if the system does not report it."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as file:
         for line in file:
@@ -51,20 +51,20 @@ def available_memory() -> int:
 
 
 def has_accelerator() -> bool:
-    """Whether the machine has a GPU or TPU that this process may use, without starting JAX."""
+    """Whether the machine has a GPU or TPU that this process may use. Does not start JAX."""
     if os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu":
         return False
     return any(pathlib.Path(path).exists() for path in ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0"))
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep memory that it freed, rather than give it back and get it anew, page by page.
+    """Makes malloc keep freed memory in this process, instead of returning it to the system.
 
-    XLA takes the buffers of every execution from malloc. glibc gives large ones back to the system at once, and touching
-    their pages anew takes a tenth and more of a training step on CPU (docs/performance.md).
+    XLA allocates the buffers of every execution with malloc. glibc returns large buffers to the system at once, and
+    touching their pages again takes a tenth or more of a training step on CPU (docs/performance.md).
 
     Returns:
-      whether it could be done: with glibc.
+      whether it worked; it needs glibc.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -72,12 +72,12 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h. Arenas of threads hold no more than 64 MiB.
+    # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h. An arena of a thread holds at most 64 MiB.
     return all(mallopt(option, value) for option, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 2**28)))
 
 
 def identity() -> str:
-    """This machine since it was started, and the set of process numbers that this process sees, as in a container."""
+    """A text that identifies this machine, its boot, and the namespace of process numbers (a container has its own)."""
     parts = [socket.gethostname()]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with contextlib.suppress(OSError):
@@ -86,7 +86,7 @@ def identity() -> str:
 
 
 def started(pid: int) -> str | None:
-    """When a process of this machine started, in the system's ticks; None if there is none, or nothing says it."""
+    """When a process of this machine started, in clock ticks since boot; None if it does not exist or this is unknown."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rsplit(")", 1)[1].split()[19]
@@ -95,7 +95,12 @@ def started(pid: int) -> str | None:
 
 
 def has_ended(pid: int, since: str | None = None) -> bool:
-    """Whether no process of this machine has the number; or, if `since` is given, one that `started` at another time."""
+    """Whether the process with this number has ended.
+
+    Args:
+      pid: number of a process of this machine.
+      since: when it `started`, if known: a process that started at another time only has the same number.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,6 +1,6 @@
-"""Being asked to end: what SIGTERM does to one process. Where work is safe to leave, it is left; else at the next safe point.
+"""How a process handles SIGTERM: it ends at once where that is safe, else at the next safe point.
 
-Every artifact is written whole or not at all, so nearly everywhere is safe. A training is not: it saves its state first.
+Every artifact is written whole or not at all, so ending is safe nearly everywhere. A training saves its state first.
 """
 
 import contextlib
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from redundancy.runtime.errors import Preempted
 
 MESSAGE = "redundancy: ended as asked (SIGTERM); what was computed is saved. Give the same command again to continue."
-_LAST_S = 5.0  # seconds for what must not be left behind
+_LAST_S = 5.0  # seconds for the functions of `before_end`
 _asked = threading.Event()
 _before_end: list[Callable[[], None]] = []
-_deferring = 0  # nested `deferred`; of the main thread alone
+_deferring = 0  # depth of nested `deferred`; only the main thread changes it
 
 
 def notice() -> None:
-    """Remembers that this process, or one that works with it, was asked to end."""
+    """Records that this process, or another process of its run, was asked to end."""
     _asked.set()
 
 
@@ -30,14 +30,14 @@ def asked() -> bool:
 
 
 def check() -> None:
-    """Raises Preempted if the process was asked to end, outside of `deferred`."""
+    """Raises Preempted if the process was asked to end, except within `deferred`."""
     if _asked.is_set() and not _deferring:
         raise Preempted
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Work that ends itself: inside, `asked` says whether it should, and nothing is raised."""
+    """Within it SIGTERM neither ends the process nor raises: the work itself must look at `asked` and end."""
     global _deferring
     _deferring += 1
     try:
@@ -48,7 +48,7 @@ def deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def before_end(function: Callable[[], None]) -> Iterator[None]:
-    """Inside, `function` is called before SIGTERM ends the process at once."""
+    """Within it, `function` is called before SIGTERM ends the process."""
     _before_end.append(function)
     try:
         yield
@@ -66,7 +66,7 @@ def _on_sigterm(signum, frame) -> None:
     notice()
     if _deferring:
         return
-    # An exception, here, could pass through anything: libraries that are just being imported do not survive it.
+    # An exception raised here could interrupt any code; an interrupted import leaves a library broken.
     print(MESSAGE, file=sys.stderr, flush=True)
     last = threading.Thread(target=_last, daemon=True)
     last.start()
@@ -76,10 +76,10 @@ def _on_sigterm(signum, frame) -> None:
 
 @contextlib.contextmanager
 def handling_sigterm() -> Iterator[None]:
-    """SIGTERM ends the process at once, with the code of Preempted, or is remembered inside `deferred`; as before afterwards.
+    """Within it SIGTERM ends the process at once with the code of Preempted or, within `deferred`, is only recorded.
 
-    A process of several joins the others after this, and from then on JAX's preemption service waits for SIGTERM in place
-    of this, and tells the others.
+    In a run of several processes, JAX's preemption service replaces this handler once the process has joined the
+    others, and notifies all of them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -89,7 +89,7 @@ def handling_sigterm() -> Iterator[None]:
     def handle(signum, frame):
         if os.getpid() == own:
             _on_sigterm(signum, frame)
-        else:  # a process that a library has forked
+        else:  # a process that a library forked
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -1,7 +1,7 @@
-"""The processes of one run, one on each host: who they are, and how they agree, wait for each other and end together.
+"""The processes of one run, one on each host: how they start, share work, wait for each other and end together.
 
-They talk through the key-value store of JAX's coordination service, which process 0 hosts. Nothing here computes, but for the
-first word between them: while a process waits here its devices are free. A run of one process passes through without a word, and without importing JAX.
+They communicate through the key-value store of JAX's coordination service, which process 0 hosts. Devices are only used
+for one check at the start. In a run of one process the functions do nothing between processes and do not import JAX.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 AUTO, ALONE = "auto", "none"
 _GOOGLE = "0x1ae0"  # vendor of TPUs on the PCI bus, and of other devices of Google's machines
-# Of JAX's service: set when any process was asked to end.
+# Key that JAX's service sets when any process was asked to end.
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"
 _FAILED, _HEARD = "redundancy/failed", "redundancy/heard"
 _WATCH_S, _HEARD_S = 1.0, 6.0
@@ -51,12 +51,12 @@ def index() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes what all have in common."""
+    """Whether this is process 0, which writes the shared files."""
     return index() == 0
 
 
 def _client():
-    from jax._src import distributed  # no public name; Orbax reaches it in this way, too
+    from jax._src import distributed  # has no public name; Orbax imports it from here, too
 
     return distributed.global_state.client
 
@@ -79,7 +79,7 @@ def _wait_for(key: str) -> str:
 
 
 def on_cloud_tpu() -> bool:
-    """Whether this is a host of a TPU slice, where JAX finds the slice's other hosts by itself."""
+    """Whether this is a host of a TPU slice; there JAX finds the other hosts by itself."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if os.environ.get("JAX_FORCE_TPU_INIT"):
         return True
@@ -88,21 +88,22 @@ def on_cloud_tpu() -> bool:
     vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
     if not any(vendor.read_text().strip() == _GOOGLE for vendor in vendors):
         return False
-    from jax._src import hardware_utils  # which of Google's devices are TPUs; no public name
+    from jax._src import hardware_utils  # knows which of Google's devices are TPUs; has no public name
 
     return hardware_utils.num_available_tpu_chips_and_device_id()[0] > 0
 
 
 def start(coordinator: str, num_processes: int | None, process_id: int | None, heartbeat_s: int) -> None:
-    """Joins the other processes of the run; returns when all have.
+    """Joins the other processes of the run; returns when all have joined.
 
     Args:
-      coordinator: host:port of process 0, or "auto": JAX finds it, and the numbers, on Cloud TPU, Slurm, Kubernetes.
-      num_processes, process_id: of the run, and of this process; None with "auto".
+      coordinator: host:port of process 0, or "auto" on Cloud TPU, Slurm and Kubernetes, where JAX finds it.
+      num_processes: processes of the run; None with "auto".
+      process_id: number of this process, from 0; None with "auto".
       heartbeat_s: seconds after which a silent process counts as dead, which ends all others.
 
     Raises:
-      ConfigError: the others did not come, or nothing could be found out.
+      ConfigError: the others did not join, or JAX found no coordinator.
     """
     import jax
 
@@ -111,7 +112,7 @@ def start(coordinator: str, num_processes: int | None, process_id: int | None, h
     found = {} if coordinator == AUTO else dict(coordinator_address=coordinator, num_processes=num_processes)
     if coordinator != AUTO:
         found["process_id"] = process_id
-        # The default is every address of the machine.
+        # By default the service listens on every address of the machine.
         host = coordinator.rsplit(":", 1)[0]
         if host in ("127.0.0.1", "localhost", "[::1]"):
             found["coordinator_bind_address"] = coordinator
@@ -125,7 +126,7 @@ def start(coordinator: str, num_processes: int | None, process_id: int | None, h
             "--process-id 0, 1, … on each; or --coordinator=auto on Cloud TPU, Slurm or Kubernetes."
         ) from error
     if count() == 1:
-        # A slice of one host. JAX listens for SIGTERM now, and would notify nobody.
+        # A slice of one host. JAX has replaced the handler of SIGTERM, and there is no other process to notify.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         return
     logging.info("process %d of %d on %s", index(), count(), socket.gethostname())
@@ -133,19 +134,19 @@ def start(coordinator: str, num_processes: int | None, process_id: int | None, h
 
 
 def _check_together() -> None:
-    """Each process sends its number to all: devices that see each other do not prove that the processes do."""
+    """Each process sends its number to all: even if the devices see each other, the processes may not."""
     from jax.experimental import multihost_utils
 
     numbers = multihost_utils.process_allgather(np.int32(index())).tolist()
     if numbers != [*range(count())]:
         raise ConfigError(
-            f"the processes of this run do not reach each other: {count()} should have told 0 to {count() - 1}, and told "
+            f"the processes of this run do not reach each other: expected the numbers 0 to {count() - 1}, received "
             f"{numbers}. Wanted: one process on every host, each with its own --process-id, or --coordinator=auto on all."
         )
 
 
 def first(work: Callable[[], T]) -> T:
-    """What `work` returns in process 0, which alone does it; JSON. The others wait, and get its result or its error."""
+    """Calls `work` in process 0 only; every process returns its result (JSON) or raises its error."""
     if count() == 1:
         return work()
     key = f"redundancy/first/{next(_turns)}"
@@ -165,7 +166,7 @@ def first(work: Callable[[], T]) -> T:
 
 
 def together(work: Callable[[], T]) -> T:
-    """What `work` returns in this process. All processes do it, each its own, and go on when all are done.
+    """Calls `work`, the share of this process, and returns its result once every process has finished its share.
 
     Raises:
       Preempted: in every process, if one of them was asked to end.
@@ -193,12 +194,12 @@ def together(work: Callable[[], T]) -> T:
 
 
 def barrier() -> None:
-    """Returns when every process is here; raises as `together`."""
+    """Returns when every process has called it; raises as `together`."""
     together(lambda: None)
 
 
 def ending() -> bool:
-    """Whether to save and end now. All processes must ask in the same steps; they get the same answer."""
+    """Whether to save and end now. All processes must call it at the same steps; all get the same answer."""
     if count() == 1:
         return preemption.asked()
     from jax.experimental import multihost_utils
@@ -207,10 +208,10 @@ def ending() -> bool:
 
 
 class Watch:
-    """A thread that ends this process when another one has failed, and notifies it when another was asked to end.
+    """A thread that ends this process if another process failed, and notifies it if another was asked to end.
 
     Args:
-      before_end: called before this process is ended, for what must not be left behind.
+      before_end: called before this process is ended, for example to give back the lease.
     """
 
     def __init__(self, before_end: Callable[[], None]):
@@ -228,7 +229,7 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stopped.wait(_WATCH_S):
-            # Process 0 is gone, or busy: JAX's own heartbeat decides.
+            # If process 0 does not answer, JAX's own heartbeat decides whether it is lost.
             with contextlib.suppress(RuntimeError):
                 if _get(_NOTICE) is not None:
                     preemption.notice()
@@ -244,7 +245,7 @@ class Watch:
 
 
 def _heard() -> None:
-    """Tells that this process knows of the failure; process 0, which others ask, stays until they know, too."""
+    """Records that this process knows of the failure. Process 0 hosts the store, so it waits until all know."""
     with contextlib.suppress(RuntimeError):
         _client().key_value_set(f"{_HEARD}/{index()}", "1", allow_overwrite=True)
         deadline = time.monotonic() + _HEARD_S
@@ -253,7 +254,7 @@ def _heard() -> None:
 
 
 def await_verdict(error: BaseException) -> None:
-    """Waits if an error may be the mere echo of another process's end: whoever knows of that ends this one, too."""
+    """Waits if another process's end may have caused this error; the watch then ends this process with that cause."""
     if count() == 1 or isinstance(error, UserError) or not isinstance(error, RuntimeError):
         return
     if any(word in str(error).lower() for word in _OF_A_CONNECTION):
@@ -261,7 +262,7 @@ def await_verdict(error: BaseException) -> None:
 
 
 def fail(code: int, message: str) -> None:
-    """Tells the other processes that this one ends with an error; they end within seconds, with the same code."""
+    """Notifies the other processes that this one ends with an error; they end within seconds, with the same code."""
     if count() == 1:
         return
     with contextlib.suppress(RuntimeError):
@@ -270,6 +271,6 @@ def fail(code: int, message: str) -> None:
 
 
 def leave() -> None:
-    """Parts from the other processes, once all are here."""
+    """Leaves the run once every process has called it."""
     if count() > 1:
         sys.modules["jax"].distributed.shutdown()

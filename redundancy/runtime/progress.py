@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, plain lines in a log."""
+"""Shows the progress of long work: a bar with rate and time left on a terminal, plain lines in a log."""
 
 import shutil
 import sys
@@ -40,7 +40,7 @@ class Progress:
     def __enter__(self):
         self._start = self._said = time.monotonic()
         if sys.stderr.isatty():
-            # A terminal that does not report its size is taken for one of no rows by tqdm, which then draws nothing.
+            # tqdm takes a terminal that does not report its size for one of no rows and would draw nothing.
             columns, lines = shutil.get_terminal_size((100, 24))
             self._bar = tqdm(
                 total=self._total,

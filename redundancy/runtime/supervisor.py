@@ -1,6 +1,6 @@
-"""Runs the program as a child and says in one line how it ended, if it could not do so itself.
+"""Runs the program as a child process and reports in one line how it ended, if it could not do so itself.
 
-A process of several is aborted by JAX's runtime when another one is lost, without a chance to say so.
+If a process of a run is lost, JAX's runtime aborts the others before they can print an error.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ def is_child() -> bool:
 
 
 def follow_parent() -> None:
-    """In the child: it ends with its parent, however that ends (if the system can promise this)."""
+    """Call in the child: on Linux the system then kills it when its parent ends."""
     parent = int(os.environ.pop(_PARENT))
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of linux/prctl.h
@@ -28,11 +28,11 @@ def follow_parent() -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Runs `python -m redundancy` with the arguments argv[1:]; SIGTERM and SIGINT go on to it. Returns the exit code."""
+    """Runs `python -m redundancy` with the arguments argv[1:], forwards SIGTERM and SIGINT, returns the exit code."""
     child = subprocess.Popen(
         [sys.executable, "-m", "redundancy", *argv[1:]],
         env={**os.environ, _PARENT: str(os.getpid())},
-        start_new_session=True,  # signals to the group would come twice
+        start_new_session=True,  # else signals to the group would arrive twice
     )
     forwarded = set()
 
@@ -52,11 +52,11 @@ def run(argv: list[str]) -> int:
     name = signal.Signals(-code).name
     if -code == signal.SIGABRT:
         what = (
-            "another process of this run was lost (killed, out of memory, or its host is gone; its own log tells), so "
-            "this one was ended, too"
+            "another process of this run was lost (killed, out of memory, or its host is gone; see its own log), so this one "
+            "was ended, too"
         )
     else:
-        what = f"this process was ended by {name}" + (", often for want of memory" if name == "SIGKILL" else "")
+        what = f"this process was ended by {name}" + (", often because memory ran out" if name == "SIGKILL" else "")
     print(
         f"redundancy: error: {what}. What was finished is kept, trainings up to their last checkpoint: give the same "
         "command on every host again.",

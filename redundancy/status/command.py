@@ -1,4 +1,4 @@
-"""The command `status`: what `survey` finds in a workdir, as text for people or as JSON, once or again and again."""
+"""The command `status`: prints what `survey` finds in a workdir, as text or as JSON, once or repeatedly."""
 
 import datetime
 import sys
@@ -20,17 +20,17 @@ def status(root: str, json: bool = False, watch: float | None = None, out: TextI
     """Prints the status of a workdir; returns the exit code, 1 if something there is damaged.
 
     Args:
-      root: of the workdir, local or gs://.
+      root: path of the workdir, local or gs://.
       json: whether to print JSON.
       watch: seconds between two looks; None for one look.
       out: where to print; standard output by default.
 
     Raises:
-      ConfigError: `watch` makes no sense.
+      ConfigError: `watch` is out of range.
       WorkdirError: the folder is no workdir.
     """
     out = sys.stdout if out is None else out
-    if watch is not None and not 0.1 <= watch <= 86_400:  # nor is NaN
+    if watch is not None and not 0.1 <= watch <= 86_400:  # NaN is out of range, too
         raise ConfigError(f"--watch={watch:g}: wanted seconds from 0.1 to 86400, for example --watch=10.")
     painting = out.isatty() and not json
     try:
@@ -42,7 +42,7 @@ def status(root: str, json: bool = False, watch: float | None = None, out: TextI
                 text = line(found)
             else:
                 text = render(found)
-            # Home, the text, and whatever is left below it.
+            # Move the cursor home, print the text, and clear the rest of the screen.
             print(f"\x1b[H\x1b[2J{text}" if painting and watch else text, file=out, flush=True)
             if watch is None:
                 return 1 if found["damaged"] else 0
@@ -62,7 +62,9 @@ def _owner(owner: Mapping[str, Any]) -> str:
     who = f"redundancy {owner['command']}, process {owner['pid']} on {owner['host']}, since {_when(owner['since'])}{silent}"
     if owner["state"] == "gone":
         return f"nobody is at work; {who} ended without giving the workdir back (killed, or its machine went down)"
-    return f"at work: {who}" + ("; whether it lives cannot be told from here" if owner["state"] == "unknown" else "")
+    return f"at work: {who}" + (
+        "; this machine cannot see whether it still runs" if owner["state"] == "unknown" else ""
+    )
 
 
 def _training(of: Mapping[str, Any]) -> str:
@@ -87,7 +89,7 @@ def _runs(runs: Mapping[str, Any]) -> list[str]:
     if (more := len(runs["training"]) - _MOST_SHOWN) > 0:
         lines.append(f"  and {more} more")
     if runs["others"]:
-        lines.append(f"  {len(runs['others'])} folders are none of this config's runs, for example {runs['others'][0]}")
+        lines.append(f"  {len(runs['others'])} folders are not runs of this config, for example {runs['others'][0]}")
     return lines
 
 
@@ -105,11 +107,11 @@ def _pace(pace: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _error(told: Mapping[str, Any]) -> str:
-    stage = f" (in {told['stage']})" if told.get("stage", told["command"]) not in told["command"].split() else ""
+def _error(found: Mapping[str, Any]) -> str:
+    stage = f" (in {found['stage']})" if found.get("stage", found["command"]) not in found["command"].split() else ""
     return (
-        f"last error: {duration(told['age_s'])} ago, redundancy {told['command']}{stage} on {told['host']}, exit code "
-        f"{told['code']}: {told['message']}"
+        f"last error: {duration(found['age_s'])} ago, redundancy {found['command']}{stage} on {found['host']}, exit code "
+        f"{found['code']}: {found['message']}"
     )
 
 
@@ -137,7 +139,7 @@ def render(found: Mapping[str, Any]) -> str:
         lines += _runs(found["runs"])
     if found["pace"] is not None:
         lines += _pace(found["pace"])
-    lines += [_error(told) for told in found["errors"]]
+    lines += [_error(each) for each in found["errors"]]
     lines += [f"damaged: {text}" for text in found["damaged"][:_MOST_SHOWN]]
     if (more := len(found["damaged"]) - _MOST_SHOWN) > 0:
         lines.append(f"damaged: and {more} more")
@@ -155,6 +157,6 @@ def line(found: Mapping[str, Any]) -> str:
         parts.append(f"{duration(pace['left_s'])} left")
     if not any(owner["state"] != "gone" for owner in found["at_work"]):
         parts.append("nobody is at work")
-    parts += [_error(told) for told in found["errors"][:1]]
+    parts += [_error(each) for each in found["errors"][:1]]
     parts += [f"{len(found['damaged'])} damaged: {found['damaged'][0]}"] if found["damaged"] else []
     return ", ".join(parts)

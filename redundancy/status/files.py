@@ -1,4 +1,4 @@
-"""The files of a workdir at one moment, read without a lease; notes damage, and raises nothing for it."""
+"""Reads the files of a workdir without a lease. Records damage instead of raising errors."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -13,12 +13,12 @@ from redundancy.workdir.owner import is_dead, is_here
 
 
 class Files:
-    """What one listing of a workdir shows, and what is read of it.
+    """The files that one listing of a workdir shows, and damage found in them.
 
     Attributes:
       files: by their names relative to the workdir.
       now: when they were listed, in seconds since 1970.
-      damaged: lines about what cannot be used.
+      damaged: one line for each file that cannot be used.
     """
 
     def __init__(self, root: str, now: float):
@@ -29,7 +29,7 @@ class Files:
         return storage.join(self.root, name)
 
     def below(self, folder: str) -> dict[str, File]:
-        """Files of a folder, without hidden ones, by their names below it."""
+        """All files below a folder by their names relative to it, without hidden ones."""
         return {
             name.removeprefix(f"{folder}/"): file
             for name, file in self.files.items()
@@ -37,7 +37,7 @@ class Files:
         }
 
     def read(self, name: str, read: Callable[[str], Any]) -> Any:
-        """What `read` makes of the path of a file; None if it is not there, or damaged, which is noted.
+        """Calls `read` with the path of a file; None if the file is missing, or damaged, which is recorded.
 
         Raises:
           StorageError: the storage cannot be reached.
@@ -46,7 +46,7 @@ class Files:
             return None
         try:
             return read(self.path(name))
-        except FileNotFoundError:  # removed since
+        except FileNotFoundError:  # removed since the listing
             return None
         except (DataError, OSError) as error:
             self.damaged.append(str(error))
@@ -56,7 +56,7 @@ class Files:
         return self.read(f"{folder}/manifest.json", lambda _: read_manifest(self.path(folder), **fields))
 
     def need(self, folder: str, names: Iterable[str]) -> None:
-        """Notes which of the files that a folder's manifest names are missing or empty."""
+        """Records which of the files in a folder's manifest are missing or empty."""
         for name in names:
             file = self.files.get(f"{folder}/{name}")
             if file is None and not self.is_there(f"{folder}/{name}"):
@@ -65,22 +65,22 @@ class Files:
                 self.damaged.append(f"{self.path(folder)}/{name} is empty, but the manifest beside it names it.")
 
     def is_there(self, name: str) -> bool:
-        """Whether a file is there; one that the listing lacks may have been written since."""
+        """Whether a file exists, even if it was written after the listing."""
         return name in self.files or storage.exists(self.path(name))
 
 
 def at_work(files: Files) -> list[dict[str, Any]]:
-    """Who holds the workdir; if nobody does, who held it and ended without giving it back.
+    """The owners of the workdir; if there are none, those that ended without giving it back.
 
     Returns:
-      for each command, pid, host, since; state "working", "gone" or, on a lock that another machine holds, "unknown"; and
-      silent_s, the seconds since its last sign of life, None if the system itself shows that it lives.
+      for each owner: command, pid, host, since; state "working", "gone" or, for a lock that another machine holds,
+      "unknown"; and silent_s, the seconds since it last renewed its lease, None if the system shows that it lives.
     """
     owners = []
     for name in sorted(filter(lease.is_name, files.files)):
         try:
             owner = json.loads(storage.read_bytes(files.path(name)))
-        except (FileNotFoundError, ValueError):  # given back since, or a lock that parts of a sweep share
+        except (FileNotFoundError, ValueError):  # given back meanwhile, or a lock that parts of a sweep share
             continue
         if not isinstance(owner, dict):
             continue

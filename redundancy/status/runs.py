@@ -1,4 +1,4 @@
-"""The runs of a workdir by the files that they left: which are done, how far the others are, how fast it goes."""
+"""The runs of a workdir, judged by their files: which are done, how far the others are, and how fast they go."""
 
 import concurrent.futures
 import dataclasses
@@ -12,27 +12,27 @@ from redundancy.status.files import Files
 from redundancy.storage.listing import File, read_tail
 from redundancy.workdir import need_fields, table
 
-_TAIL = 1 << 14  # bytes of a run's metrics that are read: some sixty lines
+_TAIL = 1 << 14  # bytes read from the end of a run's metrics, about sixty lines
 _MOST_READ = 64  # runs whose metrics are read
 _READERS = 16
-_SILENT_S, _COMPILING_S = 600.0, 3600.0  # a run that wrote nothing for so long is not being trained
+_SILENT_S, _COMPILING_S = 600.0, 3600.0  # a run that wrote nothing for this long is not being trained
 _STEP = re.compile(r"checkpoints/(\d+)/")
 
 
 def training(
     files: Files, config: Mapping[str, Any], folder: str, of_folder: Mapping[str, File], steps: int | None
 ) -> dict[str, Any]:
-    """How far a training is that has not ended, by its last lines of metrics and its checkpoints.
+    """How far an unfinished training has got, from its last lines of metrics and its checkpoints.
 
     Args:
-      files: of the workdir.
-      config: the recorded one.
-      folder: the training's.
-      of_folder: its files.
-      steps: of the whole training.
+      files: files of the workdir.
+      config: the recorded config.
+      folder: folder of the training.
+      of_folder: files of that folder.
+      steps: steps of the whole training.
 
     Returns:
-      step, steps, images_per_second, loss, steps_per_second (None if not known), `told`: when it wrote its step, and
+      step, steps, images_per_second, loss, steps_per_second (None if unknown), `told`: when it wrote its step, and
       `fresh`: whether it has written lately.
     """
     tail = files.read(f"{folder}/metrics.jsonl", lambda path: read_tail(path, _TAIL))
@@ -55,13 +55,13 @@ def training(
 
 
 def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: bool) -> dict[str, Any]:
-    """The runs of the table by method, layer and fraction: done, running and left; and those that are being trained.
+    """Counts the done, running and left runs of each method, layer and fraction, and describes the unfinished ones.
 
     Args:
-      files: of the workdir.
-      config: the recorded one.
-      num_images: training images, 0 if not known.
-      working: whether somebody may be at work.
+      files: files of the workdir.
+      config: the recorded config.
+      num_images: training images, 0 if unknown.
+      working: whether a process may be at work.
     """
     runs = [{**dataclasses.asdict(run), "run": run.name} for run in table.runs(config, num_images)]
     by_run = {}
@@ -78,7 +78,7 @@ def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: boo
                 begun.append(run)
         elif not of_folder["result.json"].size:
             files.damaged.append(f"{files.path(name)} is empty. Delete it and run the stage that writes it again.")
-        elif storage.is_local(files.root):  # elsewhere it would be a request for each
+        elif storage.is_local(files.root):  # on remote storage each would take a request
             files.read(name, lambda path: need_fields(path, storage.read_json(path), steps=int, test_correct=int))
 
     def look(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: boo
 
 
 def _reached(files: Files, config: Mapping[str, Any], of: Mapping[str, Any]) -> float:
-    """Step that a training has reached by now; the step that it wrote last may be as old as a checkpoint."""
+    """Estimated step of a training at this moment; the last step it wrote may be as old as its last checkpoint."""
     rate, told = of["steps_per_second"], of["told"]
     if not rate or told is None:
         return of["step"]
@@ -114,7 +114,7 @@ def _reached(files: Files, config: Mapping[str, Any], of: Mapping[str, Any]) -> 
 
 
 def of_training(files: Files, config: Mapping[str, Any], of: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The pace of one training: steps a second, and those that are left."""
+    """The pace of one training: its steps per second, and the steps that are left."""
     rate = of["steps_per_second"]
     if not rate or of["steps"] is None:
         return None
@@ -123,9 +123,9 @@ def of_training(files: Files, config: Mapping[str, Any], of: Mapping[str, Any]) 
 
 
 def of_sweep(files: Files, config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The pace of a sweep: steps a second of all runs together, and those that are left; None if no file shows it.
+    """The pace of a sweep: steps per second of all runs together, and the steps that are left; None if unknown.
 
-    It follows from the runs that are being trained; between two packs from those that ended last.
+    It is measured on the runs that are being trained or, between two packs, on those that ended last.
     """
     runs = found["all"]
     if any(run["steps"] is None for run in runs):
@@ -138,7 +138,7 @@ def of_sweep(files: Files, config: Mapping[str, Any], found: Mapping[str, Any]) 
     if not rate:
         ended = [(run["ended"], run["steps"]) for run in runs if run["ended"] is not None]
         rate, how = pace.of_ends(ended), "the times of the results there are"
-    if not rate:  # the network that embeds is trained in just this way
+    if not rate:  # the stage train trains the same network
         trained = training(files, config, "pretrain", files.below("pretrain"), None)
         rate, how = trained["steps_per_second"], "the metrics of the stage train"
     return dict(unit="steps", per_second=rate, left=max(0.0, sum(left.values())), how=how) if rate else None

@@ -1,7 +1,7 @@
-"""What a workdir holds, who works there, and when it will be done, by one listing and few small files.
+"""What a workdir holds, who works there, and when it will be done, from one listing and a few small files.
 
-Takes no lease, writes nothing, and works in any workdir: of another machine's sweep, after a kill, damaged. Imports neither
-JAX nor TensorFlow.
+Takes no lease, writes nothing, and works in any workdir, also while other machines work there, after a kill, or if it is
+damaged. Imports neither JAX nor TensorFlow.
 """
 
 import datetime
@@ -19,7 +19,7 @@ from redundancy.storage.listing import is_folder
 from redundancy.workdir import STAGES, Workdir, finished, last_error, lease, need_fields, table
 
 _OURS = {"config.json", "pretrain", "embeddings", "merges", "subsets", "runs", "results.csv", "report"}
-_FIELDS: dict[str, dict[str, type]] = {  # of each stage's manifest
+_FIELDS: dict[str, dict[str, type]] = {  # fields of each stage's manifest
     "train": {"step": int},
     "embed": {"parts": list},
     "link": {"parts": list},
@@ -30,11 +30,11 @@ _FIELDS: dict[str, dict[str, type]] = {  # of each stage's manifest
 
 
 def survey(root: str, now: float | None = None) -> dict[str, Any]:
-    """All that `status --json` prints of a workdir.
+    """Everything that `status --json` prints about a workdir.
 
     Raises:
-      WorkdirError: it is none.
-      StorageError: it cannot be reached.
+      WorkdirError: the folder is no workdir.
+      StorageError: the storage cannot be reached.
     """
     root = Workdir(root).root
     files = Files(root, time.time() if now is None else now)
@@ -81,7 +81,7 @@ def _iso(seconds: float) -> str:
 
 
 def _config(files: Files, tops: set[str]) -> Mapping[str, Any]:
-    """The recorded config, or without one a config without a data set, of the layers that are there."""
+    """The recorded config; if there is none, a config without a data set and with the layers that have embeddings."""
     layers = [layer for layer in config_lib.LAYERS if files.below(f"embeddings/{layer}")]
     found = files.read("config.json", lambda path: need_fields(path, storage.read_json(path), config=dict))
     if found is not None:
@@ -97,7 +97,7 @@ def _config(files: Files, tops: set[str]) -> Mapping[str, Any]:
 
 
 def _num_images(files: Files, config: Mapping[str, Any]) -> int:
-    """Training images, if steps follow from them and a manifest has their number; else 0."""
+    """Training images if the number of steps depends on them and a manifest records them; else 0."""
     for layer in config["layers"] if config["epochs"] else ():
         if manifest := files.manifest(f"embeddings/{layer}", num_examples=int):
             return manifest["num_examples"]
@@ -105,7 +105,7 @@ def _num_images(files: Files, config: Mapping[str, Any]) -> int:
 
 
 def _stage(files: Files, name: str, config: Mapping[str, Any], runs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A stage: whether it is finished, when its last file was written, None without any, and what is there in words."""
+    """A stage: whether it is finished, when its last file was written (None without files), and its files in words."""
     manifests = {folder: files.manifest(folder, **_FIELDS[name]) for folder in finished.folders(config, name)}
     there = {(folder, each): file for folder in manifests for each, file in files.below(folder).items()}
     said, imported = [], False
@@ -127,7 +127,7 @@ def _stage(files: Files, name: str, config: Mapping[str, Any], runs: Mapping[str
         if manifests["runs"] and not files.is_there("results.csv"):
             files.damaged.append(f'{files.path("results.csv")} is missing; "redundancy sweep" writes it from the runs.')
         said += [f"{runs['done']} of {runs['runs']} runs done"] if runs else []
-    # The sweep claims the folders of all runs first.
+    # The sweep first writes a run.json for every run, which does not mean that training has begun.
     begun = [file.time for (_, each), file in there.items() if name != "sweep" or not each.endswith("/run.json")]
     whole, words = finished.finished(config, name, manifests), ", ".join(said) + (", imported" if imported else "")
     return dict(stage=name, finished=whole, imported=imported, written=max(begun, default=None), files=words)
@@ -161,7 +161,7 @@ def _set_states(stages: list[dict[str, Any]], config: Mapping[str, Any], owners:
 
 
 def _pretrain(files: Files, config: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How far the stage train is, if it has begun and not ended."""
+    """How far the stage train has got; None if it has not begun or has ended."""
     if stage["state"] not in ("running", "stopped"):
         return None
     steps = table.runs(config, _num_images(files, config))[0].steps
@@ -170,7 +170,7 @@ def _pretrain(files: Files, config: Mapping[str, Any], stage: Mapping[str, Any])
 
 
 def _pieces(files: Files, name: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The pace of embed in parts, and of link in images, by when the files that are there were written."""
+    """The pace of embed in parts, or of link in images, from the times at which files were written."""
     ends, total = [], 0.0
     for layer in config["layers"]:
         store = files.manifest(f"embeddings/{layer}", class_counts=dict)
@@ -198,7 +198,7 @@ def _pace(
     runs: Mapping[str, Any] | None,
     working: bool,
 ) -> dict[str, Any] | None:
-    """How fast the first stage goes that is running or stopped, what is left of it, and when it will end."""
+    """The pace of the first stage that is running or stopped, what is left of it, and when it will end."""
     stage = next((each["stage"] for each in stages if each["state"] in ("running", "stopped")), None)
     match stage:
         case "train" if pretrain is not None:
@@ -216,18 +216,18 @@ def _pace(
 
 
 def _errors(files: Files) -> list[dict[str, Any]]:
-    """The last errors of commands that have not succeeded since, the latest first."""
+    """The recorded errors of commands that have not succeeded since, the latest first."""
     fields = dict(command=str, time=str, host=str, code=int, message=str)
     found = []
     for name in filter(last_error.is_name, files.files):
-        told = files.read(name, lambda path: need_fields(path, storage.read_json(path), **fields))
-        if told is not None:
-            found.append({**told, "age_s": max(0.0, files.now - files.files[name].time)})
-    return sorted(found, key=lambda told: told["age_s"])
+        error = files.read(name, lambda path: need_fields(path, storage.read_json(path), **fields))
+        if error is not None:
+            found.append({**error, "age_s": max(0.0, files.now - files.files[name].time)})
+    return sorted(found, key=lambda error: error["age_s"])
 
 
 def _bytes(files: Files) -> dict[str, int]:
-    """Bytes of each folder or file of the workdir, and of all."""
+    """Bytes of each folder or file of the workdir, and of all together."""
     found: dict[str, int] = {}
     for name, file in files.files.items():
         top = name.split("/")[0]

@@ -1,7 +1,7 @@
 """Local and gs:// paths behind one set of functions: whole-file atomic writes, JSON, Parquet, checksums.
 
-Paths are plain strings. A file is there whole or not at all. What fails for a while on a remote path is tried again,
-see `retries`; what fails for good is an error that names the path. Nothing here knows what the files mean.
+Paths are plain strings. A file is there whole or not at all. Operations on remote paths that fail temporarily are tried
+again, see `retries`; other failures are errors that name the path. Nothing here knows what the files mean.
 """
 
 from redundancy.storage.conditional import create_bytes as create_bytes

@@ -1,4 +1,4 @@
-"""Files that make a later start faster: they are the user's own, and nothing depends on them."""
+"""Files in the user's cache folder, which make later starts faster. No result depends on them."""
 
 import hashlib
 import os
@@ -7,8 +7,8 @@ from redundancy import storage
 
 
 def cache_folder() -> str | None:
-    """The folder, whether it is there or not; None if the user has none."""
-    # A relative XDG_CACHE_HOME is invalid and to be ignored (XDG base directory specification).
+    """Path of the cache folder, which may not exist yet; None if the user has no home."""
+    # A relative XDG_CACHE_HOME is invalid and must be ignored (XDG base directory specification).
     roots = (os.environ.get("XDG_CACHE_HOME", ""), os.path.join(os.path.expanduser("~"), ".cache"))
     root = next((root for root in roots if os.path.isabs(root)), None)
     return root and os.path.join(root, "redundancy")
@@ -19,7 +19,7 @@ def _checksum(key: bytes, data: bytes) -> bytes:
 
 
 def load(path: str, key: bytes) -> bytes | None:
-    """What `save` wrote under this key; None if the file is missing, damaged or of another key."""
+    """The data that `save` wrote with this key; None if the file is missing, damaged or has another key."""
     try:
         found = storage.read_bytes(path)
     except OSError:
@@ -29,5 +29,5 @@ def load(path: str, key: bytes) -> bytes | None:
 
 
 def save(path: str, key: bytes, data: bytes) -> None:
-    """Writes the data behind a checksum of it and of what it depends on, the key; raises OSError if that fails."""
+    """Writes `data` after a checksum of `key` and `data`; the key is all that the data depends on. Raises OSError."""
     storage.write_bytes(path, _checksum(key, data) + data)

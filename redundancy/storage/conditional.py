@@ -1,4 +1,4 @@
-"""Writes and removals on a condition: that there is no file yet, or that it is the one that was seen."""
+"""Conditional writes and removals: only if there is no file yet, or only if the file has not changed."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ from redundancy.storage.remote import filesystem, is_gs, is_local, patiently, up
 
 
 def create_bytes(path: str, data: bytes) -> bool:
-    """Writes the whole file unless there is one; of several that try at once, one succeeds. Returns whether it did.
+    """Writes the whole file unless it exists; if several processes try at once, one succeeds. Returns whether it wrote.
 
-    If the answer of a remote service got lost, and the next try finds a file, it is taken for this one if it holds the
-    same bytes. So the bytes must name their writer if two that write the same must not both succeed.
+    The answer of a remote service may get lost. If the next try then finds a file with the same bytes, it counts as
+    written by this call. So the bytes must name their writer if only one of several writers may succeed.
     """
     if not is_local(path):
         return _write_on_condition(path, data, lambda fs, name: upload(fs, name, data, mode="create"))
@@ -53,7 +53,7 @@ def _write_on_condition(path: str, data: bytes, write: Callable[[fsspec.Abstract
 
 
 def generation(path: str) -> str | None:
-    """What changes whenever the file is written again, or None if there is no file; for `remove_if` and `write_if`."""
+    """A text that changes whenever the file is rewritten, for `remove_if` and `write_if`; None if there is no file."""
 
     def look(fs: fsspec.AbstractFileSystem, name: str) -> str:
         if is_gs(path):
@@ -70,9 +70,9 @@ def generation(path: str) -> str | None:
 
 
 def remove_if(path: str, wanted: str) -> bool:
-    """Removes a file if its `generation` still is `wanted`; returns whether it did.
+    """Removes a file if its `generation` still is `wanted`; returns whether it removed the file.
 
-    On gs:// it is one step: what another process wrote meanwhile stays. Elsewhere it is two.
+    On gs:// this is atomic. Elsewhere another process may rewrite the file between the check and the removal.
     """
 
     def delete(fs: fsspec.AbstractFileSystem, name: str) -> bool:
@@ -85,7 +85,7 @@ def remove_if(path: str, wanted: str) -> bool:
                 fs.rm_file(name)
         except FileNotFoundError:
             return False
-        except FileExistsError as error:  # the condition does not hold; perhaps since a try whose answer got lost
+        except FileExistsError as error:  # the file changed, or an earlier try removed it and its answer got lost
             return type(error) is not FileExistsError and generation(path) is None
         return True
 
@@ -93,9 +93,9 @@ def remove_if(path: str, wanted: str) -> bool:
 
 
 def write_if(path: str, wanted: str, data: bytes) -> bool:
-    """Writes a file, of some megabytes at most, if its `generation` still is `wanted`; returns whether it did.
+    """Writes a file, of some megabytes at most, if its `generation` still is `wanted`; returns whether it wrote.
 
-    One step and two, as with `remove_if`; what a lost answer means, as with `create_bytes`.
+    It is as atomic as `remove_if`, and treats lost answers as `create_bytes` does.
     """
     if not is_gs(path):
         if generation(path) != wanted:

@@ -23,13 +23,13 @@ def exists(path: str) -> bool:
     def look(fs: fsspec.AbstractFileSystem, name: str) -> bool:
         if is_local(path):
             return fs.exists(name)
-        if not is_gs(path):  # whose `exists` is False for any error
+        if not is_gs(path):  # fsspec's `exists` returns False for any error
             try:
                 fs.info(name)
             except FileNotFoundError:
                 return False
             return True
-        # gcsfs asks for the object and for the folder at once, and drops the connection of the slower answer.
+        # gcsfs requests the object and the folder at once, and drops the connection of the slower answer.
         bucket, _, key = name.rstrip("/").partition("/")
         with contextlib.suppress(FileNotFoundError):
             if key:
@@ -49,18 +49,18 @@ def make_dirs(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Removes a file or a folder with all in it; no error if there is none."""
+    """Removes a file, or a folder with all its files; no error if there is none."""
 
     def delete(fs: fsspec.AbstractFileSystem, name: str) -> None:
         for last in (False, False, True):
             try:
-                # Of gs:// the objects alone, which are all there is; gcsfs would ask for folders' objects, too.
+                # On gs:// only objects exist; gcsfs would also ask for objects that stand for folders.
                 fs.rm(fs.find(name) if is_gs(path) else name, recursive=not is_gs(path))
                 return
             except FileNotFoundError:
                 if last or is_gs(path) or not fs.exists(name):
                     return
-            except OSError as error:  # another process removes or writes there too
+            except OSError as error:  # another process may remove or write files there at the same time
                 if last or error.errno != errno.ENOTEMPTY:
                     raise
 
@@ -68,10 +68,10 @@ def remove(path: str) -> None:
 
 
 def list_dir(path: str, hidden: bool = False) -> list[str]:
-    """Sorted base names of what lies in a folder; [] if there is no such folder. Hidden files, with a dot, if asked."""
+    """Sorted base names of the entries of a folder, with `hidden` also dot files; [] if there is no such folder."""
 
     def listed(fs: fsspec.AbstractFileSystem, name: str) -> list[str]:
-        # Listings are cached by fsspec's remote file systems; another process may have written since.
+        # fsspec's remote file systems cache listings, but another process may have written meanwhile.
         fs.invalidate_cache(name)
         return fs.ls(name, detail=False)
 
@@ -88,7 +88,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def write_bytes(path: str, data: bytes) -> None:
-    """Writes the whole file or nothing: a reader never sees a part, whenever this process dies."""
+    """Writes the whole file or nothing: readers never see a partial file, even if this process dies."""
     if not is_local(path):
         patiently(path, lambda fs, name: upload(fs, name, data))
         return
@@ -102,7 +102,7 @@ def write_text(path: str, text: str) -> None:
 
 
 def open_read(path: str) -> io.IOBase:
-    """The file, opened for reading bytes, with seek."""
+    """Opens the file for reading bytes; it can seek."""
     if not is_local(path):
         return open_remote(path)
     fs, name = filesystem(path)
@@ -119,6 +119,6 @@ def sha256(path: str) -> str:
 
 
 def check_sha256(path: str, wanted: str, remedy: str) -> None:
-    """Raises DataError, with what to do about it, if a file is missing or not the one that a manifest names."""
+    """Raises DataError, which ends with `remedy`, if a file is missing or its SHA-256 is not `wanted`."""
     if not exists(path) or sha256(path) != wanted:
         raise DataError(f"{path} is missing, damaged or another file than the manifest names. {remedy}")

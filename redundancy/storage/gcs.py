@@ -1,6 +1,6 @@
-"""gcsfs with our patience: each request is tried again as `retries` says, and none waits for ever.
+"""gcsfs with the retries of `retries`, and with a timeout for every request.
 
-`storage` has fsspec take this class for gs:// paths in the whole process, for Orbax's own files, too.
+fsspec uses this class for all gs:// paths in the process, also for the files that Orbax writes.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from redundancy.storage import retries
 _CONNECT = 30.0  # seconds
 _SLOWEST = 100_000.0  # bytes a second, of uploads
 _DONE = (204, {}, None, b"")
-# One try of a request, without gcsfs's own retries: they give up after half a minute, and say nothing until then.
+# A single try of a request, without gcsfs's own retries, which give up after half a minute and log nothing before.
 _request_once = getattr(gcsfs.GCSFileSystem._request, "__wrapped__", gcsfs.GCSFileSystem._request)
 
 
 class PerhapsOursError(FileExistsError):
-    """There is an object where one was to be created: another's, or ours, if the answer to an earlier try got lost."""
+    """The object to be created exists already; an earlier try may have created it if its answer got lost."""
 
 
 class _LostUploadError(ConnectionError):
-    """An upload has to begin again: no request of it can succeed any more, but the whole may."""
+    """The service has forgotten an upload: its requests can no longer succeed, but a new upload may."""
 
 
 class PatientGCSFileSystem(gcsfs.GCSFileSystem):
@@ -34,28 +34,29 @@ class PatientGCSFileSystem(gcsfs.GCSFileSystem):
 
     def __init__(self, *args, **kwargs):
         silence = retries.silence()
-        # Large objects take long, so only silence counts.
+        # Large objects take long, so a connection counts as lost only after a time without any byte.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT, silence), sock_read=silence)
         kwargs = {"requests_timeout": timeout, "use_listings_cache": False, **kwargs}
         super().__init__(*args, **kwargs)
 
     async def _set_session(self):
         session = await super()._set_session()
-        session._retry_connection = False  # aiohttp's own second try, which would be taken for the first
+        session._retry_connection = False  # else aiohttp would try again by itself, unseen by our counts
         return session
 
     async def _request(self, method, path, *args, data=None, **kwargs):
-        """One request, tried again while it fails for a while.
+        """One request, tried again while it fails temporarily.
 
         Raises:
           StorageError: it failed for too long, the service refuses, or there is no such bucket.
-          PerhapsOursError, FileNotFoundError, FileExistsError and others, as gcsfs.
+          PerhapsOursError: the object to be created exists, and an earlier try may have created it.
+          FileNotFoundError, FileExistsError and others: as gcsfs raises them.
         """
         url = urllib.parse.urlsplit(self._format_path(path, args))
         body = data.getbuffer() if hasattr(data, "getbuffer") else data
         what = _named(url, kwargs.get("prefix") or kwargs.get("name"), body)
         session = "upload_id=" in url.query or "/upload/resumable/" in url.path
-        # aiohttp has no timeout for a body that nobody takes.
+        # aiohttp has no timeout for a request body that the server does not read.
         size = len(body) if hasattr(body, "__len__") else 0
         limit = None if data is None else 2 * retries.silence() + _CONNECT + size / _SLOWEST
         del body
@@ -69,13 +70,13 @@ class PatientGCSFileSystem(gcsfs.GCSFileSystem):
                     return _LostUploadError(f"the service has forgotten the upload of {what}")
                 if missing and re.search("/b/[^/]*/o$", url.path):
                     raise retries.no_bucket(what) from error
-                if missing and method == "DELETE" and failures:  # done by a try whose answer got lost
+                if missing and method == "DELETE" and failures:  # an earlier try removed it, and its answer got lost
                     return _DONE
                 if isinstance(error, FileExistsError) and failures:
                     raise PerhapsOursError(str(error)) from error
                 raise
 
-        if session and method == "DELETE":  # an upload that failed; the service forgets it in any case
+        if session and method == "DELETE":  # cancels a failed upload; the service forgets it anyway
             with contextlib.suppress(Exception):
                 await once(0)
             return _DONE
@@ -86,7 +87,7 @@ class PatientGCSFileSystem(gcsfs.GCSFileSystem):
 
 
 def _named(url: urllib.parse.SplitResult, asked: str | None, body: object) -> str:
-    """gs://BUCKET/NAME of what a request is about, by its URL, the name it asks for, or the head of its body."""
+    """gs://BUCKET/NAME of the object of a request, from its URL, its parameters or the head of its body."""
     found = re.search("/b/([^/]*)(?:/o/([^/]*))?", url.path)
     if not found:
         return f"{url.scheme}://{url.netloc}"

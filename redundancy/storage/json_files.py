@@ -1,4 +1,4 @@
-"""JSON files; an object holds a checksum of itself."""
+"""JSON files; each object holds a checksum of its other keys."""
 
 import contextlib
 import hashlib
@@ -10,7 +10,7 @@ from redundancy.storage import files
 from redundancy.storage.conditional import create_bytes, write_if
 from redundancy.storage.files import read_bytes
 
-_CHECKSUM = "sha256_of_rest"  # in a JSON object, of the canonical JSON of its other keys
+_CHECKSUM = "sha256_of_rest"  # key of the checksum of the canonical JSON of the other keys
 
 
 def _canonical_sha256(value: Any) -> str:
@@ -23,15 +23,15 @@ def _no_number(text: str) -> None:
 
 
 def read_json(path: str) -> Any:
-    """What `write_json` wrote, or the JSON that others did, which has no checksum.
+    """The value in a JSON file: one that `write_json` wrote, or one of another program, which has no checksum.
 
     Raises:
-      DataError: the file is not JSON, or not what was written.
+      DataError: the file is not JSON, or its checksum does not match.
     """
     data = read_bytes(path)
     try:
         value = json.loads(data, parse_constant=_no_number)
-        if b"\\u" in data:  # halves of letters, which cannot be written again
+        if b"\\u" in data:  # may be a lone surrogate, which cannot be encoded
             json.dumps(value, ensure_ascii=False).encode()
         if not isinstance(value, dict) or _CHECKSUM not in value:
             return value
@@ -41,14 +41,14 @@ def read_json(path: str) -> Any:
         raise DataError(f"{path} is not JSON ({error}); delete it and run the stage that writes it again.") from error
     if not whole:
         raise DataError(
-            f"{path} was changed or damaged since it was written: {_CHECKSUM!r} does not fit. Delete the file and run "
-            "the stage that writes it again; or, if you changed it on purpose, take that line out of it."
+            f"{path} was changed or damaged since it was written: {_CHECKSUM!r} does not match. Delete the file and run "
+            "the stage that writes it again; or, if you changed it on purpose, remove that line from it."
         )
     return value
 
 
 def json_lines(data: bytes, *numbers: str) -> list[dict[str, Any]]:
-    """The objects of lines of JSON that have numbers of these names; a line that a kill cut off is left out."""
+    """The objects of a JSON-lines text, without those that lack one of `numbers` and without an incomplete last line."""
     found = []
     for text in data.decode(errors="replace").splitlines():
         with contextlib.suppress(ValueError):
@@ -59,7 +59,7 @@ def json_lines(data: bytes, *numbers: str) -> list[dict[str, Any]]:
 
 
 def json_bytes(value: Any) -> bytes:
-    """What `write_json` writes."""
+    """The bytes that `write_json` writes."""
     if isinstance(value, dict):
         rest = json.loads(json.dumps({key: value[key] for key in value if key != _CHECKSUM}, allow_nan=False))
         value = {**rest, _CHECKSUM: _canonical_sha256(rest)}
@@ -67,11 +67,11 @@ def json_bytes(value: Any) -> bytes:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Writes JSON; an object gets a last key with a checksum of the others, which `read_json` takes off again."""
+    """Writes JSON; an object gets a last key with a checksum of the others, which `read_json` checks and removes."""
     files.write_bytes(path, json_bytes(value))
 
 
 def change_json(path: str, seen: str | None, value: Any) -> bool:
-    """As `write_json`, if the file's `generation` still is `seen`, None if there was no file; returns whether it wrote."""
+    """As `write_json`, if the file's `generation` still is `seen` (None: no file). Returns whether it wrote."""
     data = json_bytes(value)
     return create_bytes(path, data) if seen is None else write_if(path, seen, data)

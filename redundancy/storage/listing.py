@@ -1,4 +1,4 @@
-"""All files below a folder by one listing, what changes when their bytes do, and the last bytes of a file. Writes nothing."""
+"""Lists all files below a folder at once, and finds which have changed, without reading them. Writes nothing."""
 
 import contextlib
 import dataclasses
@@ -14,14 +14,14 @@ from redundancy.storage.files import open_read
 from redundancy.storage.remote import download, filesystem, is_gs, is_local, local_path, patiently
 from redundancy.storage.retries import status_of
 
-_MOMENT = 2.0  # seconds; FAT's times are no finer
-# Of a remote file's entry in a listing, by gcsfs, s3fs, fsspec's own memory and others.
+_MOMENT = 2.0  # seconds; the resolution of FAT's times
+# Keys of a remote file's entry in a listing by gcsfs, s3fs, fsspec's memory file system and others.
 _CHANGING = ("generation", "etag", "ETag", "md5Hash", "crc32c", "mtime", "updated", "LastModified", "created")
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """Size in bytes and the time of the last change, in seconds since 1970; 0 if the storage does not say."""
+    """Size in bytes and time of the last change in seconds since 1970, 0 if the storage does not report it."""
 
     size: int
     time: float
@@ -30,11 +30,11 @@ class File:
 def list_files(root: str) -> dict[str, File]:
     """Every file below `root`, hidden ones too, by its name relative to `root`; {} if there is no such folder.
 
-    What vanishes meanwhile is left out.
+    Files that vanish during the listing are left out.
 
     Raises:
-      PermissionError: a folder may not be looked into.
-      StorageError: there is no such bucket, or it cannot be reached.
+      PermissionError: a folder may not be listed.
+      StorageError: there is no such bucket, or the storage cannot be reached.
     """
     if is_local(root):
         return _walk(local_path(root))
@@ -55,7 +55,7 @@ def list_files(root: str) -> dict[str, File]:
 
 
 def _seconds(entry: Mapping[str, Any]) -> float:
-    """When a remote file was last written, by its entry in a listing."""
+    """When a remote file was last written, from its entry in a listing."""
     for field in ("updated", "mtime", "LastModified", "last_modified", "created"):
         value = entry.get(field)
         if isinstance(value, str):
@@ -113,22 +113,22 @@ def read_tail(path: str, size: int) -> bytes:
 
 
 def is_folder(root: str) -> bool:
-    """Whether a local folder is there; a remote one is there if something is in it, and so never by this."""
+    """Whether a local folder exists; False for remote paths, where only files exist."""
     return is_local(root) and os.path.isdir(filesystem(root)[1])
 
 
 def stamps(paths: Sequence[str]) -> list[list[str]] | None:
-    """For each file what changes when its bytes do, found without reading it.
+    """A stamp for each file, which changes when the file's bytes change. Reads no file.
 
-    Locally that is its size and the times of its last changes; elsewhere what the listing of its folder has of size,
-    generation, checksums and time.
+    A local file's stamp is its size and the times of its last changes; a remote file's is the size, generation, checksums
+    and time in the listing of its folder.
 
     Returns:
-      texts for each file. None if one may keep its stamp though its bytes change: the listing has nothing but the
-      size, or the file changed within the last two seconds, which are one moment to some file systems.
+      the texts of each file's stamp. None if a file might change without its stamp: the listing has only the size, or
+      the file changed within the last two seconds, which is the resolution of some file systems.
 
     Raises:
-      OSError: a file is missing, or its folder cannot be listed. Remote file systems raise errors of their own, too.
+      OSError: a file is missing, or its folder cannot be listed. Remote file systems also raise their own errors.
     """
     listed, found = {}, []
     latest = time.time() - _MOMENT

@@ -1,4 +1,4 @@
-"""Parquet files with checksums of every page and of the footer, which reading verifies."""
+"""Parquet files with checksums of every page and of the footer, which are verified when the file is read."""
 
 import base64
 import contextlib
@@ -13,7 +13,7 @@ from redundancy.runtime.errors import DataError, UserError
 from redundancy.storage import files
 from redundancy.storage.files import open_read
 
-# In a Parquet file's metadata, of its footer with these 64 characters where the checksum will be.
+# Key of the footer's checksum in a Parquet file's metadata, and the 64 characters that stand there while it is computed.
 _FOOTER, _NO_FOOTER = (
     "redundancy.footer_sha256",
     "the SHA-256 of the footer with this text instead of it".ljust(64, "."),
@@ -40,7 +40,7 @@ def parquet_bytes(tables: Sequence[pa.Table], metadata: dict[str, str] | None = 
 
 
 def parquet_footer(file: io.IOBase) -> bytes:
-    """The footer of an open Parquet file, which says where its pages lie."""
+    """The bytes of an open Parquet file's footer, which says where the pages lie."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - 8))
     file.seek(max(0, size - 8 - int.from_bytes(file.read(8)[:4], "little")))
@@ -48,12 +48,12 @@ def parquet_footer(file: io.IOBase) -> bytes:
 
 
 def _checked_footer(file: io.IOBase) -> pq.FileMetaData:
-    """The footer of an open Parquet file; raises ValueError if its checksum does not fit."""
+    """The parsed footer of an open Parquet file; raises ValueError if its checksum does not match."""
     footer = parquet_footer(file)
     read = pq.read_metadata(pa.BufferReader(footer))
     metadata = read.metadata or {}
     found = metadata.get(_FOOTER.encode())
-    if found is None:  # a file of another program's; unless that byte is damaged which would lead to the checksum
+    if found is None:  # written by another program, or damaged just where the checksum's key stands
         copy = base64.b64decode(metadata.get(b"ARROW:schema", b""))
         whole = _FOOTER.encode() not in footer and _NO_FOOTER.encode() not in copy
     else:
@@ -64,7 +64,7 @@ def _checked_footer(file: io.IOBase) -> pq.FileMetaData:
 
 
 def write_parquet(path: str, tables: Sequence[pa.Table], metadata: dict[str, str] | None = None) -> str:
-    """Writes what `parquet_bytes` makes, atomically; returns the file's SHA-256."""
+    """Writes the file that `parquet_bytes` returns, atomically; returns its SHA-256."""
     data = parquet_bytes(tables, metadata)
     files.write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
@@ -79,7 +79,7 @@ def parquet_errors(path: str) -> Iterator[None]:
         raise DataError(f"{path} is missing; run the stage that writes it again.") from error
     except UserError:
         raise
-    except Exception as error:  # of pyarrow's many, ValueError, KeyError and MemoryError are met
+    except Exception as error:  # pyarrow raises many kinds, among them ValueError, KeyError and MemoryError
         if isinstance(error, OSError) and error.errno is not None:
             raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -90,7 +90,7 @@ def parquet_errors(path: str) -> Iterator[None]:
 
 
 def open_parquet(path: str, columns: Sequence[str] = ()) -> pq.ParquetFile:
-    """Opens a Parquet file, whose rows are read when they are asked for; the caller closes it.
+    """Opens a Parquet file without reading its rows; the caller closes it.
 
     Raises:
       DataError: the file is missing, truncated, damaged, or lacks one of `columns`.
@@ -116,7 +116,7 @@ def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
     file = open_parquet(path, columns or ())
     try:
         with parquet_errors(path):
-            # Threads are for large files: a process that ends while they start is aborted.
+            # Threads only for large files: a process that ends while they start is aborted.
             table = file.read(columns, use_threads=file.metadata.num_rows > 2**20)
             metadata = file.schema_arrow.metadata or {}
             if _FOOTER.encode() in metadata:
@@ -127,9 +127,9 @@ def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def _check_nulls(metadata: pq.FileMetaData, table: pa.Table) -> None:
-    """Raises ValueError if more or fewer values are missing than the footer says.
+    """Raises ValueError if the table has more or fewer nulls than the footer says.
 
-    The heads of the pages, which say how they are written, are in no checksum; with this one wrong, values get lost.
+    No checksum covers the headers of pages; a damaged header can turn values into nulls.
     """
     names = set(table.column_names)
     for column in range(metadata.num_columns):
@@ -142,7 +142,7 @@ def _check_nulls(metadata: pq.FileMetaData, table: pa.Table) -> None:
 
 
 def parquet_metadata(table: pa.Table) -> dict[str, str]:
-    """The key-value pairs that write_parquet was given."""
+    """The metadata that was given to `write_parquet`."""
     return {
         key.decode(): value.decode()
         for key, value in (table.schema.metadata or {}).items()

@@ -1,4 +1,4 @@
-"""Remote files by fsspec: reading in ranges, whole uploads, and another try for what fails for a while."""
+"""Remote files by fsspec: reads in ranges, uploads of whole files, and retries."""
 
 import base64
 import errno
@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-# Read by gcsfs and TensorStore when they are first used. gcsfs looks up each bucket's kind by gRPC, which files in
-# folders have no use for; TensorStore waits for ever for a server that has gone silent.
+# gcsfs and TensorStore read these variables at first use. gcsfs would look up each bucket's kind by gRPC, which this
+# package does not need; TensorStore would wait forever for a silent server.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 os.environ.setdefault("TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS", "30")
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
@@ -21,7 +21,7 @@ import fsspec
 from redundancy.runtime.errors import DataError, StorageError
 from redundancy.storage.retries import retrying, status_of
 
-# The class is imported, and gcsfs with it, when the first such path is used, Orbax's among them.
+# The class, and gcsfs with it, is imported when the first gs:// path is used, also if Orbax uses it.
 for _protocol in ("gs", "gcs"):
     fsspec.register_implementation(
         _protocol,
@@ -32,8 +32,8 @@ for _protocol in ("gs", "gcs"):
 
 _T = TypeVar("_T")
 
-_TAIL = 1 << 18  # bytes read when a remote file is opened: all of a small one, the footer of a Parquet file
-_AHEAD = 1 << 20  # bytes read at least, later
+_TAIL = 1 << 18  # bytes read when a remote file is opened: a whole small file, or the footer of a Parquet file
+_AHEAD = 1 << 20  # least number of bytes of every later read
 
 
 def is_local(path: str) -> bool:
@@ -41,7 +41,7 @@ def is_local(path: str) -> bool:
 
 
 def local_path(path: str) -> str:
-    """A local path without file:// before it."""
+    """A local path without the prefix file://."""
     return path.removeprefix("file://")
 
 
@@ -62,29 +62,29 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def patiently(path: str, operation: Callable[[fsspec.AbstractFileSystem, str], _T]) -> _T:
-    """`operation` on the path's file system and its name there; on a remote one, as `retrying` does it."""
+    """Calls `operation` with the path's file system and its name there; if it is remote, with `retrying`."""
     if is_local(path):
         return operation(*filesystem(path))
     try:
         return retrying(path, lambda: operation(*filesystem(path)))
-    except FileNotFoundError as error:  # gcsfs's names a URL
+    except FileNotFoundError as error:  # gcsfs's error names a URL instead of the path
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
 
 
 def download(
     fs: fsspec.AbstractFileSystem, name: str, span: str = "", generation: str | None = None
 ) -> tuple[Mapping[str, str], bytes]:
-    """Header fields and bytes of an object of Google's, or of a range of it such as "0-99" or "-99".
+    """Header fields and bytes of an object on gs://, or of a range of it such as "0-99" or "-99".
 
     Raises:
-      ConnectionError: the bytes that came are not those that were sent.
+      ConnectionError: the received bytes do not match their checksum.
     """
     asked = {"Range": f"bytes={span}"} if span else {}
     url = fs.url(name) + (f"&generation={generation}" if generation else "")
     headers, data = fs.call("GET", url, headers=asked)
     md5 = re.search(r"\bmd5=([^,\s]+)", ",".join(headers.getall("X-Goog-Hash", [])))
     if md5 and not span and "Content-Encoding" not in headers and md5[1] != _md5(data):
-        raise ConnectionError(f"{len(data)} bytes came, whose checksum is wrong")
+        raise ConnectionError(f"received {len(data)} bytes with a wrong checksum")
     return headers, data
 
 
@@ -93,21 +93,21 @@ def _md5(data: bytes | memoryview) -> str:
 
 
 def upload(fs: fsspec.AbstractFileSystem, name: str, data: bytes, **mode: str) -> None:
-    """Raises ConnectionError if the service holds other bytes than `data`."""
+    """Uploads a whole object; raises ConnectionError if the service received other bytes."""
     answer = fs.pipe_file(name, data, **mode)
     if isinstance(answer, dict) and answer.get("md5Hash") not in (None, _md5(data)):
-        raise ConnectionError(f"{len(data)} bytes were sent, and others arrived")
+        raise ConnectionError(f"sent {len(data)} bytes, but the service received other bytes")
 
 
 class _RemoteFile(io.RawIOBase):
-    """A remote file, read in ranges, each tried again as `retrying` does; all are of one and the same content."""
+    """A remote file, read in ranges with `retrying`. All ranges are of the same version of the file."""
 
     def __init__(self, path: str):
         self._path, self._at, self._generation = path, 0, None
         self._tail, self._size = patiently(path, self._open)
 
     def _open(self, fs: fsspec.AbstractFileSystem, name: str) -> tuple[bytes, int]:
-        """The last bytes of the file, and its size."""
+        """The last bytes of the file and its size."""
         if not is_gs(self._path):
             size = fs.info(name)["size"]
             return fs.cat_file(name, start=max(0, size - _TAIL), end=size), size
@@ -124,7 +124,7 @@ class _RemoteFile(io.RawIOBase):
     @staticmethod
     def _whole(data: bytes, wanted: int) -> bytes:
         if len(data) != wanted:
-            raise ConnectionError(f"{len(data)} bytes came, {wanted} were asked for")
+            raise ConnectionError(f"received {len(data)} bytes, requested {wanted}")
         return data
 
     def _range(self, start: int, end: int) -> bytes:
@@ -166,5 +166,5 @@ class _RemoteFile(io.RawIOBase):
 
 
 def open_remote(path: str) -> io.BufferedReader:
-    """The file, opened for reading bytes, with seek; a small one is read by the only request."""
+    """Opens the file for reading bytes; it can seek. A small file takes a single request."""
     return io.BufferedReader(_RemoteFile(path), _AHEAD)

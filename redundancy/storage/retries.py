@@ -1,6 +1,6 @@
-"""Which errors of remote storage are worth another try, for how long it is tried, and what is said meanwhile.
+"""Retries of remote storage: which errors may be temporary, for how long to try again, and what to log meanwhile.
 
-Knows the errors of gcsfs, aiohttp, requests, google-auth and TensorStore by their names and texts; imports none of them.
+Recognises the errors of gcsfs, aiohttp, requests, google-auth and TensorStore by name and text; imports none of them.
 """
 
 import errno
@@ -20,17 +20,17 @@ from redundancy.runtime.errors import ConfigError, StorageError, UserError
 
 T = TypeVar("T")
 
-_FIRST, _LONGEST = 0.25, 10.0  # seconds before the second try, and before any
+_FIRST, _LONGEST = 0.25, 10.0  # seconds before the second try, and at most before any later one
 _RETRY_S = "REDUNDANCY_STORAGE_RETRY_S"
 _LINE_EVERY = 15.0  # seconds between lines in the log
-_UNREACHED = 10.0  # seconds, of a service that this process has not reached yet: there is most likely no network
-_UNAUTHORISED = 30.0  # seconds: a token may have ended on its way, credentials that are wrong stay so
+_UNREACHED = 10.0  # seconds, for a service that this process has not reached yet: there is probably no network
+_UNAUTHORISED = 30.0  # seconds to try again after HTTP 401: the token may just have expired
 
 _TRANSIENT_ERRNOS = {
     errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
     errno.ENETRESET, errno.ENETUNREACH, errno.EPIPE, errno.ETIMEDOUT,
 }  # fmt: skip
-# Classes whose instances, and those of classes derived from them, are of the network and not of the request.
+# Classes of errors, also of derived ones, that the network causes and not the request.
 _TRANSIENT_TYPES = {
     "aiohttp.client_exceptions.ClientConnectionError",
     "aiohttp.client_exceptions.ClientPayloadError",
@@ -44,13 +44,13 @@ _TRANSIENT_TYPES = {
 }
 _LASTING_TYPES = {
     "aiohttp.client_exceptions.ClientConnectorCertificateError",
-    "jax.errors.JaxRuntimeError",  # of memory, or of another process of this run
+    "jax.errors.JaxRuntimeError",  # out of memory, or another process of this run failed
     "jaxlib._jax.JaxRuntimeError",
     "jaxlib.xla_extension.XlaRuntimeError",
 }
-# Errors whose attribute `code` or `status` is that of an HTTP answer.
+# Errors whose attribute `code` or `status` is an HTTP status.
 _HTTP_TYPES = ("aiohttp.", "gcsfs.", "google.api_core.", "urllib.error.")
-# Of the status texts of TensorStore and of curl below it, and of the answers to a batch of requests.
+# Status texts of TensorStore and of curl below it, and answers to a batch of requests.
 _TRANSIENT_TEXT = re.compile(
     r"\b(UNAVAILABLE|DEADLINE_EXCEEDED)\b|\ball \d+ retry attempts failed"
     r"|\bHTTP (response |status |code:? ?)*(408|429|50[0234])\b|\"code\": ?(408|429|50[0234])\b"
@@ -72,12 +72,12 @@ def _number(name: str, default: float) -> float:
 
 
 def patience() -> float:
-    """Seconds for which an operation is tried again; REDUNDANCY_STORAGE_RETRY_S. Fewer at the first contact: see `Patience`."""
+    """Seconds for which an operation is tried again, from REDUNDANCY_STORAGE_RETRY_S; fewer at first, see `Patience`."""
     return _number(_RETRY_S, 300.0)
 
 
 def silence() -> float:
-    """Seconds without a byte after which a connection counts as lost; REDUNDANCY_STORAGE_TIMEOUT_S."""
+    """Seconds without a byte after which a connection counts as lost, from REDUNDANCY_STORAGE_TIMEOUT_S."""
     return max(_number("REDUNDANCY_STORAGE_TIMEOUT_S", 60.0), 0.1)
 
 
@@ -86,7 +86,7 @@ def _types(error: BaseException) -> set[str]:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that an error of a client library holds."""
+    """The HTTP status in an error of a client library; None if it has none."""
     if not any(name.startswith(_HTTP_TYPES) for name in _types(error)):
         return None
     for found in (getattr(error, "code", None), getattr(error, "status", None)):
@@ -96,14 +96,14 @@ def status_of(error: BaseException) -> int | None:
 
 
 def _verdict(error: BaseException) -> bool | None:
-    """Whether trying again may help; None if only the error's cause can say."""
+    """Whether trying again may help; None if that depends on the error's cause."""
     if isinstance(error, StorageError) or not isinstance(error, Exception):
         return False
     types = _types(error)
     if isinstance(error, ssl.SSLCertVerificationError) or types & _LASTING_TYPES:
         return False
     status = status_of(error)
-    if status == 401:  # gcsfs says so of a token that could not be got, too
+    if status == 401:  # gcsfs also reports 401 if it could not fetch a token
         return None if error.__cause__ is not None else "Invalid Credentials" in str(error)
     if status:
         return status in (408, 429) or (status >= 500 and status != 501)
@@ -126,8 +126,8 @@ def _verdict(error: BaseException) -> bool | None:
 def is_transient(error: BaseException) -> bool:
     """Whether the operation that raised `error` may succeed when it is tried again.
 
-    So are answers that the service is busy or out of order (HTTP 408, 429, 5xx), silence, lost or refused connections
-    and names that are not found. If an error says nothing of that, its causes decide.
+    This holds for a busy or broken service (HTTP 408, 429, 5xx), timeouts, lost or refused connections, and failed name
+    resolution. If the error itself does not show it, its causes decide.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -150,29 +150,29 @@ def no_bucket(what: str) -> StorageError:
 
 
 def refusal(what: str, error: BaseException) -> StorageError | None:
-    """The StorageError to raise if Google's service understood and refused; None for other errors."""
+    """The StorageError to raise if Google's service refused the request; None for other errors."""
     if "gs://" not in what:
         return None
-    status, text = status_of(error), told(error)
+    status, text = status_of(error), one_line(error)
     auth = "google.auth.exceptions.GoogleAuthError" in _types(error)
     if status == 401 or auth or re.search(r"\bUNAUTHENTICATED\b", text):
         wanted = (
-            'The credentials are missing or not accepted: "gcloud auth application-default login", or the environment '
-            "variable GOOGLE_APPLICATION_CREDENTIALS with a key file, gives others."
+            'The credentials are missing or not accepted. Run "gcloud auth application-default login", or set the '
+            "environment variable GOOGLE_APPLICATION_CREDENTIALS to a key file."
         )
     elif status == 403 or re.match("Forbidden", text) or re.search(r"\bPERMISSION_DENIED\b", text):
         wanted = (
-            f"The account may not do that: it wants the role Storage Object Admin (roles/storage.objectAdmin) on bucket "
+            f"The account may not do that: it needs the role Storage Object Admin (roles/storage.objectAdmin) on bucket "
             f"{_bucket(what)!r}."
         )
     elif status == 400 or re.match("Bad Request", text):
-        wanted = "Wanted: gs://BUCKET/PATH with the name of a bucket that there is."
+        wanted = "Wanted: gs://BUCKET/PATH with the name of an existing bucket."
     else:
         return None
     return StorageError(f"{what}: refused ({text}). {wanted}")
 
 
-def told(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An error in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)[:300].strip(" ,")
@@ -185,17 +185,17 @@ def told(error: BaseException) -> str:
 
 
 class Patience:
-    """How long one operation has been failing: when to try again, and when to give up.
+    """Decides when to try a failing operation again, and when to give up.
 
-    Gives up sooner while no operation of this process has got any answer: then there is most likely no network at all.
+    Gives up sooner while no operation of this process has got any answer: then there is probably no network at all.
     """
 
     _lock = threading.Lock()
-    _last_line = -1e9  # of all operations, which fail together when the network does
+    _last_line = -1e9  # shared by all operations, since they fail together when the network does
     _reached = threading.Event()  # set once any operation of this process got an answer
 
     def __init__(self, what: str):
-        """`what`: the path, or what is done, for messages."""
+        """`what` is the path, or a description of the operation, for messages."""
         self._what, self._since, self.failures = what, 0.0, 0
         self._patience = patience()
 
@@ -203,8 +203,8 @@ class Patience:
         """Seconds to wait before the next try.
 
         Raises:
-          StorageError: it has been tried long enough, or the service refused.
-          error: trying again does not help.
+          StorageError: the operation has failed for too long, or the service refused.
+          error: if trying again does not help.
         """
         if isinstance(error, FileNotFoundError) or status_of(error) is not None:
             Patience._reached.set()
@@ -220,9 +220,9 @@ class Patience:
             if status_of(error) == 401:
                 raise refusal(self._what, error) from error
             raise StorageError(
-                f"{self._what}: {told(error)}. Tried {self.failures} times in {tried:.0f} s. Check the network, the "
+                f"{self._what}: {one_line(error)}. Tried {self.failures} times in {tried:.0f} s. Check the network, the "
                 "credentials and the service's quota, then give the same command again: it continues where it "
-                "stopped. REDUNDANCY_STORAGE_RETRY_S sets the seconds for which it is tried."
+                "stopped. REDUNDANCY_STORAGE_RETRY_S sets for how many seconds it tries."
             ) from error
         self._say(error, tried, limit)
         longest = min(_FIRST * 2 ** min(self.failures - 1, 10), _LONGEST)
@@ -244,20 +244,20 @@ class Patience:
             Patience._last_line = time.monotonic()
         since = f" for {tried:.0f} s" if tried >= 1 else ""
         logging.warning(
-            "%s: failing%s (%s); it is tried again for %.0f s", self._what, since, told(error), limit - tried
+            "%s: failing%s (%s); trying again for %.0f s", self._what, since, one_line(error), limit - tried
         )
 
 
 def retrying(what: str, operation: Callable[[], T]) -> T:
-    """What `operation` returns, which is called again while it fails for a while, for five minutes at most.
+    """Calls `operation` and returns its result; calls it again while it fails temporarily, for `patience` seconds at most.
 
     Args:
-      what: the path, or what is done, for messages.
-      operation: may be called many times, also after it was done and only the answer got lost.
+      what: the path, or a description of the operation, for messages.
+      operation: may be called many times, even after it succeeded if only the answer got lost.
 
     Raises:
-      StorageError: it failed for as long as `patience` says, or the service refuses.
-      Exception: whatever else `operation` raises, at once.
+      StorageError: it failed for longer than `patience`, or the service refuses.
+      Exception: any other error of `operation`, at once.
     """
     own = Patience(what)
     while True:
@@ -271,7 +271,7 @@ def retrying(what: str, operation: Callable[[], T]) -> T:
 
 
 async def retrying_async(what: str, operation: Callable[[int], Any]) -> Any:
-    """As `retrying`; `operation(failures)` makes the coroutine of one try, given how many failed before."""
+    """As `retrying`; `operation(failures)` returns the coroutine of one try, given the number of failed tries before."""
     import asyncio
 
     own = Patience(what)

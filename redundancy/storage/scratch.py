@@ -1,4 +1,4 @@
-"""Hidden files that local files are written to before they take their place, and what killed processes left of them."""
+"""Hidden files that local files are written to before they are renamed, and the removal of those that kills left."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ def _machine() -> str:
 
 @contextlib.contextmanager
 def scratch_file(path: str, name: str, data: bytes) -> Iterator[str]:
-    """A hidden file beside the local file `name` that holds `data`, to be put in its place; gone afterwards."""
+    """Path of a hidden file with `data` beside the local file `name`, to be renamed to it; removed on exit."""
     folder, base = os.path.split(name)
     os.makedirs(folder, exist_ok=True)
     writer = f"writer-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -44,10 +44,10 @@ def scratch_file(path: str, name: str, data: bytes) -> Iterator[str]:
 
 
 def remove_scratch(folder: str) -> list[str]:
-    """Removes what processes that were killed while they wrote left in a local folder and all below it.
+    """Removes the hidden files that killed processes left in a local folder and all folders below it.
 
-    These are hidden files whose process has ended or, if another machine wrote them, that are older than a day. Another
-    process may be writing there. On remote paths an upload that did not end leaves nothing to remove.
+    Removes a file if its process has ended or, if another machine wrote it, if it is older than a day. Other processes may
+    write there at the same time. Remote paths have no such files: an interrupted upload leaves nothing.
 
     Returns:
       the files that were removed.

@@ -1,4 +1,4 @@
-"""The folder of one experiment: where its artifacts lie, whose it is, what is finished, and who may write in it."""
+"""The folder of one experiment: paths of its artifacts, its config, which stages are finished, and who may write."""
 
 from redundancy.workdir.claim import Workdir as Workdir
 from redundancy.workdir.claim import versions as versions

@@ -1,4 +1,4 @@
-"""Whose config and whose data set a workdir belongs to: a command claims both before it works."""
+"""Ties a workdir to one config and one data set: a command claims both before it works."""
 
 import csv
 import importlib.metadata
@@ -16,9 +16,9 @@ from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.workdir.layout import Layout
 from redundancy.workdir.manifest import need_fields, read_manifest
 
-# What only a run of a config can have made; embeddings may be anybody's.
+# Artifacts that only a run of a config makes; embeddings may also be imported.
 _OF_A_CONFIG = {"pretrain", "merges", "subsets", "runs", "results.csv"}
-# Fields of a data set's fingerprint that those of earlier versions lack.
+# Fields that fingerprints by earlier versions lack.
 _ADDED = {"labels_sha256", "files"}
 _ATTEMPTS = 10
 _PACKAGES = ("redundancy", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow")
@@ -39,13 +39,13 @@ class Workdir(Layout):
     """The artifacts of one experiment below `root` (local or gs://), claimed for its config and its data set."""
 
     def claim(self, config: Mapping[str, Any]) -> None:
-        """Makes the workdir this config's, or checks that all that lies there can be this config's too.
+        """Records the config in the workdir, or checks that the artifacts in it fit this config.
 
-        A field may differ from the workdir's as long as nothing there depends on it, see `_dependents`. The workdir's
-        config.json is then written with the new config. Of several processes the first does it.
+        A field may differ from the recorded config as long as no artifact depends on it, see `_dependents`; config.json is
+        then written with the new config. In a run of several processes, process 0 does it.
 
         Raises:
-          WorkdirError: something there was made with another value of a field; names the fields and what depends.
+          WorkdirError: an artifact was made with another value of a field; names the fields and the artifacts.
         """
         wanted = config_lib.to_json(config)
 
@@ -58,21 +58,21 @@ class Workdir(Layout):
         if fields := config_lib.differing(first, wanted):
             shown = "; ".join(f"{name}: {first.get(name)!r} there, {wanted.get(name)!r} here" for name in fields)
             raise ConfigError(
-                f"process 0 of this run has another config. Differing: {shown}. Give all the same command."
+                f"process 0 of this run has another config. Differing: {shown}. Give all processes the same command."
             )
 
     def _until_written(self, attempt: Callable[[], bool]) -> None:
-        """Repeats an attempt to read and rewrite config.json until no other part of a sweep wrote it in between."""
+        """Repeats an attempt to rewrite config.json until no other part of a sweep changed it meanwhile."""
         if not any(attempt() for _ in range(_ATTEMPTS)):
             raise WorkdirError(
-                f"{self.config} is written by others again and again, or cannot be replaced. Look who does."
+                f"{self.config} cannot be replaced, or other processes keep changing it. Find out which do."
             )
 
     def _try_claim(self, wanted: Mapping[str, Any]) -> bool:
         seen = storage.generation(self.config)
         made = set(storage.list_dir(self.root))
         if seen is not None:
-            made.add("config.json")  # whatever a listing that comes late says
+            made.add("config.json")  # even if the listing is not up to date
         if "config.json" not in made and made & _OF_A_CONFIG:
             raise WorkdirError(
                 f"{self.root} holds {', '.join(sorted(made & _OF_A_CONFIG))} but no config.json, so nothing says which "
@@ -101,7 +101,7 @@ class Workdir(Layout):
     ) -> None:
         """Raises WorkdirError if something in the workdir depends on one of the differing `fields`."""
         dependents = self._dependents(made)
-        if dependents:  # a field of another version of this program may matter to anything
+        if dependents:  # anything may depend on a field that only another version of this program has
             dependents = dict.fromkeys(set(fields) - set(config_lib.FIELDS), self.root) | dependents
         fixed = [name for name in fields if name in dependents]
         if not fixed:
@@ -119,8 +119,8 @@ class Workdir(Layout):
     def _dependents(self, made: set[str]) -> dict[str, str]:
         """Maps each config field to the artifact in the workdir that depends on it.
 
-        Imported embeddings depend on none, merges neither: they record how deep they are. Subsets of other fractions,
-        methods, layers and trials have other names, and lie side by side until there are runs.
+        Imported embeddings depend on no field, and merges do not either: they record how deep they go. Subsets of other
+        fractions, methods, layers and trials have other names, and may lie side by side until there are runs.
         """
         fields: dict[str, str] = {}
 
@@ -145,7 +145,7 @@ class Workdir(Layout):
         return fields
 
     def _embedded_layer(self, unfinished: bool) -> str | None:
-        """Folder of a layer that the stage `embed` made, or, with `unfinished`, may have begun; None without one."""
+        """Folder of a layer that the stage `embed` finished or, if `unfinished`, may have begun; None if there is none."""
         for layer in storage.list_dir(self.path("embeddings")):
             manifest = read_manifest(self.embeddings(layer))
             checkpoint = manifest.get("checkpoint") if isinstance(manifest, dict) else None
@@ -158,10 +158,10 @@ class Workdir(Layout):
 
         Args:
           fingerprint: of the data set.
-          skipped: files that it leaves out, and why; written to skipped_images.csv.
+          skipped: files that the data set leaves out, with the reason; written to skipped_images.csv.
 
         Raises:
-          WorkdirError: positions in this workdir are those of another data set.
+          WorkdirError: positions in this workdir refer to another data set.
         """
         processes.first(lambda: self._until_written(lambda: self._claim_dataset(fingerprint, skipped)))
 

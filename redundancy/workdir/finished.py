@@ -1,4 +1,4 @@
-"""Which stages of a config are finished in a workdir: those whose manifests, which are written last, are there."""
+"""Which stages of a config are finished in a workdir: those whose manifests exist, since manifests are written last."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ _FOLDERS = {
 
 
 def folders(config: Mapping[str, Any], stage: str) -> list[str]:
-    """Folders of a stage's manifests, relative to the workdir: one, or one of each layer."""
+    """Folders of a stage's manifests, relative to the workdir: one, or one for each layer."""
     folder = _FOLDERS[stage]
     return [f"{folder}/{layer}" for layer in config["layers"]] if stage in ("embed", "link") else [folder]
 
@@ -27,18 +27,18 @@ def is_whole(folder: str) -> bool:
 
 
 def missing(config: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> list[table.Asked]:
-    """The subsets of a config that the manifest of the subsets made so far, if any, does not list."""
+    """The subsets of a config that the manifest of subsets does not list; all of them if it is None."""
     made = {entry["file"].removesuffix(".parquet") for entry in manifest["files"]} if manifest else set()
     return [each for each in table.subsets(config) if each.name not in made]
 
 
 def missing_subsets(config, workdir: Workdir) -> list[table.Asked]:
-    """The subsets that the stage select has still to write."""
+    """The subsets that the stage select still has to write."""
     return missing(config, read_manifest(workdir.subsets, files=list))
 
 
 def finished(config: Mapping[str, Any], stage: str, manifests: Mapping[str, Any]) -> bool:
-    """Whether all that a stage writes is there, by the manifests of its folders; a folder without one has None."""
+    """Whether a stage is finished, given the manifests of its `folders`; None stands for a missing manifest."""
     if stage == "select":
         return not missing(config, manifests["subsets"])
     return all(manifests[folder] for folder in folders(config, stage))

@@ -1,4 +1,4 @@
-"""How the last command that failed in a workdir ended: a small file, written on the way out and removed by the next success.
+"""A small file in a workdir about the last command that failed there; the next success removes it.
 
 Best effort: failures here are swallowed, so that they cannot hide the error itself.
 """
@@ -13,7 +13,7 @@ from redundancy.workdir.parts import Part, suffix
 
 _MOST = 2000  # characters of a message
 _NAME = re.compile(r"last_error(-part-\d+-of-\d+)?\.json")
-# Whatever looks like a password, a key or a token, of URLs and of the answers of services.
+# What looks like a password, a key or a token, in URLs and in answers of services.
 _SECRETS = (
     (re.compile(r"://[^/\s:@]+:[^/\s@]+@"), "://…@"),
     (
@@ -30,7 +30,7 @@ _SECRETS = (
 
 
 def is_name(name: str) -> bool:
-    """Whether a file of a workdir is one of these."""
+    """Whether the name of a file in a workdir is one of an error file."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -45,12 +45,12 @@ def record(root: str, command: str, code: int, message: str, stage: str = "", pa
     """Records that a command failed, if the folder is a workdir already.
 
     Args:
-      root: of the workdir, local or gs://.
-      command: stage, "run" or "import".
-      code: with which the process ends.
-      message: of the error.
-      stage: that failed, if the command has several.
-      part: of a sweep.
+      root: path of the workdir, local or gs://.
+      command: name of the stage, "run" or "import".
+      code: exit code of the process.
+      message: text of the error.
+      stage: the stage that failed, if the command has several.
+      part: the part of a sweep, if the command runs one.
     """
     with contextlib.suppress(Exception):
         if not storage.exists(storage.join(root, "config.json")):
@@ -67,8 +67,10 @@ def record(root: str, command: str, code: int, message: str, stage: str = "", pa
 
 
 def forget(root: str, command: str, part: Part | None = None) -> None:
-    """Removes what was recorded of a command that has now succeeded; of "run" what was recorded of any, of a stage also what
-    ended there in a "run", and of the whole sweep what was recorded of its parts."""
+    """Removes the recorded errors of a command that has succeeded.
+
+    "run" removes all. A stage also removes errors of "run" in that stage, and the whole sweep those of its parts.
+    """
     with contextlib.suppress(Exception):
         for name in filter(is_name, storage.list_dir(root)):
             if part is not None:

@@ -1,4 +1,4 @@
-"""Where each artifact of a workdir lies, and how subsets and runs are named. Opens no file."""
+"""Paths of a workdir's artifacts, and names of subsets and runs. Opens no file."""
 
 from redundancy import storage
 from redundancy.config import fraction_name

@@ -1,8 +1,8 @@
 """Lets one command at a time work in a workdir, or the parts of one sweep; the lease of a dead owner expires.
 
-A local workdir has a lock on the file .lock, which the system releases when its owner ends, however it ends. On gs://, and
-on file systems without locks, the owner writes the file .lease.json anew every few seconds. A part of a sweep has a file of
-its own and, of locks, a share in .lock.
+In a local workdir the owner locks the file .lock, and the system releases the lock when the owner ends, however it ends. On
+gs://, and on file systems without locks, the owner rewrites the file .lease.json every few seconds. Each part of a sweep has
+its own file and, if it is a lock, a shared lock on .lock.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from redundancy.workdir.parts import Part, suffix
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system
+except ImportError:  # no POSIX system
     fcntl = None
 
 LOCK, LEASE = ".lock", ".lease.json"
 RENEW_S = 10.0
-STALE_S = 60.0  # an owner that has not renewed its lease for so long is dead
-_MOMENT_S = 1.0  # a process that ends, or looks for others, may hold a lock for so long
+STALE_S = 60.0  # an owner that has not renewed its lease for this long counts as dead
+_MOMENT_S = 1.0  # a process that ends, or looks for others, may hold a lock for this long
 _OF_PART = re.compile(r"\.(lock|lease)-part-[0-9]+-of-([0-9]+)(\.json)?")
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
@@ -43,7 +43,7 @@ def _names(part: Part | None) -> tuple[str, str]:
 
 
 def is_name(name: str) -> bool:
-    """Whether a file of a workdir is a lock or a lease."""
+    """Whether the name of a file in a workdir is one of a lock or a lease."""
     return name in (LOCK, LEASE) or _OF_PART.fullmatch(name) is not None
 
 
@@ -51,11 +51,11 @@ class Lease:
     """The right to write in a workdir, held from `acquire` to `release`.
 
     Args:
-      root: of the workdir, local or gs://.
-      part: of a sweep: the other parts of as many may work there, too; None excludes everybody.
+      root: path of the workdir, local or gs://.
+      part: part of a sweep, beside which the other parts of the same division may work; None excludes everybody.
 
     Attributes:
-      token: unique to this lease; "" while none is held.
+      token: unique to this lease; "" while it is not held.
     """
 
     def __init__(self, root: str, part: Part | None = None):
@@ -94,13 +94,13 @@ class Lease:
         self.release()
 
     def agree(self, table: str) -> None:
-        """Records how this part cuts the sweep, and refuses to work beside a part that cuts it differently.
+        """Records how this part divides the sweep, and refuses to work beside a part that divides it differently.
 
         Args:
-          table: checksum of all that the parts must have in common.
+          table: checksum of everything that the parts must have in common.
 
         Raises:
-          WorkdirError: a part that is at work has recorded another.
+          WorkdirError: a part that is at work has recorded another checksum.
         """
         self._owner["table"] = table
         if self._locks:
@@ -116,7 +116,7 @@ class Lease:
         self._end()
 
     def release(self) -> None:
-        """Gives the lease back; does nothing if none is held."""
+        """Gives the lease back; does nothing if it is not held."""
         self._ended.set()
         while self._locks:
             path, descriptor = self._locks.pop()
@@ -138,7 +138,7 @@ class Lease:
                 os.rmdir(folder)
 
     def _make_dirs(self) -> None:
-        """Makes the workdir, and remembers which folders it made: `release` removes those that stay empty."""
+        """Makes the workdir and remembers the folders it made; `release` removes those that stay empty."""
         if not storage.is_local(self._root):
             return
         path = os.path.abspath(storage.local_path(self._root))
@@ -148,7 +148,7 @@ class Lease:
         storage.make_dirs(self._root)
 
     def _excludes(self, name: str, owner: dict[str, Any] | None = None) -> bool:
-        """Whether the owner of the file `name` and this process must not work at once; without an owner, whether they might not."""
+        """Whether the owner of the file `name` excludes this process; if `owner` is None, whether it might."""
         of = _OF_PART.fullmatch(name)
         if self._part is None or name == self._lease_name or of is None or int(of[2]) != self._part.count:
             return True
@@ -156,15 +156,15 @@ class Lease:
         return table is not None and (owner is None or owner.get("table") not in (None, table))
 
     def _refuse(self, owner: dict[str, Any] | None) -> None:
-        """Raises WorkdirError if there is an owner that excludes this process."""
+        """Raises WorkdirError if `owner` excludes this process."""
         if owner is None:
             return
         error = in_use(self._root, owner)
         if self._part is None or not str(owner.get("command")).endswith(f"/{self._part.count}"):
             raise error
         raise WorkdirError(
-            f"{error} It has a part of another table of runs, or of one that is cut into other packs: give all parts the "
-            "same config, on as many devices of one kind."
+            f"{error} Its sweep has other runs or other packs: give all parts the same config, and machines with as many "
+            "devices of the same kind."
         )
 
     def _lock(self) -> bool:
@@ -172,14 +172,14 @@ class Lease:
         if self._part is None:
             if not self._take(LOCK, fcntl.LOCK_EX):
                 return False
-            for path in self._part_locks():  # of parts that were killed; others would hold their share of the lock
+            for path in self._part_locks():  # of killed parts only: a living part would share the lock
                 os.remove(path)
         else:
             if not self._take(LOCK, fcntl.LOCK_SH):
                 return False
             self._refuse(self._locked_parts())
             self._take(self._lock_name, fcntl.LOCK_EX)
-            self._refuse(self._locked_parts())  # one that began in the same moment
+            self._refuse(self._locked_parts())  # a part may have begun at the same moment
         self.token = self._owner["token"]
         return True
 
@@ -199,7 +199,7 @@ class Lease:
                     raise in_use(self._root, (name == LOCK and self._locked_parts()) or owner) from None
                 time.sleep(0.05)
                 continue
-            # An owner removes the file when it ends; this lock may be of a file that is no longer there.
+            # An owner removes the file when it ends, so this may be the lock of a removed file.
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                     break
@@ -215,7 +215,7 @@ class Lease:
         os.ftruncate(descriptor, len(data))
 
     def _part_files(self, kind: str) -> set[str]:
-        """Names of the locks or leases of parts of a sweep."""
+        """Names of the locks or leases that parts of a sweep have in the workdir."""
         found = map(_OF_PART.fullmatch, storage.list_dir(self._root, hidden=True))
         return {each[0] for each in found if each and each[1] == kind}
 
@@ -225,7 +225,7 @@ class Lease:
         return [os.path.join(storage.local_path(self._root), name) for name in sorted(names)]
 
     def _locked_parts(self) -> dict[str, Any] | None:
-        """The owner of a part that is at work and excludes this process, if there is one."""
+        """The owner of a working part that excludes this process; None if there is none."""
         for path in self._part_locks():
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -245,7 +245,7 @@ class Lease:
         return json.dumps({**self._owner, "renewed": time.time()}).encode()
 
     def _read(self, path: str) -> tuple[str | None, bytes]:
-        """The generation and the content of a lease that is there; (None, b"") if there is none."""
+        """The generation and the content of a lease file; (None, b"") if there is none."""
         generation = storage.generation(path)
         try:
             return generation, storage.read_bytes(path) if generation is not None else b""
@@ -257,7 +257,7 @@ class Lease:
         self._refuse(self._living(self._others()))
         while not storage.create_bytes(self._path, self._content()):
             if parse(self._read(self._path)[1]).get("token") == self._owner["token"]:
-                break  # the answer to our own request was lost
+                break  # it is ours: only the answer to our request was lost
             if owner := self._living([self._path]):
                 raise in_use(self._root, owner)
         thread = threading.Thread(target=self._renew, daemon=True, name="lease")
@@ -266,12 +266,12 @@ class Lease:
         self._refuse(self._living(self._others()))
 
     def _others(self) -> list[str]:
-        """Leases beside this process's own that may exclude it."""
+        """Other leases that may exclude this process."""
         names = {LEASE, *self._part_files("lease")} - {self._lease_name}
         return [storage.join(self._root, name) for name in sorted(names) if self._excludes(name)]
 
     def _living(self, paths: Iterable[str]) -> dict[str, Any] | None:
-        """The owner of a lease that excludes this process and is renewed; None if there is none. Removes dead ones."""
+        """The owner of a renewed lease that excludes this process; None if there is none. Removes dead leases."""
         seen = {}
         for path in paths:
             generation, content = self._read(path)
@@ -297,25 +297,25 @@ class Lease:
                     return owner
         for _ in seen:
             logging.info("%s: the owner of the lease did not renew it and counts as dead", self._root)
-        # One that was written in this last moment lives, or has been taken over.
+        # A lease that was written at the last moment belongs to a living owner, or was taken over.
         return self._living([path for path, (generation, _) in seen.items() if not storage.remove_if(path, generation)])
 
     def _renew(self) -> None:
         generation = None
         while not self._ended.wait(RENEW_S):
             try:
-                # What another process wrote meanwhile is never overwritten.
+                # The condition protects a lease that another process wrote meanwhile.
                 if generation is None or not storage.write_if(self._path, generation, self._content()):
                     _, content = self._read(self._path)
                     if parse(content).get("token") != self._owner["token"]:
                         self._end()
                 generation = storage.generation(self._path)
-            except (UserError, OSError) as error:  # the work itself will meet and report this
+            except (UserError, OSError) as error:  # the work itself will fail and report it
                 logging.warning("%s: the lease could not be renewed (%s)", self._root, str(error).splitlines()[0])
 
     def _end(self) -> None:
         print(
-            f"redundancy: error: another process has taken {self._root} over, since this one could not renew its lease in "
+            f"redundancy: error: another process has taken over {self._root}, since this one could not renew its lease in "
             "time. What was finished is kept; give the same command again when that one has ended.",
             file=sys.stderr,
             flush=True,
@@ -324,7 +324,7 @@ class Lease:
 
 
 def is_held(root: str, token: str, part: Part | None = None) -> bool:
-    """Whether the lease in the workdir, as this process sees it, is the one with this token."""
+    """Whether this process sees the lease with this token in the workdir."""
     lock, lease = _names(part)
     for name in (lock, lease) if storage.is_local(root) else (lease,):
         with contextlib.suppress(FileNotFoundError, StorageError):

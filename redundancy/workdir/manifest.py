@@ -1,6 +1,6 @@
-"""Reads and writes the manifests of a workdir's folders, and checks what they hold.
+"""Reads, checks and writes the manifests of a workdir's folders.
 
-A stage's manifest is written last: a stage with a manifest is finished, and its outputs are whole.
+A stage writes its manifest last: a stage with a manifest is finished, and its outputs are whole.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from redundancy.config import CONTROLS, LAYERS
 from redundancy.methods import METHODS
 from redundancy.runtime.errors import DataError, WorkdirError
 
-# What the entries of a manifest's lists and tables hold.
+# Fields of the entries of a manifest's lists and tables.
 _ENTRIES: dict[str, dict[str, Any]] = {
     "parts": {"file": str, "sha256": str},
     "files": {"file": str, "sha256": str, "method": str, "fraction": (int, float)},
@@ -20,10 +20,10 @@ _ENTRIES: dict[str, dict[str, Any]] = {
 
 
 def need_fields(path: str, value: Any, **fields: type) -> dict[str, Any]:
-    """`value`, read from the file `path`, if it is an object with these fields of these types.
+    """Returns `value`, read from the file `path`, if it is an object with these fields of these types.
 
     Raises:
-      DataError: it is not.
+      DataError: it is not such an object.
     """
     for name, kind in fields.items():
         if not isinstance(value, dict) or not isinstance(value.get(name), kind):
@@ -39,7 +39,7 @@ def read_manifest(folder: str, **fields: type) -> dict[str, Any] | None:
     """The manifest of a finished folder of artifacts, or None if the folder is not finished.
 
     Raises:
-      DataError: the manifest is no JSON, or lacks one of `fields` with its type.
+      DataError: the manifest is not JSON, or lacks a field or has another type of it.
     """
     path = storage.join(folder, "manifest.json")
     try:

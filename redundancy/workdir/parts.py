@@ -1,4 +1,4 @@
-"""A sweep that several machines share: the flag --part=I/N, and which packs of the table are whose."""
+"""A sweep that several machines share: the flag --part=I/N, and which packs belong to which part."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ from redundancy.runtime.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Part `number`, from 0, of a sweep cut into `count`."""
+    """Part `number`, counted from 0, of a sweep with `count` parts."""
 
     number: int
     count: int
@@ -27,7 +27,7 @@ def parse(text: str) -> Part:
     """The part that "I/N" names.
 
     Raises:
-      ConfigError: it names none.
+      ConfigError: `text` is no part.
     """
     found = re.fullmatch(r"(0|[1-9][0-9]{0,3})/([1-9][0-9]{0,3})", text)
     if found is None or int(found[1]) >= int(found[2]):
@@ -36,11 +36,11 @@ def parse(text: str) -> Part:
 
 
 def shares(steps: Sequence[int], count: int) -> list[int]:
-    """The part of each pack: one after the other goes to the part that has the fewest steps so far.
+    """The part of each pack: each goes to the part that has the fewest steps so far.
 
     Args:
-      steps: of each pack, the longest first.
-      count: of parts.
+      steps: steps of each pack, the longest first.
+      count: number of parts.
     """
     taken, found = [0] * count, []
     for each in steps:

@@ -1,6 +1,6 @@
 """The subsets and the trainings that a config asks for, and how many steps each training takes.
 
-Opens no file and imports no JAX, so that the command `status` can ask it too.
+Opens no file and imports no JAX, so that the command `status` can use it too.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from redundancy.workdir import run_name, subset_name
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A subset that a config asks for; layer or trial is None if the method has none."""
+    """A subset that a config asks for; layer is None if the method reads none, trial if it draws nothing."""
 
     method: str
     layer: str | None
@@ -26,14 +26,14 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training on the full set or on one subset, with one trial's seed.
+    """One training on the full set or on a subset, with the seed of its trial.
 
     Attributes:
       method: "full", or one of `methods.METHODS`.
       layer: layer that the subset was made from; "end" if the method has none.
       fraction: kept share of the full set.
       trial: number of the trial; runs of one trial share initialisation and order.
-      steps: steps of the training, None if they depend on a number of images that is not known.
+      steps: steps of the training; None if they depend on an unknown number of images.
       subset: name of the subset, None for the full set.
     """
 
@@ -55,11 +55,11 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Of one training.
+    """How long one training takes.
 
     Attributes:
-      steps: in all.
-      warmup_steps: of them, with the learning rate rising.
+      steps: all steps.
+      warmup_steps: first steps, in which the learning rate rises.
     """
 
     steps: int
@@ -77,7 +77,7 @@ def _kinds(config) -> list[tuple[str, str | None, float]]:
 
 
 def subsets(config) -> list[Asked]:
-    """All subsets of a resolved config: of each method, layer, fraction and, if it is drawn, trial."""
+    """All subsets of a resolved config: one for each method, layer, fraction and, if the method draws, trial."""
     return [
         Asked(method, layer, fraction, trial)
         for method, layer, fraction in _kinds(config)
@@ -88,11 +88,11 @@ def subsets(config) -> list[Asked]:
 def runs(config, num_images: int = 0) -> list[Run]:
     """All runs of a resolved config: the full set, then method x layer x fraction, each for every trial.
 
-    A fraction of 1.0 is the full set, which is trained once per trial whatever the methods.
+    A fraction of 1.0 is the full set, which is trained once per trial, not once per method.
 
     Args:
       config: resolved config.
-      num_images: training images of the full set; needed if config.epochs is set, 0 if not known.
+      num_images: training images of the full set, 0 if unknown; only needed if config.epochs is set.
     """
     found = []
     for method, layer, fraction in [("full", None, 1.0), *(kind for kind in _kinds(config) if kind[2] != 1.0)]:
@@ -105,16 +105,16 @@ def runs(config, num_images: int = 0) -> list[Run]:
 
 
 def num_steps(config, num_images: int, fraction: float = 1.0) -> int:
-    """Steps of a training on a share of the full set: the full set's, or as many epochs as there (config.budget)."""
+    """Steps of a training on a share of the full set: as many steps as there, or as many epochs (config.budget)."""
     full = max(1, round(config.epochs * (num_images / config.batch_size))) if config.epochs else config.steps
     return full if config.budget == "steps" else max(1, round(full * fraction))
 
 
 def full_schedule(config, num_images: int) -> Schedule:
-    """Of a training on the full set of `num_images` images.
+    """The schedule of a training on the full set of `num_images` images.
 
     Raises:
-      ConfigError: the warm-up is longer than the training, which depends on the number of images if one is in epochs.
+      ConfigError: the warm-up is longer than the training.
     """
     steps, warmup = num_steps(config, num_images), config.warmup_steps
     if config.warmup_epochs:
@@ -135,14 +135,14 @@ def full_schedule(config, num_images: int) -> Schedule:
 
 
 def subset_schedule(config, num_images: int, fraction: float) -> Schedule:
-    """Of a training on a subset, see `num_steps`.
+    """The schedule of a training on a subset, see `num_steps`.
 
-    With the same epochs a warm-up given in epochs shrinks with the subset, one given in steps stays.
+    If config.budget is 'epochs', a warm-up in epochs shrinks with the subset, and one in steps does not.
 
     Args:
       config: resolved config.
-      num_images: of the full set.
-      fraction: kept share of it.
+      num_images: images of the full set.
+      fraction: kept share of the full set.
 
     Raises:
       ConfigError: the warm-up is longer than the training on the full set, or than this one.
@@ -162,6 +162,6 @@ def subset_schedule(config, num_images: int, fraction: float) -> Schedule:
 
 
 def check(config, num_images: int) -> None:
-    """Raises ConfigError if some training that the config asks for is shorter than its warm-up."""
+    """Raises ConfigError if a training of the config is shorter than its warm-up."""
     for fraction in (1.0, *sorted(config.fractions, reverse=True)):
         subset_schedule(config, num_images, fraction)

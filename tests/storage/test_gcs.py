@@ -165,7 +165,7 @@ def test_what_fails_for_good_is_told_with_the_path(proxy, root, monkeypatch, lin
         wanted = rf"{root}(/file)?: (.*)\. Tried \d+ times in \d+ s\. Check the network.*same command again"
         assert re.match(wanted, str(told.value))[2].startswith("HTTP 503" if fault == "503" else ("Client", "S"))
     assert len(lines) == 1
-    assert re.match(rf"{root}/file: failing \(.*\); it is tried again for 0 s", lines[0])
+    assert re.match(rf"{root}/file: failing \(.*\); trying again for 0 s", lines[0])
 
 
 def test_an_outage_is_waited_for_and_told_now_and_then(proxy, root, monkeypatch, lines):

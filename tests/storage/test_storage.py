@@ -91,7 +91,7 @@ def test_json_that_was_changed_is_named(tmp_path):
     text = storage.read_bytes(path).decode()
     for changed in (text.replace("true", "false"), text.replace('"rows": 3', '"rows": 4'), text.replace("end", "mid")):
         storage.write_bytes(path, changed.encode())
-        with pytest.raises(DataError, match=r"manifest\.json was changed or damaged since.*take that line out"):
+        with pytest.raises(DataError, match=r"manifest\.json was changed or damaged since.*remove that line"):
             storage.read_json(path)
     # What means the same is the same.
     storage.write_bytes(path, json.dumps(json.loads(text), sort_keys=True).encode())

@@ -141,7 +141,7 @@ def test_an_owner_that_was_taken_for_dead_ends_itself(tmp_path, repo):
         elsewhere(str(tmp_path))
         assert child.wait(timeout=120) == 1
         error = child.stderr.read()
-    assert f"another process has taken {tmp_path} over" in error
+    assert f"another process has taken over {tmp_path}" in error
     assert json.loads((tmp_path / LEASE).read_text())["host"] == "far"
 
 
