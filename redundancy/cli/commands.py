@@ -1,4 +1,4 @@
-"""The commands that are no stages, and the flags that only some commands have."""
+"""The commands that are not stages, and the flags of single commands."""
 
 import dataclasses
 import functools
@@ -26,11 +26,11 @@ _EXAMPLES = {
 }
 _SCHEDULERS = "tcp://HOST:PORT, tls://HOST:PORT, file:PATH (a scheduler file), local or local:WORKERS"
 
-# Formats of `export` that a config adds something to.
+# Formats of `export` that accept a config.
 _WITH_CONFIG = ("projector", "groups-csv", "groups-parquet")
 
 _FLAGS = flags.FLAGS
-_COMMANDS: dict[str, tuple[str, ...]] = {}  # that take each flag
+_COMMANDS: dict[str, tuple[str, ...]] = {}  # the commands that take each flag
 
 
 class _Path(flags.ArgumentParser):
@@ -67,7 +67,7 @@ def _define_fraction(name: str, default: float | None, help: str) -> flags.FlagH
 
 
 def _define(define: Callable, names: str, *commands: str, **given) -> None:
-    """Defines flags of some commands."""
+    """Defines flags, separated by spaces in `names`, for some commands."""
     shown = {"default": None, "help": f"See redundancy {commands[0]} --help.", **given}
     for name in names.split():
         _COMMANDS[name] = commands
@@ -114,7 +114,7 @@ _define(flags.DEFINE_bool, "no_open", "browse", default=False)
 
 
 def spelled(arg: str) -> str:
-    """A flag of the command line as it is defined: --class-names for --class_names."""
+    """An argument with the flag's name as it is defined: --class_names for --class-names."""
     name, equals, value = arg.partition("=")
     known = name.lstrip("-").replace("-", "_")
     return f"--{known}{equals}{value}" if name.startswith("--") and known in _COMMANDS else arg
@@ -128,9 +128,9 @@ def check_flags(command: str) -> None:
             raise ConfigError(f'--{shown} is a flag of {theirs}, not of {command}; see "redundancy --help".')
     if _FLAGS["config"].value and command in ("export", "status", "browse"):
         if command != "export":
-            raise ConfigError(f"--config is given, but {command} needs none: the workdir tells. Leave it out.")
+            raise ConfigError(f"--config is given, but {command} reads the workdir's own config. Leave it out.")
         if _FLAGS["format"].value not in _WITH_CONFIG:
-            raise ConfigError("--config is given, but export needs none: the subsets tell what they are. Leave it out.")
+            raise ConfigError("--config is given, but export reads what it needs from the subsets. Leave it out.")
     needed = {
         "import": ("workdir", "embeddings"),
         "export": ("workdir", "fraction", "format", "output"),
@@ -147,7 +147,7 @@ def check_flags(command: str) -> None:
 
 
 def _check_scheduler(address: str) -> None:
-    # A whole run would otherwise come to know it after hours of training.
+    # Checked here, because a whole run would otherwise fail only after hours of training.
     if not re.fullmatch(r"local(:[1-9]\d*)?|(tcp|tls)://.+|file:.+|.+\.json", address):
         raise ConfigError(f"--scheduler={address}: wanted {_SCHEDULERS}; or none, to link on this machine.")
     if importlib.util.find_spec("distributed") is None:
@@ -156,7 +156,7 @@ def _check_scheduler(address: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """Where the processes of a run of several find each other; arguments of `processes.start`."""
+    """How the processes of a run find each other; arguments of `processes.start`."""
 
     coordinator: str
     num_processes: int | None
@@ -165,12 +165,12 @@ class Processes:
 
 
 def several() -> Processes | None:
-    """What the flags, or the variables of JAX's own names, say of a run of several processes; None if it has one.
+    """How to start a run of several processes, from the flags or JAX's environment variables; None for one process.
 
-    Where they say nothing, JAX finds the others on a host of a TPU slice.
+    Without either, JAX finds the other processes on a host of a TPU slice.
 
     Raises:
-      ConfigError: something is missing, or does not fit.
+      ConfigError: a value is missing, or values contradict each other.
     """
     coordinator = _FLAGS["coordinator"].value or os.environ.get("JAX_COORDINATOR_ADDRESS")
     if coordinator == processes.ALONE:
@@ -194,12 +194,10 @@ def several() -> Processes | None:
     if coordinator == processes.AUTO:
         return Processes(coordinator, None, None, heartbeat_s)
     if not re.fullmatch(r".+:\d{1,5}", coordinator):
-        raise ConfigError(
-            f"--coordinator={coordinator}: wanted HOST:PORT, where process 0 can be reached, auto or none."
-        )
+        raise ConfigError(f"--coordinator={coordinator}: wanted HOST:PORT, the address of process 0; or auto, or none.")
     if count is None or number is None:
         raise ConfigError(
-            "--coordinator is given; wanted --num-processes and, on each host its own, --process-id, too."
+            "--coordinator is given without the others; wanted --num-processes and each host's own --process-id, too."
         )
     if number >= count:
         raise ConfigError(
@@ -212,14 +210,14 @@ def part() -> parts.Part | None:
     """The part of a sweep that --part names.
 
     Raises:
-      ConfigError: it names none.
+      ConfigError: the flag is no part.
     """
     given = _FLAGS["part"].value
     return None if given is None else parts.parse(given)
 
 
 def engine() -> Callable:
-    """What runs the tasks of the stage link: this machine, or the cluster that --scheduler names."""
+    """The function that runs the tasks of the stage link: on this machine, or on the cluster that --scheduler names."""
     if not _FLAGS["scheduler"].value:
         from redundancy.selection import local
 
@@ -235,7 +233,7 @@ def _given(*names: str) -> dict:
 
 
 def run(command: str, workdir: Workdir | None, config=None) -> int:
-    """Runs a command of help.HELP with the flags of the command line; workdir and config (resolved) None if not given.
+    """Runs a command of help.HELP with the flags of the command line; workdir and resolved config are None if not given.
 
     Returns:
       the exit code.

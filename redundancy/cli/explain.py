@@ -1,4 +1,4 @@
-"""What the command line shows: which lines of the log, and the exit code and the message of an error."""
+"""Decides what the command line shows: lines of the log, and the exit code and message of an error."""
 
 import errno
 import logging as std_logging
@@ -15,18 +15,18 @@ EXIT_INTERRUPTED = 130
 
 
 class _OwnLines(std_logging.Filter):
-    """Lets through this package's lines, and of the libraries' only warnings and errors."""
+    """Lets through all lines of this package, but only warnings and errors of libraries."""
 
     def filter(self, record):
         own = str(pathlib.Path(__file__).parents[1]) in record.pathname
-        # TFDS warns of its own use of a deprecated attribute at every split it opens.
+        # TFDS warns about its own use of a deprecated attribute whenever it opens a split.
         noise = "FeatureConnector.dtype" in record.getMessage()
-        # Of Orbax: that a save takes its time, and that it looks for a file which it need not have. Of google-auth: that
-        # this machine is none of Google's, before it looks elsewhere.
+        # Orbax warns that a save takes time and that an optional file is missing; google-auth warns that this is not a
+        # machine of Google's before it looks for other credentials.
         noise = noise or record.getMessage().startswith(
             ("Waiting for previous save", "Metadata file does not exist", "Authentication failed using Compute Engine")
         )
-        # What a library logs with its stack trace also reaches us as an exception, which is shown in one line.
+        # An error that a library logs with a stack trace also reaches us as an exception, which is shown in one line.
         noise = noise or bool(record.exc_info) or record.name == "asyncio"
         return own or (record.levelno >= std_logging.WARNING and not noise)
 
@@ -42,7 +42,7 @@ def start_logging(debug: bool = False) -> None:
 
 
 def _explain(error: BaseException) -> str:
-    """One message for an exception that is no UserError."""
+    """The message for an exception that is not a UserError."""
     if isinstance(error, OSError) and error.errno:
         where = f"{error.filename}: " if error.filename else ""
         hint = {

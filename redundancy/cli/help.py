@@ -8,7 +8,7 @@ redundancy: find the images a labelled data set does not need, and show what lea
   redundancy run --config configs/digits.py --workdir /tmp/digits       everything, in minutes, on a laptop
   redundancy import --workdir DIR --embeddings E.npy --labels Y.npy     your own embeddings, no training
 
-The way through, each stage reading what the one before wrote in DIR (a folder, or gs://bucket/path):
+The stages; each reads what the one before wrote in DIR (a folder, or gs://bucket/path):
 
   train    trains a ResNet on the full set              pretrain/
   embed    runs every training image through it         embeddings/LAYER/
@@ -24,7 +24,7 @@ The way through, each stage reading what the one before wrote in DIR (a folder, 
 A finished stage is left alone, an interrupted one continues: give the same command again. SIGTERM saves and ends with
 exit code 75. Other codes: 0 done, 1 an error, 2 a wrong command, 76 another process of the run was lost.
 
-Beside the way, without training:
+Other commands, without training:
 
   import   brings embeddings of any model into      "redundancy import --help"
            embeddings/LAYER/, for link and select
@@ -45,11 +45,11 @@ Beside the way, without training:
   --until     for run: the last stage, for example select; the sweep may then be shared, see --part
   --profile   for train, sweep and run: traces some steps into the first run's folder, profile/, for TensorBoard
               and Perfetto
-  --part      for sweep: I/N, I from 0: a sweep that N machines share, each its own part of the runs, in one workdir.
-              "sweep" without it does what is left. Whoever ends last writes results.csv
-  --coordinator, --num-processes, --process-id   on every host of a run of several: HOST:PORT of process 0, how many
-              there are, and which this is; or --coordinator=auto alone on Slurm or Kubernetes. On Cloud TPU
-              nothing: the hosts of a slice find each other. --coordinator=none: this process alone
+  --part      for sweep: I/N, I from 0: N machines share a sweep in one workdir, and each trains its own part of the
+              runs. "sweep" without it trains what is left. The machine that ends last writes results.csv
+  --coordinator, --num-processes, --process-id   for a run on several hosts, on each of them: HOST:PORT of process 0,
+              the number of processes, and the number of this one; on Slurm or Kubernetes only --coordinator=auto. On
+              Cloud TPU give none: the hosts of a slice find each other. --coordinator=none: only this process
   --debug     shows the stack trace of an error
   --helpfull  the fields of a config, with their meaning and defaults
 
@@ -69,10 +69,10 @@ redundancy import: brings embeddings that any model made, with their labels, int
                  float64 beyond float32 are scaled by a power of two: another length, the same cosines
   --labels       .npy or .txt with a whole number or a name for each embedding, or .csv; not needed if the Parquet
                  files have a column of labels. Numbers 0 to K-1 stay; others are numbered in their sorted order
-  --ids          .txt with an id a line, or .csv: what "export --format txt" writes (optional)
+  --ids          .txt with one id a line, or .csv: what "export --format txt" writes (optional)
   --columns      KEY=NAME,... where KEY is embedding (default: embedding), label (default: label) or id: columns of the
                  Parquet files, or label and id of a .csv with a header
-  --class-names  .txt with a name a line, for the labels 0, 1, ... (optional)
+  --class-names  .txt with one name a line, for the labels 0, 1, ... (optional)
   --layer        start, middle or end (default): the name of the store, embeddings/LAYER/
   --name         of the data set (default: the name of the embeddings' file)
   --checkpoint   free text: which model made them
@@ -111,8 +111,8 @@ redundancy export: writes what a subset keeps, or the groups and embeddings it c
   --overwrite  replaces a file that is there; for projector the files of its own
   --config     projector and groups: the config of the data set, with its --config.FIELD=VALUE, for thumbnails and the
                names of image files; no other format needs one
-  --image-ids  groups and projector: what the column id holds: auto (default) ids that were imported, else with --config
-               names of image files; tfds, TFDS's own ids; none
+  --image-ids  groups and projector: the column id: auto (default) takes imported ids or else, with --config, names of
+               image files; tfds takes TFDS's own ids; none
   --limit      projector: most images (default: 10000), drawn from each class by its share, the same at every call
 """
 
@@ -134,18 +134,18 @@ Needs libtpu: pip install "redundancy[tpu]". ResNet-101 takes about ten minutes 
 """
 
 STATUS_HELP = """\
-redundancy status: what a workdir holds, who works there, how far it is, and when it will be done. It may be one on gs://
-in which other machines work, one whose command was killed, or a damaged one. Nothing is written, no lease is taken.
+redundancy status: what a workdir holds, who works there, how far it is, and when it will be done. It also works on gs://
+while other machines work there, after a kill, and in a damaged workdir. It writes nothing and takes no lease.
 
   redundancy status --workdir DIR
 
   --json      the same and more as JSON
-  --watch     seconds between two looks: paints anew on a terminal, prints a line each time in a log, or with --json one
-              line of JSON; until Ctrl-C
+  --watch     repeats after this many seconds until Ctrl-C: redraws a terminal, adds a line to a log, or with --json a line
+              of JSON
 
-Exit code 1 where something is damaged, which is named. Rates and the expected end come from the metrics of the runs under
-way, or the times of the results; pauses do not count. On gs:// metrics are as old as the last checkpoint. An error is shown
-until the command that ended with it has succeeded.
+Exit code 1 if something is damaged; it is named. Rates and the expected end come from the metrics of the current runs, or
+from the times of the results; pauses do not count. On gs:// metrics are as old as the last checkpoint. An error is shown
+until its command succeeds.
 """
 
 BROWSE_HELP = """\

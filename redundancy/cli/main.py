@@ -1,4 +1,4 @@
-"""The command line: parses flags, starts the process or several, and runs the command."""
+"""The command line: parses flags, starts the processes, and runs the command."""
 
 import atexit
 import dataclasses
@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import NoReturn
 
-# Read by TensorFlow and by Orbax's path library when they are first imported.
+# TensorFlow and Orbax's path library read these variables at import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("EPATH_USE_TF", "false")
 
@@ -35,7 +35,7 @@ _NEED_DATASET = ("train", "embed", "sweep", "report", "run")
 
 
 def _check_fields(argv: list[str]) -> None:
-    """Reports unknown fields in --config.FIELD flags before ml_collections stumbles over them."""
+    """Reports unknown fields in --config.FIELD flags, since ml_collections' own errors do not help."""
     seen = set()
     for arg in argv:
         name = arg.lstrip("-").partition("=")[0]
@@ -49,7 +49,7 @@ def _check_fields(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Flags and what is left of the command line; mistakes are UserErrors."""
+    """Parses the flags and returns the remaining arguments; raises UserErrors for mistakes."""
     _check_fields(argv[1:])
     for index, arg in enumerate(argv[1:], 1):
         if arg in ("--config", "-config") and index + 1 < len(argv):
@@ -86,7 +86,7 @@ def _resolved_config():
 
 
 def _command(argv: list[str]) -> str:
-    """The command, checked as far as its name and its flags go."""
+    """The name of the command, which is checked together with its flags."""
     known = (*STAGES, "run", *commands.HELP)
     if len(argv) != 2:
         raise ConfigError(f"wanted one stage, got {argv[1:]}; stages: {', '.join(known)}." if argv[1:] else USAGE)
@@ -111,7 +111,7 @@ def _config_of(name: str):
 
 
 def check(argv: list[str]) -> int:
-    """Reports what is wrong with a command line and its config, without doing anything; returns the exit code."""
+    """Checks a command line and its config without running the command; returns the exit code."""
     sys.argv = argv = [commands.spelled(arg) for arg in argv]
     try:
         name = _command(_parse(argv))
@@ -137,8 +137,8 @@ def _main(argv: list[str]) -> int:
         run_stages(names, config, workdir)
     elif not supervisor.is_child():
         code = supervisor.run(sys.argv)
-        if code == supervisor.LOST:  # the child was aborted, and could record nothing
-            last_error.record(workdir.root, name, code, "another process of this run was lost; its own log tells why")
+        if code == supervisor.LOST:  # the child was aborted and could not record it
+            last_error.record(workdir.root, name, code, "another process of this run was lost; see its own log")
         return code
     else:
         supervisor.follow_parent()
@@ -155,7 +155,7 @@ def _main(argv: list[str]) -> int:
 
 
 def _compare(arguments: list[str]) -> int:
-    """`redundancy report --compare DIR DIR ...`, whose flags are its own."""
+    """Runs `redundancy report --compare DIR DIR ...`, which has its own flags."""
     from redundancy.report import compare
 
     if "--help" in arguments:
@@ -189,7 +189,7 @@ def entry(argv: list[str] | None = None) -> int:
             debug = _DEBUG.value
             start_logging(debug)
             if not debug:
-                # Threads and event loops of the libraries print traces of what also reaches this one as an exception.
+                # Threads and event loops of libraries print traces of errors that this thread gets as exceptions, too.
                 sys.unraisablehook = threading.excepthook = lambda _: None
             return _main(rest)
     except KeyboardInterrupt:
@@ -209,19 +209,19 @@ def entry(argv: list[str] | None = None) -> int:
 
 
 def command() -> NoReturn:
-    """The command line as a whole process."""
+    """Runs the command line and ends the process."""
     try:
         code = entry()
-        # Those of JAX would wait for the other processes of a run, which may be gone.
+        # JAX's exit handlers would wait for the other processes of a run, which may be gone.
         if code not in (Preempted().code, EXIT_INTERRUPTED) and processes.count() == 1:
             atexit._run_exitfuncs()
         streams.flush()
-    except BrokenPipeError:  # the reader of the standard output has gone, as of "| head"
+    except BrokenPipeError:  # the reader of the standard output has gone, as with "| head"
         code = 128 + signal.SIGPIPE
     except OSError as error:
         print(f"redundancy: error: the standard output cannot be written: {error.strerror}.", file=sys.stderr)
         code = EXIT_ERROR
-    # Nothing is left to do. Threads of the libraries may still work, and be aborted while Python takes itself down.
+    # Skips Python's own shutdown, during which working threads of libraries may abort the process.
     os._exit(code)
 
 

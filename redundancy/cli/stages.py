@@ -1,4 +1,4 @@
-"""Runs stages and the import in a workdir: takes the lease, checks what they need, and records how they failed."""
+"""Runs stages and the import in a workdir: takes the lease, checks disk and memory, and records errors."""
 
 import functools
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from redundancy.workdir.lease import Lease, is_held
 
 
 def _stage(name: str, lease: Lease):
-    """The stage's function; imported late, so that a mistake in the command line is reported at once."""
+    """The stage's function, imported late so that mistakes in the command line are reported at once."""
     match name:
         case "train":
             from redundancy.training.pretrain import train
@@ -53,7 +53,7 @@ def _check_estimates(names: Sequence[str], config, workdir: Workdir) -> None:
 
 
 def run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
-    """The stages in order, in this process or, on several hosts, together with the others; one command, or parts of one."""
+    """Runs the stages in order, on several hosts together with the other processes."""
     lease = Lease(workdir.root, commands.part())
     watch = processes.Watch(before_end=lease.release)
     watch.start()
@@ -62,13 +62,13 @@ def run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
 
 
 def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: processes.Watch) -> None:
-    at = None  # the stage at work, once the workdir is this config's
+    at = None  # the current stage, once the workdir is claimed
     command = "run" if len(names) > 1 else names[0]
     try:
         token = processes.first(lease.acquire)
         if not processes.is_first() and not is_held(workdir.root, token, commands.part()):
             raise WorkdirError(
-                f"--workdir {workdir.root} is not the folder that process 0 works in: on several hosts it must be storage "
+                f"--workdir {workdir.root} is not the folder that process 0 works in: on several hosts it must lie on storage "
                 "that all of them share, for example gs://bucket/path."
             )
         workdir.claim(config)
@@ -93,7 +93,7 @@ def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: p
 
 
 def run_import(workdir: Workdir, config) -> int:
-    """The command import, which writes in the workdir as stages do; returns the exit code."""
+    """Runs the command import, which takes the lease as stages do; returns the exit code."""
     with Lease(workdir.root):
         try:
             code = commands.run("import", workdir, config)

@@ -1,4 +1,4 @@
-"""The fields a config may have, their types and defaults, and what is wrong with a given config."""
+"""The fields of a config, their types and defaults, and the checks of a given config."""
 
 from redundancy.config.compare import differing as differing
 from redundancy.config.compare import identity as identity

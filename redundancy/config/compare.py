@@ -1,4 +1,4 @@
-"""Configs side by side: as JSON, which fields differ, and the identity of a config's trainings."""
+"""Compares configs: as JSON, by differing fields, and by the identity of their trainings."""
 
 import json
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ def to_json(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Names of the fields whose values differ between two configs in JSON form, those missing in one included."""
+    """Names of the fields whose values differ between two configs in JSON form, or that one of them lacks."""
     absent = object()
     return [name for name in sorted({*first, *second}) if first.get(name, absent) != second.get(name, absent)]
 
 
-# An identity always has these fields. A field that was added later is left out at its default, so that the identity is the
-# one of before. Nothing is ever added here.
+# An identity always has these fields. A field that was added later is left out at its default, so that identities of earlier
+# versions stay the same. Never add a field here.
 _ALWAYS = {
     "dataset", "train_split", "test_split", "holdout", "image_size", "mean", "std", "augmentation", "pad", "crop_area",
     "crop_aspect", "eval_crop", "form", "depth", "widths", "dtype", "kernel_init", "classifier_init", "classifier_bias",
@@ -31,14 +31,14 @@ _ALWAYS = {
 
 
 def left_out() -> dict[str, Any]:
-    """What an identity means by fields that it leaves out: their defaults."""
+    """The fields that an identity may leave out, with their defaults, which they then have."""
     default = to_json(defaults())
     of_trainings = [name for name, field in FIELDS.items() if Affects.IDENTITY in field.affects]
     return {f"config.{name}": default[name] for name in of_trainings if name not in _ALWAYS}
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's share of the identity of its trainings, in JSON form."""
+    """The part of a training's identity that comes from the config, in JSON form."""
     config, absent = to_json(config), left_out()
     fields = {f"config.{name}": config[name] for name, field in FIELDS.items() if Affects.IDENTITY in field.affects}
     return {name: value for name, value in fields.items() if name not in absent or value != absent[name]}

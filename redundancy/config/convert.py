@@ -1,7 +1,4 @@
-"""Makes a complete config of a given one, and says what is wrong with it.
-
-Knows nothing of files and data sets: reports what a config alone shows, before any work.
-"""
+"""Completes and checks a given config. Knows nothing of files and data sets, so it runs before any work."""
 
 import numbers
 from collections.abc import Mapping
@@ -58,7 +55,7 @@ def _shown(value: Any) -> str:
 
 
 def _convert(name: str, field: Field, value: Any) -> Any:
-    """`value` in the type of the field; raises ConfigError if it has another."""
+    """Converts `value` to the type of the field; raises ConfigError if it has another type."""
 
     def fail(wanted):
         raise ConfigError(
@@ -67,7 +64,7 @@ def _convert(name: str, field: Field, value: Any) -> Any:
         )
 
     def scalar(item, kind):
-        if isinstance(item, numbers.Real) and not isinstance(item, bool):  # NumPy's too
+        if isinstance(item, numbers.Real) and not isinstance(item, bool):  # also NumPy's numbers
             try:
                 if kind is float:
                     return float(item)
@@ -121,7 +118,7 @@ def resolve(given: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collecti
             raise ConfigError(f'config.{shown} is not a field.{near} "redundancy --helpfull" lists all fields.')
         try:
             value = given[name]
-        # A placeholder that nobody filled in, or a reference that cannot be computed.
+        # A placeholder without a value, or a reference that cannot be computed.
         except Exception as error:
             raise ConfigError(f"config.{name} has no value ({_shown(error)}); give it one.") from error
         with config.ignore_type():
@@ -135,7 +132,7 @@ def need_dataset(config: Mapping[str, Any], what: str) -> None:
     """Raises ConfigError if the config has no data set; `what` needs one."""
     if not config["dataset"]:
         raise ConfigError(
-            f"config.dataset is '': this config has no data set, and {what} needs one. With imported embeddings alone "
-            "there are link, select and export; for the other stages give the config of the embeddings' data set, or "
+            f"config.dataset is '': this config has no data set, and {what} needs one. Imported embeddings are enough for "
+            "link, select and export; for the other stages give the config of the embeddings' data set, or "
             "--config.dataset."
         )

@@ -36,7 +36,7 @@ FIELDS: dict[str, Field] = {
     "fractions": _in_table(
         (0.95, 0.9, 0.8, 0.7, 0.6, 0.5),
         "kept shares of the full set to compare with it",
-        "one or more different numbers above 0 and up to 1, told apart by four decimals, and not more than 1000 of them",
+        "one to 1000 numbers above 0 and up to 1 that differ in their first four decimals",
         lambda value: (
             len(value) <= 1000
             and all(0.0001 <= item <= 1 for item in value)

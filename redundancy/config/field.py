@@ -1,4 +1,4 @@
-"""What a field of a config is, what depends on its value, and the checks that fields share."""
+"""The type of a config's fields, what depends on a field's value, and checks that fields share."""
 
 import dataclasses
 import enum
@@ -9,23 +9,23 @@ from typing import Any
 # Sanity bounds, which catch typos before work starts: no experiment comes near them.
 MOST = 2**31 - 1  # steps and seeds are int32 on devices
 MOST_IMAGES = 2**24  # of a batch
-# Neither JSON nor a path can hold some of these, and none is in a name on purpose.
+# JSON or paths cannot hold some of these characters, and no name has one on purpose.
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Affects(enum.Flag):
-    """What changes with the value of a field.
+    """What depends on the value of a field.
 
     Attributes:
-      NOTHING: the field says where a data set lies or how it is read; its fingerprint says which it is.
-      IDENTITY: which training it is: which checkpoints it continues, and which result is its own.
+      NOTHING: the field says where a data set lies or how it is read; the fingerprint identifies the data set.
+      IDENTITY: the identity of a training, which decides which checkpoints and which result belong to it.
       NETWORK: pretrain/, and the embeddings that its network made.
       EMBEDDINGS: the files that hold these embeddings.
       RUNS: runs/ and results.csv.
       REPORT: report/.
       COMPARISON: whether the results of two workdirs are those of one experiment.
-      HOW: how a training is computed and written. All of a workdir's trainings have it in common.
-      RESULT: what a training is.
+      HOW: how a training is computed and written, which is the same for all trainings of a workdir.
+      RESULT: the result of a training.
     """
 
     NOTHING = 0
@@ -53,7 +53,7 @@ class Field:
       wanted: the allowed values in words, for the error message.
       check: value -> whether it is allowed.
       item: type of the items, if the field is a tuple.
-      affects: what depends on it; unless said otherwise, all that a training makes.
+      affects: what depends on it; by default everything that a training makes.
       is_path: whether it may hold a path, in which ~ is expanded.
     """
 
@@ -68,7 +68,7 @@ class Field:
 
 
 def fraction_name(fraction: float) -> str:
-    """A fraction as names and tables have it: to four decimals, which alone distinguish it from another."""
+    """A fraction in names and tables: four decimals. Fractions that share them count as the same."""
     return f"{fraction:.4f}"
 
 

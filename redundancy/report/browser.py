@@ -1,7 +1,7 @@
-"""What the page's class browser reads: one JSON text for each class, within a budget of bytes.
+"""The data of the page's class browser: one JSON text for each class, within a budget of bytes.
 
 Numbers are base64 of little-endian arrays. As many groups as the budget allows have pictures; the others are listed by
-position. If one file would grow too large each class has a file of its own, which the page loads when asked.
+position. If one file would grow too large, each class gets its own file, which the page loads on demand.
 """
 
 import base64
@@ -17,18 +17,18 @@ from redundancy.linkage.complete import Merges
 from redundancy.report import classes, images
 from redundancy.report.classes import Cut
 
-# Bytes above which the page has a file for each class, and bytes of such a file.
+# Bytes above which each class gets its own file, and the most bytes of such a file.
 PAGE_BYTES = 8_800_000
 CLASS_BYTES = 1_500_000
-# Pictures of all classes: minutes to read and compress.
+# Most pictures of all classes together: these take minutes to read and compress.
 _MOST_PICTURES = 24_000
-# Figures, tables and script.
+# Bytes for figures, tables and script.
 _REST_BYTES = 500_000
-# Pictures of a class that one file must have room for.
+# If one file has no room for this many pictures of each class, each class gets its own file.
 _FEW_PICTURES = 48
 _GROUP_IMAGES = 24
 _SAMPLE = 48
-# Shares of a class's pictures that go to members of groups; the rest is for neighbours outside.
+# Share of a class's pictures that shows members of groups; the rest shows neighbours outside of them.
 _MEMBERS = 0.8
 
 
@@ -73,7 +73,7 @@ class ClassData:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the classes are stored: all on the page or not, the pictures' kind of `images.KINDS`, and each label's most."""
+    """How classes are stored: whether all on the page, the kind of pictures (`images.KINDS`), and most pictures by label."""
 
     one_file: bool
     kind: str
@@ -81,7 +81,7 @@ class Plan:
 
 
 def share_out(wanted: Mapping[int, int], total: int) -> dict[int, int]:
-    """Even shares of `total`; who wants less gets that."""
+    """Shares `total` evenly; a label that wants less than an even share gets what it wants."""
     shares, left = {}, total
     for number, label in enumerate(sorted(wanted, key=lambda label: (wanted[label], label))):
         shares[label] = min(wanted[label], left // (len(wanted) - number))
@@ -96,7 +96,7 @@ def plan(found: Sequence[ClassData], sample: Sequence[np.ndarray]) -> Plan:
       found: the classes that have redundant groups.
       sample: some of their images, uint8 [H, W, C].
     """
-    # A kept image's neighbour outside its group is often in another; some are not.
+    # A kept image's nearest image outside its group is often, but not always, in another group.
     grouped = {of.label: len(of.rows) for of in found}
     wanted = {of.label: min(len(of.positions), grouped[of.label] * 5 // 4 + 1) for of in found}
     total = sum(wanted.values())
@@ -125,7 +125,7 @@ def describe(
     most_groups: int,
     seed: int,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """A class as JSON, without its pictures, and the positions, ascending, of which it wants them.
+    """A class as JSON without pictures, and the ascending positions of the images that get pictures.
 
     Args:
       of: the class.
@@ -173,7 +173,7 @@ def describe(
         pictures=dict(rows=_pack(rows, index), data=[]),
     )
     if of.files is not None:
-        # Files of a class mostly lie in one folder.
+        # The files of a class usually lie in one folder.
         folder = os.path.commonpath([os.path.dirname(each) for each in of.files])
         prefix = f"{folder}/" if folder else ""
         named = np.union1d(of.rows, rows)
@@ -188,7 +188,7 @@ def describe(
 
 
 def pictures(batches: Iterable[tuple[np.ndarray, Any, np.ndarray]], kind: str) -> dict[int, str]:
-    """Position -> picture in base64, of batches of images uint8 [b, H, W, C], anything, and positions [b]."""
+    """Position -> picture in base64; each batch is images uint8 [b, H, W, C], an ignored item, and positions [b]."""
     return {
         position: base64.b64encode(images.compress(image, kind)).decode()
         for of_batch, _, positions in batches
@@ -197,12 +197,12 @@ def pictures(batches: Iterable[tuple[np.ndarray, Any, np.ndarray]], kind: str) -
 
 
 def to_text(value: Any) -> str:
-    """JSON without a letter that could end a script element."""
+    """JSON without characters that could end a script element."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
 
 
 def sample_positions(found: Sequence[ClassData], seed: int) -> np.ndarray:
-    """Positions, ascending, of some images of the classes, by which the size of pictures is estimated."""
+    """Ascending positions of some images of the classes, from which the size of pictures is estimated."""
     every = np.concatenate([np.zeros(0, np.int64), *(of.positions for of in found)])
     if len(every) <= _SAMPLE:
         return np.sort(every)

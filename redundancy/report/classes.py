@@ -1,4 +1,4 @@
-"""One class as the page shows it: its groups at every fraction, their heights, and which get pictures.
+"""One class on the page: its groups at every fraction, their heights, and which of them get pictures.
 
 Pure: arrays in, arrays out. An image is its row in the class, 0…n-1 in ascending position, as in the class's merges.
 """
@@ -13,7 +13,7 @@ from redundancy.linkage.complete import Merges
 from redundancy.report import gallery
 
 _BLOCK_ELEMENTS = 1 << 22
-# Groups of the shown fraction that are picked for each one of another fraction.
+# For each group picked from another fraction, this many are picked from the shown fraction.
 _MAIN_SHARE = 5
 
 
@@ -24,7 +24,7 @@ class Cut:
     Attributes:
       fraction: kept share of the whole data set.
       kept: images of the class that are kept.
-      rows: [m] int64, the groups' images side by side, in each the kept one first, then by dissimilarity to it.
+      rows: [m] int64, the images of one group after the other; in each group the kept one first, then by dissimilarity.
       sizes: [g] int64, images of each group.
       distances: [m] float64, dissimilarities to the kept image.
       heights: [g] float64, of the merge that made the group: the greatest dissimilarity within it. NaN if not known.
@@ -67,7 +67,7 @@ def group_heights(merges: Merges, n: int, groups: np.ndarray, sizes: np.ndarray)
       sizes: [g] int64, images of each; at least two.
 
     Returns:
-      [g] float64; NaN if no cluster of that size holds the image: the groups are of other merges.
+      [g] float64; NaN if no cluster of that size holds the image, because the groups come from other merges.
     """
     parent = np.full(n + len(merges), -1, np.int64)
     parent[merges.left] = parent[merges.right] = np.arange(n, n + len(merges))
@@ -101,8 +101,8 @@ def make_cut(fraction: float, group: np.ndarray, kept: np.ndarray, distances: np
 
 
 def _candidates(of: Cut, seed: int) -> list[int]:
-    """The groups in the order in which they get pictures: in turn the largest, the widest, the tightest and a random one
-    of those that are left."""
+    """The groups in the order in which they get pictures: in turn the largest, the widest, the tightest and a random one of
+    the remaining groups."""
     count, spread = len(of.sizes), of.spread
     orders = (
         np.lexsort((spread, -of.sizes)),
@@ -147,7 +147,7 @@ def choose_pictures(
 
 
 def pictured_first(of: Cut, pictures: np.ndarray, most_groups: int, shown: int, seed: int) -> tuple[Cut, int]:
-    """The cut with the groups first whose shown images all have pictures, and how many these are.
+    """The cut, reordered so that groups whose shown images all have pictures come first, and the number of these groups.
 
     Args:
       of: the cut.
@@ -164,7 +164,7 @@ def pictured_first(of: Cut, pictures: np.ndarray, most_groups: int, shown: int, 
 
 
 def nearest_outside(embeddings: np.ndarray, kept: np.ndarray, rows: np.ndarray, sizes: np.ndarray):
-    """For each of p groups the image of the class nearest to its kept one and not in it.
+    """For each of p groups, the image outside the group, in the same class, that is nearest to the kept image.
 
     Args:
       embeddings: [n, d] float32 of the class.
@@ -173,8 +173,8 @@ def nearest_outside(embeddings: np.ndarray, kept: np.ndarray, rows: np.ndarray, 
       sizes: [p] int64, rows of each group.
 
     Returns:
-      [p] int64 rows, n if the group is the whole class (ties go to the lowest row), and [p] float64 1 - cos to the
-      kept image, NaN then.
+      [p] int64 rows (ties go to the lowest row) and [p] float64 1 - cos to the kept image; n and NaN if the group is the
+      whole class.
     """
     n, dimension = embeddings.shape
     centres = dissimilarity.normalized(embeddings[kept])
@@ -193,7 +193,7 @@ def nearest_outside(embeddings: np.ndarray, kept: np.ndarray, rows: np.ndarray, 
 
 
 def make_details(of: Cut, count: int, n: int, embeddings: np.ndarray | None, rule: str) -> dict[str, np.ndarray]:
-    """What is shown beside the first p = `count` groups of a cut; all NaN, or n, if there are no embeddings.
+    """Numbers shown beside the first p = `count` groups of a cut; all NaN, or n, if there are no embeddings.
 
     Args:
       of: the cut.
@@ -203,8 +203,8 @@ def make_details(of: Cut, count: int, n: int, embeddings: np.ndarray | None, rul
       rule: which image of a group is kept, see `cut.representatives`.
 
     Returns:
-      outside [p] int64 and outside_distance [p] float64, see `nearest_outside`; own and second [p] float64, what the
-      rule compared, lower is better: of the kept image and of the next best.
+      outside [p] int64 and outside_distance [p] float64, see `nearest_outside`; own and second [p] float64, the numbers
+      that the rule compared (lower is better) for the kept image and for the next best one.
     """
     outside, distance = np.full(count, n, np.int64), np.full(count, np.nan)
     own = second = distance

@@ -1,4 +1,4 @@
-"""Reads what the page shows of redundant groups: subsets at every fraction, merges, embeddings, images."""
+"""Reads the redundant groups that the page shows: subsets at every fraction, merges, embeddings, images."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,30 +16,30 @@ from redundancy.selection import merges as merges_lib
 from redundancy.selection.subset import Subset, need_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name
 
-# Fractions that the page's slider has at most.
+# Most fractions on the page's slider.
 _MOST_CUTS = 12
 _BATCH = 256
 
 
 def _manifest(workdir: Workdir, folder: str, sha256: str | None, what: str, lost: str, **fields: type) -> dict | None:
-    """The folder's manifest, None without one; raises WorkdirError if the groups were made of another."""
+    """The folder's manifest, None if it has none; raises WorkdirError if the groups were made from another one."""
     manifest, path = read_manifest(folder, **fields), storage.join(folder, "manifest.json")
     if manifest is not None and sha256 not in (None, storage.sha256(path)):
         raise WorkdirError(
-            f"{workdir.subsets} was made from other {what} than those that {path} names now. Bring the right ones back; "
-            f"or delete {folder} to report without the {lost} of its groups."
+            f"{workdir.subsets} was made from other {what} than {path} names now. Bring the right ones back; or delete "
+            f"{folder} to report without the {lost} of its groups."
         )
     return manifest
 
 
 def open_store(workdir: Workdir, layer: str, sha256: str | None) -> EmbeddingStore | None:
-    """The embeddings that the groups were made of; None if they are not in the workdir.
+    """The embeddings that the groups were made from; None if they are not in the workdir.
 
     Args:
-      sha256: of their manifest, if known.
+      sha256: checksum of their manifest, if known.
 
     Raises:
-      WorkdirError: the groups were made of other embeddings.
+      WorkdirError: the groups were made from other embeddings.
       DataError: the embeddings are damaged.
     """
     folder = workdir.embeddings(layer)
@@ -47,7 +47,7 @@ def open_store(workdir: Workdir, layer: str, sha256: str | None) -> EmbeddingSto
 
 
 def _read_merges(workdir: Workdir, layer: str, sha256: str | None, counts: Mapping[int, int]) -> dict[int, Merges]:
-    """The merges that the groups were cut from, by label; `counts` are the images of each class. As `open_store`."""
+    """The merges that the groups were cut from, by label; `counts` are images by label. Raises as `open_store`."""
     folder = workdir.merges(layer)
     manifest = _manifest(workdir, folder, sha256, "merges", "heights", classes=dict, parts=list)
     if manifest is None:
@@ -58,7 +58,7 @@ def _read_merges(workdir: Workdir, layer: str, sha256: str | None, counts: Mappi
 
 
 def shown_fractions(fractions: Sequence[float], main: float) -> list[float]:
-    """The slider's fractions, descending: all below 1, or `main` and some that are spread evenly."""
+    """The slider's fractions, descending: all below 1, or if there are too many `main` and some spread evenly."""
     below = sorted({item for item in fractions if item < 1}, reverse=True)
     if len(below) <= _MOST_CUTS:
         return below
@@ -167,7 +167,7 @@ def fill_browser(
             described.append(browser.describe(of, main, planned, _embeddings(store, of), **choice))
             progress.advance()
     wanted = np.unique(np.concatenate([positions for _, positions in described]))
-    # One call: a set that streams is read from end to end.
+    # A single call, since each call reads a streamed set from end to end.
     pictures = browser.pictures(dataset.stream("train", wanted, _BATCH), planned.kind) if len(wanted) else {}
     texts, entries = [], []
     for of, (content, positions) in zip(found, described, strict=True):

@@ -1,7 +1,7 @@
 """The command `redundancy report --compare`: several finished workdirs in one figure and on one page.
 
-Reads their config.json and results.csv alone, and writes nothing into them. Workdirs of one data set share a panel: if
-they differ in layers and methods alone their lines are those of one experiment (Figure 8), else each is named.
+Reads only their config.json and results.csv, and writes nothing into them. Workdirs of one data set share a panel. If they
+differ only in layers and methods, they are shown as one experiment (Figure 8); else each line carries a name.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def read_experiment(root: str) -> Experiment:
     """Reads a finished workdir.
 
     Raises:
-      WorkdirError: it is none, or has no results yet.
+      WorkdirError: the folder is no workdir, or has no results yet.
       DataError: its results are damaged, or were changed since the sweep.
     """
     workdir = Workdir(root)
@@ -77,7 +77,7 @@ def read_experiment(root: str) -> Experiment:
         raise DataError(f'{workdir.results} is damaged ({error}). Run "redundancy sweep" again.') from error
     full = [run.size for run in runs if run.method == FULL]
     if not full:
-        raise DataError(f"{workdir.results} has no row of the full set, with which the others are compared.")
+        raise DataError(f"{workdir.results} has no row of the full set, which all others are compared with.")
     fingerprint = recorded.get("dataset") or {}
     config = {**config_lib.to_json(config_lib.defaults()), **recorded["config"]}
     name = str(fingerprint.get("name") or os.path.basename(str(config["dataset"])))
@@ -94,7 +94,7 @@ def _differing(members: Sequence[Experiment]) -> list[str]:
 
 
 def tags(members: Sequence[Experiment]) -> list[str]:
-    """A name of each experiment of one data set; '' each if together they are one experiment."""
+    """A name for each experiment of one data set; all '' if together they form one experiment."""
     fields = _differing(members)
     layers = [{item.layer for item in each.summaries if methods.get(item.method).per_layer} for each in members]
     twice = any(first & second for first, second in itertools.combinations(layers, 2))
@@ -188,7 +188,7 @@ def run(arguments: Sequence[str]) -> str:
     output = given_path("--output", parsed.output).rstrip("/")
     for root in roots:
         if output in (root, storage.join(root, "report"), storage.join(root, "subsets")):
-            raise ConfigError(f"--output={parsed.output} would write into the workdir {root}; choose another folder.")
+            raise ConfigError(f"--output={parsed.output} lies in the workdir {root}; choose another folder.")
     files = _output_files(output, *compare([read_experiment(root) for root in roots]))
     for path, content in files.items():
         storage.write_bytes(path, content)

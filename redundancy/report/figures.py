@@ -24,7 +24,7 @@ from redundancy.report.statistics import FULL, Summary
 
 # Okabe and Ito's palette, distinct under the common forms of colour blindness.
 SEMANTIC, RANDOM = "#0072b2", "#d55e00"
-# Of the methods in the order of their table, repeated if they are more.
+# Colours and markers of the methods, in the order of their table; repeated if there are more methods.
 _LOOKS = ((SEMANTIC, "o"), (RANDOM, "s"), ("#56b4e9", "v"), ("#b8a800", "P"), ("#8b9198", "X"))
 LAYER_COLORS = {"end": SEMANTIC, "middle": "#cc79a7", "start": "#e69f00"}
 LAYER_MARKERS = {"end": "o", "middle": "D", "start": "^"}
@@ -119,7 +119,7 @@ def _inline(svg: str, name: str, description: str) -> str:
             text = text.replace(color, variable)
         return text
 
-    # Tags alone: what stands between them may be a class name.
+    # Replace only in tags: the text between them may be a class name.
     return re.sub(r"<[^>]*>", adapt, svg)
 
 
@@ -127,7 +127,7 @@ def finish(figure: Figure, name: str, description: str) -> Plot:
     """A figure's files; `description` is for those who do not see it."""
     svg, pdf, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
-        # Letters that the font lacks are boxes in the PNG and PDF; the SVG holds them as text.
+        # Characters that the font lacks become boxes in the PNG and PDF; the SVG holds them as text.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         logging.getLogger("fontTools").setLevel(logging.ERROR)
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
@@ -151,7 +151,7 @@ def layer_lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[Lin
         for layer in method.layers({"layers": layers}):
             found = [item for item in summaries if item.method == method.name and layer in (None, item.layer)]
             label = method.title
-            # A single layer is "the" method, whichever it is, and keeps its one colour.
+            # With a single layer the line keeps the method's colour, not the layer's.
             if layer is not None and len(layers) > 1:
                 label = f"{label}, {layer}"
                 if method.has_groups:
@@ -173,7 +173,7 @@ def _draw_accuracy(
         if math.isfinite(std):
             axes.axhspan(mean - std, mean + std, color=MUTED, alpha=0.16, linewidth=0, zorder=0)
     for index, line in enumerate(lines):
-        # Lines step aside from each other so that their bars do not hide one another.
+        # Lines are shifted a little so that their bars do not hide one another.
         shift = span * 0.009 * (index - (len(lines) - 1) / 2)
         ordered = sorted(line.summaries, key=lambda item: item.size)
         x = [100 * item.size / full_size + shift for item in ordered]
@@ -208,7 +208,7 @@ def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size
 
     Args:
       summaries: of all methods and fractions.
-      layers: drawn, one line each of a method that reads them.
+      layers: layers to draw; a method that reads layers gets a line for each.
       full_size: images of the full training set.
       name: of the figure.
     """

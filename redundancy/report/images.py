@@ -1,4 +1,4 @@
-"""Images as small files, so that the page needs no other."""
+"""Images as small pictures that the page embeds, so that it needs no other files."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-_LOSSLESS_SIDE = 64  # up to this side lossless files are small, and JPEG would blur what little there is
+_LOSSLESS_SIDE = 64  # up to this side lossless files are small, and JPEG would blur the few details
 _STORED_SIDE = 128
 _SHOWN_SIDE = 112
 _LEAST_SHOWN_SIDE = 56
@@ -51,7 +51,7 @@ def encode(image: np.ndarray) -> str:
 
 
 def choose_kind(sample: Sequence[np.ndarray], count: int, most_bytes: float) -> tuple[str, float]:
-    """How to store `count` pictures in `most_bytes`: without loss if they fit, and a picture's mean bytes in base64.
+    """The kind of `count` pictures in `most_bytes`, lossless if they fit, and the mean bytes of a picture in base64.
 
     Args:
       sample: some of the images, uint8 [H, W, C].

@@ -28,7 +28,7 @@ from redundancy.report.statistics import CONFIDENCE, FULL, Difference, Summary
 
 LEVEL = (1 - CONFIDENCE) / 2
 POWER = 0.8
-MOST_TRIALS = 10_000  # as a config may ask for
+MOST_TRIALS = 10_000  # the most that a config may ask for
 NO_WORSE, WORSE, CANNOT_TELL = "no worse", "worse", "cannot tell"
 
 
@@ -62,7 +62,7 @@ class NonInferiority:
 
     @property
     def trials_more(self) -> int | None:
-        """Trials wanted beyond those there are."""
+        """Trials needed beyond those that exist."""
         return None if self.trials_needed is None else max(1, self.trials_needed - self.difference.pairs)
 
 
@@ -176,10 +176,10 @@ def _tests(summaries: Sequence[Summary], p_values: Sequence[np.ndarray], margin:
 
 
 def answers(summaries: Sequence[Summary], margin: float) -> list[Answer]:
-    """One answer of each method and layer that dropped something, in the order of the summaries.
+    """One answer for each method and layer that dropped something, in the order of the summaries.
 
     Args:
-      summaries: of statistics.summarise.
+      summaries: as statistics.summarise returns them.
       margin: loss, as a share of 1, up to which a subset counts as no worse.
     """
     series: dict[tuple[str, str], list[Summary]] = {}

@@ -1,4 +1,4 @@
-"""The page: what was computed, filled into assets/page.html. Pure; everything from outside is escaped by the template."""
+"""Fills the results into the page assets/page.html. Pure; the template escapes every text from outside."""
 
 import base64
 import hashlib
@@ -33,7 +33,7 @@ _RULES = {
 
 
 def _styled(*scripts: str, files: bool = False) -> dict[str, str]:
-    """The page's style, script, and content security policy, which allows these, pictures in the page, and no more.
+    """The page's style, script, and content security policy, which allows only these and embedded pictures.
 
     Args:
       scripts: names of files in assets/.
@@ -54,19 +54,19 @@ def _styled(*scripts: str, files: bool = False) -> dict[str, str]:
 
 
 def several_layers(summaries: Iterable[Summary]) -> bool:
-    """Whether methods that read a layer read more than one."""
+    """Whether the summaries of methods that read layers are of more than one layer."""
     return len({item.layer for item in summaries if methods.get(item.method).per_layer}) > 1
 
 
 def method_name(method: str, layer: str, several_layers: bool) -> str:
-    """A method as the page names it."""
+    """The name of a method on the page."""
     if method == FULL:
         return "full set"
     return f"{method}, {layer}" if several_layers and methods.get(method).per_layer else method
 
 
 def config_source(config: Mapping[str, Any]) -> str:
-    """A config file that gives this config: the fields that differ from their defaults."""
+    """The text of a config file for this config; it sets the fields that differ from their defaults."""
     fields = config_lib.FIELDS.items()
     changed = [f"    config.{name} = {config[name]!r}" for name, field in fields if config[name] != field.default]
     head = "from redundancy import config as config_lib\n\n\ndef get_config():\n    config = config_lib.defaults()"
@@ -74,7 +74,7 @@ def config_source(config: Mapping[str, Any]) -> str:
 
 
 def config_sections(config: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Section -> its fields with name, value, whether it is the default, and what it means."""
+    """Section -> its fields, each with name, value, whether that is the default, and meaning."""
     sections: dict[str, list[dict[str, Any]]] = {}
     for name, field in config_lib.FIELDS.items():
         value = config[name]
@@ -85,7 +85,7 @@ def config_sections(config: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]
 
 
 def _headlines(summaries: Sequence[Summary], facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Pairs of a number and what it counts."""
+    """Pairs of a number and a description of it."""
     full, run_count, rows = find(summaries, FULL, 1.0), facts["run_count"], facts["class_rows"]
     spread = f" (std {words.accuracy(full.std)})" if full and full.trials > 1 else ""
     tested = words.plural(facts["test_size"], "image")

@@ -1,6 +1,6 @@
-"""The command `browse`: the report of a workdir, local or gs://, at an address that only this machine reaches.
+"""The command `browse`: serves the report of a local or gs:// workdir at an address that only this machine reaches.
 
-Serves the files of report/ to GET and HEAD and nothing else, and writes nothing.
+Answers only GET and HEAD requests for files of report/, and writes nothing.
 """
 
 import errno
@@ -60,7 +60,7 @@ def _read(root: str, parts: list[str]) -> bytes | None:
         real = os.path.realpath(storage.local_path(path))
         if os.path.commonpath([folder, real]) != folder or not os.path.isfile(real):
             return None
-        # A link that was put there since the check is not followed.
+        # Does not follow a link that was put there after the check.
         with open(os.open(real, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
             return file.read()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
@@ -93,7 +93,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
-            self.close_connection = True  # what follows is no request
+            self.close_connection = True  # the bytes that follow may be no request
         status, data, kind = self._answer()
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **_FIELDS}.items():
@@ -124,7 +124,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
-    allow_reuse_address = os.name == "posix"  # elsewhere it would share the port with whoever has it
+    allow_reuse_address = os.name == "posix"  # on Windows it would share a port that another program uses
 
     def handle_error(self, request, client_address):
         """Logs errors other than a browser that goes away."""

@@ -27,7 +27,7 @@ _ROLES = ("kept", "other", "outside")
 
 
 def report_fraction(config) -> float:
-    """The one of `config.fractions` below 1 nearest `config.report_fraction`, the larger of two as near; 1 if none."""
+    """The fraction below 1 in the config that is nearest to `config.report_fraction`, the larger of a tie; 1 if none."""
     below = [item for item in config.fractions if item < 1] or [1.0]
     return min(below, key=lambda item: (round(abs(item - config.report_fraction), 9), -item))
 
@@ -38,7 +38,7 @@ def report_layer(config) -> str:
 
 
 def _class_rows(subset, groups: gallery.Groups, class_names) -> list[dict[str, Any]]:
-    """Table 1: a row for each class, and last the data set's."""
+    """Table 1: a row for each class, and a last row for the whole data set."""
     by_label, overall = mean_dissimilarity(subset)
     rows = []
     for label in [*range(len(class_names)), None]:
@@ -68,7 +68,7 @@ def _plots(config, summaries, groups, labels, class_names, full_size: int) -> di
 
 
 def _gallery_groups(groups: gallery.Groups, labels) -> dict[int, list[list[int]]]:
-    """For the figures of images: label -> groups, each with positions, the kept one first."""
+    """Groups for the figures of images: label -> groups, each a list of positions with the kept one first."""
     return {
         label: [
             groups.members(index)[:_GALLERY_IMAGES].tolist()
@@ -108,7 +108,7 @@ def _gallery_plots(class_names, chosen, neighbours, image: Mapping[int, np.ndarr
 
 
 def _is_finished(workdir: Workdir, inputs: Mapping[str, str]) -> bool:
-    """Whether the report there is of these inputs and no file is missing; a page that was changed since is kept."""
+    """Whether the report was made from these inputs and lacks no file; a page that was edited since is kept."""
     try:
         manifest = read_manifest(workdir.report, inputs=dict, files=dict)
     except DataError:
@@ -131,7 +131,7 @@ def _is_finished(workdir: Workdir, inputs: Mapping[str, str]) -> bool:
 
 
 def _results(workdir: Workdir, sweep: Mapping[str, Any], subsets: Mapping[str, Any]) -> list[statistics.Run]:
-    """The rows of results.csv; raises WorkdirError if they are of other subsets, DataError if the file is damaged."""
+    """The rows of results.csv; raises WorkdirError if they belong to other subsets, DataError if the file is damaged."""
     path = workdir.results
     if not storage.exists(path) or storage.sha256(path) != sweep["results_sha256"]:
         raise DataError(
@@ -145,7 +145,7 @@ def _results(workdir: Workdir, sweep: Mapping[str, Any], subsets: Mapping[str, A
     for name, sha256 in sweep.get("subsets", {}).items():
         if present.get(name) != sha256:
             raise WorkdirError(
-                f"{path} is of runs on another {workdir.subset(name)} than the present one. Bring the right subsets "
+                f"{path} holds runs on another {workdir.subset(name)} than the present one. Bring the right subsets "
                 f'back; or: Delete {workdir.runs} and run "redundancy sweep" again.'
             )
     return runs
@@ -156,10 +156,10 @@ def report(config, workdir: Workdir) -> None:
 
     Args:
       config: resolved config.
-      workdir: with finished sweep.
+      workdir: workdir with a finished sweep.
 
     Raises:
-      WorkdirError: an earlier stage has not finished, or artifacts are not of one run or not of this data set.
+      WorkdirError: an earlier stage has not finished, or artifacts belong to different runs or to another data set.
       DataError: an artifact is missing or damaged.
     """
     subsets = need_manifest(workdir.subsets, "select", inputs=dict, files=list)
@@ -205,7 +205,7 @@ def report(config, workdir: Workdir) -> None:
         sample = browser.sample_positions(found, config.seed)
         wanted = [each for of_class in galleries.values() for members in of_class for each in members]
         wanted += [row[role] for row in neighbours for role in _ROLES]
-        # A set that streams is read from end to end each time: here, and once more for the browser's pictures.
+        # Each call reads a streamed set from end to end: this one, and another for the browser's pictures.
         wanted = np.unique(np.concatenate([np.array(wanted, np.int64), sample]))
         if wanted.size:
             image = dict(zip(wanted.tolist(), dataset.read("train", wanted), strict=True))

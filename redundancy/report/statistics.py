@@ -1,7 +1,7 @@
-"""What the trials say: mean and spread of each method and fraction, and differences between paired trials.
+"""Statistics over trials: mean and spread of each method and fraction, and differences between paired trials.
 
 Pure: takes runs, returns numbers as shares of 1 (0.01 is one percentage point). Knows nothing of files or words.
-Whether a subset is no worse than the full set is decided in noninferiority.py.
+noninferiority.py decides whether a subset is no worse than the full set.
 
 All intervals are over retrainings, on the one test set: see docs/statistics.md for what they do not cover.
 """
@@ -20,7 +20,7 @@ from redundancy.methods import BASELINE
 
 CONFIDENCE = 0.95
 FULL = "full"
-# Differences of accuracies that are equal up to rounding: no spread was seen between the pairs.
+# Differences that lie closer together than this are equal up to rounding: the pairs show no spread.
 _NO_SPREAD = 1e-12
 
 
@@ -29,8 +29,8 @@ class Run:
     """One training: a row of results.csv.
 
     Attributes:
-      method, layer, fraction, size, trial: which subset was trained on, and as which trial.
-      accuracy: share of the test images classified right.
+      method, layer, fraction, size, trial: the subset that was trained on, and the trial.
+      accuracy: share of test images that were classified correctly.
       test_size: number of test images.
     """
 
@@ -66,7 +66,7 @@ class Difference:
 
     @property
     def sign(self) -> int:
-        """-1 or 1 if the whole interval lies on one side of 0, else 0: these pairs cannot tell."""
+        """-1 or 1 if the whole interval lies on that side of 0, else 0: these pairs do not decide it."""
         return -1 if self.high < 0 else 1 if self.low > 0 else 0
 
 
@@ -75,7 +75,7 @@ class Summary:
     """All trials of one method, layer and fraction.
 
     Attributes:
-      method, layer, fraction, size, trials: what was trained on, and how often.
+      method, layer, fraction, size, trials: the subset that was trained on, and how often.
       mean, std: of the test accuracy over trials; std (ddof=1) is NaN for one trial.
       to_full: difference to the full set, paired by trial; None for the full set itself or if no trial pairs.
       to_random: difference to random subsets of the same fraction; None for these, the full set, or without any.
@@ -130,8 +130,8 @@ def paired_difference(first: dict[int, float], second: dict[int, float]) -> Diff
 
 
 def summarise(runs: Iterable[Run]) -> list[Summary]:
-    """One summary of each method, layer and fraction: the full set first, then by method and layer as they come,
-    fractions descending."""
+    """One summary for each method, layer and fraction: the full set first, then methods and layers in the order of the
+    runs, each with descending fractions."""
     cells: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         cells.setdefault((run.method, run.layer, fraction_name(run.fraction)), []).append(run)

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them, and the answer in plain words. Pure; never claims more than the trials show."""
+"""Formats numbers for readers, and states the answer in words. Pure; never claims more than the trials show."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from redundancy.report.noninferiority import MOST_TRIALS, POWER, WORSE, Answer, 
 from redundancy.report.statistics import CONFIDENCE, Difference, Summary, find
 
 MINUS = "\N{MINUS SIGN}"
-# The spread of fewer pairs is known to no better than a factor of three.
+# With fewer pairs, the spread is uncertain by more than a factor of three.
 _FEW_PAIRS = 5
 
 
 def _decimals(test_size: int) -> int:
-    """Decimals of points: a second means something if a test image is 0.02 points or less."""
+    """Decimals of points: two if one test image is worth at most 0.02 points, else one."""
     return 2 if test_size >= 5000 else 1
 
 
@@ -34,7 +34,7 @@ def points(share: float, decimals: int = 2) -> str:
 
 
 def interval(difference: Difference, decimals: int = 2) -> str:
-    """'−0.90 to +0.50', or why there is none."""
+    """'−0.90 to +0.50', or the reason why there is no interval."""
     if difference.has_interval:
         return f"{points(difference.low, decimals)} to {points(difference.high, decimals)}"
     return "one pair: no interval" if difference.pairs == 1 else "all pairs alike: no interval"
@@ -51,7 +51,7 @@ def p_value(p: float) -> str:
 
 
 def trials(count: int) -> str:
-    """'about 7', 'about 140': trials that an estimate asks for, rounded up to two digits."""
+    """'about 7', 'about 140': an estimated number of trials, rounded up to two digits."""
     step = 10 ** max(0, len(str(count)) - 2)
     return f"about {math.ceil(count / step) * step:,}"
 
@@ -103,12 +103,12 @@ def _verdict(difference: Difference, what: str, decimals: int) -> str:
 
 
 def answer(summaries: Sequence[Summary], name: str, fraction: float, layer: str, test_size: int) -> tuple[str, str]:
-    """The result in one sentence, and what may and may not be concluded from it in another.
+    """The result in one sentence, and the conclusions that it allows in another.
 
     Args:
-      summaries: of all methods and fractions.
-      name: of the data set.
-      fraction, layer: reported on.
+      summaries: summaries of all methods and fractions.
+      name: name of the data set.
+      fraction, layer: fraction and layer that the report is about.
       test_size: number of test images; sets the decimals.
     """
     decimals = _decimals(test_size)
@@ -171,11 +171,11 @@ def _outlook(test: NonInferiority, loss: float, decimals: int) -> str:
 
 
 def droppable(answer: Answer, name: str, test_size: int, several_layers: bool = False) -> tuple[str, str]:
-    """The largest share that can be dropped in one sentence, and its grounds in some more.
+    """The largest share that can be dropped, in one sentence, and the reasons in some more.
 
     Args:
-      answer: of one method and layer.
-      name: of the data set.
+      answer: answer for one method and layer.
+      name: name of the data set.
       test_size: number of test images; sets the decimals.
       several_layers: whether to name the layer.
     """

@@ -38,7 +38,7 @@ def test_a_plain_config_dict_is_completed():
         ({"lr_per_256": 0}, "above 0"),
         ({"depth": 33}, "6n+2"),
         ({"widths": (16, 32)}, "three or four numbers"),
-        ({"fractions": (0.9, 0.90001)}, "told apart"),
+        ({"fractions": (0.9, 0.90001)}, "first four decimals"),
         ({"fractions": (0.0,)}, "above 0"),
         ({"fractions": (1.2,)}, "up to 1"),
         ({"methods": ("semantik",)}, "semantic, random"),

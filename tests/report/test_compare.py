@@ -126,7 +126,7 @@ def test_mistakes_are_errors(workdirs, tmp_path, capsys):
     for arguments, message in (
         ([workdirs["end"]], r"1 workdir; wanted two or more"),
         (["--what"], r"unrecognized arguments: --what"),
-        ([workdirs["other"], f"--output={workdirs['end']}/report"], "would write into the workdir"),
+        ([workdirs["other"], f"--output={workdirs['end']}/report"], "lies in the workdir"),
     ):
         with pytest.raises(ConfigError, match=message):
             compare.run(["--compare", workdirs["end"], *arguments])
