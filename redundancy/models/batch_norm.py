@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics are taken over a fixed number of images, whatever the batch and the devices.
+"""BatchNorm with statistics over a fixed number of images, independent of batch size and devices.
 
 Goyal et al. 2017 (section 4) treat the number of images behind each statistic as a hyper-parameter of its own.
 """
@@ -13,7 +13,7 @@ class BatchNorm(nn.Module):
 
     Statistics and normalisation are float32; the output has `dtype`. In training the batch is cut into
     consecutive groups of `group_size` images, each normalised by its own mean and variance; the running
-    statistics take the mean over groups. In evaluation the running statistics serve.
+    statistics take the mean over groups. Evaluation uses the running statistics.
 
     Attributes:
       group_size: images in a group; 0 is the whole batch. Must divide the batch.
@@ -21,7 +21,7 @@ class BatchNorm(nn.Module):
       epsilon: added to the variance.
       dtype: type of the output.
       relu: whether a ReLU follows.
-      formulation: "xla", or "cpu", which is faster there; equal up to rounding.
+      formulation: "xla", or "cpu", which is faster on CPUs; they are equal up to rounding.
     """
 
     group_size: int = 0
@@ -63,14 +63,14 @@ class BatchNorm(nn.Module):
         """`[B, H, W, C]`, or on CPU `[B / size, size, H, W, C]` -> means of each group's pixels, `[B / size, C]`."""
         if self.formulation == "cpu":
             return x.mean(axis=(1, 2, 3))
-        # Images are reduced to one row each, and only the rows are grouped: a large array that changes its shape keeps
-        # compilers for accelerators from computing both sums, and the gradient's, inside the convolutions beside it.
+        # Reduces each image to one row and groups only the rows: reshaping the large array would keep compilers for
+        # accelerators from fusing these sums, and those of the gradient, with the neighbouring convolutions.
         rows = x.mean(axis=(1, 2))
         return rows.reshape(-1, size, x.shape[-1]).mean(axis=1)
 
     @staticmethod
     def _of_images(of_groups: jax.Array, size: int) -> jax.Array:
-        """`[B / size, C]` -> `[B, 1, 1, C]`: each image's group's."""
+        """`[B / size, C]` -> `[B, 1, 1, C]`: repeats each group's values for its images."""
         groups, channels = of_groups.shape
         rows = jnp.broadcast_to(of_groups[:, None], (groups, size, channels))
         return rows.reshape(groups * size, 1, 1, channels)

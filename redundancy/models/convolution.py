@@ -1,7 +1,7 @@
 """Convolutions without bias, in the form that suits the platform; parameters are the same in every form.
 
-XLA's convolutions suit accelerators. On CPU they reach half of the processor's arithmetic rate or less if channels are few,
-so compiled kernels of our own take their place there (the folder cpu).
+XLA's convolutions suit accelerators. On CPU they reach at most half of the processor's arithmetic rate if channels are few,
+so the folder cpu has kernels of our own.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int] = (1, 1),
       x: `[B, H, W, C]`, of the type to compute in.
       kernel: `[h, w, C, D]`, of the same type.
       strides: of height and width.
-      formulation: "xla", or "cpu": faster there; equal up to rounding.
+      formulation: "xla", or "cpu", which is faster on CPUs; they are equal up to rounding.
 
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), D]` of x's type.
@@ -35,7 +35,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int] = (1, 1),
     if formulation not in FORMULATIONS:
         raise ValueError(f"formulation is {formulation!r}; wanted one of {', '.join(FORMULATIONS)}")
     if formulation == "cpu":
-        from redundancy.models import cpu  # brings a compiler along, which no accelerator needs
+        from redundancy.models import cpu  # imports a compiler, which accelerators do not need
 
         if (result := cpu.convolve(x, kernel, strides)) is not None:
             return result

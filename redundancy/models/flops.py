@@ -1,6 +1,6 @@
-"""What a network costs by its definition: the multiply-adds of one image. Nothing is computed.
+"""Counts the multiply-adds of a network for one image by its definition, without running it.
 
-Tracing a deep network takes a second, so what was found of one is remembered.
+Tracing a deep network takes a second, so results are cached.
 """
 
 import functools
@@ -12,12 +12,12 @@ import numpy as np
 
 
 def _is_function(value) -> bool:
-    """Whether it is a Jaxpr or a ClosedJaxpr, whose classes have no public name that all versions of JAX share."""
+    """Whether `value` is a Jaxpr or a ClosedJaxpr; their classes have no public name in all versions of JAX."""
     return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
 def _equations(jaxpr) -> Iterator:
-    """All equations, those of the functions inside too."""
+    """All equations of a Jaxpr, including those of inner functions."""
     for eqn in jaxpr.eqns:
         yield eqn
         for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_function):
@@ -45,7 +45,7 @@ def _forward_pass(model, image_shape: tuple[int, int, int]) -> Iterator:
 
 
 def once(function):
-    """`function` of a network, and of values that tell the rest; what it returned for the same ones before is returned."""
+    """Caches a function of a network and of hashable values, since networks themselves cannot be hashed."""
     known = {}
 
     @functools.wraps(function)
@@ -62,20 +62,20 @@ def once(function):
 def multiply_adds(model, image_shape: tuple[int, int, int]) -> int:
     """Multiply-adds of the convolutions and the classifier in one forward pass of one image.
 
-    This is what papers count ("FLOPs" of He et al. 2016a, table 1). A training step is customarily taken as three
-    forward passes of two floating-point operations a multiply-add.
+    Papers count these ("FLOPs" of He et al. 2016a, table 1). A training step usually counts as three forward passes
+    with two floating-point operations for each multiply-add.
 
     Args:
-      model: a ResNet, in whatever form it is computed.
+      model: a ResNet of any formulation.
       image_shape: (height, width, channels).
     """
-    model = model.clone(formulation="xla")  # whose own operations are the definition's
+    model = model.clone(formulation="xla")  # its operations are those of the definition
     return sum(_multiply_adds(eqn) for eqn in _forward_pass(model, image_shape))
 
 
 @once
 def uses_xla_convolutions(model, image_shape: tuple[int, int, int]) -> bool:
-    """Whether a forward pass, in the form that `model` is computed in, has convolutions of XLA's own.
+    """Whether a forward pass in the model's formulation contains XLA's own convolutions.
 
     Args:
       model: a ResNet.

@@ -1,7 +1,7 @@
-"""A convolution that computes in a narrow type and, on TPUs, hands back the gradient of its kernel in float32.
+"""A convolution in a narrow type whose kernel gradient is float32 on TPUs.
 
-TPUs sum products of bfloat16 in float32 anyway. Plain autodiff rounds the kernel's gradient to bfloat16, and then sums
-it over the devices in bfloat16; here it stays float32 all the way to the optimiser.
+TPUs sum products of bfloat16 in float32 anyway. Plain autodiff rounds the kernel's gradient to bfloat16 and then sums it
+over the devices in bfloat16; here it stays float32 up to the optimiser.
 """
 
 import functools
@@ -42,11 +42,11 @@ def kernel_gradient(
     strides: tuple[int, int],
     padding: tuple[tuple[int, int], tuple[int, int]],
 ) -> jax.Array:
-    """Gradient of a convolution's kernel, float32 whatever the type of its inputs.
+    """Gradient of a convolution's kernel, float32 for inputs of any type.
 
     Args:
-      x: what was convolved, `[B, H, W, C]`.
-      gradient: of what came out, `[B, H', W', D]`.
+      x: input of the convolution, `[B, H, W, C]`.
+      gradient: gradient of its output, `[B, H', W', D]`.
       taps: the kernel's rows and columns.
       strides, padding: of the convolution.
 
@@ -85,7 +85,7 @@ def _backward(strides, padding, saved, gradient):
         (of_kernel,) = jax.linear_transpose(lambda kernel: _plain(x, kernel, strides, padding), kernel)(gradient)
         return of_kernel
 
-    # Convolutions that put out a wider type than they take in are not known to be fast elsewhere.
+    # On other devices, convolutions whose output type is wider than their inputs' are not known to be fast.
     return of_x, jax.lax.platform_dependent(x, kernel, gradient, tpu=exact, default=rounded)
 
 

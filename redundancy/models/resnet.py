@@ -1,6 +1,6 @@
 """ResNet v2 (He et al. 2016b: pre-activation, identity mappings) in its CIFAR and its ImageNet form.
 
-Parameters have the same names and shapes however a network is computed, so checkpoints move between platforms.
+Parameters have the same names and shapes in every formulation, so checkpoints can be used on any platform.
 """
 
 import functools
@@ -15,10 +15,10 @@ from redundancy.models.convolution import Conv, formulation_for
 from redundancy.runtime.errors import ConfigError
 
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-_EXPANSION = 4  # of a bottleneck: channels that it puts out by those of its 3 x 3 convolution
+_EXPANSION = 4  # a bottleneck has this many times as many output channels as its 3 x 3 convolution
 
-# He et al. 2015, section 2.2: normal with variance 2 / fan. "fan_in" keeps the scale of activations, "fan_out" that of
-# gradients, which most implementations of ResNets use.
+# He et al. 2015, section 2.2: normal with variance 2 / fan. "fan_in" keeps the scale of activations, "fan_out", which most
+# implementations of ResNets use, that of gradients.
 KERNEL_INITS = {
     "he_fan_in": nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal"),
     "he_fan_out": nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal"),

@@ -2,7 +2,7 @@
 
 from redundancy.runtime import machine
 
-# Works only before JAX starts its threads, and so here. Where there is an accelerator, the host's memory is for decoding
-# images in many threads, which does better without.
+# Works only before JAX starts its threads, hence here. On hosts with an accelerator many threads decode images, which is
+# faster without it.
 if not machine.has_accelerator():
     machine.keep_freed_memory()

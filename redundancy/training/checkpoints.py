@@ -1,4 +1,4 @@
-"""Checkpoints of single trials, by Orbax. The one module that knows Orbax."""
+"""Checkpoints of single trials, stored with Orbax. No other module uses Orbax."""
 
 import contextlib
 import dataclasses
@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Orbax's paths take TensorFlow's own gs:// client if TensorFlow is installed; the rest of the project uses
-# fsspec's, and on the npz path TensorFlow must not be imported at all.
+# Orbax would use TensorFlow's gs:// client if TensorFlow is installed; the rest of the project uses fsspec's, and data
+# sets in .npz files must not import TensorFlow at all.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 import flax.serialization
@@ -23,7 +23,7 @@ from redundancy.config import differing, left_out
 from redundancy.runtime import processes
 from redundancy.runtime.errors import StorageError, WorkdirError
 
-_SHOWN = 4  # differences that an error shows
+_SHOWN = 4  # most differences in an error
 
 
 def _folder(run_folder: str) -> str:
@@ -33,11 +33,11 @@ def _folder(run_folder: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a training has come to, beside its state.
+    """What a checkpoint records of a training besides its state.
 
     Attributes:
-      of: JSON that says which training this is: config, data, seeds. A checkpoint of another one is not continued.
-      at: JSON that says where in its data it is; for people, since it follows from the step.
+      of: JSON that identifies the training: config, data, seeds. A checkpoint of another training is not continued.
+      at: JSON with the position in its data; for people only, since it follows from the step.
       pending: metrics of the steps since the last line of metrics, name -> [steps] float32.
     """
 
@@ -66,7 +66,7 @@ def _differences(found: dict, wanted: dict) -> list[str]:
 
 
 def _sha256(tree) -> str:
-    """Of the paths, shapes, dtypes and bytes of all arrays."""
+    """Checksum of the paths, shapes, dtypes and bytes of all arrays of a tree."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}\n".encode())
@@ -75,29 +75,29 @@ def _sha256(tree) -> str:
 
 
 def _json_sha256(about: Mapping[str, Any]) -> str:
-    """Of all but the checksum itself."""
+    """Checksum of all keys except the checksum itself."""
     rest = {name: value for name, value in about.items() if name != "about_sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, without its own questions to JAX's preemption service, which the training loop asks in every process."""
+    """Orbax's manager, but it does not ask JAX's preemption service, since the training loop does in every process."""
 
     def reached_preemption(self, step: int) -> bool:
         return False
 
 
 class Checkpoints:
-    """The checkpoints of one run, in its folder's `checkpoints/`, of which the newest are kept.
+    """The newest checkpoints of one run, in the folder `checkpoints/` of the run.
 
     A checkpoint is a trial's whole state on the host (parameters, statistics, momentum and step), with a checksum and its
-    `Progress`. It is whole or does not count as one. On several processes the first writes, all read.
+    `Progress`. Incomplete checkpoints do not count. Of several processes, process 0 writes and all read.
     """
 
     def __init__(self, run_folder: str, kept: int = 2):
         self._run_folder, self.folder = run_folder, _folder(run_folder)
         self._writes = processes.is_first()
-        self._unsaved = None  # step and items that are being written
+        self._unsaved = None  # step and items of the save in progress
         if self._writes:
             storage.make_dirs(self.folder)
         own = processes.index()
@@ -120,10 +120,10 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state, progress: Progress = _NOTHING) -> None:
-        """Saves in the background; a later save, wait or close waits for it. In the first process alone.
+        """Saves in the background; the next save, wait or close waits for it. Does nothing except in process 0.
 
         Raises:
-          WorkdirError: the checkpoint before this one cannot be written.
+          WorkdirError: the previous checkpoint cannot be written.
         """
         self.wait()
         if not self._writes or step in self._manager.all_steps():
@@ -142,7 +142,7 @@ class Checkpoints:
             self._manager.save(step, args=items, force=True)
 
     def _finish(self) -> None:
-        """Waits for the save; begins it anew if it fails and may succeed then, for whoever tries again."""
+        """Waits for the save. If it failed temporarily, starts it again, so that the caller can try once more."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
@@ -152,26 +152,26 @@ class Checkpoints:
             raise
 
     def progress(self, step: int) -> Progress:
-        """The progress that a checkpoint was saved with.
+        """The progress in a checkpoint.
 
         Raises:
-          WorkdirError: it cannot be read.
+          WorkdirError: the checkpoint cannot be read.
         """
         about = self._about(step)
         pending = {name: np.array(values, np.float32) for name, values in about["pending"].items()}
         return Progress(about["of"], about["at"], pending)
 
     def sha256(self, step: int) -> str:
-        """Checksum of the state of a step, by which what was made with it knows it; raises as `progress`."""
+        """Checksum of the state of a step, which identifies it in artifacts made from it; raises as `progress`."""
         return self._about(step)["sha256"]
 
     def _about(self, step: int) -> dict[str, Any]:
         about = self._read(step, about=ocp.args.JsonRestore())["about"]
         kinds = {"sha256": str, "of": dict, "at": dict, "pending": dict}
         if not isinstance(about, dict) or not all(isinstance(about.get(name), kind) for name, kind in kinds.items()):
-            raise self._unusable(self._path(step), "its about/ was not written by this program, or changed since")
+            raise self._unusable(self._path(step), "its about/ was not written by this program, or was changed since")
         if about.get("about_sha256") != _json_sha256(about):
-            raise self._unusable(self._path(step), "its about/ was changed since it was written, or damaged")
+            raise self._unusable(self._path(step), "its about/ was changed or damaged since it was written")
         return about
 
     def _path(self, step: int) -> str:
@@ -183,24 +183,27 @@ class Checkpoints:
         Args:
           step: one of `steps`.
           like: state of the wanted structure.
-          of: the training that is to be continued, see `Progress`; only names that are given are compared.
+          of: identity of the training to continue, see `Progress`; only its own keys are compared.
 
         Raises:
-          WorkdirError: the checkpoint cannot be read, holds other arrays than `like`, is damaged or of another training.
+          WorkdirError: the checkpoint cannot be read, holds other arrays than `like`, is damaged or belongs to another
+            training.
         """
         target = jax.tree.map(np.asarray, flax.serialization.to_state_dict(like))
         path, about = self._path(step), self._about(step)
         theirs, of = ({**left_out(), **each} if of else {} for each in (about["of"], of))
         if fields := differing({name: theirs.get(name) for name in of}, of):
             shown = "; ".join(f"{name}: {_short(theirs.get(name))} there, {_short(of[name])} now" for name in fields)
-            raise self._unusable(path, f"it is of another training. Differing: {shown}")
+            raise self._unusable(path, f"it belongs to another training. Differing: {shown}")
         stored = self._stored(step)
         if stored is not None and (wrong := _differences(stored, _named(target))):
             more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
             raise self._unusable(path, f"it holds another network: {'; '.join(wrong[:_SHOWN])}{more}")
         tree = self._read(step, state=ocp.args.StandardRestore(target))["state"]
         if _sha256(tree) != about["sha256"]:
-            raise self._unusable(path, "its arrays are not those that were saved: it is damaged, or mixed from two")
+            raise self._unusable(
+                path, "its arrays do not match its checksum: it is damaged, or mixed from two checkpoints"
+            )
         return flax.serialization.from_state_dict(like, tree)
 
     def _read(self, step: int, **items) -> Mapping[str, Any]:
@@ -213,15 +216,15 @@ class Checkpoints:
             return storage.retrying(path, read)
         except StorageError:
             raise
-        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged or foreign checkpoint
+        except Exception as error:  # Orbax and TensorStore raise many kinds of errors for damaged checkpoints
             first = (str(error).splitlines() or [""])[0]
             raise self._unusable(path, f"it cannot be restored ({type(error).__name__}: {first[:300]})") from error
 
     def _stored(self, step: int) -> dict[str, tuple[tuple[int, ...], str]] | None:
-        """Shapes and dtypes as the checkpoint has them; None if it does not."""
+        """Shapes and dtypes in the checkpoint's metadata; None if they cannot be read."""
         try:
             return _named(self._manager.item_metadata(step)["state"].tree)
-        except Exception:  # whatever is wrong there, restoring reports it
+        except Exception:  # restoring will report what is wrong
             return None
 
     def _unusable(self, path: str, why: str) -> WorkdirError:
@@ -229,14 +232,14 @@ class Checkpoints:
         earlier = f"{path} to continue from step {others[-1]}, or " if others else ""
         return WorkdirError(
             f"{path} cannot be used: {why}. Delete {earlier}{self._run_folder} to train this run again, and give the same "
-            "command; or restore what was there."
+            "command; or restore the original files."
         )
 
     def wait(self) -> None:
         """Waits for the last save.
 
         Raises:
-          WorkdirError: it cannot be written.
+          WorkdirError: the checkpoint cannot be written.
         """
         if self._unsaved is not None:
             with self._write_errors():
@@ -244,7 +247,7 @@ class Checkpoints:
             self._unsaved = None
 
     def close(self) -> None:
-        """Waits for the last save, and ends the threads that save; raises as `wait`."""
+        """Waits for the last save and ends Orbax's threads; raises as `wait`."""
         self.wait()
         self._manager.close()
 
@@ -254,10 +257,10 @@ class Checkpoints:
             yield
         except StorageError:
             raise
-        except Exception as error:  # Orbax and TensorStore raise many kinds, ValueError for a full disk among them
+        except Exception as error:  # Orbax and TensorStore raise many kinds of errors, ValueError for a full disk
             text = str(error) or type(error).__name__
             full = "No space left" in text or "quota" in text.lower()
-            hint = "no space left. Free some space" if full else f"{text.splitlines()[0]}. Mend that"
+            hint = "no space left. Free some space" if full else f"{text.splitlines()[0]}. Fix this"
             raise WorkdirError(
                 f"{self.folder}: a checkpoint cannot be written: {hint} and give the same command again; "
                 "it continues from the last checkpoint."
@@ -270,12 +273,12 @@ def _short(value: Any) -> str:
 
 
 def common_step(all_checkpoints: Sequence[Checkpoints]) -> int | None:
-    """The last step that every run of a pack has a checkpoint of, or None; the same in all processes."""
+    """The last step of which every run of a pack has a checkpoint, or None; the same in all processes."""
 
     def find():
         steps = set.intersection(*(set(checkpoints.steps()) for checkpoints in all_checkpoints))
         if not steps and any(checkpoints.steps() for checkpoints in all_checkpoints):
-            logging.warning("runs of a pack have no checkpoint in common; they start again")
+            logging.warning("the runs of a pack have no checkpoint of the same step; they start again")
         return max(steps, default=None)
 
     return processes.first(find)

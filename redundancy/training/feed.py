@@ -1,8 +1,8 @@
 """Batches for the device programs, from a resident or a streamed data set, behind one interface.
 
-An *item* is what a program gets for one batch; `fetch`, inside the program, turns it into images, labels and
-positions. A resident feed's items are row numbers into arrays on the device, a streaming feed's are the images.
-Items come out on the mesh, and the next ones are on their way while the device computes.
+An *item* is a program's input for one batch; `fetch`, inside the program, turns it into images, labels and positions.
+A resident feed's items are row numbers into arrays on the device, a streaming feed's items are the images themselves.
+Items lie on the mesh; the next ones are transferred while the device computes.
 """
 
 import collections
@@ -22,7 +22,7 @@ from redundancy.training.mesh import local_share, put, put_local
 Item = dict[str, jax.Array]
 Batch = tuple[jax.Array, jax.Array, jax.Array]
 
-_AHEAD = 2  # items on the mesh, or on their way there, beside the one in use
+_AHEAD = 2  # items on the mesh, or being transferred, besides the one in use
 _TRAIN, _ONCE = P("trial", None, "data"), P("data")
 
 
@@ -44,7 +44,7 @@ def _pad(array: np.ndarray, size: int) -> np.ndarray:
 
 
 def _ahead(generator: Callable[..., Iterator]) -> Callable[..., Iterator]:
-    """The generator function's items, `_AHEAD` of them made before they are asked for."""
+    """Decorates a generator function so that it makes `_AHEAD` items before they are requested."""
 
     @functools.wraps(generator)
     def made(*args, **kwargs):
@@ -59,7 +59,7 @@ def _ahead(generator: Callable[..., Iterator]) -> Callable[..., Iterator]:
 
 
 class ResidentFeed:
-    """The whole set on every device as uint8; batches are gathered there."""
+    """Batches of a data set that lies on every device as uint8 and is indexed there."""
 
     def __init__(self, dataset: Dataset, mesh: Mesh):
         self._mesh = mesh
@@ -91,9 +91,9 @@ class ResidentFeed:
     def once(
         self, role: str, positions: np.ndarray, batch_size: int, ordered: bool = True
     ) -> Iterator[tuple[Item, jax.Array]]:
-        """Each position once in items `[B]`, the last padded; beside each the mask bool `[B]` of real rows.
+        """Items `[B]` that hold each position once, the last one padded, each with the mask bool `[B]` of real rows.
 
-        If not `ordered`, positions may come in any order and any item be padded, whichever costs less to read.
+        If not `ordered`, positions come in the order that is cheapest to read, and any item may be padded.
         """
         for first in range(0, len(positions), batch_size):
             part = positions[first : first + batch_size]
@@ -102,9 +102,9 @@ class ResidentFeed:
 
 
 class StreamingFeed:
-    """Batches of decoded images from the host, for sets that do not fit on the device.
+    """Batches of images that the host decodes, for data sets that do not fit on the device.
 
-    Every process decodes its own trials' and its own devices' rows alone.
+    Every process decodes only the rows of its own trials and devices.
     """
 
     def __init__(self, config, dataset: Dataset, mesh: Mesh):
@@ -152,7 +152,7 @@ class StreamingFeed:
 
 
 def resident_images(dataset: Dataset) -> int:
-    """Images that lie on every device: all of both splits, or none of a streamed set."""
+    """Number of images that lie on every device: all of both splits, or 0 for a streamed set."""
     return len(dataset.train.positions) + len(dataset.test.positions) if dataset.resident else 0
 
 

@@ -1,4 +1,4 @@
-"""Trains a pack of runs from their last checkpoint to their result. The training loop is here, on one screen."""
+"""Trains a pack of runs from their last checkpoint to their result; holds the whole training loop."""
 
 import dataclasses
 import hashlib
@@ -24,14 +24,14 @@ from redundancy.training.profiling import Profiler
 from redundancy.training.trainer import Trainer
 from redundancy.workdir.table import Schedule
 
-PRETRAIN_SEED = 0  # trial t has seed t + 1, so the network that embeds is none of the trials
+PRETRAIN_SEED = 0  # trial t has seed t + 1, so no trial repeats the training of the network that embeds
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One training: where it writes, which positions it sees, and its seed.
+    """One training: its folder, the positions that it trains on, and its seed.
 
-    Runs of the same seed start from the same parameters and see their common images in the same order.
+    Runs with the same seed start from the same parameters and see their common images in the same order.
     """
 
     name: str
@@ -45,7 +45,7 @@ def result_path(folder: str) -> str:
 
 
 def identity(config, job: Job, schedule: Schedule) -> dict[str, Any]:
-    """JSON that says which training this is, and so whose checkpoints continue it: config, schedule, seed and images."""
+    """JSON that identifies a training by config, schedule, seed and images; only its own checkpoints continue it."""
     kept = hashlib.sha256(np.ascontiguousarray(job.kept, "<i8").data).hexdigest()
     return {
         **config_lib.identity(config),
@@ -56,12 +56,12 @@ def identity(config, job: Job, schedule: Schedule) -> dict[str, Any]:
 
 
 def digest(identity: Mapping[str, Any]) -> str:
-    """Checksum of an identity, which a result carries, so that no other training's is taken for it."""
+    """Checksum of an identity; a result carries it, so that it is not taken for another training's result."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _diverged(error: DivergedError, jobs: list[Job], checkpoints: list[Checkpoints]) -> DivergedError:
-    """The error with what is left and what to do; the checkpoints are closed."""
+    """Closes the checkpoints; returns the error extended by the last good checkpoint and what to do."""
     for saved in checkpoints:
         saved.wait()
     steps = sorted(set.intersection(*(set(saved.steps()) for saved in checkpoints)))
@@ -75,7 +75,7 @@ def _diverged(error: DivergedError, jobs: list[Job], checkpoints: list[Checkpoin
 
 
 def _write(lines: Iterable[Line], writers: list[MetricsWriter]) -> str:
-    """Writes lines of metrics; returns the last in a few words."""
+    """Writes lines of metrics; returns a short text of the last one."""
     note = ""
     for step, values in lines:
         for writer, of_run in zip(writers, values, strict=True):
@@ -87,27 +87,26 @@ def _write(lines: Iterable[Line], writers: list[MetricsWriter]) -> str:
 def train_pack(
     trainer: Trainer, jobs: list[Job], size: int, schedule: Schedule, what: str, profile: bool = False
 ) -> list[dict]:
-    """Trains jobs at once and writes each one's result.json.
+    """Trains several jobs at once and writes a result.json for each.
 
-    Starts from the last step that all of them have a checkpoint of. Copies of the last job fill the pack up
-    to `size`; nothing is written for them. Where the process, or one that works with it, is asked to end, all save the
-    same step and end.
+    Starts from the last step of which all jobs have a checkpoint. Copies of the last job fill the pack up to `size`;
+    nothing is written for them. If any process of the run is asked to end, all processes save the same step and end.
 
     Args:
-      trainer: of the data set.
+      trainer: trainer for the data set.
       jobs: one for each run.
       size: trials in the pack.
-      schedule: of every job.
+      schedule: schedule of every job.
       what: name of this work, for its progress.
-      profile: whether some steps are traced, into the first job's folder.
+      profile: whether to trace some steps into the first job's folder.
 
     Returns:
       the results, one per job: test_accuracy, test_correct, test_size, test_loss, seconds.
 
     Raises:
-      DivergedError: a loss or a parameter is no number; names the step and the last good checkpoint.
-      Preempted: asked to end; the state is saved.
-      WorkdirError: a checkpoint is damaged or of another training.
+      DivergedError: a loss or a parameter is not finite; names the step and the last good checkpoint.
+      Preempted: the process was asked to end; the state is saved.
+      WorkdirError: a checkpoint is damaged or belongs to another training.
     """
     config, steps = trainer.config, schedule.steps
     filled = jobs + [jobs[-1]] * (size - len(jobs))
@@ -152,7 +151,7 @@ def train_pack(
                 first, step = step, step + item["position"].shape[1]
                 state, metrics = trainer.train(state, seeds, schedule, item)
                 profiler.dispatched(metrics)
-                # Metrics of the dispatch before are fetched while this one runs; the device never waits.
+                # Fetches metrics of the previous dispatch while this one runs, so the device never waits.
                 note = _write(meter.sent(step, metrics), writers)
                 ending = processes.ending()
                 if ending or step // config.checkpoint_every > first // config.checkpoint_every or step == steps:
@@ -161,8 +160,8 @@ def train_pack(
                     for job, one in zip(jobs, ones, strict=True):
                         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one)):
                             raise DivergedError(f"the parameters of {job.name} are not finite after step {step}")
-                    # In this order every line up to a checkpoint is there when the checkpoint is, and all runs have the
-                    # checkpoint before when one has the next.
+                    # The order matters: a checkpoint exists only after all lines up to it, and no run starts its next
+                    # checkpoint before all runs have the previous one.
                     for writer in writers:
                         writer.flush()
                     for saved in checkpoints:

@@ -26,14 +26,14 @@ def _shares(config, devices: int) -> list[int]:
 
 
 def make_mesh(config, num_trials: int, devices: Sequence | None = None) -> Mesh:
-    """A mesh of all devices, or of as many as divide the work, for packs out of `num_trials` trials.
+    """A mesh of all devices, or of the largest number that divides the work, for packs of `num_trials` trials in all.
 
-    Trials are spread first, since no collective crosses them; devices that are left over share batches.
+    Trials are spread over devices first, since no collective crosses trials; remaining devices share batches.
 
     Args:
       config: resolved config.
-      num_trials: in all.
-      devices: to choose from; JAX's by default.
+      num_trials: number of all trials.
+      devices: devices to choose from; by default JAX's.
 
     Raises:
       ConfigError: config.data_parallel does not fit the devices or the batch, or JAX's devices would idle on whole hosts.
@@ -71,7 +71,7 @@ def make_mesh(config, num_trials: int, devices: Sequence | None = None) -> Mesh:
 
 
 def put(mesh: Mesh, spec: P, tree):
-    """Host arrays onto the mesh; every process gives the whole array and keeps its own part."""
+    """Puts host arrays on the mesh; every process passes the whole array and keeps its own part."""
     sharding = NamedSharding(mesh, spec)
 
     def put_one(array):
@@ -82,16 +82,16 @@ def put(mesh: Mesh, spec: P, tree):
 
 
 def put_local(mesh: Mesh, spec: P, tree):
-    """Host arrays onto the mesh, of which every process gives its own part alone."""
+    """Puts host arrays on the mesh; every process passes only its own part."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), tree)
 
 
 def local_share(mesh: Mesh) -> tuple[range, tuple[int, int]]:
-    """What of the mesh is this process's: its range of the trial axis, and (index, count) of its share of "data".
+    """This process's part of the mesh: its range of the trial axis, and (index, count) of its share of "data".
 
     Raises:
-      ConfigError: the process's devices are no rectangle of the mesh, or shares differ in size.
+      ConfigError: the process's devices do not form a rectangle of the mesh, or shares differ in size.
     """
     own = np.array([[device.process_index == jax.process_index() for device in row] for row in mesh.devices])
     trials, columns = np.flatnonzero(own.any(axis=1)), np.flatnonzero(own.any(axis=0))
@@ -108,7 +108,7 @@ def local_share(mesh: Mesh) -> tuple[range, tuple[int, int]]:
 
 
 def fetch_to_host(tree):
-    """Device arrays -> NumPy arrays, whole on every process. All processes must call it alike."""
+    """Device arrays -> whole NumPy arrays on every process. All processes must call it in the same order."""
 
     def fetch(array):
         if array.is_fully_addressable or array.is_fully_replicated:

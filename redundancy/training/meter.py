@@ -1,6 +1,6 @@
-"""Fetches metrics from the device one dispatch late, so that it never waits, and turns them into lines.
+"""Fetches metrics from the device one dispatch late, so that the device never waits, and makes lines of them.
 
-Watches over every single step: a loss that is no number is reported with its step, before anything else is saved.
+Checks every step: a loss that is not finite is reported with its step before anything else is saved.
 """
 
 import collections
@@ -17,22 +17,22 @@ Line = tuple[int, list[dict[str, float]]]  # step, and values for each run
 
 
 class DivergedError(UserError):
-    """The loss or the parameters of a run are no numbers."""
+    """The loss or a parameter of a run is not finite."""
 
 
 class Meter:
     """Metrics of the dispatches of one pack.
 
     Args:
-      names: of the pack's runs.
+      names: names of the pack's runs.
       start, stop: steps before the first dispatch and after the last.
-      log_every: steps between two lines; there is one at `stop`, too.
-      images: of one step and one trial.
-      size: trials in the pack, those that fill it up included.
-      devices: of the mesh.
-      flops_per_image: of one training step.
-      dtype: that convolutions compute in, for the devices' peak.
-      pending: of each run the metrics of the steps before `start` that no line has reported yet, see `Meter.pending`.
+      log_every: steps between two lines; there is also one at `stop`.
+      images: images of one step and one trial.
+      size: trials in the pack, including copies that fill it up.
+      devices: devices of the mesh.
+      flops_per_image: floating-point operations of one training step for one image.
+      dtype: type that convolutions compute in, for the devices' peak.
+      pending: for each run the metrics of steps before `start` that no line has reported yet, see `Meter.pending`.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class Meter:
             rows = [*pending] + [pending[-1]] * (size - len(pending))
             self._fetched = [{name: np.stack([row[name] for row in rows]) for name in pending[0]}]
         self._last = start  # step that the last dispatch sent ends with
-        self._lengths = set()  # steps of the dispatches sent so far; one of another length is compiled first
-        self._compiled = start  # step that the last dispatch that may have been compiled ends with
-        self._clock = None  # time up to which seconds are counted; None while it stands
-        self._counted, self._seconds = 0, 0.0  # steps since the last line whose time is known, and that time
+        self._lengths = set()  # lengths in steps of the dispatches sent so far; each new length is compiled first
+        self._compiled = start  # last step of the last dispatch that may have been compiled
+        self._clock = None  # time up to which seconds are counted; None while the clock is stopped
+        self._counted, self._seconds = 0, 0.0  # steps since the last line whose time is known, and their time
 
     def sent(self, step: int, metrics) -> Iterator[Line]:
-        """Lines that are due now that a dispatch ending with `step` was sent; older ones are fetched, without waiting.
+        """Call after sending a dispatch that ends with `step`; yields the lines due from earlier dispatches, without waiting.
 
         Raises:
-          DivergedError: a loss is no number.
+          DivergedError: a loss is not finite.
         """
         if step - self._last not in self._lengths:
             self._lengths.add(step - self._last)
@@ -77,26 +77,26 @@ class Meter:
             yield from self._fetch()
 
     def rest(self) -> Iterator[Line]:
-        """Lines that are due, once every dispatch sent has been waited for. The clock stands until `resume`.
+        """Waits for every sent dispatch and yields the lines that are due. Stops the clock until `resume`.
 
         Raises:
-          DivergedError: a loss is no number.
+          DivergedError: a loss is not finite.
         """
         while self._sent:
             yield from self._fetch()
         self._clock = None
 
     def pending(self) -> list[dict[str, np.ndarray]]:
-        """Of each run the metrics of the steps since the last line, name -> [steps]; call after `rest`.
+        """For each run the metrics of the steps since the last line, name -> [steps]; call after `rest`.
 
-        A continued training whose meter gets them writes the very lines of an unbroken one.
+        A resumed training whose meter gets them writes the same lines as an uninterrupted one.
         """
         names = self._fetched[0] if self._fetched else ()
         whole = {name: np.concatenate([host[name] for host in self._fetched], axis=1) for name in names}
         return [{name: values[index] for name, values in whole.items()} for index in range(len(self._names))]
 
     def resume(self) -> None:
-        """Call after `rest`, when what is not to be counted is done and before the next dispatch is sent."""
+        """Restarts the clock; call after `rest` and before sending the next dispatch."""
         self._clock = time.monotonic()
 
     def _fetch(self) -> Iterator[Line]:
@@ -110,7 +110,7 @@ class Meter:
         if self._clock is not None:
             self._counted += step - self._step
             self._seconds += now - self._clock
-        # What comes before a dispatch that was compiled has waited for that, and its own time is not known.
+        # The time before a compiled dispatch contains the compilation, so it does not count.
         self._clock = now if step >= self._compiled else None
         self._fetched.append(host)
         due = step // self._log_every > self._step // self._log_every or step == self._stop

@@ -1,6 +1,6 @@
 """A run's metrics: lines of JSON, and the same numbers as TensorBoard events. Imports no TensorFlow.
 
-Of several processes the first writes.
+Of several processes only process 0 writes.
 """
 
 import io
@@ -22,7 +22,7 @@ def _event_bytes(event: Event) -> bytes:
 
 
 def read(folder: str) -> list[dict]:
-    """The metric lines of a run's folder, in order; a line cut off by a kill is left out."""
+    """The lines of metrics in a run's folder, in order, without an incomplete last line."""
     path = storage.join(folder, "metrics.jsonl")
     return storage.json_lines(storage.read_bytes(path), "step", "time") if storage.exists(path) else []
 
@@ -67,7 +67,7 @@ class MetricsWriter:
                 self._written[kind] = len(self._data[kind])
 
     def flush(self) -> None:
-        """Makes what was written visible on storage that cannot append."""
+        """Uploads the lines written so far, on storage that cannot append."""
         for kind, path in self._paths.items():
             if not storage.is_local(path) and self._written[kind] < len(self._data[kind]):
                 storage.write_bytes(path, self._data[kind])

@@ -1,6 +1,6 @@
-"""Gradients of a batch, computed a part at a time, so that a part's activations stay in the memory on the chip.
+"""Gradients of a batch, computed part by part, so that only one part's activations are in memory.
 
-Where every part holds whole BatchNorm groups, the result is that of the batch at once but for the order of sums.
+If every part holds whole BatchNorm groups, the result is that of the whole batch up to the order of sums.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ def mean_value_and_grad(
 
     Args:
       loss_of: (params, *part of the batch) -> (loss, aux), floating-point arrays that are means over images, or over
-        groups of images that no part cuts.
-      params: what is differentiated by.
+        groups of images that lie in one part.
+      params: parameters to differentiate by.
       batch: arrays `[B, …]`, sharded over the mesh's axis "data".
       count: parts; must divide each device's share of the batch.
       shards: devices along "data".
-      unroll: whether to write the parts one after the other instead of a loop, for CPUs. The compiler then may overlap
-        them, and needs the memory of several.
+      unroll: whether to unroll the loop over parts, for CPUs. The compiler may then overlap parts and use memory for
+        several.
 
     Returns:
       ((loss, aux), gradients), summed over the devices once, after the last part.

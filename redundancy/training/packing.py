@@ -1,7 +1,7 @@
-"""How many trials train at once on each device, and how: measured if that pays, and remembered.
+"""How many trials train at once on each device, and how: measured if that may help, and recorded.
 
-Trials that run one after the other on a device gain little from each other's company; batched into one network they
-keep a large device busy, if its kernels for batched convolutions are good. Which holds is found out by trying.
+Trials that run one after the other on a device gain little from a larger pack. Batched into one network they keep a large
+device busy if its kernels for batched convolutions are good. A measurement decides.
 """
 
 import dataclasses
@@ -31,15 +31,15 @@ class Packing:
 
 
 def candidates(config, mesh, num_runs: int) -> list[Packing]:
-    """What may be fastest, the simplest first; one alone if there is nothing to find out."""
+    """The packings that may be the fastest, the simplest first; a single one if there is nothing to measure."""
     axis = mesh.shape["trial"]
     smallest = pack_size(config, mesh, num_runs)
     modes = {"loop": [False], "vmap": [True]}.get(config.pack_mode)
     if modes is None:
-        # On CPU batched convolutions are slower than one after the other (docs/performance.md).
+        # On CPU batched convolutions are slower than separate ones (docs/performance.md).
         modes = [False] if mesh.devices.flat[0].platform == "cpu" else [False, True]
     if jax.process_count() > 1:
-        modes = modes[:1]  # every process has to choose the same
+        modes = modes[:1]  # every process must make the same choice
     found = [Packing(smallest, vmap) for vmap in modes if smallest > axis] or [Packing(smallest, False)]
     if not config.pack and True in modes and jax.process_count() == 1:
         found += [Packing(axis * each, True) for each in _TRIED if axis * each <= num_runs]
@@ -72,16 +72,16 @@ def images_per_second(programs: Programs, packing: Packing, num_images: int) -> 
 def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_runs: int, path: str) -> Packing:
     """The packing of a sweep.
 
-    What was measured is written to `path` and holds for every continuation on the same mesh of devices of one kind, since
-    another packing rounds differently. Of parts of a sweep that measure at once the first to write has chosen for all.
+    The choice is written to `path`, and a resumed sweep on the same mesh of the same kind of devices keeps it, since another
+    packing rounds differently. If parts of a sweep measure at the same time, all use the choice that is written first.
 
     Args:
       config: resolved config.
       image_shape: (height, width, channels).
-      num_classes: of the data set.
-      mesh: of the sweep.
-      num_images: of a resident set; 0 for a streamed one, whose input bounds it anyway: nothing is measured.
-      num_runs: in the table.
+      num_classes: classes of the data set.
+      mesh: mesh of the sweep.
+      num_images: images of a resident set; 0 for a streamed one, which is not measured, since its input is the bound.
+      num_runs: runs in the table.
       path: file, local or gs://.
     """
     tried = candidates(config, mesh, num_runs)
@@ -89,7 +89,7 @@ def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_run
         return tried[0]
     kind, shape = mesh.devices.flat[0].device_kind, dict(mesh.shape)
 
-    def remembered() -> Packing | None:
+    def recorded() -> Packing | None:
         if storage.exists(path):
             found = storage.read_json(path)
             packing = Packing(found.get("pack"), found.get("vmap"))
@@ -98,7 +98,7 @@ def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_run
         return None
 
     seen = storage.generation(path)
-    if packing := remembered():
+    if packing := recorded():
         return packing
     best, rates = None, {}
     for packing in tried:
@@ -118,4 +118,4 @@ def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_run
     choice = {**dataclasses.asdict(best), "device": kind, "mesh": shape, "measured": measured}
     if storage.change_json(path, seen, choice):
         return best
-    return remembered() or best  # another part of the sweep has chosen meanwhile, perhaps on other devices
+    return recorded() or best  # another part of the sweep may have chosen meanwhile, perhaps on other devices

@@ -1,4 +1,4 @@
-"""Peak arithmetic of devices, for the share of it that a training reaches."""
+"""Peak arithmetic rates of devices, which metrics compare a training with."""
 
 import re
 

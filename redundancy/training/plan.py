@@ -1,4 +1,4 @@
-"""Whether a pack fits: memory of each device that a training will take, estimated before anything is compiled."""
+"""Estimates the device memory of a training before anything is compiled, to check whether a pack fits."""
 
 import math
 
@@ -11,22 +11,22 @@ from redundancy.runtime.errors import ConfigError
 from redundancy.runtime.sizes import binary
 from redundancy.training.programs import Programs
 
-_SHARE = 0.9  # of a device's memory that may be planned for
-# Of what autodiff hands from the forward to the backward pass XLA keeps a part, and computes the rest anew: a half to two
-# thirds of ResNet-32 on CPU, a fifth of ResNet-101 on TPU (both compiled). Too little is asked for rather than too much.
+_SHARE = 0.9  # share of a device's memory that a plan may use
+# XLA keeps only a part of the values that autodiff saves for the backward pass, and recomputes the rest: it keeps a half to
+# two thirds of ResNet-32's on CPU, a fifth of ResNet-101's on TPU (both compiled). The estimate is rather too low.
 _KEPT = {"cpu": 0.5}
 _KEPT_ELSEWHERE = 0.2
-_COPIES = 4  # of the parameters: themselves, momentum, gradient, and the new ones beside the old
+_COPIES = 4  # arrays as large as the parameters: the old and the new ones, momentum and gradient
 
 
 def num_bytes(tree) -> int:
-    """Of all arrays of a tree, or of their shapes."""
+    """Bytes of all arrays, or shapes of arrays, in a tree."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 @once
 def _activations(model, images: int, image_shape: tuple[int, int, int], dtype: str) -> int:
-    """Bytes that the backward pass needs of the forward pass of that many images."""
+    """Bytes that the forward pass of that many images saves for the backward pass."""
     x = jax.ShapeDtypeStruct((images, *image_shape), jnp.dtype(dtype))
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
 
@@ -43,7 +43,7 @@ def _activations(model, images: int, image_shape: tuple[int, int, int], dtype: s
 
 
 def device_memory(device) -> int:
-    """Bytes that one device has for us; of a CPU, its share of what the machine still has."""
+    """Bytes that one device has available; for a CPU device, its share of the machine's available memory."""
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]
@@ -54,13 +54,13 @@ def estimate(programs: Programs, pack: int, num_images: int) -> dict[str, int]:
     """Bytes on each device while a pack trains.
 
     Args:
-      programs: of the training.
+      programs: programs of the training.
       pack: trials, a multiple of the mesh's trial axis.
-      num_images: that lie on the device, of both splits; 0 for a streamed set.
+      num_images: images on the device, of both splits; 0 for a streamed set.
 
     Returns:
-      bytes by what they hold: images, state, activations. Compilers need some more and save some; on CPU, TPU and GPU
-      the sum is meant as a bound of which order, not as a promise.
+      bytes of images, state and activations. Their sum is a rough estimate, since compilers need more in some places and
+      save memory in others.
     """
     config, mesh = programs.config, programs.mesh
     here = pack // mesh.shape["trial"]
@@ -68,7 +68,7 @@ def estimate(programs: Programs, pack: int, num_images: int) -> dict[str, int]:
     state = jax.eval_shape(programs.init, jax.ShapeDtypeStruct((), jnp.uint32))
     at_once = here if programs.vmap else 1
     together = share if programs.unroll else min(share, config.micro_batch or share)
-    model = programs.model.clone(bn_group_size=0)  # a share of a batch need not be a multiple of it
+    model = programs.model.clone(bn_group_size=0)  # a share of a batch need not be a multiple of the group size
     kept = _KEPT.get(mesh.devices.flat[0].platform, _KEPT_ELSEWHERE)
     pixels = math.prod(programs.image_shape)
     streamed = 0 if programs.resident else 3 * here * programs.block * share * pixels

@@ -1,4 +1,4 @@
-"""The stage `train`: the network that embeds, trained on the whole training set."""
+"""The stage `train`: trains the network that embeds on the whole training set."""
 
 from absl import logging
 
@@ -15,14 +15,14 @@ def train(config, workdir: Workdir, profile: bool = False) -> None:
     """Trains on the full set and writes pretrain/: checkpoints, metrics, result, manifest; and a trace with `profile`.
 
     Raises:
-      ConfigError: a warm-up, of this training or of the sweep's, is longer than the training.
+      ConfigError: the warm-up of this training, or of one in the sweep, is longer than the training.
     """
     if read_manifest(workdir.pretrain, step=int) is not None:
         logging.info("train: finished already")
         return
     dataset = shared_dataset(config)
     num_images = len(dataset.train.positions)
-    # The sweep would otherwise report it only after this training and all that follows it.
+    # Checked here, because the sweep would report it only after this training and the stages between.
     table.check(config, num_images)
     schedule = table.full_schedule(config, num_images)
     workdir.claim_dataset(dataset.fingerprint, dataset.skipped)

@@ -1,4 +1,4 @@
-"""A trace of some steps, for TensorBoard's profile plugin and Perfetto."""
+"""Traces some steps of a training, for TensorBoard's profile plugin and Perfetto."""
 
 import pathlib
 import tempfile
@@ -15,7 +15,7 @@ class Profiler:
     """Traces a few dispatches of a training into `folder`/profile.
 
     Args:
-      folder: of the run, local or gs://.
+      folder: folder of the run, local or gs://.
       on: whether to trace at all.
     """
 
@@ -24,7 +24,7 @@ class Profiler:
         self._on, self._dispatches, self._place = on, 0, None
 
     def dispatched(self, result) -> None:
-        """Call after each dispatch; `result` is waited for if the trace ends."""
+        """Call after each dispatch; waits for `result` if the trace ends with it."""
         if not self._on:
             return
         self._dispatches += 1
@@ -37,7 +37,7 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
-        """Ends the trace if one runs, and writes it."""
+        """Ends and writes a trace that is still running."""
         if self._place is None:
             if self._on and self._dispatches:
                 logging.warning("--profile: the training is too short, no trace was written")

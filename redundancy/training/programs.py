@@ -1,8 +1,8 @@
 """The device programs of training, evaluation and embedding, for packs of trials on one mesh.
 
 `shard_map` over "trial" keeps trials apart: no collective crosses that axis. Within a trial the batch is spread
-over "data". A program is a function of arrays alone, and is known from shapes alone: preflight compiles it with
-neither data nor devices.
+over "data". A program depends only on arrays, and can be compiled from their shapes: preflight does so without data
+and devices.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ class Programs:
       config: resolved config.
       image_shape: (height, width, channels).
       num_classes: of the classifier.
-      mesh: ("trial", "data"); its devices may be a topology's, which are not there.
+      mesh: ("trial", "data"); its devices may be those of a topology, which do not exist here.
       resident: whether images lie on the devices, rather than come with the items.
       vmap: whether a device's trials are batched into one network, rather than run one after the other.
 
@@ -55,11 +55,11 @@ class Programs:
         platform = mesh.devices.flat[0].platform
         self.model = make_model(config, num_classes, platform)
         self._optimizer = make_optimizer(config)
-        # XLA's CPU convolutions inside a while loop leave the fast multi-threaded path (measured about 10 times
-        # slower for 8 x 8 images, 30 times for 32 x 32), so if there are any neither steps nor trials are looped over.
+        # XLA's CPU convolutions are slow inside a while loop, where they do not use several threads (measured about 10
+        # times slower for 8 x 8 images, 30 times for 32 x 32). So with them neither steps nor trials are loops.
         self.unroll = platform == "cpu" and uses_xla_convolutions(self.model, image_shape)
         self.vmap = vmap
-        # A streamed dispatch holds all its images at once, on the host and on the device. A CPU's steps are long.
+        # A streamed dispatch holds all its images at once, on the host and on the device. On CPU single steps are long.
         self.block = config.steps_per_dispatch or (1 if platform == "cpu" or not resident else 50)
         self.eval_batch_size = -(-config.eval_batch_size // mesh.shape["data"]) * mesh.shape["data"]
 
@@ -135,7 +135,7 @@ class Programs:
         return state, {"loss": loss, "accuracy": accuracy, "learning_rate": rate}
 
     def _train_trial(self, state: State, seed: jax.Array, schedule: dict, arrays, items) -> tuple[State, dict]:
-        """The steps of one dispatch, of one trial; items `[K, ...]`, metrics `[K]`."""
+        """The steps of one dispatch for one trial; items `[K, ...]`, metrics `[K]`."""
 
         def body(state, item):
             return self._step(state, seed, schedule, arrays, item)
@@ -149,7 +149,7 @@ class Programs:
         return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *metrics)
 
     def _each_trial(self, function, *stacked):
-        """`function` of each of this device's trials, results stacked."""
+        """Calls `function` for each of this device's trials and stacks the results."""
         count = jax.tree.leaves(stacked[0])[0].shape[0]
         if count > 1 and self.vmap:
             return jax.vmap(function)(*stacked)
@@ -193,7 +193,7 @@ class Programs:
         return jax.tree.map(lambda leaf: self._abstract(spec, lead + leaf.shape, leaf.dtype), state)
 
     def _abstract_input(self, spec: P, lead: tuple[int, ...], num_images: int) -> tuple[dict, dict]:
-        """Arrays and items, as feed.py makes them."""
+        """Shapes of the arrays and items that feed.py makes."""
         item = {"position": self._abstract(spec, lead, jnp.int32)}
         if not self.resident:
             image = self._abstract(P(*spec), (*lead, *self.image_shape), jnp.uint8)
@@ -205,10 +205,10 @@ class Programs:
         return arrays, {**item, "row": self._abstract(spec, lead, jnp.int32)}
 
     def train_arguments(self, trials: int, block: int | None = None, num_images: int = 0) -> tuple:
-        """Shapes and shardings of what `train` takes: `train.lower(*train_arguments(1))`.
+        """Shapes and shardings of the arguments of `train`, for `train.lower(*train_arguments(1))`.
 
         Args:
-          trials: of the pack, a multiple of the mesh's trial axis.
+          trials: trials of the pack, a multiple of the mesh's trial axis.
           block: steps in the dispatch.
           num_images: training images of a resident set.
         """
@@ -219,7 +219,7 @@ class Programs:
         return self._abstract_state(P("trial"), (trials,)), seeds, schedule, arrays, items
 
     def embed_arguments(self, num_images: int = 0) -> tuple:
-        """Shapes and shardings of what `embed` takes."""
+        """Shapes and shardings of the arguments of `embed`."""
         state = self._abstract_state(P(), ())
         state = {name: state[name] for name in ("params", "batch_stats")}
         return state, *self._abstract_input(P("data"), (self.eval_batch_size,), num_images)

@@ -1,11 +1,11 @@
-"""How the learning rate of a training goes: linear warm-up, then cosine decay."""
+"""The learning rate of a training: linear warm-up, then cosine decay."""
 
 import jax
 import jax.numpy as jnp
 
 
 def peak_learning_rate(config) -> float:
-    """Goyal et al. 2017, section 2.1: proportional to the images of a step."""
+    """Highest learning rate, proportional to the images of a step (Goyal et al. 2017, section 2.1)."""
     return config.lr_per_256 * config.batch_size / 256
 
 

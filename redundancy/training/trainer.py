@@ -1,4 +1,4 @@
-"""The programs with their data: states on the mesh, batches from the feed, results on the host."""
+"""Runs the device programs on a data set: states on the mesh, batches from the feed, results on the host."""
 
 import collections
 import functools
@@ -22,9 +22,9 @@ class Trainer:
 
     Args:
       config: resolved config.
-      dataset: with its images.
+      dataset: the data set with its images.
       mesh: ("trial", "data").
-      pack: trials that train at once at most.
+      pack: most trials that train at once.
       vmap: see Programs.
 
     Raises:
@@ -39,7 +39,7 @@ class Trainer:
 
     @functools.cached_property
     def flops_per_image(self) -> int:
-        """Floating-point operations of training on one image, by the customary count."""
+        """Floating-point operations of training on one image, by the usual count."""
         return 6 * multiply_adds(self.programs.model, self.dataset.image_shape)
 
     def init_state(self, seed: int) -> State:
@@ -78,7 +78,7 @@ class Trainer:
         with jax.set_mesh(self.mesh):
             for item, mask in self.feed.once("test", positions, self.programs.eval_batch_size, ordered=False):
                 waiting.append(self.programs.evaluate(states, self.feed.arrays["test"], item, mask))
-                if len(waiting) > 2:  # or a fast source would put the whole set on the device
+                if len(waiting) > 2:  # else a fast source could put the whole set on the device
                     fetched.append(fetch_to_host(waiting.popleft()))
         fetched += [fetch_to_host(batch) for batch in waiting]
         sums = jax.tree.map(lambda *leaves: np.sum(np.stack(leaves), axis=0, dtype=np.float64), *fetched)

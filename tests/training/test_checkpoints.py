@@ -178,7 +178,7 @@ def test_a_checkpoint_of_another_training_is_not_continued(trainer, digits_npz, 
         (Job("run0", str(copied), np.arange(1346), 1), SCHEDULE, "kept positions: "),
         (Job("run0", str(copied), np.arange(1347), 1), Schedule(12, 2), "steps: 10 there, 12 now"),
     ):
-        with pytest.raises(WorkdirError, match=rf"of another training\. Differing: {field}"):
+        with pytest.raises(WorkdirError, match=rf"belongs to another training\. Differing: {field}"):
             train_pack(trainer, [job], 1, schedule, "train")
     other = make_trainer(digits_npz, l2=0.5)
     with pytest.raises(WorkdirError, match=r"config\.l2: 0\.0001 there, 0\.5 now\. Delete "):

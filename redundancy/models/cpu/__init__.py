@@ -1,4 +1,4 @@
-"""Convolutions for CPUs by compiled kernels of our own; README.md has the why. `convolve` is all that others call."""
+"""Convolutions for CPUs by compiled kernels of our own; README.md explains why. Other rooms only call `convolve`."""
 
 import functools
 
@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from redundancy.models.cpu import calls
 from redundancy.models.cpu.kernels import lanes
 
-_MOST_WEIGHTS = 2**20  # of a kernel; measured: beyond, matrix products are as fast and need no partial sums
+_MOST_WEIGHTS = 2**20  # of a kernel; above, matrix products were measured as fast, and they need no partial sums
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array | None:
@@ -78,7 +78,7 @@ def _by_shards(function, batch, other, sums=False):
     shares = mesh.shape["data"] if axes.get("data") == AxisType.Auto else 1
     if shares == 1 or batch.shape[0] % shares:
         return function(batch, other)
-    # XLA cannot cut what it does not know: it would gather the whole batch on every device.
+    # XLA cannot partition a custom call: it would gather the whole batch on every device.
     specs = (P("data"), P("data") if sums else P())
 
     def share(batch, other):

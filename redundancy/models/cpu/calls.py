@@ -22,11 +22,11 @@ _WRITERS = {
     "input_gradient": kernels.write_input_gradient,
     "kernel_gradient": kernels.write_kernel_gradient,
 }
-_LEVEL = 3  # of optimisation
+_LEVEL = 3  # optimisation level
 _MOST_PARTS = 64
-_PARTIAL_BYTES = 2**21  # of the sums of all parts
+_PARTIAL_BYTES = 2**21  # most bytes of the partial sums of all parts
 _LOCK = threading.Lock()
-_ALIVE = []  # engines, whose code XLA may call as long as the process lives
+_ALIVE = []  # engines must live as long as the process, since XLA may call their code
 
 
 def available() -> bool:
@@ -51,7 +51,7 @@ def _text(kind: str, shape: Shape, wide: bool) -> str:
     partial = 4 * shape.taps**2 * shape.channels * shape.features if kind == "kernel_gradient" else 0
     parts = max(8, min(_MOST_PARTS, _PARTIAL_BYTES // partial)) if partial else _MOST_PARTS
     text = str(module) + handler(scratch, partial, parts, lanes(shape.features) or 1)
-    if wide:  # some processors' descriptions prefer half of it
+    if wide:  # LLVM's descriptions of some processors prefer vectors of half this width
         text = re.sub(
             r"^(define [^{]*\))", r'\1 "prefer-vector-width"="512" "min-legal-vector-width"="512"', text, flags=re.M
         )
@@ -60,7 +60,7 @@ def _text(kind: str, shape: Shape, wide: bool) -> str:
 
 @functools.cache
 def _writers() -> str:
-    """Checksum of the files that write kernels. With the rest of `_identity` it stands for their text, which takes long."""
+    """Checksum of the sources that generate kernels; it is part of `_identity`, since generating their text takes long."""
     digest = hashlib.sha256()
     for path in (__file__, kernels.__file__, TEXT):
         digest.update(hashlib.sha256(pathlib.Path(path).read_bytes()).digest())
@@ -68,7 +68,7 @@ def _writers() -> str:
 
 
 def _identity(kind: str, shape: Shape, wide: bool) -> str:
-    """All that object code depends on."""
+    """A text of everything that the object code depends on."""
     return repr(
         (
             *(kind, shape, wide, _writers(), interface_version()),
@@ -79,7 +79,7 @@ def _identity(kind: str, shape: Shape, wide: bool) -> str:
 
 
 def _object(text: str) -> bytes:
-    """The object code of a module."""
+    """Compiles the text of a module to object code."""
     machine, _ = _machine()
     parsed = binding.parse_assembly(text)
     parsed.verify()
@@ -89,7 +89,7 @@ def _object(text: str) -> bytes:
 
 
 def _loaded(code: bytes) -> binding.ExecutionEngine:
-    """Object code that can be run as long as the process lives."""
+    """Loads object code, for as long as the process lives."""
     machine, _ = _machine()
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
     engine.add_object_file(binding.ObjectFileRef.from_data(code))
@@ -99,7 +99,7 @@ def _loaded(code: bytes) -> binding.ExecutionEngine:
 
 
 def _compiled(kind: str, shape: Shape) -> int:
-    """The address of a handler."""
+    """The address of a compiled handler."""
     _, wide = _machine()
     code = objects.kept(_identity(kind, shape, wide), lambda: _object(_text(kind, shape, wide)))
     return _loaded(code).get_function_address("handler")
@@ -107,7 +107,7 @@ def _compiled(kind: str, shape: Shape) -> int:
 
 @functools.cache
 def _target(kind: str, shape: Shape) -> str:
-    """The name under which XLA knows a compiled convolution."""
+    """Registers a compiled convolution with XLA and returns its name there."""
     fields = (shape.height, shape.width, shape.channels, shape.features, shape.taps, shape.stride)
     name = f"redundancy_{kind}_{'x'.join(map(str, fields))}"
     function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_compiled(kind, shape))
@@ -118,7 +118,7 @@ def _target(kind: str, shape: Shape) -> str:
 def _call(kind: str, shape: Shape, result: tuple[int, ...], *arguments: jax.Array) -> jax.Array:
     with _LOCK:
         name = _target(kind, shape)
-    # Batched, the images of one kernel follow those of another.
+    # Under vmap, the images of one kernel come after those of another.
     call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(result, jnp.float32), vmap_method="sequential")
     return call(*arguments)
 
@@ -139,7 +139,7 @@ def forward(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def input_gradient(gradient: jax.Array, kernel: jax.Array, size: tuple[int, int], stride: int) -> jax.Array:
-    """What `forward` makes of its output's gradient.
+    """The gradient of `forward` with respect to its input.
 
     Args:
       gradient: `[B, H', W', D]` float32.

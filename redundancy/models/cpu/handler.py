@@ -9,8 +9,8 @@ import jax
 from absl import logging
 
 TEXT = pathlib.Path(__file__).with_name("handler.ll")
-# Versions of XLA's foreign function interface whose structs have the offsets of handler.ll, which every test of
-# convolutions checks. Before another is added, compare its xla/ffi/api/c_api.h and run the tests of tests/models.
+# Versions of XLA's foreign function interface whose structs have the offsets in handler.ll. Before you add one, compare its
+# xla/ffi/api/c_api.h and run the tests of tests/models.
 KNOWN_VERSIONS = ((0, 3),)
 
 
@@ -36,8 +36,8 @@ def handler(scratch: int, partial: int, parts: int, lanes: int) -> str:
 
     Args:
       scratch: bytes of zeros that the kernel needs.
-      partial: bytes of the kernel's result if it is a sum over images; 0 if each image has its own.
-      parts: of a batch, at most.
+      partial: bytes of the kernel's result if it is a sum over images; 0 if each image has its own result.
+      parts: most parts of a batch.
       lanes: floats that the sum's length is a multiple of.
     """
     major, minor = interface_version()

@@ -1,6 +1,6 @@
 """Direct convolutions for CPUs, as functions of LLVM's intermediate language that compute some images of a batch.
 
-Sums of 16 pixels by 16 channels stay in vector registers while taps and channels pass by, and nothing is rearranged;
+Sums of 16 pixels by 16 channels stay in vector registers during the loops over taps and channels. No array is rearranged;
 images are only copied into a border of zeros. Knows nothing of XLA and threads, see handler.ll.
 """
 
@@ -14,7 +14,7 @@ _INT, _FLOAT, _POINTER = ir.IntType(64), ir.FloatType(), ir.PointerType()
 
 
 def lanes(channels: int) -> int:
-    """Channels of a vector, which LLVM cuts into what the processor has; 0 if there are no kernels for this number."""
+    """Channels of a vector, which LLVM splits into the processor's vectors; 0 if there is no kernel for `channels`."""
     return next((count for count in (16, 8, 4) if channels % count == 0), 0)
 
 
@@ -50,7 +50,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Which inputs and which of the kernel's taps make an output, down or across.
+    """Which inputs and which of the kernel's taps contribute to an output, along one axis.
 
     Output `start + i * step`, for i below `count`, is a sum over j below `taps` of input `i * stride + source + j * turn`
     times tap `tap + j * tap_step`.
@@ -68,7 +68,7 @@ class Axis:
 
     @property
     def sources(self) -> range:
-        """The inputs from the first to the last that are asked for, those beyond the border too."""
+        """The inputs from the first to the last that are needed, including those beyond the border."""
         ends = [
             self.source + j * self.turn + i for j in (0, self.taps - 1) for i in (0, (self.count - 1) * self.stride)
         ]
@@ -80,7 +80,7 @@ def _forward_axis(shape: Shape, axis: int) -> Axis:
 
 
 def _transposed_axes(shape: Shape, axis: int) -> list[Axis]:
-    """Of the gradient by the input: one for each place of an input between two outputs."""
+    """Axes of the gradient by the input: one for each place of an input between two outputs."""
     size, stride, before = (shape.height, shape.width)[axis], shape.stride, shape.before[axis]
     axes = []
     for place in range(min(stride, size)):
@@ -94,7 +94,7 @@ def _transposed_axes(shape: Shape, axis: int) -> list[Axis]:
 
 @dataclasses.dataclass(frozen=True)
 class _Padded:
-    """An image of `rows` x `columns` x `channels` with room around it for what `down` and `across` ask for."""
+    """An image of `rows` x `columns` x `channels` with a border as wide as `down` and `across` need."""
 
     rows: int
     columns: int
