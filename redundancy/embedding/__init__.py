@@ -1,1 +1,1 @@
-"""The embedding of every training image: the job that makes them and the sharded store that holds them."""
+"""Embeddings of all training images: the stage that makes them and the sharded store that holds them."""

@@ -1,4 +1,4 @@
-"""The stage `embed`: every training image through the trained network, pooled layers into the sharded store."""
+"""The stage `embed`: runs every training image through the trained network and stores the pooled layers."""
 
 import jax
 import numpy as np
@@ -18,12 +18,12 @@ from redundancy.workdir.table import full_schedule
 
 
 def embed(config, workdir: Workdir) -> None:
-    """Writes embeddings/LAYER/ for every configured layer. Parts that are there already are kept.
+    """Writes embeddings/LAYER/ for every configured layer. Keeps parts that exist already.
 
-    Of several processes each makes its own parts, on its own devices, and the first writes the manifests.
+    Of several processes each makes its own parts on its own devices, and process 0 writes the manifests.
 
     Raises:
-      WorkdirError: the stage train has not finished, or its checkpoint is missing, damaged or of another config.
+      WorkdirError: the stage train has not finished, or its checkpoint is missing, damaged or belongs to another config.
     """
     layers = [layer for layer in config.layers if read_manifest(workdir.embeddings(layer), parts=list) is None]
     if not layers:
@@ -48,7 +48,7 @@ def embed(config, workdir: Workdir) -> None:
         missing = [index for index in own if not done(index)]
         if not missing:
             return
-        # Its own devices alone: no process waits for another one's part.
+        # Uses only its own devices, so that no process waits for another.
         trainer = Trainer(config, dataset, make_mesh(config, num_trials=1, devices=jax.local_devices()))
         checkpoints = Checkpoints(workdir.pretrain)
         if step not in checkpoints.steps():

@@ -1,7 +1,7 @@
-"""Reads the embedding store that `write` wrote, and finds what is wrong with it before work begins.
+"""Reads the embedding store that `write` wrote, and reports errors in it before work begins.
 
-No part is read in place of another: the manifest has the checksum of each, and of its footer alone for those who read
-a single class. Damage shows by the checksums within the file, see storage.
+The manifest has the checksum of each part and of its footer, so parts cannot be mixed up, even if only one class is read.
+Checksums within the files show damage, see storage.
 """
 
 import concurrent.futures
@@ -19,15 +19,15 @@ from redundancy.data.dataset import labels_sha256
 from redundancy.embedding.write import check_cosines, digest, footer_sha256
 from redundancy.runtime.errors import DataError
 
-_READERS = 4  # parts that are read at once
+_READERS = 4  # number of parts that are read at once
 _COLUMNS = ["position", "label", "embedding"]
 
 
 class EmbeddingStore:
-    """A finished store, its parts checked against the manifest when it is opened, or else when they are read.
+    """A finished store. Its parts are checked against the manifest when it is opened, or else when they are read.
 
     Attributes:
-      manifest: as `finish` returned it.
+      manifest: manifest as `finish` returned it.
       layer: name of the embedded layer.
       dimension: numbers in one embedding.
       num_examples: embedded images.
@@ -39,14 +39,14 @@ class EmbeddingStore:
 
         Args:
           folder: the store's folder.
-          check: whether to read every part and compare it with the manifest. Where another process has, the parts'
-            footers are compared when a class is read, and the pages' checksums.
-          sha256: of the manifest, if it is known which one it must be.
+          check: whether to read every part and compare it with the manifest. If another process has done so, only the
+            parts' footers and the pages' checksums are compared when a class is read.
+          sha256: checksum that the manifest must have, if known.
 
         Raises:
           WorkdirError: there is no manifest, so the store is not finished.
-          DataError: the manifest is another one, lacks a field, or has one of another type; a part is missing, differs
-            from what the manifest says of it, or has labels or positions that are no integers.
+          DataError: the manifest has another checksum, lacks a field, or has a field of another type; a part is missing,
+            does not match the manifest, or has labels or positions that are not integers.
         """
         self.folder, self._manifest_path = folder, storage.join(folder, "manifest.json")
         self.manifest = workdir.need_manifest(
@@ -82,7 +82,7 @@ class EmbeddingStore:
         )
 
     def _check_types(self) -> None:
-        """Raises DataError if a field of the manifest holds what `finish` never writes."""
+        """Raises DataError if a field of the manifest has a value that `finish` never writes."""
         path = self._manifest_path
         manifest = {"checkpoint": "missing", "fingerprint": "missing", **self.manifest}
         counts, fingerprint = manifest["class_counts"], manifest["fingerprint"]
@@ -100,7 +100,7 @@ class EmbeddingStore:
             workdir.need_fields(f"{path}, in parts,", part, rows=int)
 
     def _check_part(self, part: Mapping[str, Any]) -> int:
-        """Rows of a part that is as the manifest says; raises DataError for any other."""
+        """Checks a part against the manifest and returns its number of rows; raises DataError if it does not match."""
         path = storage.join(self.folder, part["file"])
         if not storage.exists(path):
             raise DataError(f"{path} is missing, but the manifest names it. {self._remedy(path)}")
@@ -114,7 +114,7 @@ class EmbeddingStore:
         for name, column in zip(table.column_names, table.columns, strict=True):
             if not pa.types.is_integer(column.type) or column.null_count:
                 found = f"{column.type} with {column.null_count} empty values"
-                raise DataError(f"{path}: column {name} is {found}; wanted integers alone. {self._remedy(path)}")
+                raise DataError(f"{path}: column {name} is {found}; wanted only integers. {self._remedy(path)}")
         rows = table.num_rows
         if rows != part["rows"]:
             raise DataError(f"{path} has {rows} rows, the manifest says {part['rows']}. {self._remedy(path)}")
@@ -122,7 +122,7 @@ class EmbeddingStore:
 
     @functools.cached_property
     def _files(self) -> list[tuple[str, pq.ParquetFile, np.ndarray]]:
-        """Of each part its path, the open file, and the lowest and highest label of its row groups, [groups, 2].
+        """For each part its path, the open file, and the lowest and highest label of its row groups, [groups, 2].
 
         Opened once: a footer with a thousand row groups takes longer to read than the rows of a class.
         """
@@ -148,7 +148,7 @@ class EmbeddingStore:
     def _vectors(self, path: str, table: pa.Table) -> np.ndarray:
         """The column embedding as [n, dimension] float32; raises DataError if it is of another type."""
         wanted, column = pa.list_(pa.float32(), self.dimension), table["embedding"]
-        # The name of the list's items is free.
+        # The name of the list's items does not matter.
         if not (pa.types.is_fixed_size_list(column.type) and column.type.list_size == self.dimension) or (
             column.type.value_type != pa.float32()
         ):
@@ -167,12 +167,12 @@ class EmbeddingStore:
         )
 
     def check_vectors(self) -> None:
-        """Reads every embedding once, several parts at a time, so that none is found wrong after hours of work.
+        """Reads and checks every embedding once, several parts at a time, so that no later stage fails after hours.
 
-        Parts that `write_part` wrote need no second look: their checksums have been compared when the store was opened.
+        Skips this if `write_part` wrote the parts: it checked them, and opening the store compared their checksums.
 
         Raises:
-          DataError: an embedding holds NaN or infinity, is zero or of another length.
+          DataError: an embedding holds NaN or infinity, is zero or has another length.
         """
         if self.manifest.get("checked") == digest(self.manifest["parts"]):
             return
@@ -194,7 +194,7 @@ class EmbeddingStore:
                 pass
 
     def read_class(self, label: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of one class, of which alone the files are read.
+        """Reads only the rows of one class.
 
         Returns:
           positions [n] int64 ascending, embeddings [n, dimension] float32.
@@ -222,7 +222,7 @@ class EmbeddingStore:
           positions [num_examples] int64 ascending, labels [num_examples] int32.
 
         Raises:
-          DataError: a position occurs twice or is out of range, or labels are not those the manifest counts.
+          DataError: a position occurs twice or is out of range, or the labels do not match the manifest's counts.
         """
         return self._labels
 
@@ -263,13 +263,13 @@ class EmbeddingStore:
         return positions, labels
 
     def check_labels(self, dataset: Mapping[str, Any] | None) -> None:
-        """Compares the labels with those of the data set, of which its fingerprint holds a checksum.
+        """Compares the labels with the checksum of labels in the data set's fingerprint.
 
         Args:
-          dataset: fingerprint of the workdir's data set; None, or one without the checksum, has nothing to compare.
+          dataset: fingerprint of the workdir's data set; if it is None or has no such checksum, nothing is compared.
 
         Raises:
-          DataError: the labels are others; or as `labels`.
+          DataError: the labels differ; or as `labels`.
         """
         wanted = (dataset or {}).get("labels_sha256")
         if wanted is not None and (found := labels_sha256(self.labels()[1])) != wanted:

@@ -1,11 +1,11 @@
-"""Writes the embedding store: Parquet parts that can be written apart, and a manifest that makes them one.
+"""Writes the embedding store: Parquet parts, each written by itself, and a manifest.
 
-A folder holds part-00003-of-00016.parquet with columns position int64, label int32 and embedding, a fixed-size list
-of float32; rows are sorted by (label, position), each label being a row group, so that a class is a push-down read
-over all parts. manifest.json is written last. Embeddings of any model can be brought in this form.
+A folder holds files such as part-00003-of-00016.parquet with columns position int64, label int32 and embedding, a
+fixed-size list of float32. Rows are sorted by (label, position) and each label is a row group, so that a class can be read
+without the rest of a part. manifest.json is written last. Embeddings of any model can be stored in this form.
 
-Until there is a manifest, what it will say of a part stands in a record beside it, part-00003-of-00016.json: who wrote
-the part knows it without reading it again.
+Until the manifest is written, a record beside each part, such as part-00003-of-00016.json, holds the part's entry for the
+manifest. The writer of a part makes it, so that nobody has to read the part again.
 """
 
 import hashlib
@@ -29,15 +29,15 @@ def part_name(index: int, num_parts: int) -> str:
 
 
 def part_positions(positions: np.ndarray, num_parts: int) -> list[np.ndarray]:
-    """Positions of each part: contiguous chunks of `positions`, ascending int64, whose sizes differ by at most one.
+    """The positions of each part: contiguous chunks of ascending int64 `positions`, whose sizes differ by at most one.
 
-    No part is empty: with fewer positions than `num_parts` there are fewer parts.
+    No part is empty: if there are fewer positions than `num_parts`, there are fewer parts.
     """
     return np.array_split(positions, min(num_parts, len(positions))) if len(positions) else []
 
 
 def check_cosines(embeddings: np.ndarray, positions: np.ndarray, where: str, remedy: str) -> None:
-    """Raises DataError naming the first position whose embedding has no cosine."""
+    """Raises DataError that names the first position whose embedding has no cosine."""
     finite = np.isfinite(embeddings).all(axis=1)
     sound = finite & embeddings.any(axis=1)
     if sound.all():
@@ -110,7 +110,7 @@ def record_path(path: str) -> str:
 
 
 def _write_record(path: str, identity: str, sha256: str, labels: np.ndarray, dimension: int) -> dict[str, Any]:
-    """Writes down what `finish` wants to know of a part: whose it is, its checksums, dimension and labels."""
+    """Writes and returns the record of a part for `finish`: its identity, checksums, dimension and labels."""
     part = dict(file=path.rsplit("/", 1)[-1], rows=len(labels), sha256=sha256, footer_sha256=footer_sha256(path))
     found, counts = (column.tolist() for column in np.unique(labels, return_counts=True))
     record = dict(identity=identity, part=part, dimension=dimension, labels=found, counts=counts)
@@ -119,10 +119,10 @@ def _write_record(path: str, identity: str, sha256: str, labels: np.ndarray, dim
 
 
 def _record(path: str, identity: Mapping[str, Any], whole: bool = False) -> dict[str, Any] | None:
-    """The part's record; None if the part is missing, damaged or of another identity.
+    """The part's record; None if the part is missing, damaged or has another identity.
 
-    Damage shows by the footer's checksum, or `whole` by that of all bytes. A part without a record, which an earlier
-    version wrote, is read once to make it.
+    Checks the footer's checksum or, if `whole`, that of all bytes. Parts by earlier versions have no record; they are read
+    once to make it.
     """
     if not storage.exists(path):
         return None
@@ -143,7 +143,7 @@ def _record(path: str, identity: Mapping[str, Any], whole: bool = False) -> dict
 
 
 def part_identity(path: str) -> dict[str, Any] | None:
-    """The identity that a part was written with; None if the file is damaged or has none."""
+    """The identity in a part; None if the file is damaged or has none."""
     try:
         file = storage.open_parquet(path)
     except DataError:
@@ -154,40 +154,40 @@ def part_identity(path: str) -> dict[str, Any] | None:
 
 
 def part_done(folder: str, index: int, num_parts: int, identity: Mapping[str, Any]) -> bool:
-    """Whether the part is there, undamaged, and has this identity; a part that is not may be rewritten."""
+    """Whether the part exists, is undamaged, and has this identity; otherwise it may be rewritten."""
     return _record(storage.join(folder, part_name(index, num_parts)), identity, whole=True) is not None
 
 
 def footer_sha256(path: str) -> str:
-    """Hex SHA-256 of a Parquet file's footer, which says where its pages lie: no two parts have the same."""
+    """Hex SHA-256 of a Parquet file's footer; no two parts have the same footer."""
     with storage.open_read(path) as file:
         return hashlib.sha256(storage.parquet_footer(file)).hexdigest()
 
 
 def digest(parts: Sequence[Mapping[str, Any]]) -> str:
-    """One checksum of all parts: which ones `write_part` wrote, and so checked."""
+    """One checksum of all parts, which marks them in the manifest as written and checked by `write_part`."""
     return hashlib.sha256(json.dumps([part["sha256"] for part in parts]).encode()).hexdigest()
 
 
 def finish(
     folder: str, num_parts: int, identity: Mapping[str, Any], class_names: Sequence[str], num_stored: int
 ) -> dict[str, Any]:
-    """Writes the manifest, which makes the parts a store, from the parts' records, which it removes.
+    """Writes the manifest from the parts' records, and removes the records.
 
-    Of the parts themselves the footers alone are read: other damage shows when the store is opened.
+    Reads only the footers of the parts: other damage is found when the store is opened.
 
     Args:
       folder: the store's folder.
       num_parts: parts of the store, all of them written.
-      identity: as given to `write_part`.
-      class_names: name of each label 0…
+      identity: identity that was given to `write_part`.
+      class_names: name of each label from 0.
       num_stored: positions of the split in stored order, those not embedded included; each position is below it.
 
     Returns:
       The manifest.
 
     Raises:
-      DataError: a part is missing, damaged or of another identity, or has a label without a name.
+      DataError: a part is missing, damaged or has another identity, or has a label without a name.
     """
     parts, counts, dimensions = [], np.zeros(len(class_names), np.int64), set()
     for index in range(num_parts):
@@ -218,7 +218,7 @@ def finish(
         "parts": parts,
         "checked": digest(parts),
     }
-    for part in parts:  # first, so that no killed process leaves one beside a manifest
+    for part in parts:  # before the manifest, so that a killed process leaves no record beside a manifest
         storage.remove(record_path(storage.join(folder, part["file"])))
     workdir.write_manifest(folder, manifest)
     return manifest

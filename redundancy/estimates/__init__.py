@@ -1,3 +1,3 @@
-"""Whether what is left to do fits on the disk and in memory, estimated before any work. Compiles and writes nothing."""
+"""Estimates, before any work, whether the remaining work fits on the disk and in memory. Compiles and writes nothing."""
 
 from redundancy.estimates.check import check as check

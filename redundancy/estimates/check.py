@@ -1,6 +1,6 @@
-"""Compares what a command needs with the disk and the memory there are.
+"""Compares the disk and memory that a command needs with those of the machine.
 
-Refuses work only if not even the bound below of its need fits; warns if the estimate does not.
+Refuses work only if not even a lower bound of its need fits; warns if the estimate does not fit.
 """
 
 import functools
@@ -21,7 +21,7 @@ from redundancy.runtime.sizes import binary
 from redundancy.workdir import Workdir
 from redundancy.workdir.finished import is_finished
 
-_NEAR = 0.8  # share of a device's memory from which plan.check_fits is asked
+_NEAR = 0.8  # share of a device's memory above which plan.check_fits is called
 _WAYS = {
     "embed": "take a machine with more memory, or raise config.embedding_parts",
     "link": "link on a machine with more memory or on a cluster (--scheduler), keep a larger fraction, or split the class",
@@ -44,7 +44,7 @@ def _compare(need: Need, have: float, error: type[UserError], text: str) -> None
 
 
 def _check_disk(work: Work) -> str:
-    """The need of disk, in words; raises WorkdirError if there is not even the least of it."""
+    """The need of disk, in words; raises WorkdirError if its lower bound is not free."""
     root = os.path.abspath(storage.local_path(work.workdir.root))
     while not os.path.isdir(root) and root != os.path.dirname(root):
         root = os.path.dirname(root)
@@ -62,7 +62,7 @@ def _check_disk(work: Work) -> str:
 
 
 def _check_memory(work: Work, cluster: bool) -> str:
-    """The memory of the stage that needs most, in words; raises ConfigError if a stage has not even the least of its need."""
+    """The memory of the stage that needs most, in words; raises ConfigError if a stage's lower bound is not available."""
     have = machine.available_memory()
     most, of_most = 0.0, ""
     for stage in work.todo:
@@ -77,7 +77,7 @@ def _check_memory(work: Work, cluster: bool) -> str:
 
 
 def _check_devices(work: Work) -> str:
-    """What programs need of each device, in words; raises ConfigError if one does not fit."""
+    """The memory that programs need on each device, in words; raises ConfigError if one does not fit."""
     from redundancy.training import plan
 
     network, shown, estimate = work.network, [], functools.cache(plan.estimate)
@@ -89,7 +89,7 @@ def _check_devices(work: Work) -> str:
                 plan.check_fits(programs, pack, network.resident)
             except ConfigError as error:
                 text = f'The stage "{stage}" does not fit: {error}'
-                # A CPU's memory is what others leave of it now; that may be more when the sweep begins.
+                # Other programs may free some of a CPU's memory before the sweep begins.
                 if stage != "sweep" or device.platform != "cpu" or wanted > have:
                     raise ConfigError(text) from None
                 logging.warning("%s", text)
@@ -118,19 +118,19 @@ def check(config, workdir: Workdir, dataset: Dataset | None, stages: Iterable[st
 
     Warns of what is short; with --debug logs all in one line.
 
-    Leaves out what is on the disk already. Knows neither quotas nor the room of remote storage.
+    Leaves out files that exist already. Ignores quotas and the space of remote storage.
 
     Args:
-      config: resolved.
-      workdir: claimed by the config.
-      dataset: of the config; None if no stage opens it: the embeddings in the workdir then give the sizes.
-      stages: of the command, in order.
-      cluster: whether classes are linked elsewhere, so that their memory is not this machine's.
+      config: resolved config.
+      workdir: workdir that the config has claimed.
+      dataset: data set of the config; None if no stage opens it: the embeddings in the workdir then give the sizes.
+      stages: stages of the command, in order.
+      cluster: whether a cluster links the classes, which then take no memory of this machine.
 
     Raises:
-      WorkdirError: the workdir's disk has clearly too little room.
-      ConfigError: the memory of the host or of the devices is clearly too little, or the config does not suit the
-        devices or the length of a training.
+      WorkdirError: the workdir's disk clearly has too little space.
+      ConfigError: the host or the devices clearly have too little memory, or the config does not suit the devices or
+        the length of a training.
       DataError: a manifest is damaged.
     """
     todo = tuple(stage for stage in stages if not is_finished(config, workdir, stage))

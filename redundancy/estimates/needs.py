@@ -1,4 +1,4 @@
-"""Bytes of disk and of memory that each stage needs: a bound below, and an estimate."""
+"""Bytes of disk and of memory that each stage needs: a lower bound and an estimate."""
 
 import dataclasses
 import math
@@ -15,16 +15,16 @@ from redundancy.workdir import table
 from redundancy.workdir.finished import is_whole, missing_subsets
 
 _FILE = 4096  # bytes that the smallest file or folder takes on a disk
-# Measured, in bytes: files of a checkpoint beside its numbers; a row group of embeddings, and one of merges; a line of
-# metrics, also in TensorBoard's form; page and figures of a report.
+# Measured, in bytes: files of a checkpoint without its arrays; a row group of embeddings, and one of merges; a line of
+# metrics, including TensorBoard's form; page and figures of a report.
 _CHECKPOINT, _ROW_GROUP, _CLASS, _LINE, _REPORT = 130_000, 650, 2600, 420, 600_000
-# Compiled programs and their temporaries, which the estimate of the devices' memory leaves out; on every platform.
+# Compiled programs and their temporaries, which the estimate of device memory leaves out on every platform.
 _PROGRAMS, _LINKER = 400 << 20, 100 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Bytes: at least, and about."""
+    """Bytes that are needed: a lower bound and an estimate."""
 
     least: float = 0.0
     about: float = 0.0
@@ -36,11 +36,11 @@ class Need:
         return Need(factor * self.least, factor * self.about)
 
     def without(self, there: float) -> "Need":
-        """What is left of it if some bytes are there already."""
+        """The rest of the need if some bytes exist already."""
         return Need(max(0.0, self.least - there), max(0.0, self.about - there))
 
 
-Needs = dict[str, Need]  # by what the bytes hold
+Needs = dict[str, Need]  # by the kind of data
 
 
 def total(needs: Iterable[Need]) -> Need:
@@ -57,21 +57,21 @@ def _num_merges(work: Work) -> dict[int, int]:
 
 
 def written(folder: str) -> int:
-    """Bytes that a local folder takes."""
+    """Bytes that a local folder takes on the disk."""
     total = 0
     for root, folders, files in os.walk(storage.local_path(folder)):
         for name in (*folders, *files):
             try:
                 total += os.lstat(os.path.join(root, name)).st_blocks * 512
-            except (OSError, AttributeError):  # removed meanwhile; or a system without block counts
+            except (OSError, AttributeError):  # removed meanwhile, or a system without block counts
                 continue
     return total
 
 
 def _trainings(work: Work, folders: Mapping[str, int], at_once: int) -> Iterator[tuple[str, Need, Need]]:
-    """Checkpoints and metrics of the trainings in `folders`, by their steps; a long one briefly holds one checkpoint more."""
+    """Checkpoints and metrics of trainings, whose folders map to steps; a long one briefly holds one more checkpoint."""
     config, network = work.config, work.network
-    # Trained numbers shrink by a few per cent.
+    # Compression shrinks trained parameters by a few per cent.
     checkpoint = Need(0.85 * network.state, network.state + _CHECKPOINT)
     saves = {folder: -(-steps // config.checkpoint_every) for folder, steps in folders.items()}
     for folder, steps in folders.items():
@@ -86,7 +86,7 @@ def embeddings(work: Work, layer: str) -> Need:
     parts = min(work.config.embedding_parts, work.images)
     numbers = 4 * work.images * work.dimensions[layer]
     row_groups = min(work.images, parts * len(work.counts))
-    # Numbers that no two images share take a dictionary and places in it; those of dead units shrink to nothing.
+    # Parquet stores distinct numbers as a dictionary and indices into it; constant columns of dead units take no space.
     return Need(0.3 * numbers, 1.4 * numbers + 8 * work.images + _ROW_GROUP * row_groups + _FILE * (2 + parts))
 
 
@@ -101,7 +101,7 @@ def _subset(work: Work, asked: table.Asked) -> Need:
 
 
 def _writes(work: Work, stage: str) -> Iterator[tuple[str, Need, Need]]:
-    """What a stage has still to write: of which kind, what stays, and what is there beside it for a while."""
+    """What a stage still has to write: for each kind the bytes that stay, and those that exist only for a while."""
     config, workdir, network = work.config, work.workdir, work.network
     match stage:
         case "train" if network:
@@ -112,7 +112,7 @@ def _writes(work: Work, stage: str) -> Iterator[tuple[str, Need, Need]]:
                     yield "embeddings", embeddings(work, layer).without(written(folder)), Need()
         case "link":
             for folder in map(workdir.merges, config.layers):
-                if not is_whole(folder):  # a file for each class, and then the same in parts
+                if not is_whole(folder):  # a file for each class, and then a copy of all in parts
                     files = _merges(work) + Need(0, _FILE * len(work.counts))
                     yield "merges", _merges(work), files.without(written(folder))
         case "select":
@@ -127,7 +127,7 @@ def _writes(work: Work, stage: str) -> Iterator[tuple[str, Need, Need]]:
 
 
 def disk(work: Work) -> tuple[Needs, Need]:
-    """What is still to be written to a local workdir, by kind; and the most of it that is there at one time."""
+    """Bytes still to be written to a local workdir, by kind; and the most that exist at one time."""
     needs: Needs = {}
     most = Need()
     for stage in work.todo:
@@ -144,23 +144,23 @@ def disk(work: Work) -> tuple[Needs, Need]:
 def _images(work: Work, trials: int) -> Need:
     pixels, config = math.prod(work.dataset.image_shape), work.config
     if work.network.resident:
-        # Once where they are read, and once more on their way to the devices.
+        # One copy where images are read, and one for the transfer to the devices.
         return Need(1, 2) * (work.network.resident * pixels)
-    # Batches that are decoded, stacked, on their way and in use.
+    # Batches that are being decoded, stacked, transferred and used.
     return Need(3, 8) * (trials * config.batch_size // processes.count() * pixels)
 
 
 def _classes(work: Work) -> Need:
-    """The classes that are linked at one time, without their pairs: of these the linker takes what memory allows."""
+    """Memory of the classes that are linked at one time, without their pairs, which the linker adapts to the memory."""
     sizes, widest = sorted(work.counts.values(), reverse=True), max(map(work.dimensions.get, work.layers), default=0)
-    # Embeddings and unit vectors; these once more around their mean, and what is copied while the class is read.
+    # Embeddings and unit vectors; the unit vectors again, centred; and a copy while the class is read.
     image = Need(2, 4) * (4 * widest) + Need(0, 300)
     largest, together = sum(sizes[:1]), sum([size for size in sizes if size < local.LARGE][: machine.cores()])
     return Need(image.least * largest, image.about * max(largest, together))
 
 
 def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
-    """What a stage takes of the host's memory at one time, by what it holds; {} if that is little or not known."""
+    """Memory of the host that a stage takes at one time, by kind of data; {} if that is little or unknown."""
     config, n, network = work.config, work.images, work.network
     rows = Need(20, 120) * n  # positions, labels, orders of them
     match stage:
@@ -170,7 +170,7 @@ def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
             needs = {"images": _images(work, pack), "states": states, "programs": Need(0, _PROGRAMS)}
         case "embed" if network:
             numbers = [work.dimensions[layer] for layer in work.layers]
-            # Of a part all layers; and one layer's rows put together, in order, as Parquet and as bytes.
+            # All layers of one part, and one layer's rows concatenated, sorted, as Parquet and as bytes.
             part = Need(sum(numbers) + max(numbers), sum(numbers) + 5 * max(numbers))
             part *= 4 * -(-n // config.embedding_parts)
             needs = {"images": _images(work, 1), "a part's embeddings": part, "programs": Need(0, _PROGRAMS)}
@@ -178,7 +178,9 @@ def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
             needs = {"the largest classes": _classes(work), "programs": Need(0, _LINKER)}
         case "select":
             missing = sum(each.layer is not None for each in missing_subsets(config, work.workdir))
-            of_layer = -(-missing // len(config.layers))  # with its merges
+            of_layer = -(
+                -missing // len(config.layers)
+            )  # subsets of one layer, made together with its merges in memory
             needs = {"subsets": Need(17 * of_layer, 35 * of_layer + 170 * (missing > 0)) * n}
         case _:
             return {}

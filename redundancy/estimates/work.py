@@ -1,4 +1,4 @@
-"""What is left to do of a config, and the sizes that the estimates follow from. Reads manifests and shapes alone."""
+"""The stages of a config that are left to do, and the sizes that estimates need. Reads only manifests and shapes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,20 +9,20 @@ import numpy as np
 from redundancy.data import Dataset
 from redundancy.workdir import Workdir, read_manifest, table
 
-if TYPE_CHECKING:  # link and select alone do without all that trains
+if TYPE_CHECKING:  # a command that only links and selects does not import the training code
     from redundancy.training.programs import Programs
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The network that is trained, and the size of its state and of its forward pass.
+    """The network that is trained, and the sizes of its state and its forward pass.
 
     Attributes:
-      programs: of each stage that trains or embeds.
-      pack: trials at once in each such stage.
+      programs: programs of each stage that trains or embeds.
+      pack: trials that each such stage trains at once.
       resident: images that lie on each device.
       state: bytes of one trial's state.
-      inference: bytes of the state that a forward pass needs.
+      inference: bytes of the part of the state that a forward pass needs.
       largest: bytes of the largest output of a layer, for one image.
     """
 
@@ -36,14 +36,14 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What is to be done, and on what.
+    """The unfinished stages, and the data and network that they work on.
 
     Attributes:
-      config: resolved.
-      workdir: of the config.
+      config: resolved config.
+      workdir: workdir of the config.
       todo: stages that are not finished, in order.
-      counts: of the images of each label.
-      dimensions: numbers of each layer's embeddings, of the layers where they are known.
+      counts: number of images of each label.
+      dimensions: length of each layer's embeddings, for the layers where it is known.
       dataset: None if no stage opens it.
       network: None if no stage trains or embeds.
     """
@@ -67,7 +67,7 @@ class Work:
 
 
 def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> tuple[Network, dict[str, int]]:
-    """The network, and the numbers of each pooled layer. Asks for JAX's devices."""
+    """The network, and the length of each pooled layer. Initialises JAX's devices."""
     import jax
     import jax.numpy as jnp
 
@@ -85,7 +85,7 @@ def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> tuple[Network, 
     pack = {stage: pack_size(config, mesh, 1) for stage in programs}
     if "sweep" in todo:
         mesh = make_mesh(config, num_trials=num_runs)
-        smallest = candidates(config, mesh, num_runs)[0]  # which is taken if no larger one fits
+        smallest = candidates(config, mesh, num_runs)[0]  # the sweep takes it if no larger one fits
         programs["sweep"] = Programs(config, shape, classes, mesh, dataset.resident, smallest.vmap)
         pack["sweep"] = smallest.pack
     state = jax.eval_shape(single.init, jax.ShapeDtypeStruct((), jnp.uint32))
@@ -101,7 +101,7 @@ def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> tuple[Network, 
 
 
 def work_of(config, workdir: Workdir, dataset: Dataset | None, todo: tuple[str, ...]) -> Work | None:
-    """What is to be done; None if neither a data set nor embeddings show its size: the stage then reports what is missing."""
+    """The work to do; None if neither a data set nor embeddings give its size: the stage then reports what is missing."""
     found = {
         layer: read_manifest(workdir.embeddings(layer), dimension=int, class_counts=dict) for layer in config.layers
     }

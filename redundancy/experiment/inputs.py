@@ -1,4 +1,4 @@
-"""What the runs of a table train on: their subsets, checked, and the folders that are claimed for just these."""
+"""The subsets that the runs of a table train on, checked, and the claims of the runs' folders."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ def kept(workdir: Workdir, run: Run, dataset) -> np.ndarray:
     """Positions that a run trains on, int64 `[n]`.
 
     Raises:
-      WorkdirError: the subset is of another data set.
+      WorkdirError: the subset belongs to another data set.
       DataError: the subset is damaged, or its labels are not the data set's.
     """
     if run.subset is None:
@@ -41,11 +41,11 @@ def kept(workdir: Workdir, run: Run, dataset) -> np.ndarray:
 
 
 def subset_digests(workdir: Workdir) -> dict[str, str]:
-    """SHA-256 of every subset file, by the subset's name, as the stage select wrote them; the files are checked.
+    """Checks every subset file that the stage select wrote; returns their SHA-256 by the subset's name.
 
     Raises:
       WorkdirError: the stage select has not finished.
-      DataError: a file is missing or another one than was written.
+      DataError: a file is missing or was changed.
     """
     digests = {}
     for file in need_manifest(workdir.subsets, "select", files=list)["files"]:
@@ -56,11 +56,11 @@ def subset_digests(workdir: Workdir) -> dict[str, str]:
 
 
 def claim(workdir: Workdir, run: Run, digests: dict[str, str]) -> None:
-    """Records what a run trains on, or checks that its folder holds just this training.
+    """Records in a run's folder what the run trains on, or checks that the folder belongs to this training.
 
     Raises:
-      DataError: there is no such subset.
-      WorkdirError: the folder's checkpoints or result come from another subset or another run.
+      DataError: the run's subset does not exist.
+      WorkdirError: the folder's checkpoints or result belong to another subset or another run.
     """
     if run.subset is not None and run.subset not in digests:
         raise DataError(f'{workdir.subsets} has no {run.subset}. Delete this folder and run "redundancy select" again.')

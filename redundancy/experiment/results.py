@@ -1,4 +1,4 @@
-"""The results of a sweep: which runs have one, and the table results.csv that is derived from them."""
+"""The results of a sweep: which runs have one, and the table results.csv, which is made from them."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ def is_done(workdir: Workdir, run: Run) -> bool:
 
 
 def _trainings(workdir: Workdir, config, runs: list[Run]) -> dict[str, str]:
-    """What the result of each run must say that it is of."""
+    """Checksum of each run's training, by its name; the run's result must carry the same."""
     dataset, positions, found = shared_dataset(config), {}, {}
     for run in runs:
         if run.subset not in positions:
@@ -46,10 +46,10 @@ def _trainings(workdir: Workdir, config, runs: list[Run]) -> dict[str, str]:
 
 
 def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
-    """Derives results.csv from the runs' own result.json, rows in the table's order.
+    """Makes results.csv from the runs' own result.json, with rows in the table's order.
 
     Raises:
-      DataError: a result is missing, damaged or another run's.
+      DataError: a result is missing, damaged or belongs to another training.
     """
     trainings = _trainings(workdir, config, runs)
     buffer = io.StringIO()
@@ -79,10 +79,10 @@ def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
 
 
 def mend_results(workdir: Workdir, config, runs: list[Run], sha256: str) -> None:
-    """Writes results.csv again if it is missing or was changed; `sha256` is its checksum.
+    """Writes results.csv again if it is missing or its SHA-256 is not `sha256`.
 
     Raises:
-      DataError: the runs' own results are not those of before.
+      DataError: the runs' own results have changed.
     """
     if storage.exists(workdir.results) and storage.sha256(workdir.results) == sha256:
         return
@@ -90,8 +90,8 @@ def mend_results(workdir: Workdir, config, runs: list[Run], sha256: str) -> None
     write_results(workdir, config, runs)
     if storage.sha256(workdir.results) != sha256:
         raise DataError(
-            f"{workdir.results}, written again from the runs' own result.json, is not what "
-            f"{storage.join(workdir.runs, 'manifest.json')} says it was: a result.json was changed, or the manifest is "
-            "of another sweep. Bring the right files back; or delete that manifest, and the folders of the runs that "
-            'you do not trust, and run "redundancy sweep" again.'
+            f"{workdir.results}, written again from the runs' own result.json, does not match the checksum in "
+            f"{storage.join(workdir.runs, 'manifest.json')}: a result.json was changed, or the manifest belongs to another "
+            "sweep. Bring the right files back; or delete that manifest, and the folders of the runs that you do not "
+            'trust, and run "redundancy sweep" again.'
         )

@@ -21,7 +21,7 @@ from redundancy.workdir.table import Run, Schedule, subset_schedule
 
 
 def _packs(runs: list[Run], schedules: dict[float, Schedule], size: int) -> list[tuple[Schedule, list[Run]]]:
-    """The table cut into packs of up to `size` runs of the same schedule; the longest come first."""
+    """Divides the table into packs of up to `size` runs with the same schedule, the longest first."""
     grouped: dict[Schedule, list[Run]] = {}
     for run in runs:
         grouped.setdefault(schedules[run.fraction], []).append(run)
@@ -33,14 +33,14 @@ def _packs(runs: list[Run], schedules: dict[float, Schedule], size: int) -> list
 
 
 def _agreed(config, packs: Sequence[tuple[Schedule, list[Run]]]) -> str:
-    """Checksum of what the parts of a sweep have in common: the packs, and how each is trained."""
+    """Checksum of everything that the parts of a sweep must have in common: the packs, and how each is trained."""
     nothing = Job("", "", np.zeros(0, np.int64), 0)
     cut = [[run.name for run in pack] for _, pack in packs]
     return digest({"packs": cut, "trainings": [identity(config, nothing, schedule) for schedule, _ in packs]})
 
 
 def _alone(table: str) -> None:
-    """Nobody else works in the workdir."""
+    """Default of `agree`: no other part works in the workdir, so there is nothing to compare."""
 
 
 def sweep(
@@ -52,20 +52,20 @@ def sweep(
 ) -> None:
     """Trains every run of the table that has no result, then writes results.csv and runs/manifest.json.
 
-    A part of a sweep trains its own share of the packs, which are those of the whole. Results are written by whoever finds
-    every run done.
+    A part of a sweep trains its share of the packs of the whole sweep. The part that finds every run done writes the
+    results.
 
     Args:
       config: resolved config.
-      workdir: with subsets.
-      profile: whether some steps of the first pack are traced.
-      part: of a sweep that others share; None for the whole.
-      agree: called in the first process, before the first training, with a checksum of what all parts have in common;
-        raises if another part has another, see `lease.Lease.agree`.
+      workdir: workdir with subsets.
+      profile: whether to trace some steps of the first pack.
+      part: part of a sweep that other machines share; None for the whole sweep.
+      agree: called in process 0, before the first training, with a checksum of everything that parts have in common;
+        raises if another part has a different one, see `lease.Lease.agree`.
 
     Raises:
-      WorkdirError: the stage select has not finished, the runs there are of other subsets, or other parts divide another
-        table.
+      WorkdirError: the stage select has not finished, existing runs belong to other subsets, or other parts divide
+        another table.
       DataError: a subset or a result is damaged.
     """
     digests = processes.first(lambda: subset_digests(workdir))
@@ -78,8 +78,8 @@ def sweep(
         return
     dataset = shared_dataset(config)
     workdir.claim_dataset(dataset.fingerprint, dataset.skipped)
-    # The mesh and the packs follow from the whole table, not from what is left of it: an interrupted sweep goes on
-    # with the same programs, and so with the same bits.
+    # The mesh and the packs depend on the whole table, not on the runs that are left, so that an interrupted sweep
+    # continues with the same programs and gets the same bits.
     mesh = make_mesh(config, num_trials=len(runs))
     shape, classes = dataset.image_shape, len(dataset.class_names)
     path = storage.join(workdir.runs, "packing.json")
@@ -97,7 +97,7 @@ def sweep(
     finished = num_own - sum(len(pack) for _, pack in left)
     logging.info("%s: %d of %d runs to do", name, num_own - finished, num_own)
     for run in {run.subset: run for _, pack in left for run in pack}.values():
-        kept(workdir, run, dataset)  # a wrong subset raises before the first training, not before its own
+        kept(workdir, run, dataset)  # so that a wrong subset is reported before the first training
     if finished < num_own:
         trainer = Trainer(config, dataset, mesh, size, packing.vmap)
         for schedule, pack in left:
@@ -119,7 +119,7 @@ def sweep(
 
 
 def _begin(workdir: Workdir, config, runs: list[Run], digests: dict[str, str]) -> list[str]:
-    """Claims the folders of all runs; names of those that are done. If all are, checks or mends results.csv."""
+    """Claims the folders of all runs; returns the names of finished runs. If all are, checks or rewrites results.csv."""
     for run in runs:
         claim(workdir, run, digests)
     finished = read_manifest(workdir.runs, results_sha256=str)

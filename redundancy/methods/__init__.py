@@ -1,6 +1,6 @@
-"""The methods of choosing what is kept: what each needs, and what its subsets have. A further method is an entry here.
+"""The registry of selection methods: what each needs and what its subsets have. To add a method, add an entry.
 
-Every command reads this table, so nothing heavy is imported before a method chooses.
+Every command reads this table, so heavy imports happen only when a method chooses.
 """
 
 import dataclasses
@@ -10,19 +10,19 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A method; knows nothing of files.
+    """A selection method; knows nothing of files.
 
     Attributes:
-      name: in configs, results and names of files; letters alone.
-      title, how: what the report calls it, and what stands there after "chosen".
+      name: its name in configs, results and names of files; only letters.
+      title, how: its name in the report, and the text there after "chosen".
       choose: which of the n images of a class are kept. Takes by name label, positions [n] int64 ascending, k (images
         to keep), config, trial (None unless per_trial), embeddings [n, d] float32 (None unless per_layer) and merges
         (None unless has_groups). Returns kept [n] bool and, of groups, group [n] int64 in 0…k-1 and dissimilarity [n]
         float64 to the group's kept image.
-      has_groups: whether it cuts the merges of the stage link into groups; it is per_layer then.
-      per_layer: whether it reads embeddings: a subset for each of config.layers.
-      per_trial: whether it draws: a subset for each trial.
-      fields: of the config, besides fractions, layers and trials, that a subset depends on.
+      has_groups: whether it cuts the merges of the stage link into groups; then per_layer is True, too.
+      per_layer: whether it reads embeddings, and so makes a subset for each of config.layers.
+      per_trial: whether it draws at random, and so makes a subset for each trial.
+      fields: config fields that a subset depends on, besides fractions, layers and trials.
     """
 
     name: str
@@ -58,12 +58,12 @@ _SEMANTIC = Method(
 )
 _RANDOM = Method("random", "random", "at random", _random, per_trial=True, fields=("seed",))
 METHODS = {method.name: method for method in (_SEMANTIC, _RANDOM)}
-BASELINE = _RANDOM.name  # with which the report compares the others
+BASELINE = _RANDOM.name  # the report compares the other methods with it
 DEFAULT = (_SEMANTIC.name, BASELINE)
 
 
 def get(name: str) -> Method:
-    """The method; one without properties for the full set, or for a name that this version lacks."""
+    """The method with this name; a method without properties for the full set and for unknown names."""
     return METHODS.get(name) or Method(name, name, f"by {name}")
 
 
@@ -73,5 +73,5 @@ def chosen(config: Mapping[str, Any]) -> list[Method]:
 
 
 def grouped(config: Mapping[str, Any]) -> Method | None:
-    """The config's method whose groups are linked and shown; None where none has any."""
+    """The config's method whose groups are linked and shown; None if no method has groups."""
     return next((method for method in chosen(config) if method.has_groups), None)

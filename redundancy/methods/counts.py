@@ -1,4 +1,4 @@
-"""How many images of each class are kept, whatever the method."""
+"""How many images of each class are kept, for every method."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -9,9 +9,9 @@ import numpy as np
 def class_counts(counts: Mapping[int, int] | Sequence[int] | np.ndarray, fraction: float) -> dict[int, int]:
     """Images to keep of each class: shares proportional to the class sizes, by largest remainder.
 
-    The sum is `fraction` of all images, half rounded up, but at least one of each class that has any. A class whose
-    share is below one keeps one; the others share the rest. Ties go to the lowest label. No rounding error: the
-    fraction is taken as the decimal it prints as.
+    The sum is `fraction` of all images, rounded half up, but at least one image of each class that has any. A class whose
+    share is below one keeps one; the others share the rest. Ties go to the lowest label. The fraction is taken as the
+    decimal that it prints as, so there are no rounding errors.
 
     Args:
       counts: images of each class, by label.
@@ -26,7 +26,7 @@ def class_counts(counts: Mapping[int, int] | Sequence[int] | np.ndarray, fractio
     pool = [label for label, size in sizes.items() if size]
     total = sum(sizes.values())
     left = max(int(Fraction(str(float(fraction))) * total + Fraction(1, 2)), len(pool))
-    # With every class raised to one image the share of the others falls, and another may come below one.
+    # Each class that is raised to one image lowers the others' share, so another one may fall below one.
     while below := [label for label in pool if sizes[label] * left < total]:
         for label in below:
             kept[label] = 1

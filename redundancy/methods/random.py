@@ -8,8 +8,8 @@ from redundancy.methods.counts import class_counts, rows_by_class
 def random_subset(labels: np.ndarray, positions: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
     """A uniformly random subset with the counts of `class_counts`, drawn in each class by itself.
 
-    Depends on the seed and on which positions each class has: not on the order of the rows, nor on other classes
-    but for the counts.
+    Depends on the seed and on the positions of each class, not on the order of the rows. Other classes only change the
+    counts.
 
     Args:
       labels: [n] int.
@@ -29,7 +29,7 @@ def random_subset(labels: np.ndarray, positions: np.ndarray, fraction: float, se
 
 
 def random_rows(positions: np.ndarray, k: int, seed: tuple[int, ...]) -> np.ndarray:
-    """Which k of the rows of one class, at positions [n], are kept: [n] bool, whatever the order of the rows."""
+    """Draws k rows of one class with positions [n]; returns [n] bool. The order of the rows does not matter."""
     order = np.argsort(positions, kind="stable")
     kept = np.zeros(len(positions), bool)
     kept[order[np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(order))[:k]]] = True

@@ -1,1 +1,1 @@
-"""What a TPU slice would do with a config, found out by compiling for it on a machine that has none."""
+"""Compiles a config for a TPU slice on a machine without TPUs, and reports memory, times and collectives."""

@@ -1,6 +1,6 @@
-"""The process that compiles for a slice with libtpu: reads a request, writes what was found. Started by compile.py.
+"""The process that compiles for a slice with libtpu: reads a request, writes the result. compile.py starts it.
 
-A process of its own, since libtpu's settings must be in the environment before JAX starts and must not stay there.
+It is a separate process, since libtpu's settings must be in the environment before JAX starts, and must not stay there.
 """
 
 import json
@@ -63,7 +63,7 @@ def _facts(compiled, trials: int, data: int, turns: int) -> dict:
 
 
 def _compile(program, arguments, images: int, fixed: int, trials: int, data: int, turns: int = 1) -> dict:
-    """What is found of one program, `images` of a chip and step; or that it needs too much memory.
+    """Facts about one program with `images` for each chip and step; or how much too much memory it needs.
 
     XLA counts a loop's body once, so its FLOPs and bytes are multiplied by the loop's `turns`: the micro-batches.
     """

@@ -1,4 +1,4 @@
-"""The command `preflight`: what a TPU slice would do with a config, printed."""
+"""The command `preflight`: prints what a config's programs need and cost on a TPU slice."""
 
 import dataclasses
 import json
@@ -22,9 +22,10 @@ class Flags:
     """The command's flags.
 
     Attributes:
-      topology: such as v5e:16x16.
-      image_size, classes: of the data set, instead of those of its name and the config.
-      trials: trainings at once, 1 as in the stage train.
+      topology: slice, such as v5e:16x16.
+      image_size, classes: side of images and number of classes, instead of those known from the data set's name and the
+        config.
+      trials: trainings at once; 1 as in the stage train.
       json: whether to print JSON instead of text.
     """
 
@@ -36,10 +37,10 @@ class Flags:
 
 
 def preflight(given: Flags, config) -> None:
-    """Compiles the config's training and embedding step for the slice and prints what a chip would do.
+    """Compiles the config's training and embedding step for the slice and prints facts for each chip.
 
     Raises:
-      ConfigError: a flag is wrong, or the config does not go with it.
+      ConfigError: a flag is wrong, or does not fit the config.
       CompileError: libtpu is missing, or the compilation failed.
       DoesNotFitError: after printing, a program needs too much memory.
     """

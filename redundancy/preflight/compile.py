@@ -69,15 +69,15 @@ def check(request: Request) -> None:
 
 
 def run(request: Request, module: str = "redundancy.preflight.child") -> dict:
-    """Compiles, and returns per program and chip: memory, FLOPs, bytes, collectives.
+    """Compiles, and returns memory, FLOPs, bytes and collectives for each program and chip.
 
     Args:
       request: what to compile.
-      module: run as the child process.
+      module: module to run as the child process.
 
     Returns:
       mesh (trials, chips of one batch), parameters, parameter_bytes, and programs: by name fits, images_per_chip, and
-      either hbm_used, flops, bytes_accessed, collectives, or what it needed (0 if unknown) and message.
+      either hbm_used, flops, bytes_accessed, collectives, or needed (bytes, 0 if unknown) and message.
 
     Raises:
       ConfigError: the batch cannot be spread over the slice.

@@ -1,4 +1,4 @@
-"""TPU generations, and the topologies that a slice may have."""
+"""TPU generations and the topologies of their slices."""
 
 import dataclasses
 import math
@@ -13,9 +13,9 @@ class Generation:
     """One chip of a generation.
 
     Attributes:
-      name: as topologies spell it.
-      hbm_bytes: HBM that a program may use, bytes, as libtpu's compiler reports it: a little less than is sold.
-      axes: of the torus.
+      name: its name in topologies.
+      hbm_bytes: bytes of HBM that a program may use, as libtpu's compiler reports them; a little less than advertised.
+      axes: number of axes of the torus.
       chip_config: libtpu's name for chips that are one JAX device each, if that is not the default.
     """
 

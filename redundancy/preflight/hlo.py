@@ -1,4 +1,4 @@
-"""Reads the collectives of a compiled program's text (HLO): their bytes, and the devices that exchange."""
+"""Finds the collectives in a compiled program's text (HLO): their bytes and their groups of devices."""
 
 import dataclasses
 import math
@@ -26,10 +26,10 @@ class Collective:
 
     Attributes:
       kind: all-reduce, all-gather, ...
-      bytes: a device's whole array: what goes in of an all-reduce, what comes out of an all-gather.
-      groups: devices that exchange, by their number in the mesh; pairs (from, to) of a collective-permute. Empty if all
-        devices are one group.
-      op_name: JAX's name of the operation, of one of those that were combined.
+      bytes: bytes of a device's whole array: the input of an all-reduce, the output of an all-gather.
+      groups: groups of devices that exchange, by their numbers in the mesh; for a collective-permute pairs (from, to).
+        Empty if all devices are one group.
+      op_name: JAX's name of the operation, or of one of several that were combined.
     """
 
     kind: str
@@ -48,7 +48,7 @@ def num_bytes(shape: str) -> float:
 
 
 def replica_groups(rest: str) -> tuple[tuple[int, ...], ...]:
-    """Of `replica_groups={{0,1},{2,3}}`, `replica_groups=[2,2]<=[2,2]T(1,0)` or `source_target_pairs={{0,1},{1,0}}`."""
+    """Parses `replica_groups={{0,1},{2,3}}`, `replica_groups=[2,2]<=[2,2]T(1,0)` or `source_target_pairs={{0,1},{1,0}}`."""
     if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}\s]*\})\}", rest):
         return tuple(tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,\s]+)\}", listed[1]))
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
@@ -60,9 +60,9 @@ def replica_groups(rest: str) -> tuple[tuple[int, ...], ...]:
 
 
 def collectives(text: str) -> list[Collective]:
-    """Every exchange between devices, once: of a pair "…-start", "…-done" the start counts.
+    """Every collective, once: of a pair "…-start", "…-done" only the start counts.
 
-    What lies in a loop's body is counted for one turn.
+    A collective in the body of a loop counts once, not for every iteration.
     """
     found, sizes = [], {}
     for match in map(_INSTRUCTION.match, text.splitlines()):

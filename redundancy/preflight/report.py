@@ -1,4 +1,4 @@
-"""What preflight found, as numbers for a program and as text for a terminal."""
+"""The results of preflight, as numbers for programs and as text for a terminal."""
 
 import math
 
@@ -6,21 +6,24 @@ from redundancy.preflight.compile import Request
 from redundancy.preflight.generations import Generation
 from redundancy.runtime.sizes import binary, decimal
 
-SHARE = 0.9  # of the memory; what is left is for the runtime, infeed and fragmentation
-_COMBINED = 8  # XLA combines all-reduces up to some size; as many at most are the gradients of one network
-_TINY = 64 * 1024  # bytes; a collective of fewer carries numbers for people, and costs its latency alone
+SHARE = 0.9  # share of the memory that a program may use; the rest is for the runtime, infeed and fragmentation
+_COMBINED = 8  # XLA combines all-reduces up to some size; the gradients of one network take at most this many
+_TINY = 64 * 1024  # bytes; smaller collectives only carry metrics, and cost only their latency
 
 
 def fitting_batch(
     images_per_chip: int, used: float, fixed: float, available: float, share: float = 0.9, whole: int = 1
 ) -> int:
-    """Images a chip that would about fill `share` of the memory, if all but `fixed` grows with the batch; at least 0.
+    """Images per chip that would about fill `share` of the memory, if all bytes but `fixed` grow with the batch.
 
     Args:
-      images_per_chip: batch that `used` was found with; what is returned is less.
-      used, fixed, available: bytes of HBM: the program's, those that do not depend on the batch, and the chip's.
-      share: of the memory to fill at most.
-      whole: a chip's images must be a multiple of it; eights of it are preferred.
+      images_per_chip: batch with which the program used `used` bytes; the result is smaller.
+      used, fixed, available: bytes of HBM that the program uses, that do not depend on the batch, and that a chip has.
+      share: share of the memory to fill at most.
+      whole: a chip's images must be a multiple of it, preferably eight times a multiple.
+
+    Returns:
+      a number of at least 0.
     """
     per_image = max(used - fixed, 1.0) / images_per_chip
     most = min(int(max(share * available - fixed, 0.0) / per_image), images_per_chip - 1)
@@ -44,9 +47,9 @@ def _program(generation: Generation, whole: int, found: dict) -> dict:
 
 
 def summary(request: Request, found: dict) -> dict:
-    """Everything that is reported, as JSON holds it: compile.run's result, bounds, verdicts."""
+    """Everything that is reported, as JSON: compile.run's result, bounds, verdicts."""
     generation, (trials, data) = request.topology.generation, found["mesh"]
-    # As mesh.make_mesh wants it: BatchNorm groups and micro-batches are whole on each chip.
+    # As mesh.make_mesh requires, each chip has whole BatchNorm groups and micro-batches.
     whole = math.lcm(request.config.bn_group_size or 1, request.config.micro_batch or 1)
     programs = {
         name: _program(generation, whole if name == "train" else 1, facts) for name, facts in found["programs"].items()
@@ -80,7 +83,7 @@ def summary(request: Request, found: dict) -> dict:
 
 
 def _remarks(request: Request, found: dict, train: dict) -> list[str]:
-    """What is noteworthy of the training step's collectives and memory."""
+    """Remarks about the training step's collectives and memory."""
     remarks = []
     trials, data = found["mesh"]
     large = [of for of in train["collectives"] if of["bytes"] > _TINY]
@@ -160,12 +163,12 @@ def text(result: dict) -> str:
 
 
 def _way_out(result: dict, name: str, facts: dict) -> str:
-    """What would fit instead of a program that does not."""
+    """A suggestion for a program that does not fit."""
     batch, trains = facts["fitting_images_per_chip"], name == "train"
     micro, group = (result["micro_batch"], result["bn_group_size"]) if trains else (0, 0)
     if batch:
         field = "batch_size" if trains else "eval_batch_size"
-        other = ", or lower config.micro_batch, whose activations are held at a time" if micro else ""
+        other = ", or lower config.micro_batch, since its activations are in memory at once" if micro else ""
         return f"about {batch} images a chip would fit: --config.{field}={batch * result['chips_per_trial']}{other}"
     if facts["one_image_fits"] and micro:
         return (
@@ -180,7 +183,7 @@ def _way_out(result: dict, name: str, facts: dict) -> str:
 
 
 def problem(result: dict) -> str | None:
-    """What is wrong if a program does not fit; None if all do."""
+    """An error message if a program does not fit; None if all fit."""
     lines = []
     for name, facts in result["programs"].items():
         if facts["fits"]:

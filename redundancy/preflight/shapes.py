@@ -1,4 +1,4 @@
-"""The shapes of a data set's images, known without opening it."""
+"""The shapes of images of well-known data sets, without opening them."""
 
 import dataclasses
 
@@ -22,12 +22,12 @@ _KNOWN = {
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """What programs need to know of a data set.
+    """The properties of a data set that programs depend on.
 
     Attributes:
       image: (height, width, channels) of an image as the network gets it.
-      classes: how many.
-      images: of the training split; 0 if unknown.
+      classes: number of classes.
+      images: images of the training split; 0 if unknown.
       resident: whether the set lives on the device (config.resident_mb).
     """
 
@@ -38,7 +38,7 @@ class Shapes:
 
 
 def shapes(config, image_size: int | None = None, classes: int | None = None) -> Shapes:
-    """Shapes of the config's data set, by its name; of a set not known by name they must be given.
+    """Shapes of the config's data set, known by its name; for an unknown name they must be given.
 
     Args:
       config: resolved.

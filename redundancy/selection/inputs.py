@@ -1,4 +1,4 @@
-"""What the stages link and select read: embeddings and merges, and whether they belong together."""
+"""The inputs of the stages link and select: opens embeddings and merges, and checks that they belong together."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def manifest_sha256(folder: str) -> str | None:
 
 
 def open_store(workdir: Workdir, layer: str) -> EmbeddingStore:
-    """The layer's store; raises WorkdirError if it is of another data set than the workdir's, or DataError of its labels."""
+    """The layer's store; raises WorkdirError if it belongs to another data set than the workdir, DataError for its labels."""
     store = EmbeddingStore(workdir.embeddings(layer))
     if store.layer != layer:
         raise WorkdirError(
@@ -39,7 +39,7 @@ def open_store(workdir: Workdir, layer: str) -> EmbeddingStore:
 
 
 def check_embeddings(folder: str, manifest: Mapping[str, Any], embeddings: str | None) -> None:
-    """Raises WorkdirError if finished merges were made from other embeddings than the present ones, if any are."""
+    """Raises WorkdirError if finished merges were made from other embeddings than the present ones (None: unknown)."""
     if embeddings is not None and manifest["embeddings"] != embeddings:
         raise WorkdirError(
             f"{folder} was made from other embeddings (their manifest's SHA-256 was {manifest['embeddings'][:12]}…, "
@@ -48,7 +48,7 @@ def check_embeddings(folder: str, manifest: Mapping[str, Any], embeddings: str |
 
 
 def check_depth(workdir: Workdir, folder: str, manifest: Mapping[str, Any], fractions: Sequence[float]) -> None:
-    """Raises WorkdirError if finished merges do not go down to all of the fractions."""
+    """Raises WorkdirError if finished merges are too few for some of the fractions."""
     counts = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
     for label, needed in num_merges(counts, fractions).items():
         if manifest["classes"][str(label)]["merges"] < needed:

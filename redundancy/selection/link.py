@@ -16,8 +16,8 @@ from redundancy.selection.inputs import check_depth, check_embeddings, manifest_
 from redundancy.selection.tasks import ClassTask
 from redundancy.workdir import Workdir, read_manifest
 
-# Runs the tasks and calls the function after each: `local.run`, or a cluster's. It may report a large class in steps,
-# each with how many more of its images are done.
+# Runs the tasks and calls the function after each: `local.run`, or a cluster's. For a large class it may call the function
+# several times, each time with the number of further images that are done.
 Engine = Callable[[Sequence[ClassTask], Callable[..., None]], None]
 
 
@@ -27,8 +27,8 @@ def link(config: ml_collections.FrozenConfigDict, workdir: Workdir, engine: Engi
     Classes that an interrupted run finished are kept. Of several processes each links its own classes.
 
     Args:
-      config: layers, fractions and methods count.
-      workdir: holds finished embeddings.
+      config: resolved config, of which only layers, fractions and methods matter.
+      workdir: workdir with finished embeddings.
       engine: runs the tasks, see `local.run`.
 
     Raises:
@@ -75,7 +75,7 @@ def _is_finished(config, workdir: Workdir, layer: str) -> bool:
     check_embeddings(folder, manifest, manifest_sha256(workdir.embeddings(layer)))
     check_depth(workdir, folder, manifest, config.fractions)
     if processes.is_first():
-        storage.remove(merges.scratch(folder))  # left by a process that died before it removed it
+        storage.remove(merges.scratch(folder))  # a process that died may have left it
     return True
 
 
@@ -85,13 +85,13 @@ def _wanted_merges(store: EmbeddingStore, fractions: Sequence[float]) -> dict[in
     empty = [name for label, name in enumerate(store.manifest["class_names"]) if label not in counts]
     if empty:
         logging.warning("%s: no images of %d classes, for example %r.", store.folder, len(empty), empty[0])
-    # One more than is needed: with the largest remainder a larger fraction may keep one image fewer of a class.
+    # One more than needed: with largest remainders, a larger fraction may keep one image fewer of a class.
     more = int(min(fractions) < 1)
     return {label: min(number + more, counts[label] - 1) for label, number in num_merges(counts, fractions).items()}
 
 
 def _own(tasks: Sequence[ClassTask]) -> list[ClassTask]:
-    """This process's share: classes are dealt out by size, so that each process gets about the same work."""
+    """This process's share of the classes, which are dealt out by size, so that each process gets about the same work."""
     dealt = sorted(tasks, key=lambda task: (-task.num_images, task.label))
     return dealt[processes.index() :: processes.count()]
 

@@ -9,14 +9,14 @@ from redundancy.runtime.machine import cores
 from redundancy.selection import tasks
 from redundancy.selection.tasks import ClassTask
 
-# Such a class keeps all cores busy alone, and two of them would need twice the memory.
+# A class of at least this size keeps all cores busy by itself, and two at once would need twice the memory.
 LARGE = 10_000
 
 
 def run(todo: Sequence[ClassTask], finished: Callable[..., None]) -> None:
     """Runs the tasks, the largest class first.
 
-    Threads do it: the work is in compiled code that holds no lock, and XLA's threads are shared by all.
+    Uses threads: the work is in compiled code that holds no lock, and all threads share XLA's threads.
 
     Args:
       todo: classes to link.
@@ -39,7 +39,7 @@ def run(todo: Sequence[ClassTask], finished: Callable[..., None]) -> None:
                 future.result()
                 finished(futures[future])
         except BaseException as error:
-            # Who was asked to end ends; an error waits for the classes that are under way, whose files stay.
+            # Preempted ends at once; other errors wait for the classes in progress, whose files stay.
             pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
             raise
         pool.shutdown()

@@ -1,7 +1,8 @@
 """Merges on disk: a file for each linked class while the stage runs, then a few parts and a manifest.
 
-A class's file is created once, whatever is retried; it is whole or not there. When all classes are linked their
-merges are packed into part-00003-of-00016.parquet, a row group of each class, and the classes' files are removed.
+A class's file is created once, even if tasks are retried; it is whole or does not exist. When all classes are linked,
+their merges are packed into files such as part-00003-of-00016.parquet, with a row group for each class, and the
+classes' files are removed.
 """
 
 import concurrent.futures
@@ -26,7 +27,7 @@ _READERS = 16
 
 
 def scratch(folder: str) -> str:
-    """Where the files of the classes lie until they are packed."""
+    """Folder of the classes' files until they are packed."""
     return storage.join(folder, "classes")
 
 
@@ -50,13 +51,13 @@ def read_whole(path: str, columns: Sequence[str], identity: str) -> pa.Table | N
 
 
 def create_once(path: str, table: pa.Table, identity: str) -> None:
-    """Writes a file unless it is there: of several writers of the same the first wins.
+    """Writes a file unless it exists. If several processes write the same file, the first one wins.
 
-    The file's bytes depend on the table and the identity alone.
+    The file's bytes depend only on the table and the identity.
     """
     data = storage.parquet_bytes([table], {_IDENTITY: identity})
     if not storage.create_bytes(path, data) and read_whole(path, table.column_names, identity) is None:
-        storage.write_bytes(path, data)  # what lay there was damaged, or of other embeddings
+        storage.write_bytes(path, data)  # the existing file is damaged, or of other embeddings
 
 
 def read_class(path: str, identity: str) -> Merges | None:
@@ -71,7 +72,7 @@ def create_class(path: str, label: int, merges: Merges, identity: str) -> None:
 
 
 def finished_classes(folder: str, identities: Mapping[int, str]) -> set[int]:
-    """Labels whose files are there, undamaged, and of the wanted identity."""
+    """Labels whose files exist, are undamaged, and have the wanted identity."""
     there = set(storage.list_dir(scratch(folder)))
     candidates = [label for label in identities if class_path(folder, label).rsplit("/", 1)[-1] in there]
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
@@ -107,7 +108,7 @@ def pack(folder: str, identities: Mapping[int, str], manifest: Mapping[str, Any]
             try:
                 tables = list(pool.map(read, labels[index::num_parts]))
             except DataError:
-                # Another command for the same workdir may have packed them, and removed them.
+                # Another command in the same workdir may have packed and removed them.
                 found = read_manifest(folder)
                 if found is not None and manifest.items() <= found.items():
                     return

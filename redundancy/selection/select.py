@@ -26,14 +26,14 @@ from redundancy.workdir.table import Asked
 
 
 def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
-    """Writes the subset of every method, layer, fraction and, if it is drawn, trial (the paper's section 3.2).
+    """Writes the subset of every method, layer, fraction and, if the method draws, trial (the paper's section 3.2).
 
-    Of several processes the first does it. Subsets of other fractions, methods, layers or trials made before stay, and the
+    Of several processes, process 0 does it. Existing subsets of other fractions, methods, layers or trials stay, and the
     manifest lists all.
 
     Raises:
-      WorkdirError: embeddings or merges are not finished, do not belong together or to the workdir's data set, or the
-        subsets made before are of other ones, or of another rule or seed.
+      WorkdirError: embeddings or merges are not finished, do not belong together or to the workdir's data set; or
+        existing subsets were made from others, or with another rule or seed.
       DataError: an artifact is damaged, or the embeddings' labels are not the data set's.
     """
     processes.first(lambda: _select(config, workdir))
@@ -60,12 +60,12 @@ def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
 
 
 def _layers(config: ml_collections.FrozenConfigDict) -> Sequence[str]:
-    """Layers that are read; one has the labels if no method reads embeddings."""
+    """Layers to read; only one, for its labels, if no method reads embeddings."""
     return config.layers if any(method.per_layer for method in methods.chosen(config)) else config.layers[:1]
 
 
 def _find_inputs(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> dict[str, str | None]:
-    """SHA-256 of each manifest that is read, None if there is none."""
+    """SHA-256 of the manifest of each input, None if it has none."""
     inputs = {f"embeddings/{layer}": manifest_sha256(workdir.embeddings(layer)) for layer in _layers(config)}
     if methods.grouped(config):
         inputs |= {f"merges/{layer}": manifest_sha256(workdir.merges(layer)) for layer in _layers(config)}
@@ -75,11 +75,11 @@ def _find_inputs(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> d
 def _read_earlier(
     config: ml_collections.FrozenConfigDict, workdir: Workdir, inputs: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """The manifest of the subsets made before, to which this config's are added; an empty one if there is none.
+    """The manifest of existing subsets, to which this config's are added; an empty one if there is none.
 
     Raises:
-      WorkdirError: they were made of other inputs than the present ones, by another rule or with another seed.
-      DataError: they are not whole.
+      WorkdirError: the subsets were made from other inputs than the present ones, or with another rule or seed.
+      DataError: a subset is missing or damaged.
     """
     manifest = read_manifest(workdir.subsets, inputs=dict, files=list)
     if manifest is None:
@@ -103,7 +103,7 @@ def _read_earlier(
 def _open_stores(
     config: ml_collections.FrozenConfigDict, workdir: Workdir, earlier: Sequence[Mapping[str, Any]]
 ) -> list[EmbeddingStore]:
-    """The layers' embeddings; raises DataError if they, or the subsets made before, are of different images or labels."""
+    """The layers' embeddings; raises DataError if they, or existing subsets, have different images or labels."""
     stores = [open_store(workdir, layer) for layer in _layers(config)]
     positions, labels = stores[0].labels()
     for store in stores[1:]:
@@ -126,7 +126,7 @@ def _open_stores(
 def _read_merges(
     workdir: Workdir, stores: Sequence[EmbeddingStore], inputs: Mapping[str, str | None], missing: Sequence[Asked]
 ) -> dict[str, dict[int, Merges]]:
-    """By layer, the merges that the missing subsets are cut from."""
+    """The merges from which the missing subsets are cut: layer -> label -> merges."""
     linked = {}
     for store in stores:
         fractions = [each.fraction for each in missing if each.layer == store.layer and METHODS[each.method].has_groups]
@@ -138,7 +138,7 @@ def _read_merges(
 def _need_merges(
     workdir: Workdir, store: EmbeddingStore, embeddings: str | None, fractions: Sequence[float]
 ) -> dict[int, Merges]:
-    """The layer's merges; raises WorkdirError if they are not these embeddings', or not deep enough."""
+    """The layer's merges by label; raises WorkdirError if they belong to other embeddings, or are too few."""
     folder = workdir.merges(store.layer)
     manifest = need_manifest(folder, "link", embeddings=str, classes=dict, fractions=list, parts=list)
     check_embeddings(folder, manifest, embeddings)
@@ -160,7 +160,7 @@ def _choose(
     stores: Sequence[EmbeddingStore],
     linked: Mapping[str, Mapping[int, Merges]],
 ) -> Iterator[Subset]:
-    """The missing subsets; those of one method and layer are chosen together, since its embeddings are read once."""
+    """The missing subsets; those of one method and layer are chosen together, so that embeddings are read only once."""
     for _, together in itertools.groupby(missing, lambda each: (each.method, each.layer) if each.layer else each.name):
         asked = list(together)
         store = next((store for store in stores if store.layer == asked[0].layer), stores[0])
@@ -173,15 +173,15 @@ def _subsets(
     store: EmbeddingStore,
     linked: Mapping[int, Merges],
 ) -> list[Subset]:
-    """The subsets asked for of one method and layer; each class is read once, if at all."""
+    """The wanted subsets of one method and layer; each class is read at most once."""
     method, (positions, labels) = METHODS[asked[0].method], store.labels()
     counts = [class_counts(store.class_counts, each.fraction) for each in asked]
     group = np.full((len(counts), len(labels)), -1, np.int64)
     kept = np.zeros(group.shape, bool)
     dissimilarity = np.full(group.shape, np.nan)
     first_group = np.zeros(len(counts), np.int64)
-    told = Progress(f"select {store.layer}", len(labels), "images") if method.per_layer else contextlib.nullcontext()
-    with told as progress:
+    shown = Progress(f"select {store.layer}", len(labels), "images") if method.per_layer else contextlib.nullcontext()
+    with shown as progress:
         for label, rows in rows_by_class(labels).items():
             vectors = store.read_class(label)[1] if method.per_layer else None
             for number, (each, of_fraction) in enumerate(zip(asked, counts, strict=True)):

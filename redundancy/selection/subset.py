@@ -1,4 +1,4 @@
-"""A subset on disk: for every training image whether it is kept, its group, and how far it is from the kept image."""
+"""A subset on disk: for every training image whether it is kept, its group, and its dissimilarity to the kept image."""
 
 import dataclasses
 import json
@@ -45,10 +45,10 @@ class Subset:
 
 
 def write_subset(path: str, subset: Subset) -> str:
-    """Writes the subset, whole or not at all; the same subset makes the same bytes. Returns the file's SHA-256."""
+    """Writes the subset atomically and returns the file's SHA-256; equal subsets give the same bytes."""
     columns = (subset.positions, subset.labels, subset.group, subset.kept, subset.dissimilarity)
     arrays = [
-        # Null, because the mean of a column with NaN is NaN in most tools.
+        # Null instead of NaN, because in most tools the mean of a column with NaN is NaN.
         pa.array(values, kind, mask=np.isnan(values) if name == "dissimilarity" else None)
         for (name, kind), values in zip(_COLUMNS.items(), columns, strict=True)
     ]
@@ -57,10 +57,10 @@ def write_subset(path: str, subset: Subset) -> str:
 
 
 def check_file(folder: str, entry: Mapping[str, Any]) -> str:
-    """The path of a subset that a manifest's entry names: file and sha256.
+    """Checks the file of a manifest's entry, which has file and sha256, and returns its path.
 
     Raises:
-      DataError: the file is missing, or another one than the entry says.
+      DataError: the file is missing, or has another checksum.
     """
     path = storage.join(folder, entry["file"])
     storage.check_sha256(path, entry["sha256"], f'Delete {folder} and run "redundancy select" again.')
@@ -68,10 +68,10 @@ def check_file(folder: str, entry: Mapping[str, Any]) -> str:
 
 
 def need_subset(folder: str, files: Sequence[Mapping[str, Any]], name: str) -> Subset:
-    """The subset `name` of a manifest's files, as `check_file` and `read_subset`.
+    """Reads the subset `name`, which must be among a manifest's files.
 
     Raises:
-      DataError: the manifest has no such file, or the file is not the one that it names, or is damaged.
+      DataError: the manifest has no such file, or the file has another checksum or is damaged.
     """
     entry = next((entry for entry in files if entry["file"] == f"{name}.parquet"), None)
     if entry is None:

@@ -1,8 +1,7 @@
-"""The work of the stage link, cut into tasks that any engine may run, anywhere, and again if one was lost.
+"""The work of the stage link, divided into tasks that any engine may run on any machine, and repeat if one was lost.
 
-A task reads what it needs from the store itself, creates one file once, and returns a number at most: no array passes
-through an engine. A class is one task (`link_class`), or, if that would take too long, many (`link_split`). Knows
-nothing of engines.
+A task reads its input from the store itself, creates one file, and returns at most a number: no array passes through an
+engine. A class is one task (`link_class`) or, if it is very large, many (`link_split`). Knows nothing of engines.
 """
 
 import dataclasses
@@ -22,7 +21,7 @@ from redundancy.linkage.pairs import Pairs
 from redundancy.runtime.errors import DataError
 from redundancy.selection import merges
 
-# Calls the function with each tuple of arguments, anywhere, and returns the results in the same order.
+# Calls the function with each tuple of arguments, on any machine, and returns the results in the same order.
 Run = Callable[[Callable[..., Any], Sequence[tuple]], list]
 
 _COLUMNS = ("i", "j", "dissimilarity")
@@ -36,7 +35,7 @@ class ClassTask:
 
     Attributes:
       embeddings: folder of the layer's embedding store.
-      sha256: of the store's manifest, which says whose embeddings these are.
+      sha256: checksum of the store's manifest, which identifies the embeddings.
       merges: folder of the layer's merges.
       label: the class.
       num_images: images of the class.
@@ -52,7 +51,7 @@ class ClassTask:
 
     @property
     def identity(self) -> str:
-        """JSON that says of which embeddings these merges are, and how many."""
+        """JSON that identifies the embeddings that are linked, and the number of merges."""
         return json.dumps({"embeddings": self.sha256, "label": self.label, "merges": self.num_merges})
 
     @property
@@ -69,7 +68,7 @@ class ClassTask:
 def _read(task: ClassTask) -> np.ndarray:
     """The class's embeddings, [n, d] float32.
 
-    Each thread reads footers once and compares them with the manifest. The driver has read every file to its end.
+    Each thread reads footers once and compares them with the manifest. The driver has checked every whole file.
     """
     key = (task.embeddings, task.sha256)
     if getattr(_local, "key", None) != key:
@@ -77,7 +76,7 @@ def _read(task: ClassTask) -> np.ndarray:
     try:
         embeddings = _local.store.read_class(task.label)[1]
     except BaseException:
-        _local.key = None  # the files may be put right before this thread's next task
+        _local.key = None  # the user may repair the files before this thread's next task
         raise
     if len(embeddings) != task.num_images:
         raise DataError(
@@ -88,7 +87,7 @@ def _read(task: ClassTask) -> np.ndarray:
 
 
 def link_class(task: ClassTask, advance: Callable[[float], None] | None = None) -> None:
-    """Links one class and creates its file; does nothing if it is there already.
+    """Links one class and creates its file; does nothing if the file exists.
 
     Args:
       task: the class.
@@ -144,10 +143,10 @@ def continue_class(task: ClassTask, thresholds: tuple[float, ...], num_blocks: i
     """Links a class from the pairs that `compute_pairs` wrote up to each of the thresholds.
 
     Returns:
-      The next threshold up to which pairs are wanted; or None: the class is linked, and its file created.
+      The next threshold up to which pairs are needed; None if the class is linked and its file created.
 
     Raises:
-      DataError: a block's file is missing or damaged, the class is, or its pairs do not fit in memory.
+      DataError: a block's file or the class is missing or damaged, or its pairs do not fit in memory.
     """
     _local.split = _local.linker = None
     if merges.read_class(task.path, task.identity) is not None:
@@ -172,9 +171,9 @@ def continue_class(task: ClassTask, thresholds: tuple[float, ...], num_blocks: i
 
 
 def link_split(task: ClassTask, num_blocks: int, run: Run) -> None:
-    """Links one class as many tasks: blocks of rows of its pairs, and then the linkage, until enough merges are made.
+    """Links one class as many tasks: blocks of rows of its pairs, then the linkage, until there are enough merges.
 
-    The file is byte for byte that of `link_class`. What an interrupted call left is used.
+    The file is identical to that of `link_class`. Files of an interrupted call are used.
 
     Args:
       task: the class.

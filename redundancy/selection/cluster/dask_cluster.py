@@ -1,6 +1,6 @@
-"""Runs calls on the workers of a Dask scheduler and says in plain words what goes wrong there.
+"""Runs calls on the workers of a Dask scheduler, and turns their failures into clear errors.
 
-A call whose worker dies is made again elsewhere. Nothing large passes through the scheduler. Knows nothing of linkage.
+If a worker dies, its call is repeated on another. Nothing large passes through the scheduler. Knows nothing of linkage.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 _TRIES = 4
-_RETRY_S = 1.0  # doubled before each further try
+_RETRY_S = 1.0  # seconds before the second try, doubled for each later one
 _LOOK_S = 5.0
 _MOST_SUSPECTS = 16
 _REMIND_S = 60.0
-# Packages that may change a result's last bits, or keep a task from being sent at all.
+# Packages whose version may change the last bits of a result, or prevent a task from being sent.
 _PACKAGES = ("redundancy", "python", "numpy", "scipy", "numba", "jax", "pyarrow", "dask", "distributed", "cloudpickle")
 
 
@@ -34,8 +34,8 @@ class Cluster:
     """The workers of one scheduler.
 
     Args:
-      client: connected to the scheduler.
-      address: the scheduler's, for messages.
+      client: client that is connected to the scheduler.
+      address: address of the scheduler, for messages.
       marker: name of the file by which workers know the workdir, see `dask_worker.call`.
       num_tasks: classes to link; the caller counts in `num_finished` those that are linked.
     """
@@ -53,10 +53,10 @@ class Cluster:
         )
 
     def need_workers(self) -> None:
-        """Waits until there is a worker, and compares the packages of all, and the scheduler's, with this process's.
+        """Waits for a worker, and compares the packages of all workers and of the scheduler with this process's.
 
         Raises:
-          UserError: one of them has another version of this package, or none; or the scheduler is lost meanwhile.
+          UserError: one of them has another version of this package, or none; or the scheduler is lost.
         """
         try:
             while not self._num_workers():
@@ -66,7 +66,7 @@ class Cluster:
             raise UserError(self._lost(error)) from error
 
     def _num_workers(self) -> int:
-        """How many workers there are; says now and then that there are none."""
+        """Number of workers; from time to time logs that there are none."""
         number = self._client.scheduler_info(n_workers=0).get("n_workers")
         if number is None:
             raise ConnectionError("it does not answer")
@@ -76,7 +76,7 @@ class Cluster:
             self._reminded = time.monotonic()
             logging.warning(
                 "link: there are no workers at %s; waiting for some. Start them with: dask worker %s --nthreads 1. If "
-                "they come and go, their logs tell why.",
+                "they come and go, see their logs.",
                 self._address,
                 self._address,
             )
@@ -110,8 +110,8 @@ class Cluster:
         A call whose worker dies, or that fails for no fault of the user's, is made again.
 
         Args:
-          function: one that its module's name finds.
-          arguments: of each call, small; the first is the `ClassTask`.
+          function: a function at the top level of a module.
+          arguments: small arguments of each call; the first is the `ClassTask`.
           done: called in this thread after each call, with its number in `arguments` and, if `results`, what it returned.
           results: whether results are fetched from the workers; else they are None.
 
@@ -150,16 +150,16 @@ class Cluster:
                 if error is None:
                     done(number, result)
                 elif _is_of_memory(error) and not alone and len(suspects) < _MOST_SUSPECTS:
-                    # The death may be another's fault who was on the same worker; alone the guilty one is found.
+                    # Another task on the same worker may have killed it; running alone shows which one does.
                     logging.warning("%s: %s. It is tried again, last and alone.", _name(task), _short(error))
                     suspects.append(number)
                 elif isinstance(error, CallFailed) and tries + 1 < _TRIES:
                     logging.warning("%s: %s. It is tried again.", _name(task), _short(error))
                     submit(number, tries + 1, alone)
                 else:
-                    raise self._told(error, task) from error
+                    raise self._explained(error, task) from error
                 if suspects and not running:
-                    # The smallest class first: it is the least likely to be guilty, and the guilty one ends the run.
+                    # The smallest class first: it is the least likely one to kill a worker, and the one that does ends the run.
                     suspects.sort()
                     submit(suspects.pop(), alone=True)
         finally:
@@ -187,8 +187,8 @@ class Cluster:
             "workers first."
         )
 
-    def _told(self, error: BaseException, task: ClassTask) -> BaseException:
-        """The error that the user sees."""
+    def _explained(self, error: BaseException, task: ClassTask) -> BaseException:
+        """The error to raise for a failed call."""
         from distributed import CancelledError
 
         if isinstance(error, CancelledError):

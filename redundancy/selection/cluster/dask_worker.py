@@ -1,6 +1,6 @@
-"""What `distributed` runs on a worker: checks that the worker is fit, keeps the task to its core, calls the function.
+"""Runs on a worker for `distributed`: checks the worker's version and workdir, limits its threads, calls the function.
 
-Imported on workers, so it imports no more than the tasks need. Knows nothing of scheduling.
+Workers import it, so it imports no more than the tasks need. Knows nothing of scheduling.
 """
 
 import functools
@@ -34,9 +34,9 @@ def version() -> str:
 
 
 class CallFailed(Exception):
-    """A call's exception as text, since not every exception can be sent: its machine, type and text, and stack trace.
+    """A call's exception as text (machine, type, message and stack trace), since not every exception can be sent.
 
-    `memory` is whether it was for want of memory.
+    `memory` is whether the call ran out of memory.
     """
 
     def __init__(self, worker: str, what: str, memory: bool, trace: str):
@@ -48,7 +48,7 @@ class CallFailed(Exception):
 
 
 def dask_setup(_) -> None:
-    """Called by Dask when a local worker starts: Ctrl-C reaches it too, but the driver is to end it."""
+    """Dask calls it when a local worker starts. Ignores Ctrl-C, which reaches workers too: the driver ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -85,11 +85,11 @@ def call(wanted: str, folder: str, marker: str, wait_s: float, function: Callabl
       folder: the merges that are being made.
       marker: name of a file which the driver has written among the files of the classes.
       wait_s: seconds to wait first, if the call failed before.
-      function: named by its module, as everything that is sent.
-      arguments: of the function, small.
+      function: a function at the top level of a module, so that it can be sent by name.
+      arguments: small arguments of the function.
 
     Raises:
-      UserError: as the function, or this worker has another version of this package or does not see the workdir.
+      UserError: as `function` raises it; or this worker has another version of this package or does not see the workdir.
       CallFailed: for any other exception of the function.
     """
     from distributed import get_worker
@@ -110,4 +110,4 @@ def call(wanted: str, folder: str, marker: str, wait_s: float, function: Callabl
     except Exception as error:
         what, memory = f"{type(error).__name__}: {error}".rstrip(". "), isinstance(error, MemoryError)
         failed = CallFailed(socket.gethostname(), what, memory, traceback.format_exc())
-    raise failed  # out here, where the exception is not its context and so is not sent along
+    raise failed  # outside of the handler: else the original exception would be its context and be sent, too

@@ -1,7 +1,7 @@
-"""Links classes on a cluster of dask.distributed: any number of machines, workers may come and go.
+"""Links classes on a cluster of dask.distributed with any number of machines; workers may come and go.
 
-One task for each class, the largest first; a very large class is cut into several. Tasks read and write the workdir
-themselves; through the scheduler pass their descriptions alone.
+Each class is one task, the largest first; a very large class is divided into several. Tasks read and write the workdir
+themselves; only their descriptions pass through the scheduler.
 """
 
 import contextlib
@@ -25,19 +25,19 @@ from redundancy.selection.tasks import ClassTask
 if TYPE_CHECKING:
     from distributed import Client
 
-# Classes of so many images are linked by several workers together.
+# Several workers link a class of at least this many images together.
 SPLIT_IMAGES = 100_000
-# The blocks depend on the class's size alone, so that another cluster continues with the same ones.
+# Blocks depend only on the size of the class, so that another cluster can continue with the same ones.
 _PAIRS_PER_BLOCK = 2_000_000_000
 _CONNECT_S = 10.0
 _FORMS = "tcp://HOST:PORT, tls://HOST:PORT, file:PATH (a scheduler file), local or local:WORKERS"
 
 
 def _address(scheduler: str) -> str | int:
-    """Address of the scheduler, or how many local workers are wanted.
+    """Address of the scheduler, or the number of local workers to start.
 
     Raises:
-      ConfigError: `scheduler` is none of the known forms.
+      ConfigError: `scheduler` has no known form.
       UserError: the scheduler file is not there or holds no address.
     """
     kind, _, rest = scheduler.partition(":")
@@ -85,7 +85,7 @@ def _connected(scheduler: str) -> Iterator[tuple["Client", str]]:
             f"{address} needs certificates. Set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
             "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."
         )
-    # What Dask logs of lost workers and connections also reaches us as an exception, or is put right by Dask.
+    # Dask logs lost workers and connections, but repairs them itself or raises an exception, too.
     for name in ("distributed", "distributed.client", "distributed.scheduler", "distributed.nanny"):
         std_logging.getLogger(name).setLevel(std_logging.CRITICAL)
     with contextlib.ExitStack() as stack:
@@ -116,30 +116,30 @@ def _connected(scheduler: str) -> Iterator[tuple["Client", str]]:
 
 @contextlib.contextmanager
 def _marked(folder: str) -> Iterator[str]:
-    """Name of a file among the files of the classes, by which workers know the folder; it is removed afterwards."""
+    """Writes a file beside the classes' files, by which workers recognise the folder; returns its name, removes it at exit."""
     marker = f".run-{uuid.uuid4().hex}"
     path = storage.join(merges.scratch(folder), marker)
     storage.write_bytes(path, b"The run that wrote this has not ended, or was killed.\n")
     try:
         yield marker
     finally:
-        with contextlib.suppress(Exception):  # left there it does no harm, and goes when all classes are linked
+        with contextlib.suppress(Exception):  # a leftover does no harm, and is removed when all classes are linked
             storage.remove(path)
 
 
 def num_blocks(task: ClassTask) -> int:
-    """Blocks into which a very large class is cut."""
+    """Number of blocks into which a very large class is divided."""
     num_pairs = task.num_images * (task.num_images - 1) // 2
     return max(2, -(-num_pairs // _PAIRS_PER_BLOCK))
 
 
 def _link_split(cluster: Cluster, task: ClassTask, advance: Callable[[int], None]) -> None:
-    """Links one class as many calls; calls `advance` in steps with how many more of its images are done, all in the end."""
-    blocks, told = num_blocks(task), 0
+    """Links one class by many calls; calls `advance` with numbers of further images done, which sum to all its images."""
+    blocks, reported = num_blocks(task), 0
 
-    def tell(images: int) -> None:
-        nonlocal told
-        told += images
+    def report(images: int) -> None:
+        nonlocal reported
+        reported += images
         advance(images)
 
     def run_all(function: Callable, arguments: Sequence[tuple]) -> list:
@@ -147,19 +147,19 @@ def _link_split(cluster: Cluster, task: ClassTask, advance: Callable[[int], None
 
         def done(number: int, result: Any) -> None:
             out[number] = result
-            if len(arguments) > 1:  # a block, though perhaps not of the last round
-                tell(min(task.num_images // blocks, task.num_images - 1 - told))
+            if len(arguments) > 1:  # a block, perhaps of an earlier round
+                report(min(task.num_images // blocks, task.num_images - 1 - reported))
 
         cluster.map(function, arguments, done, results=True)
         return out
 
     tasks.link_split(task, blocks, run_all)
     cluster.num_finished += 1
-    tell(task.num_images - told)
+    report(task.num_images - reported)
 
 
 def _absolute(path: str) -> str:
-    """The path as a worker in another folder finds it."""
+    """The path in a form that works in a worker with another current folder."""
     return os.path.abspath(path) if "://" not in path else path
 
 
@@ -170,17 +170,17 @@ def run(
     scheduler: str,
     split_images: int = SPLIT_IMAGES,
 ) -> None:
-    """Runs the tasks on the workers of a scheduler, the largest class first; with a scheduler, a `link.Engine`.
+    """Runs the tasks on the workers of a scheduler, the largest class first; a `link.Engine` once `scheduler` is given.
 
-    The merges are those of `local.run` to the last byte, however many workers there are, come or die.
+    The merges are identical to those of `local.run`, for any number of workers, also if workers join or die.
 
     Args:
       todo: classes to link, all of one layer.
-      finished: called in this thread with each class; with a very large one in steps, and how many more images are
+      finished: called in this thread after each class; during a very large one also with the number of further images
         done.
       scheduler: "tcp://HOST:PORT" (or tls), "file:PATH" of a scheduler file, or "local" or "local:WORKERS" to start
         worker processes on this machine.
-      split_images: classes of so many images or more are linked by several workers together.
+      split_images: several workers link a class of at least this many images together.
 
     Raises:
       ConfigError: `scheduler` is none of these.
