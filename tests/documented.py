@@ -1,4 +1,4 @@
-"""The blocks of code in the README and in docs/, and how the tests treat each; nothing is passed over.
+"""The blocks of code in the README and in docs/, and how the tests treat each; no block is skipped.
 
 A block of shell commands (indented, or fenced as bash) is *run*, as it stands, on small variants (see `Scope`). A comment
 before a block, `<!-- check: WHY -->`, says that it is checked alone: every command's flags, files and config, without doing
@@ -101,7 +101,7 @@ class Scope:
     """A folder in which the commands of one section run in their order, each a process of its own.
 
     What makes them small: `configs/digits.py` and `configs/folder.py:PATH` are run as their variant `:smoke`, in one
-    finished workdir for all pages, whatever --workdir says, unless fields are overridden; PATH, E.npy, Y.npy and I.txt are
+    finished workdir for all pages, for any --workdir, unless fields are overridden; PATH, E.npy, Y.npy and I.txt are
     files made here; /tmp/digits, and what no command of the section wrote, is the digits' workdir, too, and
     /tmp/digits-longer a copy of it. Commands of the launcher are planned.
     """
@@ -242,7 +242,7 @@ def _need_success(argv: list[str], env: dict[str, str]) -> None:
 
 
 def _check_launch(words: list[str], env: dict[str, str]) -> None:
-    """A run or preflight of the launcher is planned, which tells of its mistakes; other verbs have their flags looked up."""
+    """A run or preflight of the launcher is planned, which reports mistakes; other verbs have their flags looked up."""
     cut = words.index("--") if "--" in words else len(words)
     if words[0] in ("plan", "run", "preflight"):
         own = [word for word in words[1:cut] if word != "--delete-on-exit"]

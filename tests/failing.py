@@ -1,4 +1,4 @@
-"""What is asked of a command that ends with an error."""
+"""Checks of a command that ends with an error."""
 
 
 def fails(done, *said, code=None):

@@ -1,4 +1,4 @@
-"""A finished workdir of a small experiment, made once for all tests that only look at it or tamper with a copy."""
+"""A finished workdir of a small experiment, made once for all tests that only read it or change a copy."""
 
 import contextlib
 import functools

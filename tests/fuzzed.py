@@ -1,4 +1,4 @@
-"""Changes at random of files and of JSON values, and what is tried with them; for the fuzz tests."""
+"""Random changes of files and of JSON values, and helpers that use them; for the fuzz tests."""
 
 import copy
 import io

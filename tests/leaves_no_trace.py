@@ -1,4 +1,4 @@
-"""A check around every test: what a test changes for those after it fails that test alone, and is undone.
+"""A check around every test: if a test leaves something changed, it fails, and the change is undone.
 
 It looks at the environment, the working directory, sys.path, signal handlers, settings of JAX and of logging, attributes
 of the project's modules and classes and of a few standard modules, threads and child processes that go on, and new files
@@ -125,31 +125,31 @@ def untracked(path: pathlib.Path) -> bool:
 
 
 def undo(before: Trace, wait_s: float | None = None) -> list[str]:
-    """Restores what can be restored, and tells what that was.
+    """Restores what can be restored, and returns what it was.
 
     Args:
       wait_s: threads and processes that are about to end have that long; None: WAIT_S.
     """
-    now, told = take(), []
+    now, found = take(), []
     for name, old, new in _differences(before.values, now.values):
-        told.append(f"{name} is {_shown(new)}, was {_shown(old)}")
+        found.append(f"{name} is {_shown(new)}, was {_shown(old)}")
         _restore(name, old)
     for name, (each, old_ones) in before.attributes.items():
         if name not in now.attributes:
             if sys.modules.get(name) is not each and isinstance(each, types.ModuleType):
-                told.append(f"module {name} is gone")
+                found.append(f"module {name} is gone")
                 sys.modules[name] = each
             continue
         new_each, new_ones = now.attributes[name]
         if new_each is not each:
-            told.append(f"{name} is another {type(each).__name__}")
+            found.append(f"{name} is another {type(each).__name__}")
             if isinstance(each, types.ModuleType):
                 sys.modules[name] = each
             continue
         for key, old, new in _differences(old_ones, new_ones):
             if f"{name}.{key}" in REMEMBERED or (old is _MISSING and _by_import(key, new)):
                 continue
-            told.append(f"{name}.{key} is {_shown(new)}, was {_shown(old)}")
+            found.append(f"{name}.{key} is {_shown(new)}, was {_shown(old)}")
             delattr(each, key) if old is _MISSING else setattr(each, key, old)
     if now.threads - before.threads:
         gc.collect()  # a pool ends its threads with itself
@@ -157,17 +157,17 @@ def undo(before: Trace, wait_s: float | None = None) -> list[str]:
     for thread in now.threads - before.threads:
         thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
-            told.append(f"thread {thread.name} goes on")
+            found.append(f"thread {thread.name} goes on")
     left = now.children.keys() - before.children.keys()
     while left and time.monotonic() < deadline:
         time.sleep(0.02)
         left &= _children().keys()
     for pid in left:
-        told.append(f"process {pid} goes on: {now.children.get(pid, '')}")
+        found.append(f"process {pid} goes on: {now.children.get(pid, '')}")
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    told += [f"{path} is new (by this test, or beside it)" for path in now.files - before.files if untracked(path)]
-    return sorted(told)
+    found += [f"{path} is new (by this test, or beside it)" for path in now.files - before.files if untracked(path)]
+    return sorted(found)
 
 
 def _differences(old: dict, new: dict) -> list[tuple[str, object, object]]:
@@ -217,8 +217,8 @@ def leaves_no_trace(request):
     yield
     before = request.config.stash[_BEFORE]
     del request.config.stash[_BEFORE]
-    if told := undo(before):
-        pytest.fail("this test has left traces, which are removed now:\n  " + "\n  ".join(told), pytrace=False)
+    if found := undo(before):
+        pytest.fail("this test has left traces, which are removed now:\n  " + "\n  ".join(found), pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

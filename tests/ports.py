@@ -1,4 +1,4 @@
-"""Ports of this machine for servers that must be told theirs."""
+"""Free ports of this machine for servers that cannot choose one themselves."""
 
 import random
 import socket

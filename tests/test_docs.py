@@ -1,7 +1,7 @@
 """The documentation: its site builds without a warning and asks no network, its links lead somewhere, its reference is the
 code's, and every command in it and in the README is run, or checked where its page says why it cannot be.
 
-How commands are treated is told in documented.py.
+documented.py describes how commands are treated.
 """
 
 import csv
@@ -120,7 +120,7 @@ def test_a_wrong_command_is_found(command, environment):
         documented.check(words, environment)
 
 
-def test_commands_are_told_apart():
+def test_commands_are_split():
     text = 'A=1; B="x y"\nC=2 D=3 \\\n  one --two "three # four" | five  # six\nseven && eight\n'
     assert documented.commands(text) == [["one", "--two", "three # four"], ["five"], ["seven"], ["eight"]]
 
@@ -128,7 +128,7 @@ def test_commands_are_told_apart():
 # Reference.
 
 
-def test_reference_pages_are_what_the_code_says(reference):
+def test_reference_pages_are_up_to_date(reference):
     assert not list(reference["stale"]()), "run: python docs/scripts/reference.py"
 
 
@@ -157,7 +157,7 @@ def test_artifacts_are_those_of_a_whole_run(reference, shared, seen, environment
 
 
 def _check_fields(artifact, path, reference):
-    told = set(artifact.fields)
+    documented_fields = set(artifact.fields)
     if artifact.kind == "parquet":
         schema, wanted = pq.read_schema(path), reference["schemas"]()[artifact.path]
         assert schema.names == wanted.names == list(artifact.fields)
@@ -174,7 +174,9 @@ def _check_fields(artifact, path, reference):
     else:
         return
     for names in lines:
-        assert told - artifact.optional <= names <= told, f"{path}: {names ^ told}"
+        assert documented_fields - artifact.optional <= names <= documented_fields, (
+            f"{path}: {names ^ documented_fields}"
+        )
 
 
 # Pictures and words.
@@ -324,7 +326,7 @@ def test_links_of_the_repository_lead_somewhere(page, repo):
             assert parts.fragment in _slugs(target), f"{page.name}: {url}"
 
 
-def test_the_site_in_a_browser_asks_for_its_own_files_alone(site):
+def test_the_site_in_a_browser_loads_only_its_own_files(site):
     sync_api = pytest.importorskip("playwright.sync_api")
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:

@@ -1,4 +1,4 @@
-"""The whole way, as a user walks it: from one command to the page, on several kinds of data."""
+"""All stages as a user runs them, from one command to the page, on several kinds of data."""
 
 import csv
 import re
@@ -180,7 +180,7 @@ def test_a_workdir_that_lost_its_config_is_not_taken_for_another_configs(finishe
         workdir.claim(config)
 
 
-def test_a_lost_checkpoint_says_how_to_train_again(finished):
+def test_the_error_for_a_lost_checkpoint_says_how_to_train_again(finished):
     workdir, config = finished
     storage.remove(workdir.embeddings("end"))
     storage.remove(storage.join(workdir.pretrain, "checkpoints"))

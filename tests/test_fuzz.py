@@ -1,4 +1,4 @@
-"""Files changed at random: what is read of them is right, or a UserError says what is wrong; nothing else ever happens.
+"""Randomly changed files: either they are read correctly, or a UserError reports what is wrong.
 
 The changes are the same in every run; `make soak` tries ten times as many, and others each time.
 """
@@ -57,7 +57,7 @@ PARQUET = [
 
 
 def imported(**files):
-    """Imports the files; what is then there is as it should be."""
+    """Imports the files and checks the store."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {}
         for name, (file, data) in files.items():
@@ -143,7 +143,7 @@ def encoded(kind, mode="RGB", **kwargs):
 
 
 def run_lengths():
-    """A BMP of eight bits whose rows are told as runs."""
+    """An 8-bit BMP whose rows are run-length encoded."""
     data = bytearray(encoded("BMP", "P"))
     data[30:34] = (1).to_bytes(4, "little")
     (start,) = np.frombuffer(data, "<u4", 1, 10)

@@ -1,4 +1,4 @@
-"""JSON files of a workdir changed at random: the stages do right by them, or a UserError says what is wrong."""
+"""Randomly changed JSON files of a workdir: the stages work correctly, or a UserError reports what is wrong."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def made_workdir():
     ):
         os.mkdir(folder)
         pathlib.Path(folder, "manifest.json").write_text(json.dumps(manifest))
-    # Without the checksum, which would tell any change.
+    # Without the checksum, which would show any change.
     paths = sorted(pathlib.Path(workdir.root).rglob("*.json"))
     found = {str(path.relative_to(workdir.root)): storage.read_json(str(path)) for path in paths}
     return workdir.root, found

@@ -1,4 +1,4 @@
-"""Every artifact of a finished workdir, damaged in every way: a clear error, or the very results of the unbroken run."""
+"""Every artifact of a finished workdir, damaged in many ways: a clear error, or the same results as without damage."""
 
 import gc
 import logging
@@ -45,7 +45,7 @@ def copy(runs, tmp_path):
 
 @pytest.fixture
 def quiet_orbax():
-    """What Orbax leaves of reads that failed tells of itself when it is collected: here, and to nobody."""
+    """Collects what Orbax leaves of failed reads here, and hides the warnings about it."""
     logger = logging.getLogger("asyncio")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -55,7 +55,7 @@ def quiet_orbax():
 
 
 def contents(workdir, *patterns):
-    """What must be as in the unbroken run; by default subsets and results."""
+    """Files that must be as in the unbroken run; by default subsets and results."""
     root = pathlib.Path(workdir.root)
     files = [path for pattern in patterns or ("subsets/*.parquet", "results.csv") for path in root.glob(pattern)]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
@@ -85,8 +85,8 @@ def flips(data, count, seed=0):
     return [flipped(data, int(at)) for at in (len(data) // 2, *places)]
 
 
-def told(function, *arguments):
-    """The error that a call ends with; None where it ends well."""
+def error_of(function, *arguments):
+    """The message of the UserError that a call raises; None if it succeeds."""
     try:
         function(*arguments)
     except UserError as error:
@@ -100,7 +100,7 @@ def check_error(error, path):
     assert re.search(ADVICE, error), error
 
 
-# Of each artifact what is removed, so that it is read again.
+# For each artifact, what is removed so that the artifact is read again.
 READ_AGAIN = {
     "config.json": (),
     "pretrain/manifest.json": ("embeddings", "merges", "subsets"),
@@ -129,7 +129,7 @@ def test_a_damaged_file_is_named_or_made_again(copy, runs, name):
     for data in (*flips(whole, 6, len(name)), whole[: len(whole) // 2], b"", other, None, *shapes):
         remove(workdir, *READ_AGAIN[name])
         replace(path, data)
-        error = told(run_stages, config, workdir, *UP_TO_SWEEP)
+        error = error_of(run_stages, config, workdir, *UP_TO_SWEEP)
         if error is None:
             assert data not in shapes
             assert contents(workdir) == contents(runs[0][1])
@@ -144,7 +144,7 @@ def test_the_page_is_made_of_what_belongs_together(copy, runs, name):
     for data in (flips(path.read_bytes(), 0)[0], pathlib.Path(runs[1][1].root, name).read_bytes()):
         remove(workdir, "report")
         replace(path, data)
-        check_error(told(run_stages, config, workdir, "report"), path)
+        check_error(error_of(run_stages, config, workdir, "report"), path)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_two_files_in_each_others_place(copy, one, other, read_again):
     data = first.read_bytes()
     replace(first, second.read_bytes())
     replace(second, data)
-    error = told(run_stages, config, workdir, *UP_TO_SWEEP)
+    error = error_of(run_stages, config, workdir, *UP_TO_SWEEP)
     check_error(error, first if str(first) in error else second)
 
 
@@ -191,12 +191,12 @@ def follow(error, workdir):
         ("runs/manifest.json", ()),
     ],
 )
-def test_the_advice_leads_to_the_unbroken_results(copy, runs, quiet_orbax, name, read_again):
+def test_following_the_advice_gives_the_results_of_an_unbroken_run(copy, runs, quiet_orbax, name, read_again):
     config, workdir = copy
     path, other = pathlib.Path(workdir.root, name), pathlib.Path(runs[1][1].root, name)
     remove(workdir, *read_again)
     replace(path, other if other.is_dir() else path.read_bytes()[:-20])
-    error = told(run_stages, config, workdir, *UP_TO_SWEEP)
+    error = error_of(run_stages, config, workdir, *UP_TO_SWEEP)
     check_error(error, path)
     follow(error, workdir)
     run_stages(config, workdir, *UP_TO_SWEEP)
@@ -224,7 +224,7 @@ def test_a_damaged_checkpoint_is_named_or_read_as_it_was(copy, quiet_orbax):
         for damaged in (*flips(data, 3), data[: len(data) // 2], None):
             replace(path, damaged)
             found = []
-            error = told(lambda found=found: found.append(state()))
+            error = error_of(lambda found=found: found.append(state()))
             if error is not None:
                 errors.append(error)
             elif found[0] is not None:
@@ -235,7 +235,7 @@ def test_a_damaged_checkpoint_is_named_or_read_as_it_was(copy, quiet_orbax):
         check_error(error, pathlib.Path(workdir.pretrain, "checkpoints/6"))
 
 
-def test_embeddings_of_another_run_are_not_continued_with(copy, runs):
+def test_embeddings_of_another_run_are_made_again(copy, runs):
     config, workdir = copy
     whole = contents(workdir, "embeddings/end/*")
     remove(workdir, "merges", "subsets", "embeddings/end/manifest.json")
@@ -255,7 +255,7 @@ def test_a_folder_of_another_run_is_refused(copy, runs, name, swept):
     remove(workdir, *later, *(() if swept else ("runs", "results.csv", "report")))
     folder = pathlib.Path(workdir.root, name)
     replace(folder, pathlib.Path(runs[1][1].root, name))
-    error = told(run_stages, config, workdir, *UP_TO_SWEEP)
+    error = error_of(run_stages, config, workdir, *UP_TO_SWEEP)
     check_error(error, folder / "manifest.json")
 
 
@@ -281,7 +281,7 @@ def test_classes_that_are_damaged_while_linking_are_linked_again(copy, monkeypat
     assert contents(workdir, "merges/end/*") == whole
 
 
-def test_a_worker_does_not_read_what_was_exchanged_while_it_worked(copy, runs):
+def test_a_worker_does_not_read_embeddings_that_were_exchanged_meanwhile(copy, runs):
     _, workdir = copy
     folder, theirs = workdir.embeddings("end"), pathlib.Path(runs[1][1].embeddings("end"))
     manifest = storage.join(folder, "manifest.json")
@@ -322,7 +322,7 @@ def imported(tmp_path_factory):
         "embeddings/end/ids.json",
     ],
 )
-def test_what_is_exported_is_right_or_nothing_is(imported, tmp_path, name):
+def test_an_export_is_right_or_an_error(imported, tmp_path, name):
     shutil.copytree(imported.root, tmp_path / "w")
     workdir, output, path = Workdir(str(tmp_path / "w")), tmp_path / "kept.txt", tmp_path / "w" / name
     request = Request(0.5, "txt", str(output))
@@ -332,7 +332,7 @@ def test_what_is_exported_is_right_or_nothing_is(imported, tmp_path, name):
     for data in (*flips(whole, 30), whole[:-30], b"", None):
         replace(path, data)
         output.unlink(missing_ok=True)
-        error = told(export, request, workdir)
+        error = error_of(export, request, workdir)
         if error is None:
             assert output.read_bytes() == right
         else:
@@ -340,7 +340,7 @@ def test_what_is_exported_is_right_or_nothing_is(imported, tmp_path, name):
             check_error(error, path)
 
 
-def test_ids_of_another_import_of_the_same_embeddings_are_missed(imported, tmp_path):
+def test_ids_of_another_import_of_the_same_embeddings_are_an_error(imported, tmp_path):
     shutil.copytree(imported.root, tmp_path / "w")
     workdir = Workdir(str(tmp_path / "w"))
     folder = workdir.embeddings("end")

@@ -1,4 +1,4 @@
-"""The recipes of docs/interop.md do what it says of them: its blocks themselves are run, on a workdir with subsets."""
+"""The recipes of docs/interop.md work: the tests run its own blocks of code on a workdir with subsets."""
 
 import ast
 import os

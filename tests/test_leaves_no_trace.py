@@ -1,4 +1,4 @@
-"""A test that leaves something changed fails, and the next one finds all as it was."""
+"""A test that leaves something changed fails, and the change is undone before the next test."""
 
 import os
 import signal
@@ -50,13 +50,13 @@ def test_uses_it(wide, monkeypatch):
 """
 
 
-@pytest.mark.parametrize("told", LEAVES)
-def test_the_test_that_leaves_a_trace_fails_and_not_the_next(told, pytester, monkeypatch):
+@pytest.mark.parametrize("line", LEAVES)
+def test_the_test_that_leaves_a_trace_fails_and_not_the_next(line, pytester, monkeypatch):
     monkeypatch.setattr(leaves_no_trace, "WAIT_S", 0.1)
-    pytester.makepyfile(MODULE.replace("{code}", LEAVES[told]))
+    pytester.makepyfile(MODULE.replace("{code}", LEAVES[line]))
     result = pytester.runpytest_inprocess("-p", "tests.leaves_no_trace", "-p", "no:randomly", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=4, errors=1)
-    result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaves*", f"  {told.replace('[', '[[]')}*"])
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaves*", f"  {line.replace('[', '[[]')}*"])
 
 
 def test_threads_and_processes_that_end_are_waited_for():
@@ -69,7 +69,7 @@ def test_threads_and_processes_that_end_are_waited_for():
     assert child.wait() == 0
 
 
-def test_a_thread_that_goes_on_is_told():
+def test_a_running_thread_is_reported():
     before, end = take(), threading.Event()
     thread = threading.Thread(target=end.wait, name="of a test")
     thread.start()

@@ -1,4 +1,4 @@
-"""One or eight devices: the same training to float tolerance, trials that never talk to each other."""
+"""One or eight devices: the same training to float tolerance, no communication between trials."""
 
 import json
 import re

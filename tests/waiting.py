@@ -1,4 +1,4 @@
-"""Tests wait for what they need, for a time that is none on a machine with a lot to do: never for a time alone."""
+"""Waits for conditions, with timeouts long enough for a busy machine. Tests never just sleep."""
 
 import contextlib
 import subprocess

@@ -1,4 +1,4 @@
-"""The smallest configuration of each benchmark: does it measure what it says. No times are asserted."""
+"""Runs the smallest configuration of each benchmark and checks what it measures. Asserts no times."""
 
 import dataclasses
 import json
@@ -124,7 +124,7 @@ def test_another_partition_is_reported(run, monkeypatch, capsys):
     assert "beside wrong" in printed.err
 
 
-def test_imagenet_is_scaled_from_a_sample_and_says_so(run):
+def test_imagenet_is_scaled_from_a_sample_and_labelled_so(run):
     found = selection.measure(run, ["imagenet"])
     case = found["cases"]["imagenet"]
     assert "2 of the 3 classes" in case["note"]

@@ -1,4 +1,4 @@
-"""The smallest configuration of the input benchmark. No times are asserted."""
+"""The smallest configuration of the input benchmark. Asserts no times."""
 
 import pytest
 

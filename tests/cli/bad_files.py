@@ -1,4 +1,4 @@
-"""Files that are hostile or broken, and a place that holds them and opens or imports them."""
+"""Hostile or broken files, and a folder that holds them and opens or imports them."""
 
 import io
 import struct

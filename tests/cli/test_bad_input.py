@@ -1,4 +1,4 @@
-"""Hostile and broken input, one list: each is told in one line that names the file or field and the way out."""
+"""Hostile and broken input: each is an error of one line that names the file or field and what to do."""
 
 import os
 import pickle
@@ -262,7 +262,7 @@ bad_config("config: seed", "config.seed is 1180591620717411303424 ", seed=2**70)
 bad_config("config: negative seed", "config.seed is -1 ", seed=-1)
 bad_config("config: embedding_parts", "config.embedding_parts is 1000000000000 ", embedding_parts=10**12)
 bad_config("config: image_size", "config.image_size is 10000000 ", image_size=10**7)
-bad_config("config: thousands of fractions", "config.fractions is .*not more than 1000", fractions=tuple(n / 5000 for n in range(1, 5001)))
+bad_config("config: thousands of fractions", "config.fractions is .*one to 1000 numbers", fractions=tuple(n / 5000 for n in range(1, 5001)))
 bad_config("config: millions of trainings", "config.trials is 10000 and config.fractions has 1000 numbers: 20010000 trainings; wanted at most 100000", trials=10_000, fractions=tuple(n / 1001 for n in range(1, 1001)))
 bad_config("config: NaN", "config.lr_per_256 is nan .*finite", lr_per_256=float("nan"))
 bad_config("config: infinity", "config.epochs is inf .*finite", epochs=float("inf"))
@@ -309,7 +309,7 @@ def check(text, said):
 
 
 @pytest.mark.parametrize(("said", "do"), BAD)
-def test_bad_input_is_told_in_one_line(tmp_path, monkeypatch, capfd, said, do):
+def test_bad_input_is_an_error_of_one_line(tmp_path, monkeypatch, capfd, said, do):
     place = Place(tmp_path)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -362,7 +362,7 @@ def command_lines(place):
     yield 2, "config.bad_images is 'yes'", (*train, "--config.bad_images=yes")
 
 
-def test_the_command_line_tells_the_same(tmp_path, redundancy):
+def test_the_command_line_prints_the_same_errors(tmp_path, redundancy):
     place = Place(tmp_path)
     for code, said, args in command_lines(place):
         result = redundancy(*args)

@@ -1,4 +1,4 @@
-"""The command line: what it explains, and what it says to mistakes. Every call is a process of its own."""
+"""The command line: its help, and its errors for mistakes. Every call is a separate process."""
 
 import shutil
 import subprocess
@@ -131,7 +131,7 @@ def test_from_embeddings_to_what_is_kept(redundancy, tmp_path):
     assert kept.tolist() == sorted(expected)
     assert (tmp_path / "kept.txt").read_text().splitlines() == [f"img/{row}.jpg" for row in kept]
     assert pq.read_table(tmp_path / "kept.parquet")["position"].to_pylist() == kept.tolist()
-    # More of the fractions, later; a smaller one than was linked for is told.
+    # More fractions later; a smaller one than the links are for is an error.
     command("select --config configs/embeddings.py --workdir W")
     assert {path.name for path in (tmp_path / "w" / "subsets").iterdir()} == {
         "manifest.json",
@@ -190,7 +190,7 @@ def test_an_unwritable_workdir(redundancy, tmp_path, digits_npz):
     fails(redundancy("train", *flags, "--workdir=/proc/none"), "/proc/none")
 
 
-def test_a_full_disk_is_told_in_one_line_and_the_run_continues(redundancy, tmp_path, digits_npz):
+def test_a_full_disk_is_an_error_of_one_line_and_the_run_continues(redundancy, tmp_path, digits_npz):
     disk = tmp_path / "disk"
     disk.mkdir()
 

@@ -1,4 +1,4 @@
-"""Which configs are accepted, what a wrong one is told, and that every shipped config resolves."""
+"""Which configs are accepted, the errors for wrong ones, and that every config in configs/ resolves."""
 
 import pathlib
 import runpy
@@ -54,7 +54,7 @@ def test_a_plain_config_dict_is_completed():
         ({"mean": (0.1, 0.2)}, "one for all channels or three"),
     ],
 )
-def test_a_wrong_config_says_the_field_and_what_is_wanted(given, said):
+def test_an_error_in_a_config_names_the_field_and_what_is_wanted(given, said):
     with pytest.raises(ConfigError) as caught:
         config_lib.resolve(given)
     assert said in str(caught.value)

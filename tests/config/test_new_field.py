@@ -1,4 +1,4 @@
-"""A config field that a later version adds: what was made without it goes on, and counts as having its default."""
+"""A config field that a later version adds: artifacts made without it stay usable and count as having its default."""
 
 import pathlib
 import shutil
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_another_value_is_not_continued(finished, workdir, added
         train(with_fields(finished[0]), workdir)
 
 
-def test_experiments_are_told_apart_by_it(finished, workdir, added):
+def test_experiments_that_differ_in_it_are_not_one(finished, workdir, added):
     path = storage.join(workdir.root, "config.json")
     recorded = storage.read_json(path)
     recorded["config"][added[0]] = 3

@@ -1,4 +1,4 @@
-"""The embedding store: what is written is read, and whatever is wrong with a part is said before work begins."""
+"""The embedding store: it returns what was written, and reports damaged or wrong parts before work begins."""
 
 import json
 import pathlib
@@ -100,6 +100,8 @@ def test_part_done(folder):
     assert not write.part_done(folder, 0, 1, IDENTITY)
     with pytest.raises(DataError, match="missing, damaged or of another model"):
         write.finish(folder, 1, IDENTITY, NAMES, 60)
+    with pytest.raises(WorkdirError, match="redundancy embed"):
+        store.EmbeddingStore(folder)
     write.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
     assert storage.read_bytes(path) == data
 
@@ -121,7 +123,7 @@ def _begin(folder):
         write.write_part(folder, index, 2, positions[rows], labels[rows], embeddings[rows], IDENTITY)
 
 
-def test_what_is_written_is_not_read_again_to_finish(folder, monkeypatch):
+def test_finish_does_not_read_parts_again(folder, monkeypatch):
     with monkeypatch.context() as patch:
         decoded, hashed = _count_reads(patch)
         _begin(folder)
@@ -163,7 +165,7 @@ def test_parts_without_a_record_are_read_once(folder, tmp_path, monkeypatch):
         assert len(times) == 2
 
 
-def test_the_record_of_another_part_does_not_vouch_for_one(folder, tmp_path):
+def test_a_part_must_match_its_own_record(folder, tmp_path):
     _begin(folder)
     path = storage.join(folder, write.part_name(1, 2))
     data = storage.read_bytes(path)
@@ -201,7 +203,7 @@ def test_an_embedding_without_cosine_is_not_written(folder, value, what):
 
 
 @pytest.mark.parametrize("value", [np.nan, 0])
-def test_an_embedding_without_cosine_brought_by_someone_is_found(folder, value, monkeypatch):
+def test_an_embedding_without_cosine_by_another_writer_is_found(folder, value, monkeypatch):
     positions, labels, embeddings = _rows()
     embeddings[4] = value
     with monkeypatch.context() as patch:
@@ -210,13 +212,6 @@ def test_an_embedding_without_cosine_brought_by_someone_is_found(folder, value, 
     opened = store.EmbeddingStore(folder)
     with pytest.raises(DataError, match=rf"{folder}.*label {labels[4]}.*position {positions[4]}"):
         opened.read_class(labels[4])
-
-
-def test_an_unfinished_store_is_not_opened(folder):
-    positions, labels, embeddings = _rows()
-    write.write_part(folder, 0, 1, positions, labels, embeddings, IDENTITY)
-    with pytest.raises(WorkdirError, match="redundancy embed"):
-        store.EmbeddingStore(folder)
 
 
 def _truncate(path):
@@ -311,9 +306,12 @@ def test_labels_and_positions_of_other_types_are_refused(folder, column, kind):
         store.EmbeddingStore(folder)
 
 
-def test_embeddings_of_another_length_are_refused(folder):
-    _write(folder, *_rows())
-    _edit_manifest(folder, dimension=7)
+def test_a_manifest_of_another_dimension_or_of_other_names_is_refused(folder):
+    names = _write(folder, *_rows())["class_names"]
+    _edit_manifest(folder, class_names=["only"])
+    with pytest.raises(DataError, match="wanted 0…0, the 1 class names"):
+        store.EmbeddingStore(folder).labels()
+    _edit_manifest(folder, class_names=names, dimension=7)
     with pytest.raises(DataError, match=r"column embedding is .*\[6\].*wanted .*\[7\]"):
         store.EmbeddingStore(folder).read_class(0)
 
@@ -326,20 +324,15 @@ def test_parts_of_different_dimensions_are_not_finished(folder):
         write.finish(folder, 2, IDENTITY, NAMES, 60)
 
 
-def test_a_doubled_position_is_refused(folder):
+@pytest.mark.parametrize(
+    ("position", "what"),
+    [(None, "position {} more than once"), (-1, "position -1; wanted 0…59"), (60, "position 60; wanted")],
+)
+def test_a_doubled_position_or_one_out_of_range_is_refused(folder, position, what):
     positions, labels, embeddings = _rows()
-    positions[17] = positions[16]
+    positions[-1] = positions[-2] if position is None else position
     _write(folder, positions, labels, embeddings)
-    with pytest.raises(DataError, match=f"position {positions[16]} more than once"):
-        store.EmbeddingStore(folder).labels()
-
-
-@pytest.mark.parametrize("position", [-1, 60])
-def test_a_position_out_of_range_is_refused(folder, position):
-    positions, labels, embeddings = _rows()
-    positions[-1] = position
-    _write(folder, positions, labels, embeddings)
-    with pytest.raises(DataError, match=rf"position {position}; wanted 0…59"):
+    with pytest.raises(DataError, match=what.format(positions[-2])):
         store.EmbeddingStore(folder).labels()
 
 
@@ -349,13 +342,6 @@ def test_a_label_without_name_is_refused(folder, label):
     labels[3] = label
     with pytest.raises(DataError, match="wanted 0…3, the 4 class names"):
         _write(folder, positions, labels, embeddings)
-
-
-def test_other_names_than_the_labels_are_refused(folder):
-    _write(folder, *_rows())
-    _edit_manifest(folder, class_names=["only"])
-    with pytest.raises(DataError, match="wanted 0…0, the 1 class names"):
-        store.EmbeddingStore(folder).labels()
 
 
 def test_parts_of_another_writer_with_mixed_row_groups(folder):
@@ -386,7 +372,7 @@ def test_only_the_rows_of_the_class_are_read(folder, monkeypatch):
     assert groups == [1, 1, 1]
 
 
-def test_damage_within_a_part_is_named_where_it_is_read(folder):
+def test_damage_within_a_part_is_reported_when_it_is_read(folder):
     _write(folder, *_rows(n=200, dimension=64, num_stored=300), num_parts=1, num_stored=300)
     path = pathlib.Path(folder) / "part-00000-of-00001.parquet"
     data = bytearray(path.read_bytes())
@@ -397,7 +383,7 @@ def test_damage_within_a_part_is_named_where_it_is_read(folder):
         [opened.read_class(label) for label in range(3)]
 
 
-def test_what_the_writer_checked_is_not_read_again_but_other_parts_are(folder, monkeypatch):
+def test_parts_that_the_writer_checked_are_not_read_again_but_others_are(folder, monkeypatch):
     manifest = _write(folder, *_rows())
     opened = []
     open_parquet = storage.open_parquet

@@ -1,4 +1,4 @@
-"""What will not fit is told before the work, with the estimate; estimates are near what is written; honest work goes on."""
+"""Work that cannot fit is refused before it begins; estimates are near the bytes written; other work is not refused."""
 
 import collections
 import dataclasses
@@ -61,7 +61,7 @@ def lines(caplog):
     return [record.getMessage() for record in caplog.records]
 
 
-def test_what_fits_is_shown_in_one_line_when_debugging(small, caplog):
+def test_needs_are_logged_in_one_line_when_debugging(small, caplog):
     caplog.set_level("INFO", "absl")
     estimates.check(*small, STAGES)
     assert not lines(caplog)
@@ -72,9 +72,9 @@ def test_what_fits_is_shown_in_one_line_when_debugging(small, caplog):
         assert part in line
 
 
-def test_a_disk_too_small_is_told_with_the_parts(small, disk_of):
+def test_a_disk_that_is_too_small_is_an_error_with_all_needs(small, disk_of):
     disk_of(100_000)
-    with pytest.raises(WorkdirError) as told:
+    with pytest.raises(WorkdirError) as raised:
         estimates.check(*small, STAGES)
     for part in (
         small[1].root,
@@ -84,11 +84,11 @@ def test_a_disk_too_small_is_told_with_the_parts(small, disk_of):
         "at the least",
         "Free some space",
     ):
-        assert part in str(told.value)
+        assert part in str(raised.value)
     assert not os.path.exists(small[1].root)
 
 
-def test_what_may_just_fit_is_not_refused(small, disk_of, caplog):
+def test_work_that_may_just_fit_is_not_refused(small, disk_of, caplog):
     work = work_of(*small, STAGES)
     _, most = needs.disk(work)
     disk_of(int(most.least) + 1)
@@ -109,7 +109,7 @@ def test_remote_workdirs_have_no_disk(small, disk_of):
     estimates.check(config, Workdir("memory://limits/w"), dataset, STAGES)
 
 
-def test_what_is_finished_or_begun_needs_no_room(small, disk_of, tmp_path_factory, digits_npz):
+def test_finished_or_begun_work_needs_no_space(small, disk_of, tmp_path_factory, digits_npz):
     config, whole = finished(tmp_path_factory.getbasetemp(), digits_npz)
     _, _, dataset = small
     disk_of(0)
@@ -118,7 +118,7 @@ def test_what_is_finished_or_begun_needs_no_room(small, disk_of, tmp_path_factor
     shutil.copytree(whole.root, root)
     for name in ("runs/manifest.json", "runs/full-1.0000-trial0/result.json"):
         storage.remove(storage.join(root, name))
-    estimates.check(config, Workdir(root), dataset, STAGES)  # all that is left is to evaluate
+    estimates.check(config, Workdir(root), dataset, STAGES)  # only the evaluation is left
     storage.remove(storage.join(root, "runs/full-1.0000-trial0"))
     with pytest.raises(WorkdirError, match="checkpoints"):
         estimates.check(config, Workdir(root), dataset, STAGES)
@@ -175,7 +175,7 @@ def test_estimates_are_near_what_link_and_select_write(tmp_path, sizes, dimensio
     assert near(needs.embeddings(work, "end"), needs.written(folder))
 
 
-def test_memory_too_small_is_told_with_the_stage_and_the_way_out(small, memory_of):
+def test_too_little_memory_is_an_error_with_stage_and_remedy(small, memory_of):
     memory_of(50_000)
     with pytest.raises(ConfigError, match=r'The stage "train" takes about .*images .*of 48.8 KiB .*resident_mb=0'):
         estimates.check(*small, STAGES)
@@ -185,14 +185,14 @@ def test_memory_too_small_is_told_with_the_stage_and_the_way_out(small, memory_o
     ("stage", "host", "way"),
     [("embed", 150_000, "raise config.embedding_parts"), ("link", 1000, "on a cluster"), ("select", 1000, "at a time")],
 )
-def test_each_stage_has_its_way_out(small, memory_of, stage, host, way):
+def test_each_stage_has_its_own_remedy(small, memory_of, stage, host, way):
     config, workdir, dataset = small
     memory_of(host)
     with pytest.raises(ConfigError, match=rf'The stage "{stage}" takes .*{way}'):
         estimates.check(config, workdir, dataset, (stage,))
 
 
-def test_classes_that_are_linked_elsewhere_need_no_memory_here(tmp_path, memory_of, tmp_path_factory, digits_npz):
+def test_classes_that_a_cluster_links_need_no_memory_here(tmp_path, memory_of, tmp_path_factory, digits_npz):
     config, whole = finished(tmp_path_factory.getbasetemp(), digits_npz)
     workdir = Workdir(str(tmp_path / "w"))
     shutil.copytree(whole.embeddings("end"), workdir.embeddings("end"))
@@ -202,7 +202,7 @@ def test_classes_that_are_linked_elsewhere_need_no_memory_here(tmp_path, memory_
     estimates.check(config, workdir, None, ("link",), cluster=True)
 
 
-def test_a_sweep_that_will_not_fit_is_told_before_the_training(small, memory_of, monkeypatch):
+def test_a_sweep_that_will_not_fit_is_an_error_before_the_training(small, memory_of, monkeypatch):
     config, workdir, dataset = small
     config = config_lib.resolve({**config_lib.to_json(config), "pack": 3, "pack_mode": "vmap"})
     work = work_of(config, workdir, dataset, STAGES)
@@ -218,7 +218,7 @@ def test_a_sweep_that_will_not_fit_is_told_before_the_training(small, memory_of,
     estimates.check(config, workdir, dataset, ("train", "embed"))
 
 
-def test_devices_too_small_for_training_or_evaluation_are_told(small, memory_of):
+def test_too_little_device_memory_for_training_or_evaluation_is_an_error(small, memory_of):
     config, workdir, dataset = small
     memory_of(2**40, 100_000)
     with pytest.raises(ConfigError, match=r'The stage "train" does not fit: .*activations'):
@@ -229,17 +229,17 @@ def test_devices_too_small_for_training_or_evaluation_are_told(small, memory_of)
         estimates.check(config, workdir, dataset, STAGES)
 
 
-def test_devices_are_asked_for_only_by_stages_that_use_them(small, monkeypatch, tmp_path, tmp_path_factory, digits_npz):
+def test_only_stages_that_use_devices_initialise_them(small, monkeypatch, tmp_path, tmp_path_factory, digits_npz):
     config, whole = finished(tmp_path_factory.getbasetemp(), digits_npz)
 
     def none():
-        raise AssertionError("devices were asked for")
+        raise AssertionError("devices were initialised")
 
     for name in ("devices", "local_devices"):
         monkeypatch.setattr(jax, name, none)
     estimates.check(config, whole, small[2], STAGES)
     workdir = Workdir(str(tmp_path / "v"))
-    estimates.check(config, workdir, None, ("link",))  # without embeddings there is nothing to tell
+    estimates.check(config, workdir, None, ("link",))  # without embeddings nothing can be estimated
     shutil.copytree(whole.embeddings("end"), workdir.embeddings("end"))
     estimates.check(config, workdir, None, ("link", "select"))
     with pytest.raises(AssertionError):

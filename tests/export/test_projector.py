@@ -1,4 +1,4 @@
-"""What the embedding projector is given, which TensorBoard shows."""
+"""The files for TensorBoard's embedding projector."""
 
 import contextlib
 import dataclasses

@@ -49,7 +49,7 @@ def launched(tmp_path, child_env, monkeypatch):
 def content(workdir):
     files = [path for pattern in RESULTS for path in sorted(pathlib.Path(workdir).glob(pattern))]
     assert len(files) >= 5
-    # A result tells how long it took, too.
+    # A result also holds how long it took.
     timed = re.compile(rb'\n "(seconds|sha256_of_rest)": [^\n]*')
     return {str(path.relative_to(workdir)): timed.sub(b"", path.read_bytes()) for path in files}
 

@@ -1,4 +1,4 @@
-"""One run on several processes, as on several hosts: what they make, and how they end when one is stopped or lost."""
+"""One run on several processes, as on several hosts: its results, and how it ends if a process is stopped or lost."""
 
 import contextlib
 import json

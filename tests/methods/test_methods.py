@@ -1,4 +1,4 @@
-"""The table of methods: a further method is an entry in it, and every stage and command then knows it."""
+"""The registry of methods: a method that is added to it works in every stage and command."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Kernels from the cache folder are those that were compiled, to the bit; what is wrong there costs time alone."""
+"""Cached kernels give the same bits as compiled ones; a damaged cache only costs time."""
 
 import ctypes
 import hashlib

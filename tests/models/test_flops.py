@@ -45,7 +45,7 @@ def test_layers_and_bottlenecks_have_the_papers_sizes():
     }
 
 
-def test_blocks_start_as_the_identity_where_asked_for():
+def test_blocks_start_as_the_identity_if_the_config_asks_for_it():
     fields = {"depth": 8, "widths": (4, 4, 8), "zero_init_residual": True, "classifier_init": "zeros"}
     model = make_model(config_lib.resolve(fields), 10)
     params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)["params"]

@@ -1,4 +1,4 @@
-"""What is compiled for TPUs is compiled as for users."""
+"""Programs for TPUs are compiled with the flags that users have, not with those of the tests."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Fitting batches, topologies and shapes, against what can be worked out by hand; and the report."""
+"""Fitting batches, topologies and shapes, compared with values computed by hand; and the report."""
 
 import re
 
@@ -88,7 +88,7 @@ def _found(**train):
     }  # fmt: skip
 
 
-def test_report_fits_a_terminal_and_says_what_limits():
+def test_report_fits_a_terminal_and_names_the_limits():
     result = report.summary(_request(), _found())
     text = report.text(result)
     assert len(text.splitlines()) <= 40
@@ -123,7 +123,7 @@ def _too_large(needed=32 * 2**30, **fields):
     return report.summary(_request(**fields), found)
 
 
-def test_a_batch_that_does_not_fit_is_told_with_one_that_would():
+def test_a_batch_that_does_not_fit_is_reported_with_one_that_does():
     result = _too_large(bn_group_size=8)
     assert result["fits"] is False
     assert "does not fit" in report.text(result)
@@ -160,7 +160,7 @@ def test_the_batch_that_would_fit_is_one_that_can_be_spread_over_the_chips(field
         ({"bn_group_size": 8, "needed": 2**50}, "not even one image"),
     ],
 )
-def test_it_is_told_where_no_batch_would_fit(fields, said):
+def test_it_is_reported_if_no_batch_fits(fields, said):
     problem = report.problem(_too_large(**fields))
     assert re.search(said, problem)
     assert "--config.batch_size" not in problem

@@ -1,4 +1,4 @@
-"""What tests of the page have in common."""
+"""Fixtures for tests of the page."""
 
 import functools
 import io

@@ -1,4 +1,4 @@
-"""Reads a written report back: its HTML, what it would load, and what its class browser holds."""
+"""Reads a written report: its HTML, the files it would load, and the data of its class browser."""
 
 import base64
 import dataclasses

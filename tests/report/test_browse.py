@@ -1,4 +1,4 @@
-"""The report at an address of this machine: its files, and nothing else, to whoever asks for this address."""
+"""The report served at an address of this machine: its files and nothing else, and only under this address."""
 
 import contextlib
 import http.client

@@ -1,4 +1,4 @@
-"""The report in a real browser, from disk: what it shows is what the subset files say, and it loads nothing else.
+"""The report in a real browser, from disk: it shows the groups of the subset files, and loads nothing else.
 
 Needs Chromium (Debian's package, or one that CHROMIUM names) and Playwright; skipped without.
 """
@@ -125,7 +125,7 @@ def hostile(tmp_path_factory):
     return config, workdir
 
 
-def test_classes_sorts_and_slider_show_what_the_subset_files_say(digits, opened):
+def test_classes_sorting_and_slider_show_the_subset_files(digits, opened):
     config, workdir = digits
     page = opened(workdir)
     fractions = sorted(config.fractions)
@@ -157,7 +157,7 @@ def test_classes_sorts_and_slider_show_what_the_subset_files_say(digits, opened)
     page.check()
 
 
-def test_a_card_tells_height_neighbour_and_reason(digits, opened):
+def test_a_card_shows_height_neighbour_and_reason(digits, opened):
     _, workdir = digits
     page = opened(workdir)
     card = page.page.locator("#cards > li").first

@@ -1,4 +1,4 @@
-"""Choice of pictures, their budget, and what the page shows of a class."""
+"""Choice of pictures, their budget, and the details that the page shows for a class."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_shares_are_even_but_for_those_who_want_less():
 
 
 @pytest.mark.parametrize(("most_bytes", "wanted"), [(1e9, "exact"), (1e4, "lossy")])
-def test_small_images_lose_nothing_where_there_is_room(most_bytes, wanted):
+def test_small_images_are_lossless_if_there_is_room(most_bytes, wanted):
     sample = list(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8))
     kind, each = images.choose_kind(sample, 1000, most_bytes)
     assert (kind == "lossy") == (wanted == "lossy")

@@ -348,7 +348,7 @@ def test_workdir_that_is_not_local(tmp_path):
     assert storage.exists("memory://report-test/work/report/figures/figure2.png")
 
 
-def test_unfinished_sweep_is_an_error_that_says_what_to_run(swept):
+def test_an_unfinished_sweep_is_an_error_with_the_command_to_run(swept):
     config, workdir = swept
     storage.remove(storage.join(workdir.runs, "manifest.json"))
     with pytest.raises(WorkdirError, match="redundancy sweep"):

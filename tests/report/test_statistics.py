@@ -72,7 +72,7 @@ def test_order_is_full_set_then_series_with_falling_fractions():
 @pytest.mark.parametrize(
     "accuracies", [{0: 0.96}, {0: 0.96, 1: 0.97, 2: 0.95}], ids=["one pair", "all pairs differ by the same"]
 )
-def test_no_interval_where_none_can_be_estimated(accuracies):
+def test_no_interval_if_none_can_be_estimated(accuracies):
     item = statistics.summarise(FULL + runs("semantic", 0.9, accuracies))[1]
     assert item.to_full.mean == pytest.approx(-0.01)
     assert not item.to_full.has_interval
@@ -234,7 +234,7 @@ def test_trials_needed_are_those_of_statsmodels(effect, pairs):
     assert noninferiority.power(0.0, 1.0, 5, 1.0) == pytest.approx(0.4013202851995048)
 
 
-def test_no_number_of_trials_where_none_would_do():
+def test_no_number_of_trials_if_none_is_enough():
     assert noninferiority.trials_needed(-0.002, 0.003, 0.002) is None
     assert noninferiority.trials_needed(-0.001, math.nan, 0.002) is None
     assert noninferiority.trials_needed(-0.00199, 0.003, 0.002) is None, "more than a config may ask for"
@@ -273,7 +273,7 @@ def test_share_in_words():
     assert re.search(r"For 10%, about \d+ more trials would do with 80% probability", detail)
 
 
-def test_share_in_words_where_all_goes_well():
+def test_share_in_words_if_every_share_can_be_dropped():
     sentence, _ = said({0.9: NONE, 0.5: LITTLE})
     assert sentence.startswith(
         "50% of digits, the most tried, can be dropped, chosen by semantic clustering, with no loss"
@@ -281,7 +281,7 @@ def test_share_in_words_where_all_goes_well():
     assert said({0.9: NONE})[0].startswith("10% of digits can be dropped, chosen")
 
 
-def test_share_in_words_where_all_is_lost():
+def test_share_in_words_if_every_share_loses():
     sentence, detail = said({0.9: MUCH, 0.5: MUCH})
     assert sentence.startswith(
         "Dropping even 10% of digits, the least tried, chosen by semantic clustering, loses more"
@@ -290,7 +290,7 @@ def test_share_in_words_where_all_is_lost():
     assert said({0.9: MUCH})[0].startswith("Dropping 10% of digits, chosen by semantic clustering, loses more")
 
 
-def test_share_in_words_where_trials_cannot_tell():
+def test_share_in_words_if_trials_do_not_decide():
     sentence, detail = said({0.9: UNSURE, 0.5: MUCH})
     more = answers({0.9: UNSURE}).tests[0].trials_more
     assert sentence == (

@@ -1,4 +1,4 @@
-"""Compiled code where nothing can be written, and that no compiled function depends on another file's."""
+"""Compiled functions work without a writable folder, and none depends on another file."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""A bar on a terminal, plain lines in a log; both tell the rate and the time left."""
+"""A bar on a terminal, plain lines in a log; both show the rate and the time left."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ with Progress("embed", 5, "images") as progress:
 """
 
 
-def test_a_bar_on_a_terminal_even_where_it_tells_no_size():
+def test_a_bar_on_a_terminal_without_a_size():
     ours, theirs = pty.openpty()
     child = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.DEVNULL, stderr=theirs)
     os.close(theirs)

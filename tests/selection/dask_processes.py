@@ -61,11 +61,11 @@ class Cluster:
         # Where the tests are killed, it ends itself, and the workers with it.
         process = self._start("dask_scheduler", *flags, "--idle-timeout", "600", **env)
 
-        def told():
+        def logged():
             assert process.poll() is None
             return self.file.exists() and self.file.read_text().endswith("}")
 
-        wait_until(told)
+        wait_until(logged)
         self.address = json.loads(self.file.read_text())["address"]
         return process
 

@@ -1,4 +1,4 @@
-"""Linking on a cluster: the same bytes as on one machine whatever dies, and errors that say what to do.
+"""Linking on a cluster: the same bytes as on one machine even if workers die, and errors that say what to do.
 
 Clusters are real processes on 127.0.0.1; "killed" is SIGKILL.
 """
@@ -81,14 +81,14 @@ def _engine(scheduler, at=None, do=None, **arguments):
     def run(todo, finished):
         count = 0
 
-        def told(task):
+        def finished(task):
             nonlocal count
             finished(task)
             count += 1
             if count == at:
                 do()
 
-        distributed.run(todo, told, scheduler=scheduler, **arguments)
+        distributed.run(todo, finished, scheduler=scheduler, **arguments)
 
     return run
 
@@ -111,10 +111,10 @@ def test_local_workers_make_the_same_bytes_and_each_file_once(synthetic, expecte
     first = {}
 
     def twice(todo, finished):
-        def told(task):
+        def finished(task):
             first.setdefault(task.label, _classes(workdir)[os.path.basename(task.path)])
 
-        distributed.run([task for task in todo for _ in range(2)], told, scheduler="local:2")
+        distributed.run([task for task in todo for _ in range(2)], finished, scheduler="local:2")
         assert len(first) == len(todo) == len(SIZES)
         assert first == {task.label: _classes(workdir)[os.path.basename(task.path)] for task in todo}
 
@@ -147,19 +147,19 @@ def test_a_large_class_is_split_and_makes_the_same_bytes(synthetic, expected, sh
     monkeypatch.setattr(distributed, "_PAIRS_PER_BLOCK", 300_000)
     sizes = (30, 700, 1300, 40)
     config, workdir = synthetic(sizes=sizes)
-    told, calls = dict.fromkeys(range(4), 0), []
+    counted, calls = dict.fromkeys(range(4), 0), []
     real = tasks.link_split
     monkeypatch.setattr(tasks, "link_split", lambda task, blocks, run: calls.append(blocks) or real(task, blocks, run))
 
     def engine(todo, finished):
         def count(task, images=None):
-            told[task.label] += task.num_images if images is None else images
+            counted[task.label] += task.num_images if images is None else images
 
         distributed.run(todo, count, scheduler=shared.address, split_images=600)
 
     link(config, workdir, engine)
     assert calls == [3, 2]
-    assert tuple(told.values()) == sizes
+    assert tuple(counted.values()) == sizes
     assert _files(workdir) == expected(sizes=sizes)
 
 
@@ -182,7 +182,7 @@ def test_a_killed_machine_costs_nothing_but_time(synthetic, expected, cluster):
 
 
 @pytest.mark.soak
-def test_a_lost_scheduler_is_told_and_a_new_cluster_continues(synthetic, expected, cluster, shared):
+def test_a_lost_scheduler_is_an_error_and_a_new_cluster_continues(synthetic, expected, cluster, shared):
     config, workdir = synthetic(sizes=SIZES)
     sabotage(workdir, sleep=0.3)
     scheduler = cluster.scheduler()
@@ -217,11 +217,11 @@ def test_a_class_that_cannot_be_read_ends_the_run_with_its_own_error(synthetic, 
         part.write_bytes(data)
         distributed.run(todo, finished, scheduler=shared.address)
 
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as raised:
         link(config, workdir, damaged)
     with pytest.raises(DataError, match="cannot be read as Parquet") as own:
         EmbeddingStore(workdir.embeddings("end"), check=False).read_class(5)
-    assert str(told.value) == str(own.value)
+    assert str(raised.value) == str(own.value)
     assert 0 < len(_classes(workdir)) < 40
     storage.write_bytes(str(part), whole)
     link(config, workdir)
@@ -250,15 +250,15 @@ def test_a_class_that_kills_its_workers_is_named_when_all_others_are_done(synthe
     cluster.scheduler(DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
     for _ in range(3):
         cluster.worker("--no-nanny")
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as raised:
         link(config, workdir, _engine(cluster.address))
-    assert 'class "class 7" (label 7, 20 images): 1 workers died while linking it' in str(told.value)
-    assert "more memory" in str(told.value)
-    assert "39 of this run's 40 classes are finished" in str(told.value)
+    assert 'class "class 7" (label 7, 20 images): 1 workers died while linking it' in str(raised.value)
+    assert "more memory" in str(raised.value)
+    assert "39 of this run's 40 classes are finished" in str(raised.value)
     assert len(_classes(workdir)) == 39
 
 
-def test_an_unreachable_scheduler_is_told(synthetic, monkeypatch):
+def test_an_unreachable_scheduler_is_an_error(synthetic, monkeypatch):
     monkeypatch.setattr(distributed, "_CONNECT_S", 0.5)
     config, workdir = synthetic()
     with socket.socket() as free:
@@ -292,7 +292,7 @@ def test_without_dask_the_extra_is_named(synthetic, monkeypatch):
         link(config, workdir, _engine("local:2"))
 
 
-# Makes a worker tell that it has another version of this package, or none.
+# Makes a worker report another version of this package, or none.
 OTHER = """
 import importlib.metadata
 from distributed import versions
@@ -304,25 +304,25 @@ versions.version = version
 """
 
 
-def test_workers_of_another_program_or_none_are_told(synthetic, cluster, monkeypatch):
+def test_workers_with_another_version_or_none_are_an_error(synthetic, cluster, monkeypatch):
     lines = []
     monkeypatch.setattr(logging, "warning", lambda line, *values: lines.append(line % values))
     config, workdir = synthetic()
     cluster.scheduler()
     preload = pathlib.Path(workdir.root, "other.py")
-    for what, told in (
+    for what, message in (
         ("return '0.0.9'", r"redundancy .* here, 0\.0\.9 on worker tcp.*Install the same"),
         ("raise ValueError", r"redundancy .* here, not installed on worker tcp.*Install the same"),
     ):
         preload.write_text(OTHER.format(what=what))
         process = cluster.worker("--no-nanny", preload=preload)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             link(config, workdir, _engine(cluster.address))
         cluster.kill(process)
     assert any("no workers" in line and f"dask worker {cluster.address}" in line for line in lines)
 
 
-def test_a_worker_of_other_sources_is_told():
+def test_a_worker_with_other_sources_is_an_error():
     with pytest.raises(
         UserError, match=r"has redundancy .*, sources .*; the command has 0, sources 0\. Install the same"
     ):
@@ -340,7 +340,7 @@ def test_the_version_of_a_worker_changes_with_every_source(tmp_path, monkeypatch
     assert version() != before
 
 
-def test_a_worker_that_does_not_see_the_workdir_is_told(tmp_path):
+def test_a_worker_that_does_not_see_the_workdir_is_an_error(tmp_path):
     with pytest.raises(DataError, match=rf"does not see {tmp_path}/merges.*gs://BUCKET"):
         dask_worker.call(dask_worker.version(), f"{tmp_path}/merges", ".run-x", 0.0, print, ())
 

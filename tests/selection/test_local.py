@@ -1,4 +1,4 @@
-"""The driver for one machine: order, threads, progress, and what stays where a class fails."""
+"""The driver for one machine: order, threads, progress, and which files stay if a class fails."""
 
 import os
 import threading
@@ -55,14 +55,14 @@ def test_classes_run_at_once_each_with_one_blas_thread(todo, monkeypatch):
 
 def test_a_large_class_tells_of_its_progress(todo, monkeypatch):
     monkeypatch.setattr(local, "LARGE", 30)
-    told = []
+    reported = []
     monkeypatch.setattr(tasks, "link_class", lambda task, advance=None: [advance(share) for share in (0.2, 0.7, 1.0)])
-    local.run([task for task in todo if task.num_images == 30], lambda task, images=None: told.append(images))
-    assert sum(told) == 30
-    assert len(told) == 4
+    local.run([task for task in todo if task.num_images == 30], lambda task, images=None: reported.append(images))
+    assert sum(reported) == 30
+    assert len(reported) == 4
 
 
-def test_what_is_linked_stays_where_a_class_fails(todo, monkeypatch):
+def test_linked_classes_stay_if_another_fails(todo, monkeypatch):
     link = tasks.link_class
 
     def fail(task, advance=None):
@@ -111,7 +111,7 @@ def test_a_split_class_is_byte_identical(synthetic, num_blocks, fraction):
     assert read_manifest(whole.merges("end")) == read_manifest(split.merges("end"))
 
 
-def test_a_split_class_goes_on_where_it_was_interrupted(synthetic):
+def test_a_split_class_continues_after_an_interruption(synthetic):
     config, workdir = synthetic(sizes=(1500,), fractions=(0.5,))
     calls = []
 

@@ -1,4 +1,4 @@
-"""What `status` tells is what the files say: of a finished, empty, running, killed and damaged workdir, local and on gs://."""
+"""`status` reports what the files show, in finished, empty, running, killed and damaged workdirs, local and on gs://."""
 
 import io
 import json
@@ -93,12 +93,12 @@ def test_finished_and_nothing_is_written(finished, copied):
 
 
 def processor_seconds():
-    """What the children that have ended took of the processors, whatever else these do."""
+    """Processor seconds of the ended child processes, which other programs do not change."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def test_it_is_light_and_quick(copied, repo, child_env):
+def test_it_imports_little_and_is_fast(copied, repo, child_env):
     code = (
         "import sys; from redundancy.cli import main; code = main.entry(['redundancy', 'status', '--workdir', sys.argv[1]]);"
         "print(code, {'jax', 'tensorflow', 'matplotlib', 'tensorboard', 'scipy'} & {*sys.modules})"
@@ -115,7 +115,7 @@ def test_it_is_light_and_quick(copied, repo, child_env):
 
 
 def prepare(copied, steps):
-    """The workdir before its sweep, which shall be a long one."""
+    """Puts the workdir back before its sweep and makes the sweep a long one."""
     for name in ("runs", "report"):
         shutil.rmtree(copied / name)
     (copied / "results.csv").unlink()
@@ -160,7 +160,7 @@ def _watch_and_kill(root, repo, env, results):
         return json.loads(done.stdout) if "--json" in flags else done.stdout
 
     def trains():
-        """What is told once there are rates."""
+        """The status, once there are rates; else None."""
         assert child.poll() is None, child.stderr.read().decode()
         found = ask("--json")
         rates = [of["steps_per_second"] for of in found["runs"]["training"]]
@@ -245,7 +245,7 @@ def test_empty_and_no_workdir(tmp_path):
         status.status(str(tmp_path / "w"), watch=0.0)
 
 
-def test_what_is_damaged_is_named(copied):
+def test_damaged_files_are_named(copied):
     def cut(name):
         (copied / name).write_bytes((copied / name).read_bytes()[:-9])
 
@@ -264,18 +264,24 @@ def test_what_is_damaged_is_named(copied):
         damage(name)
         out = io.StringIO()
         assert status.status(str(copied), out=out) == 1, name
-        (told,) = [line for line in out.getvalue().splitlines() if line.startswith("damaged: ")]
-        assert str(copied / name) in told
+        (named,) = [line for line in out.getvalue().splitlines() if line.startswith("damaged: ")]
+        assert str(copied / name) in named
         (copied / name).write_bytes(before)
     assert status.status(str(copied), out=io.StringIO()) == 0
 
 
-def test_who_is_there(copied, monkeypatch):
+def test_owners(copied, monkeypatch):
     now = time.time()
 
     def owner(name, **fields):
-        told = {"token": "t", "pid": 7, "host": "far boot ns", "command": "sweep", "since": "2026-01-01T00:00:00+00:00"}
-        (copied / name).write_text(json.dumps({**told, **fields}))
+        fields_of_all = {
+            "token": "t",
+            "pid": 7,
+            "host": "far boot ns",
+            "command": "sweep",
+            "since": "2026-01-01T00:00:00+00:00",
+        }
+        (copied / name).write_text(json.dumps({**fields_of_all, **fields}))
 
     owner(".lease-part-0-of-2.json", command="sweep --part=0/2", renewed=now)
     owner(".lease-part-1-of-2.json", command="sweep --part=1/2", renewed=now - 300)
@@ -298,7 +304,7 @@ def test_who_is_there(copied, monkeypatch):
     assert survey(str(copied))["at_work"] == []
 
 
-def test_the_last_error_is_told_until_the_command_succeeds(redundancy, tmp_path):
+def test_the_last_error_is_shown_until_the_command_succeeds(redundancy, tmp_path):
     np.save(tmp_path / "E.npy", np.random.default_rng(0).normal(size=(60, 4)))
     np.save(tmp_path / "Y.npy", np.arange(60) % 3)
     root = tmp_path / "w"
@@ -312,10 +318,10 @@ def test_the_last_error_is_told_until_the_command_succeeds(redundancy, tmp_path)
     assert redundancy("select", *config[:-1], "--config.fractions=7", config[-1]).returncode == 2
     assert not (root / "last_error.json").exists()
     assert redundancy("select", *config).returncode == 1
-    (told,) = survey(str(root))["errors"]
-    assert (told["command"], told["stage"], told["code"]) == ("select", "select", 1)
-    assert 'run "redundancy link"' in told["message"]
-    assert told["age_s"] < 60
+    (error,) = survey(str(root))["errors"]
+    assert (error["command"], error["stage"], error["code"]) == ("select", "select", 1)
+    assert 'run "redundancy link"' in error["message"]
+    assert error["age_s"] < 60
     assert "last error: 0:0" in status.render(survey(str(root)))
     assert redundancy("link", *config).returncode == 0
     assert (root / "last_error.json").exists()
@@ -330,10 +336,10 @@ def test_errors_of_parts_and_of_runs_are_kept_apart(copied):
     last_error.record(root, "sweep", 1, "one", part=Part(0, 2))
     last_error.record(root, "sweep", 1, "two", part=Part(1, 2))
     last_error.record(root, "run", 1, "three", "report")
-    assert {told["message"] for told in survey(root)["errors"]} == {"one", "two", "three"}
+    assert {error["message"] for error in survey(root)["errors"]} == {"one", "two", "three"}
     last_error.forget(root, "sweep", Part(1, 2))
     last_error.forget(root, "embed")
-    assert {told["message"] for told in survey(root)["errors"]} == {"one", "three"}
+    assert {error["message"] for error in survey(root)["errors"]} == {"one", "three"}
     last_error.forget(root, "sweep")
     last_error.forget(root, "report")
     assert survey(root)["errors"] == []

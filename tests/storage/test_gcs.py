@@ -15,13 +15,13 @@ from absl import logging
 from faults_proxy import first
 
 from redundancy import storage
-from redundancy.runtime.errors import ConfigError, DataError, StorageError
+from redundancy.runtime.errors import DataError, StorageError
 from redundancy.storage import retries
 
 pytest.importorskip("gcsfs")
 
 LASTING = ("reset", "503", "stall", "lost")
-TIMEOUT = 0.4  # seconds, where one is waited for; else this machine may be slower than that
+TIMEOUT = 0.4  # seconds, only for tests that wait for a timeout; this machine may be slower than that
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def table(rows):
 
 
 @pytest.mark.parametrize("fault", [each for each in faults_proxy.FAULTS if each not in ("trickle", "damage")])
-def test_what_fails_once_is_done_all_the_same(proxy, root, fault):
+def test_operations_succeed_after_failures(proxy, root, fault):
     def check(operation, expected, failures=1):
         proxy.faults.clear()
         proxy.choose = first(failures, fault)
@@ -101,7 +101,7 @@ def test_what_fails_once_is_done_all_the_same(proxy, root, fault):
     assert storage.read_bytes(f"{root}/created") == data
 
 
-def test_bytes_that_changed_on_the_way_are_sent_again(proxy, root):
+def test_bytes_damaged_in_transit_are_sent_again(proxy, root):
     data = b"the very same" * 100
     proxy.choose = first(2, "damage")
     storage.write_bytes(f"{root}/file", data)
@@ -116,7 +116,7 @@ def test_large_files_are_read_in_pieces_that_are_tried_again(proxy, root, fault)
     written = table(150_000)
     storage.write_parquet(f"{root}/large.parquet", [written.slice(0, 100_000), written.slice(100_000)])
     proxy.choose = faults_proxy.share(0.4, (fault,), seed=1)
-    if fault == "damage":  # of a range there is no checksum, of its pages there are
+    if fault == "damage":  # a range has no checksum, but its pages have
         with pytest.raises(DataError, match=r"large\.parquet cannot be read"):
             storage.read_parquet(f"{root}/large.parquet")
     else:
@@ -141,7 +141,7 @@ def test_small_files_are_opened_by_one_request(proxy, root):
     assert len(proxy.requests) == 1
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_told(proxy, root):
+def test_a_file_that_is_replaced_while_it_is_read_is_an_error(proxy, root):
     storage.write_bytes(f"{root}/file", b"a" * 1_000_000)
     with storage.open_read(f"{root}/file") as file:
         storage.write_bytes(f"{root}/file", b"b" * 1_000_000)
@@ -150,7 +150,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_told(proxy, root):
 
 
 @pytest.mark.parametrize("fault", LASTING)
-def test_what_fails_for_good_is_told_with_the_path(proxy, root, monkeypatch, lines, fault):
+def test_a_lasting_failure_names_the_path(proxy, root, monkeypatch, lines, fault):
     monkeypatch.setenv("REDUNDANCY_STORAGE_RETRY_S", "0.5")
     proxy.choose = first(10**6, fault)
     operations = [storage.read_bytes, lambda path: storage.write_bytes(path, b"x")]
@@ -159,16 +159,16 @@ def test_what_fails_for_good_is_told_with_the_path(proxy, root, monkeypatch, lin
         operations += [lambda path: storage.create_bytes(path, b"x"), lambda path: storage.stamps([path])]
     for operation in operations:
         started = time.monotonic()
-        with pytest.raises(StorageError) as told:
+        with pytest.raises(StorageError) as raised:
             operation(f"{root}/file")
-        assert time.monotonic() - started < 60  # and not the minutes of users
+        assert time.monotonic() - started < 60  # not the minutes of the default
         wanted = rf"{root}(/file)?: (.*)\. Tried \d+ times in \d+ s\. Check the network.*same command again"
-        assert re.match(wanted, str(told.value))[2].startswith("HTTP 503" if fault == "503" else ("Client", "S"))
+        assert re.match(wanted, str(raised.value))[2].startswith("HTTP 503" if fault == "503" else ("Client", "S"))
     assert len(lines) == 1
     assert re.match(rf"{root}/file: failing \(.*\); trying again for 0 s", lines[0])
 
 
-def test_an_outage_is_waited_for_and_told_now_and_then(proxy, root, monkeypatch, lines):
+def test_an_outage_is_waited_for_and_logged(proxy, root, monkeypatch, lines):
     monkeypatch.setattr(retries, "_LINE_EVERY", 0.5)
     monkeypatch.setattr(retries, "_LONGEST", 0.2)
     storage.write_bytes(f"{root}/file", b"x")
@@ -188,7 +188,7 @@ def test_an_outage_is_waited_for_and_told_now_and_then(proxy, root, monkeypatch,
         ("400", "Wanted: gs://BUCKET/PATH"),
     ],
 )
-def test_a_refusal_is_told_at_once(proxy, root, status, wanted):
+def test_a_refusal_is_reported_at_once(proxy, root, status, wanted):
     proxy.choose = first(10**6, status)
     for operation in (
         storage.read_bytes,
@@ -202,7 +202,7 @@ def test_a_refusal_is_told_at_once(proxy, root, status, wanted):
         assert len(proxy.requests) == 1
 
 
-def test_a_bucket_that_is_not_there_is_told_at_once(proxy):
+def test_a_missing_bucket_is_reported_at_once(proxy):
     for operation in (storage.exists, storage.list_dir, lambda path: storage.write_bytes(path, b"")):
         with pytest.raises(StorageError, match=r"gs://none/file: there is no bucket 'none'.*buckets create gs://none"):
             operation("gs://none/file")
@@ -215,18 +215,18 @@ def test_a_bucket_that_is_not_there_is_told_at_once(proxy):
     assert missing.value.filename == f"gs://{gcs_emulator.BUCKET}/none"
 
 
-def test_a_creation_whose_answer_is_lost_is_known_again(proxy, root):
+def test_a_creation_whose_answer_is_lost_counts_once(proxy, root):
     proxy.choose = first(1, "lost", method="POST")
     assert storage.create_bytes(f"{root}/ours", b"ours")
     assert len([method for method, _ in proxy.requests if method == "POST"]) == 2
-    # Another's is not taken for ours, though it holds the same: nothing of this creation got lost.
+    # An existing file with the same bytes does not count as ours if no answer got lost.
     assert not storage.create_bytes(f"{root}/ours", b"ours")
     proxy.choose = first(1, "503", method="POST")
     assert not storage.create_bytes(f"{root}/ours", b"other")
     assert storage.read_bytes(f"{root}/ours") == b"ours"
 
 
-def test_of_many_that_create_one_succeeds_though_answers_get_lost(proxy, root):
+def test_one_of_many_creators_succeeds_although_answers_get_lost(proxy, root):
     proxy.choose = faults_proxy.share(0.4, ("lost", "reset", "503"), seed=3)
     for number in range(5):
         created = []
@@ -246,7 +246,7 @@ def test_of_many_that_create_one_succeeds_though_answers_get_lost(proxy, root):
 
 
 @pytest.mark.parametrize("fault", ["503", "reset", "lost"])
-def test_large_uploads_go_on_after_a_failure_and_are_seen_whole_or_not_at_all(proxy, root, monkeypatch, fault):
+def test_large_uploads_resume_after_a_failure_and_are_atomic(proxy, root, monkeypatch, fault):
     data = os.urandom(1 << 20) * 51  # in two requests
     chunks = []
 
@@ -270,12 +270,12 @@ def test_large_uploads_go_on_after_a_failure_and_are_seen_whole_or_not_at_all(pr
         )
         with pytest.raises(StorageError, match="never"):
             storage.write_bytes(f"{root}/never", data)
-        assert [method for method, _ in proxy.requests].count("DELETE") == 1  # nobody waits for the end of an upload
+        assert [method for method, _ in proxy.requests].count("DELETE") == 1  # cancelling is not tried again
         proxy.choose = lambda _: None
         assert not storage.exists(f"{root}/never")
 
 
-def test_a_file_is_removed_or_written_only_as_long_as_it_is_the_one_that_was_seen(proxy, root, tmp_path):
+def test_conditional_writes_and_removals_leave_changed_files_alone(proxy, root, tmp_path):
     for path in (f"{root}/lease", str(tmp_path / "lease"), "memory://gcs/lease"):
         assert storage.generation(path) is None
         storage.write_bytes(path, b"first")
@@ -306,7 +306,7 @@ def test_a_file_is_removed_or_written_only_as_long_as_it_is_the_one_that_was_see
     assert storage.remove_if(f"{root}/lease", seen)
 
 
-def test_what_was_written_is_there_before_listings_show_it(proxy, root):
+def test_written_files_exist_before_listings_show_them(proxy, root):
     proxy.list_delay = 3600.0
     storage.write_json(f"{root}/manifest.json", {"a": 1})
     assert storage.list_dir(root) == []
@@ -336,7 +336,7 @@ def test_other_clients_of_this_process_are_as_patient(proxy, root):
     proxy.choose = first(1, "lost", method="DELETE")
     path.unlink()
     assert not path.exists()
-    # What another process writes is seen at once.
+    # Files that another process writes are visible at once.
     path.write_bytes(b"x")
     assert [each.name for each in epath.Path(root).iterdir()] == ["file"]
     url = f"{proxy.upstream}/upload/storage/v1/b/{gcs_emulator.BUCKET}/o?uploadType=media&name="
@@ -344,107 +344,3 @@ def test_other_clients_of_this_process_are_as_patient(proxy, root):
     urllib.request.urlopen(urllib.request.Request(url + name, b"x")).close()
     assert (epath.Path(root) / "another").exists()
     assert [each.name for each in epath.Path(root).iterdir()] == ["another", "file"]
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (ConnectionResetError(), True),
-        (TimeoutError(), True),
-        (OSError(113, "No route to host"), True),
-        (OSError(28, "No space left on device"), False),
-        (FileNotFoundError(2, "No such file"), False),
-        (PermissionError(13, "Permission denied"), False),
-        (OSError('{"error": {"code": 503, "message": "Backend Error"}}'), True),
-        (OSError("Forbidden: b/x/o\nno access"), False),
-        (ValueError("ABORTED: All 32 retry attempts failed: injected [http_response_code='503']"), True),
-        (ValueError("UNAVAILABLE: CURL error Could not connect to server"), True),
-        (ValueError("DEADLINE_EXCEEDED: Timeout was reached"), True),
-        (ValueError("NOT_FOUND: Error opening zarr driver: metadata at gs://b/x does not exist"), False),
-        (ValueError("DATA_LOSS: Error opening"), False),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5030 bytes"), False),
-        (KeyError("503"), False),
-        (StorageError("tried for long"), False),
-        (DataError("UNAVAILABLE"), False),
-        (KeyboardInterrupt(), False),
-    ],
-    ids=repr,
-)
-def test_errors_that_are_worth_another_try(error, expected):
-    assert storage.is_transient(error) == expected
-    if isinstance(error, Exception):
-        for outer in (RuntimeError("save failed"), DataError("cannot be read")):
-            outer.__cause__ = error
-            assert storage.is_transient(outer) == expected
-            outer.__cause__, outer.__context__, outer.__suppress_context__ = None, error, False
-            assert storage.is_transient(outer) == expected
-            outer.__suppress_context__ = True
-            assert not storage.is_transient(outer)
-
-
-def test_what_was_tried_for_long_is_not_tried_again():
-    error = StorageError("tried for long")
-    error.__cause__ = ConnectionResetError()
-    assert not storage.is_transient(error)
-
-
-def test_errors_of_google_s_libraries_are_known():
-    import aiohttp
-    import gcsfs.retry
-    import google.auth.exceptions
-    import requests
-    from google.api_core import exceptions
-
-    def caused(error, cause):
-        error.__cause__ = cause
-        return error
-
-    http = gcsfs.retry.HttpError
-    unsigned = {"code": 401, "message": "Invalid Credentials"}
-    lost, revoked = google.auth.exceptions.TransportError("lost"), google.auth.exceptions.RefreshError("invalid_grant")
-    for error, expected in (
-        (http({"code": 503}), True),
-        (http({"code": "429"}), True),
-        (http({"code": 408}), True),
-        (http({"code": 400}), False),
-        (http({"code": 416}), False),
-        (http(unsigned), True),
-        (http({"code": 401, "message": "Anonymous caller does not have storage.objects.get access"}), False),
-        (caused(http(unsigned), caused(google.auth.exceptions.RefreshError("x"), lost)), True),
-        (caused(http(unsigned), revoked), False),
-        (gcsfs.retry.ChecksumError("x"), True),
-        (requests.exceptions.ProxyError(), True),
-        (aiohttp.ServerDisconnectedError(), True),
-        (aiohttp.ClientPayloadError("x"), True),
-        (aiohttp.InvalidURL("x"), False),
-        (exceptions.ServiceUnavailable("x"), True),
-        (exceptions.RetryError("Timeout of 120.0s exceeded", None), True),
-        (exceptions.Forbidden("x"), False),
-        (google.auth.exceptions.DefaultCredentialsError("x"), False),
-    ):
-        assert storage.is_transient(error) == expected, repr(error)
-
-
-def test_retrying_returns_or_raises_what_the_operation_does(monkeypatch):
-    monkeypatch.setattr(retries, "_FIRST", 0.001)
-    calls = []
-
-    def third_time():
-        calls.append(0)
-        if len(calls) < 3:
-            raise ConnectionResetError
-        return "done"
-
-    assert storage.retrying("it", third_time) == "done"
-
-    def wrong():
-        calls.append(0)
-        raise KeyError("x")
-
-    calls.clear()
-    with pytest.raises(KeyError):
-        storage.retrying("it", wrong)
-    assert len(calls) == 1
-    monkeypatch.setenv("REDUNDANCY_STORAGE_RETRY_S", "soon")
-    with pytest.raises(ConfigError, match="REDUNDANCY_STORAGE_RETRY_S is 'soon'; wanted seconds, such as 300"):
-        storage.retrying("it", third_time)

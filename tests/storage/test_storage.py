@@ -1,4 +1,4 @@
-"""Files are there whole or not at all, and a damaged one is named."""
+"""Files are written whole or not at all, and errors name damaged ones."""
 
 import concurrent.futures
 import json
@@ -52,7 +52,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_scratch(tmp_path, monkeypatch
     ],
     ids=["cut", "empty", "no text", "latin-1", "deep", "NaN", "infinity", "long number"],
 )
-def test_json_that_is_no_json_is_named(tmp_path, data):
+def test_invalid_json_is_an_error_with_the_file(tmp_path, data):
     path = str(tmp_path / "manifest.json")
     storage.write_bytes(path, data)
     with pytest.raises(DataError, match=r"manifest\.json is not JSON \(.*run the stage that writes it again"):
@@ -62,13 +62,13 @@ def test_json_that_is_no_json_is_named(tmp_path, data):
 VALUE = {"layer": "end", "parts": [{"rows": 3, "sum": 0.1 + 0.2}, None, True], "text": "ä \u2028", "2": -1e300, "": {}}
 
 
-def test_json_has_a_checksum_that_readers_do_not_see(tmp_path):
+def test_json_has_a_checksum_that_reading_removes(tmp_path):
     path = str(tmp_path / "manifest.json")
     storage.write_json(path, VALUE)
     text = storage.read_bytes(path)
     assert list(json.loads(text)) == [*VALUE, "sha256_of_rest"]
     assert storage.read_json(path) == VALUE
-    storage.write_json(path, json.loads(text))  # by somebody who read it otherwise
+    storage.write_json(path, json.loads(text))  # by a program that keeps the checksum
     assert storage.read_bytes(path) == text
     storage.write_json(path, {1: (1, 2)})
     assert storage.read_json(path) == {"1": [1, 2]}
@@ -79,13 +79,13 @@ def test_json_has_a_checksum_that_readers_do_not_see(tmp_path):
         storage.write_json(path, {"a": float("nan")})
 
 
-def test_json_of_others_has_no_checksum_and_is_read(tmp_path):
+def test_json_of_other_programs_without_a_checksum_is_read(tmp_path):
     path = str(tmp_path / "manifest.json")
     storage.write_bytes(path, json.dumps(VALUE, indent=4).encode())
     assert storage.read_json(path) == VALUE
 
 
-def test_json_that_was_changed_is_named(tmp_path):
+def test_changed_json_is_an_error_with_the_file(tmp_path):
     path = str(tmp_path / "manifest.json")
     storage.write_json(path, VALUE)
     text = storage.read_bytes(path).decode()
@@ -93,7 +93,7 @@ def test_json_that_was_changed_is_named(tmp_path):
         storage.write_bytes(path, changed.encode())
         with pytest.raises(DataError, match=r"manifest\.json was changed or damaged since.*remove that line"):
             storage.read_json(path)
-    # What means the same is the same.
+    # Other spelling of the same value is accepted.
     storage.write_bytes(path, json.dumps(json.loads(text), sort_keys=True).encode())
     assert storage.read_json(path) == VALUE
 
@@ -167,17 +167,17 @@ def test_any_damaged_byte_of_a_parquet_file_is_found(tmp_path):
         with open(path, "wb") as file:
             file.write(flipped(whole, place, rng.choice((1 << rng.randrange(8), rng.randrange(1, 256)))))
         read, error = read_or_error(storage.read_parquet, path)
-        # A byte may carry nothing, as of the minimum in a page's head.
+        # Some bytes do not matter, such as the minimum in a page's header.
         assert "part.parquet cannot be read as Parquet" in error if error else read.equals(before, check_metadata=True)
         found += error is not None
     assert found > 0.8 * len(places)
 
 
-def test_values_that_a_damaged_head_of_a_page_loses_are_missed(tmp_path):
+def test_values_lost_by_a_damaged_page_header_are_detected(tmp_path):
     path = str(tmp_path / "part.parquet")
     storage.write_parquet(path, [table(0, 20)])
     whole = storage.read_bytes(path)
-    # Of the head of each page: how its definition levels are written, RLE (6) or bit-packed (8).
+    # In each page's header: the encoding of its definition levels, RLE (6) or bit-packed (8).
     places = [match.end() - 1 for match in re.finditer(rb"\x15\x28\x15\x10\x15\x06", whole)]
     assert len(places) == 2
     for place in places:
@@ -188,7 +188,7 @@ def test_values_that_a_damaged_head_of_a_page_loses_are_missed(tmp_path):
 
 @pytest.mark.parametrize("compression", ["snappy", "none", "zstd"])
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
-def test_parquet_files_of_others_have_no_checksums_and_are_read(tmp_path, compression, version):
+def test_parquet_files_of_other_programs_without_checksums_are_read(tmp_path, compression, version):
     path = str(tmp_path / "theirs.parquet")
     written = several_types(100).replace_schema_metadata({"by": "others"})
     pa.parquet.write_table(written, path, compression=compression, data_page_version=version)
@@ -200,7 +200,7 @@ def test_parquet_files_of_others_have_no_checksums_and_are_read(tmp_path, compre
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyError, MemoryError, UnicodeError, pa.ArrowInvalid, OSError])
-def test_whatever_pyarrow_raises_for_damaged_bytes_names_the_file(kind):
+def test_every_error_of_pyarrow_for_damaged_bytes_names_the_file(kind):
     with (
         pytest.raises(DataError, match=r"part\.parquet cannot be read as Parquet"),
         storage.parquet_errors("part.parquet"),
@@ -238,7 +238,7 @@ def test_remote_paths_use_the_same_functions():
     assert not storage.exists("memory://bucket/run/manifest.json")
 
 
-def test_an_unknown_protocol_says_what_is_wanted():
+def test_the_error_for_an_unknown_protocol_names_what_is_wanted():
     with pytest.raises(DataError, match="gs://bucket/path"):
         storage.read_bytes("gz://bucket/file")
 
@@ -282,7 +282,7 @@ storage.write_bytes(sys.argv[1] + "/runs/a/file", b"half")
 """
 
 
-def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+def test_only_files_of_killed_writers_are_removed(tmp_path, monkeypatch):
     keep = [tmp_path / name for name in (".hidden", ".x.12345678.tmp", "part.parquet", ".git/a.tmp", ".lease.json")]
     for path in keep:
         path.parent.mkdir(exist_ok=True)
@@ -293,7 +293,7 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path, monkeypa
     left = sorted((tmp_path / "runs/a").iterdir())
     assert len(left) == 2
     with scratch.scratch_file("mine", str(tmp_path / "runs/mine"), b"x") as mine:
-        # Another machine's, of a process with the number of one that has ended here.
+        # Files of another machine, with the number of a process that has ended here.
         with monkeypatch.context() as patch:
             patch.setattr(scratch, "_machine", lambda: "0" * 12)
             theirs = [left[0].with_name(f".b.writer-{'0' * 12}-{4194304 + age}-abcdef12.tmp") for age in (0, 1)]
@@ -309,7 +309,7 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path, monkeypa
     assert storage.remove_scratch("gs://bucket/none") == []
 
 
-def test_scratch_files_are_looked_for_while_others_write(tmp_path):
+def test_scratch_files_can_be_removed_while_others_write(tmp_path):
     done = threading.Event()
 
     def write():
@@ -327,9 +327,9 @@ def test_scratch_files_are_looked_for_while_others_write(tmp_path):
         assert min(writer.result() for writer in writers) > 0
 
 
-def test_a_folder_of_many_files_is_looked_through_quickly(tmp_path):
+def test_a_folder_of_many_files_takes_little_time(tmp_path):
     for number in range(2000):
         (tmp_path / f"{number}").touch()
     started = time.process_time()
     assert storage.remove_scratch(str(tmp_path)) == []
-    assert time.process_time() - started < 1  # of this process, whatever else the machine does
+    assert time.process_time() - started < 1  # processor time of this process

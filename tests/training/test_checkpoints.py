@@ -1,4 +1,4 @@
-"""Checkpoints: what they refuse, and that a training stopped at any step goes on as if it had not been."""
+"""Checkpoints: wrong ones are refused, and a training that stops at any step continues as if it had not stopped."""
 
 import pathlib
 import random
@@ -133,7 +133,7 @@ def test_no_flipped_byte_goes_unnoticed(trainer, copied, unbroken):
     like, chance = trainer.init_state(1), random.Random(0)
     saved = Checkpoints(str(copied))
     right = jax.tree.leaves(saved.restore(10, like))
-    told, harmless = 0, 0
+    refused, harmless = 0, 0
     for path in files_of(copied / "checkpoints" / "10"):
         data = path.read_bytes()
         for offset in {0, len(data) - 1, *(chance.randrange(len(data)) for _ in range(4))}:
@@ -146,13 +146,13 @@ def test_no_flipped_byte_goes_unnoticed(trainer, copied, unbroken):
             if found is None:
                 assert f"{copied}/checkpoints/10 cannot be used" in message
                 assert f"Delete {copied}/checkpoints/10 to continue from step 5" in message
-                told += 1
+                refused += 1
             else:
                 assert all(map(np.array_equal, found, right)), path
                 harmless += 1
         path.write_bytes(data)
     saved.close()
-    assert told > 10, (told, harmless)
+    assert refused > 10, (refused, harmless)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "about"])

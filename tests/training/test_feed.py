@@ -1,4 +1,4 @@
-"""Items of a streamed set: each image once, under the mask, whatever the number of processes."""
+"""Items of a streamed set: each image once, under the mask, for any number of processes."""
 
 import numpy as np
 import pytest

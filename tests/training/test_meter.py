@@ -1,4 +1,4 @@
-"""Metrics: fetched one dispatch late, every step looked at, rates and shares of the peak."""
+"""Metrics: fetched one dispatch late, every step checked, rates and shares of the peak."""
 
 import types
 
@@ -38,7 +38,7 @@ def test_there_is_a_line_at_the_end():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_the_very_step_is_named_where_a_loss_is_no_number(bad):
+def test_the_step_of_a_loss_that_is_not_finite_is_named(bad):
     meter = make(start=20)
     list(meter.sent(25, losses([1.0] * 5, [1.0] * 5)))
     list(meter.sent(30, losses([1.0] * 5, [1.0, 1.0, bad, bad, 1.0])))
@@ -91,7 +91,7 @@ def test_rates_leave_out_checkpoints(clock):
 
 
 @pytest.mark.parametrize("length", [5, 10, 20])
-def test_there_are_rates_where_each_dispatch_ends_with_a_checkpoint(clock, length):
+def test_there_are_rates_if_each_dispatch_ends_with_a_checkpoint(clock, length):
     meter, lines = make(), []
     for step in range(length, 41, length):
         lines += dispatched(meter, clock, {step: clock.now + 0.5})

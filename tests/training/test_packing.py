@@ -92,7 +92,7 @@ def test_the_estimate_grows_with_what_it_is_of():
     assert one["activations"] == pytest.approx(compiled.temp_size_in_bytes, rel=0.7)
 
 
-def test_what_does_not_fit_is_told_with_the_way_out(monkeypatch):
+def test_a_pack_that_does_not_fit_is_an_error_with_a_remedy(monkeypatch):
     config, mesh = tiny(pack=4)
     programs = Programs(config, (8, 8, 1), 10, mesh, resident=True)
     monkeypatch.setattr(plan, "device_memory", lambda device: 2**18)

@@ -1,4 +1,4 @@
-"""Recipes: how the learning rate goes in each config, and how many steps there are."""
+"""Recipes: the learning rate and the number of steps in each config."""
 
 import pathlib
 import runpy

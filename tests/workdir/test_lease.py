@@ -1,4 +1,4 @@
-"""One command at a time in a workdir, or the parts of one sweep; and a dead one does not hold it."""
+"""One command at a time in a workdir, or the parts of one sweep; the lease of a dead one expires."""
 
 import concurrent.futures
 import contextlib
@@ -71,7 +71,7 @@ def owner(tmp_path, repo, kind):
         yield child
 
 
-def test_a_second_process_is_told_who_is_there(owner, kind, tmp_path):
+def test_the_error_of_a_second_process_names_the_first(owner, kind, tmp_path):
     with pytest.raises(WorkdirError, match=rf"w is in use: .* as process {owner.pid} on \S+ since .*kill {owner.pid}"):
         Lease(str(tmp_path / "w")).acquire()
 
@@ -106,7 +106,7 @@ def test_of_many_at_once_one_gets_it(kind, tmp_path, repo):
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(holder(repo, tmp_path / "w", kind)) for _ in range(4)]
         wait_until(lambda: sum(child.poll() is not None for child in children) >= 3)
-        # With a lock the others are told at once; with a file they first look whether the owner lives.
+        # With a lock the others fail at once; with a file they first wait to see whether the owner lives.
         (last,) = [child for child in children if child.poll() is None]
         assert last.stdout.readline() == "held\n"
         held = [child.communicate(timeout=120)[0] == "held\n" for child in children]
@@ -146,7 +146,7 @@ def test_an_owner_that_was_taken_for_dead_ends_itself(tmp_path, repo):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"pid": "x"}'])
-def test_a_lease_that_says_nothing_is_no_obstacle_for_ever(content, kind, tmp_path, monkeypatch):
+def test_a_lease_without_an_owner_expires(content, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(lease_lib, "STALE_S", 0.2)
     (tmp_path / (LOCK if kind == "lock" else LEASE)).write_bytes(content)
     with Lease(str(tmp_path)) as lease:

@@ -1,4 +1,4 @@
-"""One sweep shared by several machines: the same results as one machine's, whoever ends first, and whoever is killed."""
+"""One sweep shared by several machines: the same results as on one machine, in any order of ends, also after kills."""
 
 import itertools
 import json
@@ -74,7 +74,7 @@ def copy_of(selected, root) -> Workdir:
 
 
 def runs_of(workdir):
-    """What each run left, but for the times."""
+    """The result and the metrics of each run, without times."""
     found = {}
     for run in storage.list_dir(workdir.runs):
         if run == "manifest.json":
@@ -137,7 +137,7 @@ def test_parts_at_once_make_what_one_sweep_makes(selected, start, tmp_path):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Names of the packs that are trained, which here is to write results."""
+    """Replaces training by writing made-up results; lists the runs of each trained pack."""
     packs = []
 
     def train_pack(trainer, jobs, size, schedule, what, profile):
@@ -157,7 +157,7 @@ def trained(monkeypatch):
     return packs
 
 
-def test_whoever_ends_last_writes_the_results(selected, trained, tmp_path):
+def test_the_part_that_ends_last_writes_the_results(selected, trained, tmp_path):
     config = selected[0]
     whole = copy_of(selected, tmp_path / "whole")
     sweep.sweep(config, whole)
@@ -168,7 +168,7 @@ def test_whoever_ends_last_writes_the_results(selected, trained, tmp_path):
         trained.clear()
         for number in order:
             assert not storage.exists(workdir.results)
-            # The last is no part: it does what is left.
+            # The last one is no part: it trains what is left.
             sweep.sweep(config, workdir, part=Part(number, 3) if index or number != order[-1] else None)
         assert sorted(trained) == packs
         assert storage.read_bytes(workdir.results) == wanted
@@ -186,20 +186,20 @@ def test_more_parts_than_packs(selected, trained, tmp_path):
     assert storage.exists(workdir.results)
 
 
-def test_a_part_tells_what_it_shares_before_it_trains(selected, trained, tmp_path):
-    told = []
+def test_a_part_agrees_before_it_trains(selected, trained, tmp_path):
+    agreed = []
     for index, fields in enumerate(({}, {"log_every": 7}, {"pack": 1}, {"lr_per_256": 0.3}, {"trials": 1})):
         config = config_lib.resolve({"dataset": selected[0].dataset, **FIELDS, **fields})
         workdir = copy_of(selected, tmp_path / str(index))
-        sweep.sweep(config, workdir, part=Part(index % 2, 2), agree=lambda table: told.append((table, len(trained))))
+        sweep.sweep(config, workdir, part=Part(index % 2, 2), agree=lambda table: agreed.append((table, len(trained))))
         trained.clear()
-    assert [before for _, before in told] == [0] * 5
-    assert told[0] == told[1]
-    assert len({table for table, _ in told}) == 4
+    assert [before for _, before in agreed] == [0] * 5
+    assert agreed[0] == agreed[1]
+    assert len({table for table, _ in agreed}) == 4
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
-def test_every_pack_is_one_parts_and_parts_are_even(count):
+def test_every_pack_belongs_to_one_part_and_parts_are_even(count):
     rng = np.random.default_rng(count)
     steps = sorted(rng.integers(1, 1000, 40).tolist(), reverse=True)
     shares = parts.shares(steps, count)
@@ -210,7 +210,7 @@ def test_every_pack_is_one_parts_and_parts_are_even(count):
 
 
 @pytest.mark.parametrize("stale", [False, True])
-def test_of_parts_that_measure_at_once_one_chooses(tmp_path, monkeypatch, stale):
+def test_parts_that_measure_at_once_make_one_choice(tmp_path, monkeypatch, stale):
     config = config_lib.resolve({**FIELDS, "pack": 0, "pack_mode": "vmap"})
     mesh, path = sweep.make_mesh(config, num_trials=1), str(tmp_path / "packing.json")
     if stale:
@@ -251,13 +251,13 @@ def test_a_claim_keeps_what_another_part_wrote_meanwhile(selected, tmp_path, mon
 
 
 @pytest.mark.parametrize("text", ["0/0", "2/2", "x", "-1/2", "1", "", "1/2/3", " 0/2", "0/2 ", "٠/2", "0/20000"])
-def test_a_part_that_is_none_is_told_what_is_wanted(text):
+def test_an_invalid_part_is_an_error_with_what_is_wanted(text):
     with pytest.raises(ConfigError, match=r"wanted I/N, for example 0/4, I below N\.$"):
         parts.parse(text)
     assert parts.parse("3/4") == Part(3, 4)
 
 
-def test_the_flag_is_the_sweeps_alone(redundancy, selected, tmp_path):
+def test_only_sweep_has_the_flag(redundancy, selected, tmp_path):
     flags = (f"--config={selected[1] / 'config.py'}", f"--workdir={tmp_path}/w")
     for command, flag, message in (
         ("sweep", "--part=-1/2", "--part=-1/2: wanted I/N, for example 0/4, I below N."),
