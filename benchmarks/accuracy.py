@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy --data cifar10.npz --config configs/cifar10.py --depth 20 --epochs 3 --seeds 2
 
-Speed is not measured here: whether a short training ends where PyTorch's does is. `python -m redundancy.data.to_npz
+It does not measure speed, but whether a short training reaches the same accuracy. `python -m redundancy.data.to_npz
 cifar10 cifar10.npz` writes the data.
 """
 

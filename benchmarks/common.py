@@ -1,6 +1,6 @@
-"""What every benchmark shares: alternating timer, peak memory of a child process, the machine, JSON and tables.
+"""Helpers of all benchmarks: alternating timer, peak memory of a child process, the machine, JSON and tables.
 
-Standard output belongs to the result; progress goes to standard error.
+Results go to standard output, progress to standard error.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_START, _LOAD = time.monotonic(), os.getloadavg()  # before this process adds to it
+_START, _LOAD = time.monotonic(), os.getloadavg()  # before this process adds to the load
 _TINY = 64
 
 
@@ -41,7 +41,7 @@ class Timing:
 
     Attributes:
       first_call_s: seconds of the first call, which may compile and is not counted.
-      seconds: of the calls after it.
+      seconds: seconds of each later call.
     """
 
     first_call_s: float
@@ -54,11 +54,11 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class Alternated:
-    """Times of two functions called in turn, so that whatever else the machine does slows down both.
+    """Times of two functions called in turn, so that other load on the machine slows down both.
 
     Attributes:
       ours, peer: times of either.
-      ratios: peer's time over ours, of each repetition; above 1 ours is faster.
+      ratios: the peer's time divided by ours for each repetition; above 1 ours is faster.
       ours_result, peer_result: what the first calls returned.
     """
 
@@ -91,7 +91,7 @@ def alternate(ours: Callable[[], Any], peer: Callable[[], Any], repeats: int) ->
     """Times two functions in turn: one uncounted call each, then ours, peer, ours, peer, …
 
     Args:
-      ours, peer: do the same work; what they return is kept of the first call alone.
+      ours, peer: functions that do the same work; only the results of their first calls are kept.
       repeats: counted calls of each, at least 1.
     """
     (ours_first, ours_result), (peer_first, peer_result) = timed(ours), timed(peer)
@@ -109,7 +109,7 @@ def _resident_mib() -> tuple[float, float]:
     """Resident memory of this process now, and the greatest so far, MiB."""
     with contextlib.suppress(OSError, ValueError, KeyError), open("/proc/self/status") as file:
         fields = dict(line.split(":", 1) for line in file)
-        # Linux's ru_maxrss is inherited from the parent, which holds more than most children ever do; VmHWM is not.
+        # On Linux a child inherits ru_maxrss from its parent, which uses more memory; it does not inherit VmHWM.
         return tuple(int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
     greatest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return greatest, greatest
@@ -129,8 +129,8 @@ def add_memory(jobs: Sequence[Job], at_once: int = 1) -> None:
     """Adds peak memory to the entry of each job.
 
     Args:
-      jobs: what to call.
-      at_once: child processes beside each other. Times do not count here, but the memory must suffice for all.
+      jobs: calls to measure.
+      at_once: number of child processes at a time. Times do not matter here, but memory must suffice for all.
     """
     with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
         found = pool.map(lambda job: in_child(job.target, job.array, **job.arguments), jobs)
@@ -141,17 +141,17 @@ def add_memory(jobs: Sequence[Job], at_once: int = 1) -> None:
 def in_child(target: str, array: np.ndarray, **arguments: Any) -> dict[str, Any]:
     """Peak memory and time of one call in a fresh process that does nothing else.
 
-    Before the measured call the child calls the function with the first 64 rows, so that imports and compilation lie
-    before it.
+    Before the measured call the child calls the function with the first 64 rows, so that imports and compilation do not
+    count.
 
     Args:
       target: "module:function"; called as function(array, **arguments).
       array: [n, ...], handed over in a temporary file.
-      arguments: what JSON can hold.
+      arguments: values that JSON can hold.
 
     Returns:
       peak_mib: greatest resident memory of the process; before_mib: resident memory before the call, the array
-      included; extra_mib: their difference; child_s: seconds of the call. Or error: why there are none.
+      included; extra_mib: their difference; child_s: seconds of the call. If it failed only error: the reason.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "array.npy")
@@ -181,7 +181,7 @@ def _child(target: str, path: str, arguments: str) -> None:
 
 
 def available_gib() -> float:
-    """Memory that this process can still get, GiB; all of the machine's where the system does not say."""
+    """Memory in GiB that this process can still allocate; the machine's whole memory if the system does not report it."""
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as file:
         for line in file:
             if line.startswith("MemAvailable:"):
@@ -199,7 +199,7 @@ def _processor() -> str:
 
 def machine() -> dict[str, Any]:
     """Processor, cores, memory, system, JAX's devices, and how busy the machine was before."""
-    import jax  # not at the top: a child process that measures a peer must not hold it
+    import jax  # not at the top: it must not take memory in a child process that measures a peer
 
     return {
         "processor": _processor(),
@@ -213,7 +213,7 @@ def machine() -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """Installed version of a package, None where it is not installed."""
+    """Installed version of a package, None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -223,7 +223,7 @@ def version(package: str) -> str | None:
 def threads() -> dict[str, Any]:
     """Threads of each loaded BLAS and OpenMP library and of numba, and the variables that set them."""
     found = {}
-    # A machine that only trains may have neither.
+    # A machine that only trains may lack both packages.
     with contextlib.suppress(ImportError):
         import threadpoolctl
 
@@ -251,12 +251,12 @@ def _commit() -> str | None:
 
 
 def header(name: str, arguments: Sequence[str], packages: Sequence[str]) -> dict[str, Any]:
-    """What a result needs to be understood later: command, date, commit, machine, versions, threads.
+    """The circumstances of a result: command, date, commit, machine, versions, threads.
 
     Args:
-      name: of the benchmark, as in `python -m benchmarks.NAME`.
-      arguments: of the command line.
-      packages: whose versions are named.
+      name: name of the benchmark, as in `python -m benchmarks.NAME`.
+      arguments: arguments of the command line.
+      packages: packages whose versions are recorded.
     """
     return {
         "benchmark": name,
@@ -288,7 +288,7 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Rows with the same keys as aligned text: numbers and their names to the right, the rest to the left."""
+    """Rows with the same keys as an aligned table: numbers and their headings on the right, other cells on the left."""
     names = list(rows[0])
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
     right = {name: all(row[name][:1].isdigit() or row[name] in ("", "-") for row in rows) for name in names}
@@ -318,12 +318,12 @@ def _row(case: str, by: str, entry: Mapping[str, Any], remark: str) -> dict[str,
 
 
 def text(result: Mapping[str, Any], remark: Callable[[Mapping[str, Any]], str], notes: Sequence[str]) -> str:
-    """A result for people.
+    """A result as text.
 
     Args:
-      result: `header`'s fields, and cases: by name, each with results, by name of who was measured: entries with any of
-        median_s, ratio and ratios (peer's time over ours), first_call_s, what `in_child` returns, not_run.
-      remark: what the table's last column says of an entry.
+      result: `header`'s fields, and cases: case -> results: measured program -> entry with any of median_s, ratio and
+        ratios (the peer's time divided by ours), first_call_s, the keys of `in_child`, not_run.
+      remark: text in the table's last column for an entry.
       notes: lines below the table.
     """
     of = result["machine"]

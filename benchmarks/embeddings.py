@@ -1,8 +1,8 @@
 """Embeddings with the geometry of a trained network, any number of them, from scikit-learn's bundled digits.
 
 A small ResNet of this package is trained for some hundred steps on randomly distorted digits; other distortions of the
-same digits are then embedded. The distortions are continuous, so no image occurs twice. Nothing is read from or
-written to disk but scikit-learn's own file.
+same digits are then embedded. The distortions are continuous, so no image occurs twice. It reads only scikit-learn's own
+file, and writes none.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from redundancy.models import ResNet
 STEPS = 200
 WIDE = 2048
 _BATCH, _EMBED_BATCH = 64, 512
-# The bundled order runs by writer: the last images are partly by other people, and tell whether the net learned.
+# The bundled order is by writer: some of the last images are by other people, so they test whether the network learned.
 _TRAIN_IMAGES = 1347
 _MODEL = ResNet(stage_blocks=(1, 1, 1), widths=(16, 32, 64), num_classes=10)
 
@@ -55,7 +55,7 @@ def distort(key: jax.Array, images: jax.Array) -> jax.Array:
     cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
     from_y = (cos * y + sin * x) * down[:, None] + shift_y[:, None] + centre
     from_x = (cos * x - sin * y) * across[:, None] + shear[:, None] * y + shift_x[:, None] + centre
-    # Bilinear interpolation as products with hat functions: gathers of single pixels are slow on every device.
+    # Bilinear interpolation as products with hat functions, since gathers of single pixels are slow on every device.
     weight_y = jnp.maximum(0, 1 - jnp.abs(from_y[..., None] - jnp.arange(size)))
     weight_x = jnp.maximum(0, 1 - jnp.abs(from_x[..., None] - jnp.arange(size)))
     moved = (jnp.einsum("bpw,bhw->bph", weight_x, images) * weight_y).sum(-1).reshape(images.shape)
@@ -95,7 +95,7 @@ def _train_resnet(steps: int, images: np.ndarray, labels: np.ndarray) -> dict[st
         updates, opt_state = optimizer.update(grads, opt_state, variables["params"])
         return {"params": optax.apply_updates(variables["params"], updates), **updated}, opt_state
 
-    # This generator compiles in less than half of the default one's time.
+    # This generator compiles in less than half the time of the default one.
     init = jax.jit(lambda key: _MODEL.init(key, jnp.zeros((1, 8, 8, 1)), train=False))
     variables = init(jax.random.key(0, impl="rbg"))
     opt_state = jax.jit(optimizer.init)(variables["params"])
@@ -163,7 +163,7 @@ class Network:
     @functools.cached_property
     def _wide(self) -> dict[str, jax.Array]:
         """Weights of the wide layer; trained at first use."""
-        # A seed that no case takes: other images than those it embeds later.
+        # No case uses this seed, so the network embeds other images later.
         embeddings = np.concatenate([self.embed(digit, _EMBED_BATCH, seed=1 << 30) for digit in range(10)])
         return _train_wide(self.steps, jnp.asarray(embeddings), jnp.repeat(jnp.arange(10), _EMBED_BATCH))
 
@@ -200,7 +200,7 @@ def _by_digit() -> tuple[jax.Array, np.ndarray, np.ndarray]:
 
 @functools.cache
 def network(steps: int = STEPS) -> Network:
-    """The network after `steps` steps of either training, the same in every call of a process."""
+    """The network after `steps` steps of each training; cached within a process."""
     start = time.perf_counter()
     images, labels = _digits()
     variables = _train_resnet(steps, images[:_TRAIN_IMAGES], labels[:_TRAIN_IMAGES])

@@ -2,9 +2,9 @@
 
     python -m benchmarks.input [--quick] [--json] [--only NAME …] [--images FOLDER] [--size 224]
 
-Every one makes batches of random-resized crops of the same files with all cores, and its images/s after a start that is
-not counted are compared; a ratio above 1 means ours makes more. Without --images the photographs are made up: noise of
-all scales at 500 x 375, about 100 kB each, much like ImageNet's.
+Each makes batches of random-resized crops of the same files with all cores. Compared are the images/s after an uncounted
+start; a ratio above 1 means that ours makes more. Without --images the photographs are synthetic: noise of all scales at
+500 x 375 pixels, about 100 kB each, similar to ImageNet's.
 """
 
 import contextlib
@@ -92,13 +92,13 @@ class Photographs(tfds.core.GeneratorBasedBuilder):
 
 
 class Inputs:
-    """The same photographs as a folder and as a TFDS data set, and everyone's endless batches of them."""
+    """The same photographs as a folder and as a TFDS data set, and endless batches of them by each program."""
 
     def __init__(self, root: pathlib.Path, files: list[pathlib.Path], count: int, size: int):
         self.size, self.crop = size, RandomResizedCrop(_AREA, _ASPECT)
         self.builder = Photographs(files, count, data_dir=str(root / "tfds"))
         tfds.disable_progress_bar()
-        # Standard output is the result's, and TFDS writes to it.
+        # Standard output is for the result, but TFDS writes to it.
         with contextlib.redirect_stdout(sys.stderr):
             self.builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=_SHARDS))
         self.files = []
@@ -202,7 +202,7 @@ def _pillow_crop(rng, width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def _seconds(make: Callable[[], Iterator], batches: int) -> tuple[float, float]:
-    """Seconds of `batches` batches, and those until the first of them."""
+    """Seconds for `batches` batches, and seconds until the first one."""
     start = time.perf_counter()
     stream = make()
     for _ in range(_WARM_UP):
@@ -217,7 +217,7 @@ def _seconds(make: Callable[[], Iterator], batches: int) -> tuple[float, float]:
 
 
 def compare(ours: Callable, peers: dict[str, Callable], batches: int, repeats: int) -> dict[str, Any]:
-    """Entries by name: ours and the peers in turn, all making as many images."""
+    """Entries by name: ours and the peers in turn, each making the same number of images."""
     times: dict[str, list[float]] = {name: [] for name in ("ours", *peers)}
     first = {}
     for number in range(repeats):
@@ -242,7 +242,7 @@ def compare(ours: Callable, peers: dict[str, Callable], batches: int, repeats: i
 
 
 def subset(inputs: Inputs, batches: int, repeats: int) -> dict[str, Any]:
-    """A pass over all images and over every tenth."""
+    """Times of a pass over all images and of one over every tenth image."""
     entries: dict[str, Any] = {}
     size = len(inputs.tfds.train.positions)
     for name, every in (("a tenth", 10), ("all", 1)):
@@ -265,7 +265,7 @@ def measure(
     repeats: int,
     loader: bool = True,
 ) -> dict[str, Any]:
-    """`header`'s cases. Writes everyone's data to a temporary folder first."""
+    """The result with all cases. Writes the data of all programs to a temporary folder first."""
     cases: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         root = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,6 +1,6 @@
-"""Our exact complete linkage and its peers, each from embeddings alone; and the comparison of their partitions.
+"""Our exact complete linkage and its peers, each starting from embeddings; and the comparison of their partitions.
 
-Each function imports what it measures itself: in a child process it is then alone.
+Each function imports the package that it measures, so that a child process loads no other.
 """
 
 import concurrent.futures
@@ -32,7 +32,7 @@ def ours(embeddings: np.ndarray, kept: float) -> np.ndarray:
 
 
 def ours_at_once(classes: Sequence[np.ndarray], kept: float) -> list[np.ndarray]:
-    """Partitions of several classes, as many at once as there are cores: what the stage link does."""
+    """Partitions of several classes, as many at once as there are cores, as in the stage link."""
     if len(classes) == 1:
         return [ours(classes[0], kept)]
     import threadpoolctl
@@ -56,7 +56,7 @@ def _condensed(embeddings: np.ndarray) -> np.ndarray:
     """1 - cos of all pairs i < j in SciPy's order: float32 matrix products, [n (n - 1) / 2] float64."""
     rows = unit_rows(embeddings)
     n = len(rows)
-    # float64 at once: SciPy and fastcluster would convert, and hold both.
+    # float64 directly: SciPy and fastcluster would convert it and hold both arrays.
     out = np.empty(n * (n - 1) // 2)
     at = 0
     for start in range(0, n - 1, _STRIP):
@@ -69,7 +69,7 @@ def _condensed(embeddings: np.ndarray) -> np.ndarray:
 
 
 def scipy(embeddings: np.ndarray, kept: float) -> np.ndarray:
-    """All merges by SciPy, which has no way to stop before: [n, d] float32 to [n - 1, 4] float64."""
+    """All merges by SciPy, which cannot stop earlier: [n, d] float32 to [n - 1, 4] float64."""
     from scipy.cluster import hierarchy
 
     return hierarchy.linkage(_condensed(embeddings), method="complete")
@@ -79,7 +79,7 @@ def fastcluster(embeddings: np.ndarray, kept: float) -> np.ndarray:
     """All merges by fastcluster: [n, d] float32 to [n - 1, 4] float64."""
     import fastcluster
 
-    # It copies the matrix once in any case, and with preserve_input=True twice.
+    # fastcluster always copies the matrix once, and with preserve_input=True twice.
     return fastcluster.linkage(_condensed(embeddings), method="complete", preserve_input=False)
 
 
@@ -89,7 +89,7 @@ PEERS_BYTES_PER_PAIR = 16
 
 
 def partition(result: np.ndarray, kept: float) -> np.ndarray:
-    """Labels [n] of what one of the functions above returned: labels already, or all merges."""
+    """Labels [n] from the result of one of the functions above, which is labels already or all merges."""
     if result.ndim == 1:
         return result
     return partition_of_tree(result[:, :2], kept)
@@ -120,8 +120,8 @@ def agreement(ours: list[np.ndarray], peers: list[np.ndarray]) -> dict[str, Any]
       ours, peers: labels [n] of each class.
 
     Returns:
-      partitions: how many were compared; identical: how many are the same but for the groups' numbers;
-      same_group: share of all images whose group has the same members in both.
+      partitions: number of compared partitions; identical: how many are equal up to the groups' numbers; same_group:
+      share of all images whose group has the same members in both.
     """
     identical = same = 0
     for one, other in zip(ours, peers, strict=True):
@@ -142,7 +142,7 @@ def within(embeddings: np.ndarray, threshold: float) -> int:
 
 
 def products(rows: np.ndarray, tile: tuple[int, int]) -> None:
-    """All products of rows i ≤ j and nothing else: float32 matrix products, tile by tile into the same memory.
+    """Only the products of rows i ≤ j: float32 matrix products, tile by tile into the same memory.
 
     Args:
       rows: [n, d] float32.
@@ -164,7 +164,7 @@ def sgemm(embeddings: np.ndarray, tile: list[int]) -> None:
 
 
 def threshold_of(rows: np.ndarray, pairs: float) -> float:
-    """Dissimilarity that about so many pairs of the unit rows [n, d] do not exceed, from a random sample of rows."""
+    """Dissimilarity that about `pairs` pairs of the unit rows [n, d] do not exceed, from a random sample of rows."""
     n = len(rows)
     some = np.random.default_rng(0).choice(n, min(n, 1_000), replace=False)
     found = 1 - rows[some] @ rows.T
@@ -174,13 +174,13 @@ def threshold_of(rows: np.ndarray, pairs: float) -> float:
 
 
 def wrong_pairs(embeddings: np.ndarray, found: Any, threshold: float, num_rows: int = 100) -> int:
-    """Pairs of some random rows with all others that `pairs.within` misses or should not have found.
+    """Number of pairs of some random rows with all others that `pairs.within` missed or found wrongly.
 
     Args:
       embeddings: [n, d] float32.
       found: `Pairs` up to the threshold.
       threshold: pairs within 1e-7 of it may be found or not.
-      num_rows: rows that are looked at.
+      num_rows: number of random rows.
     """
     exact = unit_rows(embeddings.astype(np.float64))
     wrong = 0

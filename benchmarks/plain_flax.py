@@ -1,4 +1,4 @@
-"""ResNet v2 as one writes it in plain Flax, the peer of benchmarks.preflight; run as that benchmark's child process."""
+"""ResNet v2 in plain Flax, the peer of benchmarks.preflight, which runs it as a child process."""
 
 import functools
 
@@ -10,7 +10,7 @@ from redundancy.models.resnet import STAGE_BLOCKS
 
 
 class PlainResNet(nn.Module):
-    """Bottleneck ResNet v2: nn.Conv and nn.BatchNorm over the whole batch, everything in bfloat16 but the parameters.
+    """Bottleneck ResNet v2: nn.Conv and nn.BatchNorm over the whole batch, all in bfloat16 except the parameters.
 
     Attributes:
       depth: 50, 101 or 152.

@@ -1,8 +1,8 @@
-"""What libtpu's compiler says of an ImageNet training step on TPU slices, beside a plain Flax step. Nothing is run.
+"""Memory and cost of an ImageNet training step on TPU slices by libtpu's compiler, beside a plain Flax step. Runs nothing.
 
     python -m benchmarks.preflight [--quick] [--json] [--only NAME …]
 
-Needs libtpu, no TPU. One compilation of ResNet-101 takes 2 to 5 minutes on two cores; each is a process of its own.
+Needs libtpu, no TPU. One compilation of ResNet-101 takes 2 to 5 minutes on two cores; each is a separate process.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ class Case:
     """One network on one slice.
 
     Attributes:
-      topology: of the slice.
-      depth: of the ResNet.
-      images: of a chip and step.
-      peers: whether the plain Flax step is compiled too.
-      programs: what of ours is compiled; of the peer the training step alone.
-      fields: of the config, beyond ImageNet's.
+      topology: topology of the slice.
+      depth: depth of the ResNet.
+      images: images of a chip in a step.
+      peers: whether to compile the plain Flax step, too.
+      programs: our programs to compile; of the peer only the training step is compiled.
+      fields: config fields that differ from configs/imagenet.py.
     """
 
     topology: str
@@ -83,7 +83,7 @@ def request(case: Case) -> compile_lib.Request:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Summaries of ours and, where asked for, of the peer; ratios of the peer's training step to ours."""
+    """Summaries of ours and, if `peers`, of the peer; ratios of the peer's training step to ours."""
     results = {}
     for name, module in _MODULES.items():
         if name != "ours" and not case.peers:
@@ -102,7 +102,7 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def run(cases: Mapping[str, Case], arguments: Sequence[str]) -> dict[str, Any]:
-    """All cases, below the header that every benchmark has."""
+    """The result with all cases and the header of every benchmark."""
     result = common.header("preflight", arguments, _PACKAGES)
     result["cases"] = {}
     for name, case in cases.items():
@@ -150,7 +150,7 @@ _COLUMNS = (
 
 
 def text(result: Mapping[str, Any]) -> str:
-    """The table, and what its columns mean."""
+    """The table, and the meaning of its columns."""
     rows = [
         _row(case, by, program, of_whom)
         for case, entry in result["cases"].items()
@@ -178,7 +178,7 @@ def text(result: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    os.environ["JAX_PLATFORMS"] = "cpu"  # this process asks JAX for its devices alone; libtpu would look for a TPU
+    os.environ["JAX_PLATFORMS"] = "cpu"  # this process only lists JAX's devices; libtpu would look for a TPU
     given = common.parser(__doc__, [*CASES, *QUICK]).parse_args(arguments)
     cases = QUICK if given.quick else CASES
     if given.only:

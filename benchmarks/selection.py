@@ -25,18 +25,18 @@ _PACKAGES = ("numpy", "scipy", "scikit-learn", "jax", "jaxlib", "numba", "fastcl
 _TILES = ((512, 512), (512, 4096), (1024, 1024), (2048, 2048))
 _PAIRS_PER_IMAGE = 4
 _CHUNK = 20  # ImageNet-like classes in memory at a time
-# A peer is left out where one call would take more than this, or more than this share of the available memory.
+# A peer is left out if one call would take more seconds than this, or more than this share of the available memory.
 _PATIENCE_S, _MEMORY_SHARE = 120.0, 0.7
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the cases share.
+    """Settings of all cases.
 
     Attributes:
-      sizes: how much is measured.
-      network: makes the embeddings.
-      memory: whether peak memory is measured at all, which takes one more process and call each.
+      sizes: how much to measure.
+      network: network that makes the embeddings.
+      memory: whether to measure peak memory, which takes one more process and call for each entry.
     """
 
     sizes: Sizes
@@ -103,7 +103,7 @@ def _beside_peer(classes: Sequence[np.ndarray], name: str, function: Callable, r
 
 
 def _ours_from(entries: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Our entry: the times taken beside all the peers."""
+    """Our entry: our times from the comparisons with all peers."""
     measured = [entry for entry in entries if "ours_seconds" in entry]
     seconds = [second for entry in measured for second in entry["ours_seconds"]]
     first = measured[0]["ours_first_call_s"]
@@ -180,7 +180,7 @@ def imagenet(run: Run) -> dict[str, Any]:
 
 
 def _reason_not_run(n: int, before: tuple[int, float] | None) -> str | None:
-    """Why a peer is not given a class of n images, or None where it is; `before`: smaller n and its seconds."""
+    """Why a peer does not get a class of n images, None if it does; `before` is a smaller n and its seconds."""
     needed = linkages.PEERS_BYTES_PER_PAIR * (n * (n - 1) / 2) / 2**30
     if needed > _MEMORY_SHARE * common.available_gib():
         return f"needs {needed:.1f} GiB"
@@ -190,7 +190,7 @@ def _reason_not_run(n: int, before: tuple[int, float] | None) -> str | None:
 
 
 def large(run: Run) -> dict[str, Any]:
-    """One class, larger and larger; peers where memory and patience allow. And one that half is kept of."""
+    """One class of growing sizes, with peers as memory and time allow; and one class of which half is kept."""
     everything = run.one_class(max(*run.sizes.large, run.sizes.half))
     dimension = everything.shape[1]
     cases, jobs, before = {}, [], {}
@@ -218,7 +218,7 @@ def large(run: Run) -> dict[str, Any]:
 
 
 def growth_exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
-    """Slope of log time over log size: 2 where twice the images take four times as long."""
+    """Slope of log time over log size; 2 if twice the images take four times as long."""
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
@@ -254,7 +254,7 @@ def _pairs_of(run: Run, embedded: np.ndarray) -> dict[str, Any]:
 
 
 def pairs(run: Run) -> dict[str, Any]:
-    """All pairs up to a dissimilarity, about 4 to an image, beside the matrix products alone."""
+    """All pairs up to a dissimilarity, about 4 for each image, beside only the matrix products."""
     cases = {}
     for n in run.sizes.pairs:
         say(f"  {n:,} images")
@@ -263,7 +263,7 @@ def pairs(run: Run) -> dict[str, Any]:
 
 
 def million(run: Run) -> dict[str, Any]:
-    """One class of a million images, once, in a process of its own: its time and memory."""
+    """Time and memory of one class of a million images, linked once in a separate process."""
     n = run.sizes.million
     embedded = run.one_class(n)
     say(f"  linking {n:,} images")
@@ -277,7 +277,7 @@ CASES = {"cifar10": cifar10, "imagenet": imagenet, "large": large, "pairs": pair
 
 
 def measure(run: Run, names: Sequence[str]) -> dict[str, Any]:
-    """Cases, and the ratios and the growth found in them, as for JSON."""
+    """The cases with their ratios and growth, ready for JSON."""
     cases = {}
     for name in names:
         say(name)
@@ -311,7 +311,7 @@ def remark(entry: Mapping[str, Any]) -> str:
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """What the table does not say."""
+    """Lines below the table."""
     lines = []
     for case, of_case in result["cases"].items():
         sizes = of_case["sizes"]
@@ -330,7 +330,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measures what the flags ask for and prints it."""
+    """Measures the cases that the flags select and prints the result."""
     parser = common.parser(__doc__, list(CASES))
     parser.add_argument("--million", action="store_true", help="the case million too: many minutes")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the images of each class, for trying out")

@@ -1,4 +1,4 @@
-"""How much `benchmarks.selection` measures, in full and with --quick."""
+"""Sizes of the cases of `benchmarks.selection`, in full and with --quick."""
 
 import dataclasses
 
@@ -11,13 +11,13 @@ class Sizes:
       cifar10, imagenet: number of classes and images of each.
       sample: ImageNet-like classes that the peers get.
       large: images of the one large class.
-      half: images of the one that half is kept of; 0 for none.
-      pairs: images.
-      million: images.
+      half: images of the class of which half is kept; 0 for none.
+      pairs: images of the case pairs.
+      million: images of the case million.
       repeats: counted repetitions.
       peers_in_large: whether the large classes are given to the peers.
       memory_in: cases whose peak memory is measured.
-      children: processes at once for that.
+      children: child processes at a time for that.
     """
 
     cifar10: tuple[int, int]

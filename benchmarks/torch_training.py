@@ -1,7 +1,7 @@
 """The peer of benchmarks.training: the same networks, recipe and augmentation in PyTorch.
 
-ResNet v2 in both forms, layer by layer as redundancy.models.resnet; the data lie on the device, and crops and flips are
-made there. Random crops take one gather a batch, which is the fastest plain form we know.
+ResNet v2 in both forms, with the same layers as redundancy.models.resnet. The data lie on the device, which also crops and
+flips them. Random crops take one gather for each batch, the fastest plain form we know.
 """
 
 import contextlib

@@ -6,8 +6,8 @@ Assumed, since our copy of the paper's text lost its numbers: batch_size, lr_per
 the augmentation, and the fractions. Steps, depth and trials are the paper's.
 
 `:quick` takes 10 to 20 minutes on two CPU cores. Seed 0 gave 59.9 % on the full set (std 0.4, 2 trials), 59.7 % at
-90 % kept by semantic clustering and 60.0 % at random: too few trials of too small a network to tell them apart.
-`:smoke` takes about a minute, with no meaning in its numbers.
+90 % kept by semantic clustering and 60.0 % at random: trials are too few and the network too small to show a difference.
+`:smoke` takes about a minute, and its numbers mean nothing.
 """
 
 from redundancy.config import check_variant, defaults

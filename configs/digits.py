@@ -3,8 +3,8 @@
     redundancy run --config configs/digits.py --workdir DIR
 
 The whole pipeline, two minutes on two CPU cores, no download. Expected: 98 to 99 % on the full set, about 98 % at
-90 % kept by either method; three trials on 450 test images cannot tell them apart.
-`:quick` is a shorter one; `:smoke` takes seconds, with no meaning in its numbers.
+90 % kept by either method; three trials on 450 test images cannot show a difference.
+`:quick` is shorter; `:smoke` takes seconds, and its numbers mean nothing.
 """
 
 from redundancy.config import check_variant, defaults

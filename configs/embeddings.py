@@ -1,12 +1,12 @@
-"""Embeddings of your own, clustered without any training: no data set is opened, no network trained.
+"""Your own embeddings, clustered without opening a data set or training a network.
 
     redundancy import --workdir DIR --embeddings E.npy --labels Y.npy
     redundancy link   --config configs/embeddings.py --workdir DIR
     redundancy select --config configs/embeddings.py --workdir DIR
     redundancy export --workdir DIR --fraction 0.9 --format npy --output kept.npy
 
-One semantic subset of each fraction; the smallest fraction says how far down `link` goes. To train on the subsets,
-import with the --config of the data set and give that one to the stages.
+Makes one semantic subset for each fraction; the smallest fraction decides how far `link` goes. To train on the subsets,
+import with the --config of the data set, and give that config to the stages.
 """
 
 from redundancy.config import check_variant, defaults

@@ -2,8 +2,8 @@
 
     redundancy run --config configs/fashion_mnist.py --workdir DIR
 
-TFDS downloads it (30 MB) where it is not in config.data_dir yet. The recipe is ours: ResNet-20, 20,000 steps.
-`:quick` ends on two CPU cores; `:smoke` takes about a minute, with no meaning in its numbers.
+TFDS downloads it (30 MB) unless it is in config.data_dir. The recipe is ours: ResNet-20, 20,000 steps.
+`:quick` is for two CPU cores; `:smoke` takes about a minute, and its numbers mean nothing.
 """
 
 from redundancy.config import check_variant, defaults

@@ -9,13 +9,13 @@ augmentation, fractions, trials. Depth, the 5,000 steps of warm-up and "16 Cloud
 for every 256 images) and the 32 images behind each BatchNorm statistic follow Goyal et al. 2017. The paper had no label
 smoothing, and says nothing of bfloat16, which TPUs of its time computed convolutions in.
 
-Not run yet: no accuracy to expect can be given. `docs/performance.md` has what compiling it for TPU slices tells.
+Not run yet, so there is no expected accuracy. `docs/performance.md` has the results of compiling it for TPU slices.
 
 `:resnet50` is the same with ResNet-50 for 90 epochs (112,603 steps), Goyal et al.'s recipe with a cosine.
-`:fake` is one training of 300 steps on generated images of no cost, to tell input-bound from compute-bound:
+`:fake` is one training of 300 steps on generated images that cost nothing to read, to see whether input is the bottleneck:
 compare its images_per_second (metrics.jsonl, TensorBoard) with a real run's. `redundancy train` alone suffices.
-`:smoke` runs the whole way on a laptop's CPU in a few minutes, on generated images of 64 x 64 pixels, with no meaning in
-its numbers.
+`:smoke` runs all stages on a laptop's CPU in a few minutes, on generated images of 64 x 64 pixels; its numbers mean
+nothing.
 """
 
 from redundancy.config import check_variant, defaults

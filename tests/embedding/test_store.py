@@ -302,7 +302,7 @@ def test_labels_and_positions_of_other_types_are_refused(folder, column, kind):
     at = table.column_names.index(column)
     pq.write_table(table.set_column(at, column, table[column].cast(kind)), path)
     _edit_manifest(folder, parts=[{**manifest["parts"][0], "sha256": storage.sha256(path)}])
-    with pytest.raises(DataError, match=rf"{path}: column {column} is {kind} .*; wanted integers"):
+    with pytest.raises(DataError, match=rf"{path}: column {column} is {kind} .*; wanted only integers"):
         store.EmbeddingStore(folder)
 
 

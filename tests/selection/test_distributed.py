@@ -81,14 +81,14 @@ def _engine(scheduler, at=None, do=None, **arguments):
     def run(todo, finished):
         count = 0
 
-        def finished(task):
+        def counted(task):
             nonlocal count
             finished(task)
             count += 1
             if count == at:
                 do()
 
-        distributed.run(todo, finished, scheduler=scheduler, **arguments)
+        distributed.run(todo, counted, scheduler=scheduler, **arguments)
 
     return run
 
@@ -111,10 +111,10 @@ def test_local_workers_make_the_same_bytes_and_each_file_once(synthetic, expecte
     first = {}
 
     def twice(todo, finished):
-        def finished(task):
+        def seen(task):
             first.setdefault(task.label, _classes(workdir)[os.path.basename(task.path)])
 
-        distributed.run([task for task in todo for _ in range(2)], finished, scheduler="local:2")
+        distributed.run([task for task in todo for _ in range(2)], seen, scheduler="local:2")
         assert len(first) == len(todo) == len(SIZES)
         assert first == {task.label: _classes(workdir)[os.path.basename(task.path)] for task in todo}
 

@@ -274,14 +274,8 @@ def test_owners(copied, monkeypatch):
     now = time.time()
 
     def owner(name, **fields):
-        fields_of_all = {
-            "token": "t",
-            "pid": 7,
-            "host": "far boot ns",
-            "command": "sweep",
-            "since": "2026-01-01T00:00:00+00:00",
-        }
-        (copied / name).write_text(json.dumps({**fields_of_all, **fields}))
+        own = {"token": "t", "pid": 7, "host": "far boot ns", "command": "sweep", "since": "2026-01-01T00:00:00+00:00"}
+        (copied / name).write_text(json.dumps({**own, **fields}))
 
     owner(".lease-part-0-of-2.json", command="sweep --part=0/2", renewed=now)
     owner(".lease-part-1-of-2.json", command="sweep --part=1/2", renewed=now - 300)
