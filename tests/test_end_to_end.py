@@ -17,7 +17,6 @@ from redundancy.embedding.extract import embed
 from redundancy.experiment.sweep import sweep
 from redundancy.report.stage import report
 from redundancy.runtime.errors import DataError, WorkdirError
-from redundancy.selection.select import select
 from redundancy.selection.subset import read_subset
 from redundancy.training.pretrain import train
 from redundancy.workdir import STAGES, Workdir
@@ -162,22 +161,6 @@ def test_results_that_were_changed_or_lost_are_derived_again(finished, unbroken)
         damage()
         sweep(config, workdir)
         assert storage.read_bytes(workdir.results) == right
-
-
-def test_subsets_made_anew_are_not_taken_for_those_of_the_runs(finished):
-    workdir, config = finished
-    other = config_lib.resolve({**config_lib.to_json(config), "seed": 8})
-    storage.remove(workdir.subsets)
-    select(other, workdir)
-    with pytest.raises(WorkdirError, match="was trained on something else"):
-        sweep(config, workdir)
-
-
-def test_a_workdir_that_lost_its_config_is_not_taken_for_another_configs(finished):
-    workdir, config = finished
-    storage.remove(workdir.config)
-    with pytest.raises(WorkdirError, match=r"no config\.json"):
-        workdir.claim(config)
 
 
 def test_the_error_for_a_lost_checkpoint_says_how_to_train_again(finished):

@@ -137,16 +137,6 @@ def test_a_damaged_file_is_named_or_made_again(copy, runs, name):
             check_error(error, path)
 
 
-@pytest.mark.parametrize("name", ["results.csv", "subsets/semantic-0.5000.parquet", "embeddings/end/manifest.json"])
-def test_the_page_is_made_of_what_belongs_together(copy, runs, name):
-    config, workdir = copy
-    path = pathlib.Path(workdir.root, name)
-    for data in (flips(path.read_bytes(), 0)[0], pathlib.Path(runs[1][1].root, name).read_bytes()):
-        remove(workdir, "report")
-        replace(path, data)
-        check_error(error_of(run_stages, config, workdir, "report"), path)
-
-
 @pytest.mark.parametrize(
     ("one", "other", "read_again"),
     [

@@ -122,13 +122,9 @@ def test_names_may_come_as_one_text():
     assert (config.layers, config.methods) == (("start", "end"), ("random", "semantic"))
 
 
-def test_json_form_round_trips():
-    config = config_lib.resolve({"fractions": (0.9, 0.25), "seed": 3})
-    assert config_lib.resolve(config_lib.to_json(config)) == config
-    assert config_lib.differing(config_lib.to_json(config), config_lib.to_json(config)) == []
-
-
 def test_differing_names_changed_and_missing_fields():
+    config = config_lib.to_json(config_lib.resolve({"fractions": (0.9, 0.25), "seed": 3}))
+    assert config_lib.differing(config, config_lib.to_json(config_lib.resolve(config))) == []
     assert config_lib.differing({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b", "c"]
 
 

@@ -258,66 +258,52 @@ def test_trials_needed_are_those_of_all_undecided_up_to_a_fraction():
     assert answer.tests[0].trials_more == own[0] - 3
 
 
-def said(fractions, **fields):
-    return words.droppable(answers(fractions, **fields), "digits", 10_000)
+CHOSEN = "chosen by semantic clustering"
 
 
-def test_share_in_words():
-    sentence, detail = said({0.95: NONE, 0.9: UNSURE, 0.8: LITTLE, 0.5: MUCH})
-    assert sentence == (
-        "Of the shares of digits tried, the largest that can be dropped, chosen by semantic clustering, with no loss "
-        "above 0.2 points of test accuracy is 20% [5, 20] at 95% confidence."
-    )
-    assert "5% is shown; 20% is the estimate, not shown by itself." in detail
-    assert "All shares tried above 20% lose more than that" in detail
-    assert re.search(r"For 10%, about \d+ more trials would do with 80% probability", detail)
+@pytest.mark.parametrize(
+    ("fractions", "sentence", "details"),
+    [
+        # All trials decide, and the estimate lies above what is shown.
+        ({0.95: NONE, 0.9: UNSURE, 0.8: LITTLE, 0.5: MUCH},
+         f"Of the shares of digits tried, the largest that can be dropped, {CHOSEN}, with no loss above 0.2 points of test "
+         "accuracy is 20% [5, 20] at 95% confidence.",
+         ["5% is shown; 20% is the estimate, not shown by itself.", "All shares tried above 20% lose more than that",
+          r"For 10%, about \d+ more trials would do with 80% probability"]),
+        # Every share can be dropped.
+        ({0.9: NONE, 0.5: LITTLE}, f"50% of digits, the most tried, can be dropped, {CHOSEN}, with no loss", []),
+        ({0.9: NONE}, "10% of digits can be dropped, chosen", []),
+        # Every share loses.
+        ({0.9: MUCH, 0.5: MUCH}, f"Dropping even 10% of digits, the least tried, {CHOSEN}, loses more", ["−2.10 points"]),
+        ({0.9: MUCH}, f"Dropping 10% of digits, {CHOSEN}, loses more", []),
+        # The trials do not decide.
+        ({0.9: UNSURE, 0.5: MUCH},
+         f"These 3 paired trials cannot tell whether any of digits can be dropped, {CHOSEN}, with no loss above 0.2 points of "
+         f"test accuracy; about {answers({0.9: UNSURE}).tests[0].trials_more} more would.",
+         ["if its true mean and spread are those seen, a rough guess from 3 pairs"]),
+        ({0.9: less(0.002, 0.003, 0.004)},
+         f"These 3 paired trials cannot tell whether any of digits can be dropped, {CHOSEN}, with no loss above 0.2 points of "
+         "test accuracy.",
+         ["the estimated loss, 0.30 points, is not below 0.2 points: more trials would sooner show a loss"]),
+        ({0.9: less(0.001)}, "One paired trial cannot tell whether any", ["no spread to tell chance by"]),
+        ({0.9: less(0, 0, 0)}, "", ["all 3 pairs differ alike"]),
+        ({0.9: less(0.0019, 0.0009, 0.00315)}, "", ["more than 10,000 trials"]),
+        # There is nothing to compare.
+        ({0.9: {7: 0.9}}, f"No training on a part of digits, {CHOSEN}, can", []),
+    ],
+)  # fmt: skip
+def test_share_in_words(fractions, sentence, details):
+    said, detail = words.droppable(answers(fractions), "digits", 10_000)
+    assert said == sentence if sentence.endswith(".") else said.startswith(sentence)
+    assert all(re.search(each, detail) for each in details)
 
 
-def test_share_in_words_if_every_share_can_be_dropped():
-    sentence, _ = said({0.9: NONE, 0.5: LITTLE})
-    assert sentence.startswith(
-        "50% of digits, the most tried, can be dropped, chosen by semantic clustering, with no loss"
-    )
-    assert said({0.9: NONE})[0].startswith("10% of digits can be dropped, chosen")
-
-
-def test_share_in_words_if_every_share_loses():
-    sentence, detail = said({0.9: MUCH, 0.5: MUCH})
-    assert sentence.startswith(
-        "Dropping even 10% of digits, the least tried, chosen by semantic clustering, loses more"
-    )
-    assert "−2.10 points" in detail
-    assert said({0.9: MUCH})[0].startswith("Dropping 10% of digits, chosen by semantic clustering, loses more")
-
-
-def test_share_in_words_if_trials_do_not_decide():
-    sentence, detail = said({0.9: UNSURE, 0.5: MUCH})
-    more = answers({0.9: UNSURE}).tests[0].trials_more
-    assert sentence == (
-        "These 3 paired trials cannot tell whether any of digits can be dropped, chosen by semantic clustering, with no "
-        f"loss above 0.2 points of test accuracy; about {more} more would."
-    )
-    assert "if its true mean and spread are those seen, a rough guess from 3 pairs" in detail
-    sentence, detail = said({0.9: less(0.002, 0.003, 0.004)})
-    assert "would" not in sentence
-    assert "the estimated loss, 0.30 points, is not below 0.2 points: more trials would sooner show a loss" in detail
-    sentence, detail = said({0.9: less(0.001)})
-    assert sentence.startswith("One paired trial cannot tell whether any")
-    assert "no spread to tell chance by" in detail
-    assert "all 3 pairs differ alike" in said({0.9: less(0, 0, 0)})[1]
-    assert "more than 10,000 trials" in said({0.9: less(0.0019, 0.0009, 0.00315)})[1]
-
-
-def test_share_in_words_without_anything_to_compare():
+def test_share_in_words_names_random_layers_and_a_coarse_test_set():
     assert answers({}) is answers({1.0: NONE}) is None
-    assert said({0.9: NONE}, full=[])[0].startswith(
-        "No training on a part of digits, chosen by semantic clustering, can"
-    )
-    assert said({0.9: {7: 0.9}})[0].startswith("No training on a part of digits")
-
-
-def test_share_in_words_names_random_and_layers_and_a_coarse_test_set():
-    assert "chosen at random" in said({0.9: NONE}, method="random")[0]
+    answer = answers({0.9: NONE}, method="random")
+    assert "chosen at random" in words.droppable(answer, "digits", 10_000)[0]
+    answer = answers({0.9: NONE}, full=[])
+    assert words.droppable(answer, "digits", 10_000)[0].startswith("No training on a part of digits")
     answer = answers({0.9: NONE})
     assert "semantic clustering of layer end" in words.droppable(answer, "digits", 10_000, several_layers=True)[0]
     assert "One test image is 0.28 points, more than the margin." in words.droppable(answer, "digits", 360)[1]
