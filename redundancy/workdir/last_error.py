@@ -55,7 +55,7 @@ def record(root: str, command: str, code: int, message: str, stage: str = "", pa
     with contextlib.suppress(Exception):
         if not storage.exists(storage.join(root, "config.json")):
             return
-        told = {
+        error = {
             "command": command if part is None else f"{command} --part={part}",
             "stage": stage or command,
             "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -63,7 +63,7 @@ def record(root: str, command: str, code: int, message: str, stage: str = "", pa
             "code": code,
             "message": without_secrets(message),
         }
-        storage.write_json(storage.join(root, f"last_error{suffix(part)}.json"), told)
+        storage.write_json(storage.join(root, f"last_error{suffix(part)}.json"), error)
 
 
 def forget(root: str, command: str, part: Part | None = None) -> None:
@@ -76,7 +76,7 @@ def forget(root: str, command: str, part: Part | None = None) -> None:
             if part is not None:
                 over = name == f"last_error{suffix(part)}.json"
             else:
-                told = storage.read_json(storage.join(root, name))
-                over = command == "run" or command in (told.get("command"), told.get("stage"))
+                error = storage.read_json(storage.join(root, name))
+                over = command == "run" or command in (error.get("command"), error.get("stage"))
             if over:
                 storage.remove(storage.join(root, name))
