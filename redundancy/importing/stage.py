@@ -21,7 +21,7 @@ from redundancy.data import inputs
 from redundancy.embedding import write
 from redundancy.importing import ids as ids_lib
 from redundancy.importing import labels as labels_lib
-from redundancy.importing.vectors import ParquetVectors, Vectors, open_vectors
+from redundancy.importing.vectors import ParquetVectors, Vectors, checked, open_vectors
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError, nearest
 from redundancy.runtime.progress import Progress
 from redundancy.workdir import Workdir, read_manifest
@@ -168,24 +168,10 @@ def _check_vectors(given: _Input, target: _Target) -> str:
     """
     vectors = given.vectors
     digest = hashlib.sha256(f"{vectors.num_rows} {vectors.dimension}\n".encode())
-    at = num_wrong = 0
-    first = ""
     with Progress(f"check {vectors.name}", vectors.num_rows, "embeddings") as progress:
-        for block in vectors.blocks():
-            finite = np.isfinite(block).all(axis=1)
-            wrong = np.flatnonzero(~finite | ~block.any(axis=1))
-            if len(wrong) and not first:
-                row = int(wrong[0])
-                first = f"{vectors.where(at + row)} " + ("is a zero vector" if finite[row] else "holds NaN or infinity")
-            num_wrong += len(wrong)
+        for block in checked(vectors):
             digest.update(np.ascontiguousarray(block, "<f4").data)
-            at += len(block)
             progress.advance(len(block))
-    if first:
-        raise DataError(
-            f"{first} ({num_wrong} such of {at} rows); wanted finite numbers, not all 0, or there is no cosine. "
-            "Make these embeddings again, or leave those rows and their labels out."
-        )
     digest.update(np.ascontiguousarray(target.labels, "<i4").data)
     digest.update(json.dumps(target.class_names).encode())
     return digest.hexdigest()

@@ -65,7 +65,7 @@ class NpyVectors(Vectors):
 
     def blocks(self, start=0):
         for first in range(start, self.num_rows, self.block_rows):
-            yield _float32(self._array[first : first + self.block_rows])
+            yield float32(self._array[first : first + self.block_rows])
 
     def where(self, row):
         return f"{self._path}, row {row}"
@@ -157,7 +157,7 @@ class ParquetVectors(Vectors):
             wrong = np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False)) // self.dimension
             found = "has an empty (null) number"
         else:
-            return _float32(flat.to_numpy().reshape(-1, self.dimension))
+            return float32(flat.to_numpy().reshape(-1, self.dimension))
         raise DataError(
             f"{self.where(first + int(wrong[0]))}: column {self._column!r} {found}; wanted {self.dimension} numbers, as "
             "many as in the first row."
@@ -194,8 +194,32 @@ def _open_parquet(path: str, column: str) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
-def _float32(block: np.ndarray) -> np.ndarray:
-    """[n, d] float to float32; see `Vectors.blocks`."""
+def checked(vectors: Vectors) -> Iterator[np.ndarray]:
+    """The blocks of all rows.
+
+    Raises:
+      DataError: after the last block, if a vector holds NaN or infinity, or is zero; names the first.
+    """
+    at = num_wrong = 0
+    first = ""
+    for block in vectors.blocks():
+        finite = np.isfinite(block).all(axis=1)
+        wrong = np.flatnonzero(~finite | ~block.any(axis=1))
+        if len(wrong) and not first:
+            row = int(wrong[0])
+            first = f"{vectors.where(at + row)} " + ("is a zero vector" if finite[row] else "holds NaN or infinity")
+        num_wrong += len(wrong)
+        at += len(block)
+        yield block
+    if first:
+        raise DataError(
+            f"{first} ({num_wrong} such of {at} rows); wanted finite numbers, not all 0, or there is no cosine. "
+            "Make these embeddings again, or leave those rows and their labels out."
+        )
+
+
+def float32(block: np.ndarray) -> np.ndarray:
+    """[n, d] float16, float32 or float64 to float32; see `Vectors.blocks`."""
     if block.dtype.itemsize == 8:
         largest = np.maximum(block.max(axis=1), -block.min(axis=1))
         exponent = np.frexp(largest)[1]

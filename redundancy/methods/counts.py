@@ -1,4 +1,4 @@
-"""How many images of each class are kept, for every method."""
+"""How many images of each class are kept, for every method, and how many merges that takes."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -40,6 +40,19 @@ def class_counts(counts: Mapping[int, int] | Sequence[int] | np.ndarray, fractio
     for label in sorted(pool, key=lambda label: (-remainder[label], label))[:missing]:
         kept[label] += 1
     return kept
+
+
+def merges_needed(counts: Mapping[int, int], fractions: Sequence[float]) -> dict[int, int]:
+    """Merges of each class that the fractions need: images of each label to merges of each label."""
+    kept = [class_counts(counts, fraction) for fraction in fractions]
+    return {label: size - min(of_fraction[label] for of_fraction in kept) for label, size in sorted(counts.items())}
+
+
+def merges_to_make(counts: Mapping[int, int], fractions: Sequence[float]) -> dict[int, int]:
+    """Merges of each class from which any fraction at or above the smallest of `fractions` can be cut; no class is empty."""
+    # One more than needed: with largest remainders, a larger fraction may keep one image fewer of a class.
+    more = int(min(fractions) < 1)
+    return {label: min(number + more, counts[label] - 1) for label, number in merges_needed(counts, fractions).items()}
 
 
 def rows_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:

@@ -1,4 +1,7 @@
-"""Errors that a user can act on. cli.main prints only their text; every other exception is a bug."""
+"""Errors that a user can act on. cli.main prints only their text; every other exception is a bug.
+
+ConfigError and DataError are ValueErrors too, as callers from Python expect for wrong input.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -8,11 +11,11 @@ class UserError(Exception):
     """Some input is wrong; the text names the file or field, what was found, what is wanted and what to do."""
 
 
-class ConfigError(UserError):
+class ConfigError(UserError, ValueError):
     """A field of the config, or the config as a whole, is wrong."""
 
 
-class DataError(UserError):
+class DataError(UserError, ValueError):
     """A data set, or an artifact read from disk, is wrong."""
 
 

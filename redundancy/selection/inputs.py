@@ -5,7 +5,7 @@ from typing import Any
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.methods.counts import class_counts
+from redundancy.methods.counts import merges_needed
 from redundancy.runtime.errors import WorkdirError
 from redundancy.workdir import Workdir, read_manifest
 
@@ -50,7 +50,7 @@ def check_embeddings(folder: str, manifest: Mapping[str, Any], embeddings: str |
 def check_depth(workdir: Workdir, folder: str, manifest: Mapping[str, Any], fractions: Sequence[float]) -> None:
     """Raises WorkdirError if finished merges are too few for some of the fractions."""
     counts = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
-    for label, needed in num_merges(counts, fractions).items():
+    for label, needed in merges_needed(counts, fractions).items():
         if manifest["classes"][str(label)]["merges"] < needed:
             made = [folder] + ([workdir.subsets] if storage.exists(workdir.subsets) else [])
             raise WorkdirError(
@@ -58,9 +58,3 @@ def check_depth(workdir: Workdir, folder: str, manifest: Mapping[str, Any], frac
                 f'Delete {" and ".join(made)}, and run "redundancy link" and "redundancy select" again with '
                 "all the --config.fractions that you want."
             )
-
-
-def num_merges(counts: Mapping[int, int], fractions: Sequence[float]) -> dict[int, int]:
-    """Merges of each class that the fractions need."""
-    kept = [class_counts(counts, fraction) for fraction in fractions]
-    return {label: size - min(of_fraction[label] for of_fraction in kept) for label, size in sorted(counts.items())}

@@ -9,10 +9,11 @@ from absl import logging
 from redundancy import methods, storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.methods import METHODS
+from redundancy.methods.counts import merges_to_make
 from redundancy.runtime import processes
 from redundancy.runtime.progress import Progress
 from redundancy.selection import local, merges
-from redundancy.selection.inputs import check_depth, check_embeddings, manifest_sha256, num_merges, open_store
+from redundancy.selection.inputs import check_depth, check_embeddings, manifest_sha256, open_store
 from redundancy.selection.tasks import ClassTask
 from redundancy.workdir import Workdir, read_manifest
 
@@ -85,9 +86,7 @@ def _wanted_merges(store: EmbeddingStore, fractions: Sequence[float]) -> dict[in
     empty = [name for label, name in enumerate(store.manifest["class_names"]) if label not in counts]
     if empty:
         logging.warning("%s: no images of %d classes, for example %r.", store.folder, len(empty), empty[0])
-    # One more than needed: with largest remainders, a larger fraction may keep one image fewer of a class.
-    more = int(min(fractions) < 1)
-    return {label: min(number + more, counts[label] - 1) for label, number in num_merges(counts, fractions).items()}
+    return merges_to_make(counts, fractions)
 
 
 def _own(tasks: Sequence[ClassTask]) -> list[ClassTask]:

@@ -2,38 +2,41 @@
 
 import concurrent.futures
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import threadpoolctl
 
 from redundancy.runtime.machine import cores
 from redundancy.selection import tasks
-from redundancy.selection.tasks import ClassTask
 
 # A class of at least this size keeps all cores busy by itself, and two at once would need twice the memory.
 LARGE = 10_000
 
 
-def run(todo: Sequence[ClassTask], finished: Callable[..., None]) -> None:
-    """Runs the tasks, the largest class first.
+def run(todo: Sequence[Any], finished: Callable[..., None], link: Callable[..., None] | None = None) -> None:
+    """Links several classes at once, the largest first.
 
     Uses threads: the work is in compiled code that holds no lock, and all threads share XLA's threads.
 
     Args:
-      todo: classes to link.
+      todo: classes to link: tasks, or whatever `link` takes that has a label and num_images.
       finished: called in this thread with each class; with a large one in steps, and how many more images are done.
+      link: links a class; `tasks.link_class` by default. With a large class it gets a function too, to call with the share
+        that is done.
 
     Raises:
       DataError: a class is damaged or does not fit in memory; the others' files stay.
     """
+    link = link or tasks.link_class
     todo = sorted(todo, key=lambda task: (-task.num_images, task.label))
     for task in todo:
         if task.num_images >= LARGE:
-            _run_large(task, finished)
+            _run_large(task, finished, link)
     small = [task for task in todo if task.num_images < LARGE]
     # One BLAS thread for each class: the classes fill the cores.
     with threadpoolctl.threadpool_limits(1, "blas"):
         pool = concurrent.futures.ThreadPoolExecutor(cores())
-        futures = {pool.submit(tasks.link_class, task): task for task in small}
+        futures = {pool.submit(link, task): task for task in small}
         try:
             for future in concurrent.futures.as_completed(futures):
                 future.result()
@@ -45,7 +48,7 @@ def run(todo: Sequence[ClassTask], finished: Callable[..., None]) -> None:
         pool.shutdown()
 
 
-def _run_large(task: ClassTask, finished: Callable[..., None]) -> None:
+def _run_large(task: Any, finished: Callable[..., None], link: Callable[..., None]) -> None:
     done = 0
 
     def share(value: float) -> None:
@@ -54,5 +57,5 @@ def _run_large(task: ClassTask, finished: Callable[..., None]) -> None:
         finished(task, images - done)
         done = images
 
-    tasks.link_class(task, share)
+    link(task, share)
     finished(task, task.num_images - done)

@@ -14,7 +14,7 @@ from redundancy import methods, storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.linkage.complete import Merges
 from redundancy.methods import METHODS
-from redundancy.methods.counts import class_counts, rows_by_class
+from redundancy.methods.choose import choose
 from redundancy.runtime import processes
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.runtime.progress import Progress
@@ -175,42 +175,30 @@ def _subsets(
 ) -> list[Subset]:
     """The wanted subsets of one method and layer; each class is read at most once."""
     method, (positions, labels) = METHODS[asked[0].method], store.labels()
-    counts = [class_counts(store.class_counts, each.fraction) for each in asked]
-    group = np.full((len(counts), len(labels)), -1, np.int64)
-    kept = np.zeros(group.shape, bool)
-    dissimilarity = np.full(group.shape, np.nan)
-    first_group = np.zeros(len(counts), np.int64)
     shown = Progress(f"select {store.layer}", len(labels), "images") if method.per_layer else contextlib.nullcontext()
     with shown as progress:
-        for label, rows in rows_by_class(labels).items():
-            vectors = store.read_class(label)[1] if method.per_layer else None
-            for number, (each, of_fraction) in enumerate(zip(asked, counts, strict=True)):
-                kept[number, rows], *groups = method.choose(
-                    label=label, positions=positions[rows], k=of_fraction[label], config=config, trial=each.trial,
-                    embeddings=vectors, merges=linked[label] if method.has_groups else None,
-                )  # fmt: skip
-                if groups:
-                    group[number, rows], dissimilarity[number, rows] = groups[0] + first_group[number], groups[1]
-                    first_group[number] += of_fraction[label]
-            if progress is not None:
-                progress.advance(len(rows))
+        choices = choose(
+            method, labels, positions, [(each.fraction, each.trial) for each in asked], config,
+            read=lambda label, _: store.read_class(label)[1], linked=linked,
+            advance=lambda images: progress and progress.advance(images),
+        )  # fmt: skip
     return [
         Subset(
             positions,
             labels,
-            group[number],
-            kept[number],
-            dissimilarity[number],
+            choice.group,
+            choice.kept,
+            choice.dissimilarity,
             {
                 "fingerprint": store.manifest["fingerprint"],
                 "num_stored": store.manifest["num_stored"],
                 **dataclasses.asdict(each),
                 "rule": config.rule if "rule" in method.fields else None,
                 "seed": [config.seed, each.trial] if "seed" in method.fields else None,
-                "size": int(kept[number].sum()),
+                "size": int(choice.kept.sum()),
             },
         )
-        for number, each in enumerate(asked)
+        for each, choice in zip(asked, choices, strict=True)
     ]
 
 

@@ -18,7 +18,7 @@ os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
 import fsspec
 
-from redundancy.runtime.errors import DataError, StorageError
+from redundancy.runtime.errors import DataError, StorageError, UserError
 from redundancy.storage.retries import retrying, status_of
 
 # The class, and gcsfs with it, is imported when the first gs:// path is used, also if Orbax uses it.
@@ -57,6 +57,8 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     except ImportError as error:
         hint = ' Install the extra: pip install "redundancy[gcp]".' if is_gs(path) else ""
         raise DataError(f"{path}: {error}.{hint}") from error
+    except UserError:
+        raise
     except ValueError as error:
         raise DataError(f"{path}: {error}. Wanted: a local path or gs://bucket/path.") from error
 
