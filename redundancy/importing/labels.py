@@ -298,11 +298,16 @@ def _npy(path: str) -> pa.Array:
         array = npy.read_array(io.BytesIO(data), len(data))
     except npy.NotAnArrayError as error:
         raise DataError(f"{path} {error}; {_WANTED}, as numpy.save writes arrays of numbers or texts.") from error
+    return from_array(path, array)
+
+
+def from_array(where: str, array: np.ndarray) -> pa.Array:
+    """Numbers or texts [N] or [N, 1] for `check_labels`; raises DataError if they are of another type or shape."""
     kind = array.dtype
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1 or kind.kind not in "iufUS" or (kind.kind == "f" and kind.itemsize > 8):
-        raise DataError(f"{path} is {inputs.shown(str(kind))} {list(array.shape)}; {_WANTED}, as an array [N].")
+        raise DataError(f"{where} is {inputs.shown(str(kind))} {list(array.shape)}; {_WANTED}, as an array [N].")
     if kind.kind not in "US":
         return pa.array(array.astype(kind.newbyteorder("=")))
     try:
@@ -310,11 +315,11 @@ def _npy(path: str) -> pa.Array:
     except UnicodeDecodeError as error:
         # Replaced characters would make one class of several.
         raise DataError(
-            f"{path}: the label {inputs.shown(str(error.object))} is no UTF-8 text ({error.reason}); {_WANTED}. Decode the "
+            f"{where}: the label {inputs.shown(str(error.object))} is no UTF-8 text ({error.reason}); {_WANTED}. Decode the "
             "labels and save them as texts, numpy.char.decode(labels, ENCODING)."
         ) from error
     except Exception as error:  # halves of surrogate pairs; several kinds for numbers that are no characters
-        raise DataError(f"{path} holds a label that is no text ({inputs.shown(str(error))}); {_WANTED}.") from error
+        raise DataError(f"{where} holds a label that is no text ({inputs.shown(str(error))}); {_WANTED}.") from error
 
 
 def _typed(texts: list[str]) -> pa.Array:

@@ -1,0 +1,143 @@
+"""Embeddings of any model, in memory or mapped, to what is kept of each class: the stages link and select, without files.
+
+What takes long to import, JAX above all, is imported when it is used.
+"""
+
+import dataclasses
+import functools
+import numbers
+import types
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from redundancy import methods
+from redundancy.config import FIELDS
+from redundancy.runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from redundancy.interface.arrays import ArrayVectors
+    from redundancy.linkage.complete import Merges
+    from redundancy.methods.choose import Choice
+
+
+def check_fraction(fraction: Any) -> float:
+    """The fraction as a float; raises ConfigError if it is no number above 0 and up to 1."""
+    real = isinstance(fraction, numbers.Real) and not isinstance(fraction, bool)
+    if not real or not 0 < fraction <= 1:  # nor is NaN
+        raise ConfigError(f"fraction is {fraction!r}; wanted a number above 0 and up to 1, such as 0.9.")
+    return float(fraction)
+
+
+def check_rule(rule: Any) -> str:
+    """The rule; raises ConfigError if there is none of this name."""
+    field = FIELDS["rule"]
+    if not isinstance(rule, str) or not field.check(rule):
+        raise ConfigError(f"rule is {rule!r}; wanted: {field.wanted} ({field.doc}).")
+    return rule
+
+
+class _Class(NamedTuple):
+    label: int
+    num_images: int
+    num_merges: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Embeddings with the class of each.
+
+    Attributes:
+      vectors: [N, d].
+      labels: [N] int32, numbers of the classes.
+      classes: [K] int64 or texts, the label that each number stands for.
+    """
+
+    vectors: "ArrayVectors"
+    labels: np.ndarray
+    classes: np.ndarray
+
+    @classmethod
+    def of(cls, embeddings: Any, labels: Any, names: tuple[str, str] = ("embeddings", "labels")) -> "Data":
+        """Checks what a caller gave; reads all embeddings once, block by block.
+
+        Args:
+          embeddings: see `select`.
+          labels: see `select`.
+          names: of the two arguments, for messages.
+
+        Raises:
+          DataError: embeddings or labels are not as `select` wants them.
+        """
+        from redundancy.importing.vectors import checked
+        from redundancy.interface import arrays
+
+        vectors = arrays.ArrayVectors(names[0], embeddings)
+        numbered, classes = arrays.encode(names[1], labels, vectors.num_rows)
+        for _ in checked(vectors):
+            pass
+        return cls(vectors, numbered, classes)
+
+    @functools.cached_property
+    def rows(self) -> dict[int, np.ndarray]:
+        """Rows of each class, ascending."""
+        from redundancy.methods.counts import rows_by_class
+
+        return rows_by_class(self.labels)
+
+    def link(self, fraction: float) -> dict[int, "Merges"]:
+        """The merges of each class, as the stage link makes them: enough for any fraction at or above this one.
+
+        Raises:
+          DataError: a class does not fit in memory.
+        """
+        from redundancy.linkage.complete import complete_linkage
+        from redundancy.methods.counts import merges_to_make
+        from redundancy.selection import local
+
+        sizes = {label: len(rows) for label, rows in self.rows.items()}
+        todo = [_Class(label, sizes[label], number) for label, number in merges_to_make(sizes, [fraction]).items()]
+        linked = {}
+
+        def link(of_class: _Class, advance=None) -> None:
+            vectors = self.vectors.rows(self.rows[of_class.label])
+            linked[of_class.label] = complete_linkage(vectors, of_class.num_merges, advance)
+
+        local.run(todo, lambda *_: None, link)
+        return dict(sorted(linked.items()))
+
+    def choose(self, linked: dict[int, "Merges"], fraction: float, rule: str) -> "Choice":
+        """What the stage select keeps, from merges that are enough for the fraction."""
+        from redundancy.methods.choose import choose
+
+        method = methods.METHODS[methods.DEFAULT[0]]
+        (choice,) = choose(
+            method, self.labels, np.arange(len(self.labels)), [(fraction, None)], types.SimpleNamespace(rule=rule),
+            read=lambda _, rows: self.vectors.rows(rows), linked=linked,
+        )  # fmt: skip
+        return choice
+
+
+def select(embeddings: Any, labels: Any = None, fraction: float = 0.9, *, rule: str = "cosine_raw_mean") -> np.ndarray:
+    """Which rows to keep: the images of each class are grouped by complete linkage, and one of each group stays.
+
+    The same rows as `redundancy link` and `redundancy select` keep of these embeddings, bit for bit. Classes are read one
+    after the other, so an array that is mapped into memory may be larger than memory; a class must fit.
+
+    Args:
+      embeddings: [N, d] numbers, finite and no row zero: an array of NumPy, JAX or PyTorch, a data frame, or lists. They
+        count as float32; of a float64 row beyond its range the direction stays.
+      labels: [N] whole numbers from 0, or texts: the class of each row. None: all rows are of one class.
+      fraction: kept share of all rows, above 0 and up to 1; at least one row of each class is kept.
+      rule: which row of a group is kept, as config.rule: cosine_raw_mean, cosine_unit_mean, medoid or minimax.
+
+    Returns:
+      [n] int64, positions of the kept rows, ascending.
+
+    Raises:
+      ConfigError: fraction or rule are not as above; a ValueError.
+      DataError: embeddings or labels are not as above, or a class does not fit in memory; a ValueError.
+    """
+    fraction, rule = check_fraction(fraction), check_rule(rule)
+    data = Data.of(embeddings, labels)
+    return np.flatnonzero(data.choose(data.link(fraction), fraction, rule).kept)

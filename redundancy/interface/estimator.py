@@ -1,0 +1,92 @@
+"""Complete linkage of each class as an estimator of scikit-learn, which is imported with this module."""
+
+import copy
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from redundancy.interface.clustering import Data, check_fraction, check_rule
+from redundancy.runtime.errors import ConfigError
+
+
+class CompleteLinkage(ClusterMixin, BaseEstimator):
+    """Groups the rows of each class by exact complete linkage on 1 - cos, and keeps one row of each group.
+
+    The same groups and rows as `redundancy link` and `redundancy select` make of these embeddings, bit for bit.
+
+    Args:
+      fraction: kept share of all rows, above 0 and up to 1; at least one row of each class is kept.
+      rule: which row of a group is kept, as config.rule: cosine_raw_mean, cosine_unit_mean, medoid or minimax.
+
+    Attributes:
+      labels_: [N] int64, the group of each row, numbered from 0 over all classes.
+      kept_: [n] int64, positions of the kept rows, ascending.
+      dissimilarities_: [N] float64, 1 - cos of each row to the kept one of its group; 0 for that row itself.
+      merges_: for each of `classes_` its merges, lowest first (left, right, height, size), in SciPy's numbering within the
+        class: as many as the fitted fraction needs, and one more if there is one.
+      heights_: [m] float64, the heights of `merges_`, one class after the other.
+      classes_: [K] int64 or texts, the different labels, ascending; [0] if there are none.
+      n_features_in_: numbers in a row.
+      feature_names_in_: names of the columns, if X is a data frame that has some.
+    """
+
+    def __init__(self, fraction: float = 0.9, *, rule: str = "cosine_raw_mean"):
+        self.fraction = fraction
+        self.rule = rule
+
+    def fit(self, X, y=None) -> "CompleteLinkage":
+        """Groups rows.
+
+        Args:
+          X: [N, d] numbers, finite and no row zero: an array of NumPy (also mapped into memory, and then larger than it),
+            JAX or PyTorch, a data frame, or lists. The model refers to it, for `cut`: leave it as it is.
+          y: [N] whole numbers from 0, or texts: the class of each row. None: all rows are of one class.
+
+        Returns:
+          This model.
+
+        Raises:
+          ConfigError: a parameter is not as above; a ValueError.
+          DataError: X or y are not as above, or a class does not fit in memory; a ValueError.
+        """
+        fraction, rule = check_fraction(self.fraction), check_rule(self.rule)
+        data = Data.of(X, y, ("X", "y"))
+        validate_data(self, X, skip_check_array=True)  # notes the number of columns and their names
+        linked = data.link(fraction)
+        self._data, self._linked, self._lowest = data, linked, fraction
+        self.classes_, self.merges_ = data.classes, [*linked.values()]
+        self.heights_ = np.concatenate([merges.height for merges in self.merges_])
+        return self._choose(fraction, rule)
+
+    def _choose(self, fraction: float, rule: str) -> "CompleteLinkage":
+        choice = self._data.choose(self._linked, fraction, rule)
+        self.labels_, self.kept_ = choice.group, np.flatnonzero(choice.kept)
+        self.dissimilarities_ = choice.dissimilarity
+        return self
+
+    def fit_predict(self, X, y=None) -> np.ndarray:
+        """Groups rows and returns `labels_`; arguments and errors as of `fit`."""
+        return self.fit(X, y).labels_
+
+    def cut(self, fraction: float) -> "CompleteLinkage":
+        """A model with another share kept, from the same merges: nothing is linked again.
+
+        Args:
+          fraction: kept share, at or above the fitted one, whose merges go no further.
+
+        Returns:
+          A model as if fitted with `fraction`, but that merges_ and heights_ are this one's.
+
+        Raises:
+          NotFittedError: the model is not fitted; a ValueError.
+          ConfigError: the fraction is below the fitted one, or none; a ValueError.
+        """
+        check_is_fitted(self)
+        fraction = check_fraction(fraction)
+        if fraction < self._lowest:
+            raise ConfigError(
+                f"fraction is {fraction:g}, and the model was fitted for {self._lowest:g} and above: it has no more merges. "
+                f"Fit it with fraction={fraction:g}."
+            )
+        return copy.copy(self).set_params(fraction=fraction)._choose(fraction, check_rule(self.rule))
