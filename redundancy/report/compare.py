@@ -19,7 +19,7 @@ from redundancy.report import figures, page, statistics, words
 from redundancy.report.statistics import FULL, Summary
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.runtime.paths import given_path
-from redundancy.workdir import Workdir, need_fields, read_manifest
+from redundancy.workdir import Workdir, need_fields, need_results
 
 HELP = """\
 redundancy report --compare: several finished workdirs in one figure and on one page.
@@ -63,16 +63,10 @@ def read_experiment(root: str) -> Experiment:
     workdir = Workdir(root)
     if not storage.exists(workdir.config):
         raise WorkdirError(f"{root} has no config.json; wanted: the --workdir of a finished run.")
-    if not storage.exists(workdir.results):
-        raise WorkdirError(f'{root} has no results.csv: run "redundancy sweep" with this workdir first.')
+    results = need_results(workdir)
     recorded = need_fields(workdir.config, storage.read_json(workdir.config), config=dict)
-    sweep = read_manifest(workdir.runs, results_sha256=str)
-    if sweep is not None and storage.sha256(workdir.results) != sweep["results_sha256"]:
-        raise DataError(
-            f'{workdir.results} was changed since the sweep. Run "redundancy sweep" again: it writes the file.'
-        )
     try:
-        runs = statistics.parse_results(storage.read_bytes(workdir.results).decode())
+        runs = statistics.parse_results(results.decode())
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f'{workdir.results} is damaged ({error}). Run "redundancy sweep" again.') from error
     full = [run.size for run in runs if run.method == FULL]

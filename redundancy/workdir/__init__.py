@@ -7,5 +7,6 @@ from redundancy.workdir.layout import run_name as run_name
 from redundancy.workdir.layout import subset_name as subset_name
 from redundancy.workdir.manifest import need_fields as need_fields
 from redundancy.workdir.manifest import need_manifest as need_manifest
+from redundancy.workdir.manifest import need_results as need_results
 from redundancy.workdir.manifest import read_manifest as read_manifest
 from redundancy.workdir.manifest import write_manifest as write_manifest

@@ -10,6 +10,7 @@ from redundancy import storage
 from redundancy.config import CONTROLS, LAYERS
 from redundancy.methods import METHODS
 from redundancy.runtime.errors import DataError, WorkdirError
+from redundancy.workdir.layout import Layout
 
 # Fields of the entries of a manifest's lists and tables.
 _ENTRIES: dict[str, dict[str, Any]] = {
@@ -94,6 +95,23 @@ def need_manifest(folder: str, stage: str, **fields: type) -> dict[str, Any]:
             f'{folder} has no manifest.json: run "redundancy {stage}"{imported} with this workdir first.'
         )
     return manifest
+
+
+def need_results(workdir: Layout) -> bytes:
+    """The table results.csv.
+
+    Raises:
+      WorkdirError: the stage that writes it has not finished.
+      DataError: it was changed since.
+    """
+    if not storage.exists(workdir.results):
+        raise WorkdirError(f'{workdir.root} has no results.csv: run "redundancy sweep" with this workdir first.')
+    sweep = read_manifest(workdir.runs, results_sha256=str)
+    if sweep is not None and storage.sha256(workdir.results) != sweep["results_sha256"]:
+        raise DataError(
+            f'{workdir.results} was changed since the sweep. Run "redundancy sweep" again: it writes the file.'
+        )
+    return storage.read_bytes(workdir.results)
 
 
 def write_manifest(folder: str, manifest: Mapping[str, Any]) -> None:
