@@ -30,7 +30,8 @@ from tests.command_server import Server
 REPO = pathlib.Path(__file__).resolve().parents[1]
 # Of other programs: their names alone are known, and only where a block is not run.
 _FOREIGN = {"gcloud", "sudo", "wc", "tmux", ".", "/opt/venv/bin/redundancy", "cd", "git", "export"}
-_ELSEWHERE = {"docs/interop.md"}  # whose Python blocks have a test of their own, tests/test_interop.py
+# Whose Python blocks have a test of their own: tests/test_interop.py, tests/interface/test_python_page.py.
+_ELSEWHERE = {"docs/interop.md", "docs/python.md"}
 _PLACEHOLDERS = {"CONFIG": "configs/digits.py", "HOST:PORT": "host:1234", "N": "4", "I": "0", "I/N": "0/4"}
 
 

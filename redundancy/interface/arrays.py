@@ -33,7 +33,7 @@ def to_numpy(name: str, values: Any) -> np.ndarray:
             values = values.float()
     try:
         return np.asarray(values)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # lists of different lengths; tensors that are no dense array
         raise DataError(f"{name} is no array ({inputs.shown(str(error))}); wanted rows of one length.") from error
 
 

@@ -1,7 +1,7 @@
 """What a finished workdir holds, local or on gs://, as arrays and tables. Writes nothing and takes no lease."""
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +12,13 @@ from redundancy.config import FIELDS, LAYERS
 from redundancy.data import inputs
 from redundancy.export import request, sources
 from redundancy.interface.clustering import check_fraction
-from redundancy.linkage.complete import Merges
 from redundancy.runtime.errors import ConfigError, DataError
-from redundancy.selection import merges
 from redundancy.selection.inputs import open_store
 from redundancy.selection.subset import Subset, check_file, read_subset
 from redundancy.workdir import Workdir, need_manifest, need_results
+
+if TYPE_CHECKING:
+    from redundancy.linkage.complete import Merges
 
 
 class Embeddings(NamedTuple):
@@ -97,7 +98,7 @@ def load_embeddings(workdir: str | os.PathLike, layer: str = "end") -> Embedding
     return Embeddings(vectors, labels, positions, store.manifest["class_names"])
 
 
-def load_merges(workdir: str | os.PathLike, layer: str = "end") -> dict[int, Merges]:
+def load_merges(workdir: str | os.PathLike, layer: str = "end") -> dict[int, "Merges"]:
     """The merges that `redundancy link` wrote: of each label left, right, height and size, lowest first.
 
     Raises:
@@ -105,6 +106,8 @@ def load_merges(workdir: str | os.PathLike, layer: str = "end") -> dict[int, Mer
       DataError: a file is damaged; a ValueError.
       ConfigError: there is no such layer; a ValueError.
     """
+    from redundancy.selection import merges  # brings JAX
+
     _check_layer(layer)
     folder = _open(workdir).merges(layer)
     manifest = need_manifest(folder, "link", classes=dict, parts=list)

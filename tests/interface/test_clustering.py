@@ -77,7 +77,7 @@ class Tensor:
         return Tensor(self.values, self.device, False, self.dtype)
 
     def cpu(self):
-        return Tensor(self.values, "cpu", self.grad, self.dtype)
+        return Tensor(self.values, "cpu" if self.device == "cuda" else self.device, self.grad, self.dtype)
 
     def float(self):
         return Tensor(self.values.astype(np.float32), self.device, self.grad)
@@ -161,6 +161,7 @@ def test_what_is_wrong_is_said_before_work_begins(monkeypatch):
         (good * 1j, labels, r"^Complex data not supported: embeddings is complex"),
         ([[1.0], [1.0, 2.0]], [0, 0], "^embeddings is no array"),
         (scipy.sparse.eye(9).tocsr(), None, r"^embeddings is a sparse matrix; wanted a dense one: embeddings.toarray\(\)"),
+        (Tensor(good, device="meta"), labels, "^embeddings is no array .can't convert it to numpy.; wanted rows"),
         (np.ma.masked_less(good, 0), labels, "^embeddings has masked values"),
         (good, labels[1:], r"^labels has 119 labels; wanted 120, as many as there are embeddings"),
         (good, labels - 1, r"^labels: row \d+ has the label -1 .* are below 0\); wanted whole numbers"),
@@ -209,10 +210,12 @@ dir(redundancy), redundancy.__version__
 heavy()
 from redundancy import select
 heavy()
+from redundancy import load_embeddings, load_merges, load_results, load_subset
+assert not {"jax", "numba", "sklearn"} & {*sys.modules}
 import numpy as np
 assert select(np.eye(4) + 1).dtype == np.int64
 assert not {"tensorflow", "flax", "sklearn", "matplotlib", "orbax"} & {*sys.modules}
-from redundancy import CompleteLinkage, load_embeddings, load_merges, load_results, load_subset
+from redundancy import CompleteLinkage
 assert not {"tensorflow", "flax", "matplotlib", "orbax"} & {*sys.modules}
 """
 
