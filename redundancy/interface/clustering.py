@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from redundancy import methods
-from redundancy.config import FIELDS
+from redundancy.config import FIELDS, share_hint
 from redundancy.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def check_fraction(fraction: Any) -> float:
     """The fraction as a float; raises ConfigError if it is no number above 0 and up to 1."""
     real = isinstance(fraction, numbers.Real) and not isinstance(fraction, bool)
     if not real or not 0 < fraction <= 1:  # nor is NaN
-        raise ConfigError(f"fraction is {fraction!r}; wanted a number above 0 and up to 1, such as 0.9.")
+        hint = share_hint(FIELDS["report_fraction"], fraction)
+        raise ConfigError(f"fraction is {fraction!r}; wanted a number above 0 and up to 1, such as 0.9.{hint}")
     return float(fraction)
 
 

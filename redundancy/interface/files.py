@@ -13,6 +13,7 @@ from redundancy.data import inputs
 from redundancy.export import request, sources
 from redundancy.interface.clustering import check_fraction
 from redundancy.runtime.errors import ConfigError, DataError
+from redundancy.runtime.paths import given_path
 from redundancy.selection.inputs import open_store
 from redundancy.selection.subset import Subset, check_file, read_subset
 from redundancy.workdir import Workdir, need_manifest, need_results
@@ -38,7 +39,7 @@ class Embeddings(NamedTuple):
 
 
 def _open(workdir: str | os.PathLike) -> Workdir:
-    return Workdir(os.path.expanduser(os.fspath(workdir)))
+    return Workdir(given_path("workdir", os.fspath(workdir)))
 
 
 def _check_layer(layer: str) -> None:

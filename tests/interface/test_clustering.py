@@ -193,6 +193,12 @@ def test_a_wrong_fraction(fraction):
         CompleteLinkage(fraction).fit(*rows(np.float32))
 
 
+def test_a_fraction_in_percent():
+    for given in (90, "90%", 90.0):
+        with pytest.raises(ConfigError, match=r"such as 0\.9\. For 90 %: 0\.9\.$"):
+            select(*rows(np.float32), fraction=given)
+
+
 def test_a_wrong_rule():
     with pytest.raises(
         ConfigError, match=r"rule is 'mean'; wanted: one of cosine_raw_mean, .*which image of a redundant"

@@ -34,6 +34,8 @@ def test_subsets(made, tmp_path):
         load_subset(made.root, 0.5, method="random")
     with pytest.raises(ConfigError, match="fraction is '90%'; wanted a number"):
         load_subset(made.root, "90%")
+    with pytest.raises(ConfigError, match="workdir=gs:/bucket/w: a URL has two slashes"):
+        load_subset("gs:/bucket/w", 0.5)
     with pytest.raises(WorkdirError, match='run "redundancy select"'):
         load_subset(tmp_path, 0.9)
 

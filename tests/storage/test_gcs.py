@@ -15,7 +15,7 @@ from absl import logging
 from faults_proxy import first
 
 from redundancy import storage
-from redundancy.runtime.errors import DataError, StorageError
+from redundancy.runtime.errors import ConfigError, DataError, StorageError
 from redundancy.storage import retries
 
 pytest.importorskip("gcsfs")
@@ -344,3 +344,9 @@ def test_other_clients_of_this_process_are_as_patient(proxy, root):
     urllib.request.urlopen(urllib.request.Request(url + name, b"x")).close()
     assert (epath.Path(root) / "another").exists()
     assert [each.name for each in epath.Path(root).iterdir()] == ["another", "file"]
+
+
+def test_a_wrong_setting_is_named_when_gs_is_opened(proxy, root, monkeypatch):
+    monkeypatch.setenv("REDUNDANCY_STORAGE_TIMEOUT_S", "soon")
+    with pytest.raises(ConfigError, match=r"^The environment variable REDUNDANCY_STORAGE_TIMEOUT_S is 'soon'"):
+        storage.exists(f"{root}/x")
