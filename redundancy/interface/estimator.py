@@ -1,16 +1,18 @@
-"""Complete linkage of each class as an estimator of scikit-learn, which is imported with this module."""
+"""Complete linkage of each class as an estimator of scikit-learn.
+
+It does not inherit from scikit-learn's classes: their import takes three times as long as all else, and comes with the first fit.
+"""
 
 import copy
+from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from redundancy.interface.clustering import Data, check_fraction, check_rule
 from redundancy.runtime.errors import ConfigError
 
 
-class CompleteLinkage(ClusterMixin, BaseEstimator):
+class CompleteLinkage:
     """Groups the rows of each class by exact complete linkage on 1 - cos, and keeps one row of each group.
 
     The same groups and rows as `redundancy link` and `redundancy select` make of these embeddings, bit for bit.
@@ -35,6 +37,29 @@ class CompleteLinkage(ClusterMixin, BaseEstimator):
         self.fraction = fraction
         self.rule = rule
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters by name; `deep` is scikit-learn's and changes nothing here."""
+        return {"fraction": self.fraction, "rule": self.rule}
+
+    def set_params(self, **params) -> "CompleteLinkage":
+        """Sets parameters, and fits nothing. Raises ConfigError, a ValueError, for an unknown name."""
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise ConfigError(f"{name!r} is no parameter of CompleteLinkage; wanted fraction or rule.")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        return f"CompleteLinkage(fraction={self.fraction!r}, rule={self.rule!r})"
+
+    def __sklearn_tags__(self):
+        from sklearn.base import BaseEstimator, ClusterMixin
+
+        class Clusterer(ClusterMixin, BaseEstimator):
+            pass
+
+        return Clusterer().__sklearn_tags__()
+
     def fit(self, X, y=None) -> "CompleteLinkage":
         """Groups rows.
 
@@ -50,6 +75,8 @@ class CompleteLinkage(ClusterMixin, BaseEstimator):
           ConfigError: a parameter is not as above; a ValueError.
           DataError: X or y are not as above, or a class does not fit in memory; a ValueError.
         """
+        from sklearn.utils.validation import validate_data
+
         fraction, rule = check_fraction(self.fraction), check_rule(self.rule)
         data = Data.of(X, y, ("X", "y"))
         validate_data(self, X, skip_check_array=True)  # notes the number of columns and their names
@@ -82,6 +109,8 @@ class CompleteLinkage(ClusterMixin, BaseEstimator):
           NotFittedError: the model is not fitted; a ValueError.
           ConfigError: the fraction is below the fitted one, or none; a ValueError.
         """
+        from sklearn.utils.validation import check_is_fitted
+
         check_is_fitted(self)
         fraction = check_fraction(fraction)
         if fraction < self._lowest:

@@ -214,14 +214,14 @@ heavy = lambda: print(*sorted({"tensorflow", "flax", "jax", "sklearn", "pyarrow"
 import redundancy
 dir(redundancy), redundancy.__version__
 heavy()
-from redundancy import select
+from redundancy import CompleteLinkage, select
 heavy()
 from redundancy import load_embeddings, load_merges, load_results, load_subset
 assert not {"jax", "numba", "sklearn"} & {*sys.modules}
 import numpy as np
 assert select(np.eye(4) + 1).dtype == np.int64
 assert not {"tensorflow", "flax", "sklearn", "matplotlib", "orbax"} & {*sys.modules}
-from redundancy import CompleteLinkage
+CompleteLinkage().fit(np.eye(4) + 1)
 assert not {"tensorflow", "flax", "matplotlib", "orbax"} & {*sys.modules}
 """
 
