@@ -10,6 +10,7 @@ import numpy as np
 import PIL
 from absl import logging
 
+from redundancy.config import dataset_name
 from redundancy.data import images, splits
 from redundancy.data.dataset import Dataset, final_shape
 from redundancy.data.images import EXTENSIONS
@@ -102,8 +103,9 @@ def open_folder(config) -> FolderDataset:
         for name in names:
             files[name], labels[name] = _without(root, bad, class_names, files[name], labels[name])
     parts = splits.make(root, class_names, labels, *(*names, None)[:2], config.holdout)
+    name = dataset_name(config, os.path.basename(root))
     fingerprint = {
-        "name": os.path.basename(root),
+        "name": name,
         "sha256": _sha256(root, [file for name in names for file in files[name]]),
     }
     fingerprint |= splits.fingerprint(parts, config.holdout)
@@ -117,7 +119,7 @@ def open_folder(config) -> FolderDataset:
         root,
         files,
         bad,
-        name=os.path.basename(root),
+        name=name,
         class_names=class_names,
         image_shape=final_shape(root, (*side, 3), config.image_size, found),
         fingerprint=fingerprint,
