@@ -121,7 +121,7 @@ def test_the_fingerprint_says_whether_a_data_set_lies_elsewhere(workdir):
     assert claimed.dataset == "/elsewhere/copy"
     assert config_lib.identity(claimed) == config_lib.identity(first)
     assert storage.read_bytes(workdir.config) == before
-    with pytest.raises(WorkdirError, match="another data set. Differing: sha256: 'ab' recorded, 'cd' now"):
+    with pytest.raises(WorkdirError, match=r"another data set\. Differing: sha256: 'ab' recorded, 'cd' now"):
         workdir.claim(moved, lambda config: {**opened(config), "sha256": "cd"})
     with pytest.raises(WorkdirError, match="Differing: depth: "):
         workdir.claim(config_lib.resolve({"dataset": "/elsewhere/copy", "depth": 8}), opened)
