@@ -165,14 +165,16 @@ def _left_out(root: str, folder: str, found: Sequence[Found], bad_images: str) -
         for name, reason in left_out.items():
             reasons.setdefault(reason, []).append(name)
         lines = [
-            f"\n  {listing.kinds(names)}: each {reason}, for example {shown(names[0])}"
-            for reason, names in reasons.items()
+            f"{listing.kinds(names)}: each {reason}, for example {shown(names[0])}" for reason, names in reasons.items()
         ]
-        raise DataError(
-            f"{root}: {len(left_out)} image files would be left out. Read are {images.FORMAT_NAMES} in class folders. Convert "
-            "the others to PNG or JPEG, name each after what it is, move those outside into the folder of their class; or "
-            f"leave them all out with --config.bad_images=skip:{''.join(lines)}"
+        todo = (
+            "convert what is not read to PNG or JPEG, give each file its own kind's ending, move what lies outside into the "
+            "folder of its class, or leave all of it out with --config.bad_images=skip"
         )
+        head = f"{root}: {len(left_out)} image files would be left out"
+        read = f"Read are {images.FORMAT_NAMES} in class folders"
+        text = f"{head} ({lines[0]}); {todo}. {read}."
+        raise DataError(text if len(lines) == 1 else "\n  ".join([f"{head}; {todo}. {read}:", *lines]))
     if left_out:
         _say_left_out(root, left_out, len(left_out) + sum(len(each.images) for each in found))
     return left_out

@@ -36,7 +36,7 @@ def test_a_folder_copied_linked_and_by_a_relative_path(photos, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path / "copy")
     for path in (tmp_path / "copy", tmp_path / "link", ".", "../link", f"{tmp_path}/link/"):
         assert elsewhere(path, photos, first) == first
-    Image.new("RGB", (9, 9)).save(tmp_path / "copy" / "cat" / "0.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "copy" / "cat" / "more.png")
     assert elsewhere(tmp_path / "copy", photos, first) != first
 
 
