@@ -2,7 +2,8 @@
 
 The contents decide, not the name. Only formats of pixels are opened: others could start programs (EPS), or have no pixels
 of their own (SVG). Pixels become RGB: transparency is dropped, palettes and CMYK are converted, an animation is its first
-frame. Pixels of more than 8 bits are refused. The orientation that a camera noted (EXIF) is not applied, as in TFDS.
+frame. Pixels of more than 8 bits are refused. The orientation that a camera noted (EXIF) is not applied, as in TFDS,
+but for TIFF, whose decoder applies it.
 """
 
 import contextlib
@@ -16,7 +17,6 @@ import warnings
 import numpy as np
 from PIL import (  # what is not among Pillow's five usual formats is registered by its import
     AvifImagePlugin,  # noqa: F401
-    IcoImagePlugin,  # noqa: F401
     Image,
     Jpeg2KImagePlugin,  # noqa: F401
     TgaImagePlugin,  # noqa: F401
@@ -32,16 +32,16 @@ from redundancy.runtime.errors import DataError
 # Endings of names that image files have: of those that are read, and of others.
 EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".jfif", ".jpe", ".mpo", ".apng", ".dib",
-    ".avifs", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ico", ".tga",
+    ".avifs", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga",
 )  # fmt: skip
 UNREAD_EXTENSIONS = (
     ".heic", ".heif", ".hif", ".heics", ".jxl", ".jxr", ".wdp", ".bpg", ".svg", ".svgz", ".eps", ".psd", ".psb", ".xcf",
     ".ai", ".emf", ".wmf", ".exr", ".hdr", ".pfm", ".dds", ".ktx", ".fit", ".fits", ".dcm", ".dicom", ".djvu", ".pcx", ".qoi",
-    ".sgi", ".xbm", ".xpm", ".ras", ".icns", ".cur", ".dng", ".raw", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw",
+    ".sgi", ".xbm", ".xpm", ".ras", ".ico", ".icns", ".cur", ".dng", ".raw", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw",
     ".sr2", ".srf", ".srw", ".orf", ".rw2", ".raf", ".pef", ".3fr", ".erf", ".kdc", ".dcr", ".mrw", ".x3f", ".rwl",
 )  # fmt: skip
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "AVIF", "TIFF", "PPM", "JPEG2000", "ICO", "DIB")
-FORMAT_NAMES = "JPEG, PNG, BMP, GIF, WebP, AVIF, TIFF, PPM, JPEG 2000, ICO or TGA"
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "AVIF", "TIFF", "PPM", "JPEG2000", "DIB")
+FORMAT_NAMES = "JPEG, PNG, BMP, GIF, WebP, AVIF, TIFF, PPM, JPEG 2000 or TGA"
 _BEGINNINGS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51",
 )  # fmt: skip
