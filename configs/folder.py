@@ -6,10 +6,11 @@ A first look, about ten minutes on two CPU cores: images are resized and cropped
 sees 19,200 of them. For a reliable answer, on an accelerator:
 --config.image_size=64 --config.depth=20 --config.batch_size=128 --config.lr_per_256=0.2 --config.steps=20000 --config.trials=10.
 
-If there is no test/ or validation/ folder, a fifth of each class is held out for measuring (--config.holdout). Files that
-cannot be decoded are named before any work starts; --config.bad_images=skip leaves them out instead. JPEG, PNG, BMP and GIF
-are recognised by their content, not their names. Of animations only the first frame is used; the camera's orientation (EXIF)
-is ignored. `:PATH:smoke` takes about a minute, and its numbers mean nothing. The recipe is ours.
+If there is no test/ or validation/ folder, a fifth of each class is held out for measuring (--config.holdout). All images below
+a class folder are of that class. Image files that cannot be read, or lie outside of the class folders, are named before any work
+starts; --config.bad_images=skip leaves them out instead. Formats are recognised by content, not by name. Of animations only the
+first frame is used; the camera's orientation (EXIF) is ignored. `:PATH:smoke` takes about a minute, and its numbers mean
+nothing. The recipe is ours.
 """
 
 import os

@@ -155,7 +155,9 @@ ENCODED = [
     encoded("JPEG"), encoded("JPEG", "L", progressive=True), encoded("JPEG", "CMYK"), encoded("PNG"),
     encoded("PNG", "P", transparency=bytes(range(32))), encoded("PNG", "LA"), encoded("PNG", "I;16"),
     encoded("PNG", save_all=True, append_images=FRAMES), encoded("GIF", "P", save_all=True, append_images=FRAMES),
-    encoded("BMP"), encoded("BMP", "P"), run_lengths(),
+    encoded("BMP"), encoded("BMP", "P"), run_lengths(), encoded("WEBP"), encoded("WEBP", "RGBA", lossless=True),
+    encoded("TIFF"), encoded("TIFF", "P", compression="tiff_lzw"), encoded("TIFF", "CMYK"), encoded("AVIF"),
+    encoded("JPEG2000"), encoded("JPEG2000", "L"), encoded("PPM"),
 ]  # fmt: skip
 
 

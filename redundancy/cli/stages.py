@@ -52,6 +52,12 @@ def _check_estimates(names: Sequence[str], config, workdir: Workdir) -> None:
     estimates.check(config, workdir, dataset, left, cluster)
 
 
+def _fingerprint(config):
+    from redundancy.data import sources
+
+    return sources.fingerprint(config)
+
+
 def run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
     """Runs the stages in order, on several hosts together with the other processes."""
     lease = Lease(workdir.root, commands.part())
@@ -71,7 +77,7 @@ def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: p
                 f"--workdir {workdir.root} is not the folder that process 0 works in: on several hosts it must lie on storage "
                 "that all of them share, for example gs://bucket/path."
             )
-        workdir.claim(config)
+        config = workdir.claim(config, _fingerprint)
         at = command
         _check_estimates(names, config, workdir)
         for at in names:

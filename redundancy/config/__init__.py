@@ -1,7 +1,9 @@
 """The fields of a config, their types and defaults, and the checks of a given config."""
 
+from redundancy.config.compare import dataset_name as dataset_name
 from redundancy.config.compare import differing as differing
 from redundancy.config.compare import identity as identity
+from redundancy.config.compare import known_as as known_as
 from redundancy.config.compare import left_out as left_out
 from redundancy.config.compare import to_json as to_json
 from redundancy.config.convert import check_variant as check_variant

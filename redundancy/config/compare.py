@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import ml_collections
+
 from redundancy.config.convert import defaults
 from redundancy.config.field import Affects
 from redundancy.config.fields import FIELDS
@@ -18,6 +20,26 @@ def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Names of the fields whose values differ between two configs in JSON form, or that one of them lacks."""
     absent = object()
     return [name for name in sorted({*first, *second}) if first.get(name, absent) != second.get(name, absent)]
+
+
+def known_as(config: Mapping[str, Any], dataset: str, name: str | None) -> ml_collections.FrozenConfigDict:
+    """The config of a workdir whose data set lies at config.dataset, but perhaps lay elsewhere when its artifacts were made.
+
+    Args:
+      config: resolved.
+      dataset: the value of config.dataset that the identities of the workdir's trainings have.
+      name: the name in the recorded fingerprint of the data set, None without one.
+
+    Returns:
+      the config, which `identity` and `dataset_name` take these from; `to_json` leaves them out.
+    """
+    return ml_collections.FrozenConfigDict({**config, "known_as": {"dataset": dataset, "name": name}})
+
+
+def dataset_name(config: Mapping[str, Any], name: str) -> str:
+    """What a fingerprint calls a data set that is named after its place: `name`, or what the workdir calls it."""
+    known = config.get("known_as")
+    return name if known is None else known["name"] or name
 
 
 # An identity always has these fields. A field that was added later is left out at its default, so that identities of earlier
@@ -39,6 +61,8 @@ def left_out() -> dict[str, Any]:
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a training's identity that comes from the config, in JSON form."""
-    config, absent = to_json(config), left_out()
+    known, config, absent = config.get("known_as"), to_json(config), left_out()
+    if known is not None:
+        config["dataset"] = known["dataset"]
     fields = {f"config.{name}": config[name] for name, field in FIELDS.items() if Affects.IDENTITY in field.affects}
     return {name: value for name, value in fields.items() if name not in absent or value != absent[name]}

@@ -14,7 +14,7 @@ FIELDS: dict[str, Field] = {
     "dataset": _field(
         "digits",
         "TFDS name (builder, builder/config, builder:version), folder of images, or .npz file; '' is none: link and "
-        "select alone, on imported embeddings",
+        "select alone, on imported embeddings. The same set may lie elsewhere for a later stage",
         affects=Affects.IDENTITY | Affects.HOW,
         is_path=True,
     ),
@@ -24,7 +24,8 @@ FIELDS: dict[str, Field] = {
     "train_split": _field("train", "split that is trained on and pruned", "a split's name", bool),
     "test_split": _field(
         "auto",
-        "split that accuracy is measured on; 'auto' is test, else validation or val, else held out; '' holds out",
+        "split that accuracy is measured on; 'auto' is test, else validation or val, else held out; '' holds out. Of a folder "
+        "of images 'auto' takes other usual names too, such as Testing or valid, and passes over a split without labels",
     ),
     "holdout": _field(
         0.2,
@@ -45,8 +46,8 @@ FIELDS: dict[str, Field] = {
     ),
     "bad_images": _field(
         "stop",
-        "what becomes of files of a folder of images that cannot be decoded: 'stop' names them in one error; 'skip' leaves "
-        "them out, before positions are given, and lists them",
+        "what becomes of files of a folder of images that cannot be decoded, are of a kind that is not read, or lie outside of "
+        "the class folders: 'stop' names them in one error; 'skip' leaves them out, before positions are given, and lists them",
         **one_of(BAD_IMAGES),
         affects=Affects.NOTHING,
     ),

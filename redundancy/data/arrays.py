@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 
+from redundancy.config import dataset_name
 from redundancy.data import crops, inputs, npy, splits
 from redundancy.data.dataset import Dataset, final_shape
 from redundancy.data.resize import resize
@@ -78,7 +79,7 @@ def open_arrays(config) -> ArrayDataset:
     labels = {split: of_split for split, (_, of_split) in stored.items()}
     class_names = _class_names(path, arrays, labels[train])
     parts = splits.make(path, class_names, labels, train, test, config.holdout)
-    name = posixpath.basename(path)
+    name = dataset_name(config, posixpath.basename(path))
     return ArrayDataset(
         config,
         pictures,

@@ -4,22 +4,21 @@ import concurrent.futures
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import PIL
 from absl import logging
 
-from redundancy.data import images, splits
+from redundancy.config import dataset_name
+from redundancy.data import images, layout, listing, split_names, splits
 from redundancy.data.dataset import Dataset, final_shape
-from redundancy.data.images import EXTENSIONS
-from redundancy.data.inputs import check_names, shown, unfit
+from redundancy.data.inputs import check_names, shown, unfit, warn_of_similar_names
+from redundancy.data.listing import Found
 from redundancy.data.remembered import remembered
 from redundancy.runtime.errors import DataError
 from redundancy.runtime.progress import Progress
 
-_SPLITS = ("train", "test", "validation", "val")
-_WANTED = f"ROOT/train/CLASS/*.jpg (and test/, validation/ or val/), or ROOT/CLASS/*.jpg, with {', '.join(EXTENSIONS)}"
 _THREADS = min(32, os.cpu_count() or 1)
 _LISTED = 10  # bad files named one by one
 
@@ -66,45 +65,41 @@ class FolderDataset(Dataset):
 def open_folder(config) -> FolderDataset:
     """Opens the folder of images config.dataset; every file is checked first, unless that has been done before.
 
-    Files that cannot be decoded are an error, or are left out before positions are given, as config.bad_images says.
+    Files that cannot be decoded, and image files that are not read, are an error, or are left out before positions are given,
+    as config.bad_images says.
 
     Raises:
       ConfigError: no such split; images of varied size without config.image_size.
       DataError: no images, an empty class folder, a class in the test split alone, a folder's name that is no text, files
-        that are not whole images, or a class of which none is.
+        that are not whole images, or a class of which none is; a layout that is another one than it seems.
     """
     root = os.path.abspath(os.path.expanduser(config.dataset))
-    folders = _split_folders(root)
-    names = [name for name in splits.choose(config.train_split, config.test_split, tuple(folders)) if name]
-    class_names = tuple(_folders(folders[names[0]]))
-    if not class_names:
-        raise DataError(
-            f"{folders[names[0]]} holds no class folders; wanted {_WANTED}. A folder named train is always the split, never "
-            "a class."
-        )
-    check_names(folders[names[0]], class_names, "class folder")
-    files, labels, ignored = {}, {}, []
-    for name in names:
-        files[name], labels[name] = _list_split(root, folders[name], class_names, ignored)
-    if ignored:
-        logging.warning(
-            "%s: %d files are not images by their names and are ignored, for example %s (images end in %s).",
-            root, len(ignored), shown(ignored[0]), ", ".join(EXTENSIONS),
-        )  # fmt: skip
+    folders = layout.find_splits(root, (config.train_split, config.test_split))
+    train, test = _choose(config, folders)
+    names = [name for name in (train, test) if name]
+    class_names = layout.class_folders(folders[train])
+    check_names(folders[train], class_names, "class folder")
+    warn_of_similar_names(folders[train], class_names, "class folders")
+    found = {train: layout.list_train(root, folders[train], class_names)}
+    lists = []
+    if test:
+        *found[test], lists = layout.list_test(root, folders[test], class_names)
+    left_out = _left_out(root, folders[train], [each for each, _ in found.values()], config.bad_images)
+    files = {name: found[name][0].images for name in names}
+    labels = {name: found[name][1] for name in names}
     every = [file for name in names for file in files[name]]
     sizes, bad = _check(root, every, names)
     if bad and config.bad_images == "stop":
         raise DataError(_described(root, bad, len(every)))
     if bad:
-        logging.warning("%s: %d of %d image files are left out, as config.bad_images says:", root, len(bad), len(every))
-        for line in _listing(bad):
-            logging.warning("  %s", line)
+        _say_left_out(root, bad, len(every))
         for name in names:
             files[name], labels[name] = _without(root, bad, class_names, files[name], labels[name])
-    parts = splits.make(root, class_names, labels, *(*names, None)[:2], config.holdout)
+    parts = splits.make(root, class_names, labels, train, test, config.holdout)
+    name = dataset_name(config, os.path.basename(root))
     fingerprint = {
-        "name": os.path.basename(root),
-        "sha256": _sha256(root, [file for name in names for file in files[name]]),
+        "name": name,
+        "sha256": _sha256(root, [*(file for name in names for file in files[name]), *lists]),
     }
     fingerprint |= splits.fingerprint(parts, config.holdout)
     if bad:
@@ -116,8 +111,8 @@ def open_folder(config) -> FolderDataset:
         config,
         root,
         files,
-        bad,
-        name=os.path.basename(root),
+        bad | left_out,
+        name=name,
         class_names=class_names,
         image_shape=final_shape(root, (*side, 3), config.image_size, found),
         fingerprint=fingerprint,
@@ -125,65 +120,70 @@ def open_folder(config) -> FolderDataset:
     )
 
 
-def _entries(path: str) -> list[os.DirEntry]:
-    """What lies in a folder, by name."""
-    try:
-        with os.scandir(path) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
+def _choose(config, folders: Mapping[str, str]) -> tuple[str, str | None]:
+    """The splits to train and to measure on; None for the latter if it is to be held out.
+
+    Raises:
+      ConfigError: no such split.
+      DataError: the split to measure on has no labels.
+    """
+    train, given = (split_names.resolve(name, [*folders]) for name in (config.train_split, config.test_split))
+    if train not in folders or given in ("", train):
+        return splits.choose(train, given, tuple(folders))
+    class_names = layout.class_folders(folders[train])
+    if given == "auto":
+        for name in layout.candidates([*folders], train):
+            if not (problem := layout.without_labels(folders[name], class_names)):
+                return train, name
+            logging.warning("%s. It is not used; another split is tried, or a share held out.", problem)
+        return train, None
+    if given in folders and (problem := layout.without_labels(folders[given], class_names)):
         raise DataError(
-            f"{shown(path)} cannot be listed ({error.strerror}); wanted a folder that can be read. Check its permissions "
-            "and the disk."
-        ) from error
-
-
-def _folders(path: str) -> list[str]:
-    # Not entry.is_dir(), which raises OSError for a loop of symbolic links.
-    return [entry.name for entry in _entries(path) if entry.name[0] != "." and os.path.isdir(entry.path)]
-
-
-def _split_folders(root: str) -> dict[str, str]:
-    """Folder of each stored split."""
-    names = _folders(root)
-    if not names:
-        raise DataError(f"{root} holds no folders; wanted a folder of images laid out as {_WANTED}.")
-    if "train" not in names:
-        return {"train": root}
-    if others := [name for name in names if name not in _SPLITS]:
-        logging.warning(
-            "%s: beside train/, the folders %s are not read; the splits are %s.",
-            root, shown(", ".join(others)), ", ".join(_SPLITS),
-        )  # fmt: skip
-    return {name: os.path.join(root, name) for name in names if name in _SPLITS}
-
-
-def _list_split(
-    root: str, folder: str, class_names: tuple[str, ...], ignored: list[str]
-) -> tuple[list[str], np.ndarray]:
-    """Files relative to `root` in the order of positions, and their labels; adds to `ignored` what is no image."""
-    extra = sorted(set(_folders(folder)) - set(class_names))
-    if extra:
-        raise DataError(
-            f"{shown(os.path.join(folder, extra[0]))}: the class '{shown(extra[0])}' is not in the train split; "
-            "wanted the same class names in every split. Rename the folder, or add training images."
+            f"{problem}. config.test_split is {config.test_split!r}; name a split with labels, or '' to hold out a share."
         )
-    files, labels = [], []
-    for label, name in enumerate(class_names):
-        path = os.path.join(folder, name)
-        if not os.path.isdir(path):
-            continue
-        found = [entry.name for entry in _entries(path)]
-        images_of_class = [file for file in found if file.lower().endswith(EXTENSIONS) and file[0] != "."]
-        if not images_of_class:
-            raise DataError(
-                f"{path}: no image in this class folder ({len(found)} other entries); wanted files that end in "
-                f"{', '.join(EXTENSIONS)}. Add images, or remove the folder."
-            )
-        relative = os.path.relpath(path, root)
-        files += [os.path.join(relative, file) for file in images_of_class]
-        labels += [label] * len(images_of_class)
-        ignored += [os.path.join(relative, file) for file in sorted({*found} - {*images_of_class})]
-    return files, np.array(labels, np.int64)
+    return splits.choose(train, given, tuple(folders))
+
+
+def _left_out(root: str, folder: str, found: Sequence[Found], bad_images: str) -> dict[str, str]:
+    """Image files that are not read, and why: of kinds that Pillow does not read, or outside of the class folders.
+
+    Raises:
+      DataError: there are some, and config.bad_images is 'stop'.
+    """
+    left_out = {name: reason for each in found for name, reason in each.unread.items()}
+    if folder != root:  # beside the splits
+        loose = listing.beside(root, "")
+        left_out |= dict.fromkeys([*loose.images, *loose.unread], "lies outside of the class folders")
+    others = [name for each in found for name in each.others]
+    if others:
+        logging.warning(
+            "%s: %d files are not images by their names and are ignored: %s; for example %s.",
+            root, len(others), listing.kinds(others), shown(others[0]),
+        )  # fmt: skip
+    if left_out and bad_images == "stop":
+        reasons: dict[str, list[str]] = {}
+        for name, reason in left_out.items():
+            reasons.setdefault(reason, []).append(name)
+        lines = [
+            f"{listing.kinds(names)}: each {reason}, for example {shown(names[0])}" for reason, names in reasons.items()
+        ]
+        todo = (
+            "convert what is not read to PNG or JPEG, give each file its own kind's ending, move what lies outside into the "
+            "folder of its class, or leave all of it out with --config.bad_images=skip"
+        )
+        head = f"{root}: {len(left_out)} image files would be left out"
+        read = f"Read are {images.FORMAT_NAMES} in class folders"
+        text = f"{head} ({lines[0]}); {todo}. {read}."
+        raise DataError(text if len(lines) == 1 else "\n  ".join([f"{head}; {todo}. {read}:", *lines]))
+    if left_out:
+        _say_left_out(root, left_out, len(left_out) + sum(len(each.images) for each in found))
+    return left_out
+
+
+def _say_left_out(root: str, bad: Mapping[str, str], total: int) -> None:
+    logging.warning("%s: %d of %d image files are left out, as config.bad_images says:", root, len(bad), total)
+    for line in _listing(bad):
+        logging.warning("  %s", line)
 
 
 def _without(
@@ -221,6 +221,7 @@ def _check(root: str, every: list[str], split_names: list[str]) -> tuple[set[tup
         "folder": root,
         "splits": split_names,
         "pillow": PIL.__version__,
+        "formats": images.FORMAT_NAMES,
     }
 
     def make():  # whole numbers can be remembered: the bytes of a text

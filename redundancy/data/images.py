@@ -1,8 +1,9 @@
 """Decodes, crops and checks image files with Pillow. Never imports TensorFlow.
 
-The contents decide, not the name; only JPEG, PNG, BMP and GIF are opened: other formats could start programs (EPS), or have
-pixels of more than 8 bits. Pixels become RGB: transparency is dropped, palettes and CMYK are converted, an animation is its
-first frame. The orientation that a camera noted (EXIF) is not applied, as in TFDS.
+The contents decide, not the name. Only formats of pixels are opened: others could start programs (EPS), or have no pixels
+of their own (SVG). Pixels become RGB: transparency is dropped, palettes and CMYK are converted, an animation is its first
+frame. Pixels of more than 8 bits are refused. The orientation that a camera noted (EXIF) is not applied, as in TFDS,
+but for TIFF, whose decoder applies it.
 """
 
 import contextlib
@@ -14,15 +15,37 @@ import threading
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import (  # what is not among Pillow's five usual formats is registered by its import
+    AvifImagePlugin,  # noqa: F401
+    Image,
+    Jpeg2KImagePlugin,  # noqa: F401
+    TgaImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
 
 from redundancy.data.crops import RandomResizedCrop, centre_box
 from redundancy.data.inputs import shown, unfit
 from redundancy.data.resize import resize
 from redundancy.runtime.errors import DataError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF")
+# Endings of names that image files have: of those that are read, and of others.
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".jfif", ".jpe", ".mpo", ".apng", ".dib",
+    ".avifs", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga",
+)  # fmt: skip
+UNREAD_EXTENSIONS = (
+    ".heic", ".heif", ".hif", ".heics", ".jxl", ".jxr", ".wdp", ".bpg", ".svg", ".svgz", ".eps", ".psd", ".psb", ".xcf",
+    ".ai", ".emf", ".wmf", ".exr", ".hdr", ".pfm", ".dds", ".ktx", ".fit", ".fits", ".dcm", ".dicom", ".djvu", ".pcx", ".qoi",
+    ".sgi", ".xbm", ".xpm", ".ras", ".ico", ".icns", ".cur", ".dng", ".raw", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw",
+    ".sr2", ".srf", ".srw", ".orf", ".rw2", ".raf", ".pef", ".3fr", ".erf", ".kdc", ".dcr", ".mrw", ".x3f", ".rwl",
+)  # fmt: skip
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "AVIF", "TIFF", "PPM", "JPEG2000", "DIB")
+FORMAT_NAMES = "JPEG, PNG, BMP, GIF, WebP, AVIF, TIFF, PPM, JPEG 2000 or TGA"
+_BEGINNINGS = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51",
+)  # fmt: skip
+_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 # A file of a few bytes can claim any size. The pixels are those that Pillow begins to warn at, the side is JPEG's greatest.
 _MOST_PIXELS = 89_478_485
 _LONGEST_SIDE = 65_535
@@ -48,11 +71,12 @@ def _open(path: str) -> Image.Image:
     if not os.path.getsize(path):
         raise BadImageError("is empty (0 bytes)")
     try:
-        image = Image.open(path, formats=_FORMATS)
+        # TGA has nothing in its contents that tells it from noise.
+        image = Image.open(path, formats=("TGA",) if path.lower().endswith(".tga") else _FORMATS)
     except Image.UnidentifiedImageError as error:
         with open(path, "rb") as file:
             start = file.read(12)
-        raise BadImageError(f"cannot be identified as JPEG, PNG, BMP or GIF (it begins with {start!r})") from error
+        raise BadImageError(f"cannot be identified as {FORMAT_NAMES} (it begins with {start!r})") from error
     except Image.DecompressionBombError as error:
         found = re.search(r"\d+ pixels", str(error))
         raise BadImageError(f"has {found[0] if found else 'too many pixels'}; wanted at most {_MOST_PIXELS}") from error
@@ -67,13 +91,26 @@ def _open(path: str) -> Image.Image:
     raise BadImageError(problem)
 
 
+def is_image(path: str) -> bool:
+    """Whether a file begins as image files do, whatever its name; False for what cannot be read."""
+    if unfit(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    boxed = start[4:8] == b"ftyp" and start[8:12] in _BRANDS
+    return start.startswith(_BEGINNINGS) or boxed or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+
+
 def _turn(image: Image.Image) -> contextlib.AbstractContextManager:
     """Held while an image is decoded; a large one waits for its turn."""
     return _FEW if math.prod(image.size) > _LARGE else contextlib.nullcontext()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "CMYK" and "adobe" not in image.info:
+    if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
         # Pillow takes every CMYK JPEG for one of Adobe's, whose numbers are inverted.
         image = Image.eval(image, lambda value: 255 - value)
     return image.convert("RGB")

@@ -5,7 +5,10 @@ Only regular files are opened, so that no pipe or device can hang or be touched.
 
 import os
 import stat
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from absl import logging
 
 from redundancy import storage
 from redundancy.config import CONTROLS
@@ -15,6 +18,8 @@ from redundancy.runtime.sizes import binary
 
 _SHOWN = 1000  # characters
 _LONGEST_NAME = 1000
+_NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # spaces that nobody sees
+_MOST_GROUPS = 10  # of similar names, warned of one by one
 _ALWAYS = 1 << 26  # bytes of memory that are not checked
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -46,6 +51,41 @@ def check_names(where: str, names: Sequence[str], what: str = "class name") -> N
             f"{shown(where)}: the {what} '{shown(name[:100])}' {wrong}; wanted a text of one line, of at most "
             f"{_LONGEST_NAME} characters. Rename it."
         )
+
+
+def similar_names(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Groups of different names that are most likely meant as one.
+
+    They differ in white space, in upper and lower case, or in the form in which Unicode writes the same letters (NFC, NFD).
+
+    Returns:
+      each group's names in the order given; [] where all names differ in more than that.
+    """
+    groups: dict[str, dict[str, None]] = {}
+    for name in names:
+        folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
+        groups.setdefault("".join(folded.translate(_NO_WIDTH).split()), {})[name] = None
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def warn_of_similar_names(where: str, names: Iterable[str], what: str = "class names") -> None:
+    """Warns of each group of `similar_names`; `where` is the file or folder that they are from."""
+    groups = similar_names(names)
+    for group in groups[:_MOST_GROUPS]:
+        logging.warning(
+            "%s: the %s %s differ in white space, case or Unicode form alone and are most likely one class, but count as %d. "
+            "If they are one, give them one name.",
+            shown(where), what, " and ".join(map(_distinct, group)), len(group),
+        )  # fmt: skip
+    if len(groups) > _MOST_GROUPS:
+        logging.warning("%s: so do %d more groups of %s.", shown(where), len(groups) - _MOST_GROUPS, what)
+
+
+def _distinct(name: str) -> str:
+    """A name in quotes; escaped where it would look like another, as a combining accent does."""
+    plain = unicodedata.normalize("NFC", name)
+    accents = any(unicodedata.decomposition(letter) for letter in plain)
+    return ascii(name) if accents or plain != name else repr(name)
 
 
 def unfit(path: str) -> str:

@@ -2,6 +2,8 @@
 
 import functools
 import os
+import re
+from typing import Any
 
 from redundancy import config as config_lib
 from redundancy.data.dataset import Dataset
@@ -58,6 +60,21 @@ def open_dataset(config) -> Dataset:
     from redundancy.data.tfds.source import open_named
 
     return open_named(config)
+
+
+def fingerprint(config) -> dict[str, Any] | None:
+    """Of the data set that a workdir's config names, see `config.known_as`.
+
+    Returns:
+      None for a name that is neither a place nor what the workdir calls its data set: TFDS might download it.
+
+    Raises:
+      ConfigError, DataError: as `open_dataset`.
+    """
+    path, known = os.path.expanduser(config.dataset), config.get("known_as")
+    place = path.startswith((".", os.sep)) or "://" in path or path.endswith(".npz") or os.path.isdir(path)
+    named = known is not None and known["name"] == re.split("[/:]", path)[0]
+    return shared_dataset(config).fingerprint if place or named else None
 
 
 def _is_builder(name: str) -> bool:

@@ -95,7 +95,7 @@ def _export_all(request: Request, workdir: Workdir, manifest: Mapping[str, Any],
     if config is not None:
         from redundancy.data import shared_dataset
 
-        dataset = shared_dataset(config)
+        dataset = shared_dataset(workdir.known(config))
         workdir.check_fingerprint(subset.metadata["fingerprint"] or {}, dataset.fingerprint, workdir.subsets)
     ids, said = sources.image_ids(request, stores, subset, dataset)
     table = groups.make_table(

@@ -311,7 +311,7 @@ def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
     if config is not None:
         from redundancy.data import shared_dataset
 
-        dataset = shared_dataset(config)
+        dataset = shared_dataset(workdir.known(config))
         target = _dataset_target(given, dataset)
         if recorded is not None:
             workdir.check_fingerprint(recorded, dataset.fingerprint, workdir.config)
@@ -324,7 +324,7 @@ def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
         target = _own_target(request, given)
     content = _check_vectors(given, target)
     if config is not None:
-        workdir.claim(config)
+        workdir.claim(config, lambda config: dataset.fingerprint)
     identity = _identity(request, given, target, content)
     folder, n = workdir.embeddings(request.layer), len(target.positions)
     ids = None if given.ids is None else given.ids.take(pa.array(target.rows))

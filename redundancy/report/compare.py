@@ -75,7 +75,9 @@ def read_experiment(root: str) -> Experiment:
     fingerprint = recorded.get("dataset") or {}
     config = {**config_lib.to_json(config_lib.defaults()), **recorded["config"]}
     name = str(fingerprint.get("name") or os.path.basename(str(config["dataset"])))
-    dataset = json.dumps(fingerprint or name, sort_keys=True)
+    # A checksum says which data set it is; it is named after the folder that it lay in.
+    content = {key: value for key, value in fingerprint.items() if key != "name" or "sha256" not in fingerprint}
+    dataset = json.dumps(content or name, sort_keys=True)
     test_size = max(run.test_size for run in runs)
     return Experiment(workdir.root, name, dataset, config, statistics.summarise(runs), max(full), test_size)
 

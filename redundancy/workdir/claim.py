@@ -38,11 +38,26 @@ def versions() -> dict[str, str]:
 class Workdir(Layout):
     """The artifacts of one experiment below `root` (local or gs://), claimed for its config and its data set."""
 
-    def claim(self, config: Mapping[str, Any]) -> None:
+    def claim(
+        self,
+        config: Mapping[str, Any],
+        fingerprint: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda config: None,
+    ) -> Mapping[str, Any]:
         """Records the config in the workdir, or checks that the artifacts in it fit this config.
 
         A field may differ from the recorded config as long as no artifact depends on it, see `_dependents`; config.json is
         then written with the new config. In a run of several processes, process 0 does it.
+
+        Another config.dataset is no difference where the data set is the recorded one, which lies elsewhere. config.json
+        keeps the path that its artifacts were made with.
+
+        Args:
+          config: resolved.
+          fingerprint: config -> fingerprint of its data set, None if it should not be opened; called where artifacts
+            depend on another config.dataset. By default no data set is opened.
+
+        Returns:
+          the config to work with, see `known`.
 
         Raises:
           WorkdirError: an artifact was made with another value of a field; names the fields and the artifacts.
@@ -51,7 +66,7 @@ class Workdir(Layout):
 
         def claim():
             storage.remove_scratch(self.root)
-            self._until_written(lambda: self._try_claim(wanted))
+            self._until_written(lambda: self._try_claim(wanted, lambda: fingerprint(self.known(config))))
             return wanted
 
         first = processes.first(claim)
@@ -60,6 +75,19 @@ class Workdir(Layout):
             raise ConfigError(
                 f"process 0 of this run has another config. Differing: {shown}. Give all processes the same command."
             )
+        return self.known(config)
+
+    def known(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The config, with what this workdir calls the data set, wherever it lies: the recorded path and name."""
+        if (fingerprint := self.dataset_fingerprint()) is None:
+            return config
+        recorded = need_fields(self.config, storage.read_json(self.config), config=dict)["config"]
+        dataset, name = recorded.get("dataset"), fingerprint.get("name")
+        return config_lib.known_as(
+            config,
+            dataset if isinstance(dataset, str) else config["dataset"],
+            name if isinstance(name, str) else None,
+        )
 
     def _until_written(self, attempt: Callable[[], bool]) -> None:
         """Repeats an attempt to rewrite config.json until no other part of a sweep changed it meanwhile."""
@@ -68,7 +96,7 @@ class Workdir(Layout):
                 f"{self.config} cannot be replaced, or other processes keep changing it. Find out which do."
             )
 
-    def _try_claim(self, wanted: Mapping[str, Any]) -> bool:
+    def _try_claim(self, wanted: Mapping[str, Any], fingerprint: Callable[[], Mapping[str, Any] | None]) -> bool:
         seen = storage.generation(self.config)
         made = set(storage.list_dir(self.root))
         if seen is not None:
@@ -87,7 +115,15 @@ class Workdir(Layout):
             fields = config_lib.differing(recorded["config"], wanted)
             if not fields:
                 return True
-            self._check_free(recorded["config"], wanted, fields, made)
+            fixed = self._fixed(fields, made)
+            if "dataset" in fixed and "dataset" in recorded and (found := fingerprint()) is not None:
+                self.check_fingerprint(recorded["dataset"], found, self.config)
+                del fixed["dataset"]
+                wanted = {**wanted, "dataset": recorded["config"]["dataset"]}
+            if fixed:
+                raise self._refused(recorded["config"], wanted, fixed)
+            if recorded["config"] == wanted:
+                return True
             recorded = {**recorded, "config": wanted}
         try:
             return storage.change_json(self.config, seen, recorded)
@@ -96,22 +132,20 @@ class Workdir(Layout):
                 f"--workdir {self.root} cannot be written to ({error.strerror or error}). Choose another folder."
             ) from error
 
-    def _check_free(
-        self, found: Mapping[str, Any], wanted: Mapping[str, Any], fields: Sequence[str], made: set[str]
-    ) -> None:
-        """Raises WorkdirError if something in the workdir depends on one of the differing `fields`."""
+    def _fixed(self, fields: Sequence[str], made: set[str]) -> dict[str, str]:
+        """Those of the differing `fields` that something in the workdir depends on, and what that is."""
         dependents = self._dependents(made)
         if dependents:  # anything may depend on a field that only another version of this program has
             dependents = dict.fromkeys(set(fields) - set(config_lib.FIELDS), self.root) | dependents
-        fixed = [name for name in fields if name in dependents]
-        if not fixed:
-            return
+        return {name: dependents[name] for name in fields if name in dependents}
+
+    def _refused(self, found: Mapping[str, Any], wanted: Mapping[str, Any], fixed: Mapping[str, str]) -> WorkdirError:
         shown = "; ".join(
             f"{name}: {found.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} here" for name in fixed
         )
-        folders = sorted({dependents[name] for name in fixed})
+        folders = sorted(set(fixed.values()))
         again = f"delete {' and '.join(folders)}, " if {*folders} <= {self.subsets, self.report} else ""
-        raise WorkdirError(
+        return WorkdirError(
             f"{self.root} was made with another config. Differing: {shown} ({' and '.join(folders)} made with it). "
             f"Use these values, {again}or choose another --workdir."
         )

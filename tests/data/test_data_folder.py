@@ -146,7 +146,7 @@ def test_bad_images_are_left_out_before_positions_are_given(broken, caplog):
     assert data.test.labels.tolist() == [0, 0, 0, 1, 1]
     assert data.skipped == (
         ("train/ape/1.png", "is empty (0 bytes)"),
-        ("train/cat/0.png", "cannot be identified as JPEG, PNG, BMP or GIF (it begins with b'words')"),
+        ("train/cat/0.png", f"cannot be identified as {images.FORMAT_NAMES} (it begins with b'words')"),
         ("val/cat/2.png", "is a symbolic link to 'nowhere', which cannot be followed (No such file or directory)"),
     )
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [

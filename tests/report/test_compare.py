@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -150,3 +151,16 @@ def test_results_that_were_changed_are_refused(tmp_path):
     storage.remove(workdir.results)
     with pytest.raises(WorkdirError, match="redundancy sweep"):
         compare.read_experiment(workdir.root)
+
+
+def test_a_data_set_under_another_name_is_the_same(workdirs, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdirs["end"], copy)
+    recorded = storage.read_json(str(copy / "config.json"))
+    recorded["dataset"]["name"] = "elsewhere.npz"
+    storage.write_json(str(copy / "config.json"), recorded)
+    first, second, other = (
+        compare.read_experiment(root).dataset for root in (workdirs["end"], str(copy), workdirs["other"])
+    )
+    assert first == second
+    assert first != other

@@ -101,6 +101,36 @@ def test_another_data_set_is_refused(tmp_path):
         workdir.claim_dataset({"name": "digits", "shard_lengths": [11]})
 
 
+def test_the_fingerprint_says_whether_a_data_set_lies_elsewhere(workdir):
+    fingerprint = {"name": "photos", "sha256": "ab"}
+    first = config_lib.resolve({"dataset": "/old/photos"})
+    claimed = workdir.claim(first)
+    assert config_lib.identity(claimed) == config_lib.identity(first)
+    workdir.claim_dataset(fingerprint)
+    storage.make_dirs(workdir.pretrain)
+    before = storage.read_bytes(workdir.config)
+    moved = config_lib.resolve({"dataset": "/elsewhere/copy", "image_size": 0})
+    with pytest.raises(WorkdirError, match="dataset: '/old/photos' there, '/elsewhere/copy' here"):
+        workdir.claim(moved)
+
+    def opened(config):
+        assert config.dataset == "/elsewhere/copy"
+        return {"name": config_lib.dataset_name(config, "copy"), "sha256": "ab"}
+
+    claimed = workdir.claim(moved, opened)
+    assert claimed.dataset == "/elsewhere/copy"
+    assert config_lib.identity(claimed) == config_lib.identity(first)
+    assert storage.read_bytes(workdir.config) == before
+    with pytest.raises(WorkdirError, match=r"another data set\. Differing: sha256: 'ab' recorded, 'cd' now"):
+        workdir.claim(moved, lambda config: {**opened(config), "sha256": "cd"})
+    with pytest.raises(WorkdirError, match="Differing: depth: "):
+        workdir.claim(config_lib.resolve({"dataset": "/elsewhere/copy", "depth": 8}), opened)
+    assert storage.read_bytes(workdir.config) == before
+    workdir.claim(config_lib.resolve({"dataset": "/elsewhere/copy", "trials": 7}), opened)
+    assert recorded(workdir)["trials"] == 7
+    assert recorded(workdir)["dataset"] == "/old/photos"
+
+
 def test_fields_that_earlier_versions_did_not_record_are_no_difference(workdir):
     claim(workdir)
     workdir.claim_dataset({"name": "digits"})
