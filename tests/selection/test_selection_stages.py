@@ -23,7 +23,7 @@ from redundancy.selection import local, merges
 from redundancy.selection.link import link
 from redundancy.selection.select import select
 from redundancy.selection.subset import mean_dissimilarity, read_subset
-from redundancy.workdir import Workdir, read_manifest, subset_name
+from redundancy.workdir import read_manifest, subset_name
 
 SIZES = tuple(3 + number % 7 for number in range(20))
 
@@ -232,15 +232,6 @@ def test_other_embeddings_are_refused(synthetic, stages, refused, what):
             stage(config, workdir)
 
 
-def test_embeddings_of_another_data_set_are_refused(synthetic):
-    config, workdir = synthetic()
-    found = storage.read_json(workdir.config)
-    storage.write_json(workdir.config, {**found, "dataset": {**found["dataset"], "shard_lengths": [98]}})
-    for stage in (link, select):
-        with pytest.raises(WorkdirError, match=r"another data set\. Differing: shard_lengths"):
-            stage(config, workdir)
-
-
 @pytest.mark.parametrize(("value", "what"), [(np.nan, "NaN or infinity"), (np.inf, "NaN"), (0, "zero vector")])
 def test_a_wrong_embedding_is_named_before_any_class_is_linked(synthetic, value, what):
     # As another program might have written it: the store's own writer refuses such a row.
@@ -360,27 +351,28 @@ def test_subsets_of_another_rule_or_seed_are_not_mixed(synthetic, field, value):
     select(_with(config, **{field: value}), workdir)
 
 
-def test_labels_must_be_those_of_the_data_set(synthetic):
+def test_embeddings_must_be_of_the_data_set_and_have_its_labels(synthetic):
     config, workdir = synthetic()
     _, labels = EmbeddingStore(workdir.embeddings("end")).labels()
     found = storage.read_json(workdir.config)
+    others = {"labels_sha256": labels_sha256(np.where(np.arange(len(labels)) == 3, labels + 1, labels))}
+    disagree = rf"{workdir.embeddings('end')}: the labels disagree with those of the data set 'synthetic'"
 
-    def record(known):
-        dataset = {**found["dataset"], "labels_sha256": labels_sha256(known)}
-        storage.write_json(workdir.config, {**found, "dataset": dataset})
+    def record(**fields):
+        storage.write_json(workdir.config, {**found, "dataset": {**found["dataset"], **fields}})
 
-    record(np.where(np.arange(len(labels)) == 3, labels + 1, labels))
-    message = rf"{workdir.embeddings('end')}: the labels disagree with those of the data set 'synthetic'"
-    for stage in (link, select):
-        with pytest.raises(DataError, match=message):
-            stage(config, workdir)
+    for fields, what in (({"shard_lengths": [98]}, r"another data set\. Differing: shard_lengths"), (others, disagree)):
+        record(**fields)
+        for stage in (link, select):
+            with pytest.raises((WorkdirError, DataError), match=what):
+                stage(config, workdir)
     assert not storage.exists(workdir.merges("end"))
-    record(labels)
+    record(labels_sha256=labels_sha256(labels))
     link(config, workdir)
-    record(np.where(np.arange(len(labels)) == 3, labels + 1, labels))
-    with pytest.raises(DataError, match=message):
+    record(**others)
+    with pytest.raises(DataError, match=disagree):
         select(config, workdir)
-    record(labels)
+    record(labels_sha256=labels_sha256(labels))
     select(config, workdir)
 
 
@@ -402,11 +394,3 @@ def test_layers_of_other_images_are_refused(synthetic, layers, what):
     link(config, workdir)
     with pytest.raises(DataError, match=what):
         select(config, workdir)
-
-
-def test_select_in_an_empty_workdir_names_the_stage(tmp_path, synthetic):
-    config, _ = synthetic()
-    empty = Workdir(str(tmp_path / "empty"))
-    for stage in (link, select):
-        with pytest.raises(WorkdirError, match="redundancy embed"):
-            stage(config, empty)
