@@ -9,18 +9,9 @@ import pytest
 from benchmarks import common, embeddings, linkages, selection
 
 SMALL = selection.Sizes(
-    cifar10=(2, 60),
-    imagenet=(3, 40),
-    sample=2,
-    large=(40, 80),
-    half=50,
-    pairs=(120,),
-    million=100,
-    repeats=2,
-    peers_in_large=True,
-    memory_in=(),
-    children=1,
-)
+    cifar10=(2, 60), imagenet=(3, 40), sample=2, large=(40, 80), half=50, pairs=(120,), million=100, repeats=2,
+    peers_in_large=True, memory_in=(), children=1,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -28,16 +28,9 @@ from redundancy.training.trainer import Trainer
 from redundancy.workdir.table import full_schedule
 
 FIELDS = {
-    "depth": 8,
-    "widths": (4, 4, 8),
-    "augmentation": "crop_flip",
-    "pad": 1,
-    "steps": 20,
-    "warmup_steps": 4,
-    "batch_size": 32,
-    "bn_group_size": 4,
-    "eval_batch_size": 100,
-}
+    "depth": 8, "widths": (4, 4, 8), "augmentation": "crop_flip", "pad": 1, "steps": 20, "warmup_steps": 4,
+    "batch_size": 32, "bn_group_size": 4, "eval_batch_size": 100,
+}  # fmt: skip
 
 
 def curves(npz, shape, resident):

@@ -20,17 +20,9 @@ from redundancy.training.trainer import Trainer
 from redundancy.workdir.table import Schedule
 
 TINY = {
-    "depth": 8,
-    "widths": (4, 4, 8),
-    "augmentation": "crop",
-    "pad": 1,
-    "steps": 10,
-    "warmup_steps": 2,
-    "batch_size": 16,
-    "eval_batch_size": 64,
-    "log_every": 4,
-    "checkpoint_every": 5,
-}
+    "depth": 8, "widths": (4, 4, 8), "augmentation": "crop", "pad": 1, "steps": 10, "warmup_steps": 2,
+    "batch_size": 16, "eval_batch_size": 64, "log_every": 4, "checkpoint_every": 5,
+}  # fmt: skip
 SCHEDULE = Schedule(10, 2)
 
 

@@ -21,19 +21,9 @@ from redundancy.training.trainer import Trainer
 from redundancy.workdir.table import Schedule
 
 TINY = {
-    "depth": 8,
-    "widths": (4, 4, 8),
-    "mean": (0.3,),
-    "std": (0.4,),
-    "augmentation": "crop",
-    "pad": 1,
-    "steps": 9,
-    "warmup_steps": 2,
-    "batch_size": 16,
-    "eval_batch_size": 64,
-    "log_every": 3,
-    "checkpoint_every": 4,
-}
+    "depth": 8, "widths": (4, 4, 8), "mean": (0.3,), "std": (0.4,), "augmentation": "crop", "pad": 1, "steps": 9,
+    "warmup_steps": 2, "batch_size": 16, "eval_batch_size": 64, "log_every": 3, "checkpoint_every": 4,
+}  # fmt: skip
 
 
 def make_trainer(digits_npz, **fields):

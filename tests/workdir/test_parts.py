@@ -26,20 +26,10 @@ from redundancy.workdir.parts import Part
 from tests.waiting import ending, wait_until
 
 FIELDS = {
-    "augmentation": "none",
-    "depth": 8,
-    "widths": (4, 8, 8),
-    "formulation": "xla",
-    "steps": 40,
-    "warmup_steps": 2,
-    "batch_size": 64,
-    "budget": "epochs",
-    "fractions": (0.8, 0.5),
-    "trials": 2,
-    "pack": 2,
-    "log_every": 5,
+    "augmentation": "none", "depth": 8, "widths": (4, 8, 8), "formulation": "xla", "steps": 40, "warmup_steps": 2,
+    "batch_size": 64, "budget": "epochs", "fractions": (0.8, 0.5), "trials": 2, "pack": 2, "log_every": 5,
     "checkpoint_every": 4,
-}
+}  # fmt: skip
 CONFIG_FILE = """
 from redundancy.config import defaults
 
