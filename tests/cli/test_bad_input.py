@@ -288,7 +288,7 @@ bad("config: generated set without end", "config.dataset is 'generated:1:9", lam
 
 WAY_OUT = re.compile(
     r"wanted|Wanted|[Cc]hoose|[Rr]eplace|[Rr]emove|[Rr]ename|[Cc]heck|[Uu]se |[Gg]ive|[Ss]et |[Dd]elete|[Ss]ave|[Aa]dd |transpose|"
-    r"[Ww]rite it again|Name the right|Fields: "
+    r"[Ww]rite it again|Name the right|lists all fields"
 )
 
 
