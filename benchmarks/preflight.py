@@ -61,7 +61,7 @@ QUICK = {
 
 
 def request(case: Case) -> compile_lib.Request:
-    """The case as preflight takes it: configs/imagenet.py's model, batch by chip, BatchNorm over a chip's batch."""
+    """The case as preflight takes it: imagenet's model, batch by chip, BatchNorm over a chip's batch."""
     topology = parse_topology(case.topology)
     batch = case.images * topology.chips
     config = config_lib.resolve(

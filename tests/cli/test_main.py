@@ -23,7 +23,7 @@ def test_help_explains_the_way_through(redundancy):
         done = redundancy(flag)
         assert done.returncode == 0
         assert all(f"\n  {stage} " in done.stdout for stage in (*STAGES, "run", "import", "export"))
-        assert "configs/digits.py" in done.stdout
+        assert "--config digits " in done.stdout
         assert "--scheduler" in done.stdout
     for command, words in (("import", ("--columns", "--class-names", "--parts")), ("export", ("--dropped", "tfds"))):
         done = redundancy(command, "--help")
