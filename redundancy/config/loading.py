@@ -115,10 +115,10 @@ def _beside(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path[:] = before
         for name, module in [*sys.modules.items()]:
             if "." not in name and modules.get(name) is not module and added & {*_places(_spec(module))}:
                 _forget(name)
+        sys.path[:] = before  # only here: where a folder without __init__.py lies follows from it
         sys.modules.update({name: module for name, module in modules.items() if name not in sys.modules})
 
 
