@@ -34,7 +34,7 @@ class Case:
       images: images of a chip in a step.
       peers: whether to compile the plain Flax step, too.
       programs: our programs to compile; of the peer only the training step is compiled.
-      fields: config fields that differ from configs/imagenet.py.
+      fields: config fields that differ from the config imagenet.
     """
 
     topology: str
