@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test soak docs pictures lint format clean
 
 demo: $(VENV)/.installed
-	$(BIN)/redundancy run --config configs/digits.py --workdir $(WORKDIR)
+	$(BIN)/redundancy run --config digits --workdir $(WORKDIR)
 	@echo "Open $(WORKDIR)/report/index.html in a browser."
 
 test: $(VENV)/.installed-test
@@ -44,8 +44,8 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is wanted: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml setup.py constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train]"
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -1,5 +1,8 @@
-"""Everything is in pyproject.toml; this file serves tools that still ask for it."""
+"""What pyproject.toml cannot say: the configs of the folder configs/ are installed as redundancy/configs/."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-setup()
+setup(
+    packages=[*find_packages(include=["redundancy*"]), "redundancy.configs"],
+    package_dir={"redundancy.configs": "configs"},
+)

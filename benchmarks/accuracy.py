@@ -1,6 +1,6 @@
 """Test accuracy of the same network, recipe and data, trained by this package and by PyTorch.
 
-    python -m benchmarks.accuracy --data cifar10.npz --config configs/cifar10.py --depth 20 --epochs 3 --seeds 2
+    python -m benchmarks.accuracy --data cifar10.npz --config cifar10 --depth 20 --epochs 3 --seeds 2
 
 It does not measure speed, but whether a short training reaches the same accuracy. `python -m redundancy.data.to_npz
 cifar10 cifar10.npz` writes the data.
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> None:
     """Trains and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help=".npz file of images")
-    parser.add_argument("--config", default="configs/cifar10.py")
+    parser.add_argument("--config", default="cifar10")
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--epochs", type=float, default=3.0, help="0: the config's own steps")
     parser.add_argument("--warmup-epochs", type=float, default=0.5)

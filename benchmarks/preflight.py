@@ -34,7 +34,7 @@ class Case:
       images: images of a chip in a step.
       peers: whether to compile the plain Flax step, too.
       programs: our programs to compile; of the peer only the training step is compiled.
-      fields: config fields that differ from configs/imagenet.py.
+      fields: config fields that differ from the config imagenet.
     """
 
     topology: str
@@ -61,7 +61,7 @@ QUICK = {
 
 
 def request(case: Case) -> compile_lib.Request:
-    """The case as preflight takes it: configs/imagenet.py's model, batch by chip, BatchNorm over a chip's batch."""
+    """The case as preflight takes it: imagenet's model, batch by chip, BatchNorm over a chip's batch."""
     topology = parse_topology(case.topology)
     batch = case.images * topology.chips
     config = config_lib.resolve(

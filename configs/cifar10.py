@@ -1,6 +1,6 @@
 """CIFAR-10 as in the paper's section 4.1: ResNet-32, 100,000 steps, 10 trials of each subset.
 
-    redundancy run --config configs/cifar10.py --workdir DIR --config.data_dir=TFDS_DIR
+    redundancy run --config cifar10 --workdir DIR --config.data_dir=TFDS_DIR
 
 Assumed, since our copy of the paper's text lost its numbers: batch_size, lr_per_256, warmup_steps, momentum, l2,
 the augmentation, and the fractions. Steps, depth and trials are the paper's.

@@ -1,6 +1,6 @@
 """The demo: 1,347 handwritten digits for training and 450 for testing, bundled with scikit-learn.
 
-    redundancy run --config configs/digits.py --workdir DIR
+    redundancy run --config digits --workdir DIR
 
 The whole pipeline, two minutes on two CPU cores, no download. Expected: 98 to 99 % on the full set, about 98 % at
 90 % kept by either method; three trials on 450 test images cannot show a difference.

@@ -1,8 +1,8 @@
 """Your own embeddings, clustered without opening a data set or training a network.
 
     redundancy import --workdir DIR --embeddings E.npy --labels Y.npy
-    redundancy link   --config configs/embeddings.py --workdir DIR
-    redundancy select --config configs/embeddings.py --workdir DIR
+    redundancy link   --config embeddings --workdir DIR
+    redundancy select --config embeddings --workdir DIR
     redundancy export --workdir DIR --fraction 0.9 --format npy --output kept.npy
 
 Makes one semantic subset for each fraction; the smallest fraction decides how far `link` goes. To train on the subsets,

@@ -1,6 +1,6 @@
 """Fashion-MNIST: 60,000 grey images of 28 x 28 of ten kinds of clothing. Not in the paper.
 
-    redundancy run --config configs/fashion_mnist.py --workdir DIR
+    redundancy run --config fashion_mnist --workdir DIR
 
 TFDS downloads it (30 MB) unless it is in config.data_dir. The recipe is ours: ResNet-20, 20,000 steps.
 `:quick` is for two CPU cores; `:smoke` takes about a minute, and its numbers mean nothing.

@@ -1,6 +1,6 @@
 """Your own images: a folder laid out by class, `PATH/train/CLASS/*.jpg` or `PATH/CLASS/*.jpg`.
 
-    redundancy run --config configs/folder.py:PATH --workdir DIR
+    redundancy run --config folder:PATH --workdir DIR
 
 A first look, about ten minutes on two CPU cores: images are resized and cropped to 32 x 32 pixels, and a small network
 sees 19,200 of them. For a reliable answer, on an accelerator:
@@ -22,7 +22,7 @@ from redundancy.runtime.errors import ConfigError
 def get_config(arg: str = ""):
     path, smoke = (arg.removesuffix(":smoke"), True) if arg.endswith(":smoke") else (arg, False)
     if not path:
-        raise ConfigError("wanted the folder after a colon: --config configs/folder.py:PATH")
+        raise ConfigError("wanted the folder after a colon: --config folder:PATH")
     config = defaults()
     # A path with :/ is a URL, or one with a slash too few, which is refused.
     config.dataset = path if ":/" in path else os.path.abspath(os.path.expanduser(path))

@@ -1,7 +1,7 @@
 """ImageNet as in the paper's section 4.3: ResNet-101 v2, 120,000 steps of 1,024 images, on a TPU slice.
 
-    redundancy run --config configs/imagenet.py --workdir gs://bucket/imagenet --config.data_dir=gs://bucket/tfds
-    redundancy preflight --config configs/imagenet.py --topology v5e:4x4
+    redundancy run --config imagenet --workdir gs://bucket/imagenet --config.data_dir=gs://bucket/tfds
+    redundancy preflight --config imagenet --topology v5e:4x4
 
 The data set is TFDS's imagenet2012, which has to be prepared from the archives that image-net.org gives out.
 Assumed, since our copy of the paper's text lost its numbers: steps, batch_size, learning rate, momentum, l2,

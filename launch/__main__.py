@@ -25,7 +25,7 @@ USAGE = """\
 launch: runs a redundancy command on Cloud TPU slices, and brings it back after every preemption.
 
   python -m launch run --config launch/configs/v5e_spot.py --config.bucket=gs://BUCKET --config.budget_chip_hours=200 \\
-      -- run --config configs/imagenet.py --workdir gs://BUCKET/imagenet
+      -- run --config imagenet --workdir gs://BUCKET/imagenet
 
   plan       prints what run would do: commands, chips, the most it can cost; creates nothing
   preflight  checks gcloud, project, zones, bucket and keys, and compiles the config for the slice

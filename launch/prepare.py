@@ -27,7 +27,7 @@ def named(spec: Spec, command: list[str]) -> Spec:
       ConfigError: the command is wrong; told before anything costs money.
     """
     if not command:
-        raise ConfigError("there is no command after --; for example: -- run --config configs/digits.py --workdir DIR")
+        raise ConfigError("there is no command after --; for example: -- run --config digits --workdir DIR")
     if any(re.match(r"--?(coordinator|num[-_]processes|process[-_]id)\b", part) for part in command):
         raise ConfigError("--coordinator, --num-processes and --process-id are given by launch; leave them out.")
     if spec.slices > 1 and not any("{slice}" in part for part in command):
@@ -45,7 +45,7 @@ def named(spec: Spec, command: list[str]) -> Spec:
         raise ConfigError("the command after -- is wrong, see above; nothing was created.")
     if spec.run:
         return spec
-    stem = os.path.basename(_value(command, "config") or command[0]).split(".py")[0].lower()
+    stem = os.path.basename((_value(command, "config") or command[0]).partition(":")[0]).removesuffix(".py").lower()
     stem = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")[:24]
     return dataclasses.replace(spec, run=f"{stem if stem[:1].isalpha() else 'run'}-{fingerprint(spec, command)[:6]}")
 

@@ -8,11 +8,11 @@ import hashlib
 import math
 import os
 import re
-import runpy
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from redundancy.config import evaluate
 from redundancy.runtime.errors import ConfigError, nearest
 
 _NAME = r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?"
@@ -53,7 +53,7 @@ class Spec:
     )
     idle_minutes: float = _field(30.0, "time after the end of the program until it does")
     python: str = _field("3.12", "version to install on the VMs; or the path of a Python there that has all it needs")
-    extras: tuple[str, ...] = _field(("tpu", "gcp"), "extras of pyproject.toml that are installed on the VMs")
+    extras: tuple[str, ...] = _field(("train", "tpu", "gcp"), "extras of pyproject.toml that are installed on the VMs")
     devices: tuple[str, ...] = _field(
         ("/dev/accel*", "/dev/vfio/[0-9]*"), "files of the chips, which one process holds"
     )
@@ -103,10 +103,7 @@ def load(path: str, given: Mapping[str, str]) -> Spec:
     file, _, argument = path.partition(":")
     if not os.path.isfile(file):
         raise ConfigError(f"--config: there is no file {file!r}; for example launch/configs/v5e_spot.py")
-    try:
-        config = runpy.run_path(file)["get_config"](*([argument] if argument else []))
-    except Exception as error:
-        raise ConfigError(f"the launch config cannot be read: {type(error).__name__}: {error}") from error
+    config = evaluate(file, *([argument] if argument else []))
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"get_config returned {type(config).__name__}; wanted an ml_collections.ConfigDict.")
     values = config.to_dict()

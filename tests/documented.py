@@ -32,7 +32,7 @@ REPO = pathlib.Path(__file__).resolve().parents[1]
 _FOREIGN = {"gcloud", "sudo", "wc", "tmux", ".", "/opt/venv/bin/redundancy", "cd", "git", "export"}
 # Whose Python blocks have a test of their own: tests/test_interop.py, tests/interface/test_python_page.py.
 _ELSEWHERE = {"docs/interop.md", "docs/python.md"}
-_PLACEHOLDERS = {"CONFIG": "configs/digits.py", "HOST:PORT": "host:1234", "N": "4", "I": "0", "I/N": "0/4"}
+_PLACEHOLDERS = {"CONFIG": "digits", "HOST:PORT": "host:1234", "N": "4", "I": "0", "I/N": "0/4"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def commands(text: str) -> list[list[str]]:
 class Scope:
     """A folder in which the commands of one section run in their order, each a process of its own.
 
-    What makes them small: `configs/digits.py` and `configs/folder.py:PATH` are run as their variant `:smoke`, in one
+    What makes them small: the configs `digits` and `folder:PATH` are run as their variant `:smoke`, in one
     finished workdir for all pages, for any --workdir, unless fields are overridden; PATH, E.npy, Y.npy and I.txt are
     files made here; /tmp/digits, and what no command of the section wrote, is the digits' workdir, too, and
     /tmp/digits-longer a copy of it. Commands of the launcher are planned.
@@ -114,7 +114,6 @@ class Scope:
             "/tmp/digits-longer": str(shared / "longer"),
         }
         folder.mkdir(parents=True)
-        (folder / "configs").symlink_to(REPO / "configs")
         (folder / "launch").symlink_to(REPO / "launch")
         shutil.copy(REPO / "constraints.txt", folder)
         inputs = shared / "inputs"
@@ -130,14 +129,14 @@ class Scope:
         config = next((words[at + 1] for at, word in enumerate(words[:-1]) if word == "--config"), "")
         if ":smoke" in config:
             return None
-        return {"configs/digits.py": "digits", "configs/folder.py": "images"}.get(config.split(":")[0])
+        return {"digits": "digits", "folder": "images"}.get(config.split(":")[0])
 
     def small(self, words: list[str]) -> list[str]:
         """The command as it is run."""
         words = list(words)
         family = self._family(words)
         for at, word in enumerate(words):
-            if re.fullmatch(r"configs/digits\.py(:quick)?|configs/folder\.py:PATH", word):
+            if words[at - 1] == "--config" and re.fullmatch(r"digits(:quick)?|folder:PATH", word):
                 words[at] = f"{word.removesuffix(':quick')}:smoke"
             if word == "--workdir":
                 name = words[at + 1]
@@ -150,7 +149,7 @@ class Scope:
         """Makes the digits' workdir, where the text names it and it is not there."""
         digits, longer = self.shared / "digits", self.shared / "longer"
         if (str(digits) in text or str(longer) in text) and not (digits / "report").exists():
-            self.run(["redundancy", "run", "--config", "configs/digits.py", "--workdir", "/tmp/digits"])
+            self.run(["redundancy", "run", "--config", "digits", "--workdir", "/tmp/digits"])
         if str(longer) in text and not longer.exists():
             shutil.copytree(digits, longer)
 
@@ -215,7 +214,7 @@ def check(words: list[str], env: dict[str, str]) -> None:
     words = [_PLACEHOLDERS.get(word, word) for word in words]
     words = [re.sub(r"=(HOST:PORT|I/N|[NI])$", lambda found: f"={_PLACEHOLDERS[found[1]]}", word) for word in words]
     words = [re.sub(r"gs://[A-Z_]+", lambda found: found[0].lower(), word) for word in words]
-    words = [word.replace("PATH", "/path") if word.startswith("configs/folder.py:") else word for word in words]
+    words = [word.replace("PATH", "/path") if word.startswith("folder:") else word for word in words]
     program = words[0]
     if program.endswith("/redundancy"):
         program = "redundancy"

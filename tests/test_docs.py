@@ -100,6 +100,7 @@ def test_commands_that_are_not_run_are_right(page, environment):
     "command",
     [
         "redundancy run --config configs/nothing.py --workdir DIR",
+        "redundancy run --config nothing --workdir DIR",
         "redundancy run --config configs/digits.py --workdir DIR --config.step=3",
         "redundancy runs --config configs/digits.py --workdir DIR",
         "redundancy export --workdir DIR --fraction 0.9 --format npz --output x",
@@ -134,7 +135,7 @@ def test_reference_pages_are_up_to_date(reference):
 
 def test_artifacts_are_those_of_a_whole_run(reference, shared, seen, environment, command_server, tmp_path):
     scope = documented.Scope(tmp_path / "scope", shared, environment, seen, command_server)
-    scope.run(["redundancy", "run", "--config", "configs/digits.py", "--workdir", "/tmp/digits"])
+    scope.run(["redundancy", "run", "--config", "digits", "--workdir", "/tmp/digits"])
     scope.run(
         ["redundancy", "import", "--workdir", "DIR", "--embeddings", "E.npy", "--labels", "Y.npy", "--ids", "I.txt"]
     )
@@ -184,7 +185,7 @@ def _check_fields(artifact, path, reference):
 
 def test_pictures_are_drawn_from_a_workdir(repo, shared, seen, environment, command_server, tmp_path):
     scope = documented.Scope(tmp_path / "scope", shared, environment, seen, command_server)
-    scope.run(["redundancy", "run", "--config", "configs/digits.py", "--workdir", "/tmp/digits"])
+    scope.run(["redundancy", "run", "--config", "digits", "--workdir", "/tmp/digits"])
     names = runpy.run_path(str(repo / "docs" / "scripts" / "figures.py"), run_name="figures")
     names["draw"](Workdir(str(shared / "digits")), tmp_path / "drawn")
     drawn = {path.name for path in (tmp_path / "drawn").iterdir()}

@@ -43,13 +43,11 @@ def blocks(heading):
     return found
 
 
-def shell(text, folder, repo, env, workdir, data_dir):
+def shell(text, folder, env, workdir, data_dir):
     """Runs the lines of a block that are commands of this program."""
     for line in filter(None, text.splitlines()):
         words = shlex.split(line)
-        words = [
-            workdir if word == "DIR" else str(repo / word) if word.startswith("configs/") else word for word in words
-        ]
+        words = [workdir if word == "DIR" else word for word in words]
         more = [f"--config.data_dir={data_dir}"] if "--config" in words else []
         done = subprocess.run(
             [sys.executable, "-m", *words, *more], cwd=folder, env=env, capture_output=True, text=True, timeout=100
@@ -79,7 +77,7 @@ def made(tmp_path_factory, repo, child_env):
     for of_section in sections().values():
         for language, text in of_section:
             if language == "bash":
-                shell(text, folder, repo, env, workdir.root, data_dir)
+                shell(text, folder, env, workdir.root, data_dir)
     return folder, data_dir, dataset, read_subset(workdir.subset("semantic-0.9000"))
 
 

@@ -1,6 +1,6 @@
 """Draws the pictures of docs/method.md, and takes the one of the report, from the demo's workdir.
 
-redundancy run --config configs/digits.py --workdir DIR
+redundancy run --config digits --workdir DIR
 python docs/scripts/figures.py DIR                the drawings; "make pictures" does both
 python docs/scripts/figures.py DIR --screenshot   and docs/images/report.png, by Chromium
 

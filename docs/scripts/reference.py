@@ -306,11 +306,15 @@ def configs() -> str:
     """The page of configs."""
     out = [
         "# Configs\n",
-        "A config is a Python file with `get_config(arg)`, which starts from `redundancy.config.defaults()` and sets what "
-        "differs. On the command line `--config FILE:ARG` passes an argument and `--config.FIELD=VALUE` overrides a field, "
-        "for example `--config.fractions=0.9,0.5`. A value of the wrong type or out of bounds ends the command before any "
+        "A config is a Python file with `get_config(arg)`, which starts from `redundancy.config.defaults()`, or from a config "
+        "that comes along by `redundancy.config.load(NAME)`, and sets what differs. `--config NAME` takes one that comes "
+        "along, `--config PATH` a file: a path has a slash or ends in `.py`. `:ARG` after either passes an argument, and "
+        "`--config.FIELD=VALUE` overrides a field, for example `--config.fractions=0.9,0.5`. A value of the wrong type or out of bounds ends the command before any "
         "work, with the field's name. Fields of experiments of the paper that its text leaves open are marked as assumed in "
         "the config's own docstring.\n",
+        "`redundancy configs NAME > mine.py` starts a config of your own. It may import Python files of its folder "
+        "(`import base`) and of the folder that holds this one (`from configs import base`); from other folders, modules "
+        "of the Python environment and of the current folder.\n",
         "Columns: the field, its default, what is allowed, what it means.\n",
     ]
     for section in dict.fromkeys(field.section for field in config.FIELDS.values()):
@@ -321,9 +325,9 @@ def configs() -> str:
         ]
         out += [f"## {section}\n", _table(("field", "default", "allowed", "meaning"), rows)]
     out += ["## Configs that come with the package\n"]
-    for path in sorted((REPO / "configs").glob("*.py")):
+    for name, path in config.shipped().items():
         text = ast.get_docstring(ast.parse(path.read_text()))
-        out += [f"### configs/{path.name}\n", f"```text\n{text}\n```\n"]
+        out += [f"### {name}\n", f"```text\n{text}\n```\n"]
     return "\n".join(out)
 
 

@@ -1,7 +1,7 @@
 """Processes of this machine, through the same controller.
 
     python -m launch run --config launch/configs/local.py --config.hosts=2 \\
-        -- run --config configs/digits.py:smoke --workdir /tmp/digits
+        -- run --config digits:smoke --workdir /tmp/digits
 
 Each process takes all the devices it sees: on a machine with a GPU let one host have it.
 """

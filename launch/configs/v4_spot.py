@@ -1,7 +1,7 @@
 """One spot slice of 16 v4 chips, four hosts: the slices that the TPU Research Cloud often lends.
 
     python -m launch run --config launch/configs/v4_spot.py --config.bucket=gs://BUCKET --config.budget_chip_hours=200 \\
-        -- run --config configs/imagenet.py --workdir gs://BUCKET/imagenet
+        -- run --config imagenet --workdir gs://BUCKET/imagenet
 """
 
 from launch.spec import defaults

@@ -1,7 +1,7 @@
 """One spot slice of 16 v5e chips, four hosts.
 
     python -m launch run --config launch/configs/v5e_spot.py --config.bucket=gs://BUCKET --config.budget_chip_hours=200 \\
-        -- run --config configs/imagenet.py --workdir gs://BUCKET/imagenet
+        -- run --config imagenet --workdir gs://BUCKET/imagenet
 """
 
 from launch.spec import defaults

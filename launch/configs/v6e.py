@@ -1,7 +1,7 @@
 """One slice of 16 v6e chips on demand, four hosts.
 
     python -m launch run --config launch/configs/v6e.py --config.bucket=gs://BUCKET --config.budget_chip_hours=200 \\
-        -- run --config configs/imagenet.py --workdir gs://BUCKET/imagenet
+        -- run --config imagenet --workdir gs://BUCKET/imagenet
 """
 
 from launch.spec import defaults

@@ -1,11 +1,13 @@
 """The commands that are not stages, and the flags of single commands."""
 
+import ast
 import dataclasses
 import functools
 import importlib.util
 import os
+import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
@@ -13,14 +15,14 @@ from redundancy import config as config_lib
 from redundancy.cli.help import HELP as HELP
 from redundancy.methods import METHODS
 from redundancy.runtime import processes
-from redundancy.runtime.errors import ConfigError
+from redundancy.runtime.errors import ConfigError, nearest
 from redundancy.runtime.paths import given_path
 from redundancy.workdir import STAGES, Workdir, parts
 
 _EXAMPLES = {
     "import": "redundancy import --workdir DIR --embeddings E.npy --labels Y.npy",
     "export": "redundancy export --workdir DIR --fraction 0.9 --format npy --output kept.npy",
-    "preflight": "redundancy preflight --config configs/imagenet.py --topology v5e:4x4",
+    "preflight": "redundancy preflight --config imagenet --topology v5e:4x4",
     "status": "redundancy status --workdir DIR",
     "browse": "redundancy browse --workdir DIR",
 }
@@ -64,6 +66,16 @@ class _Fraction(flags.ArgumentParser):
 
 def _define_fraction(name: str, default: float | None, help: str) -> flags.FlagHolder:
     return flags.DEFINE(_Fraction(), name, default, help)
+
+
+class ConfigParser(flags.ArgumentParser):
+    """Parses --config, see `config.load`."""
+
+    def parse(self, argument: str):
+        config = config_lib.load(argument)
+        if hasattr(config, "lock"):
+            config.lock()
+        return config
 
 
 def _define(define: Callable, names: str, *commands: str, **given) -> None:
@@ -126,9 +138,9 @@ def check_flags(command: str) -> None:
         if _FLAGS[name].present and command not in commands:
             shown, theirs = name.replace("_", "-"), " and ".join(commands)
             raise ConfigError(f'--{shown} is a flag of {theirs}, not of {command}; see "redundancy --help".')
-    if _FLAGS["config"].value and command in ("export", "status", "browse"):
+    if _FLAGS["config"].value and command in ("export", "status", "browse", "configs"):
         if command != "export":
-            raise ConfigError(f"--config is given, but {command} reads the workdir's own config. Leave it out.")
+            raise ConfigError(f"--config is given, but {command} needs none. Leave it out.")
         if _FLAGS["format"].value not in _WITH_CONFIG:
             raise ConfigError("--config is given, but export reads what it needs from the subsets. Leave it out.")
     needed = {
@@ -225,6 +237,28 @@ def engine() -> Callable:
     from redundancy.selection.cluster import distributed
 
     return functools.partial(distributed.run, scheduler=_FLAGS["scheduler"].value)
+
+
+def configs(names: Sequence[str]) -> str:
+    """What `redundancy configs` prints: a line for each config that comes along, or the file of the one that is named.
+
+    Raises:
+      ConfigError: there is none of that name, or several names are given.
+    """
+    known = config_lib.shipped()
+    if not names:
+        return "".join(f"{name:15}{_title(path)}\n" for name, path in known.items())
+    if len(names) > 1 or names[0] not in known:
+        near = nearest(names[0], known)
+        raise ConfigError(
+            f"configs: {' '.join(names)} is no name of a config.{near} Wanted: one of {', '.join(known)}."
+        )
+    return known[names[0]].read_text()
+
+
+def _title(path: pathlib.Path) -> str:
+    """The first line of a file's docstring."""
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
 
 
 def _given(*names: str) -> dict:

@@ -7,6 +7,7 @@ import pathlib
 
 from absl import logging
 
+from redundancy.runtime import extras
 from redundancy.runtime.errors import ConfigError, UserError
 
 EXIT_ERROR = 1
@@ -56,6 +57,8 @@ def _explain(error: BaseException) -> str:
             errno.ENOENT: " It was removed; give the command of the stage that writes it again.",
         }.get(error.errno, "")
         return f"{where}{error.strerror}.{hint}"
+    if isinstance(error, ModuleNotFoundError) and (hint := extras.hint(error.name or "")):
+        return hint
     text = str(error).strip()
     first = text.splitlines()[0] if text else ""
     if first.startswith("Unable to initialize backend"):

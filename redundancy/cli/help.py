@@ -3,9 +3,9 @@
 USAGE = """\
 redundancy: find the images a labelled data set does not need, and show what leaving them out costs.
 
-  redundancy STAGE --config FILE[:ARG] --workdir DIR [--config.FIELD=VALUE ...] [--debug]
+  redundancy STAGE --config NAME[:ARG] --workdir DIR [--config.FIELD=VALUE ...] [--debug]
 
-  redundancy run --config configs/digits.py --workdir /tmp/digits       everything, in minutes, on a laptop
+  redundancy run --config digits --workdir /tmp/digits       everything, in minutes, on a laptop
   redundancy import --workdir DIR --embeddings E.npy --labels Y.npy     your own embeddings, no training
 
 The stages; each reads what the one before wrote in DIR (a folder, or gs://bucket/path):
@@ -35,11 +35,14 @@ Other commands, without training:
   browse   serves the report of a workdir, gs://    "redundancy browse --help"
            too, to the browser of this machine
   report --compare DIR DIR ... [--output PATH]      several finished workdirs in one figure and on one page
+  configs    the configs that come along, and the   "redundancy configs --help"
+             file of each, to start one's own
   preflight  compiles for a TPU slice on a machine  "redundancy preflight --help"
              without one: memory, times, scaling
 
-  --config    a Python file with get_config(arg); configs/ has digits.py, fashion_mnist.py, cifar10.py,
-              cifar100.py, imagenet.py, folder.py and embeddings.py. An argument shrinks it: configs/cifar10.py:quick, :smoke.
+  --config    a config that comes along, by its name: digits, fashion_mnist, cifar10, cifar100, imagenet, folder or
+              embeddings; or a Python file with get_config(arg), by its path, which has a slash or ends in .py. After a
+              colon comes an argument, which shrinks it: cifar10:quick, cifar10:smoke, ./mine.py:smoke
   --config.FIELD=VALUE  overrides a field, for example --config.fractions=0.9,0.8 --config.trials=5
   --scheduler for link and run: local:WORKERS, or tcp://HOST:PORT of a Dask scheduler; default: this machine
   --until     for run: the last stage, for example select; the sweep may then be shared, see --part
@@ -53,7 +56,7 @@ Other commands, without training:
   --debug     shows the stack trace of an error
   --helpfull  the fields of a config, with their meaning and defaults
 
-Your own images: --config configs/folder.py:PATH, where PATH holds train/CLASS/*.jpg or CLASS/*.jpg.
+Your own images: --config folder:PATH, where PATH holds train/CLASS/*.jpg or CLASS/*.jpg.
 """
 
 IMPORT_HELP = """\
@@ -61,8 +64,8 @@ redundancy import: brings embeddings that any model made, with their labels, int
 
   redundancy import --workdir DIR --embeddings E.npy --labels Y.npy [--ids I.txt]
   redundancy import --workdir DIR --embeddings "part-*.parquet" --columns embedding=emb,label=cls,id=path
-  redundancy link   --config configs/embeddings.py --workdir DIR
-  redundancy select --config configs/embeddings.py --workdir DIR
+  redundancy link   --config embeddings --workdir DIR
+  redundancy select --config embeddings --workdir DIR
 
   --embeddings   .npy [N, d] of float16, float32 or float64, read part by part; or a Parquet file, or a folder or
                  quoted pattern of them in the order of their names, with a column of lists of d numbers. Rows of
@@ -121,7 +124,7 @@ redundancy preflight: compiles a config's training and embedding step for a TPU 
 prints for each chip: HBM used, FLOPs and the least time they take, bytes, and collectives. Nothing runs, no data set is
 opened; for a batch that does not fit it names one that would, and ends with exit code 1.
 
-  redundancy preflight --config configs/imagenet.py --topology v5e:4x4
+  redundancy preflight --config imagenet --topology v5e:4x4
 
   --topology    GENERATION:AxB of v5e and v6e, GENERATION:AxBxC of v4 and v5p: chips along each axis
   --config      as for training, with its --config.FIELD=VALUE; batch_size is that of the whole slice
@@ -130,7 +133,7 @@ opened; for a batch that does not fit it names one that would, and ends with exi
   --trials      trainings at once (default: 1, as in the stage train), spread over the chips as sweep does
   --json        all numbers as JSON
 
-Needs libtpu: pip install "redundancy[tpu]". ResNet-101 takes about ten minutes on two cores.
+Needs libtpu: pip install "redundancy[train,tpu]". ResNet-101 takes about ten minutes on two cores.
 """
 
 STATUS_HELP = """\
@@ -160,10 +163,23 @@ can reach, and opens it in the browser. It reads the files of DIR/report/ and no
 Ctrl-C ends it.
 """
 
+CONFIGS_HELP = """\
+redundancy configs: the configs that come with the program, a line each; or the file of one, to start one's own.
+
+  redundancy configs
+  redundancy configs cifar10 > mine.py
+  redundancy run --config ./mine.py --workdir DIR
+
+--config takes a name from anywhere, and a file by its path. A file may import Python files of its folder ("import base"), of
+the folder that holds this one ("from configs import base"), and start from a config that comes along, wherever it lies:
+redundancy.config.load("cifar10:quick").
+"""
+
 HELP = {
     "import": IMPORT_HELP,
     "export": EXPORT_HELP,
     "preflight": PREFLIGHT_HELP,
     "status": STATUS_HELP,
     "browse": BROWSE_HELP,
+    "configs": CONFIGS_HELP,
 }

@@ -21,17 +21,19 @@ from redundancy.cli import commands
 from redundancy.cli.explain import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, start_logging, verdict
 from redundancy.cli.help import USAGE
 from redundancy.cli.stages import run_import, run_stages
-from redundancy.runtime import preemption, processes, streams, supervisor
+from redundancy.runtime import extras, preemption, processes, streams, supervisor
 from redundancy.runtime.errors import ConfigError, Preempted, UserError, nearest
 from redundancy.workdir import STAGES, Workdir, last_error
 
 _FLAGS = flags.FLAGS
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with its argument after a colon.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config, by name or file, with its argument after a colon.")
+_FLAGS["config"].parser = commands.ConfigParser()  # which also knows names
 _WORKDIR = commands.define_path("workdir", None, "Folder of this experiment's artifacts, local or gs://.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Show stack traces.")
 
 
 _NEED_DATASET = ("train", "embed", "sweep", "report", "run")
+_NEED_TRAIN = (*_NEED_DATASET, "preflight")  # the extra
 
 
 def _check_fields(argv: list[str]) -> None:
@@ -51,11 +53,6 @@ def _check_fields(argv: list[str]) -> None:
 def _parse(argv: list[str]) -> list[str]:
     """Parses the flags and returns the remaining arguments; raises UserErrors for mistakes."""
     _check_fields(argv[1:])
-    for index, arg in enumerate(argv[1:], 1):
-        if arg in ("--config", "-config") and index + 1 < len(argv):
-            _check_config_file(argv[index + 1])
-        elif arg.startswith(("--config=", "-config=")):
-            _check_config_file(arg.split("=", 1)[1])
     try:
         return _FLAGS(argv)
     except UserError:
@@ -69,13 +66,7 @@ def _parse(argv: list[str]) -> list[str]:
             text += f". Wanted: {field.wanted or type(field.default).__name__} ({field.doc}).{config_lib.share_hint(field, value)}"
         raise ConfigError(text) from error
     except Exception as error:
-        raise ConfigError(f"the config file cannot be read: {type(error).__name__}: {error}") from error
-
-
-def _check_config_file(value: str) -> None:
-    path = value.split(":", 1)[0]
-    if not os.path.isfile(path):
-        raise ConfigError(f"--config={value}: there is no file {path}. Wanted: a Python file with get_config(arg).")
+        raise ConfigError(f"the config cannot be used: {type(error).__name__}: {error}") from error
 
 
 def _resolved_config():
@@ -88,7 +79,7 @@ def _resolved_config():
 def _command(argv: list[str]) -> str:
     """The name of the command, which is checked together with its flags."""
     known = (*STAGES, "run", *commands.HELP)
-    if len(argv) != 2:
+    if argv[1:2] != ["configs"] and len(argv) != 2:
         raise ConfigError(f"wanted one stage, got {argv[1:]}; stages: {', '.join(known)}." if argv[1:] else USAGE)
     name = argv[1]
     if name not in known:
@@ -101,9 +92,7 @@ def _config_of(name: str):
     """The resolved config of a stage."""
     for flag, value in (("--config", _CONFIG.value), ("--workdir", _WORKDIR.value)):
         if not value:
-            raise ConfigError(
-                f'{flag} is missing; for example "redundancy {name} --config configs/digits.py --workdir DIR".'
-            )
+            raise ConfigError(f'{flag} is missing; for example "redundancy {name} --config digits --workdir DIR".')
     config = _resolved_config()
     if name in _NEED_DATASET:
         config_lib.need_dataset(config, name)
@@ -125,6 +114,11 @@ def check(argv: list[str]) -> int:
 
 def _main(argv: list[str]) -> int:
     name = _command(argv)
+    if name == "configs":
+        print(commands.configs(argv[2:]), end="")
+        return 0
+    if name in _NEED_TRAIN:
+        extras.need("train", name)
     if name in commands.HELP:
         config = _resolved_config() if _CONFIG.value else None
         workdir = Workdir(_WORKDIR.value) if _WORKDIR.value else None

@@ -17,7 +17,7 @@ _MOST_SHOWN = 200  # characters of a wrong value in a message
 
 
 def defaults() -> ml_collections.ConfigDict:
-    """A config with every field at its default, for configs/*.py to start from."""
+    """A config with every field at its default, for a config to start from."""
     config = ml_collections.ConfigDict()
     for name, field in FIELDS.items():
         config[name] = field.default

@@ -54,7 +54,7 @@ def need_libtpu() -> None:
     if importlib.util.find_spec("libtpu") is None:
         raise CompileError(
             "preflight compiles with libtpu, TPU's compiler, which is not installed and needs no TPU: "
-            'pip install "redundancy[tpu]", or pip install libtpu.'
+            'pip install "redundancy[train,tpu]", or pip install libtpu.'
         )
 
 

@@ -23,7 +23,7 @@ def test_help_explains_the_way_through(redundancy):
         done = redundancy(flag)
         assert done.returncode == 0
         assert all(f"\n  {stage} " in done.stdout for stage in (*STAGES, "run", "import", "export"))
-        assert "configs/digits.py" in done.stdout
+        assert "--config digits " in done.stdout
         assert "--scheduler" in done.stdout
     for command, words in (("import", ("--columns", "--class-names", "--parts")), ("export", ("--dropped", "tfds"))):
         done = redundancy(command, "--help")
@@ -76,7 +76,7 @@ def test_flags_of_other_commands_and_those_missing(redundancy, tmp_path):
     fails(redundancy("import", workdir, f"--embeddings={tmp_path}/E.npy"), "E.npy: there is no such file", code=2)
     export = ("export", workdir, "--fraction=0.9", "--format=npy", f"--output={tmp_path}/out")
     fails(redundancy(*export[:-1]), "--output is missing", code=2)
-    fails(redundancy(*export, DIGITS), "export needs none", code=2)
+    fails(redundancy(*export, DIGITS), "export reads what it needs", code=2)
     fails(redundancy(*export, "--class-names=x"), "--class-names is a flag of import, not of export", code=2)
     fails(redundancy(*export, "--trial=first"), "--trial=first", code=2)
     fails(redundancy(*export, "--fraction=90%"), "--fraction is '90%'; wanted", "For 90 %: 0.9", code=2)

@@ -340,6 +340,15 @@ def test_the_version_of_a_worker_changes_with_every_source(tmp_path, monkeypatch
     assert version() != before
 
 
+def test_the_version_of_a_worker_is_that_of_a_checkout_and_its_wheel(tmp_path, monkeypatch, repo):
+    shutil.copytree(redundancy.__path__[0], tmp_path / "redundancy", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(repo / "configs", tmp_path / "redundancy/configs")
+    version = dask_worker.version.__wrapped__
+    before = version()
+    monkeypatch.setattr(redundancy, "__file__", str(tmp_path / "redundancy/__init__.py"))
+    assert version() == before
+
+
 def test_a_worker_that_does_not_see_the_workdir_is_an_error(tmp_path):
     with pytest.raises(DataError, match=rf"does not see {tmp_path}/merges.*gs://BUCKET"):
         dask_worker.call(dask_worker.version(), f"{tmp_path}/merges", ".run-x", 0.0, print, ())

@@ -25,10 +25,15 @@ from redundancy.selection import merges
 
 @functools.cache
 def version() -> str:
-    """This package's version and a digest of its sources: two checkouts of one version may differ."""
+    """This package's version and a digest of its sources: two checkouts of one version may differ.
+
+    Its configs, which lie in redundancy/ in an installed wheel alone, do not count.
+    """
     root = pathlib.Path(redundancy.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
+        if path.parent == root / "configs":
+            continue
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return f"{redundancy.__version__}, sources {digest.hexdigest()[:8]}"
 
