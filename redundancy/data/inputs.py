@@ -3,6 +3,7 @@
 Only regular files are opened, so that no pipe or device can hang or be touched.
 """
 
+import collections
 import os
 import stat
 import unicodedata
