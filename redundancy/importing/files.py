@@ -66,12 +66,11 @@ def find(path: str, order: str = "") -> list[str]:
     there = _there(path)
     files = [name for name in there if ending(name) in _KINDS]
     if not files:
-        others = ", ".join(os.path.basename(name) for name in there[:5])
-        found = f": no {' or '.join(_KINDS)} file here; it holds {inputs.shown(others) or 'nothing'}; {_WANTED}."
-        if there == [path]:
-            found = f" ends in neither {' nor '.join(_KINDS)}; {_WANTED}."
-        known = next(filter(None, map(other_kind, there)), "")
-        raise ConfigError(f"--embeddings={path}{known if known and there == [path] else found}")
+        if len(there) == 1:
+            found = other_kind(there[0]) or f" ends in neither {' nor '.join(_KINDS)}; {_WANTED}."
+            raise ConfigError(f"--embeddings={path}: {os.path.basename(there[0])}{found}")
+        others = inputs.shown(", ".join(map(os.path.basename, there[:5]))) or "nothing"
+        raise ConfigError(f"--embeddings={path}: no {' or '.join(_KINDS)} file among {others}; {_WANTED}.")
     kinds = {ending(name): name for name in files}
     if len(kinds) > 1:
         first, second = (os.path.basename(kinds[kind]) for kind in _KINDS)
@@ -106,17 +105,11 @@ def _there(path: str) -> list[str]:
         ) from error
 
 
-def _with_numbers(name: str) -> list[str | int]:
-    """A name as texts and the numbers between them."""
-    pieces: list[str | int] = [*re.split("([0-9]+)", name)]
-    pieces[1::2] = map(int, pieces[1::2])
-    return pieces
-
-
 def _in_order(path: str, files: Sequence[str], order: str) -> list[str]:
     """The files by their names as text, or with the numbers in them as numbers."""
     text = sorted(files)
-    number = sorted(text, key=_with_numbers)
+    # With zeros before them numbers are in the same order as texts; what has no number at some place stays where it is.
+    number = sorted(text, key=lambda name: re.sub("[0-9]+", lambda digits: digits[0].zfill(1024), name))
     if not order and text != number:
         first, second = next(pair for pair in zip(text, number, strict=True) if len({*pair}) > 1)
         raise ConfigError(

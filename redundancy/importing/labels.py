@@ -18,6 +18,7 @@ from redundancy.runtime.errors import ConfigError, DataError, nearest
 READINGS = ("names", "indices")
 _ONE_CLASS = "all"
 _DECIMAL = re.compile(r"-?[0-9]+\.[0-9]*(e[-+]?[0-9]+)?|nan", re.IGNORECASE)
+_NUMERAL = re.compile("-?[0-9]+")
 _WANTED = "wanted whole numbers from 0 or names, one for each embedding"
 
 
@@ -141,8 +142,8 @@ def readings(labels: Labels, names: Sequence[str], are: str = "") -> dict[str, n
       are: one of READINGS to have it alone, or ''.
 
     Returns:
-      of each reading the class of each of `labels.values`, int32, -1 for none: "names", the place of its text among the
-      names; "indices", where all labels are numbers or numerals, the number itself.
+      of each reading the class of each of `labels.values`, int32, -1 for none: "names", the place of its text, or of a
+      numeral of its value, among the names; "indices", where all labels are numbers or numerals, the number itself.
 
     Raises:
       DataError: indices are asked for, and a label is no number.
@@ -151,6 +152,10 @@ def readings(labels: Labels, names: Sequence[str], are: str = "") -> dict[str, n
     found = {"names": [index.get(str(value), -1) for value in labels.values]}
     numbers = _numbers(labels)
     if numbers is not None:
+        # The folder "007" is 7 in other tools.
+        numerals = {int(name): number for name, number in index.items() if _NUMERAL.fullmatch(name)}
+        pairs = zip(found["names"], numbers, strict=True)
+        found["names"] = [numerals.get(number, -1) if named < 0 else named for named, number in pairs]
         found["indices"] = [number if number in range(len(names)) else -1 for number in numbers]
     elif are == "indices":
         wrong = np.array([not texts.WHOLE.fullmatch(value) for value in labels.values])

@@ -316,6 +316,6 @@ def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
         ids_lib.write(folder, target.positions, ids, content)
     write.finish(folder, num_parts, identity, target.class_names, target.num_stored)
     logging.info(
-        "import: %d embeddings of %d numbers in %d classes are in %s; next: redundancy link",
-        n, given.vectors.dimension, len(target.class_names), folder,
+        "import: %d embeddings of %d numbers in %s are in %s; next: redundancy link",
+        n, given.vectors.dimension, f"{num} classes" if (num := len(target.class_names)) > 1 else "one class", folder,
     )  # fmt: skip

@@ -140,12 +140,13 @@ class Vectors:
       name: base name of the file, folder or pattern.
       num_rows: N, at least 1.
       dimension: d, at least 1.
-      columns: names of the columns of the first Parquet file; none of .npy.
+      columns: names of the columns of Parquet files; none of .npy.
     """
 
     def __init__(self, name: str, opened: Sequence[_NpyFile] | Sequence[_ParquetFile]):
         """Raises DataError if there are no rows, or the first has no numbers."""
-        self.name, self._files, self.columns = name, opened, opened[0].columns
+        self.name, self._files = name, opened
+        self.columns = [*dict.fromkeys(column for file in opened for column in file.columns)]
         self._firsts = np.cumsum([0, *(file.num_rows for file in opened)])
         self.num_rows = int(self._firsts[-1])
         if not self.num_rows:
