@@ -3,7 +3,6 @@
 Only regular files are opened, so that no pipe or device can hang or be touched.
 """
 
-import collections
 import os
 import stat
 import unicodedata

@@ -20,7 +20,7 @@ from redundancy.embedding import write
 from redundancy.importing import ids as ids_lib
 from redundancy.importing import labels as labels_lib
 from redundancy.importing.request import Request, check, parse_columns
-from redundancy.importing.vectors import Vectors, checked, open_vectors
+from redundancy.importing.vectors import FileVectors, Vectors, checked, open_vectors
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.runtime.progress import Progress
 from redundancy.workdir import Workdir, read_manifest
@@ -34,7 +34,7 @@ _MANY = 20
 class _Input(NamedTuple):
     """Opened files; the vectors' numbers are not checked yet."""
 
-    vectors: Vectors
+    vectors: FileVectors
     labels: labels_lib.Labels
     ids: pa.Array | None  # [N] string
 
@@ -67,7 +67,7 @@ def _read_input(request: Request, config) -> _Input:
     return _Input(vectors, _read_labels(request, columns.get("label"), vectors, config), ids)
 
 
-def _read_labels(request: Request, column: str | None, vectors: Vectors, config) -> labels_lib.Labels:
+def _read_labels(request: Request, column: str | None, vectors: FileVectors, config) -> labels_lib.Labels:
     """The labels of a file or a column; one class for all if there are none. Raises ConfigError, DataError."""
     if request.labels:
         return labels_lib.read_labels(request.labels, column, vectors.num_rows)

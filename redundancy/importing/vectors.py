@@ -134,12 +134,39 @@ class _ParquetFile:
 
 
 class Vectors:
-    """N vectors of d numbers in one or several files of one kind; row r is the r-th over all files.
+    """N vectors of d numbers.
 
     Attributes:
-      name: base name of the file, folder or pattern.
+      name: of the array; of files the base name of the file, folder or pattern.
       num_rows: N, at least 1.
       dimension: d, at least 1.
+    """
+
+    name: str
+    num_rows: int
+    dimension: int
+
+    @property
+    def block_rows(self) -> int:
+        return max(1, _BLOCK_BYTES // (4 * self.dimension))
+
+    def blocks(self, start: int = 0) -> Iterator[np.ndarray]:
+        """The rows from `start` on, float32 [n, d] at a time.
+
+        A float64 row beyond the range of float32 is multiplied by a power of two that brings it there, which changes its
+        length but no cosine. NaN, infinity and zero rows stay.
+        """
+        raise NotImplementedError
+
+    def where(self, row: int) -> str:
+        """'FILE, row r' for messages; rows of a file are counted from 0."""
+        raise NotImplementedError
+
+
+class FileVectors(Vectors):
+    """Those in one or several files of one kind; row r is the r-th over all files.
+
+    Attributes:
       columns: names of the columns of Parquet files; none of .npy.
     """
 
@@ -153,22 +180,12 @@ class Vectors:
             raise DataError(f"{name} has no rows; wanted at least one. Write it again.")
         self.dimension = next(file for file in opened if file.num_rows).dimension()
 
-    @property
-    def block_rows(self) -> int:
-        return max(1, _BLOCK_BYTES // (4 * self.dimension))
-
-    def blocks(self, start: int = 0) -> Iterator[np.ndarray]:
-        """The rows from `start` on, float32 [n, d] at a time.
-
-        A float64 row beyond the range of float32 is multiplied by a power of two that brings it there, which changes its
-        length but no cosine. NaN, infinity and zero rows stay.
-        """
+    def blocks(self, start=0):
         for file, first in zip(self._files, self._firsts.tolist(), strict=False):
             if first + file.num_rows > start:
                 yield from file.blocks(max(0, start - first), self.block_rows, self.dimension)
 
-    def where(self, row: int) -> str:
-        """'FILE, row r' for messages; rows of a file are counted from 0."""
+    def where(self, row):
         file = int(np.searchsorted(self._firsts, row, side="right")) - 1
         return f"{self._files[file].path}, row {row - self._firsts[file]}"
 
@@ -258,7 +275,7 @@ def float32(block: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(block, np.float32)
 
 
-def open_vectors(path: str, column: str | None, order: str = "") -> Vectors:
+def open_vectors(path: str, column: str | None, order: str = "") -> FileVectors:
     """Opens the embeddings in a .npy or Parquet file, or in a folder or pattern of files of one of these kinds.
 
     Args:
@@ -279,7 +296,7 @@ def open_vectors(path: str, column: str | None, order: str = "") -> Vectors:
     found = files.find(path, order)
     name = os.path.basename(path.rstrip("/"))
     if files.ending(found[0]) == ".parquet":
-        return Vectors(name, [_ParquetFile(each, column or "embedding") for each in found])
+        return FileVectors(name, [_ParquetFile(each, column or "embedding") for each in found])
     if column is not None:
         raise ConfigError(f"--columns names a column of embeddings, {column!r}, but {found[0]} is a .npy file.")
-    return Vectors(name, [_NpyFile(each) for each in found])
+    return FileVectors(name, [_NpyFile(each) for each in found])

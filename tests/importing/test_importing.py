@@ -241,8 +241,8 @@ stage.import_embeddings(stage.{files.request(parts=5)!r}, Workdir({files.workdir
     assert len(begun) == 3
     other = files.write("other.npy", rows(seed=1)[0])
     files.refused("begun by another import", WorkdirError, embeddings=other, parts=5)
-    read, blocks = [], vectors.Vectors.blocks
-    monkeypatch.setattr(vectors.Vectors, "blocks", lambda self, start=0: read.append(start) or blocks(self, start))
+    read, blocks = [], vectors.FileVectors.blocks
+    monkeypatch.setattr(vectors.FileVectors, "blocks", lambda self, start=0: read.append(start) or blocks(self, start))
     opened = files.bring(parts=5)
     assert read == [0, 36]  # all of them are checked, and the finished parts passed over
     check(opened, files.embeddings, files.labels)
