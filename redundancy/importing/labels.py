@@ -219,10 +219,8 @@ def _numbered(labels: Labels, are: str) -> tuple[np.ndarray, list[str]]:
     if numbers is not None:
         wrong = np.array([not isinstance(number, int) or number < 0 for number in numbers])
         if wrong.any():
-            raise DataError(
-                f"{_row_has(labels, wrong)}; {_WANTED}. Leave out what has no label; if these are names, give "
-                "--labels-are=names."
-            )
+            names = " If these are names, give --labels-are=names." if isinstance(labels.values[0], str) else ""
+            raise DataError(f"{_row_has(labels, wrong)}; {_WANTED}. Leave out what has no label.{names}")
     found = sorted(set(keys))
     index = {key: number for number, key in enumerate(found)}
     return np.array([index[key] for key in keys], np.int32)[labels.codes], [*map(str, found)]
