@@ -89,6 +89,8 @@ def _define(define: Callable, names: str, *commands: str, **given) -> None:
 _define(define_path, "embeddings labels ids class_names", "import")
 _define(flags.DEFINE_string, "columns name checkpoint", "import")
 _define(flags.DEFINE_integer, "parts", "import", lower_bound=1)
+_define(flags.DEFINE_enum, "order", "import", enum_values=["number", "text"])
+_define(flags.DEFINE_enum, "labels_are", "import", enum_values=["names", "indices"])
 _define(flags.DEFINE_string, "layer", "import", "export")
 _define(_define_fraction, "fraction", "export")
 _define(flags.DEFINE_enum, "format", "export", enum_values=["npy", "txt", "parquet", "tfds", *_WITH_CONFIG])
@@ -280,7 +282,7 @@ def run(command: str, workdir: Workdir | None, config=None) -> int:
     elif command == "import":
         from redundancy.importing import stage
 
-        names = ("embeddings", "labels", "ids", "columns", "class_names", "layer", "name", "checkpoint", "parts")
+        names = [field.name for field in dataclasses.fields(stage.Request)]
         stage.import_embeddings(stage.Request(**_given(*names)), workdir, config)
     elif command == "status":
         from redundancy.status import command as status
@@ -293,17 +295,6 @@ def run(command: str, workdir: Workdir | None, config=None) -> int:
     else:
         from redundancy.export import command as export
 
-        names = (
-            "fraction",
-            "format",
-            "output",
-            "method",
-            "layer",
-            "trial",
-            "dropped",
-            "overwrite",
-            "image_ids",
-            "limit",
-        )
+        names = [field.name for field in dataclasses.fields(export.Request)]
         export.export(export.Request(**_given(*names)), workdir, config)
     return 0

@@ -67,15 +67,18 @@ redundancy import: brings embeddings that any model made, with their labels, int
   redundancy link   --config embeddings --workdir DIR
   redundancy select --config embeddings --workdir DIR
 
-  --embeddings   .npy [N, d] of float16, float32 or float64, read part by part; or a Parquet file, or a folder or
-                 quoted pattern of them in the order of their names, with a column of lists of d numbers. Rows of
-                 float64 beyond float32 are scaled by a power of two: another length, the same cosines
-  --labels       .npy or .txt with a whole number or a name for each embedding, or .csv; not needed if the Parquet
-                 files have a column of labels. Numbers 0 to K-1 stay; others are numbered in their sorted order
+  --embeddings   .npy [N, d] of float16, float32 or float64, or Parquet with a column of lists of d numbers: a file, or
+                 a folder or quoted pattern of files, read one after the other. Rows of float64 beyond float32 are
+                 scaled by a power of two: another length, the same cosines
+  --order        number or text: the order of several files by their names, where these differ (part-10 and part-2)
+  --labels       .npy or .txt with a whole number, a name or a bool for each embedding, or .csv; not needed if the Parquet
+                 files have a column of labels. Numbers 0 to K-1 stay; others are numbered in their sorted order.
+                 Without any labels all embeddings are one class
   --ids          .txt with one id a line, or .csv: what "export --format txt" writes (optional)
   --columns      KEY=NAME,... where KEY is embedding (default: embedding), label (default: label) or id: columns of the
                  Parquet files, or label and id of a .csv with a header
   --class-names  .txt with one name a line, for the labels 0, 1, ... (optional)
+  --labels-are   names or indices: what labels are that may be both, such as 10 where a class is called "10"
   --layer        start, middle or end (default): the name of the store, embeddings/LAYER/
   --name         of the data set (default: the name of the embeddings' file)
   --checkpoint   free text: which model made them

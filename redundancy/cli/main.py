@@ -79,6 +79,13 @@ def _resolved_config():
 def _command(argv: list[str]) -> str:
     """The name of the command, which is checked together with its flags."""
     known = (*STAGES, "run", *commands.HELP)
+    there = [arg for arg in argv[2:] if arg not in known and os.path.exists(arg)]
+    if there and argv[1] in known and argv[1] != "configs":
+        more = f" and {len(there) - 1} more" if there[1:] else ""
+        raise ConfigError(
+            f"the command line has {there[0]}{more} without a flag. If the shell made that of a pattern, quote the pattern: "
+            '--embeddings "part-*.parquet". Else write the flag before it.'
+        )
     if argv[1:2] != ["configs"] and len(argv) != 2:
         raise ConfigError(f"wanted one stage, got {argv[1:]}; stages: {', '.join(known)}." if argv[1:] else USAGE)
     name = argv[1]

@@ -28,7 +28,9 @@ def read_header(file: BinaryIO, size: int) -> tuple[np.dtype, int, tuple[int, ..
     """
     start = file.read(len(_MAGIC))
     if start != _MAGIC:
-        raise NotAnArrayError("holds several arrays (.npz)" if start.startswith(b"PK\3\4") else "is no .npy file")
+        raise NotAnArrayError(
+            "holds several arrays (.npz), or is a file of PyTorch" if start.startswith(b"PK\3\4") else "is no .npy file"
+        )
     try:
         version = tuple(file.read(2))
         if len(version) < 2:

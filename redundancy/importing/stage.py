@@ -5,7 +5,6 @@ where it stopped.
 """
 
 import collections
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -16,44 +15,27 @@ import pyarrow as pa
 from absl import logging
 
 from redundancy import storage
-from redundancy.config import CONTROLS, LAYERS, need_dataset
 from redundancy.data import inputs
 from redundancy.embedding import write
 from redundancy.importing import ids as ids_lib
 from redundancy.importing import labels as labels_lib
-from redundancy.importing.vectors import ParquetVectors, Vectors, checked, open_vectors
-from redundancy.runtime.errors import ConfigError, DataError, WorkdirError, nearest
+from redundancy.importing.request import Request, check, parse_columns
+from redundancy.importing.vectors import FileVectors, Vectors, checked, open_vectors
+from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.runtime.progress import Progress
 from redundancy.workdir import Workdir, read_manifest
 
-_COLUMNS = ("embedding", "label", "id")
 _PART_BYTES = 256e6
 _IMPORTED = "imported"
 # Below so many embeddings a class of each is no sign of a mistake.
 _MANY = 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What the command line asks for; empty texts and 0 are what was not given."""
-
-    embeddings: str  # .npy file, Parquet file, or folder or pattern of Parquet files
-    labels: str = ""  # .npy, .csv or .txt file; may be missing for Parquet
-    ids: str = ""  # .txt or .csv file
-    columns: str = ""  # "embedding=NAME,label=NAME,id=NAME", any of them
-    class_names: str = ""  # text file with a name a line
-    layer: str = "end"
-    name: str = ""  # of the data set; the embeddings' base name by default
-    checkpoint: str = ""  # says which model made them
-    parts: int = 0  # files of the store
-
-
 class _Input(NamedTuple):
     """Opened files; the vectors' numbers are not checked yet."""
 
-    vectors: Vectors
-    raw_labels: pa.Array  # [N] int64 or string
-    labels_path: str
+    vectors: FileVectors
+    labels: labels_lib.Labels
     ids: pa.Array | None  # [N] string
 
 
@@ -68,35 +50,13 @@ class _Target(NamedTuple):
     fingerprint: Mapping[str, Any] | None  # of the data set; None if the files themselves are the data set
 
 
-def parse_columns(text: str) -> dict[str, str]:
-    """{"embedding": "emb"} for "embedding=emb"; raises ConfigError for other forms and keys."""
-    columns: dict[str, str] = {}
-    for pair in filter(None, text.split(",")):
-        key, equals, name = (part.strip() for part in pair.partition("="))
-        if key not in _COLUMNS or not equals or not name or key in columns:
-            hint = nearest(key, _COLUMNS) if key not in _COLUMNS else " Give it once." if key in columns else ""
-            raise ConfigError(
-                f"--columns={text}: {pair!r} is not understood.{hint} Wanted: some of embedding=NAME,label=NAME,id=NAME, "
-                "each NAME a column of the Parquet or .csv file."
-            )
-        columns[key] = name
-    return columns
-
-
-def _read_input(request: Request) -> _Input:
+def _read_input(request: Request, config) -> _Input:
     """Opens the files and checks all but the vectors. Raises ConfigError, DataError."""
     columns = parse_columns(request.columns)
-    vectors = open_vectors(request.embeddings, columns.get("embedding"))
-    parquet, n = isinstance(vectors, ParquetVectors), vectors.num_rows
-    where = request.labels
-    if where:
-        raw = labels_lib.read_labels(where, columns.get("label"), n)
-    elif parquet:
-        name = columns.get("label", "label")
-        where = f"{request.embeddings}, column {name!r}"
-        raw = labels_lib.check_labels(where, vectors.column(name), n)
-    else:
-        raise ConfigError("--labels is missing: wanted a .npy, .csv or .txt file with the class of each embedding.")
+    # Rows that have all of their own may come in any order.
+    joined = request.labels or request.ids or config is not None or "id" not in columns
+    vectors = open_vectors(request.embeddings, columns.get("embedding"), request.order or ("" if joined else "text"))
+    parquet, n = bool(vectors.columns), vectors.num_rows
     ids, column = None, columns.get("id")
     if path := request.ids or (column and request.labels.lower().endswith(".csv") and request.labels):
         ids = labels_lib.read_ids(path, column, n)
@@ -104,26 +64,54 @@ def _read_input(request: Request) -> _Input:
         ids = labels_lib.check_ids(f"{request.embeddings}, column {column!r}", vectors.column(column), n)
     elif column:
         raise ConfigError(f"--columns names a column of ids, {column!r}, but no Parquet or .csv file is given.")
-    return _Input(vectors, raw, where, ids)
+    return _Input(vectors, _read_labels(request, columns.get("label"), vectors, config), ids)
+
+
+def _read_labels(request: Request, column: str | None, vectors: FileVectors, config) -> labels_lib.Labels:
+    """The labels of a file or a column; one class for all if there are none. Raises ConfigError, DataError."""
+    if request.labels:
+        return labels_lib.read_labels(request.labels, column, vectors.num_rows)
+    name = column or "label"
+    if name in vectors.columns or (column and vectors.columns):
+        where = f"{request.embeddings}, column {name!r}"
+        return labels_lib.check_labels(where, vectors.column(name), vectors.num_rows)
+    there = f"there is no column {name!r} among {inputs.shown(', '.join(vectors.columns))}" if vectors.columns else ""
+    for flag, given in (
+        ("--config, whose data set has labels to compare them with", config is not None),
+        (f"--columns, which names a column of labels, {column!r}", column),
+        ("--class-names", request.class_names),
+        ("--labels-are", request.labels_are),
+    ):
+        if given:
+            raise ConfigError(
+                f"--labels is missing{f', and {there}' if there else ''}: wanted a .npy, .csv or .txt file with the class "
+                f"of each embedding, beside {flag}."
+            )
+    logging.warning(
+        "import: no labels are given%s: all %d embeddings are one class. If they have classes, give --labels%s.",
+        f", and {there}" if there else "", vectors.num_rows, " or --columns label=NAME" if there else "",
+    )  # fmt: skip
+    return labels_lib.one_class(vectors.num_rows)
 
 
 def _own_target(request: Request, given: _Input) -> _Target:
     """Rows are positions, the files are the data set."""
     names = labels_lib.read_class_names(request.class_names) if request.class_names else None
-    labels, class_names = labels_lib.encode(given.labels_path, given.raw_labels, names)
-    n, found = len(labels), len(np.unique(labels))
+    labels, class_names = labels_lib.encode(given.labels, names, request.labels_are)
+    inputs.warn_of_similar_names(request.class_names or given.labels.where, class_names)
+    n, found = len(labels), len(given.labels.values)
     if n >= _MANY and found > 0.9 * n:
-        example = given.raw_labels[0].as_py()
+        example = given.labels.values[0]
         logging.warning(
             "import: %s has %d different labels for %d embeddings, for example %r. They look like ids, not classes: only "
             "images of one class are compared, so hardly any could be left out.%s",
-            given.labels_path, found, n, example,
+            given.labels.where, found, n, example,
             ' The lines hold ";": if it separates columns, save the file with commas.' if ";" in str(example) else "",
         )  # fmt: skip
     return _Target(np.arange(n), np.arange(n), labels, class_names, n, None)
 
 
-def _dataset_target(given: _Input, dataset) -> _Target:
+def _dataset_target(request: Request, given: _Input, dataset) -> _Target:
     """Rows are the training images of a data set, in ascending position; raises DataError if number or labels disagree."""
     train, n = dataset.train, given.vectors.num_rows
     held_out = train.num_stored - len(train.positions)
@@ -138,21 +126,23 @@ def _dataset_target(given: _Input, dataset) -> _Target:
             f"{given.vectors.name} has {n} embeddings; the data set {dataset.name!r} has {len(train.positions)} "
             f"training images{also} in {train.stored!r}. Wanted: one embedding of each, in stored order."
         )
-    raw = given.raw_labels.take(pa.array(rows))
+    labels = given.labels
+    readings = labels_lib.readings(labels, dataset.class_names, request.labels_are)
     twice, times = collections.Counter(dataset.class_names).most_common(1)[0]
-    if times > 1 and not pa.types.is_integer(raw.type):
+    if times > 1 and "indices" not in readings:
         raise DataError(
-            f"{given.labels_path}: the labels are names, but {times} classes of the data set {dataset.name!r} are called "
+            f"{labels.where}: the labels are names, but {times} classes of the data set {dataset.name!r} are called "
             f"{twice!r}; wanted numbers."
         )
-    labels = labels_lib.match(raw, dataset.class_names)
-    wrong = np.flatnonzero(labels != train.labels)
+    codes = labels.codes[rows]
+    # Where they may be names or indices, what agrees with the data set is what is meant.
+    wrong = min((np.flatnonzero(each[codes] != train.labels) for each in readings.values()), key=len)
     if len(wrong):
         first = int(wrong[0])
         right = int(train.labels[first])
         raise DataError(
-            f"{given.labels_path}: position {train.positions[first]} (row {rows[first]}) has the label "
-            f"{raw[first].as_py()!r}; the data set {dataset.name!r} has {right} ({dataset.class_names[right]!r}) there. "
+            f"{labels.where}: position {train.positions[first]} (row {rows[first]}) has the label "
+            f"{labels.values[codes[first]]!r}; the data set {dataset.name!r} has {right} ({dataset.class_names[right]!r}) there. "
             f"{len(wrong)} of {len(rows)} labels disagree. Wanted: the data set's labels, in its stored order; these may be of "
             "another order, split or data set."
         )
@@ -272,25 +262,6 @@ def _write_parts(folder: str, vectors: Vectors, target: _Target, identity: Mappi
             progress.advance(len(chunk))
 
 
-def _check_flags(request: Request, config) -> None:
-    """Raises ConfigError for values and combinations of flags that are not allowed."""
-    if request.layer not in LAYERS:
-        raise ConfigError(f"--layer is {request.layer!r}; wanted one of {', '.join(LAYERS)}, as in config.layers.")
-    if request.parts < 0:
-        raise ConfigError(f"--parts is {request.parts}; wanted a number of at least 1.")
-    for flag, text in (("--name", request.name), ("--checkpoint", request.checkpoint)):
-        if CONTROLS.search(text):
-            raise ConfigError(
-                f"{flag}={inputs.shown(text)} holds control characters or broken UTF-8; wanted a text of one line."
-            )
-    if config is None:
-        return
-    need_dataset(config, "import with --config")
-    if request.class_names or request.name:
-        flag = "--class-names" if request.class_names else "--name"
-        raise ConfigError(f"{flag} is given with --config, whose data set has its own. Leave one of them out.")
-
-
 def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
     """Brings embeddings and labels of any origin into embeddings/LAYER/.
 
@@ -305,14 +276,14 @@ def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
       DataError: a file is damaged or its contents are not what is wanted; nothing has been written then.
       WorkdirError: the workdir holds other embeddings, or is of another data set.
     """
-    _check_flags(request, config)
-    given = _read_input(request)
+    check(request, config)
+    given = _read_input(request, config)
     recorded = workdir.dataset_fingerprint()
     if config is not None:
         from redundancy.data import shared_dataset
 
         dataset = shared_dataset(workdir.known(config))
-        target = _dataset_target(given, dataset)
+        target = _dataset_target(request, given, dataset)
         if recorded is not None:
             workdir.check_fingerprint(recorded, dataset.fingerprint, workdir.config)
     elif recorded is not None:
@@ -345,6 +316,6 @@ def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
         ids_lib.write(folder, target.positions, ids, content)
     write.finish(folder, num_parts, identity, target.class_names, target.num_stored)
     logging.info(
-        "import: %d embeddings of %d numbers in %d classes are in %s; next: redundancy link",
-        n, given.vectors.dimension, len(target.class_names), folder,
+        "import: %d embeddings of %d numbers in %s are in %s; next: redundancy link",
+        n, given.vectors.dimension, f"{num} classes" if (num := len(target.class_names)) > 1 else "one class", folder,
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """Reads embeddings of other tools, .npy or Parquet, block by block: never all of them at once."""
 
 import contextlib
-import glob
 import os
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 from redundancy import storage
 from redundancy.config import CONTROLS
 from redundancy.data import inputs, npy
+from redundancy.importing import files
 from redundancy.runtime.errors import ConfigError, DataError, UserError
 
 _BLOCK_BYTES = 1 << 26
@@ -22,12 +22,129 @@ _LOWEST, _HIGHEST = -99, 127
 _MOST = np.finfo(np.float32).max
 
 
-class Vectors:
-    """N vectors of d numbers in one or several files; row r is the r-th over all files."""
+class _NpyFile:
+    """A .npy file, mapped into memory."""
 
-    name: str  # base name of the file or folder
-    num_rows: int  # N, at least 1
-    dimension: int  # d, at least 1
+    columns: Sequence[str] = ()
+
+    def __init__(self, path: str):
+        """Raises DataError if the file is truncated, no .npy, or no [n, d] array of floats."""
+        if problem := inputs.unfit(path):
+            raise DataError(f"{path} {problem}; wanted a .npy file. Check the path.")
+        wanted = f"wanted {_FLOATS} [N, d], N and d at least 1, as numpy.save writes it"
+        try:
+            with open(path, "rb") as file:
+                kind, offset, shape, order = npy.read_header(file, os.path.getsize(path))
+        except npy.NotAnArrayError as error:
+            raise DataError(f"{path} {error}; {wanted}.") from error
+        if kind.kind != "f" or kind.itemsize > 8 or len(shape) != 2 or not shape[1]:
+            raise DataError(f"{path} is {inputs.shown(str(kind))} {list(shape)}; {wanted}.")
+        self.path, self.num_rows = path, shape[0]
+        self._dimension, self._mapping = shape[1], (path, kind, "r", offset, shape, order)
+
+    def dimension(self) -> int:
+        return self._dimension
+
+    def blocks(self, start: int, rows: int, dimension: int) -> Iterator[np.ndarray]:
+        if self._dimension != dimension:
+            raise DataError(
+                f"{self.path} has rows of {self._dimension} numbers; wanted {dimension}, as many as in the first row."
+            )
+        array = np.memmap(*self._mapping)
+        for first in range(start, self.num_rows, rows):
+            yield float32(array[first : first + rows])
+
+
+class _ParquetFile:
+    """A Parquet file with a column of lists of floats."""
+
+    def __init__(self, path: str, column: str):
+        """Reads the footer. Raises DataError if the file is not Parquet, lacks the column, or has one of another type."""
+        self.path, self._column = path, column
+        with _open_parquet(path, column) as file:
+            kind = file.schema_arrow.field(column).type
+            if not _is_list_of_floats(getattr(kind, "storage_type", kind)):
+                raise DataError(
+                    f"{path}: column {column!r} is {inputs.shown(str(kind))}; wanted a list of {_FLOATS}. Name the right "
+                    "one in --columns."
+                )
+            self.columns = file.schema_arrow.names
+            self._groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+        if min(self._groups, default=0) < 0:
+            raise DataError(f"{path} has a negative number of rows; it is damaged. Write it again.")
+        self.num_rows = sum(self._groups)
+
+    def dimension(self) -> int:
+        """Of the first row; raises DataError if it is empty."""
+        _, first = next(self._lists(0, 1))
+        dimension = first.value_lengths()[0].as_py()
+        if not dimension:
+            found = "no list" if dimension is None else "[]"
+            raise DataError(
+                f"{self.path}, row 0: column {self._column!r} is {found}; wanted a list of {_FLOATS}. Write these "
+                "embeddings again, or leave the row out."
+            )
+        return dimension
+
+    def blocks(self, start: int, rows: int, dimension: int) -> Iterator[np.ndarray]:
+        for first, lists in self._lists(start, rows):
+            yield self._matrix(first, lists, dimension)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        with _open_parquet(self.path, name) as file:
+            return file.read([name]).column(0)
+
+    def _lists(self, start: int, most: int) -> Iterator[tuple[int, pa.Array]]:
+        """The column from row `start` on, up to `most` lists at a time, and the row of their first."""
+        at = 0
+        with _open_parquet(self.path, self._column) as file:
+            for number, rows in enumerate(self._groups):
+                end = at + rows
+                if end > start:
+                    for batch in file.iter_batches(most, [number], [self._column]):
+                        lists = batch.column(0)
+                        lists = getattr(lists, "storage", lists)[max(0, start - at) :]
+                        at += batch.num_rows
+                        if len(lists):
+                            yield at - len(lists), lists
+                    if at != end:
+                        raise DataError(
+                            f"{self.path}: row group {number} has {at - end + rows} rows, and {rows} by its own account; it "
+                            "is damaged. Write it again."
+                        )
+                at = end
+
+    def _matrix(self, first: int, lists: pa.Array, dimension: int) -> np.ndarray:
+        """float32 [n, d] of lists that start at row `first`."""
+        lengths = lists.value_lengths().fill_null(-1).to_numpy()
+        wrong = np.flatnonzero(lengths != dimension)
+        if len(wrong):
+            length = lengths[wrong[0]]
+            found = "is empty (null)" if length < 0 else f"has {length} numbers"
+        elif (flat := lists.flatten()).null_count:
+            wrong = np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False)) // dimension
+            found = "has an empty (null) number"
+        else:
+            flat = flat if pa.types.is_floating(flat.type) else flat.view(pa.float16())
+            return float32(flat.to_numpy().reshape(-1, dimension))
+        raise DataError(
+            f"{self.path}, row {first + int(wrong[0])}: column {self._column!r} {found}; wanted {dimension} numbers, as "
+            "many as in the first row."
+        )
+
+
+class Vectors:
+    """N vectors of d numbers.
+
+    Attributes:
+      name: of the array; of files the base name of the file, folder or pattern.
+      num_rows: N, at least 1.
+      dimension: d, at least 1.
+    """
+
+    name: str
+    num_rows: int
+    dimension: int
 
     @property
     def block_rows(self) -> int:
@@ -46,128 +163,54 @@ class Vectors:
         raise NotImplementedError
 
 
-class NpyVectors(Vectors):
-    """A .npy file, mapped into memory."""
+class FileVectors(Vectors):
+    """Those in one or several files of one kind; row r is the r-th over all files.
 
-    def __init__(self, path: str):
-        """Raises DataError if the file is truncated, no .npy, or no [N, d] array of floats."""
-        self._path, self.name = path, os.path.basename(path)
-        wanted = f"wanted {_FLOATS} [N, d], N and d at least 1, as numpy.save writes it"
-        try:
-            with open(path, "rb") as file:
-                kind, offset, shape, order = npy.read_header(file, os.path.getsize(path))
-        except npy.NotAnArrayError as error:
-            raise DataError(f"{path} {error}; {wanted}.") from error
-        if kind.kind != "f" or kind.itemsize > 8 or len(shape) != 2 or 0 in shape:
-            raise DataError(f"{path} is {inputs.shown(str(kind))} {list(shape)}; {wanted}.")
-        self._array = np.memmap(path, kind, "r", offset, shape, order)
-        self.num_rows, self.dimension = shape
+    Attributes:
+      columns: names of the columns of Parquet files; none of .npy.
+    """
+
+    def __init__(self, name: str, opened: Sequence[_NpyFile] | Sequence[_ParquetFile]):
+        """Raises DataError if there are no rows, or the first has no numbers."""
+        self.name, self._files = name, opened
+        self.columns = [*dict.fromkeys(column for file in opened for column in file.columns)]
+        self._firsts = np.cumsum([0, *(file.num_rows for file in opened)])
+        self.num_rows = int(self._firsts[-1])
+        if not self.num_rows:
+            raise DataError(f"{name} has no rows; wanted at least one. Write it again.")
+        self.dimension = next(file for file in opened if file.num_rows).dimension()
 
     def blocks(self, start=0):
-        for first in range(start, self.num_rows, self.block_rows):
-            yield float32(self._array[first : first + self.block_rows])
+        for file, first in zip(self._files, self._firsts.tolist(), strict=False):
+            if first + file.num_rows > start:
+                yield from file.blocks(max(0, start - first), self.block_rows, self.dimension)
 
     def where(self, row):
-        return f"{self._path}, row {row}"
-
-
-class ParquetVectors(Vectors):
-    """Parquet files, one after the other, with a column of lists of floats."""
-
-    def __init__(self, paths: Sequence[str], name: str, column: str):
-        """Reads the footers of the files, in order, and the first row.
-
-        Raises DataError if a file is not Parquet, lacks the column, or has one of another type; for no rows; empty lists.
-        """
-        self.name, self._column, self._paths = name, column, list(paths)
-        self._groups: list[list[int]] = []  # rows of each row group, by file
-        for path in paths:
-            with _open_parquet(path, column) as file:
-                kind = file.schema_arrow.field(column).type
-                lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-                if not lists or not pa.types.is_floating(kind.value_type):
-                    raise DataError(
-                        f"{path}: column {column!r} is {inputs.shown(str(kind))}; wanted a list of {_FLOATS}. Name the "
-                        "right one in --columns."
-                    )
-                self._groups.append([file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)])
-        self._firsts = np.cumsum([0, *map(sum, self._groups)])
-        self.num_rows = int(self._firsts[-1])
-        if not self.num_rows or min(rows for groups in self._groups for rows in groups) < 0:
-            raise DataError(f"{name} has no rows, or a negative number of them; wanted at least one. Write it again.")
-        _, first = next(self._lists(0, 1))
-        self.dimension = first.value_lengths()[0].as_py()
-        if not self.dimension:
-            found = "no list" if self.dimension is None else "[]"
-            raise DataError(
-                f"{self.where(0)}: column {column!r} is {found}; wanted a list of {_FLOATS}. Write these embeddings again, "
-                "or leave the row out."
-            )
+        file = int(np.searchsorted(self._firsts, row, side="right")) - 1
+        return f"{self._files[file].path}, row {row - self._firsts[file]}"
 
     def column(self, name: str) -> pa.Array:
-        """A column of one value a row, over all files."""
+        """A column of one value a row, over all Parquet files."""
         inputs.check_memory(self.name, f"column {name!r} of {self.num_rows} rows", 8 * self.num_rows)
-        columns = []
-        for path in self._paths:
-            with _open_parquet(path, name) as file:
-                columns.append(file.read([name]).column(0))
+        columns = [file.column(name) for file in self._files]
         types = {column.type for column in columns}
         if len(types) > 1:
             found = ", ".join(map(str, sorted(types, key=str)))
             raise DataError(f"{self.name}: column {name!r} is {found}; wanted one type.")
         return pa.chunked_array([chunk for column in columns for chunk in column.chunks], types.pop()).combine_chunks()
 
-    def blocks(self, start=0):
-        for first, lists in self._lists(start, self.block_rows):
-            yield self._matrix(first, lists)
 
-    def where(self, row):
-        file = int(np.searchsorted(self._firsts, row, side="right")) - 1
-        return f"{self._paths[file]}, row {row - self._firsts[file]}"
-
-    def _lists(self, start: int, most: int) -> Iterator[tuple[int, pa.Array]]:
-        """The column from row `start` on, up to `most` lists at a time, and the row of their first."""
-        for path, groups, at in zip(self._paths, self._groups, self._firsts.tolist(), strict=False):
-            if at + sum(groups) <= start:
-                continue
-            with _open_parquet(path, self._column) as file:
-                for number, rows in enumerate(groups):
-                    end = at + rows
-                    if end > start:
-                        for batch in file.iter_batches(most, [number], [self._column]):
-                            lists = batch.column(0)[max(0, start - at) :]
-                            at += batch.num_rows
-                            if len(lists):
-                                yield at - len(lists), lists
-                        if at != end:
-                            raise DataError(
-                                f"{path}: row group {number} has {at - end + rows} rows, and {rows} by its own account; it "
-                                "is damaged. Write it again."
-                            )
-                    at = end
-
-    def _matrix(self, first: int, lists: pa.Array) -> np.ndarray:
-        """float32 [n, d] of lists that start at row `first`."""
-        lengths = lists.value_lengths().fill_null(-1).to_numpy()
-        wrong = np.flatnonzero(lengths != self.dimension)
-        if len(wrong):
-            length = lengths[wrong[0]]
-            found = "is empty (null)" if length < 0 else f"has {length} numbers"
-        elif (flat := lists.flatten()).null_count:
-            wrong = np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False)) // self.dimension
-            found = "has an empty (null) number"
-        else:
-            return float32(flat.to_numpy().reshape(-1, self.dimension))
-        raise DataError(
-            f"{self.where(first + int(wrong[0]))}: column {self._column!r} {found}; wanted {self.dimension} numbers, as "
-            "many as in the first row."
-        )
+def _is_list_of_floats(kind: pa.DataType) -> bool:
+    """Whether these are lists of numbers; Polars writes those of float16 as two bytes each."""
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return False
+    return pa.types.is_floating(kind.value_type) or kind.value_type == pa.binary(2)
 
 
 @contextlib.contextmanager
 def _open_parquet(path: str, column: str) -> Iterator[pq.ParquetFile]:
     """Opens a file that has `column`; whatever pyarrow raises for it, then and while it is read, becomes a DataError."""
-    if storage.is_local(path) and (problem := inputs.unfit(storage.local_path(path))):
+    if storage.is_local(path) and (problem := inputs.unfit(path)):
         raise DataError(f"{path} {problem}; wanted a Parquet file. Check the path.")
     try:
         with storage.open_read(path) as source:
@@ -232,38 +275,17 @@ def float32(block: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(block, np.float32)
 
 
-def _parquet_files(path: str) -> list[str]:
-    """The Parquet files that `path` names, in the order of their names: one, those of a folder, or of a pattern."""
-    wanted = "wanted a .npy file, a .parquet file, or a folder of .parquet files"
-    if not storage.exists(path):
-        found = sorted(name for name in glob.glob(path) if os.path.isfile(name)) if storage.is_local(path) else []
-        if not found:
-            raise ConfigError(f"--embeddings={path}: there is no such file or folder; {wanted}.")
-        return found
-    if path.lower().endswith(".parquet") and not os.path.isdir(path):
-        return [path]
-    try:
-        there = storage.list_dir(path)
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be listed ({error.strerror or error}); {wanted}. Check its permissions and the disk."
-        ) from error
-    found = [storage.join(path, name) for name in there if name.lower().endswith(".parquet")]
-    if not found:
-        raise ConfigError(f"--embeddings={path}: no .parquet file here; {wanted}.")
-    return found
-
-
-def open_vectors(path: str, column: str | None) -> Vectors:
-    """Opens the embeddings in a .npy file, a Parquet file, or a folder or pattern of Parquet files.
+def open_vectors(path: str, column: str | None, order: str = "") -> FileVectors:
+    """Opens the embeddings in a .npy or Parquet file, or in a folder or pattern of files of one of these kinds.
 
     Args:
       path: local; a Parquet file or a folder of them may be gs:// too.
       column: of the vectors, for Parquet; None is "embedding".
+      order: of several files, see `files.find`.
 
     Raises:
-      ConfigError: there is no such file.
-      DataError: the file is damaged, or its contents are no vectors of one length.
+      ConfigError: there is no such file, or the order of several is not known.
+      DataError: a file is damaged, or its contents are no vectors of one length.
     """
     path = os.path.expanduser(storage.local_path(path))
     if CONTROLS.search(path):
@@ -271,16 +293,10 @@ def open_vectors(path: str, column: str | None) -> Vectors:
             f"--embeddings={inputs.shown(path)}: the name holds control characters or broken UTF-8, which cannot be written "
             "beside the embeddings. Rename the file."
         )
-    # A file whose name has brackets is no pattern.
-    if not path.lower().endswith(".npy") or (glob.has_magic(path) and not os.path.isfile(path)):
-        name = os.path.basename(path.rstrip("/"))
-        return ParquetVectors(_parquet_files(path), name, "embedding" if column is None else column)
-    if not storage.is_local(path):
-        raise ConfigError(f"--embeddings={path}: a .npy file is mapped into memory; copy it to this machine first.")
-    if not os.path.lexists(path):
-        raise ConfigError(f"--embeddings={path}: there is no such file. Check the path.")
-    if problem := inputs.unfit(path):
-        raise DataError(f"{path} {problem}; wanted a .npy file. Check the path.")
+    found = files.find(path, order)
+    name = os.path.basename(path.rstrip("/"))
+    if files.ending(found[0]) == ".parquet":
+        return FileVectors(name, [_ParquetFile(each, column or "embedding") for each in found])
     if column is not None:
-        raise ConfigError(f"--columns names a column of embeddings, {column!r}, but {path} is a .npy file.")
-    return NpyVectors(path)
+        raise ConfigError(f"--columns names a column of embeddings, {column!r}, but {found[0]} is a .npy file.")
+    return FileVectors(name, [_NpyFile(each) for each in found])

@@ -113,5 +113,6 @@ def encode(name: str, values: Any, num_rows: int) -> tuple[np.ndarray, np.ndarra
     else:
         found = labels_lib.from_array(name, array)
     checked = labels_lib.check_labels(name, found, num_rows)
-    labels, names = labels_lib.encode(name, checked, None)
-    return labels, np.array(names, np.int64 if pa.types.is_integer(checked.type) else None)
+    texts = isinstance(checked.values[0], str)
+    labels, names = labels_lib.encode(checked, None, "names" if texts else "")
+    return labels, np.array(names, None if texts else np.int64)

@@ -6,6 +6,11 @@ from fractions import Fraction
 import numpy as np
 
 
+def num_asked(num_images: int, fraction: float) -> int:
+    """`fraction` of the images, half rounded up; the fraction is taken as the decimal it prints as."""
+    return int(Fraction(str(float(fraction))) * num_images + Fraction(1, 2))
+
+
 def class_counts(counts: Mapping[int, int] | Sequence[int] | np.ndarray, fraction: float) -> dict[int, int]:
     """Images to keep of each class: shares proportional to the class sizes, by largest remainder.
 
@@ -25,7 +30,7 @@ def class_counts(counts: Mapping[int, int] | Sequence[int] | np.ndarray, fractio
     kept = dict.fromkeys(sizes, 0)
     pool = [label for label, size in sizes.items() if size]
     total = sum(sizes.values())
-    left = max(int(Fraction(str(float(fraction))) * total + Fraction(1, 2)), len(pool))
+    left = max(num_asked(total, fraction), len(pool))
     # Each class that is raised to one image lowers the others' share, so another one may fall below one.
     while below := [label for label in pool if sizes[label] * left < total]:
         for label in below:

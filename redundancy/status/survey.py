@@ -118,7 +118,9 @@ def _stage(files: Files, name: str, config: Mapping[str, Any], runs: Mapping[str
             pieces = sum(of == folder and each.endswith(".parquet") and each != "ids.parquet" for of, each in there)
             if manifest:
                 imported |= name == "embed" and isinstance(manifest.get("checkpoint"), dict)
-                said.append(f"{layer}: {len(manifest['parts'])} parts")
+                counts = manifest.get("class_counts")
+                one_class = ", one class" if isinstance(counts, dict) and len(counts) == 1 else ""
+                said.append(f"{layer}: {len(manifest['parts'])} parts{one_class}")
             elif pieces:
                 said.append(f"{layer}: {pieces} {'parts' if name == 'embed' else 'classes'} so far")
     if name == "select" and there:

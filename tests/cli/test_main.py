@@ -66,6 +66,17 @@ def test_a_platform_that_jax_lacks_is_no_bug(child_env):
     assert "a bug" not in done.stdout
 
 
+def test_a_pattern_without_quotes(redundancy, tmp_path):
+    parts = [str(tmp_path / f"part-{number}.npy") for number in range(3)]
+    for part in parts:
+        np.save(part, np.ones((4, 2), np.float32))
+    command = ("import", f"--workdir={tmp_path / 'w'}", "--embeddings")
+    fails(redundancy(*command, *parts), "part-1.npy and 1 more without a flag", "quote the pattern", code=2)
+    fails(redundancy(*command, *parts[:2], "--parts=1"), "part-1.npy without a flag", "quote the pattern", code=2)
+    fails(redundancy("export", f"--workdir={tmp_path}", *parts), "part-0.npy and 2 more", "quote the pattern", code=2)
+    fails(redundancy("link", "select"), "wanted one stage, got ['link', 'select']", code=2)
+
+
 def test_flags_of_other_commands_and_those_missing(redundancy, tmp_path):
     workdir = f"--workdir={tmp_path / 'w'}"
     fails(redundancy("imprt", workdir), 'Did you mean "import"?', code=2)

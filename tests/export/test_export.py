@@ -18,7 +18,10 @@ from redundancy.importing import ids as ids_lib
 from redundancy.importing.stage import Request as Import
 from redundancy.importing.stage import import_embeddings
 from redundancy.runtime.errors import ConfigError, DataError, UserError, WorkdirError
+from redundancy.selection.link import link
+from redundancy.selection.select import select
 from redundancy.selection.subset import read_subset, write_subset
+from redundancy.status.survey import survey
 from redundancy.workdir import Workdir
 
 
@@ -54,6 +57,40 @@ def test_every_format(selected, tmp_path, fields, name, dropped):
     groups = subset.group[chosen].tolist()
     assert table["group"].to_pylist() == (groups if groups[0] >= 0 else [None] * len(groups))
     assert json.loads(table.schema.metadata[b"subset"]) == subset.metadata
+
+
+def test_a_subset_that_keeps_more_than_its_fraction_says_so(synthetic, tmp_path, caplog):
+    config, workdir = synthetic(sizes=(30, 1, 12, 7), fractions=(0.5, 0.08, 0.05, 0.02), trials=2)
+    link(config, workdir)
+    select(config, workdir)
+    said = [
+        record.getMessage() for record in caplog.records if "at least one image of each class" in record.getMessage()
+    ]
+    # Half of an image is rounded up, and 4 of 50 are what 0.08 asks for; random subsets of it are as large.
+    assert [text.split(" (")[0] for text in said] == [
+        "select: the subset at 0.05 keeps 4 of 50 images",
+        "select: the subset at 0.02 keeps 4 of 50 images",
+    ]
+    assert "(0.08 of them, not 0.05, which would be 3)" in said[0]
+    caplog.clear()
+    for fraction in (0.5, 0.08, 0.02):
+        export(Request(fraction, "npy", str(tmp_path / f"{fraction}.npy")), workdir)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.split(" (")[0] for text in said] == ["export: the subset at 0.02 keeps 4 of 50 images"]
+
+
+def test_a_set_without_labels_is_one_class_in_what_is_exported(tmp_path):
+    np.save(tmp_path / "E.npy", np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
+    workdir = Workdir(str(tmp_path / "v"))
+    import_embeddings(Import(str(tmp_path / "E.npy")), workdir)
+    config = config_lib.resolve({"dataset": "", "methods": ("semantic",), "fractions": (0.5, 0.01)})
+    workdir.claim(config)
+    link(config, workdir)
+    select(config, workdir)
+    export(Request(0.5, "parquet", str(tmp_path / "out.parquet")), workdir)
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert (table.num_rows, set(table["class"].to_pylist())) == (20, {"all"})
+    assert survey(workdir.root)["stages"][1]["files"] == "end: 1 parts, one class, imported"
 
 
 def test_nothing_is_overwritten_unless_asked_for(selected, tmp_path):

@@ -52,6 +52,7 @@ NAMES = np.array(["dog", "ape", "cat", "bee"])
         ("L.txt", lambda y: [f"{x:.3e}" for x in y], "", "0123"),
         ("L.txt", lambda y: NAMES[y], "", sorted(NAMES)),
         ("L.txt", lambda y: "\ufeff" + "\r\n".join(map(str, y)), "", "0123"),
+        ("L.npy", lambda y: y.astype(str), "", "0123"),
         ("L.csv", lambda y: y, "", "0123"),
         ("L.csv", lambda y: ["n,cls", *(f'"{i},",{c}' for i, c in enumerate(y))], "label=cls", "0123"),
         ("L.csv", lambda y: ["cls", *y], "label=cls", "0123"),
@@ -240,8 +241,8 @@ stage.import_embeddings(stage.{files.request(parts=5)!r}, Workdir({files.workdir
     assert len(begun) == 3
     other = files.write("other.npy", rows(seed=1)[0])
     files.refused("begun by another import", WorkdirError, embeddings=other, parts=5)
-    read, blocks = [], vectors.NpyVectors.blocks
-    monkeypatch.setattr(vectors.NpyVectors, "blocks", lambda self, start=0: read.append(start) or blocks(self, start))
+    read, blocks = [], vectors.FileVectors.blocks
+    monkeypatch.setattr(vectors.FileVectors, "blocks", lambda self, start=0: read.append(start) or blocks(self, start))
     opened = files.bring(parts=5)
     assert read == [0, 36]  # all of them are checked, and the finished parts passed over
     check(opened, files.embeddings, files.labels)

@@ -65,7 +65,7 @@ AB = ["path,cls", *(f"{row},{label}" for row, label in enumerate(rows()[1]))]
         ("L.npy", np.array([b"a", b"\xff", b"\xfe"] * (N // 3)), r"the label b'\\xff' is no UTF-8 text", ""),
         ("L.txt", ["a"] * 8 + [""] + ["b"] * (N - 9), "row 8 has no label", ""),
         ("L.txt", "", "0 labels; wanted 60", ""),
-        ("L.txt", ["1.0"] * 8 + ["nan"] + ["2.0"] * (N - 9), "row 8 has NaN", ""),
+        ("L.txt", ["1.0"] * 8 + ["nan"] + ["2.0"] * (N - 9), "row 8 has the label 'nan' ", ""),
         ("L.csv", ["cls", *[0] * N], "If the first, 'cls', is a header, say so: --columns label=cls", ""),
         ("L.csv", ["0,1"] * N, r"2 columns, \['0', '1'\]; wanted one, or a header", ""),
         ("L.csv", "", "is empty", ""),
@@ -93,7 +93,7 @@ def test_wrong_labels_ids_and_class_names(files, name, content, what, columns):
 def test_names_among_labels_that_are_no_class_names(files):
     labels = files.write("L.txt", np.array(["dog", "ape", "cat", "bee"])[files.labels])
     names = files.write("C.txt", ["dog", "ape", "cat"])
-    files.refused("label 'bee' .* none of the 3 class names", DataError, labels=labels, class_names=names)
+    files.refused("label 'bee' .* one of the 3 class names", DataError, labels=labels, class_names=names)
 
 
 @pytest.mark.parametrize(
@@ -101,15 +101,29 @@ def test_names_among_labels_that_are_no_class_names(files):
     [
         ("--layer is 'last'; wanted one of start, middle, end", {"layer": "last"}),
         ("--parts is -1", {"parts": -1}),
-        ("--labels is missing", {"labels": ""}),
+        ("--labels is missing.* beside --class-names", {"labels": "", "class_names": "{}/I.txt"}),
+        ("--labels is missing.* names a column of labels, 'a'", {"labels": "", "columns": "label=a"}),
+        ("--labels-are is 'ids'; wanted names or indices", {"labels_are": "ids"}),
+        ("--order is 'size'; wanted number or text", {"order": "size"}),
         ("no such file", {"labels": "{}/none.txt"}),
         ("no such file", {"embeddings": "{}/none.npy"}),
         ("no such file", {"embeddings": "{}/none.parquet"}),
         ("no such file", {"embeddings": "{}/none*.parquet"}),
         ("none.npy: there is no such file", {"embeddings": "file://{}/none.npy"}),
-        ("no .parquet file here", {"embeddings": "{}"}),
+        ("no .npy or .parquet file among nothing", {"embeddings": "{}/empty"}),
+        (r"other: E\.npz is an archive of NumPy arrays", {"embeddings": "{}/other"}),
+        ("no .npy or .parquet file among E.*; wanted", {"embeddings": "{}/E*[!y]"}),
+        ("names files of two kinds, such as a.npy and b.parquet", {"embeddings": "{}/both"}),
+        ("names files of two kinds", {"embeddings": "{}/both/*"}),
+        (r"E\.npz is an archive of NumPy arrays \(a, b\)\. .* numpy.save\(", {"embeddings": "{}/other/E.npz"}),
+        (r"E\.npz is an archive of NumPy arrays", {"embeddings": "{}/other/*"}),
+        (r"E\.npz is an archive of NumPy arrays", {"labels": "{}/other/E.npz"}),
+        (r"E\.pt is a file of PyTorch, a pickle, which is never loaded\. .* numpy.save\(", {"embeddings": "{}/E.pt"}),
+        (r"E\.pt is a file of PyTorch", {"labels": "{}/E.pt"}),
+        (r"I\.txt is a text\. .* numpy.save\(", {"embeddings": "{}/I.txt"}),
+        (r"E ends in neither \.npy nor \.parquet", {"embeddings": "{}/E"}),
         ("copy it to this machine", {"embeddings": "gs://bucket/E.npy"}),
-        (r"wanted a \.npy, \.csv or \.txt file", {"labels": "{}/I.json"}),
+        (r"Wanted a \.npy, \.csv or \.txt file", {"labels": "{}/I.json"}),
         ("'embeding=a' is not understood. Did you mean \"embedding\"", {"columns": "embeding=a"}),
         ("Give it once", {"columns": "label=a,label=b"}),
         ("names a column of embeddings, 'a', but", {"columns": "embedding=a"}),
@@ -121,7 +135,13 @@ def test_names_among_labels_that_are_no_class_names(files):
 )
 def test_wrong_flags(files, what, fields):
     files.write("I.txt", range(N))
-    files.write("I.json", "[]")
+    for name in ("I.json", "E.pt", "E", "Ex"):
+        files.write(name, "[]")
+    for name in ("empty", "other", "both"):
+        os.mkdir(files.path(name))
+    np.savez(files.path("other/E.npz"), a=[1], b=[2])
+    files.write("both/a.npy", files.embeddings)
+    files.write("both/b.parquet", RIGHT)
     fields = {name: str(value).format(files.folder) if name != "parts" else value for name, value in fields.items()}
     files.refused(what, ConfigError, **fields)
 
@@ -134,7 +154,7 @@ ALL = "embedding=emb,label=cls,id=path"
 @pytest.mark.parametrize(
     ("what", "content", "columns"),
     [
-        ("no column 'label'", RIGHT, "embedding=emb"),
+        ("no column 'label'", RIGHT, "embedding=emb,label=label"),
         ("no column 'path'", RIGHT, ALL),
         ("column 'cls' is int64; wanted a list of float16", RIGHT, "embedding=cls,label=cls"),
         ("row 7 holds NaN", table(bad(np.nan), LABELS, "list"), "embedding=emb,label=cls"),

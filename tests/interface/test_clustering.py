@@ -164,7 +164,7 @@ def test_what_is_wrong_is_said_before_work_begins(monkeypatch):
         (Tensor(good, device="meta"), labels, "^embeddings is no array .can't convert it to numpy.; wanted rows"),
         (np.ma.masked_less(good, 0), labels, "^embeddings has masked values"),
         (good, labels[1:], r"^labels has 119 labels; wanted 120, as many as there are embeddings"),
-        (good, labels - 1, r"^labels: row \d+ has the label -1 .* are below 0\); wanted whole numbers"),
+        (good, labels - 1, r"^labels: row \d+ has the label -1 .*; wanted whole numbers"),
         (good, labels + 0.5, rf"^labels: row 0 has the label \d.5; {whole}"),
         (good, np.where(labels == 1, np.nan, labels), "^labels: row .* has NaN"),
         (good, ["a", None] * 60, "^labels: row 1 has no label"),
