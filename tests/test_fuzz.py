@@ -20,8 +20,8 @@ from PIL import Image
 
 from redundancy import config as config_lib
 from redundancy.data import images, open_dataset
+from redundancy.embedding import ids as ids_lib
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.importing import ids as ids_lib
 from redundancy.importing.stage import Request, import_embeddings
 from redundancy.workdir import Workdir
 from tests.fuzzed import LABELS, PICTURES, VECTORS, D, N, changed, saved, tried

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from redundancy import config as config_lib
 from redundancy import storage
+from redundancy.embedding import ids as ids_lib
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.export.command import Request as ExportRequest
 from redundancy.export.command import export
-from redundancy.importing import ids as ids_lib
 from redundancy.importing.stage import Request, import_embeddings
 from redundancy.selection.link import link
 from redundancy.selection.select import select

@@ -13,8 +13,8 @@ import pytest
 from finished_run import finished, quick_programs, run_stages, small_config
 
 from redundancy import storage
+from redundancy.embedding import ids
 from redundancy.export.command import Request, export
-from redundancy.importing import ids
 from redundancy.importing.stage import Request as Import
 from redundancy.importing.stage import import_embeddings
 from redundancy.runtime.errors import DataError, UserError

@@ -20,9 +20,8 @@ import pyarrow.parquet as pq
 
 from redundancy import config
 from redundancy.cli import help as help_lib
-from redundancy.embedding import write
+from redundancy.embedding import ids, write
 from redundancy.experiment import results
-from redundancy.importing import ids
 from redundancy.linkage.complete import Merges
 from redundancy.report import compare
 from redundancy.selection import merges, subset

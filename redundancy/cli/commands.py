@@ -13,6 +13,7 @@ from absl import flags
 
 from redundancy import config as config_lib
 from redundancy.cli.help import HELP as HELP
+from redundancy.export.request import FORMATS, IMAGE_IDS, LINKS
 from redundancy.methods import METHODS
 from redundancy.runtime import processes
 from redundancy.runtime.errors import ConfigError, nearest
@@ -27,9 +28,6 @@ _EXAMPLES = {
     "browse": "redundancy browse --workdir DIR",
 }
 _SCHEDULERS = "tcp://HOST:PORT, tls://HOST:PORT, file:PATH (a scheduler file), local or local:WORKERS"
-
-# Formats of `export` that accept a config.
-_WITH_CONFIG = ("projector", "groups-csv", "groups-parquet")
 
 _FLAGS = flags.FLAGS
 _COMMANDS: dict[str, tuple[str, ...]] = {}  # the commands that take each flag
@@ -93,7 +91,7 @@ _define(flags.DEFINE_enum, "order", "import", enum_values=["number", "text"])
 _define(flags.DEFINE_enum, "labels_are", "import", enum_values=["names", "indices"])
 _define(flags.DEFINE_string, "layer", "import", "export")
 _define(_define_fraction, "fraction", "export")
-_define(flags.DEFINE_enum, "format", "export", enum_values=["npy", "txt", "parquet", "tfds", *_WITH_CONFIG])
+_define(flags.DEFINE_enum, "format", "export", enum_values=[*FORMATS])
 _define(define_path, "output", "export")
 _define(flags.DEFINE_enum, "method", "export", enum_values=list(METHODS))
 _define(flags.DEFINE_integer, "trial", "export", lower_bound=0)
@@ -120,7 +118,10 @@ _define(flags.DEFINE_string, "part", "sweep", help="I/N: part I, from 0, of a sw
 _define(flags.DEFINE_string, "topology", "preflight")
 _define(flags.DEFINE_integer, "image_size classes trials", "preflight", lower_bound=1)
 _define(flags.DEFINE_bool, "json", "preflight", "status", default=False, help="JSON instead of text.")
-_define(flags.DEFINE_enum, "image_ids", "export", enum_values=["auto", "tfds", "none"])
+_define(flags.DEFINE_enum, "image_ids", "export", enum_values=[*IMAGE_IDS])
+_define(flags.DEFINE_enum, "link", "export", enum_values=[*LINKS])
+_define(flags.DEFINE_bool, "null", "export", default=False)
+_define(define_path, "images", "export")
 _define(flags.DEFINE_integer, "limit", "export", lower_bound=1)
 _define(flags.DEFINE_float, "watch", "status")
 _define(flags.DEFINE_integer, "port", "browse", lower_bound=1, upper_bound=65535)
@@ -140,11 +141,8 @@ def check_flags(command: str) -> None:
         if _FLAGS[name].present and command not in commands:
             shown, theirs = name.replace("_", "-"), " and ".join(commands)
             raise ConfigError(f'--{shown} is a flag of {theirs}, not of {command}; see "redundancy --help".')
-    if _FLAGS["config"].value and command in ("export", "status", "browse", "configs"):
-        if command != "export":
-            raise ConfigError(f"--config is given, but {command} needs none. Leave it out.")
-        if _FLAGS["format"].value not in _WITH_CONFIG:
-            raise ConfigError("--config is given, but export reads what it needs from the subsets. Leave it out.")
+    if _FLAGS["config"].value and command in ("status", "browse", "configs"):
+        raise ConfigError(f"--config is given, but {command} needs none. Leave it out.")
     needed = {
         "import": ("workdir", "embeddings"),
         "export": ("workdir", "fraction", "format", "output"),

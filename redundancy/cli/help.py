@@ -93,15 +93,19 @@ interrupted import continues when the same command is given again.
 EXPORT_HELP = """\
 redundancy export: writes what a subset keeps, or the groups and embeddings it came from, for other tools.
 
-  redundancy export --workdir DIR --fraction 0.9 --format npy --output kept.npy
+  redundancy export --workdir DIR --fraction 0.9 --format txt --output kept.txt
+  redundancy export --workdir DIR --fraction 0.9 --format folder --output kept-images
   redundancy export --workdir DIR --fraction 0.9 --format groups-csv --output groups.csv
   redundancy export --workdir DIR --fraction 0.9 --format projector --output FOLDER [--limit 10000]
 
   --fraction   of the subset, exactly one that was selected, up to 1
-  --format     npy      positions, int64, ascending
-               txt      a line for each image: its id, where ids were imported, else its position; the log says which
-               parquet  a row for each image: position, label, class, id (where imported), group, kept, and
+  --format     txt      a line for each image: its name (the file's path in a folder of images, or an id that was
+                        imported), or without names its position; the log says which
+               npy      the same as an array: texts, or int64 positions
+               csv, parquet
+                        a row for each image: position, label, class, id (its name; for TFDS its id), group, kept, and
                         dissimilarity to the kept image of its group
+               folder   links to the images' files, in a folder for each class
                tfds     a line for each image: TFDS's own id, as tfds.ReadConfig(add_tfds_id=True) gives it
                groups-csv, groups-parquet
                         a row for each image, kept or not: the columns of parquet, the size of its group, and for each
@@ -109,16 +113,19 @@ redundancy export: writes what a subset keeps, or the groups and embeddings it c
                projector
                         a folder for "tensorboard --logdir FOLDER": embeddings, class, group and kept; with --config of
                         the data set thumbnails, too
-  --output     file to write, local or gs://; no folder, pipe or device. For projector a folder, new or empty
+  --output     file to write, local or gs://; no folder, pipe or device. For folder and projector a folder, new or empty
   --method     semantic (default) or random
   --layer      start, middle or end (default): of a semantic subset
   --trial      0, 1, ...: of a random subset
-  --dropped    the images left out, instead of those kept; npy, txt, parquet and tfds
-  --overwrite  replaces a file that is there; for projector the files of its own
-  --config     projector and groups: the config of the data set, with its --config.FIELD=VALUE, for thumbnails and the
-               names of image files; no other format needs one
-  --image-ids  groups and projector: the column id: auto (default) takes imported ids or else, with --config, names of
-               image files; tfds takes TFDS's own ids; none
+  --dropped    the images left out, instead of those kept; not for groups and projector
+  --overwrite  replaces a file that is there; for projector the files of its own. Not for folder
+  --null       txt: ends each name with a null byte, as "xargs -0" reads them; for names that hold line breaks
+  --link       folder: symlink (default), hard, or copy
+  --images     folder: where the images lie, if not where the data set was
+  --image-ids  what names an image: auto (default) as above; position, its position in the data set; tfds, TFDS's own id;
+               none, no column id
+  --config     the config of the data set, with its --config.FIELD=VALUE: thumbnails for projector, and names of image files
+               for a workdir that has none
   --limit      projector: most images (default: 10000), drawn from each class by its share, the same at every call
 """
 

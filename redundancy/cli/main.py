@@ -4,6 +4,7 @@ import atexit
 import dataclasses
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from redundancy import config as config_lib
+from redundancy import methods
 from redundancy.cli import commands
 from redundancy.cli.explain import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, start_logging, verdict
 from redundancy.cli.help import USAGE
@@ -151,8 +153,22 @@ def _main(argv: list[str]) -> int:
             raise
     if processes.is_first() and names[-1] == "report":
         print(f"report: {workdir.report}/index.html")
+        if name == "run":
+            print(f"kept images: {_export_command(workdir, config)}")
     processes.leave()
     return 0
+
+
+def _export_command(workdir: Workdir, config) -> str:
+    """The command that writes the list of what a subset keeps, of the fraction that the report shows."""
+    fraction = min(config.fractions, key=lambda fraction: abs(fraction - config.report_fraction))
+    method = methods.chosen(config)[0]
+    given = [f"--workdir={workdir.root}", f"--fraction={fraction:.4g}", f"--method={method.name}"]
+    if method.per_layer and "end" not in config.layers:
+        given.append(f"--layer={config.layers[0]}")
+    if method.per_trial:
+        given.append("--trial=0")
+    return shlex.join(["redundancy", "export", *given, "--format=txt", "--output=kept.txt"])
 
 
 def _compare(arguments: list[str]) -> int:

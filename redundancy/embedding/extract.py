@@ -5,7 +5,7 @@ import numpy as np
 from absl import logging
 
 from redundancy.data import shared_dataset
-from redundancy.embedding import write
+from redundancy.embedding import ids, write
 from redundancy.runtime import processes
 from redundancy.runtime.errors import WorkdirError
 from redundancy.runtime.progress import Progress
@@ -74,10 +74,12 @@ def embed(config, workdir: Workdir) -> None:
                     write.write_part(folder, index, len(parts), parts[index], part_labels, rows, identities[layer])
 
     def finish():
+        names = dataset.file_names("train", positions)
         for layer in layers:
-            write.finish(
-                workdir.embeddings(layer), len(parts), identities[layer], dataset.class_names, dataset.train.num_stored
-            )
+            folder = workdir.embeddings(layer)
+            if names is not None:
+                ids.write(folder, positions, ids.of_files(names), ids.tie(identities[layer]))
+            write.finish(folder, len(parts), identities[layer], dataset.class_names, dataset.train.num_stored)
 
     processes.together(extract)
     processes.first(finish)

@@ -1,6 +1,5 @@
 """Writes what a subset keeps, or drops, its groups or its embeddings."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,37 +11,26 @@ from absl import logging
 from redundancy import storage
 from redundancy.data.tfds import ids as tfds_ids
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.export import groups, projector, sources
+from redundancy.export import files, groups, lists, projector, sources
 from redundancy.export.request import OF_ALL, Request, check, check_output, write
 from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.selection.subset import Subset, beyond_fraction, check_file, read_subset
 from redundancy.workdir import Workdir, need_manifest, read_manifest
 
 
-def _said(stores: Sequence[str], ids: pa.Array | None) -> str:
-    """For the log: what the images are named by."""
-    if ids is not None:
-        return ", by their ids"
-    why = "no ids were imported" if stores else "the embeddings, and with them any ids, are no longer there"
-    return f", by their positions ({why})"
-
-
-def _lines(values: Sequence[Any]) -> bytes:
-    return "".join(f"{value}\n" for value in values).encode()
-
-
 def export(request: Request, workdir: Workdir, config=None) -> None:
-    """Writes the positions that a finished subset keeps, ascending, to `request.output`.
+    """Writes the images that a finished subset keeps, in ascending order of their positions, to `request.output`.
 
-    npy: int64 positions. txt: a line for each, the id if ids were imported, else the position. parquet: a row for
-    each with position, label, class (its name), id (if imported), group and dissimilarity to the group's kept image (null
-    for random subsets), kept. tfds: a line for each, TFDS's own example id. groups-csv, groups-parquet: a row for each image,
-    see `groups.make_table`. projector: a folder, see `projector.write`.
+    npy, txt: the names of the images, see `sources.image_ids`, or else their positions. csv, parquet: a row for each with
+    position, label, class (its name), id (the name, if there is one), group and dissimilarity to the group's kept image (null
+    for random subsets), kept. folder: links to the files, or copies, see `files.write`. tfds: a line for each, TFDS's own
+    example id. groups-csv, groups-parquet: a row for each image, see `groups.make_table`. projector: a folder, see
+    `projector.write`.
 
     Args:
       request: what is wanted.
       workdir: with finished subsets.
-      config: resolved, of the data set, or None; for names of files and thumbnails of groups and projector.
+      config: resolved, of the data set, or None; for thumbnails, and names of files that the workdir does not have.
 
     Raises:
       ConfigError: there is no such subset, or `output` is there already or cannot be written.
@@ -61,25 +49,37 @@ def export(request: Request, workdir: Workdir, config=None) -> None:
         _export_all(request, workdir, manifest, subset, config)
         return
     rows = np.flatnonzero(~subset.kept if request.dropped else subset.kept)
-    positions, ids, said = subset.positions[rows], None, ""
-    if request.format in ("txt", "parquet"):
-        stores = sources.find_stores(request, workdir, manifest)
-        ids = sources.read_ids(stores, positions)
-        said = _said(stores, ids)
+    stores = sources.find_stores(request, workdir, manifest)
+    if request.format == "tfds":
+        ids, said = pa.array(tfds_ids.example_ids(subset.metadata["fingerprint"] or {}, subset.positions[rows])), ""
+    else:
+        ids, said = sources.image_ids(request, stores, subset, rows, _dataset(workdir, subset, config))
+    names = pa.array(subset.positions[rows]) if ids is None else ids
     match request.format:
         case "npy":
-            buffer = io.BytesIO()
-            np.save(buffer, positions)
-            data = buffer.getvalue()
-        case "txt":
-            data = _lines(positions.tolist() if ids is None else ids.to_pylist())
-        case "parquet":
-            data = _parquet(groups.make_rows(subset, rows, ids, _class_names(stores)), subset)
-        case "tfds":
-            data = _lines(tfds_ids.example_ids(subset.metadata["fingerprint"] or {}, positions))
-    write(request, data)
+            write(request, lists.npy(names))
+        case "txt" | "tfds":
+            write(request, lists.lines(names, request.null))
+        case "folder":
+            files.write(
+                request, ids, files.classes(subset, rows, _class_names(stores)), files.root_of(request, workdir, config)
+            )
+        case _:
+            table = groups.make_rows(subset, rows, ids, _class_names(stores))
+            write(request, groups.csv_bytes(table) if request.format == "csv" else _parquet(table, subset))
     what = "dropped" if request.dropped else "kept"
     logging.info("export: %d of %d images %s, in %s%s", len(rows), len(subset.positions), what, request.output, said)
+
+
+def _dataset(workdir: Workdir, subset: Subset, config):
+    """The data set of a config, None without one; raises WorkdirError if it is not the subset's."""
+    if config is None:
+        return None
+    from redundancy.data import shared_dataset
+
+    dataset = shared_dataset(workdir.known(config))
+    workdir.check_fingerprint(subset.metadata["fingerprint"] or {}, dataset.fingerprint, workdir.subsets)
+    return dataset
 
 
 def _parquet(table: pa.Table, subset: Subset) -> bytes | memoryview:
@@ -93,13 +93,8 @@ def _class_names(stores: Sequence[str]) -> list[str] | None:
 def _export_all(request: Request, workdir: Workdir, manifest: Mapping[str, Any], subset: Subset, config) -> None:
     """Writes what has all images of a subset; raises as `export`."""
     stores = sources.find_stores(request, workdir, manifest)
-    dataset = None
-    if config is not None:
-        from redundancy.data import shared_dataset
-
-        dataset = shared_dataset(workdir.known(config))
-        workdir.check_fingerprint(subset.metadata["fingerprint"] or {}, dataset.fingerprint, workdir.subsets)
-    ids, said = sources.image_ids(request, stores, subset, dataset)
+    dataset = _dataset(workdir, subset, config)
+    ids, said = sources.image_ids(request, stores, subset, np.arange(len(subset.positions)), dataset)
     table = groups.make_table(
         subset, sources.kept_by_fraction(request, workdir, manifest, subset), ids, _class_names(stores)
     )

@@ -1,5 +1,6 @@
 """A subset as a table for other tools: a row for each image, with its group and the fractions at which it is kept."""
 
+import csv
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,7 +48,16 @@ def make_table(
 
 
 def csv_bytes(table: pa.Table) -> bytes:
-    """The table as CSV in UTF-8, with a header; what is null is empty."""
+    """The table as CSV in UTF-8, with a header; what is null is empty. Names that are no UTF-8 keep their bytes."""
+    if "id" in table.column_names and pa.types.is_binary(table.schema.field("id").type):
+        names = [name.decode("utf-8", "surrogateescape") for name in table["id"].to_pylist()]
+        place, text = table.column_names.index("id"), io.StringIO(newline="")
+        rest = csv_bytes(table.set_column(place, "id", pa.nulls(len(table), pa.string()))).decode()
+        writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        rows = csv.reader(io.StringIO(rest, newline=""))
+        writer.writerow(next(rows))
+        writer.writerows([*row[:place], name, *row[place + 1 :]] for row, name in zip(rows, names, strict=True))
+        return text.getvalue().encode("utf-8", "surrogateescape")
     buffer = io.BytesIO()
     options = pyarrow.csv.WriteOptions(quoting_style="needed")
     pyarrow.csv.write_csv(table, buffer, options)

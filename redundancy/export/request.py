@@ -9,10 +9,11 @@ from redundancy.config import FIELDS, LAYERS, share_hint
 from redundancy.methods import METHODS
 from redundancy.runtime.errors import ConfigError
 
-FORMATS = ("npy", "txt", "parquet", "tfds", "groups-csv", "groups-parquet", "projector")
-OF_ALL = FORMATS[4:]  # those of all images, kept and dropped
+FORMATS = ("npy", "txt", "csv", "parquet", "folder", "tfds", "groups-csv", "groups-parquet", "projector")
+OF_ALL = FORMATS[6:]  # those of all images, kept and dropped
+LINKS = ("symlink", "hard", "copy")
 PROJECTOR_FILES = ("tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt")
-IMAGE_IDS = ("auto", "tfds", "none")
+IMAGE_IDS = ("auto", "position", "tfds", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +23,17 @@ class Request:
     Attributes:
       fraction: kept share of the subset.
       format: one of FORMATS.
-      output: file to write, local or gs://; of the projector the folder.
+      output: file to write, local or gs://; of folder and projector the folder.
       method: how the subset was chosen.
       layer: of its embeddings; None is "end", or none if the method reads none.
       trial: number of the trial; None if one subset serves all.
       dropped: the images that the subset leaves out, instead of those that it keeps.
       overwrite: whether a file that is there may be replaced.
-      image_ids: one of IMAGE_IDS: what the column id of groups and projector holds; None is "auto".
+      image_ids: one of IMAGE_IDS: what images are named by, except in tfds and folder; None is "auto".
       limit: most images for the projector; None is 10,000.
+      null: whether txt ends each name with a null byte instead of a line break.
+      link: one of LINKS: how folder has the files; None is "symlink".
+      images: folder that the names of files are relative to, for folder; None is the data set's.
     """
 
     fraction: float
@@ -42,6 +46,9 @@ class Request:
     overwrite: bool = False
     image_ids: str | None = None
     limit: int | None = None
+    null: bool = False
+    link: str | None = None
+    images: str | None = None
 
     @property
     def embedding(self) -> str | None:
@@ -59,10 +66,16 @@ def check(request: Request) -> None:
     if not 0 < request.fraction <= 1:  # nor is NaN
         hint = share_hint(FIELDS["report_fraction"], request.fraction).rstrip(".")
         refuse(f"fraction is {request.fraction:g}; wanted a number above 0 and up to 1, such as 0.9.{hint}")
-    for field, known in (("method", METHODS), ("format", FORMATS), ("layer", LAYERS), ("image_ids", IMAGE_IDS)):
+    for field, known in (
+        ("method", METHODS),
+        ("format", FORMATS),
+        ("layer", LAYERS),
+        ("image_ids", IMAGE_IDS),
+        ("link", LINKS),
+    ):
         given, flag = getattr(request, field), field.replace("_", "-")
-        if field == "image_ids" and given is not None and form not in OF_ALL:
-            refuse(f"image-ids is for --format {', '.join(OF_ALL)}, not for {form}; leave it out")
+        if field == "image_ids" and given is not None and form in ("folder", "tfds"):
+            refuse(f"image-ids is not for --format {form}, which has names of its own; leave it out")
         if given is not None and given not in known:
             refuse(f"{flag} is {given!r}; wanted one of {', '.join(known)}")
     known_method = METHODS[method]
@@ -76,6 +89,9 @@ def check(request: Request) -> None:
         refuse(f"dropped is given, but --format {form} has all images; leave it out")
     if limit is not None and form != "projector":
         refuse(f"limit is for --format projector, not for {form}; leave it out")
+    for field, of in (("null", "txt"), ("link", "folder"), ("images", "folder")):
+        if getattr(request, field) and form != of:
+            refuse(f"{field} is for --format {of}, not for {form}; leave it out")
     if limit is not None and limit < 1:
         refuse(f"limit is {limit}; wanted a number of images from 1 on")
 
@@ -86,6 +102,14 @@ def check_output(request: Request) -> None:
     if path == "-":
         raise ConfigError(f"{shown}: nothing is written to the standard output; wanted a file, such as ./kept.txt.")
     local = os.path.expanduser(storage.local_path(path)) if storage.is_local(path) else ""
+    if request.format == "folder":
+        if not local:
+            raise ConfigError(f"{shown}: links and copies of files are made on this machine; wanted a local folder.")
+        if request.overwrite:
+            raise ConfigError("--overwrite is given, but --format folder never writes over files; name another folder.")
+        if os.path.lexists(local) and (not os.path.isdir(local) or os.listdir(local)):
+            raise ConfigError(f"{shown} is there already, and is no empty folder. Name a folder that is not there.")
+        return
     if request.format == "projector":
         if local and os.path.exists(local) and not os.path.isdir(local):
             raise ConfigError(f"{shown} is a file; wanted a folder, new or empty.")

@@ -10,8 +10,8 @@ import pyarrow as pa
 from redundancy import storage
 from redundancy.config import fraction_name
 from redundancy.data.tfds import ids as tfds_ids
+from redundancy.embedding import ids as ids_lib
 from redundancy.export.request import Request
-from redundancy.importing import ids as ids_lib
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.selection.subset import Subset, check_file, read_subset
 from redundancy.workdir import Workdir, subset_name
@@ -84,7 +84,7 @@ def find_stores(request: Request, workdir: Workdir, manifest: Mapping[str, Any])
 
 
 def read_ids(stores: Sequence[str], positions: np.ndarray) -> pa.Array | None:
-    """The ids that were imported for these positions [n], or None.
+    """The names that the stores have for these positions [n], or None.
 
     Raises:
       DataError: some position has none, or they are lost or damaged.
@@ -123,20 +123,29 @@ def kept_by_fraction(
     return dict(sorted(found.items(), reverse=True))
 
 
-def image_ids(request: Request, stores: Sequence[str], subset: Subset, dataset) -> tuple[pa.Array | None, str]:
-    """The column id of all images of a subset, or None, and for the log what it holds.
+def image_ids(
+    request: Request, stores: Sequence[str], subset: Subset, rows: np.ndarray, dataset
+) -> tuple[pa.Array | None, str]:
+    """What names the images in `rows` [n] of a subset: [n] string, binary or int64, or None; and for the log what it is.
 
     Raises:
-      DataError: ids are lost or damaged, or TFDS's are asked for and the data set has none.
+      DataError: names are lost or damaged, or TFDS's are asked for and the data set has none.
     """
-    positions = subset.positions
-    match request.image_ids or "auto":
-        case "none":
-            return None, ""
-        case "tfds":
-            return pa.array(tfds_ids.example_ids(subset.metadata["fingerprint"] or {}, positions)), ", with TFDS's ids"
-    ids = read_ids(stores, positions)
-    if ids is not None:
-        return ids, ", with the ids that were imported"
+    positions, fingerprint = subset.positions[rows], subset.metadata["fingerprint"] or {}
+    asked = request.image_ids or "auto"
+    if asked == "none":
+        return None, ""
+    if asked == "position":
+        return pa.array(positions), ", by their positions"
+    if asked == "tfds":
+        return pa.array(tfds_ids.example_ids(fingerprint, positions)), ", by TFDS's ids"
+    if (ids := read_ids(stores, positions)) is not None:
+        return ids, ", by their names"
     names = dataset.file_names("train", positions) if dataset is not None else None
-    return (None, ", without ids") if names is None else (pa.array(names, pa.string()), ", with the names of files")
+    if names is not None:
+        return ids_lib.of_files(names), ", by the names of their files"
+    # Lists of TFDS's ids are a format of their own.
+    if request.format not in ("npy", "txt") and fingerprint.get("files"):
+        return pa.array(tfds_ids.example_ids(fingerprint, positions)), ", by TFDS's ids"
+    why = "they have no names" if stores else "the embeddings, and with them any names, are no longer there"
+    return None, f", by their positions ({why})"

@@ -16,8 +16,8 @@ from absl import logging
 
 from redundancy import storage
 from redundancy.data import inputs
+from redundancy.embedding import ids as ids_lib
 from redundancy.embedding import write
-from redundancy.importing import ids as ids_lib
 from redundancy.importing import labels as labels_lib
 from redundancy.importing.request import Request, check, parse_columns
 from redundancy.importing.vectors import FileVectors, Vectors, checked, open_vectors
@@ -310,6 +310,8 @@ def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
     num_parts = min(n, request.parts or max(1, round(4 * n * given.vectors.dimension / _PART_BYTES)))
     _clear_begun(folder, identity, num_parts)
     _write_parts(folder, given.vectors, target, identity, num_parts)
+    if ids is None and config is not None and (names := dataset.file_names("train", target.positions)) is not None:
+        ids = ids_lib.of_files(names)
     if ids is None:
         ids_lib.remove(folder)
     else:

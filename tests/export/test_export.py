@@ -13,8 +13,8 @@ import pytest
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
+from redundancy.embedding import ids as ids_lib
 from redundancy.export.command import Request, export
-from redundancy.importing import ids as ids_lib
 from redundancy.importing.stage import Request as Import
 from redundancy.importing.stage import import_embeddings
 from redundancy.runtime.errors import ConfigError, DataError, UserError, WorkdirError
@@ -126,10 +126,12 @@ def test_nothing_is_overwritten_unless_asked_for(selected, tmp_path):
         ({"fraction": 0.9, "method": "random", "trial": 0, "layer": "end"}, "--layer is given, but random"),
         ({"fraction": 0.9, "trial": 0}, "--trial is given, but there is one semantic"),
         ({"fraction": 0.9, "layer": "last"}, "wanted one of start, middle, end"),
-        ({"fraction": 0.9, "format": "csv"}, "wanted one of npy, txt, parquet, tfds, groups-csv, groups-parquet, projector"),
+        ({"fraction": 0.9, "format": "json"}, "wanted one of npy, txt, csv, parquet, folder, tfds, groups-csv, groups-parquet, projector"),
         ({"fraction": 0.9, "format": "groups-csv", "dropped": True}, "--dropped is given, but --format groups-csv has all"),
-        ({"fraction": 0.9, "image_ids": "tfds"}, "--image-ids is for --format groups-csv.* not for npy"),
-        ({"fraction": 0.9, "format": "groups-csv", "image_ids": "x"}, "--image-ids is 'x'; wanted one of auto, tfds, none"),
+        ({"fraction": 0.9, "format": "tfds", "image_ids": "none"}, "--image-ids is not for --format tfds"),
+        ({"fraction": 0.9, "null": True}, "--null is for --format txt, not for npy"),
+        ({"fraction": 0.9, "link": "hard"}, "--link is for --format folder, not for npy"),
+        ({"fraction": 0.9, "format": "groups-csv", "image_ids": "x"}, "--image-ids is 'x'; wanted one of auto, position, tfds, none"),
         ({"fraction": 0.9, "limit": 3}, "--limit is for --format projector, not for npy"),
         ({"fraction": 0.9, "format": "projector", "limit": 0}, "--limit is 0; wanted"),
         ({"fraction": 0.9, "format": "projector", "limit": 3}, "--limit is 3; wanted at least 4, an image of each class"),
@@ -216,20 +218,19 @@ def test_what_the_lines_are_is_logged_and_lost_ids_are_missed(tmp_path, imported
         export(Request(0.8, form, str(tmp_path / "kept"), overwrite=True), workdir)
         return caplog.records[-1].getMessage()
 
-    assert "by their positions (no ids were imported)" in said()
+    assert "by their positions (they have no names)" in said()
     again = Import(str(tmp_path / "E.npy"), str(tmp_path / "Y.npy"), ids=str(tmp_path / "I.txt"))
     import_embeddings(again, workdir)
-    for form in ("txt", "parquet"):
-        assert said(form).endswith("by their ids")
-    assert "by their" not in said("npy")
+    for form in ("txt", "npy", "csv", "parquet"):
+        assert said(form).endswith("by their names")
     storage.remove(ids_lib.path(workdir.embeddings("end")))
-    for form in ("txt", "parquet"):
-        with pytest.raises(DataError, match=r"ids\.parquet is missing, .* ids were imported"):
+    for form in ("txt", "npy", "csv", "parquet"):
+        with pytest.raises(DataError, match=r"ids\.parquet is missing, .* there were names"):
             said(form)
     import_embeddings(again, workdir)
-    assert said().endswith("by their ids")
+    assert said().endswith("by their names")
     storage.remove(workdir.path("embeddings"))
-    assert "the embeddings, and with them any ids, are no longer there" in said()
+    assert "the embeddings, and with them any names, are no longer there" in said()
 
 
 def test_ids_that_were_imported_come_back(tmp_path, imported):

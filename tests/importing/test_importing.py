@@ -14,8 +14,8 @@ import pytest
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
+from redundancy.embedding import ids as ids_lib
 from redundancy.embedding import store, write
-from redundancy.importing import ids as ids_lib
 from redundancy.importing import vectors
 from redundancy.importing.stage import import_embeddings
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError

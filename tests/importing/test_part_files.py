@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from redundancy.importing import ids as ids_lib
+from redundancy.embedding import ids as ids_lib
 from redundancy.importing import vectors
 from redundancy.runtime.errors import ConfigError, DataError
 from tests.importing.import_files import D, N, check

@@ -1,4 +1,7 @@
-"""The ids of imported embeddings, beside their store: ids.parquet with columns position and id.
+"""The names of the images of a store, beside it: ids.parquet with columns position and id.
+
+They are ids that were imported, or the files of a folder of images, relative to it. Names that are no UTF-8 make the column
+binary; its bytes are those of the file system.
 
 ids.json holds their checksum, so that a lost ids.parquet is noticed. The store's manifest does not name them: ids may come
 later, and everything made of the embeddings refers to the manifest by its checksum.
@@ -6,6 +9,8 @@ later, and everything made of the embeddings refers to the manifest by its check
 
 import contextlib
 import hashlib
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +33,21 @@ def _marker(folder: str) -> str:
 
 
 def _sha256(ids: pa.Array) -> str:
-    return hashlib.sha256("\n".join(ids.to_pylist()).encode()).hexdigest()
+    return hashlib.sha256(
+        "\n".join(ids.to_pylist()).encode() if _is_text(ids) else b"\n".join(ids.to_pylist())
+    ).hexdigest()
+
+
+def _is_text(ids: pa.Array) -> bool:
+    return pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)
+
+
+def of_files(names: Sequence[str]) -> pa.Array:
+    """Names of files, as Python has them: [n] string, or binary if one is no UTF-8."""
+    try:
+        return pa.array(names, pa.string())
+    except UnicodeEncodeError:
+        return pa.array([os.fsencode(name) for name in names], pa.binary())
 
 
 def content_of(manifest: Any) -> Any:
@@ -37,14 +56,20 @@ def content_of(manifest: Any) -> Any:
     return checkpoint.get("sha256") if isinstance(checkpoint, dict) else None
 
 
+def tie(manifest: Any) -> Any:
+    """The checksum that ties names to a store: of the import, or of the data set; None if its manifest has neither."""
+    fingerprint = manifest.get("fingerprint") if isinstance(manifest, dict) else None
+    return content_of(manifest) or (fingerprint.get("sha256") if isinstance(fingerprint, dict) else None)
+
+
 def write(folder: str, positions: np.ndarray, ids: pa.Array, content: str) -> None:
     """Writes the ids of a store.
 
     Args:
       folder: the store's.
       positions: [n] int64 ascending.
-      ids: [n] string.
-      content: the checksum of the import, which ties the ids to the store.
+      ids: [n] string or binary.
+      content: see `tie`.
     """
     table = pa.table({"position": positions, "id": ids})
     storage.write_json(_marker(folder), {"sha256": _sha256(ids)})
@@ -67,7 +92,7 @@ def may_write(folder: str, ids: pa.Array) -> bool:
 
 
 def read(folder: str) -> tuple[np.ndarray, pa.Array] | None:
-    """The ids of a finished store: positions [n] int64 ascending and their ids [n] string; None if it has none.
+    """The ids of a finished store: positions [n] int64 ascending and their ids [n] string or binary; None if it has none.
 
     Raises:
       DataError: they are lost, damaged, or of other embeddings than the store's.
@@ -76,14 +101,14 @@ def read(folder: str) -> tuple[np.ndarray, pa.Array] | None:
     if not storage.exists(file):
         if storage.exists(marker):
             raise DataError(
-                f'{file} is missing, but {marker} says that ids were imported. Give "redundancy import" with the same ids '
+                f'{file} is missing, but {marker} says that there were names. Give "redundancy import" with the same ids '
                 f"again, or delete {marker} to go on without any."
             )
         return None
     table = None
     with contextlib.suppress(DataError):
         table = storage.read_parquet(file, ["position", "id"])
-    content = content_of(read_manifest(folder))
+    content = tie(read_manifest(folder))
     if table is None or not _is_whole(table, content):
         raise DataError(f"{file} is damaged, or of other embeddings than {folder}. Delete it and {_AGAIN}.")
     if storage.exists(marker) and storage.read_json(marker) != {"sha256": storage.parquet_metadata(table)["sha256"]}:
@@ -96,7 +121,7 @@ def read(folder: str) -> tuple[np.ndarray, pa.Array] | None:
 def _is_whole(table: pa.Table, content: str | None) -> bool:
     """Whether these are the ids that were written beside the embeddings of this content."""
     position, ids = table["position"].combine_chunks(), table["id"].combine_chunks()
-    if position.type != pa.int64() or not (pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)):
+    if position.type != pa.int64() or not (_is_text(ids) or pa.types.is_binary(ids.type)):
         return False
     if position.null_count or ids.null_count or (np.diff(position.to_numpy()) <= 0).any():
         return False
