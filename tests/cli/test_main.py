@@ -129,8 +129,8 @@ def test_from_embeddings_to_what_is_kept(redundancy, tmp_path):
     command("import --workdir W --embeddings E.npy --labels Y.npy --ids I.txt")
     command("link --config configs/embeddings.py --workdir W")
     command("select --config configs/embeddings.py --workdir W --config.fractions=(0.9,0.5)")
-    for form in ("npy", "txt", "parquet"):
-        command(f"export --workdir W --fraction 0.9 --format {form} --output FILE.{form}")
+    for form, ids in (("npy", "position"), ("txt", "auto"), ("parquet", "auto")):
+        command(f"export --workdir W --fraction 0.9 --format {form} --image-ids {ids} --output FILE.{form}")
     counts = class_counts(np.bincount(labels), 0.9)
     expected = []
     for label, count in counts.items():
