@@ -21,9 +21,9 @@ from benchmarks import common
 from benchmarks.common import say
 from redundancy import config as config_lib
 from redundancy.data import open_dataset
+from redundancy.training.learning_rate import learning_rate, peak_learning_rate
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh
-from redundancy.training.schedule import learning_rate, peak_learning_rate
 from redundancy.training.trainer import Trainer
 from redundancy.workdir.table import full_schedule
 

@@ -20,8 +20,8 @@ from redundancy.config.field import Field as Field
 from redundancy.config.field import fraction_name as fraction_name
 from redundancy.config.field import same_fraction as same_fraction
 from redundancy.config.field import share_hint as share_hint
-from redundancy.config.fields import FIELDS as FIELDS
 from redundancy.config.loading import evaluate as evaluate
 from redundancy.config.loading import find as find
 from redundancy.config.loading import load as load
 from redundancy.config.loading import shipped as shipped
+from redundancy.config.sections import FIELDS as FIELDS

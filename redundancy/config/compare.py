@@ -8,7 +8,7 @@ import ml_collections
 
 from redundancy.config.convert import defaults
 from redundancy.config.field import Affects
-from redundancy.config.fields import FIELDS
+from redundancy.config.sections import FIELDS
 
 
 def to_json(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import ml_collections
 
 from redundancy.config import data, experiment, model, training
 from redundancy.config.field import CONTROLS, Field, share_hint
-from redundancy.config.fields import FIELDS
+from redundancy.config.sections import FIELDS
 from redundancy.runtime.errors import ConfigError, nearest
 from redundancy.runtime.paths import given_path
 

@@ -21,7 +21,7 @@ from redundancy.runtime.sizes import binary
 from redundancy.workdir import Workdir
 from redundancy.workdir.finished import is_finished
 
-_NEAR = 0.8  # share of a device's memory above which plan.check_fits is called
+_NEAR = 0.8  # share of a device's memory above which device_memory.check_fits is called
 _WAYS = {
     "embed": "take a machine with more memory, or raise config.embedding_parts",
     "link": "link on a machine with more memory or on a cluster (--scheduler), keep a larger fraction, or split the class",
@@ -78,15 +78,15 @@ def _check_memory(work: Work, cluster: bool) -> str:
 
 def _check_devices(work: Work) -> str:
     """The memory that programs need on each device, in words; raises ConfigError if one does not fit."""
-    from redundancy.training import plan
+    from redundancy.training import memory as device_memory
 
-    network, shown, estimate = work.network, [], functools.cache(plan.estimate)
+    network, shown, estimate = work.network, [], functools.cache(device_memory.estimate)
     for stage, programs in network.programs.items():
         device, pack = programs.mesh.local_devices[0], network.pack[stage]
-        have, wanted = plan.device_memory(device), sum(estimate(programs, pack, network.resident).values())
+        have, wanted = device_memory.device_memory(device), sum(estimate(programs, pack, network.resident).values())
         if wanted > _NEAR * have:
             try:
-                plan.check_fits(programs, pack, network.resident)
+                device_memory.check_fits(programs, pack, network.resident)
             except ConfigError as error:
                 text = f'The stage "{stage}" does not fit: {error}'
                 # Other programs may free some of a CPU's memory before the sweep begins.

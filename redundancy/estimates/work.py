@@ -72,9 +72,9 @@ def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> tuple[Network, 
     import jax.numpy as jnp
 
     from redundancy.training.feed import resident_images
+    from redundancy.training.memory import num_bytes
     from redundancy.training.mesh import make_mesh, pack_size
     from redundancy.training.packing import candidates
-    from redundancy.training.plan import num_bytes
     from redundancy.training.programs import Programs
 
     num_images, shape, classes = len(dataset.train.positions), dataset.image_shape, len(dataset.class_names)

@@ -1,4 +1,4 @@
-"""SGD with momentum and coupled L2 on kernels. The learning rate is schedule.py's."""
+"""SGD with momentum and coupled L2 on kernels. The learning rate is learning_rate.py's."""
 
 import jax
 import optax

@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from redundancy import storage
 from redundancy.runtime.errors import ConfigError
+from redundancy.training.memory import check_fits
 from redundancy.training.mesh import pack_size, put
-from redundancy.training.plan import check_fits
 from redundancy.training.programs import Programs
 
 _TRIED = (4, 8)  # trials on each device

@@ -18,9 +18,9 @@ from redundancy.data.augmentation import augment, normalize
 from redundancy.models import make_model
 from redundancy.models.flops import uses_xla_convolutions
 from redundancy.training.feed import fetch
+from redundancy.training.learning_rate import learning_rate, peak_learning_rate
 from redundancy.training.micro_batches import mean_value_and_grad
 from redundancy.training.optimizer import make_optimizer
-from redundancy.training.schedule import learning_rate, peak_learning_rate
 
 State = dict[str, Any]  # params, batch_stats, opt_state, step; with a leading trial axis in a pack
 

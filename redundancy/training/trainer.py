@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 from redundancy.data import Dataset
 from redundancy.models.flops import multiply_adds
 from redundancy.training.feed import make_feed, resident_images
+from redundancy.training.memory import check_fits
 from redundancy.training.mesh import fetch_to_host, put
-from redundancy.training.plan import check_fits
 from redundancy.training.programs import Programs, State
 from redundancy.workdir.table import Schedule
 

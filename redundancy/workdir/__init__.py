@@ -1,7 +1,5 @@
 """The folder of one experiment: paths of its artifacts, its config, which stages are finished, and who may write."""
 
-from redundancy.workdir.claim import Workdir as Workdir
-from redundancy.workdir.claim import versions as versions
 from redundancy.workdir.layout import STAGES as STAGES
 from redundancy.workdir.layout import run_name as run_name
 from redundancy.workdir.layout import subset_name as subset_name
@@ -10,3 +8,5 @@ from redundancy.workdir.manifest import need_manifest as need_manifest
 from redundancy.workdir.manifest import need_results as need_results
 from redundancy.workdir.manifest import read_manifest as read_manifest
 from redundancy.workdir.manifest import write_manifest as write_manifest
+from redundancy.workdir.workdir import Workdir as Workdir
+from redundancy.workdir.workdir import versions as versions

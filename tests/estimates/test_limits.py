@@ -21,7 +21,7 @@ from redundancy.runtime import machine
 from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.selection.link import link
 from redundancy.selection.select import select
-from redundancy.training import plan
+from redundancy.training import memory as device_memory
 from redundancy.training.checkpoints import Checkpoints
 from redundancy.workdir import STAGES, Workdir
 
@@ -208,7 +208,11 @@ def test_a_sweep_that_will_not_fit_is_an_error_before_the_training(small, memory
     work = work_of(config, workdir, dataset, STAGES)
     assert work.network.pack == {"train": 1, "embed": 1, "sweep": 3}
     alone, together = (
-        sum(plan.estimate(work.network.programs[stage], work.network.pack[stage], work.network.resident).values())
+        sum(
+            device_memory.estimate(
+                work.network.programs[stage], work.network.pack[stage], work.network.resident
+            ).values()
+        )
         for stage in ("train", "sweep")
     )
     assert together > 1.5 * alone

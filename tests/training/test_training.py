@@ -10,8 +10,8 @@ import pytest
 from redundancy import config as config_lib
 from redundancy.models import make_model
 from redundancy.models.batch_norm import BatchNorm
+from redundancy.training.learning_rate import learning_rate
 from redundancy.training.optimizer import make_optimizer
-from redundancy.training.schedule import learning_rate
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(100, 10), (100, 0), (7, 3), (50, 50)])

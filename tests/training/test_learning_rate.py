@@ -7,8 +7,8 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy.runtime.errors import ConfigError
+from redundancy.training.learning_rate import learning_rate, peak_learning_rate
 from redundancy.training.pretrain import train
-from redundancy.training.schedule import learning_rate, peak_learning_rate
 from redundancy.workdir import Workdir
 from redundancy.workdir.table import Schedule, check, full_schedule, subset_schedule
 
