@@ -47,7 +47,7 @@ def memory_of(monkeypatch):
 
     def give(host, device=2**40):
         monkeypatch.setattr(machine, "available_memory", lambda: host)
-        monkeypatch.setattr(plan, "device_memory", lambda _: device)
+        monkeypatch.setattr(device_memory, "device_memory", lambda _: device)
 
     return give
 
