@@ -21,8 +21,8 @@ _DIRECTIONS = (16, 32, 64, 128)
 # What is weighed, in nanoseconds of one core: a pair of rows of p numbers, a number of a projected row, an exact value of d.
 _PAIR, _PAIR_NUMBER, _NUMBER, _EXACT, _EXACT_NUMBER = 0.35, 0.025, 0.025, 40.0, 0.6
 _WORTH = 0.8
-# The square of a sum of lengths is at most (1 + _SHARE) of the first one's and (1 + 1 / _SHARE) of the second one's square.
-_SHARE = 2.0**-7
+# The square of a sum of lengths is at most (1 + SHARE) of the first one's and (1 + 1 / SHARE) of the second one's square.
+SHARE = 2.0**-7
 
 
 @jax.jit
@@ -94,6 +94,7 @@ def centred(units: Units) -> Rows:
 
 @compiled(fastmath=True)
 def _gram_schmidt(rows):
+    """Orthonormal directions of the rows, [p, d] float32; 0 if a row adds none."""
     directions = rows.copy()
     num, dimension = rows.shape
     for one in range(num):
@@ -115,15 +116,10 @@ def _gram_schmidt(rows):
     return directions
 
 
-def _orthonormal(rows: np.ndarray) -> tuple[np.ndarray, float]:
-    """Gram and Schmidt's directions of the rows, 0 if a row adds none; and how far from orthonormal they are.
-
-    Returns:
-      [p, d] float32, and by how much a vector's squared length can grow in the directions, at most, as a share.
-    """
-    directions = _gram_schmidt(rows)
+def growth(directions: np.ndarray) -> float:
+    """By how much a vector's squared length can grow in directions [p, d], orthonormal or 0, at most, as a share."""
     wide = directions.astype(np.float64)
-    return directions, float(np.linalg.norm(wide @ wide.T - np.diag(directions.any(axis=1).astype(np.float64))))
+    return float(np.linalg.norm(wide @ wide.T - np.diag(directions.any(axis=1).astype(np.float64))))
 
 
 def _in_directions(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -138,14 +134,17 @@ def _in_directions(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return out
 
 
-def _projected(whole: Rows, rows: np.ndarray, some: np.ndarray | slice, growth: float) -> Rows:
-    """`rows`, some of the whole ones in a few directions; `growth` is `_orthonormal`'s."""
+def projected_rows(whole: Rows, rows: np.ndarray, some: np.ndarray | slice, growth: float) -> Rows:
+    """`rows` as `Rows`: some of the whole ones in a few directions, of which `growth` is known.
+
+    Each number of `rows` is a product [d] in float32, its sum taken in any order.
+    """
     num, dimension = rows.shape[1], whole.rows.shape[1]
     half = np.einsum("np,np->n", rows, rows, dtype=np.float64) / 2
     # Each of the p products is off by less than d 2**-24 of the row's length, so a row is by less than the root of p of it.
     error = (2 * dimension * _ROUNDING) ** 2 * num * 2 * whole.half[some]
-    loose = (1 + _SHARE) * (1 + growth) * whole.loose[some] + (1 + 1 / _SHARE) * error
-    return Rows(rows, half, (1 + _SHARE) * (1 + growth) * whole.widen, loose)
+    loose = (1 + SHARE) * (1 + growth) * whole.loose[some] + (1 + 1 / SHARE) * error
+    return Rows(rows, half, (1 + SHARE) * (1 + growth) * whole.widen, loose)
 
 
 def _share_proposed(rows: Rows, threshold: float) -> float:
@@ -165,8 +164,9 @@ def projected(whole: Rows, threshold: float) -> Rows:
     # Enough for some of its pairs to be near, however large the class.
     num_sample = min(2048, max(_SAMPLE, 1 << round(np.log2(2 * n**0.5))))
     sample = np.random.default_rng(n).choice(n, most + num_sample, replace=False, shuffle=False)
-    directions, growth = _orthonormal(whole.rows[sample[:most]])
-    if growth > _SHARE:
+    directions = _gram_schmidt(whole.rows[sample[:most]])
+    grown = growth(directions)
+    if grown > SHARE:
         return whole
     # Those that the directions were taken from lie wholly in them, and would say nothing of the others.
     others = sample[most:]
@@ -174,10 +174,10 @@ def projected(whole: Rows, threshold: float) -> Rows:
     num_pairs = n * n / 2
     cost = {dimension: _WORTH * num_pairs * (_PAIR + dimension * _PAIR_NUMBER)}
     for num in choices:
-        share = _share_proposed(_projected(whole, of_others[:, :num], others, growth), threshold)
+        share = _share_proposed(projected_rows(whole, of_others[:, :num], others, grown), threshold)
         exact = share * num_pairs * (_EXACT + dimension * _EXACT_NUMBER)
         cost[num] = num_pairs * (_PAIR + num * _PAIR_NUMBER) + n * dimension * num * _NUMBER + exact
     num = min(cost, key=cost.get)
     if num == dimension:
         return whole
-    return _projected(whole, _in_directions(whole.rows, directions[:num]), slice(None), growth)
+    return projected_rows(whole, _in_directions(whole.rows, directions[:num]), slice(None), grown)
