@@ -19,7 +19,7 @@ _BLOCK, _LARGE_BLOCK = 256, 2048
 _SAMPLE = 256
 _DIRECTIONS = (16, 32, 64, 128)
 # What is weighed, in nanoseconds of one core: a pair of rows of p numbers, a number of a projected row, an exact value of d.
-_PAIR, _PAIR_NUMBER, _NUMBER, _EXACT, _EXACT_NUMBER = 0.35, 0.025, 0.025, 40.0, 0.6
+_PAIR, _PAIR_NUMBER, _NUMBER, EXACT, EXACT_NUMBER = 0.35, 0.025, 0.025, 40.0, 0.6
 _WORTH = 0.8
 # The square of a sum of lengths is at most (1 + SHARE) of the first one's and (1 + 1 / SHARE) of the second one's square.
 SHARE = 2.0**-7
@@ -154,12 +154,35 @@ def _share_proposed(rows: Rows, threshold: float) -> float:
     return (np.count_nonzero(near) - np.count_nonzero(np.diagonal(near))) / (n * (n - 1))
 
 
-def projected(whole: Rows, threshold: float) -> Rows:
-    """The rows in a few directions, those of as many of the images, if that is the quicker way; else as they are."""
+@dataclasses.dataclass(frozen=True)
+class Shortening:
+    """The quickest way to the near pairs of a class by all blocks.
+
+    Attributes:
+      directions: [p, d] float32 for rows in these directions; None for rows as they are.
+      growth: see `growth`.
+      nanoseconds: about what it takes one core.
+    """
+
+    directions: np.ndarray | None
+    growth: float
+    nanoseconds: float
+
+    def of(self, whole: Rows) -> Rows:
+        """The rows."""
+        if self.directions is None:
+            return whole
+        return projected_rows(whole, _in_directions(whole.rows, self.directions), slice(None), self.growth)
+
+
+def shortening(whole: Rows, threshold: float) -> Shortening:
+    """The rows in a few directions, those of as many of the images, if a sample says that it is the quicker way."""
     n, dimension = whole.rows.shape
+    num_pairs = n * n / 2
+    as_they_are = Shortening(None, 0.0, num_pairs * (_PAIR + dimension * _PAIR_NUMBER))
     choices = [num for num in _DIRECTIONS if 2 * num <= dimension and 16 * num <= n]
     if not choices or n < 2 * _SAMPLE:
-        return whole
+        return as_they_are
     most = choices[-1]
     # Enough for some of its pairs to be near, however large the class.
     num_sample = min(2048, max(_SAMPLE, 1 << round(np.log2(2 * n**0.5))))
@@ -167,17 +190,16 @@ def projected(whole: Rows, threshold: float) -> Rows:
     directions = _gram_schmidt(whole.rows[sample[:most]])
     grown = growth(directions)
     if grown > SHARE:
-        return whole
+        return as_they_are
     # Those that the directions were taken from lie wholly in them, and would say nothing of the others.
     others = sample[most:]
     of_others = _in_directions(whole.rows[others], directions)
-    num_pairs = n * n / 2
-    cost = {dimension: _WORTH * num_pairs * (_PAIR + dimension * _PAIR_NUMBER)}
+    cost = {}
     for num in choices:
         share = _share_proposed(projected_rows(whole, of_others[:, :num], others, grown), threshold)
-        exact = share * num_pairs * (_EXACT + dimension * _EXACT_NUMBER)
+        exact = share * num_pairs * (EXACT + dimension * EXACT_NUMBER)
         cost[num] = num_pairs * (_PAIR + num * _PAIR_NUMBER) + n * dimension * num * _NUMBER + exact
     num = min(cost, key=cost.get)
-    if num == dimension:
-        return whole
-    return projected_rows(whole, _in_directions(whole.rows, directions[:num]), slice(None), grown)
+    if cost[num] >= _WORTH * as_they_are.nanoseconds:
+        return as_they_are
+    return Shortening(directions[:num], grown, cost[num])

@@ -1,29 +1,22 @@
-"""Pairs of a large class up to a dissimilarity, by boxes around the leaves of a kd-tree: what two boxes keep apart is not looked at.
+"""Boxes around the leaves of a kd-tree and around its other nodes, for `walk`.
 
-Rows in a few directions (see `bounds`) lie in the order of the leaves, and every node of the tree has its bounding box. A
-walk down the tree finds to each leaf the leaves that may hold a near one; of both, the rows near the other's box are
-multiplied. All of this only proposes pairs, with a bound on its rounding; the exact value decides. Knows nothing of files
-and classes.
+Rows in a few directions (see `bounds`) lie in the order of the leaves. A box's borders are numbers of its rows, so they have
+no rounding of their own. Knows nothing of thresholds.
 """
 
-import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable
+import functools
+import hashlib
 
 import numpy as np
 
-from redundancy.linkage import bounds, dissimilarity, leaves
+from redundancy.linkage import bounds, leaves
 from redundancy.linkage.bounds import Rows
-from redundancy.linkage.dissimilarity import Units
-from redundancy.linkage.pairs import Pairs, TooManyPairs, concatenate
 from redundancy.runtime.compiled import compiled
 
-_SHORT = 16  # directions in which rows are multiplied
-_LANES = 8
-_FAR = np.float32(1e30)
-_LEAVES_AT_ONCE = 32
-_ROOM = 1 << 16
+SHORT = 16  # directions in which rows are multiplied
+LANES = 8
 
 
 @compiled
@@ -58,155 +51,6 @@ def _fill_short(rows, levels, short):
                 short[leaf, column, place - begin] = rows[place, column]
 
 
-@compiled(fastmath=True)
-def _gap(low, high, one, other):
-    """The squared distance of two boxes."""
-    total = np.float32(0)
-    for column in range(low.shape[1]):
-        gap = max(low[one, column] - high[other, column], low[other, column] - high[one, column])
-        gap = max(gap, np.float32(0))
-        total += gap * gap
-    return total
-
-
-@compiled(fastmath=True)
-def _near_rows(short, low, high, room, count, gaps, near):
-    """Rows of a leaf whose squared distance to a box is at most `room`: [q, w], [p], [p] to how many, and which in `near`."""
-    gaps[:] = np.float32(0)
-    for column in range(len(short)):
-        begin, end = low[column], high[column]
-        for row in range(len(gaps)):
-            gap = max(begin - short[column, row], short[column, row] - end)
-            gap = max(gap, np.float32(0))
-            gaps[row] += gap * gap
-    found = 0
-    for row in range(count):
-        if gaps[row] <= room:
-            near[found] = row
-            found += 1
-    return found
-
-
-@compiled(fastmath=True)
-def _multiply(short, row, columns, length, out):
-    """Products of a row of a leaf, [q, w], with columns [q, w]: fills out[:length]."""
-    for column in range(0, len(short), 8):
-        a, b, c, d = short[column, row], short[column + 1, row], short[column + 2, row], short[column + 3, row]
-        e, f, g, h = short[column + 4, row], short[column + 5, row], short[column + 6, row], short[column + 7, row]
-        if column == 0:
-            for place in range(length):
-                out[place] = (
-                    a * columns[0, place] + b * columns[1, place] + c * columns[2, place] + d * columns[3, place]
-                    + e * columns[4, place] + f * columns[5, place] + g * columns[6, place] + h * columns[7, place]
-                )  # fmt: skip
-        else:
-            for place in range(length):
-                out[place] += (
-                    a * columns[column, place] + b * columns[column + 1, place] + c * columns[column + 2, place]
-                    + d * columns[column + 3, place] + e * columns[column + 4, place] + f * columns[column + 5, place]
-                    + g * columns[column + 6, place] + h * columns[column + 7, place]
-                )  # fmt: skip
-
-
-@compiled(fastmath=True)
-def _any_near(products, limit, limits, length):
-    found = 0
-    for place in range(length):
-        found += products[place] >= limit + limits[place]
-    return found
-
-
-@compiled(fastmath=True)
-def _apart(rows, one, other):
-    total = np.float32(0)
-    for column in range(rows.shape[1]):
-        gap = rows[one, column] - rows[other, column]
-        total += gap * gap
-    return total
-
-
-@compiled
-def _propose(
-    begin, end, levels, low, high, most_loose, rows, loose, short, limits, wide, grow, order, i, j, work,
-):  # fmt: skip
-    """Pairs of rows, i < j, that may be near: those of leaves begin…end-1 and leaves that follow or are the same.
-
-    Stops before a leaf whose pairs do not fit in i and j.
-
-    Args:
-      wide: [1] half the squared distance of near rows, without what is loose.
-      grow: [1] factor on a squared distance for its rounding.
-      work: [2] int64, filled with the pairs of leaves and of rows looked at.
-
-    Returns:
-      The leaf to go on with, how many pairs were found up to it, how many there are with its own, if it is not `end`.
-    """
-    n, width = len(rows), short.shape[2]
-    num_leaves = np.int64(1) << levels
-    stack = np.empty(2 * levels + 4, np.int64)
-    gaps, products = np.empty(width, np.float32), np.empty(width, np.float32)
-    near_one, near_other = np.empty(width, np.int64), np.empty(width, np.int64)
-    columns, column_limits = np.zeros(short.shape[1:], np.float32), np.empty(width, np.float32)
-    found = 0
-    for leaf in range(begin, end):
-        before, node = found, num_leaves + leaf
-        first = (n * leaf) >> levels
-        count = ((n * (leaf + 1)) >> levels) - first
-        stack[0], height = 1, 1
-        while height:
-            height -= 1
-            other = stack[height]
-            shift = 0
-            while other << shift < num_leaves:
-                shift += 1
-            if ((other + 1) << shift) - 1 < node:
-                continue
-            room = np.float32((wide + most_loose[node] + most_loose[other]) * grow)
-            if _gap(low, high, node, other) > room:
-                continue
-            if other < num_leaves:
-                stack[height], stack[height + 1] = 2 * other + 1, 2 * other
-                height += 2
-                continue
-            work[0] += 1
-            second = other - num_leaves
-            first_other = (n * second) >> levels
-            count_other = ((n * (second + 1)) >> levels) - first_other
-            num_one = _near_rows(short[leaf], low[other], high[other], room, count, gaps, near_one)
-            num_other = _near_rows(short[second], low[node], high[node], room, count_other, gaps, near_other)
-            if num_one == 0 or num_other == 0:
-                continue
-            work[1] += num_one * num_other
-            length = (num_other + 7) // 8 * 8
-            for column in range(len(columns)):
-                for place in range(num_other):
-                    columns[column, place] = short[second, column, near_other[place]]
-            for place in range(num_other):
-                column_limits[place] = limits[first_other + near_other[place]]
-            column_limits[num_other:length] = _FAR
-            for number in range(num_one):
-                one = near_one[number]
-                _multiply(short[leaf], one, columns, length, products)
-                limit = limits[first + one]
-                if _any_near(products, limit, column_limits, length) == 0:
-                    continue
-                one += first
-                for place in range(num_other):
-                    if products[place] < limit + column_limits[place]:
-                        continue
-                    two = first_other + near_other[place]
-                    if two <= one and node == other:
-                        continue
-                    if _apart(rows, one, two) > np.float32((wide + loose[one] + loose[two]) * grow):
-                        continue
-                    if found < len(i):
-                        i[found], j[found] = min(order[one], order[two]), max(order[one], order[two])
-                    found += 1
-        if found > len(i):
-            return leaf, before, found
-    return end, found, found
-
-
 @dataclasses.dataclass(frozen=True)
 class Boxes:
     """Rows in the order of leaves, and a box around each node of their tree.
@@ -232,6 +76,11 @@ class Boxes:
     def num_leaves(self) -> int:
         return 1 << self.levels
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the order and the number of leaves, which say what a range of leaves is."""
+        return hashlib.sha256(self.order.astype("<i4").tobytes() + bytes([self.levels])).hexdigest()
+
 
 def make(whole: Rows, threads: int, leaf: int = leaves.LEAF) -> Boxes | None:
     """Boxes of the rows; None if rounding made directions that are not orthonormal enough to bound anything."""
@@ -242,7 +91,7 @@ def make(whole: Rows, threads: int, leaf: int = leaves.LEAF) -> Boxes | None:
         return None
     levels = leaves.num_levels(n, leaf)
     order = leaves.order(whole.rows, directions, levels, threads)
-    num = -(-len(directions) // _LANES) * _LANES
+    num = -(-len(directions) // LANES) * LANES
     across = np.zeros((whole.rows.shape[1], num), np.float32)
     across[:, : len(directions)] = directions.T
     rows = np.empty((n, num), np.float32)
@@ -254,112 +103,6 @@ def make(whole: Rows, threads: int, leaf: int = leaves.LEAF) -> Boxes | None:
     most_loose = np.empty(2 << levels)
     _fill_boxes(rows, ordered.loose, levels, low, high, most_loose)
     width = -(-n // (1 << levels))
-    short = np.empty((1 << levels, min(num, _SHORT), -(-width // _LANES) * _LANES), np.float32)
+    short = np.empty((1 << levels, min(num, SHORT), -(-width // LANES) * LANES), np.float32)
     _fill_short(rows, levels, short)
     return Boxes(order, levels, ordered, low, high, most_loose, short)
-
-
-@dataclasses.dataclass
-class Work:
-    """What was looked at.
-
-    Attributes:
-      leaves: pairs of leaves whose boxes are near.
-      rows: pairs of rows that were multiplied.
-      proposed: pairs of rows whose exact value was computed.
-    """
-
-    leaves: int = 0
-    rows: int = 0
-    proposed: int = 0
-
-    def add(self, looked_at: np.ndarray) -> None:
-        """Adds the three numbers, [3] int64."""
-        self.leaves += int(looked_at[0])
-        self.rows += int(looked_at[1])
-        self.proposed += int(looked_at[2])
-
-
-class _Search:
-    """The pairs of one class up to a threshold."""
-
-    def __init__(self, units: Units, boxes: Boxes, threshold: float, above: float):
-        self._units, self._boxes, self._threshold, self._above = units, boxes, threshold, above
-        rows = boxes.rows
-        short = rows.rows[:, : boxes.short.shape[1]]
-        half = np.einsum("np,np->n", short, short, dtype=np.float64) / 2
-        self._limits = Rows(short, half, rows.widen, rows.loose).limits(threshold)
-        self._grow = 2 * (1 + 2 * (rows.rows.shape[1] + 64) * 2.0**-24)
-
-    def of_leaves(self, begin: int, end: int, room: int, limit: int | None) -> tuple[list[Pairs], np.ndarray]:
-        """The pairs of leaves begin…end-1 with those after them; raises TooManyPairs if a leaf alone has more than `limit`."""
-        boxes, units, found, work = self._boxes, self._units, [], np.zeros(3, np.int64)
-        while begin < end:
-            i, j = np.empty(room, np.int32), np.empty(room, np.int32)
-            begin, num, needed = _propose(
-                begin, end, boxes.levels, boxes.low, boxes.high, boxes.most_loose, boxes.rows.rows, boxes.rows.loose,
-                boxes.short, self._limits, boxes.rows.widen * self._threshold, self._grow, boxes.order, i, j, work,
-            )  # fmt: skip
-            value = np.empty(num)
-            kept = dissimilarity.decide_pairs(i, j, num, self._above, self._threshold, units.grid, units.excess, value)
-            work[2] += num
-            if kept:
-                found.append(Pairs(i[:kept].copy(), j[:kept].copy(), value[:kept].copy()))
-            if needed > num:
-                room = max(room, 1 << int(needed - num).bit_length())
-        return found, work
-
-
-def within(
-    units: Units,
-    boxes: Boxes,
-    threshold: float,
-    above: float = -1.0,
-    leaf_range: tuple[int, int] | None = None,
-    limit: int | None = None,
-    advance: Callable[[float], None] | None = None,
-    threads: int = 1,
-    work: Work | None = None,
-) -> Pairs:
-    """All pairs i < j of rows with above < dissimilarity ≤ threshold, as `pairs.within`.
-
-    Args:
-      units: of n images.
-      boxes: of `bounds.centred` of the units.
-      threshold, above: as there.
-      leaf_range: only pairs of these leaves with themselves and those after them; by default of all.
-      limit, advance: as there.
-      threads: that work at once.
-      work: added to, if it is given.
-    """
-    begin, end = leaf_range or (0, boxes.num_leaves)
-    search = _Search(units, boxes, threshold, above)
-    step = max(1, min(_LEAVES_AT_ONCE, (end - begin) // (8 * threads)))
-    parts = [(low, min(end, low + step)) for low in range(begin, end, step)]
-    found, num_found = [], 0
-    # The first leaves meet all others, the last ones none.
-    left = [boxes.num_leaves - low for low, _ in parts]
-    done, total = 0, sum(left)
-    pending = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        try:
-            for number in range(len(parts) + 2 * threads):
-                if number < len(parts):
-                    pending.append(pool.submit(search.of_leaves, *parts[number], _ROOM, limit))
-                if number >= 2 * threads or number >= len(parts):
-                    if not pending:
-                        break
-                    some, looked_at = pending.popleft().result()
-                    found += some
-                    num_found += sum(map(len, some))
-                    if limit is not None and num_found > limit:
-                        raise TooManyPairs(num_found)
-                    if work is not None:
-                        work.add(looked_at)
-                    done += left.pop(0)
-                    if advance is not None:
-                        advance(done / total)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return concatenate(found)

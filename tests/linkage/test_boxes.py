@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from redundancy.linkage import bounds, boxes, dissimilarity, leaves, pairs
+from redundancy.linkage import bounds, boxes, dissimilarity, leaves, pairs, walk
 from tests.tiers import examples
 
 
@@ -68,15 +68,15 @@ def test_the_pairs_are_those_of_all_blocks(kind, n, dimension, seed, share, leaf
     threshold = _threshold(units, share)
     made = boxes.make(bounds.centred(units), threads, leaf)
     expected = pairs.within(units, threshold)
-    assert _columns(boxes.within(units, made, threshold, threads=threads)) == _columns(expected)
+    assert _columns(walk.within(units, made, threshold, threads=threads)) == _columns(expected)
     cut = seed % (made.num_leaves + 1)
     parts = [
-        boxes.within(units, made, threshold, leaf_range=leaf_range, threads=threads)
+        walk.within(units, made, threshold, leaf_range=leaf_range, threads=threads)
         for leaf_range in ((0, cut), (cut, made.num_leaves))
     ]
     assert _columns(pairs.concatenate(parts)) == _columns(expected)
     above = threshold / 2
-    found = boxes.within(units, made, threshold, above=above, threads=threads)
+    found = walk.within(units, made, threshold, above=above, threads=threads)
     assert _columns(found) == _columns(pairs.within(units, threshold, above=above))
 
 
@@ -86,7 +86,7 @@ def test_leaves_as_they_are_used(kind, dimension):
     units = _units(kind, 700, dimension)
     made = boxes.make(bounds.centred(units), 2)
     for threshold in (0.0, _threshold(units, 0.001), _threshold(units, 0.05)):
-        found = boxes.within(units, made, threshold, threads=2)
+        found = walk.within(units, made, threshold, threads=2)
         assert _columns(found) == _columns(pairs.within(units, threshold))
 
 
@@ -112,8 +112,8 @@ def test_few_leaves_are_looked_at_where_rows_lie_in_few_directions():
     embeddings = generator.normal(size=(20_000, 3)) @ generator.normal(size=(3, 32))
     units = dissimilarity.units(embeddings.astype(np.float32))
     made = boxes.make(bounds.centred(units), 2)
-    work = boxes.Work()
-    found = boxes.within(units, made, 1e-4, threads=2, work=work)
+    work = walk.Work()
+    found = walk.within(units, made, 1e-4, threads=2, work=work)
     assert 0 < len(found) <= work.proposed < 1.1 * len(found)
     assert work.leaves < 0.05 * made.num_leaves**2 / 2
     assert work.rows < 0.5 * work.leaves * leaves.LEAF**2
@@ -138,19 +138,19 @@ def test_more_pairs_than_there_is_memory_for():
     units = _units("random", 500, 4)
     made = boxes.make(bounds.centred(units), 1)
     with pytest.raises(pairs.TooManyPairs):
-        boxes.within(units, made, 2.0, limit=1000)
+        walk.within(units, made, 2.0, limit=1000)
 
 
 def test_a_leaf_with_more_pairs_than_there_is_room_for(monkeypatch):
-    monkeypatch.setattr(boxes, "_ROOM", 4)
+    monkeypatch.setattr(walk, "_ROOM", 4)
     units = _units("clumps", 700, 5)
     made = boxes.make(bounds.centred(units), 1)
-    assert _columns(boxes.within(units, made, 1e-5)) == _columns(pairs.within(units, 1e-5))
+    assert _columns(walk.within(units, made, 1e-5)) == _columns(pairs.within(units, 1e-5))
 
 
 def test_progress_ends_at_one():
     told = []
     units = _units("random", 1500, 4)
-    boxes.within(units, boxes.make(bounds.centred(units), 1, 8), 0.001, advance=told.append, threads=2)
+    walk.within(units, boxes.make(bounds.centred(units), 1, 8), 0.001, advance=told.append, threads=2)
     assert told == sorted(told)
     assert told[-1] == 1

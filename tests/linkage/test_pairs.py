@@ -106,7 +106,7 @@ def test_long_embeddings_are_projected_and_no_pair_is_lost(kind, share):
     threshold = np.partition(value, int(share * len(value)))[int(share * len(value))]
     units = dissimilarity.units(embeddings)
     whole = bounds.centred(units)
-    short = bounds.projected(whole, threshold)
+    short = bounds.shortening(whole, threshold).of(whole)
     # Where it pays: for few pairs of what has few directions.
     if kind == "all directions":
         assert short is whole
