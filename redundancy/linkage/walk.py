@@ -21,7 +21,7 @@ from redundancy.runtime.compiled import compiled
 
 _FAR = np.float32(1e30)
 _LEAVES_AT_ONCE, _SAMPLE_LEAVES = 32, 4
-_ROOM = 1 << 16
+_ROOM, _MOST_ROOM = 1 << 16, 1 << 20
 # What is weighed, in nanoseconds of one core: a pair of leaves, a product of two rows, a comparison in all directions.
 _LEAF_PAIR, _ROW_PAIR, _CLOSE = 3000.0, 0.6, 25.0
 
@@ -231,8 +231,8 @@ class _Search:
                 found.append(Pairs(i[:kept].copy(), j[:kept].copy(), value[:kept].copy()))
             if limit is not None and needed > limit:
                 raise TooManyPairs(needed)
-            if needed > num:
-                room = max(room, 1 << int(needed - num).bit_length())
+            own = int(needed - num)  # of the next leaf
+            room = max(room, own, min(8 * own, _MOST_ROOM))
         return found, work
 
 
