@@ -277,29 +277,32 @@ def within(
     search = _Search(units, boxes, threshold, above)
     step = max(1, min(_LEAVES_AT_ONCE, (end - begin) // (8 * threads)))
     parts = [(low, min(end, low + step)) for low in range(begin, end, step)]
-    found, num_found = [], 0
     # The first leaves meet all others, the last ones none.
     left = [boxes.num_leaves - low for low, _ in parts]
-    done, total = 0, sum(left)
+    found, num_found, done, total = [], 0, 0, sum(left)
     pending = collections.deque()
+
+    def collect() -> None:
+        nonlocal num_found, done
+        some, looked_at = pending.popleft().result()
+        found.extend(some)
+        num_found += sum(map(len, some))
+        if limit is not None and num_found > limit:
+            raise TooManyPairs(num_found)
+        if work is not None:
+            work.add(looked_at)
+        done += left.pop(0)
+        if advance is not None:
+            advance(done / total)
+
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         try:
-            for number in range(len(parts) + 2 * threads):
-                if number < len(parts):
-                    pending.append(pool.submit(search.of_leaves, *parts[number], _ROOM, limit))
-                if number >= 2 * threads or number >= len(parts):
-                    if not pending:
-                        break
-                    some, looked_at = pending.popleft().result()
-                    found += some
-                    num_found += sum(map(len, some))
-                    if limit is not None and num_found > limit:
-                        raise TooManyPairs(num_found)
-                    if work is not None:
-                        work.add(looked_at)
-                    done += left.pop(0)
-                    if advance is not None:
-                        advance(done / total)
+            for low, high in parts:
+                pending.append(pool.submit(search.of_leaves, low, high, _ROOM, limit))
+                if len(pending) > 2 * threads:
+                    collect()
+            while pending:
+                collect()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
