@@ -362,6 +362,8 @@ def complete_linkage(embeddings: np.ndarray, num_merges: int, advance: Callable[
         raise ValueError(f"num_merges is {num_merges} for {n} images; wanted 0…{max(0, n - 1)}")
     if num_merges == 0:
         return Merges(*(np.empty(0, dtype) for dtype in (np.int64, np.int64, np.float64, np.int64)))
-    linker = Linker(dissimilarity.units(embeddings), num_merges)
+    units = dissimilarity.units(embeddings)
+    del embeddings  # of a large class, unless the caller keeps them
+    linker = Linker(units, num_merges)
     linker.run(advance)
     return linker.merges()
