@@ -101,8 +101,12 @@ def _propose(
     Stops before a leaf whose pairs do not fit in i and j.
 
     Args:
-      wide: [1] half the squared distance of near rows, without what is loose.
-      grow: [1] factor on a squared distance for its rounding.
+      begin, end: leaves.
+      levels, low, high, most_loose, short, order: see `Boxes`; rows, loose: of its `rows`.
+      limits: [n] float32, `Rows.limits` of the short rows, in the order of the leaves.
+      wide: half the squared distance of near rows, without what is loose.
+      grow: twice the factor on a squared distance that makes up for its rounding.
+      i, j: [c] int32, filled with what is found.
       work: [3] int64, added to: pairs of leaves, of rows, and of rows near in the short directions, see `Work`.
 
     Returns:
