@@ -20,6 +20,7 @@ from redundancy.embedding.write import check_cosines, digest, footer_sha256
 from redundancy.runtime.errors import DataError
 
 _READERS = 4  # number of parts that are read at once
+_BATCH = 1 << 16  # rows of a class that are decoded at once
 _COLUMNS = ["position", "label", "embedding"]
 
 
@@ -202,18 +203,30 @@ class EmbeddingStore:
         Raises:
           DataError: an embedding holds NaN or infinity, is zero or of another length.
         """
-        positions, embeddings = [np.empty(0, np.int64)], [np.empty((0, self.dimension), np.float32)]
+        # As much as the manifest counts, filled batch by batch: a large class so is in memory once.
+        count, done = self.class_counts.get(label, 0), 0
+        positions, embeddings = np.empty(count, np.int64), np.empty((count, self.dimension), np.float32)
         for path, file, ranges in self._files:
-            row_groups = np.flatnonzero((ranges[:, 0] <= label) & (label <= ranges[:, 1])).tolist()
+            groups = np.flatnonzero((ranges[:, 0] <= label) & (label <= ranges[:, 1])).tolist()
             with storage.parquet_errors(path):
-                table = file.read_row_groups(row_groups, _COLUMNS)
-            table = table.filter(pc.equal(table["label"], label))
-            positions.append(table["position"].to_numpy().astype(np.int64, copy=False))
-            embeddings.append(self._vectors(path, table))
-        position, embedding = np.concatenate(positions), np.concatenate(embeddings)
-        self._check_vectors(embedding, position, label)
-        order = np.argsort(position, kind="stable")
-        return position[order], embedding[order]
+                for batch in file.iter_batches(_BATCH, groups, _COLUMNS) if groups else ():
+                    table = pa.Table.from_batches([batch])
+                    if (ranges[groups] != label).any():
+                        table = table.filter(pc.equal(table["label"], label))
+                    after = done + table.num_rows
+                    if after > count:  # the caller says what is wrong
+                        count = 2 * after
+                        positions = np.resize(positions, count)
+                        embeddings = np.resize(embeddings, (count, self.dimension))
+                    positions[done:after] = table["position"].to_numpy()
+                    embeddings[done:after] = self._vectors(path, table)
+                    done = after
+        positions, embeddings = positions[:done], embeddings[:done]
+        self._check_vectors(embeddings, positions, label)
+        if (positions[1:] >= positions[:-1]).all():
+            return positions, embeddings
+        order = np.argsort(positions, kind="stable")
+        return positions[order], embeddings[order]
 
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
         """The label of every embedded image, read once.

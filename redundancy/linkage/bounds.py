@@ -19,10 +19,10 @@ _BLOCK, _LARGE_BLOCK = 256, 2048
 _SAMPLE = 256
 _DIRECTIONS = (16, 32, 64, 128)
 # What is weighed, in nanoseconds of one core: a pair of rows of p numbers, a number of a projected row, an exact value of d.
-_PAIR, _PAIR_NUMBER, _NUMBER, _EXACT, _EXACT_NUMBER = 0.35, 0.025, 0.025, 40.0, 0.6
+_PAIR, _PAIR_NUMBER, _NUMBER, EXACT, EXACT_NUMBER = 0.35, 0.025, 0.025, 40.0, 0.6
 _WORTH = 0.8
-# The square of a sum of lengths is at most (1 + _SHARE) of the first one's and (1 + 1 / _SHARE) of the second one's square.
-_SHARE = 2.0**-7
+# The square of a sum of lengths is at most (1 + SHARE) of the first one's and (1 + 1 / SHARE) of the second one's square.
+SHARE = 2.0**-7
 
 
 @jax.jit
@@ -94,6 +94,7 @@ def centred(units: Units) -> Rows:
 
 @compiled(fastmath=True)
 def _gram_schmidt(rows):
+    """Orthonormal directions of the rows, [p, d] float32; 0 if a row adds none."""
     directions = rows.copy()
     num, dimension = rows.shape
     for one in range(num):
@@ -115,15 +116,10 @@ def _gram_schmidt(rows):
     return directions
 
 
-def _orthonormal(rows: np.ndarray) -> tuple[np.ndarray, float]:
-    """Gram and Schmidt's directions of the rows, 0 if a row adds none; and how far from orthonormal they are.
-
-    Returns:
-      [p, d] float32, and by how much a vector's squared length can grow in the directions, at most, as a share.
-    """
-    directions = _gram_schmidt(rows)
+def growth(directions: np.ndarray) -> float:
+    """By how much a vector's squared length can grow in directions [p, d], orthonormal or 0, at most, as a share."""
     wide = directions.astype(np.float64)
-    return directions, float(np.linalg.norm(wide @ wide.T - np.diag(directions.any(axis=1).astype(np.float64))))
+    return float(np.linalg.norm(wide @ wide.T - np.diag(directions.any(axis=1).astype(np.float64))))
 
 
 def _in_directions(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -138,14 +134,17 @@ def _in_directions(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return out
 
 
-def _projected(whole: Rows, rows: np.ndarray, some: np.ndarray | slice, growth: float) -> Rows:
-    """`rows`, some of the whole ones in a few directions; `growth` is `_orthonormal`'s."""
+def projected_rows(whole: Rows, rows: np.ndarray, some: np.ndarray | slice, growth: float) -> Rows:
+    """`rows` as `Rows`: some of the whole ones in a few directions, of which `growth` is known.
+
+    Each number of `rows` is a product [d] in float32, its sum taken in any order.
+    """
     num, dimension = rows.shape[1], whole.rows.shape[1]
     half = np.einsum("np,np->n", rows, rows, dtype=np.float64) / 2
     # Each of the p products is off by less than d 2**-24 of the row's length, so a row is by less than the root of p of it.
     error = (2 * dimension * _ROUNDING) ** 2 * num * 2 * whole.half[some]
-    loose = (1 + _SHARE) * (1 + growth) * whole.loose[some] + (1 + 1 / _SHARE) * error
-    return Rows(rows, half, (1 + _SHARE) * (1 + growth) * whole.widen, loose)
+    loose = (1 + SHARE) * (1 + growth) * whole.loose[some] + (1 + 1 / SHARE) * error
+    return Rows(rows, half, (1 + SHARE) * (1 + growth) * whole.widen, loose)
 
 
 def _share_proposed(rows: Rows, threshold: float) -> float:
@@ -155,29 +154,52 @@ def _share_proposed(rows: Rows, threshold: float) -> float:
     return (np.count_nonzero(near) - np.count_nonzero(np.diagonal(near))) / (n * (n - 1))
 
 
-def projected(whole: Rows, threshold: float) -> Rows:
-    """The rows in a few directions, those of as many of the images, if that is the quicker way; else as they are."""
+@dataclasses.dataclass(frozen=True)
+class Shortening:
+    """The quickest way to the near pairs of a class by all blocks.
+
+    Attributes:
+      directions: [p, d] float32 for rows in these directions; None for rows as they are.
+      growth: see `growth`.
+      nanoseconds: about what it takes one core.
+    """
+
+    directions: np.ndarray | None
+    growth: float
+    nanoseconds: float
+
+    def of(self, whole: Rows) -> Rows:
+        """The rows."""
+        if self.directions is None:
+            return whole
+        return projected_rows(whole, _in_directions(whole.rows, self.directions), slice(None), self.growth)
+
+
+def shortening(whole: Rows, threshold: float) -> Shortening:
+    """The rows in a few directions, those of as many of the images, if a sample says that it is the quicker way."""
     n, dimension = whole.rows.shape
+    num_pairs = n * n / 2
+    as_they_are = Shortening(None, 0.0, num_pairs * (_PAIR + dimension * _PAIR_NUMBER))
     choices = [num for num in _DIRECTIONS if 2 * num <= dimension and 16 * num <= n]
     if not choices or n < 2 * _SAMPLE:
-        return whole
+        return as_they_are
     most = choices[-1]
     # Enough for some of its pairs to be near, however large the class.
     num_sample = min(2048, max(_SAMPLE, 1 << round(np.log2(2 * n**0.5))))
     sample = np.random.default_rng(n).choice(n, most + num_sample, replace=False, shuffle=False)
-    directions, growth = _orthonormal(whole.rows[sample[:most]])
-    if growth > _SHARE:
-        return whole
+    directions = _gram_schmidt(whole.rows[sample[:most]])
+    grown = growth(directions)
+    if grown > SHARE:
+        return as_they_are
     # Those that the directions were taken from lie wholly in them, and would say nothing of the others.
     others = sample[most:]
     of_others = _in_directions(whole.rows[others], directions)
-    num_pairs = n * n / 2
-    cost = {dimension: _WORTH * num_pairs * (_PAIR + dimension * _PAIR_NUMBER)}
+    cost = {}
     for num in choices:
-        share = _share_proposed(_projected(whole, of_others[:, :num], others, growth), threshold)
-        exact = share * num_pairs * (_EXACT + dimension * _EXACT_NUMBER)
+        share = _share_proposed(projected_rows(whole, of_others[:, :num], others, grown), threshold)
+        exact = share * num_pairs * (EXACT + dimension * EXACT_NUMBER)
         cost[num] = num_pairs * (_PAIR + num * _PAIR_NUMBER) + n * dimension * num * _NUMBER + exact
     num = min(cost, key=cost.get)
-    if num == dimension:
-        return whole
-    return _projected(whole, _in_directions(whole.rows, directions[:num]), slice(None), growth)
+    if cost[num] >= _WORTH * as_they_are.nanoseconds:
+        return as_they_are
+    return Shortening(directions[:num], grown, cost[num])

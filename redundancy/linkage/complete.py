@@ -1,24 +1,24 @@
 """Complete linkage of one class: the merges, lowest first, exact. Knows nothing of files, classes and fractions.
 
 Merges up to a height depend on the pairs up to that height alone, so pairs are computed up to a threshold, guessed from
-a sample, and the threshold is raised until enough merges are made (`pairs`, `counting`). Where nearly all pairs would be
+a sample, and the threshold is raised until enough merges are made (`near`, `counting`). Where nearly all pairs would be
 needed they are all computed at once (`chain`). Both give the same merges, those of the total order of pairs
 (dissimilarity, i, j): if dissimilarities tie, the pair of the lower images comes first.
 """
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import threading
 from collections.abc import Callable
 
 import numpy as np
 
-from redundancy.linkage import bounds, chain, dissimilarity, pairs
+from redundancy.linkage import chain, dissimilarity
 from redundancy.linkage.bounds import Rows
 from redundancy.linkage.counting import Counter
 from redundancy.linkage.dissimilarity import Units
+from redundancy.linkage.near import Near, Plan
 from redundancy.linkage.pairs import Pairs, TooManyPairs
 from redundancy.runtime.compiled import compiled
 from redundancy.runtime.errors import DataError
@@ -215,6 +215,7 @@ class Linker:
         self._last = np.empty(distinct.max(initial=-1) + 1, np.int64)
         self._last[distinct] = np.arange(n)
         self.units = units if len(self._last) == n else units.take(self._last)
+        self.near = Near(self.units)
         self._equal = _merges_of_duplicates(distinct)
         self._counter = Counter(len(self._last), max(0, num_merges - len(self._equal[0])))
         self._dense = None
@@ -227,9 +228,9 @@ class Linker:
         made = len(self._dense[0]) if self._dense is not None else self._counter.num_merges
         return len(self._equal[0]) + made >= self._wanted
 
-    @functools.cached_property
+    @property
     def centred(self) -> Rows:
-        return bounds.centred(self.units)
+        return self.near.centred
 
     def next_threshold(self) -> float | None:
         """Up to where pairs are wanted next, or None if all of them should be computed at once.
@@ -271,18 +272,20 @@ class Linker:
         )
 
     def within(
-        self, threshold: float, rows: tuple[int, int] | None = None, advance: Callable[[float], None] | None = None
+        self,
+        threshold: float,
+        part: tuple[int, int] = (0, 1),
+        plan: Plan | None = None,
+        advance: Callable[[float], None] | None = None,
     ) -> Pairs:
-        """The pairs of `units` above the last threshold and up to this one, see `pairs.within`.
+        """The pairs of `units` above the last threshold and up to this one, see `Near.within`.
 
         Raises:
           DataError: they do not fit in the memory that is available.
         """
         limit = available_memory() // _BYTES_PER_PAIR
         try:
-            return pairs.within(
-                self.units, threshold, self.threshold, rows, centred=self.centred, limit=limit, advance=advance
-            )
+            return self.near.within(threshold, self.threshold, part, plan, limit, advance)
         except TooManyPairs as error:
             raise self._too_large(error.num_pairs) from error
 
@@ -359,6 +362,8 @@ def complete_linkage(embeddings: np.ndarray, num_merges: int, advance: Callable[
         raise ValueError(f"num_merges is {num_merges} for {n} images; wanted 0…{max(0, n - 1)}")
     if num_merges == 0:
         return Merges(*(np.empty(0, dtype) for dtype in (np.int64, np.int64, np.float64, np.int64)))
-    linker = Linker(dissimilarity.units(embeddings), num_merges)
+    units = dissimilarity.units(embeddings)
+    del embeddings  # of a large class, unless the caller keeps them
+    linker = Linker(units, num_merges)
     linker.run(advance)
     return linker.merges()

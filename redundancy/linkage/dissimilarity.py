@@ -154,6 +154,26 @@ def decide(
     return found
 
 
+@compiled
+def decide_pairs(i, j, num, above, threshold, grid, excess, value):
+    """Keeps those of the first `num` pairs (i, j) with above < dissimilarity ≤ threshold, in their order.
+
+    Args:
+      i, j: [c] int32, overwritten.
+      value: [c] float64, filled.
+
+    Returns:
+      How many are kept.
+    """
+    kept = 0
+    for number in range(num):
+        exact = _pair(grid, excess, np.int64(i[number]), np.int64(j[number]))
+        if above < exact <= threshold:
+            i[kept], j[kept], value[kept] = i[number], j[number], exact
+            kept += 1
+    return kept
+
+
 def _excess(vectors: np.ndarray) -> np.ndarray:
     """`Units.excess` of vectors as floats: [..., d] to [...]."""
     return (np.einsum("...d,...d->...", vectors, vectors) - 1.0) / 2.0

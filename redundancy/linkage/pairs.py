@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from redundancy.linkage import bounds, dissimilarity
-from redundancy.linkage.bounds import Rows
+from redundancy.linkage.bounds import Rows, Shortening
 from redundancy.linkage.dissimilarity import Units
 from redundancy.runtime.compiled import compiled
 from redundancy.runtime.machine import cores
@@ -184,6 +184,7 @@ def within(
     above: float = -1.0,
     rows: tuple[int, int] | None = None,
     centred: Rows | None = None,
+    shortening: Shortening | None = None,
     devices: list[jax.Device] | None = None,
     size: int | None = None,
     limit: int | None = None,
@@ -199,6 +200,7 @@ def within(
       above: pairs up to here are left out; below 0 none is.
       rows: (low, high): only pairs with low ≤ i < high; by default all.
       centred: `bounds.centred` of the same units, if it is there already.
+      shortening: `bounds.shortening` of the same, if it is there already.
       devices: devices that share the work, block rows dealt out in turn; by default all of this process.
       size: rows of a block, a multiple of 32; by default chosen by n.
       limit: pairs that there is memory for.
@@ -216,7 +218,10 @@ def within(
     size = size or block_size(n, devices)
     first = low // size
     whole = centred or bounds.centred(units)
-    short = bounds.projected(whole, threshold) if devices[0].platform == "cpu" else whole
+    if devices[0].platform == "cpu":
+        short = (shortening or bounds.shortening(whole, threshold)).of(whole)
+    else:
+        short = whole
     blocks = _Blocks(short, threshold, size, first, devices)
     rows_of_blocks = range(first, min(blocks.num, -(-high // size)))
     total = sum(blocks.num - row for row in rows_of_blocks)

@@ -6,6 +6,7 @@ engine. A class is one task (`link_class`) or, if it is very large, many (`link_
 
 import dataclasses
 import json
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.linkage import complete, dissimilarity, pairs
 from redundancy.linkage.complete import Linker
+from redundancy.linkage.near import Plan
 from redundancy.linkage.pairs import Pairs
 from redundancy.runtime.errors import DataError
 from redundancy.selection import merges
@@ -25,7 +27,7 @@ from redundancy.selection import merges
 Run = Callable[[Callable[..., Any], Sequence[tuple]], list]
 
 _COLUMNS = ("i", "j", "dissimilarity")
-_ALIGNED = 512
+_PART_NS = 4e9  # work of a part where it is known to be little, on one core
 _local = threading.local()
 
 
@@ -106,84 +108,90 @@ def _linker(task: ClassTask) -> Linker:
     return Linker(dissimilarity.units(_read(task)), task.num_merges)
 
 
-def _block_file(task: ClassTask, number: int, above: float, threshold: float, block: int, num_blocks: int):
-    """Path and identity of the pairs of one block of rows."""
-    path = storage.join(task.scratch, f"round-{number:02d}-block-{block:05d}-of-{num_blocks:05d}.parquet")
-    return path, json.dumps([task.identity, above, threshold, block, num_blocks])
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """The pairs that are computed up to one threshold.
+
+    Attributes:
+      above, threshold: dissimilarities above the first and up to the second.
+      plan: how they are found.
+      num_blocks: parts that the work is cut into.
+    """
+
+    above: float
+    threshold: float
+    plan: Plan
+    num_blocks: int
 
 
-def _rows(n: int, block: int, num_blocks: int) -> tuple[int, int]:
-    """The block's rows low ≤ i < high of n: about the same number of pairs i < j in each block."""
-
-    def border(number):
-        row = n * (1 - (1 - number / num_blocks) ** 0.5)
-        return n if number == num_blocks else min(n, int(row) // _ALIGNED * _ALIGNED)
-
-    return border(block), border(block + 1)
+def _block_file(task: ClassTask, number: int, of: Round, block: int):
+    """Path and identity of the pairs of one part of a round."""
+    path = storage.join(task.scratch, f"round-{number:02d}-block-{block:05d}-of-{of.num_blocks:05d}.parquet")
+    return path, json.dumps([task.identity, of.above, of.threshold, of.plan.order, block, of.num_blocks])
 
 
-def compute_pairs(task: ClassTask, number: int, above: float, threshold: float, block: int, num_blocks: int) -> None:
-    """Creates the file of one block's pairs with above < dissimilarity ≤ threshold, unless it is there."""
-    path, identity = _block_file(task, number, above, threshold, block, num_blocks)
+def compute_pairs(task: ClassTask, number: int, of: Round, block: int) -> None:
+    """Creates the file of one part of the pairs of a round, the number-th of its class, unless it is there."""
+    path, identity = _block_file(task, number, of, block)
     if merges.read_whole(path, _COLUMNS, identity) is not None:
         return
-    # The next block of the class is likely to come to the same worker.
+    # The next part of the class is likely to come to the same worker.
     if getattr(_local, "split", None) != task:
         _local.linker = _linker(task)
         _local.split = task
     linker = _local.linker
-    low, high = _rows(len(linker.units), block, num_blocks)
-    linker.threshold = above
-    found = linker.within(threshold, (low, high)).ordered() if low < high else Pairs.none()
+    linker.threshold = of.above
+    found = linker.within(of.threshold, (block, of.num_blocks), of.plan).ordered()
     columns = (found.i, found.j, found.dissimilarity)
     merges.create_once(path, pa.table(dict(zip(_COLUMNS, columns, strict=True))), identity)
 
 
-def continue_class(task: ClassTask, thresholds: tuple[float, ...], num_blocks: int) -> float | None:
-    """Links a class from the pairs that `compute_pairs` wrote up to each of the thresholds.
+def continue_class(task: ClassTask, rounds: tuple[Round, ...], num_blocks: int) -> Round | None:
+    """Links a class from the pairs that `compute_pairs` wrote in the rounds so far.
 
     Returns:
-      The next threshold up to which pairs are needed; None if the class is linked and its file created.
+      The next round, of `num_blocks` parts or fewer; or None: the class is linked, and its file created.
 
     Raises:
-      DataError: a block's file or the class is missing or damaged, or its pairs do not fit in memory.
+      DataError: a part's file is missing or damaged, the class is, or its pairs do not fit in memory.
     """
     _local.split = _local.linker = None
     if merges.read_class(task.path, task.identity) is not None:
         return None
     linker = _linker(task)
-    for number, threshold in enumerate(thresholds):
+    for number, of in enumerate(rounds):
         blocks = []
-        for block in range(num_blocks):
-            path, identity = _block_file(task, number, linker.threshold, threshold, block, num_blocks)
+        for block in range(of.num_blocks):
+            path, identity = _block_file(task, number, of, block)
             table = merges.read_whole(path, _COLUMNS, identity)
             if table is None:
                 raise DataError(f'{path} is missing or damaged. Run "redundancy link" again.')
             blocks.append(Pairs(*(table[name].to_numpy() for name in _COLUMNS)))
-        linker.feed(pairs.concatenate(blocks), threshold)
+        linker.feed(pairs.concatenate(blocks), of.threshold)
     if not linker.done:
         threshold = linker.next_threshold()
         if threshold is not None:
-            return threshold
+            plan = linker.near.plan(threshold)
+            if plan.order:
+                num_blocks = min(num_blocks, max(2, math.ceil(plan.nanoseconds / _PART_NS)))
+            return Round(linker.threshold, threshold, plan, num_blocks)
         linker.link_all()
     merges.create_class(task.path, task.label, linker.merges(), task.identity)
     return None
 
 
 def link_split(task: ClassTask, num_blocks: int, run: Run) -> None:
-    """Links one class as many tasks: blocks of rows of its pairs, then the linkage, until there are enough merges.
+    """Links one class as many tasks: parts of the work on its pairs, and then the linkage, until enough merges are made.
 
     The file is identical to that of `link_class`. Files of an interrupted call are used.
 
     Args:
       task: the class.
-      num_blocks: tasks that the pairs are cut into; the same when a class is continued.
+      num_blocks: parts that the work is cut into at most; the same when a class is continued.
       run: runs the tasks, see `Run`.
     """
-    thresholds = []
-    while (threshold := run(continue_class, [(task, tuple(thresholds), num_blocks)])[0]) is not None:
-        above = thresholds[-1] if thresholds else complete.BELOW_ALL
-        number = len(thresholds)
-        run(compute_pairs, [(task, number, above, threshold, block, num_blocks) for block in range(num_blocks)])
-        thresholds.append(threshold)
+    rounds = []
+    while (of := run(continue_class, [(task, tuple(rounds), num_blocks)])[0]) is not None:
+        run(compute_pairs, [(task, len(rounds), of, block) for block in range(of.num_blocks)])
+        rounds.append(of)
     storage.remove(task.scratch)

@@ -106,7 +106,7 @@ def test_long_embeddings_are_projected_and_no_pair_is_lost(kind, share):
     threshold = np.partition(value, int(share * len(value)))[int(share * len(value))]
     units = dissimilarity.units(embeddings)
     whole = bounds.centred(units)
-    short = bounds.projected(whole, threshold)
+    short = bounds.shortening(whole, threshold).of(whole)
     # Where it pays: for few pairs of what has few directions.
     if kind == "all directions":
         assert short is whole
@@ -122,10 +122,11 @@ def test_the_bounds_hold_for_every_pair(kind):
     units = dissimilarity.units(embeddings)
     whole = bounds.centred(units)
     i, j, value = _all(embeddings)
-    directions, growth = bounds._orthonormal(whole.rows[:64])
+    directions = bounds._gram_schmidt(whole.rows[:64])
+    growth = bounds.growth(directions)
     assert growth < 1e-4
     short = bounds._in_directions(whole.rows, directions)
-    for rows in (whole, bounds._projected(whole, short, slice(None), growth)):
+    for rows in (whole, bounds.projected_rows(whole, short, slice(None), growth)):
         exact = rows.rows.astype(np.float64)
         squares = np.einsum("nd,nd->n", exact, exact)
         distance = (squares[i] + squares[j]) / 2 - np.einsum("nd,nd->n", exact[i], exact[j])

@@ -163,6 +163,31 @@ def test_a_large_class_is_split_and_makes_the_same_bytes(synthetic, expected, sh
     assert _files(workdir) == expected(sizes=sizes)
 
 
+def test_workers_take_ranges_of_the_leaves_of_a_class(synthetic, expected, shared, monkeypatch):
+    made = dict(sizes=(17_000, 30), dimension=3, fractions=(0.95,))
+    config, workdir = synthetic(**made)
+    rounds, real = [], tasks.link_split
+
+    def noted(task, blocks, run):
+        def run_noted(*arguments):
+            results = run(*arguments)
+            rounds.extend(result for result in results if result is not None)
+            return results
+
+        real(task, blocks, run_noted)
+
+    monkeypatch.setattr(tasks, "link_split", noted)
+    monkeypatch.setattr(distributed, "_PAIRS_PER_BLOCK", 30_000_000)
+    link(
+        config,
+        workdir,
+        lambda *arguments: distributed.run(*arguments, scheduler=shared.address, split_images=600),
+    )
+    assert rounds[0].plan.order
+    assert rounds[0].num_blocks > 1
+    assert _files(workdir) == expected(**made)
+
+
 @pytest.mark.soak
 def test_a_killed_machine_costs_nothing_but_time(synthetic, expected, cluster):
     config, workdir = synthetic(sizes=SIZES)

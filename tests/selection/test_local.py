@@ -9,7 +9,7 @@ import threadpoolctl
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.linkage import complete
+from redundancy.linkage import complete, near
 from redundancy.runtime.errors import DataError
 from redundancy.selection import local, merges, tasks
 from redundancy.selection.link import link
@@ -94,11 +94,17 @@ def test_a_class_is_created_once_whoever_retries(todo):
     assert np.array_equal(found.height, complete.complete_linkage(vectors, 15).height)
 
 
+@pytest.mark.parametrize("by_boxes", [False, True])
 @pytest.mark.parametrize("num_blocks", [1, 3, 40])
 @pytest.mark.parametrize("fraction", [0.9, 0.3, 0.05])
-def test_a_split_class_is_byte_identical(synthetic, num_blocks, fraction):
+def test_a_split_class_is_byte_identical(synthetic, monkeypatch, by_boxes, num_blocks, fraction):
     config, whole = synthetic("whole", sizes=(1100, 700), fractions=(fraction,))
     link(config, whole)
+    if by_boxes:
+        monkeypatch.setattr(near, "LEAST", 2)
+        monkeypatch.setattr(near.walk, "nanoseconds", lambda *arguments: 40e9)
+        monkeypatch.setattr(near, "_WORTH", float("inf"))
+        monkeypatch.delattr(near.pairs, "within")
     config, split = synthetic("split", sizes=(1100, 700), fractions=(fraction,))
 
     def engine(todo, finished):

@@ -128,14 +128,14 @@ def _marked(folder: str) -> Iterator[str]:
 
 
 def num_blocks(task: ClassTask) -> int:
-    """Number of blocks into which a very large class is divided."""
+    """Largest number of parts into which the work on a very large class is divided."""
     num_pairs = task.num_images * (task.num_images - 1) // 2
     return max(2, -(-num_pairs // _PAIRS_PER_BLOCK))
 
 
 def _link_split(cluster: Cluster, task: ClassTask, advance: Callable[[int], None]) -> None:
     """Links one class by many calls; calls `advance` with numbers of further images done, which sum to all its images."""
-    blocks, reported = num_blocks(task), 0
+    reported = 0
 
     def report(images: int) -> None:
         nonlocal reported
@@ -147,13 +147,13 @@ def _link_split(cluster: Cluster, task: ClassTask, advance: Callable[[int], None
 
         def done(number: int, result: Any) -> None:
             out[number] = result
-            if len(arguments) > 1:  # a block, perhaps of an earlier round
-                report(min(task.num_images // blocks, task.num_images - 1 - reported))
+            if len(arguments) > 1:  # a part, perhaps of an earlier round
+                report(min(task.num_images // len(arguments), task.num_images - 1 - reported))
 
         cluster.map(function, arguments, done, results=True)
         return out
 
-    tasks.link_split(task, blocks, run_all)
+    tasks.link_split(task, num_blocks(task), run_all)
     cluster.num_finished += 1
     report(task.num_images - reported)
 

@@ -1,0 +1,120 @@
+"""The near pairs of one class by the quicker of two ways: all blocks of rows (`pairs`), or boxes (`boxes`, `walk`).
+
+A sample decides which; the pairs are the same. The work may be cut into parts for several machines, which then need one
+plan. Knows nothing of merges.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+
+from redundancy.linkage import bounds, boxes, pairs, walk
+from redundancy.linkage.bounds import Rows, Shortening
+from redundancy.linkage.boxes import Boxes
+from redundancy.linkage.dissimilarity import Units
+from redundancy.linkage.pairs import Pairs
+from redundancy.runtime.errors import DataError
+from redundancy.runtime.machine import cores
+
+LEAST = 1 << 14  # images from which boxes are tried: in fewer they save little, and trying costs
+_WORTH = 0.8
+_ALIGNED = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How the pairs up to one threshold are found.
+
+    Attributes:
+      order: `Boxes.digest` of the leaves; "" for all blocks of rows.
+      nanoseconds: about what it takes one core.
+    """
+
+    order: str
+    nanoseconds: float
+
+
+def _rows(n: int, part: int, num_parts: int, aligned: int) -> tuple[int, int]:
+    """A part's rows low ≤ i < high of n: about the same number of pairs i < j in each part."""
+
+    def border(number):
+        row = n * (1 - (1 - number / num_parts) ** 0.5)
+        return n if number == num_parts else min(n, int(row) // aligned * aligned)
+
+    return border(part), border(part + 1)
+
+
+class Near:
+    """The near pairs of n images."""
+
+    def __init__(self, units: Units):
+        self.units = units
+        self._planned: tuple[float, Plan, Shortening | None] | None = None
+
+    @functools.cached_property
+    def centred(self) -> Rows:
+        return bounds.centred(self.units)
+
+    @functools.cached_property
+    def _boxes(self) -> Boxes | None:
+        return boxes.make(self.centred, cores())
+
+    def plan(self, threshold: float) -> Plan:
+        """The quicker way to the pairs up to a threshold, by a sample."""
+        if self._planned is None or self._planned[0] != threshold:
+            self._planned = threshold, *self._make_plan(threshold)
+        return self._planned[1]
+
+    def _make_plan(self, threshold: float) -> tuple[Plan, Shortening | None]:
+        n, dimension = self.units.grid.shape
+        if n < LEAST or jax.local_devices()[0].platform != "cpu":
+            return Plan("", n * n / 2 * 0.05 * dimension), None
+        shortening = bounds.shortening(self.centred, threshold)
+        if self._boxes is not None:
+            found = walk.nanoseconds(self.units, self._boxes, threshold, shortening.nanoseconds)
+            if found < _WORTH * shortening.nanoseconds:
+                return Plan(self._boxes.digest, found), None
+        return Plan("", shortening.nanoseconds), shortening
+
+    def within(
+        self,
+        threshold: float,
+        above: float = -1.0,
+        part: tuple[int, int] = (0, 1),
+        plan: Plan | None = None,
+        limit: int | None = None,
+        advance: Callable[[float], None] | None = None,
+    ) -> Pairs:
+        """The pairs i < j with above < dissimilarity ≤ threshold, see `pairs.within`.
+
+        Args:
+          threshold, above, limit, advance: as there.
+          part: (k, m): the k-th of m parts of them, 0 ≤ k < m.
+          plan: of the same threshold; all parts need the same one. By default the one made here.
+
+        Raises:
+          TooManyPairs: there are more than `limit`.
+          DataError: the plan's leaves are others than those made here.
+        """
+        plan = plan or self.plan(threshold)
+        if plan.order:
+            found = self._boxes
+            if found is None or found.digest != plan.order:
+                raise DataError(
+                    "This machine puts the images of a class in another order than the one that planned the work, so "
+                    "their parts would not fit together. Use workers of one kind of processor, or link on one machine."
+                )
+            begin, end = _rows(found.num_leaves, *part, 1)
+            return walk.within(
+                self.units, found, threshold, above, (begin, end), limit=limit, advance=advance, threads=cores()
+            )
+        low, high = _rows(len(self.units), *part, _ALIGNED)
+        if low == high:
+            return Pairs.none()
+        known = self._planned[2] if self._planned is not None and self._planned[0] == threshold else None
+        return pairs.within(
+            self.units, threshold, above, (low, high), centred=self.centred, shortening=known, limit=limit,
+            advance=advance,
+        )  # fmt: skip

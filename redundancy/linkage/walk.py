@@ -1,0 +1,313 @@
+"""Pairs of a large class up to a dissimilarity, by boxes: what two boxes keep apart is not looked at.
+
+A walk down the tree finds to each leaf the leaves that may hold a near row; of both, the rows near the other's box are
+multiplied. All of this only proposes pairs, with a bound on its rounding; the exact value decides. Knows nothing of files
+and classes.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from redundancy.linkage import bounds, dissimilarity
+from redundancy.linkage.bounds import Rows
+from redundancy.linkage.boxes import LANES, Boxes
+from redundancy.linkage.dissimilarity import Units
+from redundancy.linkage.pairs import Pairs, TooManyPairs, concatenate
+from redundancy.runtime.compiled import compiled
+
+_FAR = np.float32(1e30)
+_LEAVES_AT_ONCE, _SAMPLE_LEAVES = 32, 4
+_ROOM, _MOST_ROOM = 1 << 16, 1 << 20
+# What is weighed, in nanoseconds of one core: a pair of leaves, a product of two rows, a comparison in all directions.
+_LEAF_PAIR, _ROW_PAIR, _CLOSE = 3000.0, 0.6, 25.0
+
+
+@compiled(fastmath=True)
+def _gap(low, high, one, other):
+    """The squared distance of two boxes."""
+    total = np.float32(0)
+    for column in range(low.shape[1]):
+        gap = max(low[one, column] - high[other, column], low[other, column] - high[one, column])
+        gap = max(gap, np.float32(0))
+        total += gap * gap
+    return total
+
+
+@compiled(fastmath=True)
+def _near_rows(short, low, high, room, count, gaps, near):
+    """Rows of a leaf whose squared distance to a box is at most `room`: [q, w], [p], [p] to how many, and which in `near`."""
+    gaps[:] = np.float32(0)
+    for column in range(len(short)):
+        begin, end = low[column], high[column]
+        for row in range(len(gaps)):
+            gap = max(begin - short[column, row], short[column, row] - end)
+            gap = max(gap, np.float32(0))
+            gaps[row] += gap * gap
+    found = 0
+    for row in range(count):
+        near[found] = row
+        found += gaps[row] <= room
+    return found
+
+
+@compiled(fastmath=True)
+def _multiply(short, row, columns, length, out):
+    """Products of a row of a leaf, [q, w], with columns [q, w]: fills out[:length]."""
+    for column in range(0, len(short), 8):
+        a, b, c, d = short[column, row], short[column + 1, row], short[column + 2, row], short[column + 3, row]
+        e, f, g, h = short[column + 4, row], short[column + 5, row], short[column + 6, row], short[column + 7, row]
+        if column == 0:
+            for place in range(length):
+                out[place] = (
+                    a * columns[0, place] + b * columns[1, place] + c * columns[2, place] + d * columns[3, place]
+                    + e * columns[4, place] + f * columns[5, place] + g * columns[6, place] + h * columns[7, place]
+                )  # fmt: skip
+        else:
+            for place in range(length):
+                out[place] += (
+                    a * columns[column, place] + b * columns[column + 1, place] + c * columns[column + 2, place]
+                    + d * columns[column + 3, place] + e * columns[column + 4, place] + f * columns[column + 5, place]
+                    + g * columns[column + 6, place] + h * columns[column + 7, place]
+                )  # fmt: skip
+
+
+@compiled(fastmath=True)
+def _any_near(products, limit, limits, length):
+    found = 0
+    for place in range(length):
+        found += products[place] >= limit + limits[place]
+    return found
+
+
+@compiled(fastmath=True)
+def _apart(rows, one, other):
+    total = np.float32(0)
+    for column in range(rows.shape[1]):
+        gap = rows[one, column] - rows[other, column]
+        total += gap * gap
+    return total
+
+
+@compiled
+def _propose(
+    begin, end, levels, low, high, most_loose, rows, loose, short, limits, wide, grow, order, i, j, work,
+):  # fmt: skip
+    """Pairs of rows, i < j, that may be near: those of leaves begin…end-1 and leaves that follow or are the same.
+
+    Stops before a leaf whose pairs do not fit in i and j.
+
+    Args:
+      begin, end: leaves.
+      levels, low, high, most_loose, short, order: see `Boxes`; rows, loose: of its `rows`.
+      limits: [n] float32, `Rows.limits` of the short rows, in the order of the leaves.
+      wide: half the squared distance of near rows, without what is loose.
+      grow: twice the factor on a squared distance that makes up for its rounding.
+      i, j: [c] int32, filled with what is found.
+      work: [3] int64, added to: pairs of leaves, of rows, and of rows near in the short directions, see `Work`.
+
+    Returns:
+      The leaf to go on with, how many pairs were found up to it, how many there are with its own, if it is not `end`.
+    """
+    n, width = len(rows), short.shape[2]
+    num_leaves = np.int64(1) << levels
+    stack = np.empty(2 * levels + 4, np.int64)
+    gaps, products = np.empty(width, np.float32), np.empty(width, np.float32)
+    near_one, near_other = np.empty(width, np.int64), np.empty(width, np.int64)
+    columns, column_limits = np.zeros(short.shape[1:], np.float32), np.empty(width, np.float32)
+    found = 0
+    for leaf in range(begin, end):
+        before, node = found, num_leaves + leaf
+        first = (n * leaf) >> levels
+        count = ((n * (leaf + 1)) >> levels) - first
+        stack[0], height = 1, 1
+        while height:
+            height -= 1
+            other = stack[height]
+            shift = 0
+            while other << shift < num_leaves:
+                shift += 1
+            if ((other + 1) << shift) - 1 < node:
+                continue
+            room = np.float32((wide + most_loose[node] + most_loose[other]) * grow)
+            if _gap(low, high, node, other) > room:
+                continue
+            if other < num_leaves:
+                stack[height], stack[height + 1] = 2 * other + 1, 2 * other
+                height += 2
+                continue
+            work[0] += 1
+            second = other - num_leaves
+            first_other = (n * second) >> levels
+            count_other = ((n * (second + 1)) >> levels) - first_other
+            num_one = _near_rows(short[leaf], low[other], high[other], room, count, gaps, near_one)
+            if num_one == 0:
+                continue
+            num_other = _near_rows(short[second], low[node], high[node], room, count_other, gaps, near_other)
+            if num_other == 0:
+                continue
+            work[1] += num_one * num_other
+            length = (num_other + LANES - 1) // LANES * LANES
+            for column in range(len(columns)):
+                for place in range(num_other):
+                    columns[column, place] = short[second, column, near_other[place]]
+            for place in range(num_other):
+                column_limits[place] = limits[first_other + near_other[place]]
+            column_limits[num_other:length] = _FAR
+            for number in range(num_one):
+                one = near_one[number]
+                _multiply(short[leaf], one, columns, length, products)
+                limit = limits[first + one]
+                if _any_near(products, limit, column_limits, length) == 0:
+                    continue
+                one += first
+                for place in range(num_other):
+                    if products[place] < limit + column_limits[place]:
+                        continue
+                    two = first_other + near_other[place]
+                    if two <= one and node == other:
+                        continue
+                    work[2] += 1
+                    if _apart(rows, one, two) > np.float32((wide + loose[one] + loose[two]) * grow):
+                        continue
+                    if found < len(i):
+                        i[found], j[found] = min(order[one], order[two]), max(order[one], order[two])
+                    found += 1
+        if found > len(i):
+            return leaf, before, found
+    return end, found, found
+
+
+@dataclasses.dataclass
+class Work:
+    """What was looked at.
+
+    Attributes:
+      leaves: pairs of leaves whose boxes are near.
+      rows: pairs of rows that were multiplied.
+      close: those that are near in the first directions, and were compared in more of them.
+      proposed: those whose exact value was computed.
+    """
+
+    leaves: int = 0
+    rows: int = 0
+    close: int = 0
+    proposed: int = 0
+
+    def add(self, looked_at: np.ndarray) -> None:
+        """Adds the numbers, [4] int64 in their order."""
+        for field, number in zip(dataclasses.fields(self), looked_at.tolist(), strict=True):
+            setattr(self, field.name, getattr(self, field.name) + number)
+
+    def nanoseconds(self, dimension: int) -> float:
+        """About what this takes a core."""
+        exact = bounds.EXACT + dimension * bounds.EXACT_NUMBER
+        return _LEAF_PAIR * self.leaves + _ROW_PAIR * self.rows + _CLOSE * self.close + exact * self.proposed
+
+
+class _Search:
+    """The pairs of one class up to a threshold."""
+
+    def __init__(self, units: Units, boxes: Boxes, threshold: float, above: float):
+        self._units, self._boxes, self._threshold, self._above = units, boxes, threshold, above
+        rows = boxes.rows
+        short = rows.rows[:, : boxes.short.shape[1]]
+        half = np.einsum("np,np->n", short, short, dtype=np.float64) / 2
+        self._limits = Rows(short, half, rows.widen, rows.loose).limits(threshold)
+        self._grow = 2 * (1 + 2 * (rows.rows.shape[1] + 64) * 2.0**-24)
+
+    def of_leaves(self, begin: int, end: int, room: int, limit: int | None) -> tuple[list[Pairs], np.ndarray]:
+        """The pairs of leaves begin…end-1 with those after them; raises TooManyPairs if a leaf alone has more than `limit`."""
+        boxes, units, found, work = self._boxes, self._units, [], np.zeros(4, np.int64)
+        while begin < end:
+            i, j = np.empty(room, np.int32), np.empty(room, np.int32)
+            begin, num, needed = _propose(
+                begin, end, boxes.levels, boxes.low, boxes.high, boxes.most_loose, boxes.rows.rows, boxes.rows.loose,
+                boxes.short, self._limits, boxes.rows.widen * self._threshold, self._grow, boxes.order, i, j, work,
+            )  # fmt: skip
+            value = np.empty(num)
+            kept = dissimilarity.decide_pairs(i, j, num, self._above, self._threshold, units.grid, units.excess, value)
+            work[3] += num
+            if kept:
+                found.append(Pairs(i[:kept].copy(), j[:kept].copy(), value[:kept].copy()))
+            if limit is not None and needed > limit:
+                raise TooManyPairs(needed)
+            own = int(needed - num)  # of the next leaf
+            room = max(room, own, min(8 * own, _MOST_ROOM))
+        return found, work
+
+
+def nanoseconds(units: Units, boxes: Boxes, threshold: float, most: float) -> float:
+    """About what `within` would take one core, from some leaves alone; infinite if it is clearly more than `most`."""
+    search = _Search(units, boxes, threshold, threshold)
+    num = min(boxes.num_leaves, _SAMPLE_LEAVES + boxes.num_leaves // 256)
+    work, left = Work(), 0
+    for number in range(num):
+        leaf = boxes.num_leaves * (2 * number + 1) // (2 * num)
+        work.add(search.of_leaves(leaf, leaf + 1, _ROOM, None)[1])
+        left += boxes.num_leaves - leaf
+        found = work.nanoseconds(units.grid.shape[1]) * boxes.num_leaves * (boxes.num_leaves + 1) / 2 / left
+        if found > 4 * most:
+            return np.inf
+    return found
+
+
+def within(
+    units: Units,
+    boxes: Boxes,
+    threshold: float,
+    above: float = -1.0,
+    leaf_range: tuple[int, int] | None = None,
+    limit: int | None = None,
+    advance: Callable[[float], None] | None = None,
+    threads: int = 1,
+    work: Work | None = None,
+) -> Pairs:
+    """All pairs i < j of rows with above < dissimilarity ≤ threshold, as `pairs.within`.
+
+    Args:
+      units: of n images.
+      boxes: of `bounds.centred` of the units.
+      threshold, above: as there.
+      leaf_range: only pairs of these leaves with themselves and those after them; by default of all.
+      limit, advance: as there.
+      threads: that work at once.
+      work: added to, if it is given.
+    """
+    begin, end = leaf_range or (0, boxes.num_leaves)
+    search = _Search(units, boxes, threshold, above)
+    step = max(1, min(_LEAVES_AT_ONCE, (end - begin) // (8 * threads)))
+    parts = [(low, min(end, low + step)) for low in range(begin, end, step)]
+    # The first leaves meet all others, the last ones none.
+    left = [boxes.num_leaves - low for low, _ in parts]
+    found, num_found, done, total = [], 0, 0, sum(left)
+    pending = collections.deque()
+
+    def collect() -> None:
+        nonlocal num_found, done
+        some, looked_at = pending.popleft().result()
+        found.extend(some)
+        num_found += sum(map(len, some))
+        if limit is not None and num_found > limit:
+            raise TooManyPairs(num_found)
+        if work is not None:
+            work.add(looked_at)
+        done += left.pop(0)
+        if advance is not None:
+            advance(done / total)
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        try:
+            for low, high in parts:
+                pending.append(pool.submit(search.of_leaves, low, high, _ROOM, limit))
+                if len(pending) > 2 * threads:
+                    collect()
+            while pending:
+                collect()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return concatenate(found)
