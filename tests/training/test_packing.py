@@ -8,7 +8,7 @@ from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
 from redundancy.runtime.errors import ConfigError
-from redundancy.training import packing, plan
+from redundancy.training import memory, packing
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh
 from redundancy.training.packing import Packing
@@ -82,12 +82,12 @@ def test_a_rate_is_measured():
 def test_the_estimate_grows_with_what_it_is_of():
     config, mesh = tiny(batch_size=64)
     programs = Programs(config, (8, 8, 1), 10, mesh, resident=True)
-    one = plan.estimate(programs, 1, 1000)
+    one = memory.estimate(programs, 1, 1000)
     assert one["images"] == 64_000
-    assert plan.estimate(programs, 3, 1000)["state"] == 3 * one["state"]
-    assert plan.estimate(programs, 3, 1000)["activations"] == one["activations"]
+    assert memory.estimate(programs, 3, 1000)["state"] == 3 * one["state"]
+    assert memory.estimate(programs, 3, 1000)["activations"] == one["activations"]
     batched = Programs(config, (8, 8, 1), 10, mesh, resident=True, vmap=True)
-    assert plan.estimate(batched, 3, 1000)["activations"] == 3 * one["activations"]
+    assert memory.estimate(batched, 3, 1000)["activations"] == 3 * one["activations"]
     compiled = programs.train.lower(*programs.train_arguments(1, 1, 1000)).compile().memory_analysis()
     assert one["activations"] == pytest.approx(compiled.temp_size_in_bytes, rel=0.7)
 
@@ -95,14 +95,14 @@ def test_the_estimate_grows_with_what_it_is_of():
 def test_a_pack_that_does_not_fit_is_an_error_with_a_remedy(monkeypatch):
     config, mesh = tiny(pack=4)
     programs = Programs(config, (8, 8, 1), 10, mesh, resident=True)
-    monkeypatch.setattr(plan, "device_memory", lambda device: 2**18)
+    monkeypatch.setattr(memory, "device_memory", lambda device: 2**18)
     with pytest.raises(ConfigError, match=r"pack of 4 trials.*[KMG]iB.*lower config\.pack, which is 4") as caught:
-        plan.check_fits(programs, 4, 100)
+        memory.check_fits(programs, 4, 100)
     assert "--config.resident_mb=0" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"--config\.resident_mb=0"):
-        plan.check_fits(programs, 4, 10_000_000)
+        memory.check_fits(programs, 4, 10_000_000)
 
 
 def test_a_device_has_memory():
-    assert plan.device_memory(jax.devices()[0]) > 2**28
-    assert np.isfinite(plan.device_memory(jax.devices()[0]))
+    assert memory.device_memory(jax.devices()[0]) > 2**28
+    assert np.isfinite(memory.device_memory(jax.devices()[0]))
