@@ -58,21 +58,17 @@ class Scenario:
     A poll is a describe of the queued resource, whatever its answer. ssh also looks at it, which is no poll.
 
     Attributes:
-      create_error: the answer to the create; nothing is made then, but see `made`.
-      made: the queued resource was made, although the create was answered by `create_error`: by UNAVAILABLE, or by
-        EXISTS where gcloud repeats its request after an answer that was lost.
-      creating: polls that find the state CREATING; then for as many
-      waiting: WAITING_FOR_RESOURCES, then for as many
-      provisioning: PROVISIONING, and then ACTIVE.
-      failed: instead of ACTIVE the state is FAILED, because of this.
+      create_error: the answer to the create; nothing is made then, but where `made`.
+      creating, waiting, provisioning: polls that find the states CREATING, WAITING_FOR_RESOURCES and PROVISIONING, one after
+        the other; then it is ACTIVE, or FAILED because of `failed`.
       preempted: the poll after the first that found it ACTIVE at which it is preempted; 1 is the next one.
-      node_only: a preemption shows in the node's state; that of the queued resource remains ACTIVE.
+      node_only: a preemption shows in the node's state alone.
       notice: seconds between SIGTERM and SIGKILL to the machines' processes at a preemption.
       errors: polls answered by UNAVAILABLE, counted from 1.
       deleting: polls that still find it after its deletion was asked for.
       unreachable: for how many ssh commands a worker cannot be reached.
-      dropped: for how many ssh commands the connection to a worker is lost once the command has run, before its
-        output has come, so that gcloud runs it again.
+      dropped: for how many ssh commands the connection to a worker is lost once the command has run, so that gcloud runs it
+        again.
     """
 
     create_error: Error | None = None
@@ -91,12 +87,7 @@ class Scenario:
 
 
 class Request(NamedTuple):
-    """A request as the cloud saw it.
-
-    Attributes:
-      command: the command of gcloud that sent it, such as "queued-resources.describe".
-      code: of HTTP, in the answer.
-    """
+    """As the cloud saw it. `command` of gcloud, such as "queued-resources.describe"; `code` of HTTP, in the answer."""
 
     command: str
     method: str
@@ -123,8 +114,8 @@ class _Queued:
     name: str
     body: Json
     scenario: Scenario
-    subnet: int
     number: int
+    subnet: int = 0
     polls: int = 0
     active_polls: int = 0
     state: str = "CREATING"
@@ -157,9 +148,8 @@ class FakeCloud:
         """Starts to listen.
 
         Args:
-          hosts: how many workers a slice has; to be changed between creates, where a test wants that.
-          homes: the folder in which fake_gcloud.py keeps the machines' homes, as NAME/worker-I. Processes that came
-            from there are killed when the slice is lost, and those homes set aside as NAME.K for its successor.
+          homes: the folder of the machines' homes, NAME/worker-I. Processes that came from there are killed when the slice
+            is lost, and those homes set aside as NAME.K for its successor.
         """
         self.hosts = hosts
         self.homes = homes
@@ -228,10 +218,10 @@ class FakeCloud:
         """How many queued resources were made under `name` so far."""
         return self._made.get(name, 0)
 
-    def preempt(self, name: str, node_only: bool = False, notice: float = 0.0) -> None:
-        """Takes the slice away now. See `Scenario` for the arguments."""
-        self._preempt(self._find(name), node_only)
-        self.kill(name, notice=notice)
+    def preempt(self, name: str) -> None:
+        """Takes the slice away now."""
+        self._preempt(self._find(name), node_only=False)
+        self.kill(name)
 
     def change(self, name: str, **states: str) -> None:
         """Sets `state` of the queued resource, `node` or `health` of its node; they stay so until it is deleted."""
@@ -241,20 +231,13 @@ class FakeCloud:
                 assert key in ("state", "node", "health"), key
                 setattr(queued, key, value)
 
-    def kill(self, name: str, worker: int | None = None, notice: float = 0.0) -> int:
-        """Kills all processes on one worker of the slice, or on all of them; returns how many there were.
-
-        Args:
-          notice: seconds that they have between SIGTERM and SIGKILL.
-        """
+    def kill(self, name: str, notice: float = 0.0) -> None:
+        """Kills all processes of the slice; they have `notice` seconds between SIGTERM and SIGKILL."""
         if self.homes is None:
-            return 0
+            return
         folder = self.homes / name
-        if worker is not None:
-            folder /= f"worker-{worker}"
-        found = _processes(folder)
         if notice:
-            _signal(found, signal.SIGTERM)
+            _signal(_processes(folder), signal.SIGTERM)
             deadline = time.monotonic() + notice
             while _processes(folder) and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -264,7 +247,6 @@ class FakeCloud:
             _signal(left, signal.SIGKILL)
             assert time.monotonic() < deadline, f"processes {left} do not die"
             time.sleep(0.01)
-        return len(found)
 
     def processes(self, name: str, worker: int) -> list[int]:
         """The ids of the processes that now run on a worker."""
@@ -286,12 +268,8 @@ class FakeCloud:
             if path.startswith("/compute/"):
                 result = {"name": path.rsplit("/", 1)[1], "commonInstanceMetadata": {"items": []}}
             elif match := re.fullmatch(r"/(?:v1|v2|v2alpha1)/projects/([^/]+)/locations/([^/]+)/(\w+)(?:/(.+))?", path):
-                project, zone, kind, name = (
-                    match[1],
-                    match[2],
-                    match[3],
-                    match[4] or arguments.get("queuedResourceId", ""),
-                )
+                project, zone, kind, name = match.groups()
+                name = name or arguments.get("queuedResourceId", "")
                 result = self._tpu(method, project, zone, kind, name, arguments, body, command)
             elif match := re.fullmatch(r"/fake/ssh/([^/]+)/([^/]+)", path):
                 zone, name = match[1], match[2]
@@ -324,14 +302,6 @@ class FakeCloud:
                 target = self._operations[int(name.rpartition("-")[2]) - 1]
                 response = {"@type": "type.googleapis.com/google.cloud.tpu.v2.Node", "name": target}
                 return {"name": path, "done": True, "response": response}
-            case "GET", "acceleratorTypes", False:
-                prefix = f"projects/{project}/locations/{zone}/acceleratorTypes"
-                kinds = ("v5litepod-8", "v5litepod-16", "v5litepod-32", "v6e-16", "v4-16", "v5p-16")
-                return {"acceleratorTypes": [{"name": f"{prefix}/{kind}", "type": kind} for kind in kinds]}
-            case "GET", "runtimeVersions", False:
-                prefix = f"projects/{project}/locations/{zone}/runtimeVersions"
-                kinds = ("v2-alpha-tpuv5-lite", "v2-alpha-tpuv5", "v2-alpha-tpuv6e", "tpu-ubuntu2204-base")
-                return {"runtimeVersions": [{"name": f"{prefix}/{kind}", "version": kind} for kind in kinds]}
             case _, "nodes", True:
                 return self._node(method, project, zone, name, body)
         return None
@@ -351,19 +321,11 @@ class FakeCloud:
         number = self._made[name] = self._made.get(name, 0) + 1
         self._set_homes_aside(name, number)
         taken = {queued.subnet for queued in self._all.values()}
-        self._all[zone, name] = _Queued(
-            project,
-            zone,
-            name,
-            body,
-            scenario,
-            next(subnet for subnet in range(256) if subnet not in taken),
-            number,
-            known=scenario.create_error is None,
-            doubtful=scenario.create_error is not None and scenario.create_error.code >= 500,
-            unreachable=dict(scenario.unreachable),
-            dropped=dict(scenario.dropped),
-        )
+        queued = self._all[zone, name] = _Queued(project, zone, name, body, scenario, number)
+        queued.subnet = next(subnet for subnet in range(256) if subnet not in taken)
+        queued.known = scenario.create_error is None
+        queued.doubtful = scenario.create_error is not None and scenario.create_error.code >= 500
+        queued.unreachable, queued.dropped = dict(scenario.unreachable), dict(scenario.dropped)
         return scenario.create_error or self._operation(project, zone, path)
 
     def _describe(self, project: str, zone: str, name: str, poll: bool) -> Json | Error:
@@ -443,11 +405,7 @@ class FakeCloud:
         return self._node_json(queued) if method == "GET" and not verb else None
 
     def _quirks(self, zone: str, name: str, counts: bool) -> Json:
-        """What goes wrong with the ssh command that asks: the numbers of the workers in question.
-
-        Args:
-          counts: this is the beginning of a command, and not another attempt to connect.
-        """
+        """Workers for which the ssh command that asks goes wrong; it `counts` at its beginning, not where it tries again."""
         queued = self._all.get((zone, name))
         if queued is None or queued.node != "READY":
             return {"unreachable": list(range(self.hosts)), "dropped": []}

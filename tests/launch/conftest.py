@@ -74,7 +74,6 @@ def fake_environment(cloud: FakeCloud, folder: pathlib.Path) -> dict[str, str]:
         "HOME": str(folder / "home"),
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU": cloud.url,
         "CLOUDSDK_CORE_PROJECT": "p",
-        "FAKE_GCLOUD_ACCOUNT": "someone@example.com",
         "FAKE_GCLOUD_BUCKETS": str(folder / "buckets"),
         "FAKE_GCLOUD_HOSTS": str(folder / "hosts"),
     }

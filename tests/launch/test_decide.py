@@ -12,26 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from launch import bundle, controller, run, spec
-from launch.backends import CloudError
+from launch.backends import CloudError, queued_resources
+from launch.controller import Close, Create, Delete, End, Start, Wait
 from launch.ledger import LEASE_S
-from launch.records import (
-    Attempt,
-    Close,
-    Create,
-    Delete,
-    End,
-    Host,
-    Policy,
-    Record,
-    Resource,
-    Sight,
-    Start,
-    State,
-    Wait,
-)
+from launch.records import Attempt, Host, Policy, Record, Resource, Sight, State
 from redundancy.runtime.errors import WorkdirError
 from tests.tiers import examples
 
+assert queued_resources  # sets variables of the environment, which no test may do
 ZONES = ("us-west4-a", "us-central1-a")
 POLICY = Policy(
     ZONES, wait_s=3600, give_up_s=1e6, silent_s=600, max_preemptions=5, max_failures=3, budget_s=1e6, backoff_s=30
@@ -42,17 +30,18 @@ NOW = 10_000.0
 def record(**last):
     if not last:
         return Record("r-0")
-    return Record("r-0", (Attempt(**{"number": 1, "zone": ZONES[0], "began": NOW - 500, "created": NOW - 500} | last),))
+    return Record(
+        "r-0",
+        (Attempt(**{"number": 1, "zone": ZONES[0], "began": NOW - 500, "created": NOW - 500, "hosts": 2} | last),),
+    )
 
 
 def sight(state, **values):
     known = {name: values.pop(name) for name in ("ready", "message") if name in values}
-    return Sight(resource=Resource("r-0", ZONES[0], state, hosts=2, **known), **{"now": NOW, "num_hosts": 2} | values)
+    return Sight(resource=Resource("r-0", ZONES[0], state, hosts=2, **known), **{"now": NOW} | values)
 
 
-FAULTS = (
-    "capacity", "unavailable", "permission", "lost", "late", "lost and late", "crash", "crash and late",
-)  # fmt: skip
+FAULTS = ("capacity", "unavailable", "permission", "lost", "late", "lost and late", "crash", "crash and late")
 CODE = bundle.Bundle((), b"code")
 RUNNING, CLOSED = {"started": NOW - 100}, {"started": NOW - 100, "ended": NOW - 50, "detail": "why"}
 BOTH = (Host(0, 0, line="fine"), Host(1, 0))
@@ -67,8 +56,6 @@ BOTH = (Host(0, 0, line="fine"), Host(1, 0))
         ({"created": NOW - 10}, sight(State.ABSENT), Wait),
         ({"asked": NOW - 10}, sight(State.ABSENT, stop=True), Close("stopped", "as asked")),
         (CLOSED | {"asked": NOW - 10, "outcome": "stopped"}, sight(State.ABSENT), Wait),
-        (CLOSED | {"asked": NOW - 10, "outcome": "budget"}, sight(State.ABSENT), Wait),
-        (CLOSED | {"asked": NOW - 10, "outcome": "capacity"}, sight(State.ABSENT), Wait),
         (CLOSED | {"asked": NOW - 10, "outcome": "stopped"}, sight(State.WAITING), Delete),
         (CLOSED | {"asked": NOW - 241, "outcome": "stopped"}, sight(State.ABSENT), End(75, "stopped; the same command goes on")),
         ({}, sight(State.WAITING), Delete),
@@ -90,23 +77,19 @@ BOTH = (Host(0, 0, line="fine"), Host(1, 0))
         (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 76, 1), Host(1, 1, 9, line="x"))), Close("failed", "host 1 ended with code 1: x")),
         (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 75), Host(1, 75))), Close("preempted", "host 0 ended with code 75: ")),
         (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 75, stopped=True), Host(1, 75))), Close("stopped", "as asked")),
-        (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 75, expired=True), Host(1, 75))), Close),
         (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 2, line="x"), Host(1, 2))), Close("refused", "host 0 ended with code 2: x")),
         (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 1, tail="open(/dev/vfio/0): busy"), Host(1, 76))), Close("unfit", "host 0 ended with code 1: ")),
         (RUNNING, sight(State.ACTIVE, hosts=(Host(0), Host(1)), used_s=1e6), Close("budget", "budget_chip_hours is used up")),
-        (RUNNING, sight(State.BROKEN, hosts=BOTH), Close("done", "fine")),
         (RUNNING, sight(State.ABSENT, hosts=BOTH), Close("done", "fine")),
         (RUNNING, sight(State.ABSENT, hosts=BOTH[:1]), Close("preempted", "the slice is gone")),
         (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 75, expired=True), Host(1, 75)), used_s=1e6 - 60), Close("budget", "budget_chip_hours is used up; the program was asked to save and end")),
         (RUNNING, sight(State.ACTIVE, hosts=(Host(0, 75, expired=True), Host(1, 75)), used_s=5e5), Close("share", "its share of the budget is used up; there is more now")),
         (CLOSED | {"outcome": "share"}, sight(State.ACTIVE, used_s=5e5), Start(2)),
         ({"created": NOW - 3500}, sight(State.BROKEN, message="FAILED"), Close("capacity", "FAILED")),
-        ({"created": NOW - 60}, sight(State.WAITING, stop=True), Close("stopped", "as asked")),
         (RUNNING, sight(State.ACTIVE, hosts=(Host(0), Host(1)), stop=True), Wait),
         (CLOSED | {"outcome": "preempted"}, sight(State.ABSENT, stop=True), End(75, "stopped; the same command goes on")),
         (CLOSED | {"outcome": "failed"}, sight(State.ACTIVE, ready=False, failures=1), Delete),
         (RUNNING, sight(State.BROKEN, message="SUSPENDED"), Close("preempted", "SUSPENDED")),
-        (RUNNING, sight(State.ABSENT), Close("preempted", "the slice is gone")),
         (RUNNING, sight(State.DELETING), Close),
         (CLOSED | {"outcome": "preempted"}, sight(State.BROKEN, preemptions=1), Delete("why")),
         (CLOSED | {"outcome": "preempted"}, sight(State.DELETING, preemptions=1), Wait),
@@ -117,10 +100,8 @@ BOTH = (Host(0, 0, line="fine"), Host(1, 0))
         (CLOSED | {"outcome": "failed"}, sight(State.ACTIVE, failures=3), Delete),
         (CLOSED | {"outcome": "failed"}, sight(State.DELETING, failures=3), Wait),
         (CLOSED | {"outcome": "failed"}, sight(State.ABSENT, failures=3), End(1, "the program failed 3 times (max_failures); why")),
-        (CLOSED | {"outcome": "failed"}, sight(State.UNKNOWN, failures=3), Wait),
         (CLOSED | {"outcome": "done"}, sight(State.ACTIVE), Delete("why")),
         (CLOSED | {"outcome": "done"}, sight(State.ABSENT), End(0, "why")),
-        (CLOSED | {"outcome": "stopped"}, sight(State.ABSENT), End),
         (CLOSED | {"outcome": "refused"}, sight(State.ABSENT), End(1, "why")),
         (CLOSED | {"outcome": "preempted"}, sight(State.ABSENT, run_s=1e7), End),
     ],
@@ -139,12 +120,12 @@ def test_want_of_capacity_tries_the_zones_and_then_waits_longer_and_longer():
             at += 1
         pauses.append(at - now)
         zones.append(action.zone)
-        given = controller.refused(controller.after(given, action, at), given, "capacity", "none", at)
+        given = controller.refused(controller.after(given, action, at), given, Close("capacity", "none"), at)
         now = at
     assert zones == [*ZONES] * 8
     assert pauses[0] == 0
     assert pauses[1::2] == [0] * 8, "the other zone at once"
-    assert 0 < pauses[2] < pauses[4] < pauses[6] < pauses[8] <= max(pauses) <= 1.25 * POLICY.backoff_max_s + 1
+    assert 0 < pauses[2] < pauses[4] < pauses[6] < pauses[8] <= max(pauses) <= POLICY.backoff_max_s + 1
 
 
 def test_failures_long_apart_are_not_added_up():
@@ -163,9 +144,8 @@ def test_slices_of_no_use_one_after_the_other_end_the_run():
         return Attempt(number, ZONES[0], NOW - 100, created=NOW - 100, ended=NOW - 50, outcome=outcome, detail="why")
 
     given = Record("r-0", tuple(lost(number, "unfit") for number in range(1, 5)))
-    assert controller.decide(given, sight(State.ABSENT), POLICY) == End(
-        1, "4 slices, one after the other, could not run the program (max_failures); why"
-    )
+    told = "4 slices in a row could not run the program (max_failures); why"
+    assert controller.decide(given, sight(State.ABSENT), POLICY) == End(1, told)
     given = Record("r-0", (*given.attempts[:2], lost(3, "preempted"), lost(4, "unfit")))
     assert not isinstance(controller.decide(given, sight(State.ABSENT), POLICY), End)
 
@@ -262,9 +242,7 @@ class Cloud:
     def execute(self, name, zone, argv, workers, timeout):
         silent = self.faults.pop("execute", ())
         hosts = [host for host in workers or range(2) if host not in silent]
-        return "\n".join(
-            f"LAUNCH-ACK {json.dumps({'worker': host, 'attempt': 1, 'state': 'started'})}" for host in hosts
-        )
+        return "\n".join(f"LAUNCH-ACK {json.dumps({'worker': host, 'state': 'started'})}" for host in hosts)
 
 
 class Files:
