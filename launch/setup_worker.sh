@@ -8,6 +8,16 @@ home="$HOME/.launch"
 uv_version=0.13.9
 uv="$home/uv-$uv_version"
 
+again() { # a command, some times over: networks and package locks are busy at times
+    local pause
+    for pause in 5 15 45; do
+        "$@" && return
+        echo "setup: once more in $pause s: $*" >&2
+        sleep "$pause"
+    done
+    "$@"
+}
+
 key=$( (cat pyproject.toml constraints.txt; echo "$python $extras") | sha256sum | cut -c1-16)
 venv="$home/venvs/$key"
 mkdir -p "$home/venvs"
@@ -15,14 +25,14 @@ exec 9>"$home/venvs/lock"
 flock 9
 if [ ! -e "$venv/.complete" ]; then
     if [ ! -d "$uv" ]; then
-        python3 -m pip install --quiet --upgrade --target "$uv.part" "uv==$uv_version"
+        again python3 -m pip install --quiet --upgrade --target "$uv.part" "uv==$uv_version"
         mv "$uv.part" "$uv"
     fi
-    "$uv/bin/uv" venv --quiet --clear --force --python "$python" "$venv"
+    again "$uv/bin/uv" venv --quiet --clear --force --python "$python" "$venv"
     wanted=()
     IFS=, read -ra names <<<"$extras"
     for name in "${names[@]}"; do wanted+=(--extra "$name"); done
-    "$uv/bin/uv" pip install --quiet --python "$venv/bin/python" \
+    again "$uv/bin/uv" pip install --quiet --python "$venv/bin/python" \
         --constraint constraints.txt --requirement pyproject.toml "${wanted[@]}"
     touch "$venv/.complete"
 fi

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from launch import bundle, run
+from tests.launch.bench import Bench
 from tests.launch.cloud import FakeCloud
 
 FAKE_GCLOUD = pathlib.Path(__file__).with_name("fake_gcloud.py")
@@ -34,6 +36,26 @@ if "-f" in sys.argv and "-t" in sys.argv:
     open(path, "w").write("a key\\n")
     open(path + ".pub", "w").write("ssh-rsa AAAA user@here\\n")
 """
+
+
+@pytest.fixture(scope="session")
+def code():
+    return bundle.make(run.HERE.parent)
+
+
+@pytest.fixture
+def bench(cloud, gcloud_env, tmp_path, monkeypatch, code):
+    """A run on the fake cloud, which must break no rule of it and leave nothing there."""
+    monkeypatch.setattr(bundle, "make", lambda _: code)
+    for name, value in gcloud_env.items():
+        monkeypatch.setenv(name, value)
+    made = Bench(cloud, tmp_path, monkeypatch)
+    try:
+        yield made
+    finally:
+        made.close()
+    assert cloud.violations == []
+    assert cloud.resources() == [], f"left: {cloud.resources()}\n{made.text}"
 
 
 def _script(path: pathlib.Path, text: str) -> None:

@@ -59,3 +59,11 @@ def test_jobset():
     assert job["completions"] == job["parallelism"] == hosts
     assert container["command"][0] == "redundancy"
     check(container["command"][1:])
+
+
+def test_skypilot_takes_its_file():
+    """Where SkyPilot is installed; the project does not need it."""
+    jsonschema, schemas = pytest.importorskip("jsonschema"), pytest.importorskip("sky.utils.schemas")
+    task = recipe("skypilot")
+    jsonschema.validate(task, schemas.get_task_schema())
+    jsonschema.validate(task["resources"], schemas.get_resources_schema())

@@ -1,6 +1,7 @@
 """What runs on a host before anything is installed there: the shell scripts, and that worker.py needs nothing but Python."""
 
 import ast
+import fcntl
 import hashlib
 import io
 import os
@@ -125,14 +126,26 @@ def test_the_code_is_fetched_once(host):
     assert host.trees() == [host.sha]
 
 
-def test_another_content_is_refused_and_leaves_nothing(host):
-    code, out, err = host.run("0" * 64)
+@pytest.mark.parametrize(
+    ("content", "sha"), [(None, "0" * 64), (b"no archive", hashlib.sha256(b"no archive").hexdigest())]
+)
+def test_another_content_or_no_archive_leaves_nothing(host, content, sha):
+    good = host.bundle.read_bytes()
+    host.bundle.write_bytes(content or good)
+    code, out, err = host.run(sha)
     assert code != 0
-    assert out.startswith("LAUNCH-HERE\n")
-    assert "worker" not in out
-    assert "did NOT match" in err
+    assert out == "LAUNCH-HERE\n"
+    assert ("did NOT match" in err) == (content is None)
     assert host.trees() == []
+    host.bundle.write_bytes(good)
     assert host.run()[0] == 0
+
+
+def test_code_from_the_bucket(host):
+    script(host.bin / "gcloud", f'#!/bin/sh\necho "$@" >&2\ncp "{host.bundle}" "$4"\n')
+    code, out, err = host.run(None, "gs://bucket/a b.tar.gz")
+    assert (code, out) == (0, SAID)
+    assert err.startswith("storage cp gs://bucket/a b.tar.gz ")
 
 
 def test_starts_at_once_do_not_disturb_each_other(host):
@@ -207,14 +220,19 @@ def test_a_virtual_environment_is_made_once(registry, tmp_path):
 
 @pytest.fixture
 def stub(tmp_path):
-    """A machine whose uv and pip only write down what they are asked for."""
+    """A machine whose uv and pip only write down what they are asked for, and whose `sleep` does not."""
     machine = Machine(tmp_path)
     log = tmp_path / "log"
-    last = 'if [ "$1" = venv ]; then sleep 0.2; mkdir -p "$(for last; do :; done; echo "$last")"; fi'
-    script(tmp_path / "uv", f'#!/bin/sh\necho "$@" >>{log}\n{last}\n')
+    uv = (
+        f'#!/bin/sh\necho "$@" >>{log}\n[ ! -e {tmp_path}/fail ] || {{ rm {tmp_path}/fail; exit 1; }}\n'
+        f'if [ "$1" = venv ]; then /bin/sleep 0.2; mkdir -p "$(for last; do :; done; echo "$last")"; fi\n'
+    )
+    script(tmp_path / "uv", uv)
     python = f'#!/bin/sh\necho "$@" >>{log}\nfor word; do case $word in *.part) to=$word;; esac; done\n'
     script(machine.bin / "python3", f'{python}mkdir -p "$to/bin"; cp {tmp_path}/uv "$to/bin/uv"\n')
+    script(machine.bin / "sleep", "#!/bin/sh\n")
     machine.asked = lambda: [line.split()[0] for line in log.read_text().splitlines()]
+    machine.failing = tmp_path / "fail"
     return machine
 
 
@@ -242,3 +260,26 @@ def test_two_at_once_make_one(stub):
     assert len({each.communicate(timeout=120)[0] for each in both}) == 1
     assert [each.returncode for each in both] == [0, 0]
     assert stub.asked() == ["-m", "venv", "pip"]
+    with open(stub.home / ".launch/venvs/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        late = stub.start()
+        with pytest.raises(subprocess.TimeoutExpired):
+            late.wait(0.5)
+    late.communicate(timeout=120)
+    assert late.returncode == 0
+
+
+def test_a_failure_is_tried_again(stub):
+    stub.failing.touch()
+    stub.run()
+    assert stub.asked() == ["-m", "venv", "venv", "pip"]
+
+
+def test_failures_end_the_setup_and_the_next_one_begins_again(stub):
+    script(stub.bin / "python3", "#!/bin/sh\necho no network >&2\nexit 1\n")
+    process = stub.start()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "setup: once more in 45 s: python3 -m pip" in err
+    assert "setup: " not in out
+    assert not (stub.code / ".launch-venv").exists()

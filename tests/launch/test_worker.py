@@ -134,7 +134,7 @@ def test_a_program_that_ends_well(host):
     status = host.wait()
     assert (status["code"], status["line"], status["setup"]) == (0, "all done", False)
     assert {"tail", "stopped", "expired"}.isdisjoint(status)
-    assert status["ended"] <= time.time()
+    assert status["began"] <= status["ended"] <= time.time()
     assert f"{host.tree}/sample.py a b {host.mark}/0/" in host.log()
     assert host.log().endswith("launch: ended with code 0\n")
     wait_until(lambda: not alive(ack["pid"]))
@@ -199,6 +199,16 @@ def test_a_program_that_does_not_listen_is_killed(host):
     assert (status["code"], status["stopped"]) == (128 + signal.SIGKILL, True)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_program_that_a_signal_ends(host, signum):
+    host.run(
+        "start", code=f"print('step 3', flush=True); signal.signal(15, signal.SIG_DFL); os.kill(os.getpid(), {signum})"
+    )
+    status = host.wait()
+    assert (status["code"], status["line"]) == (128 + signum, "step 3")
+    assert "stopped" not in status
+
+
 def test_the_end_of_a_program_that_fails_is_told(host):
     host.run("start", code="[print('line', i) for i in range(100)]; print('50 %\\r100 %'); raise ValueError('ü\\x00')")
     status = host.wait()
@@ -216,6 +226,13 @@ def test_what_is_left_in_the_group_of_a_program_is_ended(host):
     host.run("start", code=child)
     assert host.wait()["code"] == 0
     wait_until(lambda: not any(map(alive, host.pids())))
+
+
+def test_a_command_that_is_not_there(host):
+    host.run("start", argv=["nothing-of-this-name"])
+    status = host.wait()
+    assert status["code"] == 127
+    assert "No such file or directory: 'nothing-of-this-name'" in status["tail"]
 
 
 def test_setup_comes_first(host):
@@ -316,6 +333,7 @@ def test_the_first_host_of_a_slice_that_nobody_watches_deletes_it(host, number):
     assert host.wait(number=number)["code"] == 0
     wait_until(lambda: not alive(ack["pid"]))
     assert (host.work / "deleted").exists() == (number == 0)
+    assert host.status(number=number).get("deleting", False) == (number == 0)
 
 
 def test_a_slice_that_goes_on_does_not_delete_itself(host):
@@ -333,7 +351,7 @@ def test_the_number_of_the_host_comes_from_the_machine(monkeypatch):
             known = self.path.endswith("/agent-worker-number") and self.headers["Metadata-Flavor"] == "Google"
             self.send_response(200 if known else 404)
             self.end_headers()
-            self.wfile.write(b"3\n")
+            self.wfile.write(b"3\n" if known else b"")
 
         def log_message(self, *args):
             pass
