@@ -58,11 +58,7 @@ def _number(text: str) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line of the launcher itself, as far as "--".
-
-    Raises:
-      ConfigError: it is wrong.
-    """
+    """The command line of the launcher itself, as far as "--"; raises ConfigError if it is wrong."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("verb", nargs="?", default="")
     parser.add_argument("names", nargs="*")
@@ -196,7 +192,7 @@ def end(spec: Spec, args: argparse.Namespace) -> int:
         _opened(spec).down()
     else:
         _opened(spec).stop()
-        say(f"The launcher that watches the run deletes its slices; where none does: {_hint('down', spec, args)}")
+        say(f"The launcher that watches the run deletes its slices; if there is none: {_hint('down', spec, args)}")
     return 0
 
 

@@ -70,7 +70,7 @@ class Ledger:
         return (self.head.get("holder") or {}).get("id") == self._me["id"]
 
     def take(self, force: bool = False) -> None:
-        """Makes this process the holder, from its next save on; raises WorkdirError where another one is."""
+        """Makes this process the holder, from its next save on; raises WorkdirError if another one is."""
         holder = self.head.get("holder")
         if holder and not self.mine and not force and not self._dead(holder):
             silent = self._clock.time() - holder["seen"]

@@ -21,11 +21,7 @@ def say(text: str) -> None:
 
 
 def named(spec: Spec, command: list[str]) -> Spec:
-    """The spec with a name for the run: of the command's experiment, and of a hash of all that makes it this run.
-
-    Raises:
-      ConfigError: the command is wrong.
-    """
+    """The spec with a name for the run, of its config's name and its fingerprint; raises ConfigError for a wrong command."""
     if not command:
         raise ConfigError("there is no command after --; for example: -- run --config digits --workdir DIR")
     if any(re.match(r"--?(coordinator|num[-_]processes|process[-_]id)\b", part) for part in command):

@@ -18,6 +18,7 @@ _NAME = re.compile(r"([a-z]([-a-z0-9]{0,38}[a-z0-9])?)?")
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE", re.IGNORECASE)
 _NAMED = dict(wanted="a to z, 0 to 9 and -, at most 40, a letter first", check=_NAME.fullmatch)
 _ABOVE_0 = dict(wanted="a number above 0", check=lambda value: value > 0)
+_MANY = between(1, 1000)
 _FROM_0 = dict(wanted="a number, 0 or above", check=lambda value: value >= 0)
 
 
@@ -31,9 +32,7 @@ class Spec:
     """A launch config. The backend checks the fields that it alone has a use for."""
 
     backend: str = _field("queued_resources", "queued_resources: Cloud TPU; local: processes of this machine")
-    run: str = _field(
-        "", "name of the run; made from the command if empty, so the same command is the same run", **_NAMED
-    )
+    run: str = _field("", "name of the run; made from the command if empty", **_NAMED)
     bucket: str = _field("", "gs://BUCKET[/FOLDER] in the zones' region, for code, logs and status; local: a folder")
     project: str = _field("", "Google Cloud project; gcloud's own if empty")
     zones: tuple[str, ...] = _field((), "zones to try, the best first; the next one when a zone has no capacity")
@@ -41,33 +40,23 @@ class Spec:
     runtime_version: str = _field("", "software of the TPU VM; the accelerator's usual one if empty")
     spot: bool = _field(True, "spot capacity: cheap, taken back at any moment")
     reserved: bool = _field(False, "capacity of a reservation")
-    slices: int = _field(
-        1, "slices, each with its own command: {slice} and {slices} in it are replaced", **between(1, 1000)
-    )
-    hosts: int = _field(1, "local: processes of a slice", **between(1, 1000))
-    budget_chip_hours: float = _field(
-        0.0, "all slices end when they have used so many; needed except for local", **_FROM_0
-    )
+    slices: int = _field(1, "slices, each with its own command: {slice} and {slices} in it are replaced", **_MANY)
+    hosts: int = _field(1, "local: processes of a slice", **_MANY)
+    budget_chip_hours: float = _field(0.0, "all slices end when they have used so many; local: 0 for any", **_FROM_0)
     usd_per_chip_hour: float = _field(0.0, "your price, for the estimates; 0: none is printed", **_FROM_0)
     wait_hours: float = _field(6.0, "a request that is not granted by then expires", **_ABOVE_0)
     give_up_hours: float = _field(168.0, "no new slice is asked for after this time since the run began", **_ABOVE_0)
     max_preemptions: int = _field(100, "slices lost before the run gives up", **between(0, 10_000))
-    max_failures: int = _field(
-        3, "failures of the program, less than an hour apart, before the run gives up", **between(1, 1000)
-    )
+    max_failures: int = _field(3, "failures of the program, each within an hour, before the run gives up", **_MANY)
     service_account: str = _field("", "of the VMs, which reads and writes the bucket; the default one if empty")
     network: str = _field("", "of the VMs")
     subnetwork: str = _field("", "of the VMs")
     internal_ips: bool = _field(False, "VMs have no address in the internet; ssh goes through Identity-Aware Proxy")
-    self_delete: bool = _field(
-        True, "a slice that nobody watches deletes itself; the service account needs the right to"
-    )
+    self_delete: bool = _field(True, "a slice that nobody watches deletes itself, if the service account may")
     idle_minutes: float = _field(30.0, "time after the end of the program until it does", **_ABOVE_0)
     python: str = _field("3.12", "version to install on the VMs; or the path of a Python there that has all it needs")
-    extras: tuple[str, ...] = _field(("train", "tpu", "gcp"), "extras of pyproject.toml that are installed on the VMs")
-    devices: tuple[str, ...] = _field(
-        ("/dev/accel*", "/dev/vfio/[0-9]*"), "files of the chips, which one process holds"
-    )
+    extras: tuple[str, ...] = _field(("tpu", "gcp"), "extras of pyproject.toml that are installed on the VMs")
+    devices: tuple[str, ...] = _field(("/dev/accel*", "/dev/vfio/[0-9]*"), "files of the chips: one process holds them")
     env: tuple[tuple[str, str], ...] = _field((), "environment variables of the program: a dict. Nothing secret")
     poll_s: float = _field(30.0, "seconds between two looks at a slice", **_ABOVE_0)
     mirror_s: float = _field(30.0, "seconds between two copies of a host's log and status to the bucket", **_ABOVE_0)
@@ -106,11 +95,7 @@ def owner() -> str:
 
 
 def load(path: str, given: Mapping[str, str]) -> Spec:
-    """The checked spec of a config file, with the fields that the command line gives.
-
-    Raises:
-      ConfigError: a mistake in either.
-    """
+    """The checked spec of a config file, with the fields of the command line; raises ConfigError for a mistake in either."""
     file, _, argument = path.partition(":")
     if not os.path.isfile(file):
         raise ConfigError(f"--config: there is no file {file!r}; for example launch/configs/v5e_spot.py")
@@ -130,11 +115,7 @@ def _parsed(name: str, text: str):
 
 
 def resolve(config: Mapping) -> Spec:
-    """The checked spec of a launch config.
-
-    Raises:
-      ConfigError: a field is unknown, of another type or out of range.
-    """
+    """The checked spec of a launch config; raises ConfigError if a field is unknown, of another type or out of range."""
     values = {}
     for name, value in config.items():
         if name not in FIELDS:

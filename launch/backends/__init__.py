@@ -67,10 +67,6 @@ class Slices:
 
 
 def backend(spec: Spec) -> Slices:
-    """The backend that the spec names.
-
-    Raises:
-      ConfigError: there is none of that name, or a field does not suit it.
-    """
+    """The backend that the spec names; raises ConfigError if there is none, or a field does not suit it."""
     spec.need(spec.backend in NAMES, "backend", " or ".join(NAMES))
     return importlib.import_module(f"launch.backends.{spec.backend}").Backend(spec)

@@ -218,7 +218,7 @@ class Backend(Slices):
             )
 
     def warning(self) -> str | None:
-        """Where the bucket is not in the region of the zones."""
+        """A warning if the bucket is not in the region of the zones."""
         bucket, zones = self.spec.bucket.split("/")[2], self.spec.zones
         try:
             argv = ["gcloud", "storage", "buckets", "describe", f"gs://{bucket}", "--format=value(location)"]
@@ -264,10 +264,9 @@ def _key() -> str:
     path = os.path.expanduser("~/.ssh/google_compute_engine")
     if not os.path.exists(path):
         return "none yet; gcloud makes one at the first ssh"
-    if subprocess.run(["ssh-keygen", "-y", "-P", "", "-f", path], capture_output=True, check=False).returncode == 0:
+    opened = subprocess.run(["ssh-keygen", "-y", "-P", "", "-f", path], capture_output=True).returncode == 0
+    if opened or b"google_compute_engine" in subprocess.run(["ssh-add", "-l"], capture_output=True).stdout:
         return path
-    if b"google_compute_engine" in subprocess.run(["ssh-add", "-l"], capture_output=True, check=False).stdout:
-        return f"{path}, held by an agent"
     raise UserError(f"{path} has a passphrase, which nobody is there to type")
 
 
@@ -295,11 +294,11 @@ def _resource(found: dict, zone: str = "") -> Resource:
     """A queued resource as gcloud's JSON describes it."""
     path = found.get("name", "").split("/")
     name, zone = path[-1], zone or (path[3] if len(path) > 3 else "")
-    told = found.get("state", {})
-    state = _STATES.get(told.get("state"), State.UNKNOWN)
-    error = told.get("failedData", {}).get("error", {})
+    shown = found.get("state", {})
+    state = _STATES.get(shown.get("state"), State.UNKNOWN)
+    error = shown.get("failedData", {}).get("error", {})
     failed = _CODES.get(error.get("code"), "") + error.get("message", "")
-    message = failed or (told.get("state", "no state") if state in (State.BROKEN, State.UNKNOWN) else "")
+    message = failed or (shown.get("state", "no state") if state in (State.BROKEN, State.UNKNOWN) else "")
     nodes = found.get("tpu", {}).get("nodeSpec", [{}])
     return Resource(name, zone, state, message=message, labels=nodes[0].get("node", {}).get("labels", {}))
 

@@ -13,125 +13,12 @@ import signal
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any
+
+from tests.launch.scenario import UNAVAILABLE, Error, Queued, Request, Resource, Scenario
 
 Json = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Error:
-    """An error as the API reports it: HTTP's code, the status word that gcloud prints, and the text."""
-
-    code: int
-    status: str
-    message: str
-
-
-CAPACITY = Error(
-    429,
-    "RESOURCE_EXHAUSTED",
-    'There is no more capacity in the zone "europe-west4-a"; you can try in another zone where Cloud TPU Nodes are offered'
-    " (see https://cloud.google.com/tpu/docs/regions)",
-)
-QUOTA = Error(
-    429,
-    "RESOURCE_EXHAUSTED",
-    "Quota 'TPUV5sPreemptibleLitepodPerProjectPerRegionForTPUAPI' exhausted. Limit 64 in region us-west4",
-)
-RESERVATION = Error(
-    400,
-    "FAILED_PRECONDITION",
-    "Insufficient reserved capacity. Contact customer support to increase your reservation.",
-)
-DENIED = Error(403, "PERMISSION_DENIED", "Permission 'tpu.queuedResources.create' denied on 'projects/p/locations/z'")
-INVALID = Error(400, "INVALID_ARGUMENT", "Cloud TPU received a bad request. The accelerator type is not known")
-EXISTS = Error(409, "ALREADY_EXISTS", "Resource already exists")
-UNAVAILABLE = Error(503, "UNAVAILABLE", "The service is currently unavailable.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Scenario:
-    """What happens to one create request, and to the queued resource that it makes.
-
-    A poll is a describe of the queued resource, whatever its answer. ssh also looks at it, which is no poll.
-
-    Attributes:
-      create_error: the answer to the create; nothing is made then, but where `made`.
-      creating, waiting, provisioning: polls that find the states CREATING, WAITING_FOR_RESOURCES and PROVISIONING, one after
-        the other; then it is ACTIVE, or FAILED because of `failed`.
-      preempted: the poll after the first that found it ACTIVE at which it is preempted; 1 is the next one.
-      node_only: a preemption shows in the node's state alone.
-      notice: seconds between SIGTERM and SIGKILL to the machines' processes at a preemption.
-      errors: polls answered by UNAVAILABLE, counted from 1.
-      deleting: polls that still find it after its deletion was asked for.
-      unreachable: for how many ssh commands a worker cannot be reached.
-      dropped: for how many ssh commands the connection to a worker is lost once the command has run, so that gcloud runs it
-        again.
-    """
-
-    create_error: Error | None = None
-    made: bool = False
-    creating: int = 0
-    waiting: int = 1
-    provisioning: int = 1
-    failed: Error | None = None
-    preempted: int | None = None
-    node_only: bool = False
-    notice: float = 0.0
-    errors: Iterable[int] = ()
-    deleting: int = 1
-    unreachable: Mapping[int, int] = dataclasses.field(default_factory=dict)
-    dropped: Mapping[int, int] = dataclasses.field(default_factory=dict)
-
-
-class Request(NamedTuple):
-    """As the cloud saw it. `command` of gcloud, such as "queued-resources.describe"; `code` of HTTP, in the answer."""
-
-    command: str
-    method: str
-    zone: str
-    name: str
-    code: int
-
-
-class Resource(NamedTuple):
-    """What exists under one name. `node` is the node's state, or "" where it has none."""
-
-    zone: str
-    name: str
-    state: str
-    node: str
-
-
-@dataclasses.dataclass
-class _Queued:
-    """A queued resource that exists."""
-
-    project: str
-    zone: str
-    name: str
-    body: Json
-    scenario: Scenario
-    number: int
-    subnet: int = 0
-    polls: int = 0
-    active_polls: int = 0
-    state: str = "CREATING"
-    node: str = ""
-    health: str = ""
-    initiator: str = "SERVICE"
-    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
-    deleting_polls: int | None = None
-    known: bool = False  # that it exists was told to somebody
-    doubtful: bool = False  # the last answer about it was an error of the server
-    unreachable: dict[int, int] = dataclasses.field(default_factory=dict)
-    dropped: dict[int, int] = dataclasses.field(default_factory=dict)
-
-    @property
-    def path(self) -> str:
-        return f"projects/{self.project}/locations/{self.zone}/queuedResources/{self.name}"
 
 
 class FakeCloud:
@@ -156,7 +43,7 @@ class FakeCloud:
         self.log: list[Request] = []
         self.violations: list[str] = []
         self._scenarios: dict[str, list[Scenario]] = {}
-        self._all: dict[tuple[str, str], _Queued] = {}
+        self._all: dict[tuple[str, str], Queued] = {}
         self._made: dict[str, int] = {}
         self._operations: list[str] = []
         self._lock = threading.RLock()
@@ -252,13 +139,13 @@ class FakeCloud:
         """The ids of the processes that now run on a worker."""
         return [] if self.homes is None else _processes(self.homes / name / f"worker-{worker}")
 
-    def _find(self, name: str) -> _Queued:
+    def _find(self, name: str) -> Queued:
         with self._lock:
             found = [queued for queued in self._all.values() if queued.name == name]
             assert len(found) == 1, f"{name} exists {len(found)} times"
             return found[0]
 
-    def _answer(self, method: str, target: str, body: Json, command: str) -> tuple[int, Json, _Queued | None]:
+    def _answer(self, method: str, target: str, body: Json, command: str) -> tuple[int, Json, Queued | None]:
         """Answers one request: the code, the answer, and the slice whose machines are to be stopped after it."""
         path, _, query = target.partition("?")
         arguments = dict(urllib.parse.parse_qsl(query))
@@ -302,6 +189,10 @@ class FakeCloud:
                 target = self._operations[int(name.rpartition("-")[2]) - 1]
                 response = {"@type": "type.googleapis.com/google.cloud.tpu.v2.Node", "name": target}
                 return {"name": path, "done": True, "response": response}
+            case "GET", ("acceleratorTypes" | "runtimeVersions"), False:
+                prefix = f"projects/{project}/locations/{zone}/{kind}"
+                known = ("v5litepod-16", "v4-32") if kind == "acceleratorTypes" else ("v2-alpha-tpuv5-lite",)
+                return {kind: [{"name": f"{prefix}/{each}"} for each in known]}
             case _, "nodes", True:
                 return self._node(method, project, zone, name, body)
         return None
@@ -321,7 +212,7 @@ class FakeCloud:
         number = self._made[name] = self._made.get(name, 0) + 1
         self._set_homes_aside(name, number)
         taken = {queued.subnet for queued in self._all.values()}
-        queued = self._all[zone, name] = _Queued(project, zone, name, body, scenario, number)
+        queued = self._all[zone, name] = Queued(project, zone, name, body, scenario, number)
         queued.subnet = next(subnet for subnet in range(256) if subnet not in taken)
         queued.known = scenario.create_error is None
         queued.doubtful = scenario.create_error is not None and scenario.create_error.code >= 500
@@ -341,7 +232,7 @@ class FakeCloud:
         queued.known, queued.doubtful = True, False
         return self._queued_json(queued)
 
-    def _advance(self, queued: _Queued) -> None:
+    def _advance(self, queued: Queued) -> None:
         """One poll's worth of time."""
         queued.polls += 1
         scenario = queued.scenario
@@ -366,7 +257,7 @@ class FakeCloud:
             if queued.active_polls == scenario.preempted:
                 self._preempt(queued, scenario.node_only)
 
-    def _preempt(self, queued: _Queued, node_only: bool) -> None:
+    def _preempt(self, queued: Queued, node_only: bool) -> None:
         with self._lock:
             if not node_only:
                 queued.state = "SUSPENDED"
@@ -423,7 +314,7 @@ class FakeCloud:
         name = f"projects/{project}/locations/{zone}/operations/operation-{len(self._operations)}"
         return {"name": name, "metadata": {"@type": "type.googleapis.com/google.cloud.tpu.v2.OperationMetadata"}}
 
-    def _queued_json(self, queued: _Queued) -> Json:
+    def _queued_json(self, queued: Queued) -> Json:
         state: Json = {"state": queued.state, "stateInitiator": queued.initiator}
         if queued.state == "FAILED" and queued.scenario.failed is not None:
             code = {"RESOURCE_EXHAUSTED": 8, "FAILED_PRECONDITION": 9, "INVALID_ARGUMENT": 3}
@@ -431,7 +322,7 @@ class FakeCloud:
             state["failedData"] = {"error": {"code": code.get(error.status, 13), "message": error.message}}
         return {"name": queued.path, "createTime": "2026-01-01T00:00:00.000000Z", "state": state, **queued.body}
 
-    def _node_json(self, queued: _Queued) -> Json:
+    def _node_json(self, queued: Queued) -> Json:
         [spec] = queued.body["tpu"]["nodeSpec"]
         addresses = [f"127.0.{queued.subnet}.{10 + worker}" for worker in range(self.hosts)]
         external = queued.body["tpu"]["nodeSpec"][0]["node"].get("networkConfig", {}).get("enableExternalIps")
@@ -461,7 +352,7 @@ class FakeCloud:
         (self.homes / name).rename(self.homes / f"{name}.{number - 1}")
 
 
-def _machines_lost(queued: _Queued) -> bool:
+def _machines_lost(queued: Queued) -> bool:
     return queued.node in ("PREEMPTED", "DELETING", "TERMINATED") or queued.state in ("SUSPENDED", "DELETING", "FAILED")
 
 

@@ -83,8 +83,9 @@ def gcloud_env(cloud: FakeCloud, tmp_path: pathlib.Path) -> dict[str, str]:
 def fake_environment(cloud: FakeCloud, folder: pathlib.Path) -> dict[str, str]:
     binaries = folder / "bin"
     # Imported, so that it is compiled once.
+    root = FAKE_GCLOUD.parents[2]
     begin = (
-        f"import sys; sys.path.insert(0, '{FAKE_GCLOUD.parent}'); import fake_gcloud; fake_gcloud.main(sys.argv[1:])"
+        f"import sys; sys.path.insert(0, '{root}'); from tests.launch import fake_gcloud as it; it.main(sys.argv[1:])"
     )
     text = f'#!/bin/sh\nFAKE_GCLOUD_BIN="{binaries}" exec "{sys.executable}" -I -S -c "{begin}" "$@"\n'
     _script(binaries / "gcloud", text)

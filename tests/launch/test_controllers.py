@@ -11,7 +11,7 @@ from launch.backends.queued_resources import Gcloud
 from launch.records import State
 from redundancy.runtime.errors import UserError
 from tests.launch.bench import arguments, step_until, wait_for_state
-from tests.launch.cloud import UNAVAILABLE, Scenario
+from tests.launch.scenario import UNAVAILABLE, Scenario
 from tests.waiting import wait_until
 
 
@@ -156,8 +156,8 @@ OF_REDUNDANCY = ["--", "link", "--config=configs/embeddings.py", "--workdir=gs:/
 
 
 def test_ctrl_c_tells_what_runs_and_the_same_command_goes_on(bench, capsys, monkeypatch):
-    bench.arguments[1] = "60"
-
+    go = bench.folder / "go"
+    bench.arguments[1:] = ["60", f"while step == 30 and not os.path.exists({str(go)!r}): time.sleep(0.05)"]
     step = run.Run.step
 
     def interrupted(task, index):
@@ -177,6 +177,7 @@ def test_ctrl_c_tells_what_runs_and_the_same_command_goes_on(bench, capsys, monk
     assert re.search(r"r-0 in us-west4-a: active, owner \w+, expires 20\d\d-", capsys.readouterr().out)
     assert command_line.main(arguments(bench, "status", "r")) == 0
     assert re.search(r"host 1 \(.*\): running, \d+ s ago: step \d+", capsys.readouterr().out)
+    go.touch()
     assert command_line.main([*given, *OF_REDUNDANCY]) == 0
     assert bench.cloud.creations("r-0") == 1
     assert bench.starts() == 1
@@ -253,3 +254,18 @@ def test_plan_creates_nothing(bench, capsys):
     assert "at most     1,000.0 chip-hours: all slices at once for 62.5 h" in out
     assert sorted((bench.folder / "buckets").rglob("*")) == before
     assert [request for request in bench.cloud.log if request.method != "GET"] == []
+
+
+def test_preflight_asks_what_a_run_needs(bench, capsys):
+    assert command_line.main([*arguments(bench, "preflight"), *OF_REDUNDANCY]) == 1
+    out = capsys.readouterr().out
+    assert "account        FAILED: nobody is logged in. Wanted: gcloud auth login" in out
+    assert "us-central1-a  v5litepod-16\nus-central1-a  v2-alpha-tpuv5-lite\n" in out
+    assert "bucket         WARNING: gs://bucket is in us-central1, us-west4-a not" in out
+    assert out.endswith("not ready\n")
+    bench.values["runtime_version"] = "none"
+    command_line.main([*arguments(bench, "preflight"), *OF_REDUNDANCY])
+    assert (
+        "us-west4-a     FAILED: there is no none, but v2-alpha-tpuv5-lite. Wanted: --config.runtime"
+        in capsys.readouterr().out
+    )

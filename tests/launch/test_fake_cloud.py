@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.launch.cloud import UNAVAILABLE, Scenario
+from tests.launch.scenario import UNAVAILABLE, Scenario
 from tests.waiting import wait_until
 
 CREATE = (
@@ -103,3 +103,60 @@ def test_only_one_of_many_writers_makes_an_object(gcloud, gcloud_env):
     won = [number for number, writer in enumerate(writers) if writer.returncode == 0]
     assert len(won) == 1
     assert gcloud("storage", "cat", "gs://bucket/lease").stdout == str(won[0])
+
+
+def test_a_queued_resource_moves_by_one_step_for_each_poll(cloud, slices):
+    cloud.script("run-0", Scenario(creating=1, waiting=2, provisioning=1, preempted=2, deleting=2))
+    assert slices.state() == "none"
+    slices.create()
+    states = [slices.state() for _ in range(7)]
+    assert states == ["CREATING", *2 * ["WAITING_FOR_RESOURCES"], "PROVISIONING", "ACTIVE", "ACTIVE", "SUSPENDED"]
+    slices.delete()
+    assert [slices.state() for _ in range(3)] == ["DELETING", "DELETING", "none"]
+    assert cloud.resources() == []
+    assert cloud.violations == []
+
+
+@pytest.mark.parametrize(
+    ("scenario", "command", "times"),
+    [
+        (Scenario(dropped={0: 1}), "true", 2),
+        (Scenario(), "exit 255", 3),
+        (Scenario(), "kill -9 $$", 3),
+        (Scenario(), "exit 7", 1),
+    ],
+    ids=["the connection is lost", "exit status 255", "a signal", "another exit status"],
+)
+def test_a_command_may_run_more_than_once(cloud, slices, tmp_path, scenario, command, times):
+    cloud.script("run-0", scenario)
+    slices.active()
+    slices.ssh(f"echo x >> ran; {command}", worker="0")
+    assert (tmp_path / "hosts/run-0/worker-0/ran").read_text() == "x\n" * times
+
+
+def test_a_machine_may_delete_its_own_slice(cloud, slices):
+    cloud.script("run-0", Scenario(deleting=0))
+    slices.active()
+    flags = "--project=p --zone=z-a --force --async --quiet"
+    slices.ssh(f"sleep 600 & gcloud compute tpus queued-resources delete run-0 {flags}; sleep 600", worker="0")
+    assert slices.state() == "none"
+    wait_until(lambda: cloud.processes("run-0", 0) == [])
+
+
+def test_a_preemption_with_notice_sends_sigterm_first(cloud, slices, tmp_path):
+    slices.active()
+    catch = "trap 'echo saved > saved; exit 0' TERM; echo up > up; while :; do sleep 0.05; done"
+    slices.ssh(f"setsid bash -c {json.dumps(catch)} > /dev/null 2>&1 < /dev/null &", worker="1")
+    home = tmp_path / "hosts/run-0/worker-1"
+    wait_until((home / "up").exists)
+    cloud.kill("run-0", notice=60)
+    assert (home / "saved").read_text() == "saved\n"
+    assert cloud.processes("run-0", 1) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["compute tpus queued-resources delete n --foo", "compute tpus queued-resources frob", "storage rm gs://b/a"],
+)
+def test_what_is_not_in_use_is_refused(gcloud, words):
+    assert gcloud(*words.split()).returncode == 2

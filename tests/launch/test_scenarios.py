@@ -18,7 +18,7 @@ from launch import start
 from launch.backends.queued_resources import Backend
 from launch.records import State
 from tests.launch.bench import step_until, wait_for_state
-from tests.launch.cloud import CAPACITY, DENIED, EXISTS, INVALID, QUOTA, RESERVATION, UNAVAILABLE, Scenario
+from tests.launch.scenario import CAPACITY, DENIED, EXISTS, INVALID, QUOTA, RESERVATION, UNAVAILABLE, Scenario
 from tests.tiers import soaked
 from tests.waiting import wait_until
 

@@ -84,6 +84,14 @@ def test_topologies_are_those_of_the_compiler(kind):
         assert generations.parse_topology(f"{generation}:{shape}").chips == chips
 
 
+def test_several_zones_on_the_command_line():
+    given = {"bucket": "gs://b-1", "budget_chip_hours": "9", "slices": "2", "spot": "false"}
+    for zones in ("us-west4-a,us-east5-b", "('us-west4-a', 'us-east5-b')"):
+        made = spec.load(f"{CONFIGS}/v6e.py", {**given, "zones": zones})
+        assert made.zones == ("us-west4-a", "us-east5-b")
+        assert (made.budget_chip_hours, made.slices, made.spot) == (9.0, 2, False)
+
+
 def test_what_follows_from_a_spec():
     made = resolved(
         "v4_spot", bucket="gs://bucket/folder/", budget_chip_hours=64.0, slices=2, run="r", runtime_version="x"
