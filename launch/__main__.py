@@ -132,8 +132,8 @@ def _opened(spec: Spec) -> Run:
     """A run that exists."""
     task = Run(spec, [])
     if not task.ledger.load():
-        known = _names(task.files)
-        raise UserError(f"no run {spec.run} in {task.files.root}.{nearest(spec.run, known)} Runs: {', '.join(known)}")
+        known, where = _names(task.files), task.files.root
+        raise UserError(f"there is no run {spec.run} in {where}.{nearest(spec.run, known)} Runs: {', '.join(known)}")
     task.command = task.ledger.head["command"]
     return task
 

@@ -55,7 +55,7 @@ class Spec:
     self_delete: bool = _field(True, "a slice that nobody watches deletes itself, if the service account may")
     idle_minutes: float = _field(30.0, "time after the end of the program until it does", **_ABOVE_0)
     python: str = _field("3.12", "version to install on the VMs; or the path of a Python there that has all it needs")
-    extras: tuple[str, ...] = _field(("tpu", "gcp"), "extras of pyproject.toml that are installed on the VMs")
+    extras: tuple[str, ...] = _field(("train", "tpu", "gcp"), "extras of pyproject.toml that are installed on the VMs")
     devices: tuple[str, ...] = _field(("/dev/accel*", "/dev/vfio/[0-9]*"), "files of the chips: one process holds them")
     env: tuple[tuple[str, str], ...] = _field((), "environment variables of the program: a dict. Nothing secret")
     poll_s: float = _field(30.0, "seconds between two looks at a slice", **_ABOVE_0)
