@@ -3,20 +3,19 @@
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import re
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from typing import NoReturn
 
-from launch import controller, records
+from launch import controller
 from launch import spec as spec_lib
 from launch.backends import CloudError, backend
 from launch.ledger import Ledger
 from launch.prepare import cost, named, plan, preflight, say
+from launch.records import Policy, State
 from launch.run import Run
 from launch.spec import Spec
 from redundancy.runtime.errors import ConfigError, UserError, nearest
@@ -42,7 +41,7 @@ a crash or on another machine, and it goes on. status, logs, stop and down want 
   --config.FIELD=VALUE overrides a field; the fields are below
   --delete-on-exit     Ctrl-C also deletes the slices
 
-Exit codes: 0 done, 1 an error, 2 a wrong command, 75 stopped and saved, 130 Ctrl-C (what still runs is told).
+Exit codes: 0 done, 1 an error, 2 a wrong command, 75 stopped and saved, 130 Ctrl-C (prints what still runs).
 """
 VERBS = ("plan", "preflight", "run", "status", "logs", "stop", "down", "list", "gc")
 
@@ -54,16 +53,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _number(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of a host or slice")
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a host or slice")
     return int(text)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line of the launcher itself, as far as "--".
-
-    Raises:
-      ConfigError: it is wrong.
-    """
+    """The command line of the launcher itself, as far as "--"; raises ConfigError if it is wrong."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("verb", nargs="?", default="")
     parser.add_argument("names", nargs="*")
@@ -86,59 +81,47 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-@contextlib.contextmanager
-def _as_ctrl_c(*signals: signal.Signals) -> Iterator[None]:
-    """Signals raise KeyboardInterrupt."""
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def run(spec: Spec, command: list[str], args: argparse.Namespace) -> int:
     task = Run(spec, command)
     say(f"run {spec.run}: {spec.slices} slice(s); its files are in {task.files.uri(spec.run)}")
-    with _as_ctrl_c(signal.SIGTERM, signal.SIGHUP):
+    what = "This launcher ends."
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            stack.callback(signal.signal, number, signal.signal(number, signal.default_int_handler))
+        stack.callback(task.ledger.release)
         try:
-            task.open()
-            return task.run()
-        except KeyboardInterrupt:
-            if not (args.delete_on_exit and task.ledger.load()):
-                _tell_remaining(task, args, "This launcher ends.")
-                return 130
             try:
-                task.down()
-                return 130
-            except BaseException:
-                _tell_remaining(task, args, "The slices are not all deleted.")
+                task.open()
+                return task.run()
+            except KeyboardInterrupt:
+                if args.delete_on_exit and task.ledger.load():
+                    what = "The slices are not all deleted."
+                    task.down()
+                    return 130
                 raise
-        except Exception:
-            _tell_remaining(task, args, "This launcher ends.")
+        except BaseException:
+            _tell_remaining(task, args, what)
             raise
-        finally:
-            task.ledger.release()
 
 
 def _tell_remaining(task: Run, args: argparse.Namespace, what: str) -> None:
-    left, spec = task.remaining(), task.spec
+    left = [record for record in task.records if record.last is not None and record.end is None]
     if not task.ledger.held:
-        say(f"\n{what} It has changed nothing; see what exists: {_hint('list', spec, args)}")
+        say(f"\n{what} It has changed nothing; see what exists: {_hint('list', task.spec, args)}")
     elif not left:
         say(f"\n{what} No slice is left.")
     else:
-        say(f"\n{what} What may still run, at {cost(spec, task.slices.chips * len(left))} each hour:")
-        say("\n".join(f"  {line}" for line in left))
-        say(f"The same command goes on. To end it: {_hint('down', spec, args)}")
+        say(f"\n{what} What may still run, at {cost(task.spec, task.slices.chips * len(left))} each hour:")
+        say("\n".join(f"  {each.name} in {each.last.zone}, {task.slices.chips} chips" for each in left))
+        say(f"The same command goes on. To end it: {_hint('down', task.spec, args)}")
 
 
 def _hint(verb: str, spec: Spec, args: argparse.Namespace) -> str:
     return shlex.join(["python", "-m", "launch", verb, *([] if verb == "list" else [spec.run]), *args.given])
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def _names(files) -> list[str]:
@@ -149,10 +132,8 @@ def _opened(spec: Spec) -> Run:
     """A run that exists."""
     task = Run(spec, [])
     if not task.ledger.load():
-        known = _names(task.files)
-        raise UserError(
-            f"there is no run {spec.run} in {task.files.root}.{nearest(spec.run, known)} Runs: {', '.join(known)}"
-        )
+        known, where = _names(task.files), task.files.root
+        raise UserError(f"there is no run {spec.run} in {where}.{nearest(spec.run, known)} Runs: {', '.join(known)}")
     task.command = task.ledger.head["command"]
     return task
 
@@ -181,10 +162,6 @@ def status(spec: Spec, args: argparse.Namespace) -> int:
     return 0
 
 
-def _when(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds).isoformat(" ", timespec="seconds")
-
-
 def logs(spec: Spec, args: argparse.Namespace) -> int:
     task = _opened(spec)
     number = size = 0  # of the attempt that is shown, and of what was shown
@@ -209,57 +186,46 @@ def logs(spec: Spec, args: argparse.Namespace) -> int:
         task.ledger.load()
 
 
-def stop(spec: Spec, args: argparse.Namespace) -> int:
-    _opened(spec).stop()
-    say(f"The launcher that watches the run deletes its slices; where none does: {_hint('down', spec, args)}")
-    return 0
-
-
-def down(spec: Spec, args: argparse.Namespace) -> int:
-    _opened(spec).down()
+def end(spec: Spec, args: argparse.Namespace) -> int:
+    """`stop` and `down`."""
+    if args.verb == "down":
+        _opened(spec).down()
+    else:
+        _opened(spec).stop()
+        say(f"The launcher that watches the run deletes its slices; if there is none: {_hint('down', spec, args)}")
     return 0
 
 
 def list_(spec: Spec, args: argparse.Namespace) -> int:
-    found = backend(spec).existing()
-    for resource in found:
-        expires = resource.labels.get("expires", "")
-        until = f", expires {_when(int(expires))}" if expires.isdecimal() else ""
-        say(f"{resource.name} in {resource.zone}: {resource}, owner {resource.labels.get('owner')}{until}")
-    if not found:
-        say("nothing exists.")
-    return 0
-
-
-def gc(spec: Spec, args: argparse.Namespace) -> int:
-    """Leftovers of this user: slices that were lost or are past their time; and requests that may still bring a slice."""
-    slices = backend(spec)
+    """Every slice; for `gc` those of this user that are lost or expired, and requests that may still bring one."""
+    slices, only = backend(spec), args.verb == "gc"
     found = failed = waiting = False
     for resource in slices.existing():
-        expires = resource.labels.get("expires", "")
+        owner, expires = resource.labels.get("owner"), resource.labels.get("expires", "")
         expired = expires.isdecimal() and int(expires) < time.time()
-        lost = resource.state is records.State.BROKEN
-        if resource.labels.get("owner") != spec_lib.owner() or not (expired or lost):
+        lost = resource.state is State.BROKEN
+        if only and (owner != spec_lib.owner() or not (expired or lost)):
             continue
         found = True
-        say(f"{resource.name} in {resource.zone}: {'lost' if lost else 'past its time'} ({resource})")
-        if args.yes:
+        until = f", expires {_when(int(expires))}" if expires.isdecimal() else ""
+        say(f"{resource.name} in {resource.zone}: {resource}, owner {owner}{until}")
+        if only and args.yes:
             try:
                 slices.delete(resource.name, resource.zone)
                 say("  deleted")
             except CloudError as error:
                 failed = True
                 say(f"  NOT deleted: {error}")
-    policy = records.policy(spec, slices.zones, slices.chips)
-    for name in _names(slices.files):
+    policy = Policy.of(spec, slices.zones, slices.chips)
+    for name in _names(slices.files) if only else ():
         ledger = Ledger(slices.files, name)
         for record in ledger.records if ledger.load() else ():
             if record.end is None and controller.may_appear(record, time.time(), policy):
                 waiting = True
                 say(f"{record.name}: was asked for a moment ago and may still appear; look again in some minutes.")
     if not found:
-        say("no leftovers yet." if waiting else "no leftovers.")
-    elif not args.yes:
+        say(f"no leftovers{' yet' if waiting else ''}." if only else "nothing exists.")
+    elif only and not args.yes:
         say("Nothing was deleted; --yes deletes them.")
     return int(failed)
 
@@ -273,30 +239,27 @@ def main(argv: list[str]) -> int:
         return 0 if own else 2
     try:
         return _dispatch(parse(own), command)
-    except OSError as error:
-        message, code = f"{error}", 1
+    except (OSError, UserError) as error:
+        of_gcloud = "gcloud: " if isinstance(error, CloudError) else ""
+        print(f"launch: error: {of_gcloud}{error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
-        message, code = "interrupted", 130
-    except UserError as error:
-        message, code = str(error), 2 if isinstance(error, ConfigError) else 1
-        if isinstance(error, CloudError):
-            message = f"gcloud: {message}"
-    print(f"launch: error: {message}", file=sys.stderr)
-    return code
+        return 130
 
 
 def _dispatch(args: argparse.Namespace, command: list[str]) -> int:
     if not args.config:
         raise ConfigError("--config is missing; for example --config launch/configs/v5e_spot.py")
     spec, verb, names = spec_lib.load(args.config, args.fields), args.verb, args.names
-    if of_a_run := {"status": status, "logs": logs, "stop": stop, "down": down}.get(verb):
+    if verb in ("status", "logs", "stop", "down"):
         if len(names) > 1 or not (names or spec.run):
-            raise ConfigError(f"{verb} wants the name of one run, which run and list tell; found {names}.")
-        return of_a_run(dataclasses.replace(spec, run=names[0]) if names else spec, args)
+            raise ConfigError(f"{verb} wants the name of one run, which run and list print; found {names}.")
+        spec = dataclasses.replace(spec, run=names[0]) if names else spec
+        return {"status": status, "logs": logs, "stop": end, "down": end}[verb](spec, args)
     if names:
         raise ConfigError(f"{verb} takes no {names[0]!r}; the redundancy command comes after --.")
-    if of_all := {"list": list_, "gc": gc}.get(verb):
-        return of_all(spec, args)
+    if verb in ("list", "gc"):
+        return list_(spec, args)
     spec = named(spec, command)
     return run(spec, command, args) if verb == "run" else {"plan": plan, "preflight": preflight}[verb](spec, command)
 

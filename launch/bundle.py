@@ -14,7 +14,7 @@ from redundancy.runtime.errors import UserError
 
 MAX_BYTES = 100 * 2**20
 _SECRET = re.compile(
-    r"(^|/)(\.env(\..*)?|id_[a-z0-9]+|.*\.(pem|key|p12|pfx)|.*(credential|service[-_]account).*\.json)$", re.IGNORECASE
+    r"(?i)(^|/)(\.env(\..*)?|id_[a-z0-9]+|.*\.(pem|key|p12|pfx)|.*(credential|service[-_]account).*\.json)$"
 )
 
 
@@ -35,32 +35,22 @@ class Bundle:
 
 
 def make(root: pathlib.Path) -> Bundle:
-    """The bundle of a git checkout: tracked files as they lie there, and untracked ones that git does not ignore.
-
-    Raises:
-      UserError: no git checkout, too large, or a file that looks like a key.
-    """
+    """The bundle of a git checkout: tracked files as they lie there, and untracked ones that git does not ignore."""
     argv = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listed = os.fsdecode(subprocess.run(argv, capture_output=True, check=True).stdout)
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(f"{root} is no git checkout; the code that goes to the hosts is what git lists.") from error
     names = sorted({*listed.split("\0")} - {""})
-    sizes = {
-        name: (root / name).lstat().st_size for name in names if (root / name).is_file() or (root / name).is_symlink()
-    }
-    files, total = [*sizes], sum(sizes.values())
-    if total > MAX_BYTES:
+    files = [name for name in names if (root / name).is_file() or (root / name).is_symlink()]
+    sizes = {name: (root / name).lstat().st_size for name in files}
+    if (total := sum(sizes.values())) > MAX_BYTES:
+        what = f"the code has {total / 2**20:.0f} MiB; wanted at most {MAX_BYTES / 2**20:.0f}. The largest files are "
         largest = ", ".join(sorted(files, key=lambda name: -sizes[name])[:3])
-        raise UserError(
-            f"the code has {total / 2**20:.0f} MiB; wanted at most {MAX_BYTES / 2**20:.0f}. The largest files are {largest}: "
-            "name what is not needed in .gitignore."
-        )
+        raise UserError(f"{what}{largest}: name what is not needed in .gitignore.")
     if secret := [name for name in files if _is_secret(root, name)]:
-        raise UserError(
-            f"{', '.join(secret)}: looks like a key, and would be copied to the bucket and to every host. Move it out of "
-            "the checkout, or name it in .gitignore."
-        )
+        what = f"{', '.join(secret)}: looks like a key, and would go to the bucket and to every host."
+        raise UserError(f"{what} Move it out of the checkout, or name it in .gitignore.")
     packed = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=packed, mode="wb", mtime=0, filename="", compresslevel=6) as zipped,

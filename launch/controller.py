@@ -1,8 +1,7 @@
-"""What to do next about one slice: pure functions, with no clock, no cloud and no randomness of their own.
+"""What to do next about one slice: pure functions, with no clock and no cloud of their own.
 
-`decide` looks at a slice's record and at what was observed, and names one action; the functions after it give the record
-that follows from a look or an action. The record is saved before an action is carried out, so that a controller may be
-killed at any moment and another one may go on.
+`decide` names one action for a record and what was seen; the functions after it give the record that follows. That is saved
+before the action is carried out, so that a controller may be killed at any moment and another one may go on.
 """
 
 import dataclasses
@@ -10,33 +9,14 @@ import re
 import zlib
 from collections.abc import Sequence
 
-from launch.records import (
-    DONE,
-    FAILED,
-    STOPPED,
-    Action,
-    Attempt,
-    Close,
-    Create,
-    Delete,
-    End,
-    Host,
-    Policy,
-    Record,
-    Resource,
-    Sight,
-    Start,
-    State,
-    Wait,
-)
+from launch.records import DONE, FAILED, STOPPED, Attempt, Host, Policy, Record, Resource, Sight, State
 
 _SHARE_S = 900.0  # of the budget: less is not worth another start
 
-# Words of the cloud for want of capacity and for what waiting cannot mend; words of a program whose host is to blame, from
+# The cloud's words for a lack of capacity and for what waiting cannot mend; a program's words for a fault of its host, from
 # marin's tpu_health.py and JAX's issues.
 CAPACITY = re.compile(
-    r"no more capacity|reserved capacity|valid.until|RESOURCE_POOL_EXHAUSTED|RESOURCE_EXHAUSTED|Quota '|quota|stockout|expired",
-    re.I,
+    r"no more capacity|reserved capacity|valid.until|RESOURCE_\w*EXHAUSTED|quota|stockout|expired", re.I
 )
 PERMANENT = re.compile(r"PERMISSION_DENIED|INVALID_ARGUMENT|does not have (permission|access)|bad request", re.I)
 _OF_THE_HOST = re.compile(
@@ -45,10 +25,46 @@ _OF_THE_HOST = re.compile(
 )
 
 
-def decide(record: Record, sight: Sight, policy: Policy) -> Action:
-    """The next action for a slice.
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    why: str
 
-    It never deletes or creates while the cloud does not answer, and neither ends nor asks again while a request of an
+
+@dataclasses.dataclass(frozen=True)
+class Create:  # once more, if `attempt` is the present one
+    zone: str
+    attempt: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:  # a new attempt, if the present one has ended
+    attempt: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Close:  # the present attempt has ended
+    outcome: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Delete:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class End:  # nothing is left to do, and no slice is left
+    code: int
+    message: str
+
+
+Action = Wait | Create | Start | Close | Delete | End
+
+
+def decide(record: Record, sight: Sight, policy: Policy) -> Action:
+    """The next action.
+
+    It neither deletes nor creates while the cloud does not answer, and neither ends nor asks again while a request of an
     earlier attempt may still bring a slice.
     """
     last, state = record.last, sight.resource.state
@@ -58,20 +74,19 @@ def decide(record: Record, sight: Sight, policy: Policy) -> Action:
         return _within(last, sight, policy)
     if state is State.ABSENT and may_appear(record, sight.now, policy):
         return Wait("a request that may still bring a slice")
-    if (end := _end(record, sight, policy)) is not None:
-        if state is State.ABSENT:
-            return end
-        return Wait("deletion") if state is State.DELETING else Delete(end.message)
-    number = last.number + 1 if last else 1
     if state is State.DELETING:
         return Wait("deletion")
+    end, number = _end(record, sight, policy), last.number + 1 if last else 1
+    if end is not None:
+        return end if state is State.ABSENT else Delete()
+    left = _retry_at(record, policy) - sight.now
     if state is State.ACTIVE and sight.resource.ready and record.counted and last.outcome in ("failed", "share"):
-        return Wait("a moment before the next try") if sight.now < _retry_at(record, policy) else Start(number)
+        return Wait("a moment before the next try") if left > 0 else Start(number)
     if state is not State.ABSENT:
-        return Delete(last.detail if last else "a slice of this name that no record tells of")
-    if (left := _retry_at(record, policy) - sight.now) > 0:
-        return Wait(f"{left:.0f} s before asking again ({last.detail})")
-    return Create(_zone(last, policy.zones), number)
+        return Delete()
+    return (
+        Wait(f"{left:.0f} s before asking again ({last.detail})") if left > 0 else Create(_zone(last, policy), number)
+    )
 
 
 def may_appear(record: Record, now: float, policy: Policy) -> bool:
@@ -82,8 +97,8 @@ def may_appear(record: Record, now: float, policy: Policy) -> bool:
 def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
     """While an attempt lasts."""
     resource = sight.resource
-    well = {host.worker for host in sight.hosts if host.code == 0}
-    if last.started is not None and sight.num_hosts and well >= set(range(sight.num_hosts)):
+    since = sight.now - (last.created or last.began)
+    if last.started is not None and last.hosts and sum(host.code == 0 for host in sight.hosts) >= last.hosts:
         return Close("done", sight.hosts[0].line)  # whatever has become of the slice since
     if sight.used_s >= policy.budget_s:
         return Close("budget", "budget_chip_hours is used up")
@@ -92,30 +107,26 @@ def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
     match resource.state:
         case State.ABSENT if last.created is None:
             return Create(last.zone, last.number)
-        case State.ABSENT if sight.now - last.created < policy.appear_s and last.started is None:
+        case State.ABSENT if since < policy.appear_s and last.started is None:
             return Wait("the request to appear")
         case State.ABSENT:
             return Close("preempted", "the slice is gone")
+        case State.WAITING if since > policy.wait_s:
+            return Close("capacity", f"not granted in {policy.wait_s / 3600:g} h")
         case State.WAITING:
-            if sight.now - (last.created or last.began) > policy.wait_s:
-                return Close("capacity", f"not granted in {policy.wait_s / 3600:g} h")
             return Wait(f"capacity in {last.zone}")
         case State.BROKEN if last.started is None and PERMANENT.search(resource.message):
             return Close("refused", resource.message)
         case State.BROKEN:
-            expired = last.started is None and sight.now - (last.created or last.began) > 0.95 * policy.wait_s
-            lost = not expired and (last.started is not None or not CAPACITY.search(resource.message))
-            message = resource.message or "the slice was suspended or has failed"
-            return Close("preempted" if lost else "capacity", message)
+            missed = last.started is None and (since > 0.95 * policy.wait_s or CAPACITY.search(resource.message))
+            return Close("capacity" if missed else "preempted", resource.message or "suspended or failed")
         case State.DELETING:
             return Close("preempted", "the slice is being deleted, not by this launcher")
     if not resource.ready:
         if sight.unready_s > policy.unready_s:
             return Close("preempted", f"hosts not ready for {sight.unready_s:.0f} s: {resource.message}")
         return Wait(f"the hosts: {resource.message}" if resource.message else "the hosts")
-    if last.started is None:
-        return Start(last.number)
-    return _judge(sight, policy)
+    return Start(last.number) if last.started is None else _judge(sight, policy)
 
 
 def _judge(sight: Sight, policy: Policy) -> Action:
@@ -125,36 +136,38 @@ def _judge(sight: Sight, policy: Policy) -> Action:
     if bad and (all_ended or sight.failing_s > policy.settle_s):
         return _blame(bad, policy.budget_s - sight.used_s)
     if sight.quiet_s > policy.silent_s:
-        return Close("preempted", f"a host was not heard of for {sight.quiet_s:.0f} s")
+        return Close("preempted", f"no report from a host for {sight.quiet_s:.0f} s")
     lines = [host.line for host in sight.hosts if host.line]
     what = "the other hosts to end" if bad else "setting up" if any(h.setup for h in sight.hosts) else "running"
     return Wait(f"{what}: {lines[0]}" if lines else what)
 
 
 def first_to_fail(bad: Sequence[Host]) -> Host:
-    """The earliest host whose error was no mere echo of another's."""
+    """The earliest host whose error did not follow from another's."""
     return min(bad, key=lambda host: (host.code in (75, 76), host.ended, host.worker))
 
 
 def _blame(bad: Sequence[Host], left_s: float) -> Close:
-    """The outcome of an attempt some of whose programs ended with an error."""
+    """The outcome of an attempt in which programs ended with an error."""
     if any(host.expired for host in bad):
-        if left_s > _SHARE_S:  # what slices that have ended since did not use
+        if left_s > _SHARE_S:  # from slices that have ended since
             return Close("share", "its share of the budget is used up; there is more now")
         return Close("budget", "budget_chip_hours is used up; the program was asked to save and end")
     if any(host.stopped for host in bad):
         return Close("stopped", "as asked")
     first = first_to_fail(bad)
-    detail = f"host {first.worker} ended with code {first.code}: {first.line}"
+    outcome = "failed"
     if first.code in (75, 76):
-        return Close("preempted", detail)
-    if first.code != 2 and _OF_THE_HOST.search(first.tail):
-        return Close("unfit", detail)
-    return Close("refused" if first.code == 2 and not first.setup else "failed", detail)
+        outcome = "preempted"
+    elif first.code == 2:
+        outcome = "failed" if first.setup else "refused"
+    elif _OF_THE_HOST.search(first.tail):
+        outcome = "unfit"
+    return Close(outcome, f"host {first.worker} ended with code {first.code}: {first.line}")
 
 
 def _end(record: Record, sight: Sight, policy: Policy) -> End | None:
-    """Whether, between two attempts, there will be no other one."""
+    """The end of the run, if no attempt is to follow."""
     outcome, detail = (record.last.outcome, record.last.detail) if record.counted else (None, "")
     if outcome == "done":
         return End(DONE, detail)
@@ -164,10 +177,7 @@ def _end(record: Record, sight: Sight, policy: Policy) -> End | None:
     for holds, why in (
         (outcome in ("refused", "budget"), ""),
         (sight.failures >= policy.max_failures, f"the program failed {sight.failures} times (max_failures); "),
-        (
-            unfit > policy.max_failures,
-            f"{unfit} slices, one after the other, could not run the program (max_failures); ",
-        ),
+        (unfit > policy.max_failures, f"the last {unfit} slices could not run the program (max_failures); "),
         (sight.preemptions > policy.max_preemptions, f"{sight.preemptions} slices were lost (max_preemptions); "),
         (sight.used_s >= policy.budget_s, "budget_chip_hours is used up; "),
         (sight.run_s >= policy.give_up_s, f"gave up after {sight.run_s / 3600:.1f} h (give_up_hours); "),
@@ -177,11 +187,11 @@ def _end(record: Record, sight: Sight, policy: Policy) -> End | None:
     return None
 
 
-def _zone(last: Attempt | None, zones: Sequence[str]) -> str:
-    """The zone of the last slice, or the next one after a want of capacity."""
-    if last is None or last.zone not in zones:
-        return zones[0]
-    return zones[(zones.index(last.zone) + (last.outcome == "capacity")) % len(zones)]
+def _zone(last: Attempt | None, policy: Policy) -> str:
+    """The zone of the last slice, or the next one if that had no capacity."""
+    if last is None or last.zone not in policy.zones:
+        return policy.zones[0]
+    return policy.zones[(policy.zones.index(last.zone) + (last.outcome == "capacity")) % len(policy.zones)]
 
 
 def _retry_at(record: Record, policy: Policy) -> float:
@@ -203,12 +213,10 @@ def _retry_at(record: Record, policy: Policy) -> float:
 
 
 def failures(record: Record, policy: Policy) -> int:
-    """Failures of the program that count: those since it last ran for `healthy_s`."""
+    """Failures of the program since it last ran for `healthy_s`."""
     count = 0
     for attempt in record.counted:
-        if attempt.ran_s >= policy.healthy_s:
-            count = 0
-        count += attempt.outcome == "failed"
+        count = (0 if attempt.ran_s >= policy.healthy_s else count) + (attempt.outcome == "failed")
     return count
 
 
@@ -238,14 +246,12 @@ def after(record: Record, action: Action, now: float) -> Record:
     last = record.last
     match action:
         case Create() if last is None or action.attempt != last.number:
-            attempt = Attempt(action.attempt, action.zone, now, asked=now, requests=1)
-            return dataclasses.replace(record, attempts=(*record.attempts, attempt))
+            return record.with_next(action.attempt, action.zone, now, asked=now, requests=1)
         case Create():
             return record.with_last(asked=now, requests=last.requests + 1)
         case Start() if action.attempt != last.number:  # once more on the same slice
             same = dict(asked=last.asked, requests=last.requests, created=last.created)
-            attempt = Attempt(action.attempt, last.zone, now, **same)
-            return dataclasses.replace(record, attempts=(*record.attempts, attempt))
+            return record.with_next(action.attempt, last.zone, now, **same)
         case Close():
             return record.with_last(outcome=action.outcome, detail=action.detail, ended=now)
         case End():
@@ -253,16 +259,13 @@ def after(record: Record, action: Action, now: float) -> Record:
     return record
 
 
-def refused(record: Record, before: Record, outcome: str, message: str, now: float) -> Record:
+def refused(record: Record, before: Record, close: Close, now: float) -> Record:
     """After the cloud refused the request: it brings nothing, but an earlier one, known from `before`, still may."""
     again = before.last is not None and before.last.number == record.last.number
-    record = record.with_last(asked=before.last.asked if again else None)
-    return after(record, Close(outcome, message), now)
+    return after(record.with_last(asked=before.last.asked if again else None), close, now)
 
 
-def unanswered(record: Record, policy: Policy, outcome: str, message: str, now: float) -> Record:
+def unanswered(record: Record, policy: Policy, close: Close, now: float) -> Record:
     """After the cloud did not answer the request, or did not say why it failed; after `max_refusals` the attempt ends."""
     record = record.with_last(refusals=record.last.refusals + 1, asked=now)
-    if record.last.refusals < policy.max_refusals:
-        return record
-    return after(record, Close(outcome, message), now)
+    return record if record.last.refusals < policy.max_refusals else after(record, close, now)

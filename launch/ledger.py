@@ -1,8 +1,8 @@
 """The record of a run in the bucket, which one controller holds at a time.
 
-A save replaces only what the holder itself has read or written, by the file's generation: a controller whose record another
-one has taken over fails at its next save, and each of its actions comes after a save. The holder's name and time in the
-record serve to refuse a second controller at once.
+A save replaces only what the holder itself has read or written, by the file's generation: a controller whose record was
+taken over fails at its next save, and each of its actions comes after a save. The holder's name and time in the record
+serve to refuse a second controller at once.
 """
 
 import contextlib
@@ -19,29 +19,26 @@ from launch.backends import PERMANENT, CloudError
 from launch.records import Record
 from redundancy.runtime.errors import WorkdirError
 
-LEASE_S = 600.0  # a holder that was not heard of for so long is dead
+LEASE_S = 600.0  # a holder that has not saved for so long is dead
 _RENEW_S = 120.0
-PAUSES = (2.0, 10.0, 30.0, 60.0, 0.0)  # seconds before a record is written once more
+PAUSES = (2.0, 10.0, 30.0, 60.0, 0.0)  # seconds between the tries to write a record
 
 
 def ended(holder: dict) -> bool:
-    """Whether the holder was a process of this machine that is no more."""
-    if holder["machine"] != socket.gethostname():
-        return False
-    with contextlib.suppress(PermissionError):
-        try:
-            os.kill(holder["pid"], 0)
-        except ProcessLookupError:
-            return True
+    """Whether the holder was a process of this machine that has ended."""
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return holder["machine"] == socket.gethostname()
+    except PermissionError:
+        pass
     return False
 
 
 class Ledger:
     """Records of a run's slices, in RUN/run.json; RUN/stop asks the holder to stop, and anybody may write it.
 
-    Args:
-      clock: `time`, or what has its `time` and `sleep`.
-      dead: whether a holder is known to be dead, however young its last save.
+    `clock` has the `time` and `sleep` of `time`. `dead` says whether a holder is known to be dead, however young its last save.
     """
 
     def __init__(self, files, run: str, clock=time, dead: Callable[[dict], bool] = ended, pauses=PAUSES):
@@ -64,10 +61,8 @@ class Ledger:
             self.head = json.loads(content)
             self.records = [Record.of(each) for each in self.head.pop("slices")]
         except (ValueError, TypeError, KeyError) as error:
-            raise WorkdirError(
-                f"{self._files.uri(self.path)} is no record of a run ({type(error).__name__}: {error}). Move it away, see "
-                'with "python -m launch list" what exists, and start again.'
-            ) from error
+            what = f"{self._files.uri(self.path)} is no record of a run ({type(error).__name__}: {error})"
+            raise WorkdirError(f'{what}. Move it away, see what exists ("list"), and start again.') from error
         return True
 
     @property
@@ -75,19 +70,14 @@ class Ledger:
         return (self.head.get("holder") or {}).get("id") == self._me["id"]
 
     def take(self, force: bool = False) -> None:
-        """Makes this process the holder, from its next save on.
-
-        Raises:
-          WorkdirError: another controller holds the run, and `force` is not given.
-        """
+        """Makes this process the holder, from its next save on; raises WorkdirError if another one is."""
         holder = self.head.get("holder")
         if holder and not self.mine and not force and not self._dead(holder):
             silent = self._clock.time() - holder["seen"]
             if silent < LEASE_S:
                 raise WorkdirError(
-                    f"another controller holds this run: {self.holder()}. See what it does with "
-                    '"python -m launch status", end the run with "down". If that process is dead, this command goes on '
-                    f"at once on its machine, elsewhere after {LEASE_S - silent:.0f} s."
+                    f'another controller holds this run: {self.holder()}. "status" shows what it does, "down" ends the run. '
+                    f"If it is dead, this command goes on at once on its machine, elsewhere after {LEASE_S - silent:.0f} s."
                 )
         self.head["holder"] = dict(self._me)
         self.head["stops"] = self._files.generation(self._stop)  # what was asked of an earlier holder
@@ -109,21 +99,19 @@ class Ledger:
         generation = self._files.generation(self.path)
         found = self._files.read(self.path) if generation else None
         if found not in self._known:
-            raise WorkdirError(
-                f"another controller, or down, has taken over the run ({self._files.uri(self.path)} was changed). This one "
-                'ends and leaves all as it is; "python -m launch status" shows what runs.'
-            )
+            what = f"another controller, or down, has taken over the run ({self._files.uri(self.path)} was changed)."
+            raise WorkdirError(f'{what} This one ends and leaves all as it is; "status" shows what runs.')
         self._known.append(content)
         self._files.write(self.path, content, generation)
         self._known, self.held = [content], self.mine
 
     def renew(self) -> None:
-        """Says that the holder lives, now and then."""
+        """Saves that the holder lives, if its last save is some time ago."""
         if self.held and self._clock.time() - self.head["holder"]["seen"] > _RENEW_S:
             self.save()
 
     def release(self) -> None:
-        """Leaves the run to the next controller, as well as may be."""
+        """Leaves the run to the next controller; if the bucket does not answer, that one has to wait."""
         if self.held:
             self.head["holder"] = None
             with contextlib.suppress(WorkdirError, CloudError):
@@ -131,15 +119,14 @@ class Ledger:
 
     def holder(self) -> str:
         holder = self.head.get("holder")
-        return f"{_who(holder)}, heard of {self._clock.time() - holder['seen']:.0f} s ago" if holder else "none"
+        if not holder:
+            return "none"
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(holder["since"]))
+        who = f"{holder['user']} on {holder['machine']} (process {holder['pid']}, since {since})"
+        return f"{who}, last saved {self._clock.time() - holder['seen']:.0f} s ago"
 
     def ask_to_stop(self) -> None:
         self._files.write(self._stop, json.dumps({"user": self._me["user"], "time": self._clock.time()}).encode())
 
     def asked_to_stop(self) -> bool:
         return self._files.generation(self._stop) != self.head.get("stops", 0)
-
-
-def _who(holder: dict) -> str:
-    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(holder["since"]))
-    return f"{holder['user']} on {holder['machine']} (process {holder['pid']}, since {since})"

@@ -1,4 +1,4 @@
-"""Before a run: its command is checked, it gets a name, and `plan` and `preflight` say what it would do and stumble over."""
+"""Before a run: its command is checked, it gets a name, and `plan` and `preflight` say what it would do and what is missing."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ from launch import bundle as bundle_lib
 from launch import start
 from launch.backends import backend
 from launch.records import Record
-from launch.run import HERE, Run, fingerprint
+from launch.run import HERE, Run, fingerprint, first_line
 from launch.spec import Spec
 from redundancy.runtime.errors import ConfigError, UserError
 
@@ -21,20 +21,16 @@ def say(text: str) -> None:
 
 
 def named(spec: Spec, command: list[str]) -> Spec:
-    """The spec with a name for the run: of the command's experiment, and of a hash of all that makes it this run.
-
-    Raises:
-      ConfigError: the command is wrong; told before anything costs money.
-    """
+    """The spec with a name for the run, of its config's name and its fingerprint; raises ConfigError for a wrong command."""
     if not command:
         raise ConfigError("there is no command after --; for example: -- run --config digits --workdir DIR")
     if any(re.match(r"--?(coordinator|num[-_]processes|process[-_]id)\b", part) for part in command):
         raise ConfigError("--coordinator, --num-processes and --process-id are given by launch; leave them out.")
     if spec.slices > 1 and not any("{slice}" in part for part in command):
-        raise ConfigError(
-            f"slices is {spec.slices}, but the command is the same on each of them. Put {{slice}} where they differ, for "
-            "example --part={slice}/{slices} for a sweep, or the name of the workdir."
+        what = (
+            f"slices is {spec.slices}, but the command is the same on each of them. Put {{slice}} where they differ, "
         )
+        raise ConfigError(what + "as in --part={slice}/{slices} of a sweep.")
     workdir = _value(command, "workdir")
     if workdir is None:
         raise ConfigError("the command has no --workdir; wanted one that outlives the slice.")
@@ -55,7 +51,6 @@ def _value(command: list[str], flag: str) -> str | None:
         name, equals, value = part.partition("=")
         if name in (f"--{flag}", f"-{flag}"):
             return value if equals else following
-    return None
 
 
 def cost(spec: Spec, chip_hours: float) -> str:
@@ -72,38 +67,33 @@ def plan(spec: Spec, command: list[str]) -> int:
     say(f"slices      {spec.slices} × {slices.kind}, zones {', '.join(run.policy.zones)}")
     if spec.budget_chip_hours:
         each_hour = slices.chips * spec.slices
-        say(
-            f"at most     {cost(spec, spec.budget_chip_hours)}: all slices at once for "
-            f"{spec.budget_chip_hours / each_hour:.1f} h, then the programs save and end; {cost(spec, each_hour)} each hour"
-        )
+        hours = f"all slices at once for {spec.budget_chip_hours / each_hour:.1f} h; {cost(spec, each_hour)} each hour"
+        say(f"at most     {cost(spec, spec.budget_chip_hours)}: {hours}")
     say(f"gives up    after {spec.max_failures} failures, {spec.max_preemptions} preemptions, {spec.give_up_hours:g} h")
     if warning := slices.warning():
         say(warning)
     for index in range(spec.slices):
         say(f"\n# slice {index}, on each host: {shlex.join(start.job(run, index, 1, zone)['argv'])}")
         argv = start.bootstrap(run, "start", index, 1, bundle.sha256)
-        for line in slices.plan(run.name(index), zone, run.labels(index), run.left_s(), argv):
-            say(line)
+        say("\n".join(slices.plan(run.name(index), zone, run.labels(index), run.left_s(), argv)))
     say("\nNothing was created.")
     return 0
 
 
 def preflight(spec: Spec, command: list[str]) -> int:
-    """Checks what a run would stumble over; the exit code."""
+    """Checks what a run needs; the exit code."""
     slices, failed = backend(spec), False
     code = ("code", lambda: f"{len(bundle_lib.make(HERE.parent).data) / 2**20:.1f} MiB", "a git checkout")
     for what, look, wanted in (code, *slices.checks()):
         try:
             found = look()
         except (UserError, ValueError) as error:
-            failed, found = True, f"FAILED: {str(error).splitlines()[0]}. Wanted: {wanted}"
+            failed, found = True, f"FAILED: {first_line(error)}. Wanted: {wanted}"
         say(f"{what:14} {found}")
-    topology = slices.topology
-    if topology and command[0] in ("train", "embed", "sweep", "run"):
-        say(f"compiles the config for {topology}:")
+    if slices.topology and command[0] in ("train", "embed", "sweep", "run"):
+        say(f"compiles the config for {slices.topology}:")
         fields = [part for part in command if re.match(r"--?(no)?config\.", part)]
-        argv = [f"--config={_value(command, 'config')}", *fields, f"--topology={topology}"]
-        argv = [sys.executable, "-m", "redundancy", "preflight", *argv]
-        failed |= subprocess.run(argv, cwd=HERE.parent, check=False).returncode != 0
+        argv = ["preflight", f"--config={_value(command, 'config')}", *fields, f"--topology={slices.topology}"]
+        failed |= subprocess.run([sys.executable, "-m", "redundancy", *argv], cwd=HERE.parent).returncode != 0
     say("not ready" if failed else "ready")
     return int(failed)

@@ -1,4 +1,4 @@
-"""What is known of a slice, what is remembered of it, and what may be done next: data alone. Times are seconds since 1970."""
+"""What is known of a slice and what is remembered of it: data alone. Times are seconds since 1970."""
 
 import dataclasses
 import enum
@@ -39,7 +39,7 @@ class Resource:
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """What a host's worker has reported last."""
+    """The last report of a host's worker."""
 
     worker: int
     code: int | None = None  # of the program; None while it runs
@@ -63,7 +63,7 @@ class Attempt:
     # was seen, or the cloud has refused.
     asked: float | None = None
     requests: int = 0
-    created: float | None = None  # when the cloud took the request, where that is known
+    created: float | None = None  # when the cloud took the request, if that is known
     refusals: int = 0  # requests that the cloud did not answer
     started: float | None = None  # when every host had acknowledged the start
     hosts: int = 0
@@ -90,7 +90,7 @@ class Record:
 
     @classmethod
     def of(cls, found: dict) -> "Record":
-        """The record that `dataclasses.asdict` and JSON have made into this."""
+        """The record of its JSON."""
         attempts = tuple(Attempt(**attempt) for attempt in found["attempts"])
         return cls(**{**found, "attempts": attempts, "end": tuple(found["end"]) if found["end"] else None})
 
@@ -103,18 +103,21 @@ class Record:
         return tuple(attempt for attempt in self.attempts if attempt.number > self.base)
 
     def seconds(self, now: float) -> float:
-        """Seconds that slices of this record were active."""
+        """For which slices of this record were active."""
         return self.used_s + (now - self.active_since if self.active_since is not None else 0.0)
 
     def with_last(self, **changes) -> "Record":
         """The record with its last attempt changed."""
-        last = dataclasses.replace(self.attempts[-1], **changes)
-        return dataclasses.replace(self, attempts=(*self.attempts[:-1], last))
+        return dataclasses.replace(self, attempts=(*self.attempts[:-1], dataclasses.replace(self.last, **changes)))
+
+    def with_next(self, number: int, zone: str, now: float, **values) -> "Record":
+        """The record with another attempt."""
+        return dataclasses.replace(self, attempts=(*self.attempts, Attempt(number, zone, now, **values)), end=None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """When to give up on what, in seconds, and where to try."""
+    """When to give up on what, in seconds, and which zones to try."""
 
     zones: tuple[str, ...]
     wait_s: float
@@ -123,105 +126,41 @@ class Policy:
     max_preemptions: int
     max_failures: int
     budget_s: float
-    appear_s: float = (
-        240.0  # for which a request may bring a slice: gcloud ends within 120 s, and lists within another 120 s
-    )
+    appear_s: float = 240.0  # a request may bring a slice so long: gcloud ends in 120 s, and lists in another 120 s
     unready_s: float = 600.0
-    settle_s: float = 180.0  # after a host's program has failed, until the others' have ended, too
-    healthy_s: float = 3600.0  # failures and losses before the program ran for so long are forgotten
+    settle_s: float = 180.0  # after the program of one host has failed, until those of the others have ended
+    healthy_s: float = 3600.0  # once the program has run so long, earlier failures and losses do not count
     max_refusals: int = 5
     last_s: float = 300.0  # of the budget, kept for saving and for the deletion
     least_s: float = 60.0  # that the program has at least
     backoff_s: float = 30.0
     backoff_max_s: float = 900.0
 
-
-def policy(spec: Spec, zones: tuple[str, ...], chips: int) -> Policy:
-    return Policy(
-        zones=zones,
-        wait_s=spec.wait_hours * 3600,
-        give_up_s=spec.give_up_hours * 3600,
-        silent_s=spec.silent_minutes * 60,
-        max_preemptions=spec.max_preemptions,
-        max_failures=spec.max_failures,
-        budget_s=spec.budget_chip_hours / chips * 3600 if spec.budget_chip_hours else math.inf,
-        settle_s=min(180.0, 6 * spec.mirror_s + 120.0),
-        backoff_s=min(30.0, spec.poll_s),
-    )
+    @classmethod
+    def of(cls, spec: Spec, zones: tuple[str, ...], chips: int, **others) -> "Policy":
+        values = dict(
+            wait_s=spec.wait_hours * 3600,
+            give_up_s=spec.give_up_hours * 3600,
+            silent_s=spec.silent_minutes * 60,
+            budget_s=spec.budget_chip_hours / chips * 3600 or math.inf,
+            settle_s=min(180.0, 6 * spec.mirror_s + 120.0),
+            backoff_s=min(30.0, spec.poll_s),
+        )
+        return cls(zones, max_preemptions=spec.max_preemptions, max_failures=spec.max_failures, **(values | others))
 
 
 @dataclasses.dataclass(frozen=True)
 class Sight:
-    """What is known at one moment about one slice, and of the whole run what the budgets need."""
+    """What is known at one moment about one slice, and what the budgets need of the whole run."""
 
     now: float
     resource: Resource
-    hosts: tuple[Host, ...] = ()  # whose status of the present attempt has been seen
-    num_hosts: int = 0  # that there are or were
-    quiet_s: float = 0.0  # the longest time since a host that has not ended was heard of
+    hosts: tuple[Host, ...] = ()  # whose report of the present attempt has been read
+    quiet_s: float = 0.0  # the longest time since the last report of a host that has not ended
     unready_s: float = 0.0  # for which the slice is active, but its hosts are not ready
-    failing_s: float = 0.0  # since a program was first seen to have ended with an error
+    failing_s: float = 0.0  # since the first failure of a program was seen
     stop: bool = False  # somebody asked the run to stop
     failures: int = 0  # of all slices of the run, as the next two
     preemptions: int = 0
     used_s: float = 0.0
     run_s: float = 0.0  # since the run began
-
-
-@dataclasses.dataclass(frozen=True)
-class Wait:
-    why: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Create:
-    """Asks for the slice; where `attempt` is the present one, once more."""
-
-    zone: str
-    attempt: int
-
-    def __str__(self) -> str:
-        return f"asks for a slice in {self.zone} (attempt {self.attempt})"
-
-
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """Starts the program on all hosts of the active slice; a new attempt where the present one has ended."""
-
-    attempt: int
-
-    def __str__(self) -> str:
-        return f"starts the program on all hosts (attempt {self.attempt})"
-
-
-@dataclasses.dataclass(frozen=True)
-class Close:
-    """The present attempt has ended."""
-
-    outcome: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.outcome}: {self.detail}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Delete:
-    why: str
-
-    def __str__(self) -> str:
-        return "deletes the slice"
-
-
-@dataclasses.dataclass(frozen=True)
-class End:
-    """Nothing is left to do, and no slice is left."""
-
-    code: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"{'ended' if self.code else 'done'}: {self.message}"
-
-
-Action = Wait | Create | Start | Close | Delete | End

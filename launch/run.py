@@ -10,13 +10,14 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from launch import bundle as bundle_lib
 from launch import controller, records, start
-from launch.backends import PERMANENT, CloudError, Slices, backend
+from launch.backends import PERMANENT, CloudError, backend
+from launch.controller import Action, Close, Create, Delete, End, Start, Wait
 from launch.ledger import Ledger
-from launch.records import Action, Attempt, Close, Create, Delete, Host, Record, Resource, Sight, Start, State, Wait
+from launch.records import Attempt, Host, Policy, Record, Resource, Sight, State
 from launch.spec import Spec, owner
 from redundancy.runtime.errors import WorkdirError
 
@@ -32,50 +33,29 @@ def fingerprint(spec: Spec, command: Sequence[str]) -> str:
 
 
 class Run:
-    """One run: a command on each of its slices.
+    """One run: a command, arguments of `redundancy`, on each of its slices.
 
-    Args:
-      spec: with the run's name.
-      command: arguments of `redundancy`.
-      say: prints a line.
-      slices: the backend; that of the spec, if None.
-      clock: `time`, or what has its `time`, `monotonic` and `sleep`.
-      bundle: the code to start; made of this checkout when the run begins, if None.
-      times: fields of the policy that differ from what the spec says.
-      ledger: more arguments of `Ledger`.
+    For tests: `say`, `slices`, `clock` and `bundle` in place of `print`, the spec's backend, `time` and this checkout's code;
+    `times`, fields of the policy; `ledger`, arguments of `Ledger`.
     """
 
-    def __init__(
-        self,
-        spec: Spec,
-        command: Sequence[str],
-        say: Callable[[str], None] | None = None,
-        *,
-        slices: Slices | None = None,
-        clock=time,
-        bundle: bundle_lib.Bundle | None = None,
-        times: dict | None = None,
-        ledger: dict | None = None,
-    ):
-        self.spec, self.command = spec, list(command)
+    def __init__(self, spec, command, say=None, slices=None, clock=time, bundle=None, times=None, ledger=None):
+        self.spec, self.command, self.clock, self.bundle = spec, list(command), clock, bundle
         self.slices = slices or backend(spec)
         self.files = self.slices.files
-        made = records.policy(spec, self.slices.zones, self.slices.chips)
-        self.policy = dataclasses.replace(made, **(times or {}))
-        self.clock, self.bundle = clock, bundle
+        self.policy = Policy.of(spec, self.slices.zones, self.slices.chips, **(times or {}))
         self.ledger = Ledger(self.files, spec.run, clock, **(ledger or {}))
-        self.say = say or (lambda text: print(time.strftime("%H:%M:%S"), text, flush=True))
+        self._say = say or (lambda text: print(time.strftime("%H:%M:%S"), text, flush=True))
         self._stop, self._stopped = False, set()
         self._said: dict[int, tuple[str, float]] = {}
-        self._beats: dict[tuple, tuple[object, float]] = {}
-        self._since: dict[tuple, float] = {}
+        self._since: dict[tuple, tuple[object, float]] = {}
 
     @property
     def records(self) -> list[Record]:
         return self.ledger.records
 
     def name(self, index: int) -> str:
-        return self.spec.slice_name(index)
+        return f"{self.spec.run}-{index}"
 
     def zone(self, index: int) -> str:
         last = self.records[index].last
@@ -84,6 +64,9 @@ class Run:
     def folder(self, index: int, attempt: int) -> str:
         """Where the hosts of an attempt keep their files."""
         return f"{self.spec.run}/slice-{index}/attempt-{attempt}"
+
+    def say(self, index: int, text: object) -> None:
+        self._say(f"{self.name(index)}: {text}")
 
     def used_s(self) -> float:
         return sum(record.seconds(self.clock.time()) for record in self.records)
@@ -113,22 +96,25 @@ class Run:
         Raises:
           WorkdirError: another controller holds the run, it has another command, or slices of its name are somebody else's.
         """
-        mine, head = fingerprint(self.spec, self.command), self.ledger.head
+        mine, now = fingerprint(self.spec, self.command), self.clock.time()
         if self.ledger.load():
             head = self.ledger.head
             if head["fingerprint"] != mine:
                 raise WorkdirError(
-                    f"there is a run {self.spec.run} of another command or kind of slice: {' '.join(head['command'])!r} on "
-                    f"{head['kind']}. Choose another --config.run, or end that one "
-                    f'("python -m launch down {self.spec.run}") and remove {self.files.uri(self.spec.run)}.'
+                    f"there is a run {self.spec.run} of another command ({' '.join(head['command'])}) or kind of slice "
+                    f"({head['kind']}). Choose another --config.run, or end that one with down and remove "
+                    f"{self.files.uri(self.spec.run)}."
                 )
             ended = all(record.end for record in self.records)
             self.ledger.take(force=ended)
-            if ended:
-                self._reopen()
+            for index, record in enumerate(self.records if ended else ()):
+                if record.end[0] != records.DONE:  # it goes on, with fresh budgets except for the chip-hours
+                    base = record.last.number if record.last else 0
+                    self.records[index] = dataclasses.replace(record, end=None, base=base)
+                    head["began"] = now
         else:
-            head |= {"run": self.spec.run, "fingerprint": mine, "command": self.command, "kind": self.slices.kind}
-            head |= {"owner": owner(), "began": self.clock.time()}
+            head = dict(run=self.spec.run, fingerprint=mine, command=self.command, kind=self.slices.kind)
+            self.ledger.head |= head | dict(owner=owner(), began=now)
             self.ledger.records = [Record(self.name(index)) for index in range(self.spec.slices)]
             self.ledger.take()
         for resource in self.slices.existing():
@@ -138,22 +124,14 @@ class Run:
         self.bundle = self.bundle or bundle_lib.make(HERE.parent)
         self.ledger.save()
 
-    def _reopen(self) -> None:
-        """A run that ended otherwise than well goes on, with fresh budgets but for the chip-hours."""
-        for index, record in enumerate(self.records):
-            if record.end[0] != records.DONE:
-                base = record.last.number if record.last else 0
-                self.records[index] = dataclasses.replace(record, end=None, base=base)
-                self.ledger.head["began"] = self.clock.time()
-
     def _adopt(self, index: int, resource: Resource) -> None:
         """Takes over a slice that the record does not know."""
         record, now = self.records[index], self.clock.time()
         self._check_ours(resource)
         if record.last is not None and record.last.outcome is None:
             raise WorkdirError(f"there are two slices {record.name}, in {record.last.zone} and {resource.zone}.")
-        attempt = Attempt(record.last.number + 1 if record.last else 1, resource.zone, now, created=now)
-        self.records[index] = dataclasses.replace(record, attempts=(*record.attempts, attempt), end=None)
+        number = record.last.number + 1 if record.last else 1
+        self.records[index] = record.with_next(number, resource.zone, now, created=now)
 
     def _check_ours(self, resource: Resource) -> None:
         found, mine = resource.labels, self.labels(0)
@@ -183,14 +161,14 @@ class Run:
             except CloudError as error:
                 if not patient:
                     raise
-                self.say(f"{self.name(index)}: {error}")
+                self.say(index, error)
 
     def sleep(self) -> None:
         self.clock.sleep(self.spec.poll_s)
         try:
             self.ledger.renew()
         except CloudError as error:
-            self.say(f"the bucket does not answer: {first_line(error)}")
+            self._say(f"the bucket does not answer: {first_line(error)}")
 
     def step(self, index: int) -> None:
         """One look at a slice, and what follows from it."""
@@ -203,25 +181,55 @@ class Run:
         except CloudError as error:
             if error.kind in PERMANENT:
                 raise
-            # The bucket does not answer: nothing is known, as where the slice cannot be seen.
-            self._tell(index, Wait(f"the bucket: {first_line(error)}"))
-            return
+            return self._tell(index, Wait(f"the bucket: {first_line(error)}"))
         if sight.stop and resource.state is State.ACTIVE:
             self._stop_hosts(index, resource)
-        while True:
-            record = self.records[index]
-            action = controller.decide(record, sight, self.policy)
-            self._tell(index, action)
-            # Saved before each action, changed or not: a controller whose place another one has taken may not act.
-            self.update(index, controller.after(record, action, self.clock.time()), not isinstance(action, Wait))
-            self._do(index, action, resource, record)
-            if not isinstance(action, Close):
-                return
+        action = self._act(index, sight)
+        while isinstance(action, Close):
             bad = [host for host in sight.hosts if host.code and host.tail]
             if action.outcome in ("failed", "refused") and bad:
                 first = controller.first_to_fail(bad)
-                self.say(f"{self.name(index)}: last lines of host {first.worker}:\n{first.tail}")
+                self.say(index, f"last lines of host {first.worker}:\n{first.tail}")
             sight = dataclasses.replace(sight, **self._counts())
+            action = self._act(index, sight)
+
+    def _act(self, index: int, sight: Sight) -> Action:
+        """Decides, saves the record and acts.
+
+        The record is saved before each action, changed or not: a controller that another one has replaced may not act.
+        """
+        before = self.records[index]
+        action = controller.decide(before, sight, self.policy)
+        self._tell(index, action)
+        self.update(index, controller.after(before, action, self.clock.time()), not isinstance(action, Wait))
+        try:
+            match action:
+                case Create():
+                    self._create(index, action, before)
+                case Start():
+                    start.start(self, index, action.attempt, sight.resource)
+                case Delete():
+                    self.slices.delete(self.name(index), self.zone(index))
+        except CloudError as error:
+            # A slice in some states cannot be deleted just then, which is called invalid.
+            if error.kind in PERMANENT and not (isinstance(action, Delete) and error.kind == "invalid"):
+                raise
+            self.say(index, error)
+        return action
+
+    def _create(self, index: int, action: Create, before: Record) -> None:
+        try:
+            self.slices.create(self.name(index), action.zone, self.labels(index), self.left_s())
+        except CloudError as error:
+            record, now = self.records[index], self.clock.time()
+            close = Close("capacity" if error.kind in ("capacity", "unavailable") else "refused", first_line(error))
+            if error.kind == "capacity" or error.kind in PERMANENT:
+                self._tell(index, close)
+                return self.update(index, controller.refused(record, before, close, now))
+            self.say(index, error)
+            return self.update(index, controller.unanswered(record, self.policy, close, now))
+        now = self.clock.time()
+        return self.update(index, self.records[index].with_last(created=now, asked=now))
 
     def update(self, index: int, record: Record, always: bool = False) -> None:
         """Saves a slice's record."""
@@ -230,9 +238,35 @@ class Run:
             self.ledger.save()
 
     def close(self, index: int, outcome: str, detail: str) -> None:
+        """Ends the present attempt."""
         action = Close(outcome, detail)
         self._tell(index, action)
         self.update(index, controller.after(self.records[index], action, self.clock.time()))
+
+    def _tell(self, index: int, action: Action) -> None:
+        """Prints an action; the same wait again only after a while."""
+        match action:
+            case Wait(why):
+                kind, now = why.partition(":")[0], self.clock.monotonic()
+                before, at = self._said.get(index, ("", -math.inf))
+                if kind == before and now - at <= _SAY_S:
+                    return
+                self._said[index] = (kind, now)
+                return self.say(index, why if kind.startswith(("running", "setting")) else f"waits for {why}")
+            case Create(zone, attempt):
+                text = f"asks for a slice in {zone} (attempt {attempt})"
+            case Start(attempt):
+                text = f"starts the program on all hosts (attempt {attempt})"
+            case Close(outcome, detail):
+                text = f"{outcome}: {detail}"
+            case Delete():
+                text = "deletes the slice"
+            case End(code, message):
+                text = f"{'ended' if code else 'done'}: {message}"
+        self._said.pop(index, None)
+        self.say(index, text)
+
+    # Looking.
 
     def _counts(self) -> dict:
         now = self.clock.time()
@@ -249,103 +283,62 @@ class Run:
         self._stop = self.ledger.asked_to_stop()
         last = self.records[index].last
         hosts, quiet, failing = (), 0.0, 0.0
-        if resource.state is not State.UNKNOWN and last and last.started and last.outcome is None:
-            statuses = self.statuses(index, last.number)
-            hosts = tuple(_host(status) for status in statuses)
+        if resource.state is not State.UNKNOWN and _runs(last):
+            statuses, fields = self.statuses(index, last.number), Host.__dataclass_fields__
+            hosts = tuple(Host(**{name: status[name] for name in fields if name in status}) for status in statuses)
             beats = {status["worker"]: status["beat"] for status in statuses}
             waiting = set(range(last.hosts)) - {host.worker for host in hosts if host.code is not None}
-            quiet = max((self._quiet((index, last.number, host), beats.get(host)) for host in waiting), default=0.0)
-            failing = self._for((index, last.number, "failing"), any(host.code for host in hosts))
-        unready = self._for((index, "unready"), resource.state is State.ACTIVE and not resource.ready)
+            quiet = max(
+                (self._unchanged_s((index, last.number, host), beats.get(host)) for host in waiting), default=0.0
+            )
+            failed = any(host.code for host in hosts)
+            failing = failed * self._unchanged_s((index, last.number, "failing"), failed)
+        not_ready = resource.state is State.ACTIVE and not resource.ready
+        unready = not_ready * self._unchanged_s((index, "unready"), not_ready)
         times = dict(quiet_s=quiet, unready_s=unready, failing_s=failing)
-        return Sight(resource=resource, hosts=hosts, num_hosts=last.hosts if last else 0, **times, **self._counts())
+        return Sight(resource=resource, hosts=hosts, **times, **self._counts())
 
-    def _quiet(self, key: tuple, beat: object) -> float:
-        """Seconds on this clock since a host's beat changed: the hosts' clocks may be off."""
+    def _unchanged_s(self, key: tuple, value: object) -> float:
+        """Seconds on this clock, as the hosts' may be off, since a value changed; None says that it is not known."""
         now = self.clock.monotonic()
-        if key not in self._beats or beat not in (None, self._beats[key][0]):
-            self._beats[key] = (beat, now)
-        return now - self._beats[key][1]
-
-    def _for(self, key: tuple, holds: bool) -> float:
-        """Seconds for which something has held."""
-        if not holds:
-            self._since.pop(key, None)
-            return 0.0
-        return self.clock.monotonic() - self._since.setdefault(key, self.clock.monotonic())
+        if key not in self._since or value not in (None, self._since[key][0]):
+            self._since[key] = (value, now)
+        return now - self._since[key][1]
 
     def statuses(self, index: int, attempt: int) -> list[dict]:
-        """What the hosts of an attempt have reported last."""
+        """The last reports of the hosts of an attempt."""
         found = []
         for line in self.files.lines(f"{self.folder(index, attempt)}/host-*.json"):
             with contextlib.suppress(ValueError):
                 found.append(json.loads(line))
         return sorted(found, key=lambda status: status["worker"])
 
-    def _tell(self, index: int, action: Action) -> None:
-        match action:
-            case Wait(why):
-                kind, now = why.partition(":")[0], self.clock.monotonic()
-                before, at = self._said.get(index, ("", -math.inf))
-                if kind == before and now - at <= _SAY_S:
-                    return
-                self._said[index] = (kind, now)
-                text = why if kind.startswith(("running", "setting")) else f"waits for {why}"
-            case _:
-                text = str(action)
-                self._said.pop(index, None)
-        self.say(f"{self.name(index)}: {text}")
-
-    def _do(self, index: int, action: Action, resource: Resource, before: Record) -> None:
-        try:
-            match action:
-                case Create():
-                    self._create(index, action, before)
-                case Start():
-                    start.start(self, index, action.attempt, resource)
-                case Delete():
-                    self.slices.delete(self.name(index), self.zone(index))
-        except CloudError as error:
-            # A slice in some states cannot be deleted just then, which is called invalid.
-            if error.kind in PERMANENT and not (isinstance(action, Delete) and error.kind == "invalid"):
-                raise
-            self.say(f"{self.name(index)}: {error}")
-
-    def _create(self, index: int, action: Create, before: Record) -> None:
-        try:
-            self.slices.create(self.name(index), action.zone, self.labels(index), self.left_s())
-        except CloudError as error:
-            record, now, detail = self.records[index], self.clock.time(), first_line(error)
-            outcome = "capacity" if error.kind in ("capacity", "unavailable") else "refused"
-            if error.kind == "capacity" or error.kind in PERMANENT:
-                self._tell(index, Close(outcome, detail))
-                return self.update(index, controller.refused(record, before, outcome, detail, now))
-            self.say(f"{self.name(index)}: {error}")
-            return self.update(index, controller.unanswered(record, self.policy, outcome, detail, now))
-        now = self.clock.time()
-        return self.update(index, self.records[index].with_last(created=now, asked=now))
-
     # By hand.
 
     def stop(self) -> None:
-        """Asks the controller to start nothing more, and the programs to save and end, in case no controller watches."""
+        """Asks the controller to end the run, and the programs themselves, in case there is no controller."""
         self.ledger.ask_to_stop()
         for index in range(len(self.records)):
             self._stop_hosts(index, self.slices.describe(self.name(index), self.zone(index)))
 
     def _stop_hosts(self, index: int, resource: Resource) -> None:
-        """Asks the program of an attempt that lasts to save and end, until hosts have heard it."""
+        """Asks the running program to save and end, until all hosts have acknowledged it."""
         last = self.records[index].last
-        if last and last.started and last.outcome is None and (index, last.number) not in self._stopped:
-            acks, said = start.stop(self, index, last, resource)
-            heard = f"hosts {sorted(acks)} were asked to save and end"
-            self.say(f"{self.name(index)}: {heard if acks else f'no host answered: {said.strip()[-500:]}'}")
+        if _runs(last) and (index, last.number) not in self._stopped:
+            acks, said = start.ask(self, index, "stop", last.number, last.bundle, resource)
+            asked = f"hosts {sorted(acks)} were asked to save and end"
+            self.say(index, asked if acks else f"no host answered: {said.strip()[-500:]}")
             self._stopped |= {(index, last.number)} if len(acks) == last.hosts else set()
 
     def down(self) -> None:
-        """Deletes the run's slices in a controller's place, and returns when they are gone and none can come any more."""
+        """Deletes the run's slices in a controller's place; returns when none can come any more."""
         for attempt in range(5):  # a controller may be saving at the same time
-            self._close_all()
+            self.ledger.take(force=True)
+            for index, record in enumerate(self.records):  # slices of a run that had ended are looked for, too
+                if record.last is not None and record.last.outcome is None:
+                    record = controller.after(record, Close("stopped", "taken down"), self.clock.time())
+                end = None if record.last else (records.STOPPED, "taken down")
+                self.records[index] = dataclasses.replace(record, end=end)
             try:
                 self.ledger.save()
                 break
@@ -356,27 +349,10 @@ class Run:
         self.run(patient=True)
         self.ledger.release()
 
-    def _close_all(self) -> None:
-        """Takes the record, and closes all attempts; slices of a run that had ended are looked for once more."""
-        self.ledger.take(force=True)
-        for index, record in enumerate(self.records):
-            if record.last is None:
-                self.records[index] = dataclasses.replace(record, end=(records.STOPPED, "taken down"))
-                continue
-            if record.last.outcome is None:
-                record = controller.after(record, Close("stopped", "taken down"), self.clock.time())
-            self.records[index] = dataclasses.replace(record, end=None)
 
-    def remaining(self) -> list[str]:
-        """What may still run, a line each."""
-        found = [record for record in self.records if record.last is not None and record.end is None]
-        return [f"{record.name} in {record.last.zone}, {self.slices.chips} chips" for record in found]
+def _runs(last: Attempt | None) -> bool:
+    return last is not None and last.started is not None and last.outcome is None
 
 
 def first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
-
-
-def _host(status: dict) -> Host:
-    known = {field.name: status[field.name] for field in dataclasses.fields(Host) if field.name in status}
-    return Host(**{**known, "setup": status["state"] == "setup" or status.get("setup", False)})

@@ -1,17 +1,16 @@
-"""How the program of an attempt is started and stopped on the hosts of a slice. `run` is a `launch.run.Run`."""
+"""How the program of an attempt is started and stopped on the hosts of a slice, for `run.Run`."""
 
 import contextlib
 import json
-import math
 import pathlib
 import re
 from collections.abc import Sequence
 
-from launch.records import Attempt, Resource
+from launch.records import Resource
 from launch.spec import Spec
 
 _ACK = re.compile(r"LAUNCH-ACK (\{.*\})")
-_HERE = "LAUNCH-HERE"  # what a host prints once it was reached
+_HERE = "LAUNCH-HERE"  # a host prints this first
 _START_S, _TRIES = 300.0, 3
 _FOREVER = 1e12
 
@@ -22,7 +21,7 @@ def substituted(command: Sequence[str], spec: Spec, index: int) -> list[str]:
 
 
 def job(run, index: int, attempt: int, zone: str) -> dict:
-    """What the workers of an attempt have to know."""
+    """What the workers of an attempt need to know."""
     spec, slices, left = run.spec, run.slices, run.left_s()
     command = substituted(run.command, spec, index)
     setup = ["bash", "launch/setup_worker.sh", spec.python, ",".join(spec.extras)]
@@ -34,9 +33,7 @@ def job(run, index: int, attempt: int, zone: str) -> dict:
         "mirror": run.files.uri(run.folder(index, attempt)),
         "mirror_s": spec.mirror_s,
         "setup": None if slices.python else setup,
-        "expires": run.clock.time() + max(run.policy.least_s, left - run.policy.last_s)
-        if math.isfinite(left)
-        else _FOREVER,
+        "expires": run.clock.time() + min(_FOREVER, max(run.policy.least_s, left - run.policy.last_s)),
         "idle_s": spec.idle_minutes * 60,
         "delete": slices.delete_argv(run.name(index), zone) if spec.self_delete else None,
         "devices": list(slices.devices),
@@ -44,7 +41,7 @@ def job(run, index: int, attempt: int, zone: str) -> dict:
 
 
 def bootstrap(run, verb: str, index: int, attempt: int, sha256: str) -> list[str]:
-    """The command that the hosts are given."""
+    """The command for the hosts."""
     script = pathlib.Path(__file__).with_name("bootstrap.sh").read_text()
     there = run.files.uri(f"{run.folder(index, attempt)}/job.json")
     return ["sh", "-c", script, "launch", run.files.uri(f"bundles/{sha256}.tar.gz"), sha256, verb, there, str(attempt)]
@@ -53,43 +50,37 @@ def bootstrap(run, verb: str, index: int, attempt: int, sha256: str) -> list[str
 def start(run, index: int, attempt: int, resource: Resource) -> None:
     """Starts the program, and saves that every host has acknowledged it, or closes the attempt."""
     bundle = run.bundle
-    assert bundle is not None
     if not run.files.generation(bundle.name):
         run.files.write(bundle.name, bundle.data)
     content = json.dumps(job(run, index, attempt, resource.zone)).encode()
     run.files.write(f"{run.folder(index, attempt)}/job.json", content)
-    acks, said = _ask(run, index, bootstrap(run, "start", index, attempt, bundle.sha256), resource)
-    reached = bool(acks) or _HERE in said
-    if not reached and run.slices.denied(said):
+    acks, said = ask(run, index, "start", attempt, bundle.sha256, resource)
+    if not acks and _HERE not in said and run.slices.denied(said):
         return run.close(index, "refused", f"ssh: {said.strip()[-500:]}")
     if busy := [ack for ack in acks.values() if ack["state"] == "busy"]:
-        held = "; ".join(f"host {ack['worker']}: {_held(holder)}" for ack in busy for holder in ack["holders"])
+        held = "; ".join(f"host {ack['worker']}: {holder}" for ack in busy for holder in ack["holders"])
         return run.close(index, "refused", f"the chips are in use by processes that are not of this run ({held})")
     if wrong := [ack for ack in acks.values() if ack["state"] == "error"]:
         return run.close(index, "failed", f"host {wrong[0]['worker']}: {wrong[0]['message']}")
     missing = sorted(set(range(resource.hosts)) - acks.keys())
     if missing or not resource.hosts:
-        # A host that was reached, and did not get as far as that, will not do so on another slice either.
         last = "\n".join(said.replace(_HERE, "").strip().splitlines()[-5:])
+        # The start script ran, and failed on the way: it would do so on another slice, too.
         outcome = "failed" if _HERE in said else "unfit"
         return run.close(index, outcome, f"hosts {missing} did not start the program: {last}")
-    now = run.clock.time()
-    changed = run.records[index].with_last(started=now, bundle=bundle.sha256, hosts=resource.hosts)
-    return run.update(index, changed)
+    values = dict(started=run.clock.time(), bundle=bundle.sha256, hosts=resource.hosts)
+    return run.update(index, run.records[index].with_last(**values))
 
 
-def stop(run, index: int, last: Attempt, resource: Resource) -> tuple[dict[int, dict], str]:
-    """Asks the program to save and end."""
-    return _ask(run, index, bootstrap(run, "stop", index, last.number, last.bundle), resource)
+def ask(run, index: int, verb: str, attempt: int, sha256: str, resource: Resource) -> tuple[dict[int, dict], str]:
+    """Gives a command to all hosts; its acknowledgements by worker, and what else was printed the last time.
 
-
-def _ask(run, index: int, argv: Sequence[str], resource: Resource) -> tuple[dict[int, dict], str]:
-    """Acknowledgements by worker, asked for again where they are missing; and what else was printed the last time.
-
-    The exit code of an ssh to many hosts says nothing: gcloud gives 0 where it reached none.
+    It is given again to hosts that have not acknowledged it. The exit code of an ssh to many hosts says nothing: gcloud gives
+    0 if it reached none.
     """
     acks: dict[int, dict] = {}
     said, all_hosts = "", set(range(resource.hosts))
+    argv = bootstrap(run, verb, index, attempt, sha256)
     for _ in range(_TRIES):
         missing = sorted(all_hosts - acks.keys()) if acks else ()
         said = run.slices.execute(run.name(index), resource.zone, argv, missing, _START_S)
@@ -101,7 +92,3 @@ def _ask(run, index: int, argv: Sequence[str], resource: Resource) -> tuple[dict
             break
         run.sleep()
     return acks, _ACK.sub("", said)
-
-
-def _held(holder: dict) -> str:
-    return f"{holder['device']} by process {holder['pid']} of {holder['user']}: {holder['command']}"

@@ -1,5 +1,5 @@
 # shellcheck shell=sh disable=SC2154
-# On each VM from its start, as root: the slice goes where no launcher starts a program in idle_s seconds, and after left_s
+# On each VM from its start, as root: the slice is deleted if no launcher starts a program in idle_s seconds, and after left_s
 # seconds. The lines before these set both, and define `delete`.
 watch() {
     sleep "$idle_s"

@@ -23,9 +23,10 @@ import urllib.request
 
 HOME = os.path.join(os.path.expanduser("~"), ".launch")
 MARK = "LAUNCH_JOB"
-TERM_S = 120.0  # a program that was asked to end may take so long to save
-PUT_S = 300.0  # a copy to the bucket; while one lasts, nothing that is asked is heard
-HOLD_S = 5.0  # a process that is ending may hold the chips for so long
+TERM_S = 120.0  # a program that was asked to end has so long to save
+PUT_S = 300.0  # a copy to the bucket may take so long; meanwhile the worker reads no requests
+HOLD_S = 5.0  # a process that is ending may hold the chips so long
+LIBTPU_LOCK = "/tmp/libtpu_lockfile"
 _METADATA = "http://{}/computeMetadata/v1/instance/attributes/agent-worker-number"
 
 
@@ -80,7 +81,7 @@ def worker_number():
 
 
 def mark_of(job, worker, home):
-    """What the processes of a host carry; hosts that share a machine have folders of their own."""
+    """What the processes of a host carry in their environment; hosts that share a machine differ in their folder."""
     return f"{job}/{worker}/{home}"
 
 
@@ -97,6 +98,11 @@ def marked(mark):
     return sorted(set(found) - {os.getpid()})
 
 
+def kill(pid, signum, send=os.kill):
+    with contextlib.suppress(ProcessLookupError):
+        send(pid, signum)
+
+
 def end_marked(mark, patience=30.0):
     """Ends all processes that carry the mark, gently first."""
     deadline, asked = time.monotonic() + patience, set()
@@ -105,25 +111,19 @@ def end_marked(mark, patience=30.0):
         late = time.monotonic() > deadline
         for pid in left:
             if late or pid not in asked:
-                signal_one(pid, signal.SIGKILL if late else signal.SIGTERM)
+                kill(pid, signal.SIGKILL if late else signal.SIGTERM)
         asked.update(left)
         time.sleep(0.1)
         left = marked(mark)
 
 
-def signal_one(pid, signum):
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signum)
-
-
-def kill_group(pid):
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def holders(patterns):
-    """Processes that hold one of the devices: [{"pid", "user", "command", "device"}]; those of others need sudo."""
+def holders(patterns, sudo=True):
+    """Processes that hold one of the devices, in words; those of other users only if sudo needs no password."""
     devices = {path for pattern in patterns for path in glob.glob(pattern)}
+    if devices and sudo and os.geteuid() != 0:
+        argv = ["sudo", "-n", sys.executable, os.path.abspath(__file__), "holders", *patterns]
+        with contextlib.suppress(OSError, ValueError, subprocess.CalledProcessError):
+            return json.loads(subprocess.check_output(argv, stderr=subprocess.DEVNULL))
     found = {}
     for link in glob.glob("/proc/[0-9]*/fd/*") if devices else ():
         with contextlib.suppress(OSError):
@@ -132,76 +132,56 @@ def holders(patterns):
                 with open(f"/proc/{pid}/cmdline", "rb") as file:
                     command = file.read().replace(b"\0", b" ").decode(errors="replace").strip()[:200]
                 uid = os.stat(f"/proc/{pid}").st_uid
-                user = next((each.pw_name for each in pwd.getpwall() if each.pw_uid == uid), str(uid))
-                found[pid] = {"pid": pid, "user": user, "command": command, "device": device}
+                user = next((each.pw_name for each in pwd.getpwall() if each.pw_uid == uid), uid)
+                found[pid] = f"{device} by process {pid} of {user}: {command}"
     return [found[pid] for pid in sorted(found)]
 
 
-def all_holders(patterns):
-    """As `holders`, as root where that needs no password."""
-    if os.geteuid() != 0 and any(glob.glob(pattern) for pattern in patterns):
-        argv = ["sudo", "-n", sys.executable, os.path.abspath(__file__), "holders", *patterns]
-        with contextlib.suppress(OSError, ValueError, subprocess.CalledProcessError):
-            return json.loads(subprocess.check_output(argv, stderr=subprocess.DEVNULL))
-    return holders(patterns)
-
-
-def acknowledge(**values):
-    print("LAUNCH-ACK " + json.dumps(values), flush=True)
-
-
 def start(uri, attempt):
-    """Starts the program, unless this attempt was started already."""
-    worker = worker_number()
-    job = json.loads(fetch(uri))
+    """Starts the program, unless this attempt was started already; returns what to acknowledge."""
+    job, worker = json.loads(fetch(uri)), worker_number()
     folder = os.path.join(HOME, "jobs", job["mark"])
-    mark = mark_of(job["mark"], worker, HOME)
-    os.makedirs(folder, exist_ok=True)
+    here, tree = os.path.join(folder, f"attempt-{attempt}"), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    os.makedirs(here, exist_ok=True)
     with open(os.path.join(folder, "lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        known = read_json(os.path.join(folder, "started.json"))
-        if known is not None and known["attempt"] == attempt:
-            return acknowledge(worker=worker, **known)
-        if known is not None and known["attempt"] > attempt:
-            message = "attempt {} was started here already".format(known["attempt"])
-            return acknowledge(worker=worker, attempt=attempt, state="error", message=message)
+        known = read_json(os.path.join(folder, "started.json")) or {"attempt": 0}
+        if known["attempt"] == attempt:
+            return known
+        if known["attempt"] > attempt:
+            return {"state": "error", "message": "attempt {} was started here already".format(known["attempt"])}
+        mark = mark_of(job["mark"], worker, HOME)
         end_marked(mark)
         deadline = time.monotonic() + HOLD_S
-        busy = all_holders(job["devices"])
+        busy = holders(job["devices"])
         while busy and time.monotonic() < deadline:
-            time.sleep(1.0)  # it may be ending
-            busy = all_holders(job["devices"])
+            time.sleep(1.0)
+            busy = holders(job["devices"])
         if busy:
-            return acknowledge(worker=worker, attempt=attempt, state="busy", holders=busy)
-        if job["devices"] and os.path.exists("/tmp/libtpu_lockfile"):
+            return {"state": "busy", "holders": busy}
+        if job["devices"] and os.path.exists(LIBTPU_LOCK):  # nobody holds the chips
             with contextlib.suppress(OSError):
-                subprocess.run(["sudo", "-n", "rm", "-f", "/tmp/libtpu_lockfile"], stderr=subprocess.DEVNULL)
-        here = os.path.join(folder, f"attempt-{attempt}")
-        os.makedirs(here, exist_ok=True)
-        tree = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+                subprocess.run(["sudo", "-n", "rm", "-f", LIBTPU_LOCK], stderr=subprocess.DEVNULL)
         write_json(os.path.join(here, "job.json"), dict(job, attempt=attempt, worker=worker, tree=tree))
-        supervisor = Supervisor(here)
-        try:
-            supervisor.mirror("setup" if job["setup"] else "running")
-        except OSError as error:
-            return acknowledge(worker=worker, attempt=attempt, state="error", message=str(error))
+        error = Supervisor(here).mirror("setup" if job["setup"] else "running")
+        if error:
+            return {"state": "error", "message": error}
         with open(os.path.join(here, "log"), "ab") as log:
             argv = [sys.executable, os.path.abspath(__file__), "supervise", here]
             detached = dict(stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
             process = subprocess.Popen(argv, cwd=tree, env=dict(os.environ, **{MARK: mark}), **detached)
         state = {"attempt": attempt, "state": "started", "pid": process.pid}
         write_json(os.path.join(folder, "started.json"), state)
-        acknowledge(worker=worker, **state)
+        return state
 
 
 def stop(uri, attempt):
-    """Asks the program to save and end; returns at once."""
-    worker = worker_number()
+    """Asks the program to save and end; returns what to acknowledge."""
     here = os.path.join(HOME, "jobs", json.loads(fetch(uri))["mark"], f"attempt-{attempt}")
-    there = os.path.isdir(here)
-    if there:
-        open(os.path.join(here, "stop"), "w").close()
-    acknowledge(worker=worker, attempt=attempt, state="stopping" if there else "absent")
+    if not os.path.isdir(here):
+        return {"state": "absent"}
+    open(os.path.join(here, "stop"), "w").close()
+    return {"state": "stopping"}
 
 
 class Supervisor:
@@ -213,13 +193,6 @@ class Supervisor:
         self.beat, self.copied = 0, 0
         self.asked = {}
 
-    def status(self, state, **values):
-        self.beat += 1
-        tail = self.tail()
-        line = ([line for line in tail if not line.startswith("launch: ")] or tail or [""])[-1][:300]
-        me = dict(worker=self.job["worker"], attempt=self.job["attempt"], host=socket.gethostname())
-        return dict(me, state=state, beat=[os.getpid(), self.beat], time=time.time(), line=line, **values)
-
     def tail(self, lines=60):
         try:
             with open(self.log, "rb") as file:
@@ -230,41 +203,40 @@ class Supervisor:
         return [line.rsplit("\r", 1)[-1] for line in text.splitlines() if line.strip()][-lines:]
 
     def mirror(self, state, **values):
-        """Copies log and status to the bucket, the log first: whoever reads that all has ended deletes the slice."""
-        base = "{}/host-{}".format(self.job["mirror"], self.job["worker"])
-        status = os.path.join(self.folder, "status.json")
-        size = os.path.getsize(self.log) if os.path.exists(self.log) else 0
-        failed = None
-        # A long log is copied whole each time: the longer it is, the more must be new.
-        if size - self.copied > (0 if state == "ended" else size // 20 if size > 2**22 else 0):
-            try:
-                put(self.log, base + ".log")
-                self.copied = size
-            except OSError as error:
-                failed = error
-        write_json(status, self.status(state, **values))
-        put(status, base + ".json")
-        if failed:
-            raise failed
+        """Copies log and status to the bucket, the log first: whoever reads that all has ended deletes the slice.
 
-    def try_mirror(self, state, **values):
-        try:
-            self.mirror(state, **values)
-            return True
-        except OSError as error:
-            print(f"launch: {error}", flush=True)
-            return False
+        Returns why that failed, or None.
+        """
+        job, error = self.job, None
+        base, status = "{}/host-{}".format(job["mirror"], job["worker"]), os.path.join(self.folder, "status.json")
+        size = os.path.getsize(self.log) if os.path.exists(self.log) else 0
+        # A long log is copied whole each time: the longer it is, the more must be new.
+        copy = size - self.copied > (0 if state == "ended" else size // 20 if size > 2**22 else 0)
+        self.beat += 1
+        tail = self.tail()
+        line = ([line for line in tail if not line.startswith("launch: ")] or tail or [""])[-1][:300]
+        report = dict(worker=job["worker"], attempt=job["attempt"], host=socket.gethostname(), state=state, line=line)
+        report.update(beat=[os.getpid(), self.beat], time=time.time(), setup=state == "setup")
+        write_json(status, dict(report, **values))
+        for path, uri in [(self.log, base + ".log")] * copy + [(status, base + ".json")]:
+            try:
+                put(path, uri)
+                self.copied = size if path == self.log else self.copied
+            except OSError as failure:
+                error = str(failure)
+                print(f"launch: {error}", file=sys.stderr, flush=True)
+        return error
 
     def run(self, argv, state, env):
-        """The exit code of a command, during which the worker mirrors, and ends it when asked."""
+        """The exit code of a command, which is ended when somebody asks for that or its time is over."""
         print("launch: {}".format(" ".join(argv)), flush=True)
-        quiet = dict(stdin=subprocess.DEVNULL, start_new_session=True)
         try:
+            quiet = dict(stdin=subprocess.DEVNULL, start_new_session=True)
             process = subprocess.Popen(argv, cwd=self.job["tree"], env=env, **quiet)
         except OSError as error:
             print(f"launch: {error}", flush=True)
             return 127
-        deadline, told, code = None, 0.0, None
+        deadline, mirrored, code = None, 0.0, None
         while code is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(min(1.0, self.job["mirror_s"]))
@@ -275,61 +247,58 @@ class Supervisor:
                 self.asked["expired"] = True
             if self.asked and deadline is None:
                 deadline = time.monotonic() + TERM_S
-                signal_one(process.pid, signal.SIGTERM)
+                kill(process.pid, signal.SIGTERM)
             elif self.asked and time.monotonic() > deadline:
-                kill_group(process.pid)
-            if time.monotonic() - told > self.job["mirror_s"]:
-                self.try_mirror(state)
-                told = time.monotonic()
-        kill_group(process.pid)  # what it left behind
+                kill(process.pid, signal.SIGKILL, os.killpg)
+            if time.monotonic() - mirrored > self.job["mirror_s"]:
+                self.mirror(state)
+                mirrored = time.monotonic()
+        kill(process.pid, signal.SIGKILL, os.killpg)  # what it left behind
         return code if code >= 0 else 128 - code
 
     def supervise(self):
+        """Runs setup and program, reports their end, and deletes the slice if nobody else does."""
         signal.signal(signal.SIGTERM, lambda *_: self.asked.update(ended=True))
-        job, began = self.job, time.time()
+        job, stage, code, began = self.job, "setup", 0, time.time()
         env = dict(os.environ, **job["env"])
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (job["tree"], env.get("PYTHONPATH"))))
-        stage = "setup" if job["setup"] else "running"
-        code = self.run(job["setup"], stage, env) if job["setup"] else 0
-        if code == 0 and not self.asked:
+        if job["setup"]:
+            code = self.run(job["setup"], stage, env)
+        if code == 0 and self.asked:
+            code = 75
+        elif code == 0:
             stage = "running"
             code = self.run(job["argv"], stage, env)
-        elif code == 0:
-            code = 75
         print(f"launch: ended with code {code}", flush=True)
         values = dict(self.asked, code=code, began=began, ended=time.time(), setup=stage == "setup")
         if code != 0:
             values["tail"] = "\n".join(self.tail())
         for pause in (1, 5, 15, 60, 0):
-            if self.try_mirror("ended", **values) or "ended" in self.asked:
+            if not self.mirror("ended", **values) or "ended" in self.asked:
                 break
             time.sleep(pause)
-        self.outlive(values)
-
-    def outlive(self, values):
-        """Deletes the slice where nobody else does."""
-        job = self.job
-        if not job["delete"] or job["worker"] != 0 or "ended" in self.asked:
+        if not job["delete"] or job["worker"] != 0:
             return
         deadline = time.monotonic() + job["idle_s"]
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and "ended" not in self.asked:
             time.sleep(min(1.0, job["idle_s"]))
-            if "ended" in self.asked:
-                return
-        print("launch: nobody has deleted this slice; it deletes itself", flush=True)
-        self.try_mirror("ended", **dict(values, deleting=True))
-        subprocess.run(job["delete"], stdin=subprocess.DEVNULL)
-        self.try_mirror("ended", **dict(values, deleting=True))
+        if "ended" not in self.asked:
+            print("launch: nobody has deleted this slice; it deletes itself", flush=True)
+            self.mirror("ended", deleting=True, **values)
+            subprocess.run(job["delete"], stdin=subprocess.DEVNULL)
+            self.mirror("ended", deleting=True, **values)  # it is still there, and the log says why
 
 
-def main(argv):
-    if argv[1] == "supervise":
-        Supervisor(argv[2]).supervise()
-    elif argv[1] == "holders":
-        print(json.dumps(holders(argv[2:])))
+def main(verb, *args):
+    if verb == "supervise":
+        Supervisor(args[0]).supervise()
+    elif verb == "holders":
+        print(json.dumps(holders(args, sudo=False)))
     else:
-        {"start": start, "stop": stop}[argv[1]](argv[2], int(argv[3]))
+        worker, attempt = worker_number(), int(args[1])
+        said = {"start": start, "stop": stop}[verb](args[0], attempt)
+        print("LAUNCH-ACK " + json.dumps(dict(said, worker=worker, attempt=attempt)), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv)
+    main(*sys.argv[1:])

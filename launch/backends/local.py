@@ -8,20 +8,17 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from launch import worker
 from launch.backends import CloudError, Slices
 from launch.records import Resource, State
 from launch.spec import Spec
+from redundancy import storage
 from redundancy.runtime.errors import ConfigError, UserError
 
 _ZONE = "local"
-
-
-def check(spec: Spec, need: Callable[[bool, str, str], None]) -> None:
-    need(spec.bucket and "://" not in spec.bucket, "bucket", "a folder of this machine, as backend is local")
 
 
 class Backend(Slices):
@@ -30,6 +27,7 @@ class Backend(Slices):
     python = sys.executable
 
     def __init__(self, spec: Spec):
+        spec.need(spec.bucket and "://" not in spec.bucket, "bucket", "a folder of this machine, as backend is local")
         if not os.path.isdir("/proc/self"):
             raise UserError("the local backend finds its processes in /proc, which this system does not have.")
         super().__init__(spec, (_ZONE,), spec.hosts, f"{spec.hosts} local processes", LocalFiles(spec.root))
@@ -61,8 +59,7 @@ class Backend(Slices):
 
     def delete(self, name: str, zone: str) -> None:
         """Ends every process of the slice, and removes its folder."""
-        found = self._found(name) or {}
-        for host in range(found.get("hosts", self.spec.hosts)):
+        for host in range((self._found(name) or {}).get("hosts", self.spec.hosts)):
             worker.end_marked(self.mark(name, host), patience=5.0)
         shutil.rmtree(self._root / name, ignore_errors=True)
 
@@ -76,22 +73,21 @@ class Backend(Slices):
         found = self._found(name)
         if found is None:
             raise CloudError("missing", f"there is no slice {name} under {self._root}")
+        # The user's caches serve all hosts: they are of this machine.
+        shared = {"XDG_CACHE_HOME": os.path.expanduser("~/.cache"), **os.environ}
+        if found["hosts"] > 1:
+            shared |= {
+                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{found['port']}",
+                "JAX_NUM_PROCESSES": str(found["hosts"]),
+            }
 
         def run(host: int) -> str:
             home = self._root / name / f"host-{host}"
-            env = {**os.environ, "HOME": str(home), "LAUNCH_WORKER": str(host)}
-            # The user's caches serve all hosts: they are of this machine.
-            env.setdefault("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-            if found["hosts"] > 1:
-                env |= {
-                    "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{found['port']}",
-                    "JAX_NUM_PROCESSES": str(found["hosts"]),
-                    "JAX_PROCESS_ID": str(host),
-                }
-            pipes = dict(stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            env = {**shared, "HOME": str(home), "LAUNCH_WORKER": str(host)}
+            env |= {"JAX_PROCESS_ID": str(host)} if found["hosts"] > 1 else {}
+            pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             try:
-                done = subprocess.run(argv, env=env, cwd=home, timeout=timeout, **pipes)
-                return done.stdout + done.stderr
+                return subprocess.run(argv, env=env, cwd=home, timeout=timeout, **pipes).stdout
             except subprocess.TimeoutExpired:
                 return f"host {host}: no answer in {timeout:.0f} s"
 
@@ -117,8 +113,7 @@ class LocalFiles:
 
     def read(self, path: str) -> bytes | None:
         with contextlib.suppress(FileNotFoundError):
-            return pathlib.Path(self.uri(path)).read_bytes()
-        return None
+            return storage.read_bytes(self.uri(path))
 
     def generation(self, path: str) -> int:
         with contextlib.suppress(FileNotFoundError):
@@ -128,16 +123,12 @@ class LocalFiles:
     def write(self, path: str, data: bytes, generation: int | None = None) -> None:
         if generation is not None and self.generation(path) != generation:
             raise CloudError("changed", f"{self.uri(path)} was changed by another process.")
-        target = pathlib.Path(self.uri(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        part.write_bytes(data)
-        os.replace(part, target)
+        storage.make_dirs(os.path.dirname(self.uri(path)))
+        storage.write_bytes(self.uri(path), data)
 
     def lines(self, pattern: str) -> list[bytes]:
         paths = sorted(pathlib.Path(self.root).glob(pattern))
         return [line for path in paths for line in path.read_bytes().splitlines()]
 
     def names(self, path: str) -> list[str]:
-        folder = pathlib.Path(self.uri(path))
-        return sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
+        return storage.list_dir(self.uri(path))

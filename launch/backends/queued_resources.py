@@ -32,44 +32,27 @@ TYPES = {
 # An ssh connection to a slice that was taken back would otherwise hang.
 _SSH = ("-oServerAliveInterval=15", "-oServerAliveCountMax=4", "-oConnectTimeout=20")
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-_QUEUED = ("compute", "tpus", "queued-resources")
+_QUEUED = "queued-resources"
 _STATES = {
     **dict.fromkeys(("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING"), State.WAITING),
     **dict.fromkeys(("SUSPENDING", "SUSPENDED", "FAILED"), State.BROKEN),
     "ACTIVE": State.ACTIVE,
     "DELETING": State.DELETING,
 }
-# gcloud ends with 1 whatever went wrong, and says it in words; the first that fits counts.
+# gcloud ends with 1 for every error, and says in words what went wrong; the first that fits counts.
 _KINDS = (
     ("changed", r"conditionNotMet|pre-?conditions? .*(did not hold|failed)|HTTPError 412"),
     ("exists", r"ALREADY_EXISTS|already exists"),
     ("account", r"UNAUTHENTICATED|[Rr]eauthentication|do not currently have an active account|invalid_grant"),
     ("permission", r"PERMISSION_DENIED|does not have (permission|\S+ access)|HTTPError 403"),
     ("capacity", f"(?i:{CAPACITY.pattern})"),
-    (
-        "unavailable",
-        r"UNAVAILABLE|INTERNAL|DEADLINE_EXCEEDED|ABORTED|FAILED_PRECONDITION|HTTPError 5\d\d|'status': 5\d\d|"
-        r"HttpError accessing|[Cc]onnecti(on|vity)|timed? ?out",
-    ),
+    ("unavailable", r"UNAVAILABLE|INTERNAL|DEADLINE_EXCEEDED|ABORTED|FAILED_PRECONDITION|HTTPError 5\d\d"),
+    ("unavailable", r"HttpError accessing|'status': 5\d\d|[Cc]onnecti(on|vity)|timed? ?out"),
     ("missing", r"NOT_FOUND|not found: 404|matched no objects|HTTPError 404"),
     ("invalid", r"INVALID_ARGUMENT|Invalid choice|unrecognized arguments|argument -|Invalid value"),
 )
 _CODES = {3: "INVALID_ARGUMENT: ", 7: "PERMISSION_DENIED: ", 8: "RESOURCE_EXHAUSTED: "}  # of google.rpc
 _DENIED = re.compile(r"Permission denied \(publickey|Host key verification failed")
-
-
-def check(spec: Spec, need: Callable[[bool, str, str], None]) -> None:
-    bucket, zone = r"gs://[a-z0-9][-_.a-z0-9]+(/[^\s*?\[\]]*)?", r"[a-z]+-[a-z]+\d+-[a-z]"
-    need(re.fullmatch(bucket, spec.bucket), "bucket", "gs://BUCKET or gs://BUCKET/FOLDER")
-    need(spec.zones and all(re.fullmatch(zone, each) for each in spec.zones), "zones", "for example ('us-west4-a',)")
-    need(len(set(spec.zones)) == len(spec.zones), "zones", "each zone once")
-    kind, _, number = spec.accelerator_type.rpartition("-")
-    known = kind in TYPES and number.isdecimal() and int(number) > 0 and int(number) % TYPES[kind][0] == 0
-    wanted = "v4-N, v5litepod-N, v5p-N or v6e-N; TPU7x and later are not in the Cloud TPU API"
-    need(known, "accelerator_type", wanted)
-    need(not (spec.spot and spec.reserved), "reserved", "False where spot is True: a slice is one or the other")
-    need(spec.budget_chip_hours > 0, "budget_chip_hours", "the most chip-hours that this run may use")
-    need(spec.hosts == 1, "hosts", "1: a slice of Cloud TPU has as many hosts as its type says")
 
 
 def classify(stderr: str) -> CloudError:
@@ -80,42 +63,33 @@ def classify(stderr: str) -> CloudError:
 
 
 class Gcloud:
-    """Runs gcloud, with arguments as a list: no shell of this machine reads them.
-
-    Args:
-      project: of every command that has one; gcloud's own where empty.
-    """
+    """Runs gcloud, in a project if one is given; no shell of this machine reads the arguments."""
 
     def __init__(self, project: str = ""):
         self._project = project
 
-    def argv(self, *args: str, zone: str | None = None) -> list[str]:
-        where = [f"--project={self._project}"] if self._project and args[0] == "compute" else []
-        return ["gcloud", *args, *where, *([f"--zone={zone}"] if zone else [])]
+    def argv(self, *args: str, zone: str) -> list[str]:
+        """A command on TPUs."""
+        where = [f"--project={self._project}"] if self._project else []
+        return ["gcloud", "compute", "tpus", *args, *where, f"--zone={zone}"]
 
     def run(self, argv: Sequence[str], stdin: bytes | None = None, timeout: float = 120) -> bytes:
-        """What the command prints.
-
-        Raises:
-          CloudError: it ended with an error, or did not end in `timeout` seconds.
-          UserError: there is no gcloud.
-        """
+        """What the command prints; raises CloudError if it fails or takes longer than `timeout` seconds."""
         code, stdout, stderr = self.attempt(argv, stdin, timeout)
         if code != 0:
             raise classify(stderr)
         return stdout
 
     def found(self, argv: Sequence[str]) -> bytes | None:
-        """As `run`; None where there is no such thing."""
+        """As `run`; None if what the command names does not exist."""
         try:
             return self.run(argv)
         except CloudError as error:
-            if error.kind == "missing":
-                return None
-            raise
+            if error.kind != "missing":
+                raise
 
     def attempt(self, argv: Sequence[str], stdin: bytes | None = None, timeout: float = 120) -> tuple[int, bytes, str]:
-        """Exit code, output and errors of a command; code 124 where it took too long."""
+        """Exit code, output and errors of a command; code 124 if it took too long."""
         logging.debug("+ %s", shlex.join(argv))
         if shutil.which("gcloud") is None:
             raise UserError("there is no gcloud on the PATH: install the Google Cloud CLI, and run gcloud init.")
@@ -128,21 +102,19 @@ class Gcloud:
 
 
 class Backend(Slices):
-    def __init__(self, spec: Spec, gcloud: Gcloud | None = None):
-        self._gcloud = gcloud or Gcloud(spec.project)
-        name, _, number = spec.accelerator_type.rpartition("-")
-        per_chip, runtime, generation, shapes = TYPES[name]
-        chips, how = int(number) // per_chip, "spot" if spec.spot else "reserved" if spec.reserved else "on demand"
-        kind = f"{spec.accelerator_type} ({chips} chips), {how}"
-        super().__init__(spec, spec.zones, chips, kind, GcsFiles(spec.root, self._gcloud))
+    def __init__(self, spec: Spec):
+        kind, number = _check(spec)
+        per_chip, runtime, generation, shapes = TYPES[kind]
+        self._gcloud, chips = Gcloud(spec.project), number // per_chip
+        how = f"{spec.accelerator_type} ({chips} chips), {_billing(spec) or 'on demand'}"
+        super().__init__(spec, spec.zones, chips, how, GcsFiles(spec.root, self._gcloud))
         self.runtime, self.devices = spec.runtime_version or runtime, spec.devices
         self.topology = f"{generation}:{shapes[chips]}" if chips in shapes else None
         self.python = spec.python if "/" in spec.python else None
-        # What was compiled before a preemption is not compiled again after it.
         self.env = {"JAX_COMPILATION_CACHE_DIR": self.files.uri("jax_cache")}
 
     def startup(self, name: str) -> pathlib.Path:
-        """Where the script lies that a slice's VMs run when they start."""
+        """Path of the script that a slice's VMs run when they start."""
         return pathlib.Path(cache_folder() or ".launch") / "startup" / f"{name}.sh"
 
     def write_startup(self, name: str, zone: str, left_s: float) -> None:
@@ -156,30 +128,27 @@ class Backend(Slices):
 
     def _create(self, name: str, zone: str, labels: Mapping[str, str]) -> list[str]:
         spec = self.spec
-        optional = dict(network=spec.network, subnetwork=spec.subnetwork) | {"service-account": spec.service_account}
+        optional = {"network": spec.network, "subnetwork": spec.subnetwork, "service-account": spec.service_account}
         return [
-            *self._gcloud.argv(*_QUEUED, "create", name, zone=zone),
+            *self._gcloud.argv(_QUEUED, "create", name, zone=zone),
             f"--accelerator-type={spec.accelerator_type}",
             f"--runtime-version={self.runtime}",
             f"--node-id={name}",
-            *(["--spot"] if spec.spot else ["--reserved"] if spec.reserved else []),
+            *([f"--{_billing(spec)}"] if _billing(spec) else []),
             f"--valid-until-duration={round(spec.wait_hours * 3600)}s",
             "--labels=" + ",".join(f"{key}={value}" for key, value in labels.items()),
             f"--scopes={_SCOPE}",
             *(f"--{flag}={value}" for flag, value in optional.items() if value),
             *(["--internal-ips"] if spec.internal_ips else []),
             *([f"--metadata-from-file=startup-script={self.startup(name)}"] if spec.self_delete else []),
-            "--async",
-            "--quiet",
+            *("--async", "--quiet"),
         ]
 
     def _ssh(self, name: str, zone: str, argv: Sequence[str], workers: Sequence[int]) -> list[str]:
         return [
-            *self._gcloud.argv(*_QUEUED, "ssh", name, zone=zone),
-            "--node=all",
+            *self._gcloud.argv(_QUEUED, "ssh", name, zone=zone),
+            *("--node=all", "--batch-size=all", "--quiet"),
             "--worker=" + (",".join(map(str, workers)) or "all"),
-            "--batch-size=all",
-            "--quiet",
             *(["--tunnel-through-iap"] if self.spec.internal_ips else []),
             *(f"--ssh-flag={flag}" for flag in _SSH),
             # gcloud splits this at blanks and ssh joins it again: what the host's shell reads is this text.
@@ -187,7 +156,7 @@ class Backend(Slices):
         ]
 
     def delete_argv(self, name: str, zone: str) -> list[str]:
-        return [*self._gcloud.argv(*_QUEUED, "delete", name, zone=zone), "--force", "--async", "--quiet"]
+        return [*self._gcloud.argv(_QUEUED, "delete", name, zone=zone), "--force", "--async", "--quiet"]
 
     def create(self, name: str, zone: str, labels: Mapping[str, str], left_s: float) -> None:
         self.write_startup(name, zone, left_s)
@@ -199,7 +168,7 @@ class Backend(Slices):
 
     def describe(self, name: str, zone: str) -> Resource:
         try:
-            found = self._described("queued-resources", name, zone)
+            found = self._described(_QUEUED, name, zone)
             if found is None:
                 return Resource(name, zone, State.ABSENT)
             resource = _resource(found, zone)
@@ -217,7 +186,7 @@ class Backend(Slices):
         return Resource(name, zone, State.ACTIVE, ready, hosts, message, resource.labels)
 
     def _described(self, kind: str, name: str, zone: str) -> dict | None:
-        argv = [*self._gcloud.argv("compute", "tpus", kind, "describe", name, zone=zone), "--format=json"]
+        argv = [*self._gcloud.argv(kind, "describe", name, zone=zone), "--format=json"]
         try:
             return json.loads(self._gcloud.found(argv) or b"null")
         except ValueError as error:
@@ -227,7 +196,7 @@ class Backend(Slices):
         self._gcloud.found(self.delete_argv(name, zone))
 
     def existing(self) -> list[Resource]:
-        argv = [*self._gcloud.argv(*_QUEUED, "list", zone="-"), "--format=json"]
+        argv = [*self._gcloud.argv(_QUEUED, "list", zone="-"), "--format=json"]
         found = [_resource(each) for each in json.loads(self._gcloud.run(argv))]
         return [each for each in found if each.labels.get("app") == "redundancy"]
 
@@ -249,7 +218,7 @@ class Backend(Slices):
             )
 
     def warning(self) -> str | None:
-        """Where the bucket is not in the region of the zones."""
+        """A warning if the bucket is not in the region of the zones."""
         bucket, zones = self.spec.bucket.split("/")[2], self.spec.zones
         try:
             argv = ["gcloud", "storage", "buckets", "describe", f"gs://{bucket}", "--format=value(location)"]
@@ -264,52 +233,72 @@ class Backend(Slices):
         )
 
     def checks(self) -> Iterable[tuple[str, Callable[[], str], str]]:
-        def text(*args: str, error: str) -> str:
-            if not (found := self._gcloud.run(["gcloud", *args]).decode().strip()):
-                raise UserError(error)
+        def printed(argv: Sequence[str], otherwise: str) -> str:
+            if not (found := self._gcloud.run(argv).decode().strip()):
+                raise UserError(otherwise)
             return found
 
-        def listed(*args: str, name: str, zone: str) -> str:
-            argv = [*self._gcloud.argv("compute", "tpus", *args, "list", zone=zone), "--format=json"]
-            names = [each.get("name", "").rsplit("/", 1)[-1] for each in json.loads(self._gcloud.run(argv))]
+        def offered(name: str, zone: str, *words: str) -> str:
+            argv = [*self._gcloud.argv(*words, "list", zone=zone), "--format=json"]
+            names = [each["name"].rsplit("/", 1)[-1] for each in json.loads(self._gcloud.run(argv))]
             if name not in names:
-                raise UserError(f"there is no {name} in {zone}, but {', '.join(names) or 'nothing'}")
+                raise UserError(f"there is no {name}, but {', '.join(names) or 'nothing'}")
             return name
 
-        spec, part = self.spec, functools.partial
-        account = ("auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
-        yield "account", part(text, *account, error="nobody is logged in"), "gcloud auth login"
-        project = part(text, "config", "get", "project", error="no project")
-        yield "project", lambda: spec.project or project(), "gcloud config set project, or --config.project"
-        for zone in spec.zones:
-            yield zone, part(listed, "accelerator-types", name=spec.accelerator_type, zone=zone), "a zone that has it"
-            yield zone, part(listed, "tpu-vm", "versions", name=self.runtime, zone=zone), "--config.runtime_version"
-        yield "ssh key", check_key, "a key without a passphrase, or one that an agent holds"
-        wanted = "a bucket in the region of the zones"
-        yield "bucket", lambda: self.warning() or "in the region of the zones", wanted
+        kind, account = self.spec.accelerator_type, ["--filter=status:ACTIVE", "--format=value(account)"]
+        yield (
+            "account",
+            lambda: printed(["gcloud", "auth", "list", *account], "nobody is logged in"),
+            "gcloud auth login",
+        )
+        project = ["gcloud", "config", "get", "project"]
+        yield "project", lambda: self.spec.project or printed(project, "none is set"), "--config.project"
+        for zone in self.zones:
+            yield zone, functools.partial(offered, kind, zone, "accelerator-types"), "a zone that has it"
+            yield zone, functools.partial(offered, self.runtime, zone, "tpu-vm", "versions"), "--config.runtime_version"
+        yield "ssh key", _key, "a key without a passphrase, or one that an agent holds"
+        yield "bucket", lambda: self.warning() or "in the region of the zones", "a bucket in the region of the zones"
 
 
-def check_key() -> str:
+def _key() -> str:
     path = os.path.expanduser("~/.ssh/google_compute_engine")
     if not os.path.exists(path):
         return "none yet; gcloud makes one at the first ssh"
-    done = subprocess.run(["ssh-keygen", "-y", "-P", "", "-f", path], capture_output=True, check=False)
-    if done.returncode == 0:
+    opened = subprocess.run(["ssh-keygen", "-y", "-P", "", "-f", path], capture_output=True).returncode == 0
+    if opened or b"google_compute_engine" in subprocess.run(["ssh-add", "-l"], capture_output=True).stdout:
         return path
-    if b"google_compute_engine" in subprocess.run(["ssh-add", "-l"], capture_output=True, check=False).stdout:
-        return f"{path}, held by an agent"
     raise UserError(f"{path} has a passphrase, which nobody is there to type")
+
+
+def _check(spec: Spec) -> tuple[str, int]:
+    """The kind of accelerator and the number of its type; raises ConfigError for a field that cannot be."""
+    bucket, zone = r"gs://[a-z0-9][-_.a-z0-9]+(/[^\s*?\[\]]*)?", r"[a-z]+-[a-z]+\d+-[a-z]"
+    spec.need(re.fullmatch(bucket, spec.bucket), "bucket", "gs://BUCKET or gs://BUCKET/FOLDER")
+    zones = spec.zones and all(re.fullmatch(zone, each) for each in spec.zones)
+    spec.need(zones, "zones", "for example ('us-west4-a',)")
+    spec.need(len(set(spec.zones)) == len(spec.zones), "zones", "each zone once")
+    found = re.fullmatch(rf"({'|'.join(TYPES)})-([1-9]\d*)", spec.accelerator_type)
+    wanted = "v4-N, v5litepod-N, v5p-N or v6e-N; TPU7x and later are not in the Cloud TPU API"
+    spec.need(found and int(found[2]) % TYPES[found[1]][0] == 0, "accelerator_type", wanted)
+    spec.need(not (spec.spot and spec.reserved), "reserved", "False if spot is True")
+    spec.need(spec.budget_chip_hours > 0, "budget_chip_hours", "the most chip-hours that this run may use")
+    spec.need(spec.hosts == 1, "hosts", "1: a slice of Cloud TPU has as many hosts as its type says")
+    return found[1], int(found[2])
+
+
+def _billing(spec: Spec) -> str:
+    return "spot" if spec.spot else "reserved" if spec.reserved else ""
 
 
 def _resource(found: dict, zone: str = "") -> Resource:
     """A queued resource as gcloud's JSON describes it."""
     path = found.get("name", "").split("/")
     name, zone = path[-1], zone or (path[3] if len(path) > 3 else "")
-    told = found.get("state", {})
-    state = _STATES.get(told.get("state"), State.UNKNOWN)
-    error = told.get("failedData", {}).get("error", {})
+    shown = found.get("state", {})
+    state = _STATES.get(shown.get("state"), State.UNKNOWN)
+    error = shown.get("failedData", {}).get("error", {})
     failed = _CODES.get(error.get("code"), "") + error.get("message", "")
-    message = failed or (told.get("state", "no state") if state in (State.BROKEN, State.UNKNOWN) else "")
+    message = failed or (shown.get("state", "no state") if state in (State.BROKEN, State.UNKNOWN) else "")
     nodes = found.get("tpu", {}).get("nodeSpec", [{}])
     return Resource(name, zone, state, message=message, labels=nodes[0].get("node", {}).get("labels", {}))
 

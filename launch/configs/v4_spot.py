@@ -1,8 +1,4 @@
-"""One spot slice of 16 v4 chips, four hosts: the slices that the TPU Research Cloud often lends.
-
-    python -m launch run --config launch/configs/v4_spot.py --config.bucket=gs://BUCKET --config.budget_chip_hours=200 \\
-        -- run --config imagenet --workdir gs://BUCKET/imagenet
-"""
+"""One spot slice of 16 v4 chips, four hosts, as the TPU Research Cloud often lends them: launch/configs/v4_spot.py."""
 
 from launch.spec import defaults
 

@@ -1,8 +1,4 @@
-"""One spot slice of 16 v5e chips, four hosts.
-
-    python -m launch run --config launch/configs/v5e_spot.py --config.bucket=gs://BUCKET --config.budget_chip_hours=200 \\
-        -- run --config imagenet --workdir gs://BUCKET/imagenet
-"""
+"""One spot slice of 16 v5e chips, four hosts: launch/configs/v5e_spot.py."""
 
 from launch.spec import defaults
 

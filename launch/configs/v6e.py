@@ -1,8 +1,4 @@
-"""One slice of 16 v6e chips on demand, four hosts.
-
-    python -m launch run --config launch/configs/v6e.py --config.bucket=gs://BUCKET --config.budget_chip_hours=200 \\
-        -- run --config imagenet --workdir gs://BUCKET/imagenet
-"""
+"""One slice of 16 v6e chips on demand, four hosts: launch/configs/v6e.py."""
 
 from launch.spec import defaults
 

@@ -7,6 +7,7 @@ from redundancy.config.compare import known_as as known_as
 from redundancy.config.compare import left_out as left_out
 from redundancy.config.compare import to_json as to_json
 from redundancy.config.convert import check_variant as check_variant
+from redundancy.config.convert import convert_value as convert_value
 from redundancy.config.convert import defaults as defaults
 from redundancy.config.convert import describe as describe
 from redundancy.config.convert import need_dataset as need_dataset
@@ -17,6 +18,7 @@ from redundancy.config.experiment import RULES as RULES
 from redundancy.config.field import CONTROLS as CONTROLS
 from redundancy.config.field import Affects as Affects
 from redundancy.config.field import Field as Field
+from redundancy.config.field import between as between
 from redundancy.config.field import fraction_name as fraction_name
 from redundancy.config.field import same_fraction as same_fraction
 from redundancy.config.field import share_hint as share_hint

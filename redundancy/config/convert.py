@@ -54,7 +54,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
-def _convert(name: str, field: Field, value: Any) -> Any:
+def convert_value(name: str, field: Field, value: Any) -> Any:
     """Converts `value` to the type of the field; raises ConfigError if it has another type."""
 
     def fail(wanted):
@@ -122,7 +122,7 @@ def resolve(given: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collecti
         except Exception as error:
             raise ConfigError(f"config.{name} has no value ({_shown(error)}); give it one.") from error
         with config.ignore_type():
-            config[name] = _convert(name, FIELDS[name], value)
+            config[name] = convert_value(name, FIELDS[name], value)
     for section in (model, experiment, training, data):
         section.check(config)
     return ml_collections.FrozenConfigDict(config)

@@ -13,134 +13,12 @@ import signal
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any
+
+from tests.launch.scenario import UNAVAILABLE, Error, Queued, Request, Resource, Scenario
 
 Json = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Error:
-    """An error as the API reports it: HTTP's code, the status word that gcloud prints, and the text."""
-
-    code: int
-    status: str
-    message: str
-
-
-CAPACITY = Error(
-    429,
-    "RESOURCE_EXHAUSTED",
-    'There is no more capacity in the zone "europe-west4-a"; you can try in another zone where Cloud TPU Nodes are offered'
-    " (see https://cloud.google.com/tpu/docs/regions)",
-)
-QUOTA = Error(
-    429,
-    "RESOURCE_EXHAUSTED",
-    "Quota 'TPUV5sPreemptibleLitepodPerProjectPerRegionForTPUAPI' exhausted. Limit 64 in region us-west4",
-)
-RESERVATION = Error(
-    400,
-    "FAILED_PRECONDITION",
-    "Insufficient reserved capacity. Contact customer support to increase your reservation.",
-)
-DENIED = Error(403, "PERMISSION_DENIED", "Permission 'tpu.queuedResources.create' denied on 'projects/p/locations/z'")
-INVALID = Error(400, "INVALID_ARGUMENT", "Cloud TPU received a bad request. The accelerator type is not known")
-EXISTS = Error(409, "ALREADY_EXISTS", "Resource already exists")
-UNAVAILABLE = Error(503, "UNAVAILABLE", "The service is currently unavailable.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Scenario:
-    """What happens to one create request, and to the queued resource that it makes.
-
-    A poll is a describe of the queued resource, whatever its answer. ssh also looks at it, which is no poll.
-
-    Attributes:
-      create_error: the answer to the create; nothing is made then, but see `made`.
-      made: the queued resource was made, although the create was answered by `create_error`: by UNAVAILABLE, or by
-        EXISTS where gcloud repeats its request after an answer that was lost.
-      creating: polls that find the state CREATING; then for as many
-      waiting: WAITING_FOR_RESOURCES, then for as many
-      provisioning: PROVISIONING, and then ACTIVE.
-      failed: instead of ACTIVE the state is FAILED, because of this.
-      preempted: the poll after the first that found it ACTIVE at which it is preempted; 1 is the next one.
-      node_only: a preemption shows in the node's state; that of the queued resource remains ACTIVE.
-      notice: seconds between SIGTERM and SIGKILL to the machines' processes at a preemption.
-      errors: polls answered by UNAVAILABLE, counted from 1.
-      deleting: polls that still find it after its deletion was asked for.
-      unreachable: for how many ssh commands a worker cannot be reached.
-      dropped: for how many ssh commands the connection to a worker is lost once the command has run, before its
-        output has come, so that gcloud runs it again.
-    """
-
-    create_error: Error | None = None
-    made: bool = False
-    creating: int = 0
-    waiting: int = 1
-    provisioning: int = 1
-    failed: Error | None = None
-    preempted: int | None = None
-    node_only: bool = False
-    notice: float = 0.0
-    errors: Iterable[int] = ()
-    deleting: int = 1
-    unreachable: Mapping[int, int] = dataclasses.field(default_factory=dict)
-    dropped: Mapping[int, int] = dataclasses.field(default_factory=dict)
-
-
-class Request(NamedTuple):
-    """A request as the cloud saw it.
-
-    Attributes:
-      command: the command of gcloud that sent it, such as "queued-resources.describe".
-      code: of HTTP, in the answer.
-    """
-
-    command: str
-    method: str
-    zone: str
-    name: str
-    code: int
-
-
-class Resource(NamedTuple):
-    """What exists under one name. `node` is the node's state, or "" where it has none."""
-
-    zone: str
-    name: str
-    state: str
-    node: str
-
-
-@dataclasses.dataclass
-class _Queued:
-    """A queued resource that exists."""
-
-    project: str
-    zone: str
-    name: str
-    body: Json
-    scenario: Scenario
-    subnet: int
-    number: int
-    polls: int = 0
-    active_polls: int = 0
-    state: str = "CREATING"
-    node: str = ""
-    health: str = ""
-    initiator: str = "SERVICE"
-    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
-    deleting_polls: int | None = None
-    known: bool = False  # that it exists was told to somebody
-    doubtful: bool = False  # the last answer about it was an error of the server
-    unreachable: dict[int, int] = dataclasses.field(default_factory=dict)
-    dropped: dict[int, int] = dataclasses.field(default_factory=dict)
-
-    @property
-    def path(self) -> str:
-        return f"projects/{self.project}/locations/{self.zone}/queuedResources/{self.name}"
 
 
 class FakeCloud:
@@ -157,16 +35,15 @@ class FakeCloud:
         """Starts to listen.
 
         Args:
-          hosts: how many workers a slice has; to be changed between creates, where a test wants that.
-          homes: the folder in which fake_gcloud.py keeps the machines' homes, as NAME/worker-I. Processes that came
-            from there are killed when the slice is lost, and those homes set aside as NAME.K for its successor.
+          homes: the folder of the machines' homes, NAME/worker-I. Processes that came from there are killed when the slice
+            is lost, and those homes set aside as NAME.K for its successor.
         """
         self.hosts = hosts
         self.homes = homes
         self.log: list[Request] = []
         self.violations: list[str] = []
         self._scenarios: dict[str, list[Scenario]] = {}
-        self._all: dict[tuple[str, str], _Queued] = {}
+        self._all: dict[tuple[str, str], Queued] = {}
         self._made: dict[str, int] = {}
         self._operations: list[str] = []
         self._lock = threading.RLock()
@@ -228,10 +105,10 @@ class FakeCloud:
         """How many queued resources were made under `name` so far."""
         return self._made.get(name, 0)
 
-    def preempt(self, name: str, node_only: bool = False, notice: float = 0.0) -> None:
-        """Takes the slice away now. See `Scenario` for the arguments."""
-        self._preempt(self._find(name), node_only)
-        self.kill(name, notice=notice)
+    def preempt(self, name: str) -> None:
+        """Takes the slice away now."""
+        self._preempt(self._find(name), node_only=False)
+        self.kill(name)
 
     def change(self, name: str, **states: str) -> None:
         """Sets `state` of the queued resource, `node` or `health` of its node; they stay so until it is deleted."""
@@ -241,20 +118,13 @@ class FakeCloud:
                 assert key in ("state", "node", "health"), key
                 setattr(queued, key, value)
 
-    def kill(self, name: str, worker: int | None = None, notice: float = 0.0) -> int:
-        """Kills all processes on one worker of the slice, or on all of them; returns how many there were.
-
-        Args:
-          notice: seconds that they have between SIGTERM and SIGKILL.
-        """
+    def kill(self, name: str, notice: float = 0.0) -> None:
+        """Kills all processes of the slice; they have `notice` seconds between SIGTERM and SIGKILL."""
         if self.homes is None:
-            return 0
+            return
         folder = self.homes / name
-        if worker is not None:
-            folder /= f"worker-{worker}"
-        found = _processes(folder)
         if notice:
-            _signal(found, signal.SIGTERM)
+            _signal(_processes(folder), signal.SIGTERM)
             deadline = time.monotonic() + notice
             while _processes(folder) and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -264,19 +134,18 @@ class FakeCloud:
             _signal(left, signal.SIGKILL)
             assert time.monotonic() < deadline, f"processes {left} do not die"
             time.sleep(0.01)
-        return len(found)
 
     def processes(self, name: str, worker: int) -> list[int]:
         """The ids of the processes that now run on a worker."""
         return [] if self.homes is None else _processes(self.homes / name / f"worker-{worker}")
 
-    def _find(self, name: str) -> _Queued:
+    def _find(self, name: str) -> Queued:
         with self._lock:
             found = [queued for queued in self._all.values() if queued.name == name]
             assert len(found) == 1, f"{name} exists {len(found)} times"
             return found[0]
 
-    def _answer(self, method: str, target: str, body: Json, command: str) -> tuple[int, Json, _Queued | None]:
+    def _answer(self, method: str, target: str, body: Json, command: str) -> tuple[int, Json, Queued | None]:
         """Answers one request: the code, the answer, and the slice whose machines are to be stopped after it."""
         path, _, query = target.partition("?")
         arguments = dict(urllib.parse.parse_qsl(query))
@@ -286,12 +155,8 @@ class FakeCloud:
             if path.startswith("/compute/"):
                 result = {"name": path.rsplit("/", 1)[1], "commonInstanceMetadata": {"items": []}}
             elif match := re.fullmatch(r"/(?:v1|v2|v2alpha1)/projects/([^/]+)/locations/([^/]+)/(\w+)(?:/(.+))?", path):
-                project, zone, kind, name = (
-                    match[1],
-                    match[2],
-                    match[3],
-                    match[4] or arguments.get("queuedResourceId", ""),
-                )
+                project, zone, kind, name = match.groups()
+                name = name or arguments.get("queuedResourceId", "")
                 result = self._tpu(method, project, zone, kind, name, arguments, body, command)
             elif match := re.fullmatch(r"/fake/ssh/([^/]+)/([^/]+)", path):
                 zone, name = match[1], match[2]
@@ -324,14 +189,10 @@ class FakeCloud:
                 target = self._operations[int(name.rpartition("-")[2]) - 1]
                 response = {"@type": "type.googleapis.com/google.cloud.tpu.v2.Node", "name": target}
                 return {"name": path, "done": True, "response": response}
-            case "GET", "acceleratorTypes", False:
-                prefix = f"projects/{project}/locations/{zone}/acceleratorTypes"
-                kinds = ("v5litepod-8", "v5litepod-16", "v5litepod-32", "v6e-16", "v4-16", "v5p-16")
-                return {"acceleratorTypes": [{"name": f"{prefix}/{kind}", "type": kind} for kind in kinds]}
-            case "GET", "runtimeVersions", False:
-                prefix = f"projects/{project}/locations/{zone}/runtimeVersions"
-                kinds = ("v2-alpha-tpuv5-lite", "v2-alpha-tpuv5", "v2-alpha-tpuv6e", "tpu-ubuntu2204-base")
-                return {"runtimeVersions": [{"name": f"{prefix}/{kind}", "version": kind} for kind in kinds]}
+            case "GET", ("acceleratorTypes" | "runtimeVersions"), False:
+                prefix = f"projects/{project}/locations/{zone}/{kind}"
+                known = ("v5litepod-16", "v4-32") if kind == "acceleratorTypes" else ("v2-alpha-tpuv5-lite",)
+                return {kind: [{"name": f"{prefix}/{each}"} for each in known]}
             case _, "nodes", True:
                 return self._node(method, project, zone, name, body)
         return None
@@ -351,19 +212,11 @@ class FakeCloud:
         number = self._made[name] = self._made.get(name, 0) + 1
         self._set_homes_aside(name, number)
         taken = {queued.subnet for queued in self._all.values()}
-        self._all[zone, name] = _Queued(
-            project,
-            zone,
-            name,
-            body,
-            scenario,
-            next(subnet for subnet in range(256) if subnet not in taken),
-            number,
-            known=scenario.create_error is None,
-            doubtful=scenario.create_error is not None and scenario.create_error.code >= 500,
-            unreachable=dict(scenario.unreachable),
-            dropped=dict(scenario.dropped),
-        )
+        queued = self._all[zone, name] = Queued(project, zone, name, body, scenario, number)
+        queued.subnet = next(subnet for subnet in range(256) if subnet not in taken)
+        queued.known = scenario.create_error is None
+        queued.doubtful = scenario.create_error is not None and scenario.create_error.code >= 500
+        queued.unreachable, queued.dropped = dict(scenario.unreachable), dict(scenario.dropped)
         return scenario.create_error or self._operation(project, zone, path)
 
     def _describe(self, project: str, zone: str, name: str, poll: bool) -> Json | Error:
@@ -379,7 +232,7 @@ class FakeCloud:
         queued.known, queued.doubtful = True, False
         return self._queued_json(queued)
 
-    def _advance(self, queued: _Queued) -> None:
+    def _advance(self, queued: Queued) -> None:
         """One poll's worth of time."""
         queued.polls += 1
         scenario = queued.scenario
@@ -404,7 +257,7 @@ class FakeCloud:
             if queued.active_polls == scenario.preempted:
                 self._preempt(queued, scenario.node_only)
 
-    def _preempt(self, queued: _Queued, node_only: bool) -> None:
+    def _preempt(self, queued: Queued, node_only: bool) -> None:
         with self._lock:
             if not node_only:
                 queued.state = "SUSPENDED"
@@ -443,11 +296,7 @@ class FakeCloud:
         return self._node_json(queued) if method == "GET" and not verb else None
 
     def _quirks(self, zone: str, name: str, counts: bool) -> Json:
-        """What goes wrong with the ssh command that asks: the numbers of the workers in question.
-
-        Args:
-          counts: this is the beginning of a command, and not another attempt to connect.
-        """
+        """Workers for which the ssh command that asks goes wrong; it `counts` at its beginning, not where it tries again."""
         queued = self._all.get((zone, name))
         if queued is None or queued.node != "READY":
             return {"unreachable": list(range(self.hosts)), "dropped": []}
@@ -465,7 +314,7 @@ class FakeCloud:
         name = f"projects/{project}/locations/{zone}/operations/operation-{len(self._operations)}"
         return {"name": name, "metadata": {"@type": "type.googleapis.com/google.cloud.tpu.v2.OperationMetadata"}}
 
-    def _queued_json(self, queued: _Queued) -> Json:
+    def _queued_json(self, queued: Queued) -> Json:
         state: Json = {"state": queued.state, "stateInitiator": queued.initiator}
         if queued.state == "FAILED" and queued.scenario.failed is not None:
             code = {"RESOURCE_EXHAUSTED": 8, "FAILED_PRECONDITION": 9, "INVALID_ARGUMENT": 3}
@@ -473,7 +322,7 @@ class FakeCloud:
             state["failedData"] = {"error": {"code": code.get(error.status, 13), "message": error.message}}
         return {"name": queued.path, "createTime": "2026-01-01T00:00:00.000000Z", "state": state, **queued.body}
 
-    def _node_json(self, queued: _Queued) -> Json:
+    def _node_json(self, queued: Queued) -> Json:
         [spec] = queued.body["tpu"]["nodeSpec"]
         addresses = [f"127.0.{queued.subnet}.{10 + worker}" for worker in range(self.hosts)]
         external = queued.body["tpu"]["nodeSpec"][0]["node"].get("networkConfig", {}).get("enableExternalIps")
@@ -503,7 +352,7 @@ class FakeCloud:
         (self.homes / name).rename(self.homes / f"{name}.{number - 1}")
 
 
-def _machines_lost(queued: _Queued) -> bool:
+def _machines_lost(queued: Queued) -> bool:
     return queued.node in ("PREEMPTED", "DELETING", "TERMINATED") or queued.state in ("SUSPENDED", "DELETING", "FAILED")
 
 

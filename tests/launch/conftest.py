@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from launch import bundle, run
+from tests.launch.bench import Bench
 from tests.launch.cloud import FakeCloud
 
 FAKE_GCLOUD = pathlib.Path(__file__).with_name("fake_gcloud.py")
@@ -36,6 +38,26 @@ if "-f" in sys.argv and "-t" in sys.argv:
 """
 
 
+@pytest.fixture(scope="session")
+def code():
+    return bundle.make(run.HERE.parent)
+
+
+@pytest.fixture
+def bench(cloud, gcloud_env, tmp_path, monkeypatch, code):
+    """A run on the fake cloud, which must break no rule of it and leave nothing there."""
+    monkeypatch.setattr(bundle, "make", lambda _: code)
+    for name, value in gcloud_env.items():
+        monkeypatch.setenv(name, value)
+    made = Bench(cloud, tmp_path, monkeypatch)
+    try:
+        yield made
+    finally:
+        made.close()
+    assert cloud.violations == []
+    assert cloud.resources() == [], f"left: {cloud.resources()}\n{made.text}"
+
+
 def _script(path: pathlib.Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -61,8 +83,9 @@ def gcloud_env(cloud: FakeCloud, tmp_path: pathlib.Path) -> dict[str, str]:
 def fake_environment(cloud: FakeCloud, folder: pathlib.Path) -> dict[str, str]:
     binaries = folder / "bin"
     # Imported, so that it is compiled once.
+    root = FAKE_GCLOUD.parents[2]
     begin = (
-        f"import sys; sys.path.insert(0, '{FAKE_GCLOUD.parent}'); import fake_gcloud; fake_gcloud.main(sys.argv[1:])"
+        f"import sys; sys.path.insert(0, '{root}'); from tests.launch import fake_gcloud as it; it.main(sys.argv[1:])"
     )
     text = f'#!/bin/sh\nFAKE_GCLOUD_BIN="{binaries}" exec "{sys.executable}" -I -S -c "{begin}" "$@"\n'
     _script(binaries / "gcloud", text)
@@ -74,7 +97,6 @@ def fake_environment(cloud: FakeCloud, folder: pathlib.Path) -> dict[str, str]:
         "HOME": str(folder / "home"),
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU": cloud.url,
         "CLOUDSDK_CORE_PROJECT": "p",
-        "FAKE_GCLOUD_ACCOUNT": "someone@example.com",
         "FAKE_GCLOUD_BUCKETS": str(folder / "buckets"),
         "FAKE_GCLOUD_HOSTS": str(folder / "hosts"),
     }

@@ -69,9 +69,8 @@ def test_equal_code_is_an_equal_file(root, git, tmp_path):
 
 
 def test_what_lies_there_now_is_in_it(root, git, tmp_path):
-    files(
-        root, {"a.py": "edited\n", "new/file.py": "", "staged.py": "", "x.log": "", "data/set": "", "folder/gone": ""}
-    )
+    empty = ("new/file.py", "staged.py", "x.log", "data/set", "folder/gone")
+    files(root, {"a.py": "edited\n", **dict.fromkeys(empty, "")})
     git("add", "staged.py", "folder/gone")
     (root / "folder/gone").unlink()
     found = unpacked(bundle.make(root), tmp_path / "there")
@@ -81,15 +80,17 @@ def test_what_lies_there_now_is_in_it(root, git, tmp_path):
 
 
 def test_names_of_all_kinds(root, tmp_path):
-    names = ["with blanks.py", "ü/日本.py", "two\nlines.py", "-rf", "a'b\"c", "x" * 200 + "/" + "y" * 200, "tab\t"]
+    names = [
+        "with blanks.py",
+        "ü/日本.py",
+        "two\nlines.py",
+        "-rf",
+        "a'b\"c",
+        "x" * 200 + "/" + "y" * 200,
+        os.fsdecode(b"\xff.py"),
+    ]
     files(root, dict.fromkeys(names, "text"))
     assert set(names) < set(unpacked(bundle.make(root), tmp_path / "there"))
-
-
-def test_a_name_that_is_no_text(root, tmp_path):
-    name = os.fsdecode(b"\xff.py")
-    files(root, {name: ""})
-    assert name in unpacked(bundle.make(root), tmp_path / "there")
 
 
 @pytest.mark.parametrize(
@@ -116,10 +117,9 @@ def test_too_much_is_told_with_the_largest_files(root, monkeypatch):
     monkeypatch.setattr(bundle, "MAX_BYTES", 3 * 2**20)
     for index in range(5):
         (root / f"array-{index}.npy").write_bytes(bytes(index * 2**19))
-    wanted = (
-        r"the code has 5 MiB; wanted at most 3. The largest files are array-4.npy, array-3.npy, array-2.npy: name what"
-    )
-    with pytest.raises(UserError, match=wanted):
+    with pytest.raises(
+        UserError, match=r"has 5 MiB; wanted at most 3. The largest files are array-4.npy, array-3.npy, arr"
+    ):
         bundle.make(root)
 
 
@@ -157,7 +157,6 @@ def test_a_submodule_is_left_out(root, git, tmp_path):
 
 
 def test_this_checkout_has_what_the_hosts_need(repo):
-    made = bundle.make(pathlib.Path(repo))
     needed = {
         "launch/worker.py",
         "launch/setup_worker.sh",
@@ -165,4 +164,4 @@ def test_this_checkout_has_what_the_hosts_need(repo):
         "constraints.txt",
         "redundancy/cli/main.py",
     }
-    assert needed <= set(made.files)
+    assert needed <= set(bundle.make(pathlib.Path(repo)).files)

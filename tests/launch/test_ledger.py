@@ -52,7 +52,7 @@ def test_a_holder_that_releases_or_falls_silent_is_followed(files, clock):
         clock.now += LEASE_S / 4
         first.renew()
     with pytest.raises(
-        WorkdirError, match=rf"process {os.getpid()}, since .*, heard of \d+ s ago.*elsewhere after \d+ s"
+        WorkdirError, match=rf"process {os.getpid()}, since .*, last saved \d+ s ago.*elsewhere after \d+ s"
     ):
         taken(files, clock)
     first.release()

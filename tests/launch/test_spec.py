@@ -1,4 +1,4 @@
-"""The launch configs that are shipped, and mistakes: each is told in one line, before anything is created."""
+"""The launch configs that are shipped, and mistakes: each is reported in one line, before anything is created."""
 
 import pathlib
 import re
@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from launch import __main__ as command_line
-from launch import records, spec
+from launch import spec
 from launch.backends import backend, queued_resources
+from launch.records import Policy
 from redundancy.preflight import generations
 
 CONFIGS = pathlib.Path(command_line.__file__).with_name("configs")
@@ -83,54 +84,61 @@ def test_topologies_are_those_of_the_compiler(kind):
         assert generations.parse_topology(f"{generation}:{shape}").chips == chips
 
 
+def test_several_zones_on_the_command_line():
+    given = {"bucket": "gs://b-1", "budget_chip_hours": "9", "slices": "2", "spot": "false"}
+    for zones in ("us-west4-a,us-east5-b", "('us-west4-a', 'us-east5-b')"):
+        made = spec.load(f"{CONFIGS}/v6e.py", {**given, "zones": zones})
+        assert made.zones == ("us-west4-a", "us-east5-b")
+        assert (made.budget_chip_hours, made.slices, made.spot) == (9.0, 2, False)
+
+
 def test_what_follows_from_a_spec():
     made = resolved(
         "v4_spot", bucket="gs://bucket/folder/", budget_chip_hours=64.0, slices=2, run="r", runtime_version="x"
     )
     assert made.root == "gs://bucket/folder/launch"
     made_of = backend(made)
-    assert records.policy(made, made_of.zones, made_of.chips).budget_s == 4 * 3600.0  # of all slices together
+    assert Policy.of(made, made_of.zones, made_of.chips).budget_s == 4 * 3600.0  # of all slices together
     assert made_of.runtime == "x"
-    assert made.slice_name(1) == "r-1"
     other = resolved("v4_spot", bucket="gs://bucket", budget_chip_hours=64.0, run="r")
     assert made.mark("r-1") != other.mark("r-1")
     local = resolved("local", hosts=3, bucket="/x")
-    assert (backend(local).chips, records.policy(local, ("local",), 3).budget_s) == (3, float("inf"))
+    assert (backend(local).chips, Policy.of(local, ("local",), 3).budget_s) == (3, float("inf"))
 
 
 BAD = {
-    "an unknown field": (["--config.bukcet=gs://b"], '--config.bukcet: there is no such field. Did you mean "bucket"?'),
-    "an environment variable": (["--config.env.A=b"], '--config.env.A: there is no such field. Did you mean "env"?'),
-    "text for a number": (["--config.slices=two"], "slices is 'two'; wanted int, for example 1"),
-    "a fraction for a number": (["--config.slices=1.5"], "slices is 1.5; wanted int"),
-    "a number for a switch": (["--config.spot=3"], "spot is 3; wanted bool, for example True"),
-    "no slices": (["--config.slices=0"], "slices is 0; wanted 1 to 1000"),
-    "no time between looks": (["--config.poll_s=0"], "poll_s is 0.0; wanted a number above 0"),
-    "not a number": (["--config.budget_chip_hours=nan"], "budget_chip_hours is nan"),
-    "no bucket": (["--config.bucket="], "bucket is ''; wanted gs://BUCKET"),
-    "a folder for a slice": (["--config.bucket=/tmp/x"], "bucket is '/tmp/x'; wanted gs://BUCKET"),
+    "an unknown field": (["--config.bukcet=gs://b"], 'config.bukcet is no field of a launch config. Did you mean "bucket"?'),
+    "an environment variable": (["--config.env.A=b"], 'config.env.A is no field of a launch config. Did you mean "env"?'),
+    "text for a number": (["--config.slices=two"], "slices is 'two' (str); wanted: a whole number (slices, each with"),
+    "a fraction for a number": (["--config.slices=1.5"], "slices is 1.5 (float); wanted: a whole number"),
+    "a number for a switch": (["--config.spot=3"], "spot is 3 (int); wanted: True or False"),
+    "no slices": (["--config.slices=0"], "slices is 0 (int); wanted: a number from 1 to 1000"),
+    "no time between looks": (["--config.poll_s=0"], "poll_s is 0 (int); wanted: a number above 0"),
+    "not a number": (["--config.budget_chip_hours=nan"], "budget_chip_hours is 'nan' (str); wanted: a number"),
+    "no bucket": (["--config.bucket="], "bucket is ''; wanted: gs://BUCKET"),
+    "a folder for a slice": (["--config.bucket=/tmp/x"], "bucket is '/tmp/x'; wanted: gs://BUCKET"),
     "a bucket with a pattern": (["--config.bucket=gs://bucket/a*"], "bucket is 'gs://bucket/a*'"),
-    "a bucket for a machine": (["--config.backend=local"], "bucket is 'gs://bucket'; wanted a folder of this machine"),
-    "no such backend": (["--config.backend=gke"], "backend is 'gke'; wanted local or queued_resources"),
-    "a zone twice": (["--config.zones=('us-west4-a','us-west4-a')"], "zones is ('us-west4-a', 'us-west4-a'); wanted each zone once"),
-    "a region for a zone": (["--config.zones=('us-west4',)"], "zones is ('us-west4',); wanted for example"),
+    "a bucket for a machine": (["--config.backend=local"], "bucket is 'gs://bucket'; wanted: a folder of this machine"),
+    "no such backend": (["--config.backend=gke"], "backend is 'gke'; wanted: local or queued_resources"),
+    "a zone twice": (["--config.zones=('us-west4-a','us-west4-a')"], "zones is ('us-west4-a', 'us-west4-a'); wanted: each zone once"),
+    "a region for a zone": (["--config.zones=('us-west4',)"], "zones is ('us-west4',); wanted: for example"),
     "no zone": (["--config.zones=()"], "zones is ()"),
-    "capitals": (["--config.run=MyRun"], "run is 'MyRun'; wanted a to z"),
+    "capitals": (["--config.run=MyRun"], "run is 'MyRun' (str); wanted: a to z"),
     "a long name": (["--config.run=" + "a" * 41], "at most 40"),
     "a name with a hyphen at its end": (["--config.run=a-"], "run is 'a-'"),
-    "no budget": (["--config.budget_chip_hours=0"], "budget_chip_hours is 0.0; wanted the most chip-hours"),
-    "spot and reserved": (["--config.reserved=True"], "reserved is True; wanted False where spot is True"),
-    "hosts of a slice": (["--config.hosts=2"], "hosts is 2; wanted 1"),
-    "a later TPU": (["--config.accelerator_type=tpu7x-16"], "accelerator_type is 'tpu7x-16'; wanted v4-N, v5litepod-N, v5p-N or v6e-N; TPU7x and later are not in the Cloud"),
-    "v5e": (["--config.accelerator_type=v5e-16"], "accelerator_type is 'v5e-16'; wanted v4-N, v5litepod-N"),
+    "no budget": (["--config.budget_chip_hours=0"], "budget_chip_hours is 0.0; wanted: the most chip-hours"),
+    "spot and reserved": (["--config.reserved=True"], "reserved is True; wanted: False if spot is True"),
+    "hosts of a slice": (["--config.hosts=2"], "hosts is 2; wanted: 1"),
+    "a later TPU": (["--config.accelerator_type=tpu7x-16"], "accelerator_type is 'tpu7x-16'; wanted: v4-N, v5litepod-N, v5p-N or v6e-N; TPU7x and later are not in the Cloud"),
+    "v5e": (["--config.accelerator_type=v5e-16"], "accelerator_type is 'v5e-16'; wanted: v4-N, v5litepod-N"),
     "half a chip": (["--config.accelerator_type=v4-9"], "accelerator_type is 'v4-9'"),
     "no chip": (["--config.accelerator_type=v6e-0"], "accelerator_type is 'v6e-0'"),
-    "a secret": ("config.env.WANDB_API_KEY = 'x'", "wanted names of variables that hold no secret, and not 'WANDB_API_KEY'"),
-    "no name of a variable": ("config.env['A B'] = 'x'", "and not 'A B'"),
-    "a number for a variable": ("config.env.A = 1", "env is {'A': 1}; wanted a dict of names and texts"),
-    "a field in the file": ("config.zone = 'us-west4-a'", "there is no field 'zone'. Did you mean \"zones\"?"),
+    "a secret": ("config.env.WANDB_API_KEY = 'x'", "env has 'WANDB_API_KEY'; wanted: names of variables without secrets"),
+    "no name of a variable": ("config.env['A B'] = 'x'", "env has 'A B'; wanted: names"),
+    "a number for a variable": ("config.env.A = 1", "env is {'A': 1}; wanted: a dict of names and texts"),
+    "a field in the file": ("config.zone = 'us-west4-a'", "config.zone is no field of a launch config. Did you mean \"zones\"?"),
     "a type in the file": ("config.slices = 2.5", "slices"),
-    "texts in the file": ("config.zones = (1,)", "zones is (1,); wanted texts"),
+    "texts in the file": ("config.zones = (1,)", "zones is [1] (list); wanted: a text"),
     "a fault in the file": ("config.run = nobody", "NameError: name 'nobody' is not defined"),
     "no grammar in the file": ("config.run =", "SyntaxError"),
     "not a config": ("return 3", "get_config returned int; wanted an ml_collections.ConfigDict"),
@@ -198,10 +206,10 @@ def test_mistakes_that_redundancy_tells(launch, command, told):
     [
         (["rum", *CLOUD], "'rum' is no command. Did you mean \"run\"? Commands: plan, preflight, run, "),
         (["logs", *CLOUD], "logs wants the name of one run"),
-        (["down", "a", "b", *CLOUD], "down wants the name of one run, which run and list tell; found ['a', 'b']"),
+        (["down", "a", "b", *CLOUD], "down wants the name of one run, which run and list print; found ['a', 'b']"),
         (["run", "a", *CLOUD, "--", *REDUNDANCY], "run takes no 'a'; the redundancy command comes after --"),
         (["list"], "--config is missing; for example --config launch/configs/v5e_spot.py"),
-        (["logs", "r", "--host=-1", *CLOUD], "argument --host: '-1' is no number of a host"),
+        (["logs", "r", "--host=-1", *CLOUD], "argument --host: '-1' is not the number of a host"),
         (["list", "--config"], "argument --config: expected one argument"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",

@@ -70,13 +70,8 @@ class Host:
         """Writes the job, and gives the command line for it."""
         values = {**self.job, "argv": self.program(code), "mirror": str(self.bucket / f"attempt-{attempt}"), **job}
         (self.bucket / f"job-{attempt}.json").write_text(json.dumps(values))
-        return [
-            sys.executable,
-            str(self.tree / "launch/worker.py"),
-            verb,
-            str(self.bucket / f"job-{attempt}.json"),
-            str(attempt),
-        ]
+        path = self.bucket / f"job-{attempt}.json"
+        return [sys.executable, str(self.tree / "launch/worker.py"), verb, str(path), str(attempt)]
 
     def run(self, verb, attempt=1, code=UNTIL_STOPPED, **job):
         """What it acknowledges."""
@@ -314,8 +309,8 @@ def test_chips_that_another_holds(host, tmp_path):
         ack = host.run("start", devices=[f"{tmp_path}/accel*", "/dev/none*"])
         assert (ack["worker"], ack["attempt"], ack["state"]) == (0, 1, "busy")
         [found] = ack["holders"]
-        assert (found["pid"], found["user"], found["device"]) == (holder.pid, getpass.getuser(), str(device))
-        assert found["command"].startswith(f"{sys.executable} -S -c import sys")
+        who = f"{device} by process {holder.pid} of {getpass.getuser()}"
+        assert found.startswith(f"{who}: {sys.executable} -S -c import sys")
         assert host.status() is None
         assert alive(holder.pid)
     finally:
@@ -353,9 +348,7 @@ def test_a_slice_that_goes_on_does_not_delete_itself(host):
 def test_the_number_of_the_host_comes_from_the_machine(monkeypatch):
     class Metadata(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            known = (
-                self.path.endswith("/attributes/agent-worker-number") and self.headers["Metadata-Flavor"] == "Google"
-            )
+            known = self.path.endswith("/agent-worker-number") and self.headers["Metadata-Flavor"] == "Google"
             self.send_response(200 if known else 404)
             self.end_headers()
             self.wfile.write(b"3\n" if known else b"")
