@@ -1,7 +1,6 @@
 """Complete linkage from all pairs by nearest-neighbour chains (Murtagh 1983): O(n²) time and memory, compiled.
 
-For few clusters of few images, where nearly all pairs are needed. Ties are decided as everywhere in this package, by the
-total order of (dissimilarity, i, j): a cluster pair is as far apart as the last of its pairs in that order, whose number
+For few clusters of few images, where nearly all pairs are needed. Ties are decided as `ties` says: a cluster pair is as far apart as the last of its pairs in that order, whose number
 is carried along. Knows nothing of embeddings.
 """
 

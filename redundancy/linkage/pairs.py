@@ -19,6 +19,7 @@ import numpy as np
 from redundancy.linkage import bounds, dissimilarity
 from redundancy.linkage.bounds import Rows, Shortening
 from redundancy.linkage.dissimilarity import Units
+from redundancy.linkage.ties import total_order
 from redundancy.runtime.compiled import compiled
 from redundancy.runtime.machine import cores
 
@@ -58,16 +59,8 @@ class Pairs:
         return len(self.i)
 
     def ordered(self) -> "Pairs":
-        """The pairs in the total order of the linkage: by dissimilarity, then i, then j."""
-        order = np.argsort(self.dissimilarity)
-        value = self.dissimilarity[order]
-        same = value[1:] == value[:-1]
-        if same.any():
-            # Most values occur once: only runs of equal ones are looked at again.
-            tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
-            some = order[tied]
-            order[tied] = some[np.lexsort((self.j[some], self.i[some], value[tied]))]
-        return self.take(order)
+        """The pairs in the order in which the linkage takes them, see `ties`."""
+        return self.take(total_order(self.dissimilarity, self.i, self.j))
 
     def take(self, some: np.ndarray) -> "Pairs":
         return Pairs(self.i[some], self.j[some], self.dissimilarity[some])
