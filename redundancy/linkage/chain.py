@@ -1,7 +1,7 @@
 """Complete linkage from all pairs by nearest-neighbour chains (Murtagh 1983): O(n²) time and memory, compiled.
 
-For few clusters of few images, where nearly all pairs are needed. Ties are decided as `ties` says: a cluster pair is as far apart as the last of its pairs in that order, whose number
-is carried along. Knows nothing of embeddings.
+For few clusters of few images, where nearly all pairs are needed. Ties are decided as `ties` says: a cluster pair is as far
+apart as the last of its pairs in that order, whose number is carried along. Knows nothing of embeddings.
 """
 
 import numpy as np
