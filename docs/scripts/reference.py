@@ -233,6 +233,9 @@ ARTIFACTS = (
     Artifact("report/index.html", r"report/index\.html", "report", "the page, see [The report](../report.md)"),
     Artifact("report/classes/NNNNN.js", r"report/classes/\d{5}\.js", "report", "groups of a class, where they do not fit "
              "into the page"),
+    Artifact("report/names.js", r"report/names\.js", "report", "names of the images of those classes, for the page's search"),
+    Artifact("report/kept-FRACTION.txt", r"report/kept-\d\.\d{4}\.txt", "report", "the names of the kept images at the fraction "
+             "that the page shows, one a line, where images have names"),
     Artifact("report/figures/", r"report/figures/.*", "report", "each figure as SVG, PDF and PNG"),
     Artifact("report/manifest.json", r"report/manifest\.json", "report", "written last", "json", {
         "inputs": "checksums of what the page was made from",

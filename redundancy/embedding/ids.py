@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from redundancy import storage
-from redundancy.runtime.errors import DataError
+from redundancy.runtime.errors import ConfigError, DataError
 from redundancy.workdir import need_fields, read_manifest
 
 _AGAIN = 'give "redundancy import" with the ids again'
@@ -116,6 +116,37 @@ def read(folder: str) -> tuple[np.ndarray, pa.Array] | None:
             f"{file} holds other ids than {marker} says were imported. Bring the right file back; or delete both and {_AGAIN}."
         )
     return table["position"].to_numpy(), table["id"].combine_chunks()
+
+
+def at(folder: str, positions: np.ndarray) -> pa.Array | None:
+    """The ids of the images at these positions [n] int64, [n] string or binary; None if the store has none.
+
+    Raises:
+      DataError: as `read`, or a position has no id.
+    """
+    if (found := read(folder)) is None:
+        return None
+    known, ids = found
+    if not np.isin(positions, known).all():
+        raise DataError(f"{path(folder)} has no id for some positions. Delete it and import the ids again.")
+    return ids.take(pa.array(np.searchsorted(known, positions)))
+
+
+def lines(names: pa.Array, null: bool = False) -> bytes:
+    """A line for each name, or its bytes and a null byte.
+
+    Raises:
+      ConfigError: a name holds a line break, and lines would split it.
+    """
+    values = [value if isinstance(value, bytes) else str(value).encode() for value in names.to_pylist()]
+    broken = [value for value in values if b"\n" in value or b"\r" in value]
+    if broken and not null:
+        raise ConfigError(
+            f"--format txt has a name a line, and {len(broken)} names hold line breaks, for example {broken[0][:200]!r}. Give "
+            "--null, which ends each name with a null byte, or --format csv or parquet."
+        )
+    end = b"\0" if null else b"\n"
+    return b"".join(value + end for value in values)
 
 
 def _is_whole(table: pa.Table, content: str | None) -> bool:

@@ -10,6 +10,7 @@ from absl import logging
 
 from redundancy import storage
 from redundancy.data.tfds import ids as tfds_ids
+from redundancy.embedding import ids as ids_lib
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.export import files, groups, lists, projector, sources
 from redundancy.export.request import OF_ALL, Request, check, check_output, write
@@ -59,7 +60,7 @@ def export(request: Request, workdir: Workdir, config=None) -> None:
         case "npy":
             write(request, lists.npy(names))
         case "txt" | "tfds":
-            write(request, lists.lines(names, request.null))
+            write(request, ids_lib.lines(names, request.null))
         case "folder":
             files.write(
                 request, ids, files.classes(subset, rows, _class_names(stores)), files.root_of(request, workdir, config)

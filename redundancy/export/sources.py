@@ -89,16 +89,8 @@ def read_ids(stores: Sequence[str], positions: np.ndarray) -> pa.Array | None:
     Raises:
       DataError: some position has none, or they are lost or damaged.
     """
-    for folder in stores:
-        found = ids_lib.read(folder)
-        if found is None:
-            continue
-        known, ids = found
-        rows = rows_of(positions, known)
-        if rows is None:
-            raise DataError(f"{ids_lib.path(folder)} has no id for some positions. Delete it and import the ids again.")
-        return ids.take(pa.array(rows))
-    return None
+    found = (ids_lib.at(folder, positions) for folder in stores)
+    return next((ids for ids in found if ids is not None), None)
 
 
 def kept_by_fraction(

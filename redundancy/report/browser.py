@@ -22,6 +22,8 @@ PAGE_BYTES = 8_800_000
 CLASS_BYTES = 1_500_000
 # Most pictures of all classes together: these take minutes to read and compress.
 _MOST_PICTURES = 24_000
+# Bytes of all names above which no file of them is written.
+NAMES_BYTES = 32_000_000
 # Bytes for figures, tables and script.
 _REST_BYTES = 500_000
 # If one file has no room for this many pictures of each class, each class gets its own file.
@@ -41,7 +43,7 @@ class ClassData:
       positions: [n] int64 ascending, all its images.
       cuts: its groups at each fraction, descending.
       merges: of the class, or None.
-      files: n names of the images' files, or None.
+      files: n names of the images, which are mostly their files, or None.
     """
 
     label: int
@@ -62,12 +64,18 @@ class ClassData:
         return "<u2" if len(self.positions) + len(self.merges or ()) < 2**16 - 1 else "<u4"
 
     @property
+    def prefix(self) -> str:
+        """What all names begin with."""
+        return os.path.commonprefix(list(self.files or ()))  # noqa: RUF071 (characters are meant)
+
+    @property
     def bytes(self) -> float:
         """Approximate length of its text without pictures."""
         width = int(self.index_type[-1])
         numbers = 4 * len(self.positions) + (2 * width + 4) * len(self.merges or ())
         numbers += sum((width + 4) * len(of.rows) + (width + 4) * len(of.sizes) for of in self.cuts)
-        names = sum(len(self.files[row]) + 3 for row in self.rows.tolist()) if self.files is not None else 0
+        start = len(self.prefix)
+        names = sum(len(to_text(self.files[row][start:])) + 1 for row in self.rows.tolist()) if self.files else 0
         return 4 / 3 * numbers + names + 1000
 
 
@@ -173,9 +181,7 @@ def describe(
         pictures=dict(rows=_pack(rows, index), data=[]),
     )
     if of.files is not None:
-        # The files of a class usually lie in one folder.
-        folder = os.path.commonpath([os.path.dirname(each) for each in of.files])
-        prefix = f"{folder}/" if folder else ""
+        prefix = of.prefix  # the files of a class usually lie in one folder
         named = np.union1d(of.rows, rows)
         names = [of.files[row][len(prefix) :] for row in named.tolist()]
         text["files"] = dict(prefix=prefix, rows=_pack(named, index), names=names)
@@ -199,6 +205,12 @@ def pictures(batches: Iterable[tuple[np.ndarray, Any, np.ndarray]], kind: str) -
 def to_text(value: Any) -> str:
     """JSON without characters that could end a script element."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
+
+
+def names_script(contents: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """A script with the names of all classes, each as `describe` returned it; None if it would be too large."""
+    text = to_text([dict(label=of["label"], index=of["index"], **of["files"]) for of in contents])
+    return f"redundancyNames({text});\n".encode() if len(text) <= NAMES_BYTES else None
 
 
 def sample_positions(found: Sequence[ClassData], seed: int) -> np.ndarray:

@@ -1,11 +1,15 @@
 """Reads the redundant groups that the page shows: subsets at every fraction, merges, embeddings, images."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from redundancy import storage
+from redundancy.data.tfds import ids as tfds_ids
+from redundancy.embedding import ids
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.linkage.complete import Merges
 from redundancy.methods.counts import rows_by_class
@@ -96,13 +100,39 @@ def read_subsets(
     return found
 
 
-def make_classes(config, workdir: Workdir, layer: str, dataset, subsets: Sequence[Subset], merges_sha256: str | None):
+def read_names(store: EmbeddingStore | None, dataset, positions: np.ndarray) -> tuple[pa.Array | None, str]:
+    """The names of the images at these positions [n], and the format of `export` that lists them.
+
+    They are the store's, else those of the images' files, else TFDS's ids: [n] string or binary; None if there are none.
+
+    Raises:
+      DataError: the store's names are lost or damaged.
+    """
+    if store is not None and (names := ids.at(store.folder, positions)) is not None:
+        return names, "txt"
+    if (files := dataset.file_names("train", positions)) is not None:
+        return ids.of_files(files), "txt"
+    if dataset.fingerprint.get("files"):
+        return pa.array(tfds_ids.example_ids(dataset.fingerprint, positions)), "tfds"
+    return None, "txt"
+
+
+def make_classes(
+    config,
+    workdir: Workdir,
+    layer: str,
+    dataset,
+    subsets: Sequence[Subset],
+    merges_sha256: str | None,
+    names: pa.Array | None,
+):
     """The `browser.ClassData` of the classes with a redundant group, at most config.report_classes.
 
     Args:
       config, workdir, layer, dataset: of the report.
       subsets: one for each fraction, descending.
       merges_sha256: of the merges' manifest, if known.
+      names: of the subsets' images, see `read_names`.
     """
     rows = rows_by_class(subsets[0].labels)
     labels = np.unique(np.concatenate([subset.labels[~subset.kept] for subset in subsets]))
@@ -119,7 +149,7 @@ def make_classes(config, workdir: Workdir, layer: str, dataset, subsets: Sequenc
             for each in subsets
         ]
         name, positions = words.class_title(dataset.class_names[label]), subsets[0].positions[taken]
-        files = dataset.file_names("train", positions)
+        files = None if names is None else [os.fsdecode(each) for each in names.take(pa.array(taken)).to_pylist()]
         found.append(browser.ClassData(label, name, positions, cuts, of_class, files))
     return found
 
@@ -181,6 +211,14 @@ def fill_browser(
             entry["file"] = f"classes/{of.label:05d}.js"
             write(entry["file"], f"redundancyClass({text});\n".encode())
         entries.append(entry)
+    search = {}
+    if found[0].files is not None and planned.one_file:
+        search = dict(search="page")
+    elif found[0].files is not None:
+        script = browser.names_script([content for content, _ in described])
+        search = dict(search="class" if script is None else "names.js")
+        if script is not None:
+            write("names.js", script)
     dropped = [int(np.count_nonzero(~subset.kept)) for subset in subsets]
     index = dict(
         one_file=planned.one_file,
@@ -193,6 +231,7 @@ def fill_browser(
             for each, count in zip(subsets, dropped, strict=True)
         ],
         classes=entries,
+        **search,
     )
     return index, texts
 

@@ -119,7 +119,8 @@ def render(
       browse: index and texts of the class browser, see collect.fill_browser; None if there is no group.
       facts: name of the data set; class_names by label; image_shape (H, W, C); full_size, test_size, run_count: numbers
         of training images, test images and trainings; fraction, layer: whose groups are shown; class_rows: Table 1, the
-        whole data set last, empty without groups; neighbours: see collect.find_neighbours; thumbnails: position -> data
+        whole data set last, empty without groups; kept_list: the file of the kept images' names beside the page, or '';
+        list_format: the format of `export` that lists them; neighbours: see collect.find_neighbours; thumbnails: position -> data
         URI of each of them; versions, fingerprint: as recorded in the workdir.
     """
     name, layer, test_size = facts["name"], facts["layer"], facts["test_size"]
@@ -133,6 +134,7 @@ def render(
     body = {"pixelated": width > facts["image_shape"][1], "one-class": len(facts["class_names"]) == 1}
     index, texts = browse or (None, [])
     scripts = ("theme.js", "browser.js", "tree.js") if index else ("theme.js",)
+    scripts += ("search.js",) if index and "search" in index else ()
     return _ENVIRONMENT.get_template("page.html").render(
         **facts,
         **_styled(*scripts, files=bool(index) and not index["one_file"]),

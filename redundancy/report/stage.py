@@ -10,10 +10,11 @@ from absl import logging
 
 import redundancy
 from redundancy import methods, storage
-from redundancy.config import same_fraction
+from redundancy.config import fraction_name, same_fraction
 from redundancy.data import shared_dataset
+from redundancy.embedding import ids
 from redundancy.report import browser, collect, figures, gallery, gallery_figures, images, page, statistics, words
-from redundancy.runtime.errors import DataError, WorkdirError
+from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.selection.subset import mean_dissimilarity
 from redundancy.workdir import Workdir, need_manifest, read_manifest, write_manifest
 
@@ -152,7 +153,7 @@ def _results(workdir: Workdir, sweep: Mapping[str, Any], subsets: Mapping[str, A
 
 
 def report(config, workdir: Workdir) -> None:
-    """Writes report/index.html, report/figures/ and, last, report/manifest.json; a no-op if they are up to date.
+    """Writes report/index.html, what lies beside it and, last, report/manifest.json; a no-op if they are up to date.
 
     Args:
       config: resolved config.
@@ -169,6 +170,8 @@ def report(config, workdir: Workdir) -> None:
         "subsets/manifest.json": storage.sha256(storage.join(workdir.subsets, "manifest.json")),
         "redundancy": redundancy.__version__,
     }
+    if storage.exists(names_file := ids.path(workdir.embeddings(report_layer(config)))):
+        inputs["ids.parquet"] = storage.sha256(names_file)
     if _is_finished(workdir, inputs):
         logging.info("report: finished already")
         return
@@ -187,6 +190,7 @@ def report(config, workdir: Workdir) -> None:
         written[name] = hashlib.sha256(content).hexdigest()
 
     groups, class_rows, labels, neighbours, browse = None, [], [], [], None
+    kept_list, list_format = "", "txt"
     image: dict[int, np.ndarray] = {}
     galleries: dict[int, list[list[int]]] = {}
     if (grouped := methods.grouped(config)) and fraction < 1:
@@ -199,9 +203,16 @@ def report(config, workdir: Workdir) -> None:
         labels = np.unique(groups.labels[groups.sizes > 1]).tolist()
         made_of = subsets["inputs"]
         store = collect.open_store(workdir, layer, made_of.get(f"embeddings/{layer}"))
+        names, list_format = collect.read_names(store, dataset, subset.positions)
+        if names is not None:
+            try:
+                content = ids.lines(names.filter(subset.kept))
+                write(kept_list := f"kept-{fraction_name(fraction)}.txt", content)
+            except ConfigError:  # a name holds a line break
+                kept_list, list_format = "", "csv"
         neighbours = collect.find_neighbours(store, groups, labels, _NEIGHBOUR_ROWS)
         galleries = _gallery_groups(groups, labels)
-        found = collect.make_classes(config, workdir, layer, dataset, cuts, made_of.get(f"merges/{layer}"))
+        found = collect.make_classes(config, workdir, layer, dataset, cuts, made_of.get(f"merges/{layer}"), names)
         sample = browser.sample_positions(found, config.seed)
         wanted = [each for of_class in galleries.values() for members in of_class for each in members]
         wanted += [row[role] for row in neighbours for role in _ROLES]
@@ -229,6 +240,8 @@ def report(config, workdir: Workdir) -> None:
         fraction=fraction,
         layer=layer,
         class_rows=class_rows,
+        kept_list=kept_list,
+        list_format=list_format,
         neighbours=neighbours,
         thumbnails={row[role]: images.encode(image[row[role]]) for row in neighbours for role in _ROLES},
         versions=recorded.get("versions", {}),

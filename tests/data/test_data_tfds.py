@@ -214,6 +214,33 @@ print(len(open_dataset(config.resolve({{"data_dir": {str(tmp_path)!r}}})).train.
     assert (data.fingerprint["name"], data.fingerprint["version"]) == ("digits", "1.0.0")
 
 
+def test_digits_open_where_the_home_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()  # no folder can be made in it, not even by root
+    (tmp_path / "temporary").mkdir()
+    program = """
+from absl import logging
+from redundancy import config
+from redundancy.data import open_dataset
+logging.set_verbosity(logging.INFO)
+print(len(open_dataset(config.resolve(DATA_DIR)).train.labels))
+"""
+
+    def opened(data_dir):
+        env = {**os.environ, "HOME": str(tmp_path / "file" / "home"), "TMPDIR": str(tmp_path / "temporary")}
+        argv = [sys.executable, "-c", program.replace("DATA_DIR", repr(data_dir))]
+        return subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+
+    for _ in range(2):
+        done = opened({})
+        assert done.stdout.split()[-1] == "1347", done.stderr
+        assert (
+            done.stderr.count(f"the digits go to {tmp_path}/temporary/redundancy-{os.getuid()}/tensorflow_datasets")
+            == 1
+        )
+    done = opened({"data_dir": str(tmp_path / "file" / "data")})
+    assert "set config.data_dir to where it is" in done.stderr, "a folder that the user names is not replaced"
+
+
 @pytest.mark.parametrize(
     ("first", "second", "shared"),
     [

@@ -60,12 +60,13 @@ class Page(html.parser.HTMLParser):
 
 
 def read_page(workdir):
-    """The parsed page of a report; fails where it would load anything, or has an id twice."""
+    """The parsed page of a report; fails where it would load anything, leads to a missing file, or has an id twice."""
     text = storage.read_bytes(storage.join(workdir.report, "index.html")).decode()
     page = Page(text)
     assert len(page.ids) == len(set(page.ids)), "an id occurs twice"
     for target in page.loads:
-        assert target.startswith(("#", "data:")), target
+        beside = re.fullmatch(r"kept-\d\.\d{4}\.txt", target) and storage.exists(storage.join(workdir.report, target))
+        assert target.startswith(("#", "data:")) or beside, target
         assert not target.startswith("#") or target[1:] in page.ids, target
     assert not re.search(r"url\((?!#)|@import", text)
     assert not page.styled, "the page's policy forbids style attributes"

@@ -6,8 +6,10 @@ so that nothing depends on the number of reader threads.
 
 import contextlib
 import functools
+import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -143,7 +145,7 @@ def open_named(config) -> TfdsDataset:
             f"{wrong} {_short(error)} If it lies prepared in config.data_dir, a file there is damaged: delete its folder and "
             "prepare it again."
         ) from error
-    return _open(config, _prepare(builder))
+    return _open(config, _prepare(builder, elsewhere=known and data_dir is None))
 
 
 def open_prepared(config, folder: str) -> TfdsDataset:
@@ -158,7 +160,8 @@ def open_prepared(config, folder: str) -> TfdsDataset:
     return _open(config, builder)
 
 
-def _prepare(builder):
+def _prepare(builder, elsewhere: bool = False):
+    """The builder, prepared; the digits in the folder for temporary files if `elsewhere` and their own cannot be written."""
     if builder.info.splits:
         return builder
     place = f"{builder.info.full_name} is not in {builder.data_dir}"
@@ -172,6 +175,10 @@ def _prepare(builder):
         # Another process may have finished the same preparation first: TFDS then cannot rename its own over it.
         if builder.data_path.joinpath("dataset_info.json").exists():
             return tfds.builder_from_directory(builder.data_path)
+        if elsewhere and isinstance(error, OSError):
+            folder = os.path.join(tempfile.gettempdir(), f"redundancy-{os.getuid()}", "tensorflow_datasets")
+            logging.info("%s, which cannot be written (%s); the digits go to %s", place, error.strerror, folder)
+            return _prepare(Digits(data_dir=folder))
         raise DataError(
             f"{place}, and preparing it failed: {_short(error)} Check the network, the disk and the folder; or put the "
             "prepared data set there, or set config.data_dir to where it is."

@@ -89,7 +89,7 @@ function loadClass(label) {
   return loaded.get(label);
 }
 
-const state = { data: null, cut: index.main, more: PAGE, list: [] };
+const state = { data: null, cut: index.main, more: PAGE, list: [], row: null }; // row: of an image that was looked for
 
 function pictureSource(data, row) {
   const base64 = data.pictures.get(row);
@@ -197,14 +197,17 @@ function showClass() {
     `only groups with pictures (${whole(cut.pictured)} of ${whole(cut.groups.length)})`;
   byId("pictured").disabled = !without || !cut.pictured;
   const only = byId("pictured").checked && cut.pictured > 0;
-  state.list = cut.groups.filter((group) => group.pictured || !only).sort(ORDERS[byId("order").value]);
+  const wanted = (group) => (state.row === null ? group.pictured || !only : group.rows.includes(state.row));
+  state.list = cut.groups.filter(wanted).sort(ORDERS[byId("order").value]);
   state.more = PAGE;
   showCards();
   byId("no-groups").hidden = cut.groups.length > 0;
   if (byId("tree").open) drawTree();
+  byId("class-view").dispatchEvent(new Event("shown"));
 }
 
-async function openClass(label) {
+/* Shows a class, or the group of one of its images. */
+async function openClass(label, row = null) {
   for (const button of byId("classes").querySelectorAll("button"))
     button.setAttribute("aria-current", button.dataset.label === String(label) ? "true" : "false");
   byId("class-view").setAttribute("aria-busy", "true");
@@ -214,6 +217,7 @@ async function openClass(label) {
     if (state.wanted !== label) return;
     state.data = data;
     state.tree = null;
+    state.row = row;
     showClass();
   } catch {
     byId("counts").textContent = "The file of this class is missing: it lies in the folder “classes” beside this page.";
