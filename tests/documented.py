@@ -192,7 +192,10 @@ class Scope:
 
 
 def _make_inputs(folder: pathlib.Path) -> None:
-    """300 embeddings of four classes with labels and ids, and 96 small images of two classes in a folder."""
+    """300 embeddings of four classes with labels and ids, and 96 small images of two classes in a folder.
+
+    Of the 40 images of a class that are trained on, the last four are the first four once more.
+    """
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     np.save(folder / "E.npy", rng.normal(size=(300, 12)).astype(np.float32))
@@ -201,9 +204,10 @@ def _make_inputs(folder: pathlib.Path) -> None:
     for split, count in (("train", 40), ("test", 8)):
         for label, level in (("bright", 170), ("dark", 80)):
             (folder / "PATH" / split / label).mkdir(parents=True)
+            pixels = rng.integers(level - 60, level + 60, size=(count, 36, 40, 3)).astype(np.uint8)
             for number in range(count):
-                pixels = rng.integers(level - 60, level + 60, size=(36, 40, 3)).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / "PATH" / split / label / f"{number:02}.png")
+                image = Image.fromarray(pixels[number % 36])
+                image.save(folder / "PATH" / split / label / f"{number:02}.png")
 
 
 # Checks of commands that are not run.

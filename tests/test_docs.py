@@ -85,6 +85,25 @@ def test_commands_run(page, shared, seen, environment, command_server, tmp_path)
             scopes[block.section].run(words)
 
 
+def test_the_readme_leads_from_a_folder_of_photos_to_a_folder_of_those_kept(
+    repo, shared, seen, environment, command_server, tmp_path
+):
+    scope = documented.Scope(tmp_path / "scope", shared, environment, seen, command_server)
+    texts = [block.text for block in documented.blocks(repo / "README.md")]
+    (commands,) = [documented.commands(text) for text in texts if "--format folder" in text]
+    assert [words[1] for words in commands] == ["run", "export"]
+    for words in commands:
+        scope.run(words)
+    kept = scope.folder / "kept-images"
+    found = sorted(str(path.relative_to(kept)) for path in kept.rglob("*.png"))
+    # The last four of 40 images are the first four once more: the nine tenths that stay are the 36 that differ.
+    assert found == [f"{name}/{number:02}.png" for name in ("bright", "dark") for number in range(36)]
+    for name in found:
+        assert (kept / name).read_bytes() == (scope.folder / "PATH" / "train" / name).read_bytes()
+    page_list = pathlib.Path(scope.places["DIR"]) / "report" / "kept-0.9000.txt"
+    assert page_list.read_text().splitlines() == [f"train/{name}" for name in found]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_commands_that_are_not_run_are_right(page, environment):
     for block in documented.blocks(page):

@@ -8,7 +8,7 @@ import numpy as np
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.data import open_dataset
-from redundancy.embedding import write
+from redundancy.embedding import ids, write
 from redundancy.experiment import results
 from redundancy.selection.link import link
 from redundancy.selection.select import select
@@ -37,6 +37,8 @@ def _write_embeddings(workdir, layer, dataset, embed):
     identity = {"layer": layer, "checkpoint": "none", "fingerprint": dataset.fingerprint}
     folder = workdir.embeddings(layer)
     write.write_part(folder, 0, 1, dataset.train.positions, dataset.train.labels, embeddings, identity)
+    if (names := dataset.file_names("train", dataset.train.positions)) is not None:
+        ids.write(folder, dataset.train.positions, ids.of_files(names), ids.tie(identity))
     write.finish(folder, 1, identity, dataset.class_names, dataset.train.num_stored)
 
 
