@@ -4,6 +4,8 @@ import pathlib
 import re
 import time
 
+import pytest
+
 
 class Opened:
     """A report in the browser, with what it asked for and complained of."""
@@ -27,6 +29,13 @@ class Opened:
         assert all(
             re.fullmatch(re.escape(self.folder) + r"/(index\.html|names\.js|classes/\d+\.js)", url) for url in beside
         )
+
+    def faults(self):
+        """Serious faults of accessibility, as axe finds them."""
+        axe = pytest.importorskip("axe_playwright_python")
+        self.page.evaluate((pathlib.Path(axe.__file__).parent / "axe.min.js").read_text())
+        found = self.page.evaluate("axe.run()")["violations"]
+        return [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")]
 
     def groups(self):
         """Kept position -> the group's positions, of the cards; every card is asked for."""

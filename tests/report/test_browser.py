@@ -176,16 +176,11 @@ def test_light_and_dark(digits, opened):
     ids=str,
 )
 def test_no_serious_fault_of_accessibility(name, size, scheme, opened, request):
-    axe = pytest.importorskip("axe_playwright_python")
-    script = (pathlib.Path(axe.__file__).parent / "axe.min.js").read_text()
     page = opened(request.getfixturevalue(name)[1], size, color_scheme=scheme)
     page.page.locator("#tree summary").click()
     page.page.eval_on_selector_all("details", "all => all.forEach(item => { item.open = true; })")
     page.check()
-    page.page.evaluate(script)
-    found = page.page.evaluate("axe.run()")["violations"]
-    faults = [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")]
-    assert not faults
+    assert not page.faults()
     assert page.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
 
 

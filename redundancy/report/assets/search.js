@@ -24,10 +24,9 @@ function loadNames() {
 }
 
 function showImages(matches, text) {
-  const hidden = !matches.length;
-  byId("images").hidden = hidden;
+  byId("images").hidden = !matches.length;
   byId("images").replaceChildren(...matches.slice(0, FOUND).map(({ label, row, name }) => {
-    const button = element("button", { type: "button" }, element("bdi", {}, name));
+    const button = element("button", { type: "button", "data-image": `${label} ${row}` }, element("bdi", {}, name));
     button.addEventListener("click", () => openClass(label, row));
     return element("li", {}, button);
   }));
@@ -73,6 +72,8 @@ async function findImage() {
 /* What becomes of the image that was looked for, at the slider's fraction. */
 function showSought() {
   const { data, row, list } = state, [group] = list;
+  for (const button of byId("images").querySelectorAll("button"))
+    button.setAttribute("aria-current", button.dataset.image === `${data.label} ${row}` ? "true" : "false");
   byId("sought").hidden = row === null;
   if (row === null) return;
   const name = named(data, row), at = percent(data.cuts[state.cut].fraction);
