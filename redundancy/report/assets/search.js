@@ -53,16 +53,16 @@ async function findImage() {
     return showImages([], `The file ${index.search} with the names is missing: it lies beside this page.`);
   }
   if (wanted !== byId("find-image").value.trim().toLocaleLowerCase()) return;
-  const matches = [], exact = [];
+  const exact = [], others = [];
   for (const { label, rows, names, low } of all)
     low.forEach((name, i) => {
       if (!name.includes(wanted)) return;
-      const found = { label, row: rows[i], name: names[i] };
-      matches.push(found);
-      if (name === wanted || name.endsWith(`/${wanted}`)) exact.push(found);
+      const isWhole = name === wanted || name.endsWith(`/${wanted}`);
+      (isWhole ? exact : others).push({ label, row: rows[i], name: names[i] });
     });
+  const matches = [...exact, ...others];
   const listed = matches.length > FOUND ? `, the first ${FOUND} listed` : "";
-  showImages([...exact, ...matches.filter((each) => !exact.includes(each))], matches.length
+  showImages(matches, matches.length
     ? `${count(matches.length, "image")} found${listed}${where}.`
     : `No image in a redundant group${where} has this in its name. Images that are in no group at any fraction here are kept, and are not searched.`);
   const one = exact.length === 1 ? exact[0] : matches.length === 1 ? matches[0] : null;
