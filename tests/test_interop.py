@@ -9,11 +9,14 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from redundancy import config as config_lib
 from redundancy.data import open_dataset
+from redundancy.export.command import export
+from redundancy.export.request import Request as Export
 from redundancy.importing.stage import Request as Import
 from redundancy.importing.stage import import_embeddings
 from redundancy.selection.link import link
@@ -81,20 +84,21 @@ def made(tmp_path_factory, repo, child_env):
     return folder, data_dir, dataset, read_subset(workdir.subset("semantic-0.9000"))
 
 
+def recipes(heading, **names):
+    """Runs the Python blocks of a section in the current folder; returns the names they made, block by block."""
+    found = []
+    for block in blocks(heading):
+        found.append(dict(names))
+        exec(block, found[-1])
+    return found
+
+
 @pytest.fixture
 def run(made, monkeypatch, tmp_path):
-    """Runs the Python blocks of a section in the folder: run(heading, **names) -> the names they made, block by block."""
+    """`recipes` in the folder of `made`."""
     monkeypatch.chdir(made[0])
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-
-    def run(heading, **names):
-        found = []
-        for block in blocks(heading):
-            found.append(dict(names))
-            exec(block, found[-1])
-        return found
-
-    return run
+    return recipes
 
 
 def test_every_recipe_is_run():
@@ -173,6 +177,73 @@ def test_hugging_face(made, run):
 def test_fiftyone(made):
     blocks("FiftyOne")
     pytest.skip("needs a MongoDB server")
+
+
+NAMES = ["NA", "null", "nan", "None", "N/A", "#N/A", "007", "1.0", "1e5", "true", "inf", "-", " x", 'a "b", c', "7"]
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    """named(method): a folder with what export makes of classes and ids that readers of texts take for others."""
+    folder = tmp_path_factory.mktemp("named")
+    labels = np.arange(20 * len(NAMES)) % len(NAMES)
+    names = np.array(NAMES)[labels].tolist()
+    ids = [*NAMES, *(f"{row:09d}" for row in range(len(NAMES), len(labels)))]
+    table = {"embedding": list(np.random.default_rng(0).normal(size=(len(labels), 4))), "label": names, "id": ids}
+    pq.write_table(pa.table(table), folder / "E.parquet")
+    config = config_lib.resolve({"dataset": "", "fractions": (0.9,), "trials": 1, "layers": ("end",)})
+    workdir = Workdir(str(folder / "w"))
+    import_embeddings(Import(str(folder / "E.parquet"), columns="id=id", labels_are="names"), workdir)
+    link(config, workdir)
+    select(config, workdir)
+
+    def made(method):
+        there = folder / method
+        there.mkdir(exist_ok=True)
+        trial = {"method": method, "trial": 0 if method == "random" else None}
+        for form, name in (("groups-csv", "groups.csv"), ("groups-parquet", "groups.parquet"), ("npy", "kept.npy")):
+            positions = {"image_ids": "position"} if form == "npy" else {}
+            export(Export(0.9, form, str(there / name), overwrite=True, **trial, **positions), workdir)
+        pq.write_table(pq.read_table(there / "groups.parquet"), there / "names.parquet")
+        return there, names, ids
+
+    return made
+
+
+@pytest.mark.parametrize("method", ["semantic", "random"])
+def test_classes_and_ids_stay_what_they_are(named, monkeypatch, method):
+    folder, names, ids = named(method)
+    monkeypatch.chdir(folder)
+    table = pq.read_table("groups.parquet")
+    (pandas,) = recipes("pandas")
+    assert pandas["groups"]["class"].tolist() == table["class"].to_pylist() == names
+    assert pandas["groups"]["id"].tolist() == table["id"].to_pylist() == ids
+    assert set(pandas["by_class"].index) == set(NAMES)
+    for column in ("group", "group_size", "dissimilarity"):
+        found = pandas["groups"][column]
+        assert [None if missing else value for value, missing in zip(found, found.isna(), strict=True)] == table[
+            column
+        ].to_pylist()
+    kept = [name for name, stays in zip(ids, table["kept_0.9000"].to_pylist(), strict=True) if stays]
+    assert pandas["kept"]["id"].tolist() == kept
+    (arrow,) = recipes("pyarrow")
+    assert arrow["kept"]["id"].to_pylist() == kept
+
+
+def test_ids_stay_what_they_are_in_other_recipes(named, monkeypatch, tmp_path):
+    folder, names, ids = named("semantic")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    kept = np.flatnonzero(pq.read_table("groups.parquet")["kept_0.9000"].to_numpy()).tolist()
+    datasets = pytest.importorskip("datasets")
+    (found,) = recipes("Hugging Face datasets", images=datasets.Dataset.from_dict({"id": ids, "class": names}))
+    assert found["train"]["id"] == [ids[row] for row in kept]
+    assert found["again"]["class"] == names
+    torch = pytest.importorskip("torch")
+    images = torch.utils.data.TensorDataset(torch.arange(len(ids)))
+    images.samples = [(f"{tmp_path}/{name}", 0) for name in ids]
+    _, found = recipes("PyTorch", images=images, folder=images, root=str(tmp_path))
+    assert found["rows"] == kept
 
 
 def test_the_projector_has_pictures(made):
