@@ -58,7 +58,7 @@ class _Fraction(flags.ArgumentParser):
         except ValueError:
             hint = config_lib.share_hint(config_lib.FIELDS["report_fraction"], argument)
             raise ConfigError(
-                f"--fraction is {argument!r}; wanted a number above 0 and up to 1, such as 0.9.{hint}"
+                f"--fraction is {argument!r}; wanted a number from 0.0001 to 1, such as 0.9.{hint}"
             ) from None
 
 

@@ -36,7 +36,7 @@ FIELDS: dict[str, Field] = {
     "fractions": _in_table(
         (0.95, 0.9, 0.8, 0.7, 0.6, 0.5),
         "kept shares of the full set to compare with it",
-        "one or more numbers above 0 and up to 1, at most 1000, that differ in their first four decimals",
+        "one or more numbers from 0.0001 to 1, at most 1000, that differ in their first four decimals",
         lambda value: (
             len(value) <= 1000
             and all(0.0001 <= item <= 1 for item in value)

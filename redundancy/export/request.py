@@ -63,9 +63,9 @@ def check(request: Request) -> None:
     def refuse(problem: str) -> None:
         raise ConfigError(f"--{problem}.")
 
-    if not 0 < request.fraction <= 1:  # nor is NaN
+    if not FIELDS["fractions"].check((request.fraction,)):
         hint = share_hint(FIELDS["report_fraction"], request.fraction).rstrip(".")
-        refuse(f"fraction is {request.fraction:g}; wanted a number above 0 and up to 1, such as 0.9.{hint}")
+        refuse(f"fraction is {request.fraction:g}; wanted a number from 0.0001 to 1, such as 0.9.{hint}")
     for field, known in (
         ("method", METHODS),
         ("format", FORMATS),

@@ -12,9 +12,11 @@ from redundancy.config import fraction_name
 from redundancy.data.tfds import ids as tfds_ids
 from redundancy.embedding import ids as ids_lib
 from redundancy.export.request import Request
+from redundancy.methods import METHODS
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
+from redundancy.selection.inputs import check_depth
 from redundancy.selection.subset import Subset, check_file, read_subset
-from redundancy.workdir import Workdir, subset_name
+from redundancy.workdir import Workdir, read_manifest, subset_name
 
 
 def rows_of(wanted: np.ndarray, known: np.ndarray) -> np.ndarray | None:
@@ -42,12 +44,21 @@ def find_entry(request: Request, workdir: Workdir, manifest: Mapping[str, Any]) 
     there = "; ".join(f"--method {kind}: {', '.join(fractions)}" for kind, fractions in kinds.items())
     if name in files:
         raise ConfigError(f"--fraction is {given!r}; wanted one that was selected. There are the fractions {there}.")
+    problem = f"{workdir.subsets} has no {name}. There are the fractions {there}."
+    if METHODS[request.method].has_groups:
+        folder = workdir.merges(request.embedding)
+        merges = read_manifest(folder, classes=dict, fractions=list)
+        try:
+            if merges is not None:
+                check_depth(workdir, folder, merges, [given])
+        except WorkdirError as error:
+            raise ConfigError(f"{problem} {error}") from error
     there_are_runs = storage.exists(workdir.runs)
     root = "OTHER" if there_are_runs else workdir.root
-    another = f'"redundancy select --config FILE --workdir {root} --config.fractions={request.fraction:g}"'
+    another = f'"redundancy select --config FILE --workdir {root} --config.fractions={given!r}"'
     if there_are_runs:
         another += ", in another folder, since the runs in this one depend on its fractions"
-    raise ConfigError(f"{workdir.subsets} has no {name}. There are the fractions {there}. To make it: {another}.")
+    raise ConfigError(f"{problem} To make it: {another}.")
 
 
 def used_layers(request: Request, manifest: Mapping[str, Any]) -> list[str]:
