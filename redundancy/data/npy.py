@@ -65,3 +65,11 @@ def read_array(file: BinaryIO, size: int) -> np.ndarray:
         return np.ndarray(shape, dtype, file.read(size - offset), order=order)
     except Exception as error:
         raise NotAnArrayError(f"is damaged ({error})") from error
+
+
+def raw_bytes(dtype: np.dtype) -> str:
+    """What to say of items of one or two raw bytes, as which NumPy writes numbers that it does not know; '' of others."""
+    if dtype.kind != "V" or dtype.names or dtype.subdtype or dtype.itemsize > 2:
+        return ""
+    kind = "float8" if dtype.itemsize == 1 else "bfloat16"
+    return f", raw bytes: NumPy writes {kind} so. Save it as float32, numpy.save(FILE, ARRAY.astype(numpy.float32))"

@@ -1,4 +1,4 @@
-"""Which files `--embeddings` names, in what order, and what files that cannot be read are."""
+"""What kind of file a file is, which files `--embeddings` names, and in what order."""
 
 import contextlib
 import glob
@@ -15,24 +15,28 @@ ORDERS = ("number", "text")
 _KINDS = (".npy", ".parquet")
 _WANTED = "wanted a .npy or .parquet file, or a folder or quoted pattern of them"
 _SAVE = 'numpy.save("NAME.npy", {})'
-# Ending: what such a file is, and what makes a readable one of it. None of them is opened to load anything.
+# Kind: what such a file is, and what makes a readable one of it. None of them is opened to load anything.
 _OTHERS = {
     ".npz": ("an archive of NumPy arrays", _SAVE.format('numpy.load(FILE)["ARRAY"]')),
-    **dict.fromkeys(
-        (".pt", ".pth"),
-        ("a file of PyTorch, a pickle, which is never loaded", _SAVE.format("torch.load(FILE).float().numpy(force=True)")),
-    ),
-    **dict.fromkeys(
-        (".pkl", ".pickle"), ("a pickle, which is never loaded: it can run any program", _SAVE.format("ARRAY"))
-    ),
+    ".pt": ("a file of PyTorch, a pickle, which is never loaded", _SAVE.format("torch.load(FILE).float().numpy(force=True)")),
+    ".pkl": ("a pickle, which is never loaded: it can run any program", _SAVE.format("ARRAY")),
     ".safetensors": ("a file of tensors", _SAVE.format('safetensors.numpy.load_file(FILE)["TENSOR"]')),
-    **dict.fromkeys((".h5", ".hdf5"), ("a file of HDF5", _SAVE.format('h5py.File(FILE)["DATASET"][:]'))),
-    **dict.fromkeys(
-        (".arrow", ".feather"),
-        ("a file of Arrow", 'pyarrow.parquet.write_table(pyarrow.feather.read_table(FILE), "NAME.parquet")'),
+    ".h5": ("a file of HDF5", _SAVE.format('h5py.File(FILE)["DATASET"][:]')),
+    ".arrow": (
+        "a file of Arrow",
+        'pyarrow.parquet.write_table(pyarrow.feather.read_table(FILE), "NAME.parquet")',
     ),
-    **dict.fromkeys((".csv", ".tsv", ".txt", ".json", ".jsonl"), ("a text", _SAVE.format("ARRAY"))),
+    ".gz": ("compressed", "gzip -d FILE"),
+    ".csv": ("a text", _SAVE.format("ARRAY")),
 }  # fmt: skip
+_SAME = {
+    ".pq": ".parquet", ".parq": ".parquet", ".pth": ".pt", ".pickle": ".pkl", ".hdf5": ".h5", ".feather": ".arrow",
+    ".tsv": ".csv", ".txt": ".csv", ".json": ".csv", ".jsonl": ".csv",
+}  # fmt: skip
+_BEGINNINGS = (
+    (b"\x93NUMPY", ".npy"), (b"PAR1", ".parquet"), (b"PK\3\4", ".npz"), (b"\x89HDF\r\n", ".h5"), (b"ARROW1", ".arrow"),
+    (b"\x1f\x8b", ".gz"), *((bytes((0x80, protocol)), ".pkl") for protocol in range(2, 6)),
+)  # fmt: skip
 
 
 def ending(path: str) -> str:
@@ -40,45 +44,87 @@ def ending(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
+def beginning(path: str) -> bytes:
+    """The first bytes of a file; b"" if it is empty, no regular file, or cannot be read."""
+    if storage.is_local(path) and inputs.unfit(path):
+        return b""
+    with contextlib.suppress(OSError), storage.open_read(path) as file:
+        return file.read(8)
+    return b""
+
+
+def kind(path: str) -> str:
+    """The kind of a file as an ending, such as ".npy": by how it begins, or else by its name; '' if neither tells."""
+    named = _SAME.get(ending(path), ending(path))
+    if named in _KINDS and not storage.is_local(path):
+        return named  # a request less for each of many parts
+    start = beginning(path)
+    found = next((kind for magic, kind in _BEGINNINGS if start.startswith(magic)), "")
+    if found == ".npz" and (named == ".pt" or any(name.endswith("/data.pkl") for name in _members(path))):
+        return ".pt"
+    return found or (named if named in (*_KINDS, *_OTHERS) else "")
+
+
+def _members(path: str) -> list[str]:
+    """Names in a zip archive; [] if it cannot be read."""
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:  # zipfile raises nearly anything
+        return archive.namelist()
+    return []
+
+
 def other_kind(path: str) -> str:
-    """What a file is that is not read, by its name, and how to make a readable one; '' if that is not known."""
-    if ending(path) not in _OTHERS:
+    """What a file is that is not read, and how to make a readable one; '' if that is not known."""
+    found = kind(path)
+    if found not in _OTHERS:
         return ""
-    what, how = _OTHERS[ending(path)]
-    if ending(path) == ".npz":
-        with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:  # zipfile raises nearly anything
-            names = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:10])
-            what += f" ({inputs.shown(names)})"
+    what, how = _OTHERS[found]
+    if found == ".npz" and (names := _members(path)):
+        what += f" ({inputs.shown(', '.join(name.removesuffix('.npy') for name in names[:10]))})"
     return f" is {what}. Write what you want of it by itself: {how}."
 
 
-def find(path: str, order: str = "") -> list[str]:
-    """The files of one kind, .npy or .parquet, that `path` names: one, those of a folder, or of a pattern.
+def find(path: str, order: str = "") -> tuple[str, list[str]]:
+    """The files of one kind that `path` names: one, those of a folder, or of a pattern.
+
+    Of several they are those that end in .npy or .parquet; if none does, those with the ending of one that begins as such
+    a file does, but for hidden ones (_SUCCESS).
 
     Args:
       path: local; or of Parquet files gs://, which is no pattern.
       order: one of ORDERS; or '' where both must agree.
+
+    Returns:
+      the kind, ".npy" or ".parquet", and the files in their order.
 
     Raises:
       ConfigError: there are none, there are both kinds, or their order is not known.
       DataError: a folder cannot be listed.
     """
     there = _there(path)
-    files = [name for name in there if ending(name) in _KINDS]
-    if not files:
-        if len(there) == 1:
-            found = other_kind(there[0]) or f" ends in neither {' nor '.join(_KINDS)}; {_WANTED}."
-            raise ConfigError(f"--embeddings={path}: {os.path.basename(there[0])}{found}")
+    files = there
+    if len(there) > 1 or there != [path]:
+        endings = {end for end in map(ending, there) if _SAME.get(end, end) in _KINDS}
+        visible = [name for name in there if not os.path.basename(name).startswith(("_", "."))]
+        endings = endings or {ending(name) for name in visible if kind(name) in _KINDS}
+        files = [name for name in (there if endings - {""} else visible) if ending(name) in endings]
+    if not files and len(there) != 1:
         others = inputs.shown(", ".join(map(os.path.basename, there[:5]))) or "nothing"
         raise ConfigError(f"--embeddings={path}: no {' or '.join(_KINDS)} file among {others}; {_WANTED}.")
-    kinds = {ending(name): name for name in files}
+    kinds: dict[str, str] = {}
+    for name in files or there:
+        found = kind(name)
+        if found not in _KINDS:
+            begins = f": it begins with {beginning(name)!r}" if beginning(name) else ", it is empty or cannot be read"
+            what = other_kind(name) or f" is neither .npy nor Parquet{begins}; {_WANTED}."
+            raise ConfigError(f"--embeddings={path}: {os.path.basename(name)}{what}")
+        kinds.setdefault(found, name)
     if len(kinds) > 1:
         first, second = (os.path.basename(kinds[kind]) for kind in _KINDS)
         raise ConfigError(
             f"--embeddings={path} names files of two kinds, such as {first} and {second}; wanted one kind: quote a "
             'pattern that ends in it, such as "FOLDER/*.parquet".'
         )
-    return _in_order(path, files, order)
+    return next(iter(kinds)), _in_order(path, files or there, order)
 
 
 def _there(path: str) -> list[str]:
@@ -89,7 +135,7 @@ def _there(path: str) -> list[str]:
             raise ConfigError(f"--embeddings={path}: a .npy file is mapped into memory; copy it to this machine first.")
         if not storage.exists(path):
             raise missing
-        if ending(path) in _KINDS:
+        if kind(path) in _KINDS:
             return [path]
     elif not os.path.isdir(path):
         # A file whose name has brackets is no pattern.

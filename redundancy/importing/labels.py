@@ -1,7 +1,6 @@
-"""Reads labels, class names and ids of other tools: .npy, .csv, .txt or a column of Parquet. Never unpickles."""
+"""What a column of labels or ids of other tools means: classes and their names, and one name for each image."""
 
 import collections
-import io
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from absl import logging
 
-from redundancy.data import inputs, npy
+from redundancy.data import inputs
 from redundancy.importing import texts
-from redundancy.importing.files import other_kind
-from redundancy.runtime.errors import ConfigError, DataError, nearest
+from redundancy.importing.columns import Column, is_text
+from redundancy.runtime.errors import DataError, nearest
 
 READINGS = ("names", "indices")
 _ONE_CLASS = "all"
@@ -29,11 +29,13 @@ class Labels(NamedTuple):
       where: the file, for messages.
       codes: [N] int, which of `values`.
       values: the different labels, all texts, all whole numbers or all bools.
+      class_names: of the numbers 0, 1, …, where they lie beside the labels.
     """
 
     where: str
     codes: np.ndarray
     values: Sequence[str] | Sequence[int] | Sequence[bool]
+    class_names: Sequence[str] | None = None
 
     def rows(self, wrong: np.ndarray) -> np.ndarray:
         """The rows, ascending, of some of the values, [len(values)] bool."""
@@ -45,80 +47,29 @@ def one_class(num_rows: int) -> Labels:
     return Labels("no labels", np.zeros(num_rows, np.int32), [_ONE_CLASS])
 
 
-def read_labels(path: str, column: str | None, num_rows: int) -> Labels:
-    """The label of each row.
-
-    Args:
-      path: .npy, .csv or .txt.
-      column: name of the column in a .csv with a header.
-      num_rows: how many are wanted.
-
-    Raises:
-      ConfigError: there is no such file, or no such kind of file.
-      DataError: labels are missing, of another type, or not `num_rows`.
-    """
-    path = inputs.existing(f"--labels={inputs.shown(path)}", path)
-    kind = path.lower()[-4:]
-    if column is not None and kind != ".csv":
-        raise ConfigError(f"--columns names a column of labels, {column!r}, but {path} is no .csv file.")
-    if kind == ".npy":
-        values = _npy(path)
-    elif kind == ".csv":
-        values = pa.array(texts.csv_column(path, column, "label", num_rows), pa.large_string())
-    elif kind == ".txt":
-        values = pa.array(texts.lines(path), pa.large_string())
-    else:
-        raise ConfigError(f"--labels={path}{other_kind(path) or ':'} Wanted a .npy, .csv or .txt file.")
-    return check_labels(path, values, num_rows)
-
-
-def check_labels(where: str, values: pa.Array, num_rows: int) -> Labels:
-    """The labels of an array; arguments, result and errors as of `read_labels`."""
-    values = _plain(where, values, num_rows, "labels")
+def check_labels(column: Column) -> Labels:
+    """The labels in a column; raises DataError if they are of another type, or some are missing."""
+    where, values = column.where, column.values
     kind = values.type
-    empty = pc.equal(pc.utf8_trim_whitespace(values), "").fill_null(True) if _is_text(kind) else values.is_null()
+    empty = pc.equal(pc.utf8_trim_whitespace(values), "").fill_null(True) if is_text(kind) else values.is_null()
     rows, found = np.flatnonzero(empty.to_numpy(zero_copy_only=False)), "no label"
     if pa.types.is_floating(kind) and not len(rows):
         numbers = values.to_numpy()
         rows, found = np.flatnonzero(np.isnan(numbers)), "NaN"
-        broken = np.flatnonzero((numbers != np.floor(numbers)) | (np.abs(numbers) >= 2**31))
         if not len(rows):
-            if len(broken):
-                raise DataError(f"{where}: row {broken[0]} has the label {numbers[broken[0]]}; {_WANTED}.")
-            values = pa.array(numbers.astype(np.int64))
+            broken = np.flatnonzero((numbers != np.floor(numbers)) | np.isinf(numbers))[0]
+            raise DataError(f"{where}: row {broken} has the label {numbers[broken]}; {_WANTED}.")
     if len(rows):
         raise DataError(
-            f"{where}: row {rows[0]} has {found} ({len(rows)} of {num_rows} such rows); {_WANTED}. Leave out what has none."
+            f"{where}: row {rows[0]} has {found} ({len(rows)} of {len(values)} such rows); {_WANTED}. Leave out what has none."
         )
-    if not (_is_text(kind) or pa.types.is_boolean(kind) or pa.types.is_integer(values.type)):
+    if not (is_text(kind) or pa.types.is_boolean(kind) or pa.types.is_integer(kind)):
         raise DataError(f"{where}: the labels are {inputs.shown(str(kind))}; {_WANTED}.")
     encoded = values.dictionary_encode()
     different = encoded.dictionary.to_pylist()
-    if _is_text(kind):
+    if is_text(kind):
         inputs.check_names(where, different, "label")
-    return Labels(where, encoded.indices.to_numpy(), different)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _plain(where: str, values: pa.Array, num_rows: int, what: str) -> pa.Array:
-    """The values without dictionaries, views and types of tools; DataError if they are not `num_rows`, or damaged."""
-    try:
-        values.validate(full=True)
-        values = getattr(values, "storage", values)
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
-        if pa.types.is_string_view(values.type):
-            values = values.cast(pa.large_string())
-    except pa.ArrowException as error:
-        raise DataError(
-            f"{where} is damaged ({inputs.shown(str(error).splitlines()[0])}); write the file again."
-        ) from error
-    if len(values) != num_rows:
-        raise DataError(f"{where} has {len(values)} {what}; wanted {num_rows}, as many as there are embeddings.")
-    return values
+    return Labels(where, encoded.indices.to_numpy(), different, column.class_names)
 
 
 def _numbers(labels: Labels) -> list[float] | None:
@@ -129,7 +80,13 @@ def _numbers(labels: Labels) -> list[float] | None:
     if all(map(texts.WHOLE.fullmatch, values)):
         return [*map(int, values)]
     if all(texts.WHOLE.fullmatch(value) or _DECIMAL.fullmatch(value) for value in values):
-        return [number if (number := float(value)) % 1 else int(number) for value in values]
+        # Only floats that have every whole number are taken for one; of others several texts would be one number.
+        return [
+            int(value) if texts.WHOLE.fullmatch(value)
+            else int(number) if not (number := float(value)) % 1 and abs(number) < 2**53
+            else number
+            for value in values
+        ]  # fmt: skip
     return None
 
 
@@ -227,43 +184,40 @@ def _numbered(labels: Labels, are: str) -> tuple[np.ndarray, list[str]]:
 
 
 def read_class_names(path: str) -> list[str]:
-    """The names in a text file, one a line, of the labels 0, 1, …; raises as `read_labels`."""
+    """The names in a text file, one a line, of the labels 0, 1, …; raises as `columns.read`."""
     path = inputs.existing(f"--class-names={inputs.shown(path)}", path)
     names = texts.lines(path)
     empty = next((number for number, name in enumerate(names, 1) if not name.strip()), None)
     if not names or empty:
         raise DataError(f"{path}: {f'line {empty} is empty' if empty else 'no names'}; wanted one class name a line.")
+    if len(names) > 1 and texts.names_a_column(names[0]):
+        logging.warning(
+            "import: the first class name in %s is %r. If it is a header, delete that line: all labels have wrong names.",
+            path, names[0],
+        )  # fmt: skip
+    return check_class_names(path, names)
+
+
+def check_class_names(where: str, names: Sequence[str]) -> list[str]:
+    """The names; raises DataError if one is there twice or cannot be shown."""
     twice, times = collections.Counter(names).most_common(1)[0]
     if times > 1:
         raise DataError(
-            f"{path}: the class name '{inputs.shown(twice)}' is there more than once; wanted different names."
+            f"{where}: the class name '{inputs.shown(twice)}' is there more than once; wanted different names."
         )
-    inputs.check_names(path, names)
-    return names
+    inputs.check_names(where, names)
+    return list(names)
 
 
-def read_ids(path: str, column: str | None, num_rows: int) -> pa.Array:
-    """The id of each row, from a text file, one a line, or a column of a .csv; as `check_ids`."""
-    path = inputs.existing(f"--ids={inputs.shown(path)}", path)
-    if path.lower().endswith(".csv"):
-        values = texts.csv_column(path, column, "id", num_rows)
-    elif column is not None:
-        raise ConfigError(f"--columns names a column of ids, {column!r}, but --ids={path} is no .csv file.")
-    elif path.lower().endswith((".npy", ".npz", ".parquet")):
-        raise ConfigError(f"--ids={path}: wanted a text file with one id a line, or a .csv file.")
-    else:
-        values = texts.lines(path)
-    return check_ids(path, pa.array(values, pa.large_string()), num_rows)
-
-
-def check_ids(where: str, values: pa.Array, num_rows: int) -> pa.Array:
-    """The ids as [num_rows] large_string.
+def check_ids(column: Column) -> pa.Array:
+    """The ids in a column of N as [N] large_string.
 
     Raises:
-      DataError: they are not `num_rows`, or one is missing, empty, doubled, has a line break, or is no text or number.
+      DataError: one is missing, empty, doubled, has a line break, or is no text or whole number.
     """
-    values = _plain(where, values, num_rows, "ids")
-    if not (_is_text(values.type) or pa.types.is_integer(values.type)):
+    where, values, _ = column
+    num_rows = len(values)
+    if not (is_text(values.type) or pa.types.is_integer(values.type)):
         raise DataError(f"{where}: the ids are {inputs.shown(str(values.type))}; wanted texts or whole numbers.")
     values = values.cast(pa.large_string()).fill_null("")
     empty = pc.equal(pc.utf8_trim_whitespace(values), "").to_numpy(zero_copy_only=False)
@@ -284,33 +238,3 @@ def check_ids(where: str, values: pa.Array, num_rows: int) -> pa.Array:
             "are there more than once); wanted a different id for each embedding."
         )
     return values
-
-
-def _npy(path: str) -> pa.Array:
-    data = inputs.read_bytes(path)
-    try:
-        array = npy.read_array(io.BytesIO(data), len(data))
-    except npy.NotAnArrayError as error:
-        raise DataError(f"{path} {error}; {_WANTED}, as numpy.save writes arrays of numbers or texts.") from error
-    return from_array(path, array)
-
-
-def from_array(where: str, array: np.ndarray) -> pa.Array:
-    """Numbers, bools or texts [N] or [N, 1] for `check_labels`; raises DataError if they are of another type or shape."""
-    kind = array.dtype
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1 or kind.kind not in "biufUS" or (kind.kind == "f" and kind.itemsize > 8):
-        raise DataError(f"{where} is {inputs.shown(str(kind))} {list(array.shape)}; {_WANTED}, as an array [N].")
-    if kind.kind not in "US":
-        return pa.array(array.astype(kind.newbyteorder("=")))
-    try:
-        return pa.array((np.char.decode(array, "utf-8") if kind.kind == "S" else array).tolist(), pa.large_string())
-    except UnicodeDecodeError as error:
-        # Replaced characters would make one class of several.
-        raise DataError(
-            f"{where}: the label {inputs.shown(str(error.object))} is no UTF-8 text ({error.reason}); {_WANTED}. Decode the "
-            "labels and save them as texts, numpy.char.decode(labels, ENCODING)."
-        ) from error
-    except Exception as error:  # halves of surrogate pairs; several kinds for numbers that are no characters
-        raise DataError(f"{where} holds a label that is no text ({inputs.shown(str(error))}); {_WANTED}.") from error

@@ -16,8 +16,8 @@ class Request:
     """What the command line asks for; empty texts and 0 are what was not given."""
 
     embeddings: str  # .npy or Parquet file, or folder or pattern of files of one kind
-    labels: str = ""  # .npy, .csv or .txt file; without it a column of the Parquet files, or one class
-    ids: str = ""  # .txt or .csv file
+    labels: str = ""  # .npy, .csv, .txt or Parquet file; without it a column of the Parquet files, or one class
+    ids: str = ""  # .txt, .csv, .npy or Parquet file
     columns: str = ""  # "embedding=NAME,label=NAME,id=NAME", any of them
     class_names: str = ""  # text file with a name a line
     layer: str = "end"

@@ -18,6 +18,7 @@ from redundancy import storage
 from redundancy.data import inputs
 from redundancy.embedding import ids as ids_lib
 from redundancy.embedding import write
+from redundancy.importing import columns as columns_lib
 from redundancy.importing import labels as labels_lib
 from redundancy.importing.request import Request, check, parse_columns
 from redundancy.importing.vectors import FileVectors, Vectors, checked, open_vectors
@@ -56,25 +57,29 @@ def _read_input(request: Request, config) -> _Input:
     # Rows that have all of their own may come in any order.
     joined = request.labels or request.ids or config is not None or "id" not in columns
     vectors = open_vectors(request.embeddings, columns.get("embedding"), request.order or ("" if joined else "text"))
-    parquet, n = bool(vectors.columns), vectors.num_rows
     ids, column = None, columns.get("id")
-    if path := request.ids or (column and request.labels.lower().endswith(".csv") and request.labels):
-        ids = labels_lib.read_ids(path, column, n)
-    elif column and parquet:
-        ids = labels_lib.check_ids(f"{request.embeddings}, column {column!r}", vectors.column(column), n)
+    beside = request.labels if column and request.labels and columns_lib.has_columns(request.labels) else ""
+    if path := request.ids or beside:
+        ids = labels_lib.check_ids(columns_lib.read(path, column, "id", vectors.num_rows))
+    elif column and vectors.columns:
+        ids = labels_lib.check_ids(_of_vectors(request, vectors, column, "id"))
     elif column:
         raise ConfigError(f"--columns names a column of ids, {column!r}, but no Parquet or .csv file is given.")
     return _Input(vectors, _read_labels(request, columns.get("label"), vectors, config), ids)
 
 
+def _of_vectors(request: Request, vectors: FileVectors, column: str, what: str) -> columns_lib.Column:
+    """A column of the files of embeddings."""
+    return columns_lib.of_parquet(vectors.paths, column, vectors.num_rows, what, request.embeddings)
+
+
 def _read_labels(request: Request, column: str | None, vectors: FileVectors, config) -> labels_lib.Labels:
     """The labels of a file or a column; one class for all if there are none. Raises ConfigError, DataError."""
     if request.labels:
-        return labels_lib.read_labels(request.labels, column, vectors.num_rows)
+        return labels_lib.check_labels(columns_lib.read(request.labels, column, "label", vectors.num_rows))
     name = column or "label"
     if name in vectors.columns or (column and vectors.columns):
-        where = f"{request.embeddings}, column {name!r}"
-        return labels_lib.check_labels(where, vectors.column(name), vectors.num_rows)
+        return labels_lib.check_labels(_of_vectors(request, vectors, name, "label"))
     there = f"there is no column {name!r} among {inputs.shown(', '.join(vectors.columns))}" if vectors.columns else ""
     for flag, given in (
         ("--config, whose data set has labels to compare them with", config is not None),
@@ -84,7 +89,7 @@ def _read_labels(request: Request, column: str | None, vectors: FileVectors, con
     ):
         if given:
             raise ConfigError(
-                f"--labels is missing{f', and {there}' if there else ''}: wanted a .npy, .csv or .txt file with the class "
+                f"--labels is missing{f', and {there}' if there else ''}: wanted a .npy, .csv, .txt or Parquet file with the class "
                 f"of each embedding, beside {flag}."
             )
     logging.warning(
@@ -96,8 +101,14 @@ def _read_labels(request: Request, column: str | None, vectors: FileVectors, con
 
 def _own_target(request: Request, given: _Input) -> _Target:
     """Rows are positions, the files are the data set."""
-    names = labels_lib.read_class_names(request.class_names) if request.class_names else None
-    labels, class_names = labels_lib.encode(given.labels, names, request.labels_are)
+    names, are = given.labels.class_names, request.labels_are
+    if request.class_names:
+        names = labels_lib.read_class_names(request.class_names)
+    elif names is not None and are == "names":  # the numbers are names
+        names = None
+    elif names is not None:
+        names, are = labels_lib.check_class_names(given.labels.where, names), "indices"
+    labels, class_names = labels_lib.encode(given.labels, names, are)
     inputs.warn_of_similar_names(request.class_names or given.labels.where, class_names)
     n, found = len(labels), len(given.labels.values)
     if n >= _MANY and found > 0.9 * n:

@@ -1,15 +1,33 @@
-"""Reads text files that others wrote: lines, and a column of .csv. Whatever is wrong is a DataError that names the line."""
+"""Reads text files that others wrote: lines, and a column of .csv. What is wrong is a DataError that names the line."""
 
 import codecs
+import collections
 import csv
 import io
 import re
 from collections.abc import Sequence
 
+from absl import logging
+
 from redundancy.data import inputs
 from redundancy.runtime.errors import DataError
 
 WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"\s*([-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|nan)\s*", re.IGNORECASE)
+_DIGIT = re.compile("[0-9]")
+# What columns of labels and ids are called: one or several of these words.
+_COLUMN = re.compile(
+    r"((image|img|photo|sample|example|item|data|file|fname|class|cls|label|category|categories|target|name|path|id|idx|index|key|"
+    r"uid|uuid|guid|url|uri|pos|position|row|md5|sha1|sha256|hash|y|ground|truth)(e?s)?[ _.-]*)+",
+    re.IGNORECASE,
+)
+# What all values but a header have.
+_ALIKE = (
+    ("all others are whole numbers", WHOLE.fullmatch),
+    ("all others are numbers", _NUMBER.fullmatch),
+    ("all others are hexadecimal", re.compile("[0-9a-f-]{8,}", re.IGNORECASE).fullmatch),
+    ("all others are names of files", re.compile(r"[/\\]|\.\w{1,5}$").search),
+)
 # That of UTF-32 begins as that of UTF-16 does.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -41,19 +59,38 @@ def lines(path: str) -> list[str]:
     return found[:-1] if not found[-1] else found
 
 
-def csv_column(path: str, column: str | None, what: str, num_rows: int) -> list[str]:
-    """A column of a .csv file: the one named in its header, or the only one. Blank lines at the end do not count.
+def is_csv(path: str) -> bool:
+    """Whether a text file is a table by its name."""
+    return path.lower().endswith((".csv", ".tsv"))
+
+
+def values(path: str, column: str | None, what: str, num_rows: int) -> list[str]:
+    """A text for each embedding: the lines of a file, or a column of a .csv or .tsv, the one named or the only one.
 
     Args:
       path: the file.
-      column: its name in the header; None for a file of one column and no header.
-      what: key of --columns that names it, for messages.
+      column: its name in the header; None for a file without header.
+      what: "label" or "id", the key of --columns that names it.
       num_rows: rows wanted, to detect a header.
 
     Raises:
-      DataError: the file is no .csv, has no such column, a header that --columns does not name, or a row without a value.
+      DataError: the file is no such text, has no such column, a row without a value, or a header for its first value.
     """
-    reader = csv.reader(io.StringIO(text(path), newline=""))
+    if not is_csv(path):
+        found, blank_end = lines(path), False
+        remedy = "delete that line"
+    else:
+        found, blank_end = _csv_column(path, column, what)
+        remedy = f"say so: --columns {what}={inputs.shown(found[0])}"
+    if column is None and (problem := _header_in(found, what, num_rows, blank_end, remedy)):
+        raise DataError(f"{path}{problem}")
+    return found
+
+
+def _csv_column(path: str, column: str | None, what: str) -> tuple[list[str], bool]:
+    """As `values`, with the header if `column` is None, and whether there are blank lines at the end, which do not count."""
+    delimiter = "\t" if path.lower().endswith(".tsv") else ","
+    reader = csv.reader(io.StringIO(text(path), newline=""), delimiter=delimiter)
     try:
         rows = [(row, reader.line_num) for row in reader]  # with the row's last line: a quoted value may have several
     except csv.Error as error:
@@ -66,8 +103,8 @@ def csv_column(path: str, column: str | None, what: str, num_rows: int) -> list[
     if not rows:
         raise DataError(f"{path} is empty; wanted a value for each embedding.")
     header, width = rows[0][0], len(rows[0][0])
-    blank = next((line for row, line in rows if not row), None)
-    if blank:  # skipped, it would move all that follow it to other embeddings
+    if blank := next((line for row, line in rows if not row), None):
+        # Skipped, it would move all that follow it to other embeddings.
         problem = (
             f": line {blank} is blank, so a row has no {what}; wanted a value in each. Write it there, or leave out the line "
             "if it stands for no embedding."
@@ -80,33 +117,53 @@ def csv_column(path: str, column: str | None, what: str, num_rows: int) -> list[
     elif column is None and width > 1:
         found = inputs.shown(str(header))
         problem = f" has {width} columns, {found}; wanted one, or a header and --columns {what}=NAME."
-    elif column is None and len(rows) == num_rows + 1:
-        first = inputs.shown(header[0])
-        problem = (
-            f" has {len(rows)} rows; wanted {num_rows}, as many as there are embeddings. If the first, '{first}', is a "
-            f"header, say so: --columns {what}={first}."
-        )
-    elif column is None and what == "label" and (why := _header_in(rows, blank_end=num_all > len(rows))):
-        problem = why
     elif wrong := next(((row, line) for row, line in rows if len(row) != width), None):
         problem = f": line {wrong[1]} has {len(wrong[0])} values; wanted {width}, as in the first line."
     else:
         at = 0 if column is None else header.index(column)
-        return [row[at] for row, _ in (rows if column is None else rows[1:])]
+        return [row[at] for row, _ in (rows if column is None else rows[1:])], num_all > len(rows)
     raise DataError(f"{path}{problem}")
 
 
-def _header_in(rows: Sequence[tuple[list[str], int]], blank_end: bool) -> str:
-    """What is wrong if the count matches but the first value looks like a header, so that one label is missing; or ''."""
-    first, *others = (row[0] for row, _ in rows)
-    if len(others) < 2 or first in others or WHOLE.fullmatch(first):
+def names_a_column(name: str) -> bool:
+    """Whether a text is what columns of labels and ids are called, such as "label", "image_id" or "filename"."""
+    return bool(_COLUMN.fullmatch(name.strip().strip("#\"'").strip()))
+
+
+def _header_in(found: Sequence[str], what: str, num_rows: int, blank_end: bool, remedy: str) -> str:
+    """What is wrong if the first value is a header, so that all others would move to other embeddings; or ''.
+
+    Where that is not sure, a warning names it.
+    """
+    if len(found) not in (num_rows, num_rows + 1) or not found:
         return ""
-    if not blank_end and not all(map(WHOLE.fullmatch, others)):
+    first, others = inputs.shown(found[0]), found[1:]
+    if len(found) > num_rows:
+        return (
+            f" has {len(found)} rows; wanted {num_rows}, as many as there are embeddings. If the first, {first!r}, is a "
+            f"header, {remedy}."
+        )
+    if found[0] in others:
         return ""
-    first = inputs.shown(first)
-    why = "the last line is blank" if blank_end else "all others are whole numbers"
-    instead = "leave out the blank line" if blank_end else "write the others as names too"
-    return (
-        f": the first line, {first!r}, seems to be a header: no other line has it, and {why}. Then one label is missing: write "
-        f"it and give --columns label={first}; or, if {first!r} is a label, {instead}."
+    why = next(
+        (why for why, alike in _ALIKE if len(others) > 1 and not alike(found[0]) and all(map(alike, others))), ""
     )
+    if not why and blank_end and what == "label" and len(others) > 1 and not _NUMBER.fullmatch(found[0]):
+        why = "the last line is blank"
+    elif not why and names_a_column(found[0]):
+        why = "columns are called so"
+    if why:
+        return (
+            f": the first line, {first!r}, seems to be a header: no other line has it, and {why}. Then one {what} is missing: "
+            f"write it and {remedy}; or, if {first!r} is the first {what}, save the {what}s as .npy, which has no header."
+        )
+    if len(others) > 1 and what == "label" and min(collections.Counter(others).values()) > 1:
+        why = "every other label is there more than once"
+    elif len(others) > 1 and what == "id" and not _DIGIT.search(found[0]) and all(map(_DIGIT.search, others)):
+        why = "every other id has a digit"
+    if why:
+        logging.warning(
+            "import: if the first %s, %r, is a header, all %ss belong to other embeddings: no other line has it, and %s.",
+            what, first, what, why,
+        )  # fmt: skip
+    return ""

@@ -1,18 +1,16 @@
 """Reads embeddings of other tools, .npy or Parquet, block by block: never all of them at once."""
 
-import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from redundancy import storage
 from redundancy.config import CONTROLS
 from redundancy.data import inputs, npy
-from redundancy.importing import files
-from redundancy.runtime.errors import ConfigError, DataError, UserError
+from redundancy.importing import files, parquet
+from redundancy.runtime.errors import ConfigError, DataError
 
 _BLOCK_BYTES = 1 << 26
 _FLOATS = "float16, float32 or float64"
@@ -37,10 +35,11 @@ class _NpyFile:
                 kind, offset, shape, order = npy.read_header(file, os.path.getsize(path))
         except npy.NotAnArrayError as error:
             raise DataError(f"{path} {error}; {wanted}.") from error
-        if kind.kind != "f" or kind.itemsize > 8 or len(shape) != 2 or not shape[1]:
-            raise DataError(f"{path} is {inputs.shown(str(kind))} {list(shape)}; {wanted}.")
+        empty = shape[:1] == (0,)
+        if not empty and (kind.kind != "f" or kind.itemsize > 8 or len(shape) != 2 or not shape[1]):
+            raise DataError(f"{path} is {inputs.shown(str(kind))} {list(shape)}{npy.raw_bytes(kind)}; {wanted}.")
         self.path, self.num_rows = path, shape[0]
-        self._dimension, self._mapping = shape[1], (path, kind, "r", offset, shape, order)
+        self._dimension, self._mapping = shape[-1], (path, kind, "r", offset, shape, order)
 
     def dimension(self) -> int:
         return self._dimension
@@ -61,15 +60,16 @@ class _ParquetFile:
     def __init__(self, path: str, column: str):
         """Reads the footer. Raises DataError if the file is not Parquet, lacks the column, or has one of another type."""
         self.path, self._column = path, column
-        with _open_parquet(path, column) as file:
-            kind = file.schema_arrow.field(column).type
+        with parquet.opened(path, column) as file:
+            self.columns = file.schema_arrow.names
+            self._groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+            # Without rows a column may be of any type, or missing: pandas writes it as null.
+            kind = file.schema_arrow.field(column).type if any(self._groups) else pa.list_(pa.float32())
             if not _is_list_of_floats(getattr(kind, "storage_type", kind)):
                 raise DataError(
                     f"{path}: column {column!r} is {inputs.shown(str(kind))}; wanted a list of {_FLOATS}. Name the right "
                     "one in --columns."
                 )
-            self.columns = file.schema_arrow.names
-            self._groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
         if min(self._groups, default=0) < 0:
             raise DataError(f"{path} has a negative number of rows; it is damaged. Write it again.")
         self.num_rows = sum(self._groups)
@@ -90,20 +90,18 @@ class _ParquetFile:
         for first, lists in self._lists(start, rows):
             yield self._matrix(first, lists, dimension)
 
-    def column(self, name: str) -> pa.ChunkedArray:
-        with _open_parquet(self.path, name) as file:
-            return file.read([name]).column(0)
-
     def _lists(self, start: int, most: int) -> Iterator[tuple[int, pa.Array]]:
         """The column from row `start` on, up to `most` lists at a time, and the row of their first."""
         at = 0
-        with _open_parquet(self.path, self._column) as file:
+        with parquet.opened(self.path, self._column) as file:
             for number, rows in enumerate(self._groups):
                 end = at + rows
                 if end > start:
                     for batch in file.iter_batches(most, [number], [self._column]):
                         lists = batch.column(0)
                         lists = getattr(lists, "storage", lists)[max(0, start - at) :]
+                        if _is_view(lists.type):
+                            lists = lists.cast(pa.large_list(lists.type.value_type))
                         at += batch.num_rows
                         if len(lists):
                             yield at - len(lists), lists
@@ -167,18 +165,20 @@ class FileVectors(Vectors):
     """Those in one or several files of one kind; row r is the r-th over all files.
 
     Attributes:
+      paths: of all files, in their order.
       columns: names of the columns of Parquet files; none of .npy.
     """
 
     def __init__(self, name: str, opened: Sequence[_NpyFile] | Sequence[_ParquetFile]):
         """Raises DataError if there are no rows, or the first has no numbers."""
-        self.name, self._files = name, opened
+        self.name, self._files = name, [file for file in opened if file.num_rows]
+        self.paths = [file.path for file in opened]
         self.columns = [*dict.fromkeys(column for file in opened for column in file.columns)]
-        self._firsts = np.cumsum([0, *(file.num_rows for file in opened)])
+        self._firsts = np.cumsum([0, *(file.num_rows for file in self._files)])
         self.num_rows = int(self._firsts[-1])
         if not self.num_rows:
             raise DataError(f"{name} has no rows; wanted at least one. Write it again.")
-        self.dimension = next(file for file in opened if file.num_rows).dimension()
+        self.dimension = self._files[0].dimension()
 
     def blocks(self, start=0):
         for file, first in zip(self._files, self._firsts.tolist(), strict=False):
@@ -189,52 +189,17 @@ class FileVectors(Vectors):
         file = int(np.searchsorted(self._firsts, row, side="right")) - 1
         return f"{self._files[file].path}, row {row - self._firsts[file]}"
 
-    def column(self, name: str) -> pa.Array:
-        """A column of one value a row, over all Parquet files."""
-        inputs.check_memory(self.name, f"column {name!r} of {self.num_rows} rows", 8 * self.num_rows)
-        columns = [file.column(name) for file in self._files]
-        types = {column.type for column in columns}
-        if len(types) > 1:
-            found = ", ".join(map(str, sorted(types, key=str)))
-            raise DataError(f"{self.name}: column {name!r} is {found}; wanted one type.")
-        return pa.chunked_array([chunk for column in columns for chunk in column.chunks], types.pop()).combine_chunks()
-
 
 def _is_list_of_floats(kind: pa.DataType) -> bool:
     """Whether these are lists of numbers; Polars writes those of float16 as two bytes each."""
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not lists and not _is_view(kind):
         return False
     return pa.types.is_floating(kind.value_type) or kind.value_type == pa.binary(2)
 
 
-@contextlib.contextmanager
-def _open_parquet(path: str, column: str) -> Iterator[pq.ParquetFile]:
-    """Opens a file that has `column`; whatever pyarrow raises for it, then and while it is read, becomes a DataError."""
-    if storage.is_local(path) and (problem := inputs.unfit(path)):
-        raise DataError(f"{path} {problem}; wanted a Parquet file. Check the path.")
-    try:
-        with storage.open_read(path) as source:
-            # So a column is read page by page, else a row group at a time, which may be the whole file.
-            file = pq.ParquetFile(source, buffer_size=1 << 22, pre_buffer=False, page_checksum_verification=True)
-            names = file.schema_arrow.names
-            if names.count(column) != 1:
-                found = f"{names.count(column)} columns" if column in names else "no column"
-                raise DataError(
-                    f"{path} has {found} {column!r}; it has {inputs.shown(str(names))}. Name the right one in --columns."
-                )
-            yield file
-    except UserError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise DataError(
-                f"{path} cannot be read ({error.strerror}); check the file, its permissions and the disk."
-            ) from error
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{path} cannot be read as Parquet ({inputs.shown(first)}); it is truncated, damaged or no Parquet file. Write "
-            "it again."
-        ) from error
+def _is_view(kind: pa.DataType) -> bool:
+    return pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
 
 
 def checked(vectors: Vectors) -> Iterator[np.ndarray]:
@@ -293,9 +258,9 @@ def open_vectors(path: str, column: str | None, order: str = "") -> FileVectors:
             f"--embeddings={inputs.shown(path)}: the name holds control characters or broken UTF-8, which cannot be written "
             "beside the embeddings. Rename the file."
         )
-    found = files.find(path, order)
+    kind, found = files.find(path, order)
     name = os.path.basename(path.rstrip("/"))
-    if files.ending(found[0]) == ".parquet":
+    if kind == ".parquet":
         return FileVectors(name, [_ParquetFile(each, column or "embedding") for each in found])
     if column is not None:
         raise ConfigError(f"--columns names a column of embeddings, {column!r}, but {found[0]} is a .npy file.")

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from redundancy.data import inputs
+from redundancy.importing import columns
 from redundancy.importing import labels as labels_lib
 from redundancy.importing.vectors import Vectors, float32
 from redundancy.runtime.errors import DataError
@@ -111,8 +112,8 @@ def encode(name: str, values: Any, num_rows: int) -> tuple[np.ndarray, np.ndarra
                 f"{name} holds different things ({inputs.shown(str(error))}); wanted whole numbers from 0 or names."
             ) from error
     else:
-        found = labels_lib.from_array(name, array)
-    checked = labels_lib.check_labels(name, found, num_rows)
+        found = columns.from_array(name, array)
+    checked = labels_lib.check_labels(columns.checked(name, found, num_rows, "label"))
     texts = isinstance(checked.values[0], str)
     labels, names = labels_lib.encode(checked, None, "names" if texts else "")
     return labels, np.array(names, None if texts else np.int64)

@@ -19,7 +19,7 @@ NUMBERS = 1 + np.arange(N) % 11  # without 12, so that all are indices, too
 def in_every_format(files, values, number=False):
     """Fields of imports that give these labels: .npy, .txt, .csv, and a column of Parquet."""
     texts = [str(value) for value in values]
-    typed = pa.array(values if number else texts)
+    typed = pa.array(np.array(values) if number else texts)
     files.write("E.parquet", table(files.embeddings, typed, "list"))
     files.write("D.parquet", table(files.embeddings, typed.dictionary_encode(), "list"))
     columns = "embedding=emb,label=cls"

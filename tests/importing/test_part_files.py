@@ -7,10 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from redundancy import storage
 from redundancy.embedding import ids as ids_lib
 from redundancy.importing import vectors
 from redundancy.runtime.errors import ConfigError, DataError
-from tests.importing.import_files import D, N, check
+from tests.importing.import_files import D, N, check, table
 
 
 def write_numbered(files, kind, name="img_emb_{}", label=None):
@@ -139,3 +140,60 @@ def test_lists_of_floats_in_other_forms(files, made, monkeypatch):
 def test_tensors_of_other_things_are_refused(files):
     files.write("E.parquet", pa.table({"embedding": as_tensors(np.ones((N, D), np.int32))}))
     files.refused("tensor.*; wanted a list of float16", DataError, embeddings=files.path("E.parquet"))
+
+
+@pytest.mark.parametrize("name", ["e.pq", "e.parq", "E.PQ", "e", "e.bin", "e.npy"])
+def test_parquet_by_any_name(files, name):
+    with open(files.path(name), "wb") as file:
+        pq.write_table(table(files.embeddings, files.labels, "list"), file)
+    for given in (name, f"{name[:-1]}[{name[-1]}]"):  # by name and by pattern
+        storage.remove(files.store)
+        opened = files.bring(embeddings=files.path(given), labels="", columns="embedding=emb,label=cls")
+        check(opened, files.embeddings, files.labels)
+
+
+@pytest.mark.parametrize("name", ["e.NPY", "e", "e.bin", "e.arr", "e.parquet"])
+def test_arrays_by_any_name(files, name):
+    with open(files.path(name), "wb") as file:
+        np.save(file, files.embeddings)
+    for given in (name, f"{name[:-1]}[{name[-1]}]"):
+        storage.remove(files.store)
+        check(files.bring(embeddings=files.path(given)), files.embeddings, files.labels)
+
+
+@pytest.mark.parametrize("ending", ["", ".pq", ".bin", ".parquet"])
+def test_parts_by_any_name(files, ending):
+    os.mkdir(files.path("parts"))
+    whole = table(files.embeddings, files.labels, "list")
+    for number, part in enumerate((whole[:25], whole[25:])):
+        with open(files.path(f"parts/part-{number}{ending}"), "wb") as file:
+            pq.write_table(part, file)
+    files.write("parts/_SUCCESS", "")
+    files.write("parts/notes.txt", "")
+    if ending == ".parquet":
+        storage.write_bytes(
+            files.path("parts/part-0.parquet.bak"), storage.read_bytes(files.path("parts/part-0.parquet"))
+        )
+    columns = "embedding=emb,label=cls"
+    for given in ("parts", "parts/*"):
+        storage.remove(files.store)
+        check(files.bring(embeddings=files.path(given), labels="", columns=columns), files.embeddings, files.labels)
+    storage.remove(files.store)
+    storage.write_bytes(files.path(f"parts/part-1{ending}"), b"")  # one that is damaged is not left out
+    files.refused("part-1", embeddings=files.path("parts"), labels="", columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"\x80\x04K\x01.", "is a pickle, which is never loaded"),
+        (b"\x89HDF\r\n\x1a\n", "is a file of HDF5"),
+        (b"ARROW1\0\0", "is a file of Arrow"),
+        (b"\x1f\x8b\x08\0", "is compressed"),
+        (b"0.1 0.2\n", r"is neither \.npy nor Parquet: it begins with b'0\.1 0\.2"),
+        (b"", "is neither .npy nor Parquet, it is empty"),
+    ],
+)
+def test_what_a_file_is_tells_its_beginning(files, content, what):
+    storage.write_bytes(files.path("e"), content)
+    files.refused(f"e {what}", ConfigError, embeddings=files.path("e"))

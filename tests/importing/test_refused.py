@@ -47,7 +47,7 @@ def test_files_that_are_no_arrays(files):
         files.refused(f"E.npy is {what}", DataError)
     np.savez(files.path("E.npz"), files.embeddings)
     os.rename(files.path("E.npz"), files.path("E.npy"))
-    files.refused(r"several arrays \(\.npz\)", DataError)
+    files.refused(r"E\.npy is an archive of NumPy arrays \(arr_0\)", ConfigError)
 
 
 AB = ["path,cls", *(f"{row},{label}" for row, label in enumerate(rows()[1]))]
@@ -121,16 +121,16 @@ def test_names_among_labels_that_are_no_class_names(files):
         (r"E\.pt is a file of PyTorch, a pickle, which is never loaded\. .* numpy.save\(", {"embeddings": "{}/E.pt"}),
         (r"E\.pt is a file of PyTorch", {"labels": "{}/E.pt"}),
         (r"I\.txt is a text\. .* numpy.save\(", {"embeddings": "{}/I.txt"}),
-        (r"E ends in neither \.npy nor \.parquet", {"embeddings": "{}/E"}),
+        (r"E is neither \.npy nor Parquet: it begins with b'\[\]'; wanted", {"embeddings": "{}/E"}),
         ("copy it to this machine", {"embeddings": "gs://bucket/E.npy"}),
-        (r"Wanted a \.npy, \.csv or \.txt file", {"labels": "{}/I.json"}),
+        (r"Wanted a \.npy, \.csv, \.txt or Parquet file", {"labels": "{}/I.json"}),
         ("'embeding=a' is not understood. Did you mean \"embedding\"", {"columns": "embeding=a"}),
         ("Give it once", {"columns": "label=a,label=b"}),
         ("names a column of embeddings, 'a', but", {"columns": "embedding=a"}),
         ("names a column of labels, 'a', but", {"columns": "label=a"}),
         ("names a column of ids, 'a', but", {"columns": "id=a"}),
-        (r"no \.csv file", {"columns": "id=a", "ids": "{}/I.txt"}),
-        ("wanted a text file", {"ids": "{}/Y.npy"}),
+        (r"no \.csv or Parquet file", {"columns": "id=a", "ids": "{}/I.txt"}),
+        (r"E\.npz is an archive", {"ids": "{}/other/E.npz"}),
     ],
 )
 def test_wrong_flags(files, what, fields):
