@@ -71,10 +71,10 @@ redundancy import: brings embeddings that any model made, with their labels, int
                  a folder or quoted pattern of files, read one after the other. Rows of float64 beyond float32 are
                  scaled by a power of two: another length, the same cosines
   --order        number or text: the order of several files by their names, where these differ (part-10 and part-2)
-  --labels       .npy or .txt with a whole number, a name or a bool for each embedding, or .csv; not needed if the Parquet
-                 files have a column of labels. Numbers 0 to K-1 stay; others are numbered in their sorted order.
-                 Without any labels all embeddings are one class
-  --ids          .txt with one id a line, or .csv: what "export --format txt" writes (optional)
+  --labels       .npy, .txt or Parquet with a whole number, a name or a bool for each embedding, or .csv; not needed if
+                 the Parquet files of embeddings have a column of labels. Numbers 0 to K-1 stay; others are numbered in
+                 their sorted order. Without any labels all embeddings are one class
+  --ids          .txt with one id a line, .csv, .npy or Parquet: what "export --format txt" writes (optional)
   --columns      KEY=NAME,... where KEY is embedding (default: embedding), label (default: label) or id: columns of the
                  Parquet files, or label and id of a .csv with a header
   --class-names  .txt with one name a line, for the labels 0, 1, ... (optional)

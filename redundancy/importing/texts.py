@@ -17,8 +17,9 @@ _NUMBER = re.compile(r"\s*([-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|nan)\s
 _DIGIT = re.compile("[0-9]")
 # What columns of labels and ids are called: one or several of these words.
 _COLUMN = re.compile(
-    r"((image|img|photo|sample|example|item|data|file|fname|class|cls|label|category|categories|target|name|path|id|idx|index|key|"
-    r"uid|uuid|guid|url|uri|pos|position|row|md5|sha1|sha256|hash|y|ground|truth)(e?s)?[ _.-]*)+",
+    r"((image|img|photo|sample|example|item|data|file|fname|class|cls|label|category|categories|target|name|path|id|idx|index|"
+    r"key|kind|uid|uuid|guid|url|uri|pos|position|row|md5|sha1|sha256|hash|y|gt|ground|truth|fine|coarse|species|breed|type|"
+    r"group|tag)(e?s)?[ _.-]*)+",
     re.IGNORECASE,
 )
 # What all values but a header have.

@@ -94,7 +94,7 @@ def encode(name: str, values: Any, num_rows: int) -> tuple[np.ndarray, np.ndarra
       num_rows: how many are wanted.
 
     Returns:
-      labels [num_rows] int32, and the different ones [K], int64 or texts.
+      labels [num_rows] int32, and the different ones [K], int64 (uint64 where one is above 2**63 - 1) or texts.
 
     Raises:
       DataError: labels are missing, negative, of another type, or not `num_rows`.
@@ -116,4 +116,7 @@ def encode(name: str, values: Any, num_rows: int) -> tuple[np.ndarray, np.ndarra
     checked = labels_lib.check_labels(columns.checked(name, found, num_rows, "label"))
     texts = isinstance(checked.values[0], str)
     labels, names = labels_lib.encode(checked, None, "names" if texts else "")
-    return labels, np.array(names, None if texts else np.int64)
+    if texts:
+        return labels, np.array(names)
+    numbers = [*map(int, names)]
+    return labels, np.array(numbers, np.uint64 if numbers[-1] >= 2**63 else np.int64)

@@ -240,3 +240,14 @@ def test_what_is_not_offered():
     with pytest.raises(AttributeError, match="module 'redundancy' has no attribute 'cluster'"):
         redundancy.cluster  # noqa: B018
     assert {*redundancy.__all__} <= {*dir(redundancy)}
+
+
+def test_large_numbers_are_different_classes():
+    embeddings, labels = rows(np.float32)
+    for first, kind in ((5 * 10**18, np.int64), (2**63, np.uint64)):
+        large = first + labels.astype(kind)
+        assert np.array_equal(select(embeddings, large), select(embeddings, labels))
+        found = CompleteLinkage(0.9).fit(embeddings, large).classes_
+        assert found.tolist() == np.unique(large).tolist()
+    with pytest.raises(ValueError, match="float32 has every whole number below 16777216 alone"):
+        select(embeddings, (2.0**24 + labels).astype(np.float32))
