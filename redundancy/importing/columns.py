@@ -1,4 +1,7 @@
-"""Reads a column of one value for each embedding, labels or ids, from a file of any kind. Values stay exact. Never unpickles."""
+"""Reads a column of one value for each embedding, labels or ids, from a file of any kind.
+
+Values stay exact: no number is rounded, and 007 is not 7. Never unpickles.
+"""
 
 import io
 import os

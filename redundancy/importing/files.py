@@ -7,6 +7,8 @@ import re
 import zipfile
 from collections.abc import Sequence
 
+from absl import logging
+
 from redundancy import storage
 from redundancy.data import inputs
 from redundancy.runtime.errors import ConfigError, DataError
@@ -44,6 +46,11 @@ def ending(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
+def _named(path: str) -> str:
+    """The kind of a file by its name."""
+    return _SAME.get(ending(path), ending(path))
+
+
 def beginning(path: str) -> bytes:
     """The first bytes of a file; b"" if it is empty, no regular file, or cannot be read."""
     if storage.is_local(path) and inputs.unfit(path):
@@ -55,7 +62,7 @@ def beginning(path: str) -> bytes:
 
 def kind(path: str) -> str:
     """The kind of a file as an ending, such as ".npy": by how it begins, or else by its name; '' if neither tells."""
-    named = _SAME.get(ending(path), ending(path))
+    named = _named(path)
     if named in _KINDS and not storage.is_local(path):
         return named  # a request less for each of many parts
     start = beginning(path)
@@ -86,8 +93,8 @@ def other_kind(path: str) -> str:
 def find(path: str, order: str = "") -> tuple[str, list[str]]:
     """The files of one kind that `path` names: one, those of a folder, or of a pattern.
 
-    Of several they are those that end in .npy or .parquet; if none does, those with the ending of one that begins as such
-    a file does, but for hidden ones (_SUCCESS).
+    Of several they are those that end in .npy, .parquet, .pq or .parq; if none does, those with the ending of one that
+    begins as such a file does, but for names that begin with "_" or ".", such as _SUCCESS.
 
     Args:
       path: local; or of Parquet files gs://, which is no pattern.
@@ -101,17 +108,31 @@ def find(path: str, order: str = "") -> tuple[str, list[str]]:
       DataError: a folder cannot be listed.
     """
     there = _there(path)
-    files = there
-    if len(there) > 1 or there != [path]:
-        endings = {end for end in map(ending, there) if _SAME.get(end, end) in _KINDS}
-        visible = [name for name in there if not os.path.basename(name).startswith(("_", "."))]
-        endings = endings or {ending(name) for name in visible if kind(name) in _KINDS}
-        files = [name for name in (there if endings - {""} else visible) if ending(name) in endings]
-    if not files and len(there) != 1:
+    files = there if len(there) == 1 else [name for name in there if _named(name) in _KINDS]
+    if len(files) != len(there):
+        visible = [name for name in there if name not in files and os.path.basename(name)[0] not in "_."]
+        looked_at = (
+            {ending(name): name for name in visible}.values() if files else visible
+        )  # one is enough for a warning
+        begun = {ending(name): name for name in looked_at if kind(name) in _KINDS}
+        if files and begun:
+            left_out = next(iter(begun.values()))
+            logging.warning(
+                "import: %s is left out, whose name ends otherwise than those that are read, such as %s. To read others, "
+                "quote a pattern of them.", left_out, files[0],
+            )  # fmt: skip
+        elif len(begun) > 1:
+            first, second, *_ = begun.values()
+            raise ConfigError(
+                f"--embeddings={path} names files such as {first} and {second}, which end otherwise; quote a pattern of those "
+                'that are wanted, such as "FOLDER/part-*".'
+            )
+        files = files or [name for name in visible if ending(name) in begun]
+    if not files:
         others = inputs.shown(", ".join(map(os.path.basename, there[:5]))) or "nothing"
         raise ConfigError(f"--embeddings={path}: no {' or '.join(_KINDS)} file among {others}; {_WANTED}.")
     kinds: dict[str, str] = {}
-    for name in files or there:
+    for name in files:
         found = kind(name)
         if found not in _KINDS:
             begins = f": it begins with {beginning(name)!r}" if beginning(name) else ", it is empty or cannot be read"
@@ -124,7 +145,7 @@ def find(path: str, order: str = "") -> tuple[str, list[str]]:
             f"--embeddings={path} names files of two kinds, such as {first} and {second}; wanted one kind: quote a "
             'pattern that ends in it, such as "FOLDER/*.parquet".'
         )
-    return next(iter(kinds)), _in_order(path, files or there, order)
+    return next(iter(kinds)), _in_order(path, files, order)
 
 
 def _there(path: str) -> list[str]:

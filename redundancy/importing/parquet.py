@@ -14,7 +14,10 @@ from redundancy.runtime.errors import DataError, UserError
 
 @contextlib.contextmanager
 def opened(path: str, column: str | None = None) -> Iterator[pq.ParquetFile]:
-    """Opens a file that has `column` if one is given, or no rows; whatever pyarrow raises for it, then and while it is read, becomes a DataError."""
+    """Opens a file that has `column`, if one is given and the file has rows.
+
+    Whatever pyarrow raises for the file, then and while it is read, becomes a DataError.
+    """
     if storage.is_local(path) and (problem := inputs.unfit(path)):
         raise DataError(f"{path} {problem}; wanted a Parquet file. Check the path.")
     try:
