@@ -34,6 +34,8 @@ _WORKDIR = commands.define_path("workdir", None, "Folder of this experiment's ar
 _DEBUG = flags.DEFINE_bool("debug", False, "Show stack traces.")
 
 
+# Flags of which the last one would count in silence, while somebody means all.
+_ONCE = ("workdir", "embeddings", "labels", "ids", "class_names")
 _NEED_DATASET = ("train", "embed", "sweep", "report", "run")
 _NEED_TRAIN = (*_NEED_DATASET, "preflight")  # the extra
 
@@ -47,9 +49,13 @@ def _check_fields(argv: list[str]) -> None:
             field = name.removeprefix("config.")
             if field not in config_lib.FIELDS and field.removeprefix("no") not in config_lib.FIELDS:
                 raise ConfigError(f"--config.{field}: there is no such field.{nearest(field, config_lib.FIELDS, 3)}")
-            if field in seen:
-                raise ConfigError(f"--config.{field} is given twice; give it once.")
-            seen.add(field)
+            name = f"config.{field}"
+        elif not arg.startswith("--") or name not in _ONCE:
+            continue
+        if name in seen:
+            more = ' Several files are a quoted pattern: "part-*.npy".' if name == "embeddings" else ""
+            raise ConfigError(f"--{name.replace('_', '-')} is given twice; give it once.{more}")
+        seen.add(name)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -121,6 +127,15 @@ def check(argv: list[str]) -> int:
     return 0
 
 
+def _check_apart(dataset: str) -> None:
+    """Raises ConfigError if a workdir that is to be made would lie in the folder of images, and become a class of it."""
+    root, given = os.path.realpath(dataset), os.path.realpath(_WORKDIR.value)
+    if dataset and os.path.isdir(root) and given.startswith(f"{root}/") and not os.path.exists(given):
+        raise ConfigError(
+            f"--workdir={_WORKDIR.value} lies in the data set's folder, {root}, whose folders are classes. Choose one elsewhere."
+        )
+
+
 def _main(argv: list[str]) -> int:
     name = _command(argv)
     if name == "configs":
@@ -130,9 +145,12 @@ def _main(argv: list[str]) -> int:
         extras.need("train", name)
     if name in commands.HELP:
         config = _resolved_config() if _CONFIG.value else None
+        if name == "import" and config is not None and _WORKDIR.value:
+            _check_apart(config.dataset)
         workdir = Workdir(_WORKDIR.value) if _WORKDIR.value else None
         return run_import(workdir, config) if name == "import" else commands.run(name, workdir, config)
     config = _config_of(name)
+    _check_apart(config.dataset)
     workdir = Workdir(_WORKDIR.value)
     names = STAGES[: STAGES.index(_FLAGS.until or STAGES[-1]) + 1] if name == "run" else (name,)
     several = commands.several()
@@ -151,9 +169,10 @@ def _main(argv: list[str]) -> int:
         except Preempted:
             processes.leave()
             raise
-    if processes.is_first() and names[-1] == "report":
-        print(f"report: {workdir.report}/index.html")
-        if name == "run":
+    if processes.is_first():
+        if names[-1] == "report":
+            print(f"report: {workdir.report}/index.html")
+        if name == "run" and STAGES.index(names[-1]) >= STAGES.index("select"):
             print(f"kept images: {_export_command(workdir, config)}")
     processes.leave()
     return 0

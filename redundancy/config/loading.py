@@ -1,6 +1,7 @@
 """Finds and runs configs: those that come with redundancy by their name, any other by its path."""
 
 import contextlib
+import filecmp
 import importlib
 import os
 import pathlib
@@ -48,7 +49,7 @@ def find(name: str) -> pathlib.Path:
             f"--config={name}: there is no config of this name.{hint} Wanted: one that comes with redundancy ({', '.join(known)}), "
             "or the path of a file, which has a slash or ends in .py."
         )
-    if here and not os.path.samefile(here[0], known[name]):
+    if here and not filecmp.cmp(here[0], known[name], shallow=False):
         raise ConfigError(
             f"--config={name} may be the file {here[0]} of this folder or the config that comes with redundancy. Wanted: "
             f"./{here[0]} or {known[name]}."

@@ -179,6 +179,13 @@ def list_train(root: str, folder: str, class_names: Sequence[str]) -> tuple[Foun
         labels += [label] * len(found.images)
         everything.add(found)
     if nested:
+        inner = [{*listing.folders(os.path.join(folder, name))} for name in class_names]
+        alike = len(inner) > 1 and inner[0] and all(each == inner[0] for each in inner)
+        if alike:
+            logging.warning(
+                "%s: the classes %s hold the same folders, %s. If those are the classes, name the splits with --config.train_split and "
+                "--config.test_split.", shown(folder), shown(", ".join(class_names[:5])), shown(", ".join(sorted(inner[0])[:5])),
+            )  # fmt: skip
         logging.info(
             "%s: %d images lie in subfolders of class folders, and count as of that class, for example %s.",
             shown(folder), len(nested), shown(nested[0]),

@@ -144,5 +144,7 @@ def _sort_in(name: str, path: str, found: Found) -> None:
         found.unread[name] = "is of a kind that is not read"
     elif not lowered.endswith(_OTHER_KINDS) and images.is_image(path):
         found.unread[name] = "is an image by its contents, and not by the ending of its name"
+    elif os.path.islink(path) and not os.path.exists(path):
+        found.unread[name] = "is a link to what is not there"
     else:
         found.others.append(name)

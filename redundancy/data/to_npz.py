@@ -12,12 +12,14 @@ import numpy as np
 from redundancy import storage
 from redundancy.config import resolve
 from redundancy.data.sources import open_dataset
-from redundancy.runtime.errors import UserError
+from redundancy.runtime.errors import ConfigError, UserError
 from redundancy.runtime.paths import given_path
 
 
 def to_npz(config, path: str) -> None:
     """Writes both splits of the data set that a resolved config names, decoded (and resized), to `path`."""
+    if storage.exists(path):
+        raise ConfigError(f"{path} is there already; give the path of a new file.")
     dataset = open_dataset(config)
     arrays = {"class_names": np.array(dataset.class_names)}
     for split in (dataset.train, dataset.test):

@@ -49,7 +49,8 @@ def root_of(request: Request, workdir: Workdir, config) -> str:
 def _target(name: str, of_class: str) -> str:
     """Where a file goes below its class: what follows the class in its name, or the base name."""
     parts = name.split("/")
-    below = parts[parts.index(of_class) + 1 :] if of_class in parts[:-1] else parts[-1:]
+    places = [place for place, part in enumerate(parts[:-1]) if part == of_class]
+    below = parts[places[-1] + 1 :] if places else parts[-1:]
     return "/".join(below) if below and not {"", ".", ".."} & {*below} else parts[-1]
 
 
@@ -88,6 +89,12 @@ def write(request: Request, ids: pa.Array | None, of_class: Sequence[str], root:
         raise DataError(
             f"{len(missing)} of {len(sources)} files are not there, for example {os.fsencode(missing[0])!r}. Say with --images "
             "where the images lie now."
+        )
+    if os.path.realpath(os.path.expanduser(storage.local_path(request.output))).startswith(
+        f"{os.path.realpath(root)}/"
+    ):
+        raise ConfigError(
+            f"--output={request.output} lies in the folder of images, {root}, whose folders are classes. Choose one elsewhere."
         )
     output, link = os.path.abspath(os.path.expanduser(storage.local_path(request.output))), request.link or "symlink"
     pairs = [*zip(sources, _targets(names, of_class), strict=True)]

@@ -99,6 +99,8 @@ def _cell(value) -> str:
     """A value without tabs and line breaks, since the projector knows no quotes; it takes booleans for text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, bytes):  # a name that is no UTF-8
+        value = value.decode("utf-8", "replace")
     return re.sub(r"\s", " ", "" if value is None else str(value))
 
 

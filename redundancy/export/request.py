@@ -107,7 +107,7 @@ def check_output(request: Request) -> None:
             raise ConfigError(f"{shown}: links and copies of files are made on this machine; wanted a local folder.")
         if request.overwrite:
             raise ConfigError("--overwrite is given, but --format folder never writes over files; name another folder.")
-        if os.path.lexists(local) and (not os.path.isdir(local) or os.listdir(local)):
+        if os.path.lexists(local) and (os.path.islink(local) or not os.path.isdir(local) or os.listdir(local)):
             raise ConfigError(f"{shown} is there already, and is no empty folder. Name a folder that is not there.")
         return
     if request.format == "projector":

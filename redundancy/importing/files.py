@@ -5,7 +5,7 @@ import glob
 import os
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from absl import logging
 
@@ -160,16 +160,31 @@ def _there(path: str) -> list[str]:
             return [path]
     elif not os.path.isdir(path):
         # A file whose name has brackets is no pattern.
-        found = [path] if os.path.lexists(path) else [name for name in glob.glob(path) if os.path.isfile(name)]
+        found = (
+            [path]
+            if os.path.lexists(path)
+            else [name for name in glob.glob(path, recursive=True) if os.path.isfile(name)]
+        )
         if not found:
             raise missing
         return found
     try:
-        return [storage.join(path, name) for name in storage.list_dir(path)]
+        there = [storage.join(path, name) for name in storage.list_dir(path)]
+        inner = [name for name in there if storage.is_local(path) and os.path.isdir(name)]
+        if deeper := [name for name in inner if any(kind(file) in _KINDS for file in _files_below(name))]:
+            raise ConfigError(
+                f"--embeddings={path}: the folder {deeper[0]} in it holds embeddings, too, and only those right in a folder are "
+                'read. Quote a pattern, such as "FOLDER/**/*.parquet", or move the other files away.'
+            )
+        return there
     except OSError as error:
         raise DataError(
             f"{path} cannot be listed ({error.strerror or error}); {_WANTED}. Check its permissions and the disk."
         ) from error
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    return (os.path.join(at, name) for at, _, names in os.walk(folder) for name in names if name[0] not in "_.")
 
 
 def _in_order(path: str, files: Sequence[str], order: str) -> list[str]:

@@ -44,6 +44,8 @@ class ArrayVectors(Vectors):
     def __init__(self, name: str, values: Any):
         """Raises DataError if the values are no numbers [N, d], TypeError if they are objects that are no numbers."""
         array = to_numpy(name, values)
+        if array.dtype == object and array.ndim == 1 and len(array) and all(np.ndim(row) == 1 for row in array):
+            array = _stacked(name, array)  # a column of vectors, of a data frame or a table
         if array.dtype == object:
             array = _numbers(name, array)
         kind, shape = array.dtype, list(array.shape)
@@ -69,6 +71,13 @@ class ArrayVectors(Vectors):
         return _floats(self._array.take(rows, axis=0))
 
 
+def _stacked(name: str, rows: np.ndarray) -> np.ndarray:
+    try:
+        return np.stack([np.asarray(row) for row in rows])
+    except ValueError as error:
+        raise DataError(f"{name} holds vectors of different lengths; {_WANTED}.") from error
+
+
 def _numbers(name: str, array: np.ndarray) -> np.ndarray:
     try:
         return array.astype(np.float64)
@@ -83,6 +92,16 @@ def _floats(block: np.ndarray) -> np.ndarray:
     if kind.kind != "f" or kind.itemsize > 8:
         block = block.astype(np.float64 if kind.kind in "fiub" else np.float32)
     return float32(block)
+
+
+def _column(name: str, values: Any) -> np.ndarray:
+    """Values as an array; those of a list keep their types, of which NumPy would make texts."""
+    if isinstance(values, list | tuple) and not any(np.ndim(value) for value in values):
+        array = np.empty(len(values), object)
+        array[:] = values
+        return array
+    array = to_numpy(name, values)
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
 def encode(name: str, values: Any, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +120,7 @@ def encode(name: str, values: Any, num_rows: int) -> tuple[np.ndarray, np.ndarra
     """
     if values is None:
         return np.zeros(num_rows, np.int32), np.zeros(1, np.int64)
-    array = to_numpy(name, values)
+    array = _column(name, values)
     if array.dtype.kind == "b":
         array = array.astype(np.int64)
     if array.dtype.kind in "OT" and array.ndim == 1:

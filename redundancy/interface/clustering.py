@@ -27,7 +27,8 @@ def check_fraction(fraction: Any) -> float:
     if not real or not 0 < fraction <= 1:  # nor is NaN
         hint = share_hint(FIELDS["report_fraction"], fraction)
         raise ConfigError(f"fraction is {fraction!r}; wanted a number above 0 and up to 1, such as 0.9.{hint}")
-    return float(fraction)
+    # 0.9 of float32 is another number; its digits are the same.
+    return float(str(fraction)) if isinstance(fraction, np.floating) else float(fraction)
 
 
 def check_rule(rule: Any) -> str:

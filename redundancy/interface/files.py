@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from redundancy import methods
+from redundancy import methods, storage
 from redundancy.config import FIELDS, LAYERS
 from redundancy.data import inputs
 from redundancy.export import request, sources
 from redundancy.interface.clustering import check_fraction
-from redundancy.runtime.errors import ConfigError, DataError
+from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.runtime.paths import given_path
 from redundancy.selection.inputs import open_store
 from redundancy.selection.subset import Subset, check_file, read_subset
@@ -39,7 +39,12 @@ class Embeddings(NamedTuple):
 
 
 def _open(workdir: str | os.PathLike) -> Workdir:
-    return Workdir(given_path("workdir", os.fspath(workdir)))
+    if not isinstance(workdir, str | os.PathLike) or isinstance(path := os.fspath(workdir), bytes):
+        raise ConfigError(f"workdir is {workdir!r}; wanted a path.")
+    path = given_path("workdir", path)
+    if storage.is_local(path) and not os.path.isdir(storage.local_path(path)):
+        raise WorkdirError(f"{path} is no workdir: there is no such folder. Check the path.")
+    return Workdir(path)
 
 
 def _check_layer(layer: str) -> None:
@@ -73,6 +78,8 @@ def load_subset(
       WorkdirError: the stage select has not finished.
       DataError: a file is damaged; a ValueError.
     """
+    if method not in methods.METHODS:
+        raise ConfigError(f"method is {method!r}; wanted one of {', '.join(methods.METHODS)}.")
     wanted = request.Request(check_fraction(fraction), request.FORMATS[0], "", method, layer, trial)
     request.check(wanted)
     opened = _open(workdir)

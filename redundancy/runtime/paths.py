@@ -5,7 +5,7 @@ import re
 
 from redundancy.runtime.errors import ConfigError
 
-_ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/(?!/)")
+_ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/(?!/)|(gs|gcs|s3|https?):(?!//)")
 
 
 def given_path(name: str, path: str) -> str:
@@ -18,10 +18,11 @@ def given_path(name: str, path: str) -> str:
     Raises:
       ConfigError: the path is a URL with one slash, or ~ names nobody.
     """
-    if found := _ONE_SLASH.match(path):
-        scheme = found[0][:-2]
+    if _ONE_SLASH.match(path):
+        scheme, _, rest = path.partition(":")
+        wanted = f"{scheme}://{'/' if scheme == 'file' else ''}{rest.lstrip('/')}"
         raise ConfigError(
-            f"{name}={path}: a URL has two slashes. Wanted: {scheme}://{path[len(found[0]) :]} (pathlib.Path drops one: give a "
+            f"{name}={path}: a URL has two slashes. Wanted: {wanted} (pathlib.Path drops one: give a "
             f"text); for a local folder named {scheme!r}: write ./{path}."
         )
     scheme = "file://" if path.startswith("file://") else ""

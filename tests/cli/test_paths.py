@@ -127,3 +127,26 @@ def test_a_reader_that_goes_and_a_full_disk(child_env):
         assert "Traceback" not in done.stderr
         assert done.returncode in (0, code), done.stderr  # 0: the text was there before the reader went
     assert "No space left on device" in done.stderr
+
+
+def test_a_workdir_among_the_images_and_a_flag_given_twice(redundancy, tmp_path):
+    (tmp_path / "set" / "ape").mkdir(parents=True)
+    fails(
+        redundancy("train", f"--config=folder:{tmp_path}/set:smoke", f"--workdir={tmp_path}/set/w"),
+        "lies in the data set's folder", code=2,
+    )  # fmt: skip
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["ape"]
+    twice = ("import", f"--workdir={tmp_path}/w", "--embeddings=a.npy", "--embeddings", "b.npy")
+    fails(redundancy(*twice), "--embeddings is given twice", "quoted pattern", code=2)
+
+
+def test_an_npz_file_is_not_replaced(tmp_path, child_env):
+    path = tmp_path / "keep.npz"
+    path.write_text("mine")
+    done = subprocess.run(
+        [sys.executable, "-m", "redundancy.data.to_npz", "digits", str(path)], env=child_env, capture_output=True, text=True,
+        cwd=REPO,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "is there already" in done.stderr
+    assert path.read_text() == "mine"

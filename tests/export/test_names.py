@@ -161,3 +161,22 @@ def test_images_without_files_are_no_folder(tmp_path, selected):
     with pytest.raises(ConfigError, match="--format csv"):
         export(Request(0.9, "folder", str(tmp_path / "kept"), images=str(tmp_path)), workdir)
     assert not (tmp_path / "kept").exists()
+
+
+def test_a_folder_is_not_made_among_the_images(photos, tmp_path):
+    workdir, _, _ = photos()
+    with pytest.raises(ConfigError, match="lies in the folder of images"):
+        export(Request(0.8, "folder", str(tmp_path / "photos" / "kept")), workdir)
+    assert not (tmp_path / "photos" / "kept").exists()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="is there already"):
+        export(Request(0.8, "folder", str(tmp_path / "link")), workdir)
+
+
+def test_a_class_named_as_its_split(photos, tmp_path):
+    workdir, kept, _ = photos(classes=("train", "cat"))
+    folder = exported(tmp_path, workdir, "folder")
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*.png")} == {
+        name.removeprefix("train/") for name in kept
+    }

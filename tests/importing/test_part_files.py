@@ -204,3 +204,12 @@ def test_parts_by_any_name(files, ending, caplog):
 def test_what_a_file_is_tells_its_beginning(files, content, what):
     storage.write_bytes(files.path("e"), content)
     files.refused(f"e {what}", ConfigError, embeddings=files.path("e"))
+
+
+def test_parts_in_inner_folders_are_not_left_out_in_silence(tmp_path):
+    (tmp_path / "e" / "more").mkdir(parents=True)
+    for name in ("a.npy", "b.npy", "more/c.npy"):
+        np.save(tmp_path / "e" / name, np.ones((2, 3), np.float32))
+    with pytest.raises(ConfigError, match=r"the folder .*/e/more in it holds embeddings"):
+        vectors.open_vectors(str(tmp_path / "e"), None)
+    assert vectors.open_vectors(str(tmp_path / "e" / "**" / "*.npy"), None).num_rows == 6

@@ -7,6 +7,7 @@ import tracemalloc
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import scipy.sparse
 
@@ -251,3 +252,25 @@ def test_large_numbers_are_different_classes():
         assert found.tolist() == np.unique(large).tolist()
     with pytest.raises(ValueError, match="float32 has every whole number below 16777216 alone"):
         select(embeddings, (2.0**24 + labels).astype(np.float32))
+
+
+def test_columns_of_tables_are_taken():
+    X, _ = rows(np.float32)
+    frame = pd.DataFrame({"vector": list(X), "label": ["ape", "bee"] * (len(X) // 2) + ["ape"] * (len(X) % 2)})
+    wanted = select(X, frame["label"].tolist(), fraction=0.5)
+    assert np.array_equal(select(frame["vector"], frame["label"], fraction=0.5), wanted)
+    assert np.array_equal(select(pa.array(list(X)), frame[["label"]], fraction=0.5), wanted)
+    with pytest.raises(DataError, match="different lengths"):
+        select(pd.Series([np.ones(2), np.ones(3)]), fraction=1.0)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_missing_label_is_no_class(missing):
+    X, _ = rows(np.float32)
+    with pytest.raises(DataError):
+        select(X, ["ape", missing, *["bee"] * (len(X) - 2)], fraction=0.5)
+
+
+def test_a_fraction_of_any_float():
+    X, _ = rows(np.float32)
+    assert np.array_equal(select(X, fraction=np.float32(0.9)), select(X, fraction=0.9))

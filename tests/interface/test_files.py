@@ -7,7 +7,7 @@ import pytest
 
 from redundancy import load_embeddings, load_merges, load_results, load_subset
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
+from redundancy.runtime.errors import ConfigError, DataError, UserError, WorkdirError
 from redundancy.selection.link import link
 from redundancy.selection.select import select
 from redundancy.workdir import write_manifest
@@ -70,3 +70,14 @@ def test_results(tmp_path):
     (tmp_path / "results.csv").write_text(text.replace("0.5", "0.9"))
     with pytest.raises(DataError, match="was changed since the sweep"):
         load_results(tmp_path)
+
+
+@pytest.mark.parametrize("workdir", ["/nope", b"/nope", None, __file__])
+def test_what_is_no_workdir(workdir):
+    with pytest.raises(UserError, match="workdir"):
+        load_subset(workdir, 0.9)
+
+
+def test_no_method(tmp_path):
+    with pytest.raises(ConfigError, match="method is None; wanted one of"):
+        load_subset(tmp_path, 0.9, method=None)

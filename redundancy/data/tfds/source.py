@@ -27,7 +27,7 @@ from redundancy.data.tfds import ids, lanes, stream
 from redundancy.data.tfds.decode import Decoder
 from redundancy.data.tfds.quiet import tf, tfds
 from redundancy.data.tfds.stream import INTERLEAVED_SHARDS, Stored
-from redundancy.runtime.errors import ConfigError, DataError, nearest
+from redundancy.runtime.errors import ConfigError, DataError, StorageError, nearest
 from redundancy.runtime.progress import Progress
 
 _LOOKED_THROUGH = 16_384  # images, for the one that cannot be decoded
@@ -141,6 +141,11 @@ def open_named(config) -> TfdsDataset:
         raise DataError(f"config.data_dir is {config.data_dir!r}, which cannot be used: {error}.") from error
     # Damaged files in data_dir make TFDS raise nearly anything.
     except Exception as error:
+        cause = error
+        while cause is not None:
+            if isinstance(cause, StorageError):
+                raise cause from error
+            cause = cause.__cause__ or cause.__context__
         raise DataError(
             f"{wrong} {_short(error)} If it lies prepared in config.data_dir, a file there is damaged: delete its folder and "
             "prepare it again."
