@@ -15,16 +15,20 @@ _TINY = 2_000
 _NEIGHBOURS, _ROWS = 10, 1_000
 
 
+def network(width: int = 64) -> embeddings.Network:
+    """The network that makes the first of the `sets`."""
+    return embeddings.dense_network(width, _STEPS)
+
+
 def of_network(n: int, width: int = 64) -> np.ndarray:
     """Embeddings of n distorted digits by a trained network, kept in the user's cache folder: [n, width] float32."""
     from redundancy.storage.cache_folder import cache_folder
 
-    network = embeddings.dense_network(width, _STEPS)
     folder = os.path.join(cache_folder() or "", "benchmarks")
-    path = os.path.join(folder, f"dense-{width}-steps-{network.steps}-images-{n}.npy")
+    path = os.path.join(folder, f"dense-{width}-steps-{_STEPS}-images-{n}.npy")
     if cache_folder() is None or not os.path.exists(path):
         found = np.empty((n, width), np.float32)
-        network.embed_all(found)
+        network(width).embed_all(found)
         if cache_folder() is None:
             return found
         os.makedirs(folder, exist_ok=True)

@@ -344,7 +344,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     ]
     made = result["embeddings"]
     right = f"{100 * made['test_accuracy']:.1f} % of held-out digits right"
-    return [*lines, f"embeddings: of a ResNet trained for {made['train_steps']} steps, {right}"]
+    return [*lines, f"embeddings: of a network trained for {made['train_steps']} steps, {right}"]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -362,7 +362,7 @@ def main(arguments: Sequence[str]) -> None:
         names = [*names, "million"]
 
     say("training the network that embeds")
-    network = embeddings.network(flags.train_steps)
+    network = embeddings.network(flags.train_steps) if {*names} - {"near"} else near_pairs.network()
     say(f"trained in {network.train_s:.1f} s, {100 * network.test_accuracy:.1f} % of held-out digits right")
     sizes = (QUICK if flags.quick else FULL).scaled(flags.scale)
     found = measure(Run(sizes, network, not flags.no_memory), names)
