@@ -112,7 +112,8 @@ def cases(run: Any, patience: float) -> dict[str, Any]:
             run.add_memory("near", [common.Job(results["boxes"], "benchmarks.linkages:near_pairs", embedded, {})])
             shape = {"classes": 1, "images_per_class": n, "dimension": embedded.shape[1]}
             for by, entry in results.items():
-                common.say(f"    {by}: {entry.get('not_run') or remark(entry)}; {entry.get('peak_mib', 0):.0f} MiB")
+                memory = f"; {entry['peak_mib']:.0f} MiB" if "peak_mib" in entry else ""
+                common.say(f"    {by}: {entry.get('not_run') or remark(entry)}{memory}")
             found[f"near-{name}-{n}"] = {"sizes": shape, "kept": linkages.KEPT, "results": results}
     return found
 
