@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+KEPT = 0.9
 _STRIP = 256
+_QUERIES = 1_000
 
 
 def merges_wanted(n: int, kept: float) -> int:
@@ -191,3 +193,47 @@ def wrong_pairs(embeddings: np.ndarray, found: Any, threshold: float, num_rows: 
         times = np.bincount(others, minlength=len(exact))
         wrong += np.count_nonzero((times != (values <= threshold)) & (np.abs(values - threshold) > 1e-7))
     return int(wrong)
+
+
+def linker(embedded: np.ndarray) -> tuple[Any, float]:
+    """The linkage of a class, about to begin, and the threshold up to which it wants pairs first."""
+    from redundancy.linkage import complete, dissimilarity
+
+    begun = complete.Linker(dissimilarity.units(embedded), merges_wanted(len(embedded), KEPT))
+    return begun, begun.next_threshold()
+
+
+def by_boxes(linker: Any, threshold: float) -> tuple[int, float]:
+    """Number of pairs, and the share of the pairs of leaves that are looked at; the boxes are made here."""
+    from redundancy.linkage import boxes, walk
+    from redundancy.runtime.machine import cores
+
+    made, work = boxes.make(linker.centred, cores()), walk.Work()
+    found = walk.within(linker.units, made, threshold, threads=cores(), work=work)
+    return len(found), work.leaves / (made.num_leaves * (made.num_leaves + 1) / 2)
+
+
+def by_blocks(linker: Any, threshold: float) -> int:
+    """Number of pairs."""
+    from redundancy.linkage import pairs
+
+    return len(pairs.within(linker.units, threshold, centred=linker.centred))
+
+
+def by_faiss(rows: np.ndarray, threshold: float) -> int:
+    """Number of pairs by faiss: each is found twice, and each row finds itself."""
+    import faiss
+
+    index, found = faiss.IndexFlatIP(rows.shape[1]), 0
+    index.add(rows)
+    for start in range(0, len(rows), _QUERIES):
+        limits, _, _ = index.range_search(rows[start : start + _QUERIES], 1 - threshold)
+        found += int(limits[-1])
+    return (found - len(rows)) // 2
+
+
+def near_pairs(embedded: np.ndarray, boxed: bool = True) -> None:
+    """A search for pairs from embeddings on, for a child process."""
+    prepared, threshold = linker(embedded)
+    if threshold is not None:  # else the class is tiny
+        (by_boxes if boxed else by_blocks)(prepared, threshold)

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import common, embeddings, linkages
+from benchmarks import near as near_pairs
 from benchmarks.common import Job, say
 from benchmarks.selection_sizes import FULL, QUICK, Sizes
 
-KEPT = 0.9
+KEPT = linkages.KEPT
 _FRACTIONS = (0.95, 0.9, 0.8, 0.7, 0.5, 0.3, 0.1)
-_PACKAGES = ("numpy", "scipy", "scikit-learn", "jax", "jaxlib", "numba", "fastcluster", "redundancy")
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "jax", "jaxlib", "numba", "fastcluster", "faiss-cpu", "redundancy")
 _TILES = ((512, 512), (512, 4096), (1024, 1024), (2048, 2048))
 _PAIRS_PER_IMAGE = 4
 _CHUNK = 20  # ImageNet-like classes in memory at a time
@@ -273,7 +274,12 @@ def million(run: Run) -> dict[str, Any]:
     return {"million": _case({"ours": ours}, 1, n, embedded.shape[1], kept=KEPT)}
 
 
-CASES = {"cifar10": cifar10, "imagenet": imagenet, "large": large, "pairs": pairs, "million": million}
+def near(run: Run) -> dict[str, Any]:
+    """The near pairs of large classes of several kinds of embeddings, by boxes, by all blocks, and by faiss."""
+    return near_pairs.cases(run, _PATIENCE_S)
+
+
+CASES = {"cifar10": cifar10, "imagenet": imagenet, "large": large, "pairs": pairs, "near": near, "million": million}
 
 
 def measure(run: Run, names: Sequence[str]) -> dict[str, Any]:
@@ -292,11 +298,19 @@ def measure(run: Run, names: Sequence[str]) -> dict[str, Any]:
     if "large" in names:
         times = [cases[f"large-{n}"]["results"]["ours"]["median_s"] for n in run.sizes.large]
         answer["growth_exponent"] = growth_exponent(run.sizes.large, times)
+    if "near" in names:
+        answer["near_exponents"] = {
+            name: growth_exponent(sizes, [cases[f"near-{name}-{n}"]["results"]["boxes"]["cpu_s"] for n in sizes])
+            for name, (sizes, _) in near_pairs.sets(run.sizes).items()
+            if len(sizes) > 1
+        }
     return answer | {"cases": cases}
 
 
 def remark(entry: Mapping[str, Any]) -> str:
     """Whether the results agree."""
+    if "cpu_s" in entry:
+        return near_pairs.remark(entry)
     if "wrong_pairs" in entry:
         return f"{entry['wrong_pairs']} pairs of 100 rows missed or wrong"
     if "agreement" not in entry:
@@ -324,9 +338,13 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         ]
     if "growth_exponent" in result:
         lines.append(f"large: our time grows as n to the power of {result['growth_exponent']:.2f}")
+    lines += [
+        f"{name}: the time of boxes, of all cores, grows as n to the power of {exponent:.2f}"
+        for name, exponent in result.get("near_exponents", {}).items()
+    ]
     made = result["embeddings"]
     right = f"{100 * made['test_accuracy']:.1f} % of held-out digits right"
-    return [*lines, f"embeddings: of a ResNet trained for {made['train_steps']} steps, {right}"]
+    return [*lines, f"embeddings: of a network trained for {made['train_steps']} steps, {right}"]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -344,7 +362,7 @@ def main(arguments: Sequence[str]) -> None:
         names = [*names, "million"]
 
     say("training the network that embeds")
-    network = embeddings.network(flags.train_steps)
+    network = embeddings.network(flags.train_steps) if {*names} - {"near"} else near_pairs.network()
     say(f"trained in {network.train_s:.1f} s, {100 * network.test_accuracy:.1f} % of held-out digits right")
     sizes = (QUICK if flags.quick else FULL).scaled(flags.scale)
     found = measure(Run(sizes, network, not flags.no_memory), names)

@@ -13,6 +13,8 @@ class Sizes:
       large: images of the one large class.
       half: images of the class of which half is kept; 0 for none.
       pairs: images of the case pairs.
+      near: images of the classes of 64 numbers of the case near, ascending.
+      near_wide: images of its classes of 512 and 768 numbers.
       million: images of the case million.
       repeats: counted repetitions.
       peers_in_large: whether the large classes are given to the peers.
@@ -26,6 +28,8 @@ class Sizes:
     large: tuple[int, ...]
     half: int
     pairs: tuple[int, ...]
+    near: tuple[int, ...]
+    near_wide: tuple[int, ...]
     million: int
     repeats: int
     peers_in_large: bool
@@ -45,6 +49,8 @@ class Sizes:
             large=tuple(map(of, self.large)),
             half=of(self.half) if self.half else 0,
             pairs=tuple(map(of, self.pairs)),
+            near=tuple(map(of, self.near)),
+            near_wide=tuple(map(of, self.near_wide)),
             million=of(self.million),
         )
 
@@ -56,10 +62,12 @@ FULL = Sizes(
     large=(20_000, 50_000, 100_000, 200_000),
     half=50_000,
     pairs=(20_000, 50_000),
+    near=(50_000, 200_000, 1_000_000, 2_000_000),
+    near_wide=(20_000, 50_000),
     million=1_000_000,
     repeats=5,
     peers_in_large=True,
-    memory_in=("cifar10", "imagenet", "large", "pairs"),
+    memory_in=("cifar10", "imagenet", "large", "pairs", "near"),
     children=1,
 )
 QUICK = Sizes(
@@ -69,6 +77,8 @@ QUICK = Sizes(
     large=(5_000, 20_000),
     half=0,
     pairs=(10_000,),
+    near=(20_000, 40_000),
+    near_wide=(20_000,),
     million=1_000_000,
     repeats=3,
     peers_in_large=False,

@@ -36,17 +36,27 @@ def part_positions(positions: np.ndarray, num_parts: int) -> list[np.ndarray]:
     return np.array_split(positions, min(num_parts, len(positions))) if len(positions) else []
 
 
+def wrong_rows(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of [n, d] float32 that have no cosine, ascending, [m] int64; and whether each is finite, and so zero, [m] bool."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        squares = np.einsum("nd,nd->n", embeddings, embeddings)
+    # Squares of numbers that are very large or small may be infinite or 0 too.
+    rows = np.flatnonzero(~(np.isfinite(squares) & (squares > 0)))
+    some = embeddings[rows]
+    finite = np.isfinite(some).all(axis=1)
+    wrong = ~(finite & some.any(axis=1))
+    return rows[wrong], finite[wrong]
+
+
 def check_cosines(embeddings: np.ndarray, positions: np.ndarray, where: str, remedy: str) -> None:
     """Raises DataError that names the first position whose embedding has no cosine."""
-    finite = np.isfinite(embeddings).all(axis=1)
-    sound = finite & embeddings.any(axis=1)
-    if sound.all():
+    wrong, finite = wrong_rows(embeddings)
+    if not len(wrong):
         return
-    wrong = np.flatnonzero(~sound)
-    row = wrong[np.argmin(positions[wrong])]
-    what = "is a zero vector" if finite[row] else "holds NaN or infinity"
+    first = np.argmin(positions[wrong])
+    what = "is a zero vector" if finite[first] else "holds NaN or infinity"
     raise DataError(
-        f"{where}: the embedding of position {positions[row]} {what} ({len(wrong)} such of {len(positions)} rows); "
+        f"{where}: the embedding of position {positions[wrong[first]]} {what} ({len(wrong)} such of {len(positions)} rows); "
         f"wanted finite numbers, not all 0, or it has no cosine. {remedy}"
     )
 
@@ -87,7 +97,8 @@ def write_part(
         "Look at that image; if many are wrong the training has diverged: lower the learning rate and train again.",
     )
     order = np.lexsort((positions, labels))
-    positions, labels, embeddings = positions[order], labels[order], embeddings[order]
+    if (order[1:] < order[:-1]).any():  # else they need no copy
+        positions, labels, embeddings = positions[order], labels[order], embeddings[order]
     borders = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
     tables = []
     for start, stop in itertools.pairwise(borders):

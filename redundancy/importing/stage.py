@@ -266,9 +266,9 @@ def _write_parts(folder: str, vectors: Vectors, target: _Target, identity: Mappi
             if at < 0 or first - at > len(left):
                 blocks, at, left = vectors.blocks(first), first, left[:0]
             taken, left = _take(blocks, left, stop - at)
-            write.write_part(
-                folder, index, num_parts, target.positions[chunk], target.labels[chunk], taken[rows - at], identity
-            )
+            if len(taken) > len(rows):
+                taken = taken[rows - at]
+            write.write_part(folder, index, num_parts, target.positions[chunk], target.labels[chunk], taken, identity)
             at = stop
             progress.advance(len(chunk))
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from redundancy import storage
 from redundancy.config import CONTROLS
 from redundancy.data import inputs, npy
+from redundancy.embedding.write import wrong_rows
 from redundancy.importing import files, parquet
 from redundancy.runtime.errors import ConfigError, DataError
 
@@ -211,11 +212,10 @@ def checked(vectors: Vectors) -> Iterator[np.ndarray]:
     at = num_wrong = 0
     first = ""
     for block in vectors.blocks():
-        finite = np.isfinite(block).all(axis=1)
-        wrong = np.flatnonzero(~finite | ~block.any(axis=1))
+        wrong, finite = wrong_rows(block)
         if len(wrong) and not first:
-            row = int(wrong[0])
-            first = f"{vectors.where(at + row)} " + ("is a zero vector" if finite[row] else "holds NaN or infinity")
+            first = f"{vectors.where(at + int(wrong[0]))} "
+            first += "is a zero vector" if finite[0] else "holds NaN or infinity"
         num_wrong += len(wrong)
         at += len(block)
         yield block

@@ -3,14 +3,27 @@
 Knows nothing of files, classes and fractions. Computed in float64.
 """
 
+import itertools
+
 import numpy as np
 
 from redundancy.linkage import dissimilarity
 from redundancy.linkage.complete import Merges
+from redundancy.runtime.compiled import compiled
 
 # Exact ties of the rules differ by rounding: for a group of two equally long vectors every rule is one.
 TIE = 1e-9
 _BATCH_ELEMENTS = 1 << 22
+_GROUPED_ROWS = 1 << 17  # rows whose scores are computed at once, and those that end the last group
+
+
+@compiled
+def _tops(n, left, right):
+    """The number of each image's last cluster, [n] int64, after the merges of these clusters, [m] int64: see `Merges`."""
+    top = np.arange(n + len(left))
+    for row in range(len(left) - 1, -1, -1):
+        top[left[row]] = top[right[row]] = top[n + row]
+    return top[:n].copy()
 
 
 def groups(merges: Merges, n: int, k: int) -> np.ndarray:
@@ -29,15 +42,10 @@ def groups(merges: Merges, n: int, k: int) -> np.ndarray:
     if not n - len(merges) <= k <= n:
         raise ValueError(f"{k} groups of {n} images cannot be cut from {len(merges)} merges")
     made = n - k
-    top = list(range(n + made))
-    for row, left, right in zip(
-        range(n + made - 1, n - 1, -1),
-        merges.left[:made][::-1].tolist(),
-        merges.right[:made][::-1].tolist(),
-        strict=True,
-    ):
-        top[left] = top[right] = top[row]
-    cluster = np.array(top[:n], np.int64)
+    left, right = merges.left[:made], merges.right[:made]
+    if made and ((np.minimum(left, right) < 0) | (np.maximum(left, right) >= n + np.arange(made))).any():
+        raise ValueError("a merge is of clusters that are made after it")
+    cluster = _tops(n, left, right)
     images = np.arange(n)
     lowest = np.empty(n + made, np.int64)
     # Where a cluster occurs several times the last assignment stays, in this order that of its lowest image.
@@ -129,7 +137,13 @@ def representatives(embeddings: np.ndarray, group: np.ndarray, rule: str) -> np.
     rows = order[np.repeat(several, sizes)]
     sizes = sizes[several]
     starts = np.cumsum(sizes) - sizes
-    found = scores(embeddings[rows], starts, sizes, rule)
+    found = np.empty(len(rows))
+    # By and by: in float64 the embeddings of a large class would be the most that is in memory.
+    borders = [*np.flatnonzero(np.diff(starts // _GROUPED_ROWS, prepend=-1)).tolist(), len(starts)]
+    ends = starts + sizes
+    for first, last in itertools.pairwise(borders):
+        some = slice(starts[first], ends[last - 1])
+        found[some] = scores(embeddings[rows[some]], starts[first:last] - starts[first], sizes[first:last], rule)
     best = np.maximum.reduceat(found, starts)
     tied = found >= np.repeat(best, sizes) - TIE
     kept[several] = rows[np.minimum.reduceat(np.where(tied, np.arange(len(rows)), len(rows)), starts)]

@@ -36,6 +36,7 @@ class Progress:
         self._first, self._done, self._every_s = done, done, every_s
         self._note = ""
         self._bar = None
+        self._began = None
 
     def __enter__(self):
         self._start = self._said = time.monotonic()
@@ -56,6 +57,8 @@ class Progress:
         """Adds `count` finished units; `note` is shown beside the bar, for example the current loss."""
         preemption.check()
         self._done += count
+        if self._began is None:
+            self._began = time.monotonic(), self._done
         self._note = note or self._note
         if self._bar is not None:
             if note:
@@ -66,10 +69,12 @@ class Progress:
 
     def _line(self, end: bool = False) -> None:
         self._said = time.monotonic()
-        seconds = max(self._said - self._start, 1e-9)
-        rate = (self._done - self._first) / seconds
+        since, first = self._start, self._first
+        if not end and self._done > self._began[1] and self._said - self._began[0] >= self._every_s:
+            since, first = self._began  # what comes before the first unit, such as compiling, does not come again
+        rate = (self._done - first) / max(self._said - since, 1e-9)
         left = (self._total - self._done) / rate if rate else float("inf")
-        when = f"in {duration(seconds)}" if end else f"{duration(left)} left" if rate else "? left"
+        when = f"in {duration(self._said - self._start)}" if end else f"{duration(left)} left" if rate else "? left"
         note = f", {self._note}" if self._note else ""
         logging.info("%s: %d/%d %s, %.4g/s, %s%s", self._what, self._done, self._total, self._unit, rate, when, note)
 

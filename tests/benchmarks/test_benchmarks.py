@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import common, embeddings, linkages, selection
+from benchmarks import common, embeddings, linkages, near, selection
 
 SMALL = selection.Sizes(
-    cifar10=(2, 60), imagenet=(3, 40), sample=2, large=(40, 80), half=50, pairs=(120,), million=100, repeats=2,
+    cifar10=(2, 60), imagenet=(3, 40), sample=2, large=(40, 80), half=50, pairs=(120,), near=(400, 600), near_wide=(300,), million=100, repeats=2,
     peers_in_large=True, memory_in=(), children=1,
 )  # fmt: skip
 
@@ -172,3 +172,18 @@ def test_million_runs_in_a_child(run, monkeypatch):
     case = selection.measure(run, ["million"])["cases"]["million"]
     assert case["results"]["ours"]["median_s"] == 2.0
     assert case["sizes"]["images_per_class"] == 100
+
+
+def test_near_pairs_are_the_same_by_each_way(run, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(near, "_STEPS", 2)
+    found = selection.measure(run, ["near"])
+    assert {*found["near_exponents"]} == {"network", "interpolated"}
+    for case in found["cases"].values():
+        results = case["results"]
+        assert results["boxes"]["pairs"] == results["all blocks"]["pairs"] > 0
+        assert 0 < results["boxes"]["leaves_left"] <= 1
+    assert "leaf pairs left" in selection.remark(found["cases"]["near-network-400"]["results"]["boxes"])
+    first = near.of_network(600)
+    assert [*(tmp_path / "redundancy" / "benchmarks").glob("dense-64-*-600.npy")]
+    assert np.array_equal(first, near.of_network(600))

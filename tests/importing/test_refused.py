@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from redundancy import storage
+from redundancy.embedding.write import wrong_rows
 from redundancy.runtime.errors import ConfigError, DataError
 from tests.importing.import_files import N, rows, table
 
@@ -166,3 +167,10 @@ ALL = "embedding=emb,label=cls,id=path"
 def test_wrong_parquet(files, what, content, columns):
     path = files.write("E.parquet", content)
     files.refused(what, DataError, embeddings=path, labels="", columns=columns)
+
+
+def test_rows_without_a_cosine_are_found_whatever_their_length():
+    given = np.array([[3, 4], [1e30, 1e30], [1e-30, 0], [np.nan, 1], [0, -np.inf], [0, 0], [1e-45, -3e38]], np.float32)
+    wrong, finite = wrong_rows(given)
+    assert wrong.tolist() == [3, 4, 5]
+    assert finite.tolist() == [False, False, True]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redundancy.config import RULES
-from redundancy.linkage import cut
+from redundancy.linkage import complete, cut
 from tests.tiers import examples
 
 
@@ -47,10 +47,36 @@ def test_rules_agree_with_their_definition(rule, seed, n, k, dimension):
 @pytest.mark.parametrize("rule", RULES)
 def test_a_group_larger_than_a_batch(rule, monkeypatch):
     monkeypatch.setattr(cut, "_BATCH_ELEMENTS", 100)
+    monkeypatch.setattr(cut, "_GROUPED_ROWS", 16)
     generator = np.random.default_rng(3)
     embeddings = generator.normal(size=(90, 7)).astype(np.float32) + 2
     group = np.repeat([0, 1, 2, 3, 4], [1, 61, 10, 10, 8])
     assert cut.representatives(embeddings, group, rule).tolist() == _oracle(embeddings, group, rule)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_scores_do_not_depend_on_how_many_groups_are_taken_at_once(rule, monkeypatch):
+    generator = np.random.default_rng(4)
+    sizes = generator.integers(1, 9, 300)
+    vectors = generator.normal(size=(sizes.sum(), 33)).astype(np.float32)
+    taken, scores = [], cut.scores
+    monkeypatch.setattr(cut, "scores", lambda *given: taken.append(scores(*given)) or taken[-1])
+    kept = []
+    for rows in (1, 50, 1 << 20):
+        monkeypatch.setattr(cut, "_GROUPED_ROWS", rows)
+        taken.clear()
+        kept.append((cut.representatives(vectors, np.repeat(np.arange(300), sizes), rule).tolist(), [*taken]))
+    assert kept[0][0] == kept[1][0] == kept[2][0]
+    one, some, every = (np.concatenate(found).tobytes() for _, found in kept)
+    assert one == some == every
+    assert len(kept[0][1]) > len(kept[1][1]) > len(kept[2][1]) == 1
+
+
+@pytest.mark.parametrize("left", [-1, 5])
+def test_merges_of_clusters_that_are_not_made_are_refused(left):
+    merges = complete.Merges(np.array([0, left]), np.array([1, 3]), np.zeros(2), np.array([2, 3]))
+    with pytest.raises(ValueError, match="made after it"):
+        cut.groups(merges, 4, 2)
 
 
 @pytest.mark.parametrize("rule", RULES)

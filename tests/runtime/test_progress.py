@@ -7,6 +7,7 @@ import pty
 import subprocess
 import sys
 
+from redundancy.runtime import progress as progress_lib
 from redundancy.runtime.progress import Progress
 
 PROGRAM = """
@@ -45,3 +46,17 @@ def test_lines_in_a_log(caplog):
     assert lines[0].startswith("embed: 5/10 images, ")
     assert lines[0].endswith(" left")
     assert lines[-1].startswith("embed: 10/10 images")
+
+
+def test_the_time_left_does_not_count_what_comes_before_the_first_unit(caplog, monkeypatch):
+    caplog.set_level(logging.INFO, logger="absl")
+    now = [0.0]
+    monkeypatch.setattr(progress_lib.time, "monotonic", lambda: now[0])
+    with Progress("link", 100, "images") as progress:
+        for seconds, count in ((600, 10), (1, 2), (9, 18), (10, 20), (25, 50)):
+            now[0] += seconds
+            progress.advance(count)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == "link: 10/100 images, 0.01667/s, 1:30:00 left"
+    assert lines[1] == "link: 30/100 images, 2/s, 0:35 left"
+    assert lines[-1] == "link: 100/100 images, 0.155/s, in 10:45"
