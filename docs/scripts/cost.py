@@ -1,11 +1,14 @@
 """Draws docs/images/cost.png: time against images of one class, by boxes and by all blocks.
 
 python -m benchmarks.selection --only near --json > NEAR.json
-python docs/scripts/cost.py NEAR.json
+python docs/scripts/cost.py NEAR.json TEN/log.txt
+
+The log is that of the commands on ten million images, see benchmarks/results.
 """
 
 import json
 import pathlib
+import re
 import sys
 
 import matplotlib
@@ -30,8 +33,15 @@ def measured(result: dict, kind: str, by: str) -> list[tuple[int, float]]:
     return sorted((n, seconds) for n, seconds in found if seconds is not None)
 
 
-def main(path: str) -> None:
-    """Draws the picture from what the benchmark printed."""
+def whole_link(log: str) -> float:
+    """Seconds of all cores that the command link took."""
+    return sum(
+        map(float, re.search(r"\$ redundancy link .*?([\d.]+) s user, ([\d.]+) s system", log, re.DOTALL).groups())
+    )
+
+
+def main(path: str, log: str) -> None:
+    """Draws the picture from what the benchmark and the commands printed."""
     result = json.loads(pathlib.Path(path).read_text())
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 3.8), layout="constrained", facecolor="white")
@@ -40,6 +50,8 @@ def main(path: str) -> None:
         for (kind, by), (label, color, style) in _LINES.items():
             if found := measured(result, kind, by):
                 axes.plot(*zip(*found, strict=True), style, color=color, marker="o", markersize=4, label=label)
+        seconds = whole_link(pathlib.Path(log).read_text())
+        axes.plot([10**7], [seconds], "D", color=SEMANTIC, markersize=5, label="boxes, the whole command link")
         axes.set(xscale="log", yscale="log", xlabel="images in one class", ylabel="seconds, all cores together")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
