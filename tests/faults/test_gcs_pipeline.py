@@ -96,7 +96,7 @@ def _same(ended, local):
 def test_a_run_on_gs_makes_the_same_subsets_and_results(runs, local):
     ended = runs["plain"]
     _same(ended, local)
-    assert "tried again" not in ended.errors
+    assert "trying again" not in ended.errors
     assert not ended.proxy.faults
     # TensorStore wrote the checkpoints, and read that of the model which embeds.
     assert any(re.search(r"w/runs/.*/checkpoints/20/state/.*ocdbt", name) for name in ended.objects)
@@ -110,7 +110,7 @@ def test_a_run_ends_the_same_though_one_request_in_twenty_fails(runs, local):
     faults = ended.proxy.faults
     assert sum(faults.values()) > 0.03 * len(ended.proxy.requests)
     assert len(faults) > 8
-    assert 1 <= ended.errors.count("tried again") < 2 + ended.seconds / 15
+    assert 1 <= ended.errors.count("trying again") < 2 + ended.seconds / 15
 
 
 @pytest.mark.soak
@@ -119,7 +119,7 @@ def test_a_run_ends_the_same_through_an_outage_of_half_a_minute(runs, local):
     _same(ended, local)
     assert ended.proxy.faults == {"outage": 1}
     assert ended.seconds > 30
-    assert 2 <= ended.errors.count("tried again") < 2 + ended.seconds / 15
+    assert 2 <= ended.errors.count("trying again") < 2 + ended.seconds / 15
 
 
 @pytest.mark.soak
