@@ -66,6 +66,8 @@ def _parse(argv: list[str]) -> list[str]:
     except UserError:
         raise
     except flags.Error as error:
+        if isinstance(error.__context__, UserError):  # of a flag's own parser; absl wraps every ValueError
+            raise error.__context__ from None
         text = str(error).splitlines()[0]
         named = re.search(r"--config\.(\w+)", text)
         field = config_lib.FIELDS.get(named[1]) if named else None

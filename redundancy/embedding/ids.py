@@ -21,6 +21,7 @@ from redundancy.runtime.errors import ConfigError, DataError
 from redundancy.workdir import need_fields, read_manifest
 
 _AGAIN = 'give "redundancy import" with the ids again'
+_OF_FILES = 'Without them, "redundancy export" takes the names of files from the data set of its --config.'
 
 
 def path(folder: str) -> str:
@@ -102,7 +103,7 @@ def read(folder: str) -> tuple[np.ndarray, pa.Array] | None:
         if storage.exists(marker):
             raise DataError(
                 f'{file} is missing, but {marker} says that there were names. Give "redundancy import" with the same ids '
-                f"again, or delete {marker} to go on without any."
+                f"again, or delete {marker} to go on without any. {_OF_FILES}"
             )
         return None
     table = None
@@ -110,10 +111,11 @@ def read(folder: str) -> tuple[np.ndarray, pa.Array] | None:
         table = storage.read_parquet(file, ["position", "id"])
     content = tie(read_manifest(folder))
     if table is None or not _is_whole(table, content):
-        raise DataError(f"{file} is damaged, or of other embeddings than {folder}. Delete it and {_AGAIN}.")
+        raise DataError(f"{file} is damaged, or of other embeddings than {folder}. Delete it and {_AGAIN}. {_OF_FILES}")
     if storage.exists(marker) and storage.read_json(marker) != {"sha256": storage.parquet_metadata(table)["sha256"]}:
         raise DataError(
-            f"{file} holds other ids than {marker} says were imported. Bring the right file back; or delete both and {_AGAIN}."
+            f"{file} holds other ids than {marker} says were imported. Bring the right file back; or delete both and {_AGAIN}. "
+            f"{_OF_FILES}"
         )
     return table["position"].to_numpy(), table["id"].combine_chunks()
 
@@ -128,7 +130,7 @@ def at(folder: str, positions: np.ndarray) -> pa.Array | None:
         return None
     known, ids = found
     if not np.isin(positions, known).all():
-        raise DataError(f"{path(folder)} has no id for some positions. Delete it and import the ids again.")
+        raise DataError(f"{path(folder)} has no id for some positions. Delete it and {_AGAIN}. {_OF_FILES}")
     return ids.take(pa.array(np.searchsorted(known, positions)))
 
 

@@ -44,7 +44,9 @@ def test_mistakes_in_the_command_line(redundancy, tmp_path):
     fails(redundancy("trian", DIGITS, workdir), '"train"', code=2)
     fails(redundancy("train", workdir), "--config is missing", code=2)
     fails(redundancy("train", DIGITS), "--workdir is missing", code=2)
-    fails(redundancy("train", "--config=configs/digitz.py", workdir), "no file configs/digitz.py", code=2)
+    unknown = redundancy("train", "--config=configs/digitz.py", workdir)
+    fails(unknown, "no file configs/digitz.py", code=2)
+    assert unknown.stderr.count("--config=") == 1  # absl's words are not before it
     fails(redundancy("train", DIGITS, workdir, "--config.stepz=3"), 'Did you mean "steps"?', code=2)
     fails(redundancy("train", DIGITS, workdir, "--config.steps=many"), "config.steps", "many", code=2)
     fails(redundancy("train", DIGITS, workdir, "--config.steps=0"), "config.steps is 0", code=2)
