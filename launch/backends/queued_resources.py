@@ -111,7 +111,10 @@ class Backend(Slices):
         self.runtime, self.devices = spec.runtime_version or runtime, spec.devices
         self.topology = f"{generation}:{shapes[chips]}" if chips in shapes else None
         self.python = spec.python if "/" in spec.python else None
-        self.env = {"JAX_COMPILATION_CACHE_DIR": self.files.uri("jax_cache")}
+        self.env = {
+            "JAX_COMPILATION_CACHE_DIR": self.files.uri("jax_cache"),
+            "REDUNDANCY_STORAGE_RETRY_S": "300",  # also at the first contact, at which nobody waits
+        }
 
     def startup(self, name: str) -> pathlib.Path:
         """Path of the script that a slice's VMs run when they start."""

@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from redundancy import config as config_lib
-from redundancy import methods
+from redundancy import methods, storage
 from redundancy.cli import commands
 from redundancy.cli.explain import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, start_logging, verdict
 from redundancy.cli.help import USAGE
@@ -129,12 +129,18 @@ def check(argv: list[str]) -> int:
     return 0
 
 
-def _check_apart(dataset: str) -> None:
+def check_apart(dataset: str, workdir: str) -> None:
     """Raises ConfigError if a workdir that is to be made would lie in the folder of images, and become a class of it."""
-    root, given = os.path.realpath(dataset), os.path.realpath(_WORKDIR.value)
-    if dataset and os.path.isdir(root) and given.startswith(f"{root}/") and not os.path.exists(given):
+    if not dataset or not storage.is_local(workdir):
+        return
+    root, given = os.path.realpath(dataset), os.path.realpath(storage.local_path(workdir))
+    if os.path.isdir(root) and given.startswith(f"{root}/") and not os.path.exists(given):
+        from redundancy.data.sources import is_builder
+
+        if dataset.isidentifier() and is_builder(dataset):
+            return  # TFDS's, though a folder here has its name
         raise ConfigError(
-            f"--workdir={_WORKDIR.value} lies in the data set's folder, {root}, whose folders are classes. Choose one elsewhere."
+            f"--workdir={workdir} lies in the data set's folder, {root}, whose folders are classes. Choose one elsewhere."
         )
 
 
@@ -148,11 +154,11 @@ def _main(argv: list[str]) -> int:
     if name in commands.HELP:
         config = _resolved_config() if _CONFIG.value else None
         if name == "import" and config is not None and _WORKDIR.value:
-            _check_apart(config.dataset)
+            check_apart(config.dataset, _WORKDIR.value)
         workdir = Workdir(_WORKDIR.value) if _WORKDIR.value else None
         return run_import(workdir, config) if name == "import" else commands.run(name, workdir, config)
     config = _config_of(name)
-    _check_apart(config.dataset)
+    check_apart(config.dataset, _WORKDIR.value)
     workdir = Workdir(_WORKDIR.value)
     names = STAGES[: STAGES.index(_FLAGS.until or STAGES[-1]) + 1] if name == "run" else (name,)
     several = commands.several()
@@ -166,6 +172,7 @@ def _main(argv: list[str]) -> int:
     else:
         supervisor.follow_parent()
         processes.start(**dataclasses.asdict(several))
+        storage.network_is_there()
         try:
             run_stages(names, config, workdir)
         except Preempted:
@@ -175,18 +182,20 @@ def _main(argv: list[str]) -> int:
         if names[-1] == "report":
             print(f"report: {workdir.report}/index.html")
         if name == "run" and STAGES.index(names[-1]) >= STAGES.index("select"):
-            print(f"kept images: {_export_command(workdir, config)}")
+            print(f"kept images: {export_command(workdir, config)}")
     processes.leave()
     return 0
 
 
-def _export_command(workdir: Workdir, config) -> str:
+def export_command(workdir: Workdir, config) -> str:
     """The command that writes the list of what a subset keeps, of the fraction that the report shows."""
-    fraction = min(config.fractions, key=lambda fraction: abs(fraction - config.report_fraction))
+    from redundancy.report.stage import report_fraction, report_layer
+
+    fraction, layer = float(config_lib.fraction_name(report_fraction(config))), report_layer(config)
     method = methods.chosen(config)[0]
-    given = [f"--workdir={workdir.root}", f"--fraction={fraction:.4g}", f"--method={method.name}"]
-    if method.per_layer and "end" not in config.layers:
-        given.append(f"--layer={config.layers[0]}")
+    given = [f"--workdir={workdir.root}", f"--fraction={fraction:g}", f"--method={method.name}"]
+    if method.per_layer and layer != "end":
+        given.append(f"--layer={layer}")
     if method.per_trial:
         given.append("--trial=0")
     return shlex.join(["redundancy", "export", *given, "--format=txt", "--output=kept.txt"])
@@ -257,6 +266,8 @@ def command() -> NoReturn:
     except BrokenPipeError:  # the reader of the standard output has gone, as with "| head"
         code = 128 + signal.SIGPIPE
     except OSError as error:
+        if "--debug" in sys.argv:
+            raise
         print(f"redundancy: error: the standard output cannot be written: {error.strerror}.", file=sys.stderr)
         code = EXIT_ERROR
     # Skips Python's own shutdown, during which working threads of libraries may abort the process.

@@ -2,7 +2,7 @@
 
 The contents decide, not the name. Only formats of pixels are opened: others could start programs (EPS), or have no pixels
 of their own (SVG). Pixels become RGB: transparency is dropped, palettes and CMYK are converted, an animation is its first
-frame. Pixels of more than 8 bits are refused. The orientation that a camera noted (EXIF) is not applied, as in TFDS,
+frame. Grey pixels of more than 8 bits are refused. The orientation that a camera noted (EXIF) is not applied, as in TFDS,
 but for TIFF, whose decoder applies it.
 """
 
@@ -15,14 +15,7 @@ import threading
 import warnings
 
 import numpy as np
-from PIL import (  # what is not among Pillow's five usual formats is registered by its import
-    AvifImagePlugin,  # noqa: F401
-    Image,
-    Jpeg2KImagePlugin,  # noqa: F401
-    TgaImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import Image
 
 from redundancy.data.crops import RandomResizedCrop, centre_box
 from redundancy.data.inputs import shown, unfit
@@ -72,7 +65,7 @@ def _open(path: str) -> Image.Image:
         raise BadImageError("is empty (0 bytes)")
     try:
         # TGA has nothing in its contents that tells it from noise.
-        image = Image.open(path, formats=("TGA",) if path.lower().endswith(".tga") else _FORMATS)
+        image = Image.open(path, formats=(*_FORMATS, "TGA") if path.lower().endswith(".tga") else _FORMATS)
     except Image.UnidentifiedImageError as error:
         with open(path, "rb") as file:
             start = file.read(12)

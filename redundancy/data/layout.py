@@ -161,7 +161,7 @@ def list_train(root: str, folder: str, class_names: Sequence[str]) -> tuple[Foun
             f"{shown(os.path.join(folder, extra[0]))}: the class '{shown(extra[0])}' is not in the train split; wanted the "
             f"same class names in every split.{hint} Rename the folder, or add training images."
         )
-    nested = []
+    nested, inner = [], []
     for label, name in enumerate(class_names):
         if name not in names:
             continue
@@ -172,16 +172,15 @@ def list_train(root: str, folder: str, class_names: Sequence[str]) -> tuple[Foun
                 f"{os.path.join(folder, name)}: no image in this class folder ({listing.kinds(others) or 'no files'}); "
                 f"wanted files that end in {_ENDINGS} and the like. Add images, or remove the folder."
             )
-        deeper = [file for file in found.images if os.path.dirname(file) != os.path.join(relative, name)]
         start = len(os.path.join(relative, name, ""))
-        _check_inner(os.path.join(folder, name), {file[start:].split(os.sep)[0] for file in deeper})
+        deeper = [file for file in found.images if os.sep in file[start:]]
+        inner.append({file[start:].split(os.sep)[0] for file in deeper})
+        _check_inner(os.path.join(folder, name), inner[-1])
         nested += deeper
         labels += [label] * len(found.images)
         everything.add(found)
     if nested:
-        inner = [{*listing.folders(os.path.join(folder, name))} for name in class_names]
-        alike = len(inner) > 1 and inner[0] and all(each == inner[0] for each in inner)
-        if alike:
+        if len(inner) > 1 and len(inner[0]) > 1 and all(each == inner[0] for each in inner):
             logging.warning(
                 "%s: the classes %s hold the same folders, %s. If those are the classes, name the splits with --config.train_split and "
                 "--config.test_split.", shown(folder), shown(", ".join(class_names[:5])), shown(", ".join(sorted(inner[0])[:5])),

@@ -77,13 +77,8 @@ def folders(path: str) -> list[str]:
 
 def has_images(path: str) -> bool:
     """Whether image files lie right in a folder."""
-    with os.scandir(path) as found:  # not in order: the first one ends it
-        return any(
-            entry.name.lower().endswith(EXTENSIONS + UNREAD_EXTENSIONS)
-            and _is_ours(entry.name)
-            and not is_folder(entry)
-            for entry in found
-        )
+    endings = EXTENSIONS + UNREAD_EXTENSIONS
+    return any(entry.name.lower().endswith(endings) and not is_folder(entry) for entry in entries(path))
 
 
 def files(path: str) -> Iterator[os.DirEntry]:
@@ -142,7 +137,9 @@ def _sort_in(name: str, path: str, found: Found) -> None:
         found.images.append(name)
     elif lowered.endswith(UNREAD_EXTENSIONS):
         found.unread[name] = "is of a kind that is not read"
-    elif not lowered.endswith(_OTHER_KINDS) and images.is_image(path):
+    elif lowered.endswith(_OTHER_KINDS):
+        found.others.append(name)
+    elif images.is_image(path):
         found.unread[name] = "is an image by its contents, and not by the ending of its name"
     elif os.path.islink(path) and not os.path.exists(path):
         found.unread[name] = "is a link to what is not there"

@@ -41,7 +41,7 @@ def open_dataset(config) -> Dataset:
         from redundancy.data.arrays import open_arrays
 
         return open_arrays(config)
-    is_folder = os.path.isdir(path) and not (path.isidentifier() and _is_builder(path))
+    is_folder = os.path.isdir(path) and not (path.isidentifier() and is_builder(path))
     if prepared := path if "://" in path else is_folder and _prepared(path):
         from redundancy.data.tfds.source import open_prepared
 
@@ -77,7 +77,8 @@ def fingerprint(config) -> dict[str, Any] | None:
     return shared_dataset(config).fingerprint if place or named else None
 
 
-def _is_builder(name: str) -> bool:
+def is_builder(name: str) -> bool:
+    """Whether a word is TFDS's name of a data set."""
     from redundancy.data.tfds.source import builder_names
 
     return name in builder_names()

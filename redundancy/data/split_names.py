@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-TRAIN, TEST, VALIDATION = ROLES = ("train", "test", "validation")
+TRAIN, TEST, VALIDATION = ("train", "test", "validation")
 KNOWN = (
     "train or training, test or testing, validation, valid, val, dev or eval, in upper or lower case, also as in train_set, "
     "TrainImages or val2017"
@@ -16,13 +16,13 @@ _WORDS = {
     "validation": VALIDATION, "validate": VALIDATION, "validating": VALIDATION, "valid": VALIDATION, "val": VALIDATION,
     "dev": VALIDATION, "development": VALIDATION, "eval": VALIDATION, "evaluation": VALIDATION,
 }  # fmt: skip
-_MORE = "(?:sets?|data|datasets?|images?|imgs?|pics?|pictures?|photos?|splits?|folders?|samples?|files?)*"
+_MORE = "(?:sets?|data|images?|imgs?|pics?|pictures?|photos?|splits?|folders?|samples?|files?)*"
 _NAME = re.compile(f"{_MORE}({'|'.join(_WORDS)}){_MORE}")
 _LIKE = {*_WORDS, "fold", "split", "holdout", "heldout"}
 
 
 def role(name: str) -> str | None:
-    """What a folder of this name is for: one of ROLES, or None if the name is no split's."""
+    """What a folder of this name is for: TRAIN, TEST or VALIDATION, or None if the name is no split's."""
     found = _NAME.fullmatch(re.sub(r"[\W\d_]+", "", name.lower()))
     return _WORDS[found[1]] if found else None
 
@@ -45,7 +45,7 @@ def of_role(wanted: str, names: Iterable[str]) -> list[str]:
 
 def resolve(given: str, names: Sequence[str]) -> str:
     """The one of `names` that config.train_split or config.test_split means: itself, or the only one of the same role."""
-    if given in names or not (wanted := role(given)):
+    if given in names or re.search(r"\d", given) or not (wanted := role(given)):
         return given
     found = of_role(wanted, names)
     return found[0] if found and (len(found) == 1 or found[0].lower() == given.lower()) else given

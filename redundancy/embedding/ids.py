@@ -72,9 +72,9 @@ def write(folder: str, positions: np.ndarray, ids: pa.Array, content: str) -> No
       ids: [n] string or binary.
       content: see `tie`.
     """
-    table = pa.table({"position": positions, "id": ids})
-    storage.write_json(_marker(folder), {"sha256": _sha256(ids)})
-    storage.write_parquet(path(folder), [table], {"sha256": _sha256(ids), "embeddings": content})
+    table, sha256 = pa.table({"position": positions, "id": ids}), _sha256(ids)
+    storage.write_json(_marker(folder), {"sha256": sha256})
+    storage.write_parquet(path(folder), [table], {"sha256": sha256, "embeddings": content})
 
 
 def remove(folder: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from redundancy import methods, storage
 from redundancy.estimates.work import Work
-from redundancy.methods.counts import class_counts
+from redundancy.methods.counts import merges_to_make
 from redundancy.runtime import machine, processes
 from redundancy.selection import local
 from redundancy.selection.merges import MAX_PARTS
@@ -45,12 +45,6 @@ Needs = dict[str, Need]  # by the kind of data
 
 def total(needs: Iterable[Need]) -> Need:
     return sum(needs, Need())
-
-
-def _num_merges(work: Work) -> dict[int, int]:
-    """Merges that the stage link makes of each class."""
-    kept = class_counts(work.counts, min(work.config.fractions))
-    return {label: min(size - kept[label] + 1, size - 1) for label, size in work.counts.items()}
 
 
 # Disk
@@ -91,7 +85,7 @@ def embeddings(work: Work, layer: str) -> Need:
 
 
 def _merges(work: Work) -> Need:
-    rows, classes = sum(_num_merges(work).values()), len(work.counts)
+    rows, classes = sum(merges_to_make(work.counts, work.config.fractions).values()), len(work.counts)
     return Need(4 * rows, 25 * rows + _CLASS * classes + _FILE * (4 + min(MAX_PARTS, classes)))
 
 
@@ -153,7 +147,7 @@ def _images(work: Work, trials: int) -> Need:
 def _classes(work: Work) -> Need:
     """Memory of the classes that are linked at one time, without their pairs, which the linker adapts to the memory."""
     sizes, widest = sorted(work.counts.values(), reverse=True), max(map(work.dimensions.get, work.layers), default=0)
-    # Embeddings and unit vectors; the unit vectors again, centred; and a copy while the class is read.
+    # Embeddings and unit vectors; the unit vectors again, centred, and in the order of the leaves.
     image = Need(2, 4) * (4 * widest) + Need(0, 300)
     largest, together = sum(sizes[:1]), sum([size for size in sizes if size < local.LARGE][: machine.cores()])
     return Need(image.least * largest, image.about * max(largest, together))
@@ -178,9 +172,8 @@ def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
             needs = {"the largest classes": _classes(work), "programs": Need(0, _LINKER)}
         case "select":
             missing = sum(each.layer is not None for each in missing_subsets(config, work.workdir))
-            of_layer = -(
-                -missing // len(config.layers)
-            )  # subsets of one layer, made together with its merges in memory
+            # Subsets of one layer are made together, with its merges in memory.
+            of_layer = -(-missing // len(config.layers))
             needs = {"subsets": Need(17 * of_layer, 35 * of_layer + 170 * (missing > 0)) * n}
         case _:
             return {}

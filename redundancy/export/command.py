@@ -50,7 +50,7 @@ def export(request: Request, workdir: Workdir, config=None) -> None:
         _export_all(request, workdir, manifest, subset, config)
         return
     rows = np.flatnonzero(~subset.kept if request.dropped else subset.kept)
-    stores = sources.find_stores(request, workdir, manifest)
+    stores = [] if request.format == "tfds" else sources.find_stores(request, workdir, manifest)
     if request.format == "tfds":
         ids, said = pa.array(tfds_ids.example_ids(subset.metadata["fingerprint"] or {}, subset.positions[rows])), ""
     else:
@@ -62,9 +62,7 @@ def export(request: Request, workdir: Workdir, config=None) -> None:
         case "txt" | "tfds":
             write(request, ids_lib.lines(names, request.null))
         case "folder":
-            files.write(
-                request, ids, files.classes(subset, rows, _class_names(stores)), files.root_of(request, workdir, config)
-            )
+            files.write(request, ids, files.classes(subset, rows, _class_names(stores)), workdir, config)
         case _:
             table = groups.make_rows(subset, rows, ids, _class_names(stores))
             write(request, groups.csv_bytes(table) if request.format == "csv" else _parquet(table, subset))

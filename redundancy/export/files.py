@@ -1,5 +1,6 @@
 """A folder of the kept images in their classes: links to the files of the data set, or copies of them."""
 
+import functools
 import os
 import shutil
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ import pyarrow as pa
 
 from redundancy import storage
 from redundancy.export.request import Request
+from redundancy.runtime import preemption
 from redundancy.runtime.errors import ConfigError, DataError
 from redundancy.runtime.progress import Progress
 from redundancy.selection.subset import Subset
@@ -66,24 +68,24 @@ def _targets(names: Sequence[str], of_class: Sequence[str]) -> list[str]:
     return targets
 
 
-def write(request: Request, ids: pa.Array | None, of_class: Sequence[str], root: str) -> None:
+def write(request: Request, ids: pa.Array | None, of_class: Sequence[str], workdir: Workdir, config) -> None:
     """Makes the folder, whole or not at all.
 
     Args:
       request: `output` is no folder yet, or an empty one.
-      ids: [n] names of files, below `root` or absolute; None if there are none.
+      ids: [n] names of files, relative to `root_of` or absolute; None if there are none.
       of_class: [n] names of classes.
-      root: folder of the images.
+      workdir, config: as of `export`.
 
     Raises:
       ConfigError: images have no names, or the folder cannot be written.
       DataError: a file is not there.
     """
-    if ids is None or pa.types.is_integer(ids.type):
+    if ids is None:
         raise ConfigError(
             "--format folder wants the files of images, and these have none. Export a list: --format csv."
         )
-    names = [os.fsdecode(name) for name in ids.to_pylist()]
+    root, names = root_of(request, workdir, config), [os.fsdecode(name) for name in ids.to_pylist()]
     sources = [os.path.join(root, name) for name in names]
     if missing := [source for source in sources if not os.path.isfile(source)]:
         raise DataError(
@@ -103,7 +105,8 @@ def write(request: Request, ids: pa.Array | None, of_class: Sequence[str], root:
         scratch = os.path.join(os.path.dirname(output), f".{os.path.basename(output)}-{os.getpid()}")
         os.mkdir(scratch)
         try:
-            with Progress("export", len(pairs), "images") as progress:
+            removal = functools.partial(shutil.rmtree, scratch, ignore_errors=True)
+            with preemption.before_end(removal), Progress("export", len(pairs), "images") as progress:
                 for source, target in pairs:
                     path = os.path.join(scratch, target)
                     os.makedirs(os.path.dirname(path), exist_ok=True)

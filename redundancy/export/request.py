@@ -65,7 +65,7 @@ def check(request: Request) -> None:
 
     if not FIELDS["fractions"].check((request.fraction,)):
         hint = share_hint(FIELDS["report_fraction"], request.fraction).rstrip(".")
-        refuse(f"fraction is {request.fraction:g}; wanted a number from 0.0001 to 1, such as 0.9.{hint}")
+        refuse(f"fraction is {request.fraction:g}; wanted a number from 0.0001 to 1, such as 0.9{hint and f'.{hint}'}")
     for field, known in (
         ("method", METHODS),
         ("format", FORMATS),

@@ -148,7 +148,7 @@ def image_ids(
     if names is not None:
         return ids_lib.of_files(names), ", by the names of their files"
     # Lists of TFDS's ids are a format of their own.
-    if request.format not in ("npy", "txt") and fingerprint.get("files"):
+    if request.format not in ("npy", "txt", "folder") and fingerprint.get("files"):
         return pa.array(tfds_ids.example_ids(fingerprint, positions)), ", by TFDS's ids"
     why = "they have no names" if stores else "the embeddings, and with them any names, are no longer there"
     return None, f", by their positions ({why})"

@@ -5,7 +5,7 @@ import glob
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import logging
 
@@ -108,7 +108,9 @@ def find(path: str, order: str = "") -> tuple[str, list[str]]:
       DataError: a folder cannot be listed.
     """
     there = _there(path)
-    files = there if len(there) == 1 else [name for name in there if _named(name) in _KINDS]
+    files = (
+        there if len(there) == 1 and not os.path.isdir(there[0]) else [name for name in there if _named(name) in _KINDS]
+    )
     if len(files) != len(there):
         visible = [name for name in there if name not in files and os.path.basename(name)[0] not in "_."]
         looked_at = (
@@ -170,10 +172,10 @@ def _there(path: str) -> list[str]:
         return found
     try:
         there = [storage.join(path, name) for name in storage.list_dir(path)]
-        inner = [name for name in there if storage.is_local(path) and os.path.isdir(name)]
-        if deeper := [name for name in inner if any(kind(file) in _KINDS for file in _files_below(name))]:
+        inner = (name for name in there if os.path.basename(name)[0] != "_" and os.path.isdir(name))
+        if deeper := next(filter(_holds_embeddings, inner), ""):
             raise ConfigError(
-                f"--embeddings={path}: the folder {deeper[0]} in it holds embeddings, too, and only those right in a folder are "
+                f"--embeddings={path}: the folder {deeper} in it holds embeddings, too, and only those right in a folder are "
                 'read. Quote a pattern, such as "FOLDER/**/*.parquet", or move the other files away.'
             )
         return there
@@ -183,8 +185,10 @@ def _there(path: str) -> list[str]:
         ) from error
 
 
-def _files_below(folder: str) -> Iterator[str]:
-    return (os.path.join(at, name) for at, _, names in os.walk(folder) for name in names if name[0] not in "_.")
+def _holds_embeddings(folder: str) -> bool:
+    """Whether a file below it does. Of each ending one is opened, since a folder of images may have millions."""
+    found = ((at, name) for at, _, names in os.walk(folder) for name in names if name[0] not in "_.")
+    return any(kind(os.path.join(*file)) in _KINDS for file in {ending(file[1]): file for file in found}.values())
 
 
 def _in_order(path: str, files: Sequence[str], order: str) -> list[str]:

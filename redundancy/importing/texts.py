@@ -146,10 +146,10 @@ def _header_in(found: Sequence[str], what: str, num_rows: int, blank_end: bool, 
         )
     if found[0] in others:
         return ""
-    why = next(
-        (why for why, alike in _ALIKE if len(others) > 1 and not alike(found[0]) and all(map(alike, others))), ""
-    )
-    if not why and blank_end and what == "label" and len(others) > 1 and not _NUMBER.fullmatch(found[0]):
+    is_number, why = _NUMBER.fullmatch(found[0]), ""
+    if len(others) > 1 and not is_number:
+        why = next((why for why, alike in _ALIKE if not alike(found[0]) and all(map(alike, others))), "")
+    if not why and blank_end and what == "label" and len(others) > 1 and not is_number:
         why = "the last line is blank"
     elif not why and names_a_column(found[0]):
         why = "columns are called so"

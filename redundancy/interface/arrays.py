@@ -96,7 +96,9 @@ def _floats(block: np.ndarray) -> np.ndarray:
 
 def _column(name: str, values: Any) -> np.ndarray:
     """Values as an array; those of a list keep their types, of which NumPy would make texts."""
-    if isinstance(values, list | tuple) and not any(np.ndim(value) for value in values):
+    if isinstance(values, list | tuple) and not any(
+        np.ndim(value) for value in values if not isinstance(value, str | bytes | int | float)
+    ):
         array = np.empty(len(values), object)
         array[:] = values
         return array

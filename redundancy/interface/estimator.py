@@ -79,7 +79,8 @@ class CompleteLinkage:
 
         fraction, rule = check_fraction(self.fraction), check_rule(self.rule)
         data = Data.of(X, y, ("X", "y"))
-        validate_data(self, X, skip_check_array=True)  # notes the number of columns and their names
+        validate_data(self, X, skip_check_array=True)  # notes the names of the columns
+        self.n_features_in_ = data.vectors.dimension
         linked = data.link(fraction)
         self._data, self._linked, self._lowest = data, linked, fraction
         self.classes_, self.merges_ = data.classes, [*linked.values()]

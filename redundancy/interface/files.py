@@ -97,7 +97,8 @@ def load_embeddings(workdir: str | os.PathLike, layer: str = "end") -> Embedding
     """
     _check_layer(layer)
     store = open_store(_open(workdir), layer)
-    inputs.check_memory(store.folder, "all embeddings", 4 * store.num_examples * store.dimension)
+    rows = store.num_examples + max(store.class_counts.values(), default=0)  # all, and those of the class that is read
+    inputs.check_memory(store.folder, "all embeddings", 4 * rows * store.dimension)
     positions, labels = store.labels()
     vectors = np.empty((len(positions), store.dimension), np.float32)
     for label in store.class_counts:

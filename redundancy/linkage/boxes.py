@@ -21,7 +21,7 @@ LANES = 8
 
 @compiled
 def _fill_boxes(rows, loose, levels, low, high, most_loose):
-    """Bounding boxes of all nodes: node 1 is the root, 2 k and 2 k + 1 are halves of k; [2 m, p], [2 m, p], [2 m] float32."""
+    """Bounding boxes of all nodes: node 1 is the root, 2 k and 2 k + 1 are halves of k; [2 m, p], [2 m, p] float32, [2 m] float64."""
     n, num = rows.shape
     first = np.int64(1) << levels
     low[:], high[:], most_loose[:] = np.inf, -np.inf, 0

@@ -34,7 +34,7 @@ _MOST_PAIRS = 1 << 27  # pairs computed between two raises of the threshold
 _SAMPLE_PAIRS = 1 << 22
 _SAMPLE_HITS = 256
 _MANY = 1 << 15  # pairs that are worth putting in order by and by
-BELOW_ALL, _ABOVE_ALL = -1.0, 2.5  # dissimilarities are 0…2
+_BELOW_ALL, _ABOVE_ALL = -1.0, 2.5  # dissimilarities are 0…2
 _MUCH = 1 << 27  # bytes
 _much_memory = threading.Lock()
 
@@ -221,7 +221,7 @@ class Linker:
         self._dense = None
         self._num_pairs = 0
         self._sample = None
-        self.threshold = BELOW_ALL
+        self.threshold = _BELOW_ALL
 
     @property
     def done(self) -> bool:
@@ -243,7 +243,7 @@ class Linker:
         if n <= _SMALL:
             return None
         target = first_target(n, wanted)
-        if self.threshold > BELOW_ALL:
+        if self.threshold > _BELOW_ALL:
             target = next_target(max(target, self._num_pairs), self._counter.num_merges, wanted)
         available = available_memory()
         if min(target, every) >= _DENSE_SHARE * every and self._dense_bytes <= available:
@@ -283,6 +283,7 @@ class Linker:
         Raises:
           DataError: they do not fit in the memory that is available.
         """
+        plan = plan or self.near.plan(threshold)  # makes the boxes, which take memory
         limit = available_memory() // _BYTES_PER_PAIR
         try:
             return self.near.within(threshold, self.threshold, part, plan, limit, advance)
@@ -290,13 +291,22 @@ class Linker:
             raise self._too_large(error.num_pairs) from error
 
     def feed(self, found: Pairs, threshold: float) -> None:
-        """Takes all pairs of `units` above the last threshold and up to this one, in any order."""
+        """Takes all pairs of `units` above the last threshold and up to this one, in any order.
+
+        Raises:
+          DataError: there are too many to count.
+        """
         value = found.dissimilarity
         # Often the nearer half suffices: only what is needed is put in order.
         places = [len(value) >> shift for shift in (3, 2, 1)] if len(value) >= _MANY else []
         borders = [self.threshold, *(np.partition(value, places)[places] if places else ()), threshold]
         for above, up_to in itertools.pairwise(borders):
             some = found.take(np.flatnonzero((above < value) & (value <= up_to))).ordered()
+            if not self._counter.has_room(len(some)):
+                raise DataError(
+                    "More than 2**30 pairs of clusters of one class are counted at once, which this version cannot. Keep a larger "
+                    "fraction, or split the class."
+                )
             self._counter.feed(some.i, some.j, some.dissimilarity)
             if self.done:
                 break

@@ -155,6 +155,10 @@ class Counter:
         """Merges made so far."""
         return self._numbers[2]
 
+    def has_room(self, num_pairs: int) -> bool:
+        """Whether the table can number the entries of so many more pairs: with 31 bits, two for each."""
+        return self._numbers[0] + num_pairs <= 1 << 30
+
     def feed(self, first: np.ndarray, second: np.ndarray, dissimilarity: np.ndarray) -> None:
         """Takes pairs, all of them after those of earlier calls in the total order, ascending in it.
 

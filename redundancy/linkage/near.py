@@ -20,7 +20,7 @@ from redundancy.runtime.machine import cores
 
 LEAST = 1 << 14  # images from which boxes are tried: in fewer they save little, and trying costs
 _WORTH = 0.8
-_ALIGNED = 512
+_ALIGNED = 512  # rows: a multiple of the blocks of large classes on CPU, so that no two parts compute one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Plan:
 
     Attributes:
       order: `Boxes.digest` of the leaves; "" for all blocks of rows.
-      nanoseconds: about what it takes one core.
+      nanoseconds: about what it takes one core by boxes.
     """
 
     order: str
@@ -68,9 +68,9 @@ class Near:
         return self._planned[1]
 
     def _make_plan(self, threshold: float) -> tuple[Plan, Shortening | None]:
-        n, dimension = self.units.grid.shape
+        n = len(self.units)
         if n < LEAST or jax.local_devices()[0].platform != "cpu":
-            return Plan("", n * n / 2 * 0.05 * dimension), None
+            return Plan("", 0.0), None
         shortening = bounds.shortening(self.centred, threshold)
         if self._boxes is not None:
             found = walk.nanoseconds(self.units, self._boxes, threshold, shortening.nanoseconds)

@@ -220,7 +220,7 @@ class _Search:
         self._grow = 2 * (1 + 2 * (rows.rows.shape[1] + 64) * 2.0**-24)
 
     def of_leaves(self, begin: int, end: int, room: int, limit: int | None) -> tuple[list[Pairs], np.ndarray]:
-        """The pairs of leaves begin…end-1 with those after them; raises TooManyPairs if a leaf alone has more than `limit`."""
+        """The pairs of leaves begin…end-1 with those after them; raises TooManyPairs if a leaf alone proposes many more than `limit`."""
         boxes, units, found, work = self._boxes, self._units, [], np.zeros(4, np.int64)
         while begin < end:
             i, j = np.empty(room, np.int32), np.empty(room, np.int32)
@@ -233,9 +233,9 @@ class _Search:
             work[3] += num
             if kept:
                 found.append(Pairs(i[:kept].copy(), j[:kept].copy(), value[:kept].copy()))
-            if limit is not None and needed > limit:
-                raise TooManyPairs(needed)
-            own = int(needed - num)  # of the next leaf
+            own = int(needed - num)  # proposed by the next leaf: 16 bytes each, where `limit` counts 88
+            if limit is not None and own > 4 * limit:
+                raise TooManyPairs(own)
             room = max(room, own, min(8 * own, _MOST_ROOM))
         return found, work
 

@@ -35,5 +35,6 @@ from redundancy.storage.parquet import write_parquet as write_parquet
 from redundancy.storage.remote import is_local as is_local
 from redundancy.storage.remote import local_path as local_path
 from redundancy.storage.retries import is_transient as is_transient
+from redundancy.storage.retries import network_is_there as network_is_there
 from redundancy.storage.retries import retrying as retrying
 from redundancy.storage.scratch import remove_scratch as remove_scratch

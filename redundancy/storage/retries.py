@@ -248,6 +248,11 @@ class Patience:
         )
 
 
+def network_is_there() -> None:
+    """Gives the first contact its full time, too: another machine has answered this process already."""
+    Patience._reached.set()
+
+
 def retrying(what: str, operation: Callable[[], T]) -> T:
     """Calls `operation` and returns its result; calls it again while it fails temporarily, for `patience` seconds at most.
 

@@ -116,6 +116,8 @@ class Workdir(Layout):
             if not fields:
                 return True
             fixed = self._fixed(fields, made)
+            if others := {name: what for name, what in fixed.items() if name != "dataset"}:
+                raise self._refused(recorded["config"], wanted, others)  # before the data set is opened
             if "dataset" in fixed and "dataset" in recorded and (found := fingerprint()) is not None:
                 self.check_fingerprint(recorded["dataset"], found, self.config)
                 del fixed["dataset"]

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from redundancy.config import FIELDS
+from redundancy.cli import main
+from redundancy.config import FIELDS, resolve
 from redundancy.linkage import complete
 from redundancy.methods.counts import class_counts
 from redundancy.methods.semantic import semantic_subset
-from redundancy.workdir import STAGES
+from redundancy.workdir import STAGES, Workdir
 from tests.failing import fails
 
 DIGITS = "--config=configs/digits.py:smoke"
@@ -242,3 +243,13 @@ def test_run_until_a_stage(redundancy, tmp_path):
     assert wrong.returncode == 2
     assert "until" in wrong.stderr
     assert redundancy("train", *command[1:], "--until=embed").returncode == 2
+
+
+def test_the_command_that_a_run_ends_with_names_a_subset_that_there_is():
+    for fields, wanted in (
+        ({"fractions": (0.5, 1 / 30), "report_fraction": 1 / 30}, "--fraction=0.0333 --method=semantic --format"),
+        ({"fractions": (1.0, 0.5)}, "--fraction=0.5 "),
+        ({"layers": ("start", "middle")}, "--method=semantic --layer=middle "),
+        ({"methods": ("random",)}, "--method=random --trial=0 "),
+    ):
+        assert wanted in main.export_command(Workdir("/w"), resolve(fields))

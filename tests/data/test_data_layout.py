@@ -403,3 +403,25 @@ def test_class_folders_that_are_most_likely_one(pets, caplog):
     said = "\n".join(warnings(caplog))
     assert "'Cat' and 'cat'" in said
     assert "'ape' and 'ape '" in said
+
+
+def test_a_test_split_that_lacks_a_class_of_subfolders(tmp_path):
+    for name in ("train/a/x/0.png", "train/a/y/1.png", "train/b/x/0.png", "train/b/y/1.png", "test/b/x/0.png"):
+        write(tmp_path / name)
+    dataset = open_images(tmp_path)
+    assert dataset.class_names == ("a", "b")
+    assert dataset.test.labels.tolist() == [1]
+
+
+def test_a_split_that_is_named_with_a_number_is_no_other(tmp_path):
+    assert split_names.resolve("training2", ["train", "test"]) == "training2"
+    assert split_names.resolve("training", ["Train", "test"]) == "Train"
+
+
+def test_a_png_that_is_called_tga_and_a_dead_link_to_notes(tmp_path):
+    write(tmp_path / "a" / "0.png")
+    (tmp_path / "a" / "0.png").rename(tmp_path / "a" / "0.tga")
+    for name in ("a/1.png", "b/0.png", "b/1.png"):
+        write(tmp_path / name)
+    (tmp_path / "b" / "notes.txt").symlink_to("annexed")
+    assert open_images(tmp_path, test_split="", holdout=0.5, image_size=8).class_names == ("a", "b")

@@ -158,8 +158,8 @@ def test_imported_names_become_a_folder(tmp_path, selected_from):
 
 def test_images_without_files_are_no_folder(tmp_path, selected):
     _, workdir = selected
-    with pytest.raises(ConfigError, match="--format csv"):
-        export(Request(0.9, "folder", str(tmp_path / "kept"), images=str(tmp_path)), workdir)
+    with pytest.raises(ConfigError, match="these have none"):
+        export(Request(0.9, "folder", str(tmp_path / "kept")), workdir)
     assert not (tmp_path / "kept").exists()
 
 

@@ -125,6 +125,9 @@ def test_what_may_be_a_header_is_warned_of(files, caplog):
 def test_values_that_are_no_header(files, caplog):
     for labels in (["label", *["label", "cat"] * N][:N], ["cat", *["dog"] * (N - 2), "emu"]):
         assert brought(files, labels=files.write("L.txt", labels)) == labels
+    numbers = [f"{9_999 + row:05d}" for row in range(N)]  # of which the first alone begins with 0
+    files.bring(labels=files.write("L.txt", labels), ids=files.write("N.txt", numbers))
+    assert ids_lib.read(files.store)[1].to_pylist() == numbers
     assert not said(caplog, "header")
     # An array has no header, so it is the way to say that there is none.
     labels = ["label", *["cat", "dog"] * N][:N]

@@ -213,3 +213,10 @@ def test_parts_in_inner_folders_are_not_left_out_in_silence(tmp_path):
     with pytest.raises(ConfigError, match=r"the folder .*/e/more in it holds embeddings"):
         vectors.open_vectors(str(tmp_path / "e"), None)
     assert vectors.open_vectors(str(tmp_path / "e" / "**" / "*.npy"), None).num_rows == 6
+
+
+def test_what_tools_keep_beside_parts_is_left_out(tmp_path):
+    (tmp_path / "e" / "_log").mkdir(parents=True)
+    for name in ("a.npy", "b.npy", "_log/x.npy"):
+        np.save(tmp_path / "e" / name, np.ones((2, 3), np.float32))
+    assert vectors.open_vectors(str(tmp_path / "e"), None).num_rows == 4

@@ -260,6 +260,7 @@ def test_columns_of_tables_are_taken():
     wanted = select(X, frame["label"].tolist(), fraction=0.5)
     assert np.array_equal(select(frame["vector"], frame["label"], fraction=0.5), wanted)
     assert np.array_equal(select(pa.array(list(X)), frame[["label"]], fraction=0.5), wanted)
+    assert CompleteLinkage(0.5).fit(frame["vector"]).n_features_in_ == X.shape[1]
     with pytest.raises(DataError, match="different lengths"):
         select(pd.Series([np.ones(2), np.ones(3)]), fraction=1.0)
 

@@ -6,7 +6,6 @@ It knows no other flags than those in use, and says what the real one says. Its 
   FAKE_GCLOUD_BUCKETS: the folder that holds gs://, one folder for each bucket. While it has a file ".down", storage fails;
     a byte is added to it each time.
   FAKE_GCLOUD_HOSTS: the folder of the machines' homes, NAME/worker-I.
-  FAKE_GCLOUD_HOST_ENV: more environment variables for the machines, as JSON.
 """
 
 import argparse
@@ -228,7 +227,7 @@ def run_on_host(name: str, worker: int, command: str) -> subprocess.CompletedPro
     """Runs a command in a worker's home, with the environment of a machine and not with that of the caller."""
     home = pathlib.Path(os.environ["FAKE_GCLOUD_HOSTS"]) / name / f"worker-{worker}"
     home.mkdir(parents=True, exist_ok=True)
-    kept = ("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", "FAKE_GCLOUD_BUCKETS", "FAKE_GCLOUD_HOSTS", "FAKE_GCLOUD_HOST_ENV")
+    kept = ("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", "FAKE_GCLOUD_BUCKETS", "FAKE_GCLOUD_HOSTS")
     env = {key: os.environ[key] for key in kept if key in os.environ}
     here = os.environ["FAKE_GCLOUD_BIN"]
     env |= {
@@ -236,7 +235,6 @@ def run_on_host(name: str, worker: int, command: str) -> subprocess.CompletedPro
         "HOME": str(home),
         "TPU_WORKER_ID": str(worker),
         "FAKE_GCLOUD_HOST": f"{home}/",  # by which the cloud knows the processes of this machine
-        **json.loads(os.environ.get("FAKE_GCLOUD_HOST_ENV", "{}")),
     }
     return subprocess.run(
         ["bash", "-c", command],

@@ -25,7 +25,7 @@ def parsed(words: list[str], *known: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in known:
         if name.startswith("--") and not name.endswith("="):
-            parser.add_argument(name, action="store_true")
+            parser.add_argument(name, action="store_true", required=name in ("--async", "--quiet"))
         else:
             parser.add_argument(name.rstrip("="), **({"action": "append"} if name == "--ssh-flag=" else {}))
     return parser.parse_args(words)

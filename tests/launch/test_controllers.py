@@ -175,8 +175,12 @@ def test_ctrl_c_tells_what_runs_and_the_same_command_goes_on(bench, capsys, monk
     assert len(bench.cloud.resources()) == 1
     assert command_line.main(arguments(bench, "list")) == 0
     assert re.search(r"r-0 in us-west4-a: active, owner \w+, expires 20\d\d-", capsys.readouterr().out)
-    assert command_line.main(arguments(bench, "status", "r")) == 0
-    assert re.search(r"host 1 \(.*\): running, \d+ s ago: step \d+", capsys.readouterr().out)
+
+    def shown():
+        assert command_line.main(arguments(bench, "status", "r")) == 0
+        return re.search(r"host 1 \(.*\): running, \d+ s ago: step \d+", capsys.readouterr().out)
+
+    wait_until(shown)
     go.touch()
     assert command_line.main([*given, *OF_REDUNDANCY]) == 0
     assert bench.cloud.creations("r-0") == 1

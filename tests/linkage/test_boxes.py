@@ -122,7 +122,7 @@ def test_few_leaves_are_looked_at_where_rows_lie_in_few_directions():
 @pytest.mark.parametrize("kind", ["random", "one far", "clumps"])
 def test_the_bounds_hold_for_every_pair(kind):
     # With nothing to spare for rounding, some pair would lie further apart in the few directions than it may.
-    units = _units(kind, 500, 100)
+    units = _units(kind, 500, 12)
     made = boxes.make(bounds.centred(units), 1)
     everything = pairs.within(units, 2.5)
     place = np.empty(len(units), np.int64)
@@ -131,6 +131,7 @@ def test_the_bounds_hold_for_every_pair(kind):
     rows = made.rows.rows.astype(np.float64)
     distance = ((rows[one] - rows[other]) ** 2).sum(axis=1) / 2
     loose = made.rows.loose
+    assert (distance > everything.dissimilarity).any()
     assert (distance <= made.rows.widen * everything.dissimilarity + loose[one] + loose[other]).all()
 
 

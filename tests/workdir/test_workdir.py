@@ -163,3 +163,11 @@ def test_names_follow_the_contract():
     assert subset_name("random", 0.9, 2) == "random-0.9000-trial2"
     assert subset_name("semantic", 0.25, layer="start") == "semantic-start-0.2500"
     assert run_name("full", 1.0, 0) == "full-1.0000-trial0"
+
+
+def test_a_workdir_that_lost_its_config_is_refused(workdir):
+    claim(workdir)
+    storage.make_dirs(workdir.merges("end"))
+    storage.remove(workdir.config)
+    with pytest.raises(WorkdirError, match=r"holds merges but no config\.json"):
+        claim(workdir)

@@ -3,7 +3,9 @@
 
 const FOUND = 20; // images that are listed
 
-const lowered = (label, rows, names) => ({ label, rows, names, low: names.map((name) => name.toLocaleLowerCase()) });
+// Letters with accents are written in two ways, of which macOS takes the other one for names of files.
+const fold = (text) => text.normalize().toLocaleLowerCase();
+const lowered = (label, rows, names) => ({ label, rows, names, low: names.map(fold) });
 const namesOf = (data) => lowered(data.label, [...data.files.keys()], [...data.files.values()]);
 const names = { all: null };
 
@@ -40,7 +42,7 @@ function showAll() {
 }
 
 async function findImage() {
-  const wanted = byId("find-image").value.trim().toLocaleLowerCase();
+  const wanted = fold(byId("find-image").value.trim());
   if (!wanted) {
     showImages([], "");
     return showAll();
@@ -52,7 +54,7 @@ async function findImage() {
   } catch {
     return showImages([], `The file ${index.search} with the names is missing: it lies beside this page.`);
   }
-  if (wanted !== byId("find-image").value.trim().toLocaleLowerCase()) return;
+  if (wanted !== fold(byId("find-image").value.trim())) return;
   const exact = [], others = [];
   for (const { label, rows, names, low } of all)
     low.forEach((name, i) => {

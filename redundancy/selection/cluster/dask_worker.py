@@ -106,6 +106,7 @@ def call(wanted: str, folder: str, marker: str, wait_s: float, function: Callabl
         )
     time.sleep(wait_s)
     try:
+        storage.network_is_there()
         _need_marker(folder, marker)
         use_cores(get_worker().state.nthreads)
         with threadpoolctl.threadpool_limits(1):
