@@ -24,17 +24,22 @@ HEARTBEAT_S = 6
 
 @contextlib.contextmanager
 def started(count, arguments, repo, environment, folder, extra=()):
-    """The command on `count` processes; killed at the end if they have not ended."""
+    """The command on `count` processes, `extra` being flags of all but the first; killed at the end if they still run."""
     port = free_port()
     folder.mkdir(exist_ok=True)
     children = []
     with ending(children):
         for index in range(count):
+            own = extra if index else ()
             command = [
-                *(sys.executable, "-m", "redundancy", *map(str, arguments)),
+                *(sys.executable, "-m", "redundancy"),
+                *(
+                    str(flag)
+                    for flag in arguments
+                    if not any(flag.partition("=")[0] == mine.partition("=")[0] for mine in own)
+                ),
                 *(f"--coordinator=127.0.0.1:{port}", f"--num-processes={count}", f"--process-id={index}"),
-                f"--heartbeat-s={HEARTBEAT_S}",
-                *(extra if index else ()),
+                *(f"--heartbeat-s={HEARTBEAT_S}", *own),
             ]
             with (folder / f"{index}.log").open("w") as log:
                 children.append(subprocess.Popen(command, cwd=repo, env=environment, stdout=log, stderr=log))
