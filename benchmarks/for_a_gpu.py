@@ -48,7 +48,7 @@ def main() -> None:
     from jax.experimental import topologies
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from redundancy.linkage import panels, pairs
+    from redundancy.linkage import pairs, panels
 
     plugin._check_cuda_versions = lambda *_, **__: None  # asks the driver, which is not there
     topology = topologies.get_topology_desc("h100", platform="cuda", topology="1x1x1", target_config=_H100)
