@@ -21,15 +21,19 @@ from redundancy.workdir.table import Run, Schedule, subset_schedule
 
 
 def _packs(runs: list[Run], schedules: dict[float, Schedule], size: int) -> list[tuple[Schedule, list[Run]]]:
-    """Divides runs into packs of up to `size` with the same schedule, the longest first."""
+    """Divides runs into packs of up to `size` with the same schedule: the first trials first, and of one trial the longest.
+
+    So at any time about as many trials of each subset are done, and they are paired.
+    """
     grouped: dict[Schedule, list[Run]] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.trial):
         grouped.setdefault(schedules[run.fraction], []).append(run)
-    return [
+    packs = [
         (schedule, same[first : first + size])
-        for schedule, same in sorted(grouped.items(), key=lambda item: -item[0].steps)
+        for schedule, same in grouped.items()
         for first in range(0, len(same), size)
     ]
+    return sorted(packs, key=lambda pack: (pack[1][0].trial, -pack[0].steps))
 
 
 def _agreed(config, packs: Sequence[tuple[Schedule, list[Run]]]) -> str:
