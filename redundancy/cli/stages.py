@@ -77,7 +77,7 @@ def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: p
                 f"--workdir {workdir.root} is not the folder that process 0 works in: on several hosts it must lie on storage "
                 "that all of them share, for example gs://bucket/path."
             )
-        config = workdir.claim(config, _fingerprint)
+        config = workdir.claim(config, _fingerprint, part=commands.part() is not None)
         at = command
         _check_estimates(names, config, workdir)
         for at in names:

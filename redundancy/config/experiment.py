@@ -11,7 +11,7 @@ RULES = ("cosine_raw_mean", "cosine_unit_mean", "medoid", "minimax")
 _MOST_TRAININGS = 100_000
 
 _selection = functools.partial(Field, "Selection")
-_in_table = functools.partial(Field, "Experiment", affects=Affects.RUNS)
+_in_table = functools.partial(Field, "Experiment", affects=Affects.TABLE)
 _reported = functools.partial(Field, "Report", affects=Affects.REPORT)
 
 FIELDS: dict[str, Field] = {
@@ -19,7 +19,7 @@ FIELDS: dict[str, Field] = {
         ("end",),
         "layers whose pooled output is embedded and clustered",
         **some_of(LAYERS),
-        affects=Affects.RUNS,
+        affects=Affects.TABLE,
     ),
     "embedding_parts": _selection(
         8,

@@ -22,7 +22,8 @@ class Affects(enum.Flag):
       NETWORK: pretrain/, and the embeddings that its network made.
       EMBEDDINGS: the files that hold these embeddings.
       RUNS: runs/ and results.csv.
-      REPORT: report/.
+      TABLE: which subsets and runs there are. Those of other values stay, and what lacks is made.
+      REPORT: what the page shows, which is then written again.
       COMPARISON: whether the results of two workdirs are those of one experiment.
       HOW: how a training is computed and written, which is the same for all trainings of a workdir.
       RESULT: the result of a training.
@@ -33,6 +34,7 @@ class Affects(enum.Flag):
     NETWORK = enum.auto()
     EMBEDDINGS = enum.auto()
     RUNS = enum.auto()
+    TABLE = enum.auto()
     REPORT = enum.auto()
     COMPARISON = enum.auto()
     HOW = NETWORK | RUNS

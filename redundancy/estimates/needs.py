@@ -11,8 +11,8 @@ from redundancy.methods.counts import merges_to_make
 from redundancy.runtime import machine, processes
 from redundancy.selection import local
 from redundancy.selection.merges import MAX_PARTS
-from redundancy.workdir import table
-from redundancy.workdir.finished import is_whole, missing_subsets
+from redundancy.workdir import read_manifest, table
+from redundancy.workdir.finished import is_whole, missing_subsets, too_shallow
 
 _FILE = 4096  # bytes that the smallest file or folder takes on a disk
 # Measured, in bytes: files of a checkpoint without its arrays; a row group of embeddings, and one of merges; a line of
@@ -106,7 +106,9 @@ def _writes(work: Work, stage: str) -> Iterator[tuple[str, Need, Need]]:
                     yield "embeddings", embeddings(work, layer).without(written(folder)), Need()
         case "link":
             for folder in map(workdir.merges, config.layers):
-                if not is_whole(folder):  # a file for each class, and then a copy of all in parts
+                manifest = read_manifest(folder, classes=dict)
+                if manifest is None or too_shallow(manifest, config.fractions):
+                    # A file for each class, and then a copy of all in parts.
                     files = _merges(work) + Need(0, _FILE * len(work.counts))
                     yield "merges", _merges(work), files.without(written(folder))
         case "select":

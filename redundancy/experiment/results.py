@@ -10,6 +10,7 @@ from redundancy.config import fraction_name
 from redundancy.data import shared_dataset
 from redundancy.experiment.inputs import kept
 from redundancy.runtime.errors import DataError
+from redundancy.storage.listing import list_files
 from redundancy.training.loop import Job, digest, identity, result_path
 from redundancy.workdir import Workdir, need_fields
 from redundancy.workdir.table import Run, subset_schedule
@@ -32,6 +33,11 @@ COLUMNS = (
 
 def is_done(workdir: Workdir, run: Run) -> bool:
     return storage.exists(result_path(workdir.run(run.name)))
+
+
+def begun(workdir: Workdir) -> list[str]:
+    """Names of the runs that have checkpoints."""
+    return sorted({name.split("/")[0] for name in list_files(workdir.runs) if "/checkpoints/" in name})
 
 
 def _trainings(workdir: Workdir, config, runs: list[Run]) -> dict[str, str]:

@@ -9,27 +9,31 @@ from absl import logging
 from redundancy import storage
 from redundancy.data import shared_dataset
 from redundancy.experiment.inputs import claim, kept, subset_digests
-from redundancy.experiment.results import is_done, mend_results, write_results
+from redundancy.experiment.results import begun, is_done, mend_results, write_results
 from redundancy.runtime import processes
 from redundancy.training.feed import resident_images
 from redundancy.training.loop import Job, digest, identity, train_pack
 from redundancy.training.mesh import make_mesh
 from redundancy.training.packing import choose
 from redundancy.training.trainer import Trainer
-from redundancy.workdir import Workdir, parts, read_manifest, table, write_manifest
+from redundancy.workdir import Workdir, finished, parts, read_manifest, table, write_manifest
 from redundancy.workdir.table import Run, Schedule, subset_schedule
 
 
 def _packs(runs: list[Run], schedules: dict[float, Schedule], size: int) -> list[tuple[Schedule, list[Run]]]:
-    """Divides the table into packs of up to `size` runs with the same schedule, the longest first."""
+    """Divides runs into packs of up to `size` with the same schedule: the first trials first, and of one trial the longest.
+
+    So at any time about as many trials of each subset are done, and they are paired.
+    """
     grouped: dict[Schedule, list[Run]] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.trial):
         grouped.setdefault(schedules[run.fraction], []).append(run)
-    return [
+    packs = [
         (schedule, same[first : first + size])
-        for schedule, same in sorted(grouped.items(), key=lambda item: -item[0].steps)
+        for schedule, same in grouped.items()
         for first in range(0, len(same), size)
     ]
+    return sorted(packs, key=lambda pack: (pack[1][0].trial, -pack[0].steps))
 
 
 def _agreed(config, packs: Sequence[tuple[Schedule, list[Run]]]) -> str:
@@ -52,6 +56,8 @@ def sweep(
 ) -> None:
     """Trains every run of the table that has no result, then writes results.csv and runs/manifest.json.
 
+    Runs that the config does not ask for stay, and results.csv leaves them out.
+
     A part of a sweep trains its share of the packs of the whole sweep. The part that finds every run done writes the
     results.
 
@@ -72,43 +78,48 @@ def sweep(
     num_images = len(shared_dataset(config).train.positions) if config.epochs or config.warmup_epochs else 0
     table.check(config, num_images)
     runs = table.runs(config, num_images)
-    done = set(processes.first(lambda: _begin(workdir, config, runs, digests)))
-    if len(done) == len(runs) and read_manifest(workdir.runs) is not None:
-        logging.info("sweep: finished already")
+    done, started = map(set, processes.first(lambda: _begin(workdir, config, runs, digests)))
+    if len(done) == len(runs):
+        if finished.swept(config, read_manifest(workdir.runs)):
+            logging.info("sweep: finished already")
+        else:
+            logging.info("sweep: 0 of %d runs to do", len(runs))
+            processes.first(lambda: _end(workdir, config, runs, digests))
         return
     dataset = shared_dataset(config)
     workdir.claim_dataset(dataset.fingerprint, dataset.skipped)
-    # The mesh and the packs depend on the whole table, not on the runs that are left, so that an interrupted sweep
-    # continues with the same programs and gets the same bits.
+    # The mesh and the size of packs depend on the whole table, not on the runs that are left, so that an interrupted sweep
+    # continues with the same programs and gets the same bits. Which runs share a pack does not change them.
     mesh = make_mesh(config, num_trials=len(runs))
     shape, classes = dataset.image_shape, len(dataset.class_names)
     path = storage.join(workdir.runs, "packing.json")
     packing = choose(config, shape, classes, mesh, resident_images(dataset), len(runs), path)
     size = packing.pack
     schedules = {run.fraction: subset_schedule(config, num_images, run.fraction) for run in runs}
-    own, name = _packs(runs, schedules, size), "sweep"
+    own, name = runs, "sweep"
     if part is not None:
-        name = f"sweep, part {part}"
-        processes.first(functools.partial(agree, _agreed(config, own)))
-        of = parts.shares([schedule.steps for schedule, _ in own], part.count)
-        own = [pack for pack, number in zip(own, of, strict=True) if number == part.number]
-    left = [(schedule, [run for run in pack if run.name not in done]) for schedule, pack in own]
-    num_own = sum(len(pack) for _, pack in own)
-    finished = num_own - sum(len(pack) for _, pack in left)
-    logging.info("%s: %d of %d runs to do", name, num_own - finished, num_own)
-    for run in {run.subset: run for _, pack in left for run in pack}.values():
+        name, packs = f"sweep, part {part}", _packs(runs, schedules, size)
+        processes.first(functools.partial(agree, _agreed(config, packs)))
+        of = parts.shares([schedule.steps for schedule, _ in packs], part.count)
+        own = [run for (_, pack), number in zip(packs, of, strict=True) if number == part.number for run in pack]
+    left = [run for run in own if run.name not in done]
+    num_done = len(own) - len(left)
+    logging.info("%s: %d of %d runs to do", name, len(left), len(own))
+    for run in {run.subset: run for run in left}.values():
         kept(workdir, run, dataset)  # so that a wrong subset is reported before the first training
-    if finished < num_own:
+    if left:
         trainer = Trainer(config, dataset, mesh, size, packing.vmap)
-        for schedule, pack in left:
-            if not pack:
-                continue
+        # An interrupted pack goes on as it was: its runs have checkpoints of the same step, the others have none.
+        for schedule, pack in (
+            *_packs([run for run in left if run.name in started], schedules, size),
+            *_packs([run for run in left if run.name not in started], schedules, size),
+        ):
             jobs = [Job(run.name, workdir.run(run.name), kept(workdir, run, dataset), run.seed) for run in pack]
             names = jobs[0].name if len(jobs) == 1 else f"{jobs[0].name} and {len(jobs) - 1} more"
-            what = f"{name} {finished + 1}/{num_own} {names}"
+            what = f"{name} {num_done + 1}/{len(own)} {names}"
             results = train_pack(trainer, jobs, size, schedule, what, profile)
             profile = False
-            finished += len(pack)
+            num_done += len(pack)
             for job, result in zip(jobs, results, strict=True):
                 logging.info("%s: %s test accuracy %.4f", name, job.name, result["test_accuracy"])
     others = processes.first(lambda: sum(not is_done(workdir, run) for run in runs)) if part is not None else 0
@@ -118,15 +129,18 @@ def sweep(
     processes.first(lambda: _end(workdir, config, runs, digests))
 
 
-def _begin(workdir: Workdir, config, runs: list[Run], digests: dict[str, str]) -> list[str]:
-    """Claims the folders of all runs; returns the names of finished runs. If all are, checks or rewrites results.csv."""
+def _begin(workdir: Workdir, config, runs: list[Run], digests: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Claims the folders of all runs; returns the names of finished runs and of those that have checkpoints.
+
+    If the manifest is that of these runs, all are finished; checks or rewrites results.csv.
+    """
     for run in runs:
         claim(workdir, run, digests)
-    finished = read_manifest(workdir.runs, results_sha256=str)
-    if finished is None:
-        return [run.name for run in runs if is_done(workdir, run)]
-    mend_results(workdir, config, runs, finished["results_sha256"])
-    return [run.name for run in runs]
+    manifest = read_manifest(workdir.runs, results_sha256=str)
+    if manifest is not None and finished.swept(config, manifest):
+        mend_results(workdir, config, runs, manifest["results_sha256"])
+        return [run.name for run in runs], []
+    return [run.name for run in runs if is_done(workdir, run)], begun(workdir)
 
 
 def _end(workdir: Workdir, config, runs: list[Run], digests: dict[str, str]) -> None:

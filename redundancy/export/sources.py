@@ -50,14 +50,12 @@ def find_entry(request: Request, workdir: Workdir, manifest: Mapping[str, Any]) 
         merges = read_manifest(folder, classes=dict, fractions=list)
         try:
             if merges is not None:
-                check_depth(workdir, folder, merges, [given])
+                check_depth(folder, merges, [given])
         except WorkdirError as error:
             raise ConfigError(f"{problem} {error}") from error
-    there_are_runs = storage.exists(workdir.runs)
-    root = "OTHER" if there_are_runs else workdir.root
-    another = f'"redundancy select --config FILE --workdir {root} --config.fractions={given!r}"'
-    if there_are_runs:
-        another += ", in another folder, since the runs in this one depend on its fractions"
+    another = f'"redundancy select --config FILE --workdir {workdir.root} --config.fractions={given!r}"'
+    if storage.exists(workdir.runs):
+        another += ", with the fractions of the runs beside it, which are left out of results.csv otherwise"
     raise ConfigError(f"{problem} To make it: {another}.")
 
 

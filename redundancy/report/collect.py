@@ -17,23 +17,20 @@ from redundancy.report import browser, classes, gallery, words
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.runtime.progress import Progress
 from redundancy.selection import merges as merges_lib
+from redundancy.selection.inputs import are_those
 from redundancy.selection.subset import Subset, need_subset
-from redundancy.workdir import Workdir, read_manifest, subset_name
+from redundancy.workdir import Workdir, finished, read_manifest, subset_name
 
 # Most fractions on the page's slider.
 _MOST_CUTS = 12
 _BATCH = 256
 
 
-def _manifest(workdir: Workdir, folder: str, sha256: str | None, what: str, lost: str, **fields: type) -> dict | None:
-    """The folder's manifest, None if it has none; raises WorkdirError if the groups were made from another one."""
-    manifest, path = read_manifest(folder, **fields), storage.join(folder, "manifest.json")
-    if manifest is not None and sha256 not in (None, storage.sha256(path)):
-        raise WorkdirError(
-            f"{workdir.subsets} was made from other {what} than {path} names now. Bring the right ones back; or delete "
-            f"{folder} to report without the {lost} of its groups."
-        )
-    return manifest
+def _other(workdir: Workdir, folder: str, what: str, lost: str) -> WorkdirError:
+    return WorkdirError(
+        f"{workdir.subsets} was made from other {what} than {storage.join(folder, 'manifest.json')} names now. Bring the right "
+        f"ones back; or delete {folder} to report without the {lost} of its groups."
+    )
 
 
 def open_store(workdir: Workdir, layer: str, sha256: str | None) -> EmbeddingStore | None:
@@ -47,15 +44,23 @@ def open_store(workdir: Workdir, layer: str, sha256: str | None) -> EmbeddingSto
       DataError: the embeddings are damaged.
     """
     folder = workdir.embeddings(layer)
-    return None if _manifest(workdir, folder, sha256, "embeddings", "neighbours") is None else EmbeddingStore(folder)
+    if read_manifest(folder) is None:
+        return None
+    if sha256 not in (None, storage.sha256(storage.join(folder, "manifest.json"))):
+        raise _other(workdir, folder, "embeddings", "neighbours")
+    return EmbeddingStore(folder)
 
 
-def _read_merges(workdir: Workdir, layer: str, sha256: str | None, counts: Mapping[int, int]) -> dict[int, Merges]:
+def _read_merges(
+    workdir: Workdir, layer: str, made_of: Mapping[str, Any], fractions: Sequence[float], counts: Mapping[int, int]
+) -> dict[int, Merges]:
     """The merges that the groups were cut from, by label; `counts` are images by label. Raises as `open_store`."""
     folder = workdir.merges(layer)
-    manifest = _manifest(workdir, folder, sha256, "merges", "heights", classes=dict, parts=list)
+    manifest = read_manifest(folder, classes=dict, parts=list)
     if manifest is None:
         return {}
+    if not are_those(workdir, layer, made_of) or finished.too_shallow(manifest, fractions):
+        raise _other(workdir, folder, "merges", "heights")
     found = merges_lib.read(folder, manifest["parts"], list(counts))
     linked = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
     return {label: of_class for label, of_class in found.items() if linked.get(label) == counts[label]}
@@ -123,7 +128,7 @@ def make_classes(
     layer: str,
     dataset,
     subsets: Sequence[Subset],
-    merges_sha256: str | None,
+    made_of: Mapping[str, Any],
     names: pa.Array | None,
 ):
     """The `browser.ClassData` of the classes with a redundant group, at most config.report_classes.
@@ -131,14 +136,15 @@ def make_classes(
     Args:
       config, workdir, layer, dataset: of the report.
       subsets: one for each fraction, descending.
-      merges_sha256: of the merges' manifest, if known.
+      made_of: `inputs` in the manifest of the subsets.
       names: of the subsets' images, see `read_names`.
     """
     rows = rows_by_class(subsets[0].labels)
     labels = np.unique(np.concatenate([subset.labels[~subset.kept] for subset in subsets]))
     labels = labels[: config.report_classes or None].tolist()
     counts = {label: len(of_class) for label, of_class in rows.items()}
-    merges = _read_merges(workdir, layer, merges_sha256, counts) if labels else {}
+    fractions = [each.metadata["fraction"] for each in subsets]
+    merges = _read_merges(workdir, layer, made_of, fractions, counts) if labels else {}
     found = []
     for label in labels:
         taken, of_class = rows[label], merges.get(label)

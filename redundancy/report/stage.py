@@ -16,7 +16,7 @@ from redundancy.embedding import ids
 from redundancy.report import browser, collect, figures, gallery, gallery_figures, images, page, statistics, words
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.selection.subset import mean_dissimilarity
-from redundancy.workdir import Workdir, need_manifest, read_manifest, write_manifest
+from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, table, write_manifest
 
 _FIGURE_CLASSES = 2
 _NEIGHBOUR_ROWS = 6
@@ -108,14 +108,14 @@ def _gallery_plots(class_names, chosen, neighbours, image: Mapping[int, np.ndarr
     return plots
 
 
-def _is_finished(workdir: Workdir, inputs: Mapping[str, str]) -> bool:
-    """Whether the report was made from these inputs and lacks no file; a page that was edited since is kept."""
+def _is_finished(workdir: Workdir, inputs: Mapping[str, str], shown: Mapping[str, Any]) -> bool:
+    """Whether the report was made from these inputs, shows this and lacks no file; a page that was edited since is kept."""
     try:
         manifest = read_manifest(workdir.report, inputs=dict, files=dict)
     except DataError:
         logging.warning("%s/manifest.json is damaged or of another version; writing the report again", workdir.report)
         return False
-    if manifest is None or manifest["inputs"] != inputs:
+    if manifest is None or manifest["inputs"] != inputs or manifest.get("shown") != shown:
         return False
     for name, sha256 in manifest["files"].items():
         path = storage.join(workdir.report, name)
@@ -131,9 +131,19 @@ def _is_finished(workdir: Workdir, inputs: Mapping[str, str]) -> bool:
     return True
 
 
-def _results(workdir: Workdir, sweep: Mapping[str, Any], subsets: Mapping[str, Any]) -> list[statistics.Run]:
-    """The rows of results.csv; raises WorkdirError if they belong to other subsets, DataError if the file is damaged."""
-    path = workdir.results
+def _results(config, workdir: Workdir, subsets: Mapping[str, Any]) -> list[statistics.Run]:
+    """The rows of results.csv, one for each run of the config.
+
+    Raises:
+      WorkdirError: the sweep has not finished, or the rows belong to other subsets.
+      DataError: the file is damaged.
+    """
+    path, sweep = workdir.results, need_manifest(workdir.runs, "sweep", results_sha256=str)
+    if not finished.swept(config, sweep):
+        raise WorkdirError(
+            f'{path} does not have the runs that this config asks for. Run "redundancy sweep" with the same config first: it '
+            "trains only those that lack."
+        )
     if not storage.exists(path) or storage.sha256(path) != sweep["results_sha256"]:
         raise DataError(
             f"{path} is missing or was changed since the sweep. "
@@ -152,6 +162,12 @@ def _results(workdir: Workdir, sweep: Mapping[str, Any], subsets: Mapping[str, A
     return runs
 
 
+def _left_out(config, workdir: Workdir) -> int:
+    """Number of runs that have a result, but that the config does not ask for."""
+    others = {*storage.list_dir(workdir.runs)} - {run.name for run in table.runs(config)}
+    return sum(storage.exists(storage.join(workdir.run(name), "result.json")) for name in others)
+
+
 def report(config, workdir: Workdir) -> None:
     """Writes report/index.html, what lies beside it and, last, report/manifest.json; a no-op if they are up to date.
 
@@ -164,7 +180,7 @@ def report(config, workdir: Workdir) -> None:
       DataError: an artifact is missing or damaged.
     """
     subsets = need_manifest(workdir.subsets, "select", inputs=dict, files=list)
-    runs = _results(workdir, need_manifest(workdir.runs, "sweep", results_sha256=str), subsets)
+    runs, left_out = _results(config, workdir, subsets), _left_out(config, workdir)
     inputs = {
         "results.csv": storage.sha256(workdir.results),
         "subsets/manifest.json": storage.sha256(storage.join(workdir.subsets, "manifest.json")),
@@ -172,7 +188,8 @@ def report(config, workdir: Workdir) -> None:
     }
     if storage.exists(names_file := ids.path(workdir.embeddings(report_layer(config)))):
         inputs["ids.parquet"] = storage.sha256(names_file)
-    if _is_finished(workdir, inputs):
+    shown = {**finished.shown(config), "runs left out": left_out}
+    if _is_finished(workdir, inputs, shown):
         logging.info("report: finished already")
         return
 
@@ -212,7 +229,7 @@ def report(config, workdir: Workdir) -> None:
                 kept_list, list_format = "", "csv"
         neighbours = collect.find_neighbours(store, groups, labels, _NEIGHBOUR_ROWS)
         galleries = _gallery_groups(groups, labels)
-        found = collect.make_classes(config, workdir, layer, dataset, cuts, made_of.get(f"merges/{layer}"), names)
+        found = collect.make_classes(config, workdir, layer, dataset, cuts, made_of, names)
         sample = browser.sample_positions(found, config.seed)
         wanted = [each for of_class in galleries.values() for members in of_class for each in members]
         wanted += [row[role] for row in neighbours for role in _ROLES]
@@ -237,6 +254,7 @@ def report(config, workdir: Workdir) -> None:
         full_size=full_size,
         test_size=max(run.test_size for run in runs),
         run_count=len(runs),
+        left_out=left_out,
         fraction=fraction,
         layer=layer,
         class_rows=class_rows,
@@ -251,5 +269,5 @@ def report(config, workdir: Workdir) -> None:
         for kind in figures.KINDS:
             write(f"figures/{name}.{kind}", getattr(plot, kind))
     write("index.html", html.encode())
-    write_manifest(workdir.report, {"inputs": inputs, "files": written})
+    write_manifest(workdir.report, {"inputs": inputs, "shown": shown, "files": written})
     logging.info("report: %s", storage.join(workdir.report, "index.html"))

@@ -5,9 +5,8 @@ from typing import Any
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.methods.counts import merges_needed
 from redundancy.runtime.errors import WorkdirError
-from redundancy.workdir import Workdir, read_manifest
+from redundancy.workdir import Workdir, finished, read_manifest
 
 
 def manifest_sha256(folder: str) -> str | None:
@@ -47,14 +46,23 @@ def check_embeddings(folder: str, manifest: Mapping[str, Any], embeddings: str |
         )
 
 
-def check_depth(workdir: Workdir, folder: str, manifest: Mapping[str, Any], fractions: Sequence[float]) -> None:
+def check_depth(folder: str, manifest: Mapping[str, Any], fractions: Sequence[float]) -> None:
     """Raises WorkdirError if finished merges are too few for some of the fractions."""
-    counts = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
-    for label, needed in merges_needed(counts, fractions).items():
-        if manifest["classes"][str(label)]["merges"] < needed:
-            made = [folder] + ([workdir.subsets] if storage.exists(workdir.subsets) else [])
-            raise WorkdirError(
-                f"{folder} was linked for fractions {manifest['fractions']}, and {min(fractions)} needs more merges. "
-                f'Delete {" and ".join(made)}, and run "redundancy link" and "redundancy select" again with '
-                "all the --config.fractions that you want."
-            )
+    if finished.too_shallow(manifest, fractions):
+        raise WorkdirError(
+            f"{folder} was linked for fractions {manifest['fractions']}, and {min(fractions)} needs more merges. "
+            'Run "redundancy link" with these --config.fractions first: it deepens them.'
+        )
+
+
+def are_those(workdir: Workdir, layer: str, recorded: Mapping[str, Any]) -> bool:
+    """Whether a layer's finished merges are those that subsets were cut from, or deeper ones of the same embeddings.
+
+    Args:
+      recorded: `inputs` in the manifest of the subsets.
+    """
+    folder = workdir.merges(layer)
+    if recorded.get(f"merges/{layer}") in (None, manifest_sha256(folder)):
+        return True
+    manifest, embeddings = read_manifest(folder), recorded.get(f"embeddings/{layer}")
+    return embeddings is not None and (manifest or {}).get("embeddings") == embeddings

@@ -13,9 +13,9 @@ from redundancy.methods.counts import merges_to_make
 from redundancy.runtime import processes
 from redundancy.runtime.progress import Progress
 from redundancy.selection import local, merges
-from redundancy.selection.inputs import check_depth, check_embeddings, manifest_sha256, open_store
+from redundancy.selection.inputs import check_embeddings, manifest_sha256, open_store
 from redundancy.selection.tasks import ClassTask
-from redundancy.workdir import Workdir, read_manifest
+from redundancy.workdir import Workdir, finished, read_manifest
 
 # Runs the tasks and calls the function after each: `local.run`, or a cluster's. For a large class it may call the function
 # several times, each time with the number of further images that are done.
@@ -25,7 +25,8 @@ Engine = Callable[[Sequence[ClassTask], Callable[..., None]], None]
 def link(config: ml_collections.FrozenConfigDict, workdir: Workdir, engine: Engine = local.run) -> None:
     """Links the images of each class as far down as the smallest fraction asks (the paper's section 3.2).
 
-    Classes that an interrupted run finished are kept. Of several processes each links its own classes.
+    Merges that are too few for the smallest fraction are made again, deeper. Classes that an interrupted run finished are
+    kept. Of several processes each links its own classes.
 
     Args:
       config: resolved config, of which only layers, fractions and methods matter.
@@ -34,7 +35,7 @@ def link(config: ml_collections.FrozenConfigDict, workdir: Workdir, engine: Engi
 
     Raises:
       WorkdirError: the embeddings are not finished or of another data set, or finished merges are of others.
-      DataError: the embeddings are damaged, or a class does not fit in memory.
+      DataError: the embeddings are damaged, a class does not fit in memory, or deeper merges do not begin with those there.
     """
     if not methods.grouped(config):
         linked = " or ".join(method.name for method in METHODS.values() if method.has_groups)
@@ -68,13 +69,15 @@ def _link_layer(config: ml_collections.FrozenConfigDict, workdir: Workdir, layer
 
 
 def _is_finished(config, workdir: Workdir, layer: str) -> bool:
-    """Whether a layer has merges; raises WorkdirError if these are of other embeddings, or do not go deep enough."""
+    """Whether a layer has merges that go deep enough; raises WorkdirError if these are of other embeddings."""
     folder = workdir.merges(layer)
     manifest: Mapping[str, Any] | None = read_manifest(folder, embeddings=str, classes=dict, fractions=list)
     if manifest is None:
         return False
     check_embeddings(folder, manifest, manifest_sha256(workdir.embeddings(layer)))
-    check_depth(workdir, folder, manifest, config.fractions)
+    if finished.too_shallow(manifest, config.fractions):
+        logging.info("link %s: deeper than for the fractions %s", layer, manifest["fractions"])
+        return False
     if processes.is_first():
         storage.remove(merges.scratch(folder))  # a process that died may have left it
     return True

@@ -83,30 +83,41 @@ def finished_classes(folder: str, identities: Mapping[int, str]) -> set[int]:
 def pack(folder: str, identities: Mapping[int, str], manifest: Mapping[str, Any]) -> None:
     """Packs the files of all classes into parts, writes the manifest and removes the files of the classes.
 
+    Finished merges in the folder, which are too few, are replaced. The manifest is removed before the first part is.
+
     Args:
       folder: the layer's merges.
       identities: of each class.
       manifest: fields of the manifest; "parts" is added.
 
     Raises:
-      DataError: a class's file is missing or damaged.
+      DataError: a class's file is missing or damaged, or the merges do not begin with those in the folder.
     """
+    earlier = read_manifest(folder, parts=list)
+    if earlier is not None and manifest.items() <= earlier.items():
+        return  # another command in the same workdir has packed them
     labels = sorted(identities)
     num_parts = min(MAX_PARTS, len(labels))
     shared = json.dumps({name: manifest[name] for name in ("layer", "embeddings", "classes")}, sort_keys=True)
     parts = []
 
-    def read(label):
+    def of_class(label):
         path = class_path(folder, label)
         merges = read_class(path, identities[label])
         if merges is None:
             raise DataError(f'{path} is missing, damaged or of other embeddings. Run "redundancy link" again.')
         return _table(label, merges)
 
+    if earlier is not None:
+        before = read(folder, earlier["parts"], labels)
+        with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+            for label, deeper in zip(labels, pool.map(of_class, labels), strict=True):
+                _check_begins(folder, label, deeper, before[label])
+        storage.remove(storage.join(folder, "manifest.json"))
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         for index in range(num_parts):
             try:
-                tables = list(pool.map(read, labels[index::num_parts]))
+                tables = list(pool.map(of_class, labels[index::num_parts]))
             except DataError:
                 # Another command in the same workdir may have packed and removed them.
                 found = read_manifest(folder)
@@ -119,6 +130,17 @@ def pack(folder: str, identities: Mapping[int, str], manifest: Mapping[str, Any]
             parts.append({"file": name, "sha256": sha256})
     write_manifest(folder, {**manifest, "parts": parts})
     storage.remove(scratch(folder))
+
+
+def _check_begins(folder: str, label: int, deeper: pa.Table, before: Merges) -> None:
+    """Raises DataError if deeper merges of a class do not begin with the earlier ones; heights may be rounded otherwise."""
+    for name in ("left", "right", "size"):
+        if not np.array_equal(deeper[name].to_numpy()[: len(before)], getattr(before, name)):
+            raise DataError(
+                f"{folder}: the deeper merges of label {label} do not begin with those that are there, from which subsets may "
+                f"have been cut: another machine or version rounds otherwise. Link where they were made; or delete {folder} "
+                'and run "redundancy link" again, which leaves the subsets as they are.'
+            )
 
 
 def read(folder: str, parts: Sequence[Mapping[str, str]], labels: Sequence[int]) -> dict[int, Merges]:

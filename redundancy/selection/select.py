@@ -19,7 +19,7 @@ from redundancy.runtime import processes
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.runtime.progress import Progress
 from redundancy.selection import merges
-from redundancy.selection.inputs import check_depth, check_embeddings, manifest_sha256, open_store
+from redundancy.selection.inputs import are_those, check_depth, check_embeddings, manifest_sha256, open_store
 from redundancy.selection.subset import Subset, beyond_fraction, check_file, read_subset, write_subset
 from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, subset_name, write_manifest
 from redundancy.workdir.table import Asked
@@ -91,7 +91,9 @@ def _read_earlier(
     remedy = f'Delete {workdir.subsets} and run "redundancy select" again.'
     recorded = manifest["inputs"]
     for name, present in inputs.items():
-        if present is not None and recorded.get(name, present) != present:
+        kind, _, layer = name.partition("/")
+        same = are_those(workdir, layer, recorded) if kind == "merges" else recorded.get(name, present) == present
+        if present is not None and not same:
             raise WorkdirError(f"{workdir.subsets} was made from other {name} than the present ones. {remedy}")
     for field in itertools.chain(*(method.fields for method in methods.chosen(config))):
         if manifest.get(field) not in (None, config[field]):
@@ -146,7 +148,7 @@ def _need_merges(
     folder = workdir.merges(store.layer)
     manifest = need_manifest(folder, "link", embeddings=str, classes=dict, fractions=list, parts=list)
     check_embeddings(folder, manifest, embeddings)
-    check_depth(workdir, folder, manifest, fractions)
+    check_depth(folder, manifest, fractions)
     counts = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
     found = merges.read(folder, manifest["parts"], list(counts)) if counts == store.class_counts else {}
     short = [label for label in found if len(found[label]) != manifest["classes"][str(label)]["merges"]]

@@ -22,7 +22,7 @@ _OURS = {"config.json", "pretrain", "embeddings", "merges", "subsets", "runs", "
 _FIELDS: dict[str, dict[str, type]] = {  # fields of each stage's manifest
     "train": {"step": int},
     "embed": {"parts": list},
-    "link": {"parts": list},
+    "link": {"parts": list, "classes": dict},
     "select": {"files": list},
     "sweep": {"results_sha256": str},
     "report": {"files": dict},
@@ -176,10 +176,11 @@ def _pieces(files: Files, name: str, config: Mapping[str, Any]) -> dict[str, Any
     ends, total = [], 0.0
     for layer in config["layers"]:
         store = files.manifest(f"embeddings/{layer}", class_counts=dict)
+        merges = files.manifest(f"merges/{layer}", classes=dict)
         if name == "embed":
             ends += [(f.time, 1.0) for n, f in files.below(f"embeddings/{layer}").items() if n.startswith("part-")]
             total += config["embedding_parts"]
-        elif store is not None and f"merges/{layer}/manifest.json" not in files.files:
+        elif store is not None and (merges is None or finished.too_shallow(merges, config["fractions"])):
             total += sum(store["class_counts"].values())
             for each, file in files.below(f"merges/{layer}/classes").items():
                 label = each.removeprefix("class-").removesuffix(".parquet")

@@ -1,9 +1,12 @@
 """Which stages of a config are finished in a workdir: those whose manifests exist, since manifests are written last."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from redundancy import config as config_lib
 from redundancy import methods, storage
+from redundancy.config import Affects
+from redundancy.methods.counts import merges_needed
 from redundancy.workdir import Workdir, read_manifest, table
 
 _FOLDERS = {
@@ -14,6 +17,8 @@ _FOLDERS = {
     "sweep": "runs",
     "report": "report",
 }
+# Fields of the manifests that say for which config the stage is finished.
+_NEEDED: dict[str, dict[str, type]] = {"link": {"classes": dict}, "select": {"files": list}, "sweep": {}}
 
 
 def folders(config: Mapping[str, Any], stage: str) -> list[str]:
@@ -37,17 +42,48 @@ def missing_subsets(config, workdir: Workdir) -> list[table.Asked]:
     return missing(config, read_manifest(workdir.subsets, files=list))
 
 
+def too_shallow(manifest: Mapping[str, Any], fractions: Sequence[float]) -> bool:
+    """Whether the merges of a manifest are too few for some of the fractions."""
+    counts = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
+    needed = merges_needed(counts, fractions)
+    return any(manifest["classes"][str(label)]["merges"] < number for label, number in needed.items())
+
+
+def swept(config: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> bool:
+    """Whether the manifest of runs is that of the runs that a config asks for; one that lists no runs is."""
+    names = [run.name for run in table.runs(config)]
+    return manifest is not None and manifest.get("runs", names) == names
+
+
+def shown(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that decide what the page shows, in JSON form."""
+    wanted = config_lib.to_json(config)
+    fields = config_lib.FIELDS.items()
+    return {name: wanted[name] for name, field in fields if field.affects & (Affects.TABLE | Affects.REPORT)}
+
+
 def finished(config: Mapping[str, Any], stage: str, manifests: Mapping[str, Any]) -> bool:
     """Whether a stage is finished, given the manifests of its `folders`; None stands for a missing manifest."""
-    if stage == "select":
-        return not missing(config, manifests["subsets"])
-    return all(manifests[folder] for folder in folders(config, stage))
+    found = [manifests[folder] for folder in folders(config, stage)]
+    match stage:
+        case "select":
+            return not missing(config, found[0])
+        case "link":
+            return all(each and not too_shallow(each, config["fractions"]) for each in found)
+        case "sweep":
+            return swept(config, found[0])
+        case "report":
+            page = (found[0] or {}).get("shown", shown(config))
+            return found[0] is not None and isinstance(page, dict) and page.items() >= shown(config).items()
+    return all(found)
 
 
 def is_finished(config, workdir: Workdir, stage: str) -> bool:
     """Whether the stage has nothing left to do in a workdir."""
     if stage == "link" and not methods.grouped(config):
         return True
-    if stage == "select":
-        return not missing_subsets(config, workdir)
-    return finished(config, stage, {each: is_whole(workdir.path(each)) for each in folders(config, stage)})
+    fields = _NEEDED.get(stage)
+    if fields is None:
+        return all(is_whole(workdir.path(each)) for each in folders(config, stage))
+    manifests = {each: read_manifest(workdir.path(each), **fields) for each in folders(config, stage)}
+    return finished(config, stage, manifests)

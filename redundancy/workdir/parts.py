@@ -39,7 +39,7 @@ def shares(steps: Sequence[int], count: int) -> list[int]:
     """The part of each pack: each goes to the part that has the fewest steps so far.
 
     Args:
-      steps: steps of each pack, the longest first.
+      steps: steps of each pack, in the order in which packs are trained.
       count: number of parts.
     """
     taken, found = [0] * count, []

@@ -1,10 +1,12 @@
 """Ties a workdir to one config and one data set: a command claims both before it works."""
 
 import csv
+import datetime
 import importlib.metadata
 import io
+import itertools
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from redundancy import config as config_lib
@@ -35,6 +37,26 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], fields: Iterable[str]) -> str:
+    """'depth: 8 there, 14 here; ...' for fields of two configs."""
+    return "; ".join(
+        f"{name}: {found.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} here" for name in fields
+    )
+
+
+def _asked(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The differing fields that say which runs there are, with both values."""
+    return {
+        name: {"before": found[name], "after": wanted[name]}
+        for name in config_lib.differing(found, wanted)
+        if name in config_lib.FIELDS and config_lib.FIELDS[name].affects & Affects.TABLE
+    }
+
+
 class Workdir(Layout):
     """The artifacts of one experiment below `root` (local or gs://), claimed for its config and its data set."""
 
@@ -42,11 +64,13 @@ class Workdir(Layout):
         self,
         config: Mapping[str, Any],
         fingerprint: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda config: None,
+        part: bool = False,
     ) -> Mapping[str, Any]:
         """Records the config in the workdir, or checks that the artifacts in it fit this config.
 
         A field may differ from the recorded config as long as no artifact depends on it, see `_dependents`; config.json is
-        then written with the new config. In a run of several processes, process 0 does it.
+        then written with the new config. Fields that only say which runs there are may always differ; config.json keeps
+        what was asked before. In a run of several processes, process 0 does it.
 
         Another config.dataset is no difference where the data set is the recorded one, which lies elsewhere. config.json
         keeps the path that its artifacts were made with.
@@ -55,6 +79,7 @@ class Workdir(Layout):
           config: resolved.
           fingerprint: config -> fingerprint of its data set, None if it should not be opened; called where artifacts
             depend on another config.dataset. By default no data set is opened.
+          part: whether other parts of a sweep may be at work, whose table of runs must not change.
 
         Returns:
           the config to work with, see `known`.
@@ -66,7 +91,7 @@ class Workdir(Layout):
 
         def claim():
             storage.remove_scratch(self.root)
-            self._until_written(lambda: self._try_claim(wanted, lambda: fingerprint(self.known(config))))
+            self._until_written(lambda: self._try_claim(wanted, lambda: fingerprint(self.known(config)), part))
             return wanted
 
         first = processes.first(claim)
@@ -96,7 +121,9 @@ class Workdir(Layout):
                 f"{self.config} cannot be replaced, or other processes keep changing it. Find out which do."
             )
 
-    def _try_claim(self, wanted: Mapping[str, Any], fingerprint: Callable[[], Mapping[str, Any] | None]) -> bool:
+    def _try_claim(
+        self, wanted: Mapping[str, Any], fingerprint: Callable[[], Mapping[str, Any] | None], part: bool
+    ) -> bool:
         seen = storage.generation(self.config)
         made = set(storage.list_dir(self.root))
         if seen is not None:
@@ -126,7 +153,16 @@ class Workdir(Layout):
                 raise self._refused(recorded["config"], wanted, fixed)
             if recorded["config"] == wanted:
                 return True
+            asked = _asked(recorded["config"], wanted)
+            if asked and part and "runs" in made:
+                raise WorkdirError(
+                    f"{self.root} was asked for other runs. Differing: {_differences(recorded['config'], wanted, asked)}. A part "
+                    'of a sweep does not change that: run "redundancy select" with these values first, or give the '
+                    "recorded ones."
+                )
             recorded = {**recorded, "config": wanted}
+            if asked:
+                recorded["asked"] = [*recorded.get("asked", []), {"time": _now(), "changed": asked}]
         try:
             return storage.change_json(self.config, seen, recorded)
         except OSError as error:
@@ -134,36 +170,41 @@ class Workdir(Layout):
                 f"--workdir {self.root} cannot be written to ({error.strerror or error}). Choose another folder."
             ) from error
 
-    def _fixed(self, fields: Sequence[str], made: set[str]) -> dict[str, str]:
+    def _fixed(self, fields: Sequence[str], made: set[str]) -> dict[str, list[str]]:
         """Those of the differing `fields` that something in the workdir depends on, and what that is."""
         dependents = self._dependents(made)
         if dependents:  # anything may depend on a field that only another version of this program has
-            dependents = dict.fromkeys(set(fields) - set(config_lib.FIELDS), self.root) | dependents
+            dependents = {name: [self.root] for name in set(fields) - set(config_lib.FIELDS)} | dependents
         return {name: dependents[name] for name in fields if name in dependents}
 
-    def _refused(self, found: Mapping[str, Any], wanted: Mapping[str, Any], fixed: Mapping[str, str]) -> WorkdirError:
+    def _refused(
+        self, found: Mapping[str, Any], wanted: Mapping[str, Any], fixed: Mapping[str, list[str]]
+    ) -> WorkdirError:
+        together: dict[tuple[str, ...], list[str]] = {}  # fields by the artifacts that hold them
+        for name, folders in fixed.items():
+            together.setdefault(tuple(folders), []).append(name)
         shown = "; ".join(
-            f"{name}: {found.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} here" for name in fixed
+            f"{_differences(found, wanted, fields)} ({', '.join(folders)} made with it)"
+            for folders, fields in together.items()
         )
-        folders = sorted(set(fixed.values()))
-        again = f"delete {' and '.join(folders)}, " if {*folders} <= {self.subsets, self.report} else ""
+        again = f"delete {self.subsets}, " if {*together} == {(self.subsets,)} else ""
         return WorkdirError(
-            f"{self.root} was made with another config. Differing: {shown} ({' and '.join(folders)} made with it). "
-            f"Use these values, {again}or choose another --workdir."
+            f"{self.root} was made with another config. Differing: {shown}. Use these values, {again}or choose another "
+            "--workdir."
         )
 
-    def _dependents(self, made: set[str]) -> dict[str, str]:
-        """Maps each config field to the artifact in the workdir that depends on it.
+    def _dependents(self, made: set[str]) -> dict[str, list[str]]:
+        """Maps each config field to the artifacts in the workdir that depend on it.
 
-        Imported embeddings depend on no field, and merges do not either: they record how deep they go. Subsets of other
-        fractions, methods, layers and trials have other names, and may lie side by side until there are runs.
+        Imported embeddings depend on no field, and merges do not either: they record how deep they go. Subsets and runs of
+        other fractions, methods, layers and trials have other names, and may lie side by side.
         """
-        fields: dict[str, str] = {}
+        fields: dict[str, list[str]] = {}
 
         def depends(what: str, affected: Affects) -> None:
             for name, field in config_lib.FIELDS.items():
                 if field.affects & affected:
-                    fields.setdefault(name, what)
+                    fields.setdefault(name, []).append(what)
 
         runs = next((self.path(name) for name in ("runs", "results.csv") if name in made), None)
         if runs is not None:
@@ -173,11 +214,11 @@ class Workdir(Layout):
         if "embeddings" in made and (folder := self._embedded_layer(unfinished="pretrain" in made)):
             depends(folder, Affects.NETWORK | Affects.EMBEDDINGS)
         names = storage.list_dir(self.subsets) if "subsets" in made else []
-        for method in METHODS.values():
-            if any(file.startswith(f"{method.name}-") for file in names):
-                fields |= {name: self.subsets for name in method.fields if name not in fields}
-        if "report" in made:
-            depends(self.report, Affects.REPORT)
+        of_subsets = [
+            method.fields for method in METHODS.values() if any(file.startswith(f"{method.name}-") for file in names)
+        ]
+        for name in dict.fromkeys(itertools.chain(*of_subsets)):
+            fields.setdefault(name, []).append(self.subsets)
         return fields
 
     def _embedded_layer(self, unfinished: bool) -> str | None:

@@ -1,5 +1,7 @@
 """Packs of the table's runs, and runs that belong to their subset."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,29 @@ def test_packs_hold_runs_of_equal_length_once_each():
     packs = [pack for _, pack in sweep._packs(runs, schedules, 4)]
     assert sorted(run.name for pack in packs for run in pack) == sorted(run.name for run in runs)
     assert all(len(pack) <= 4 and len({run.steps for run in pack}) == 1 for pack in packs)
-    assert [len(pack) for pack in packs] == [3, 4, 2, 4, 2]
+    assert [len(pack) for pack in packs] == [3, 4, 4, 2, 2]
+
+
+@pytest.mark.parametrize("budget", ["steps", "epochs"])
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_packs_go_through_the_table_trial_by_trial(budget, size):
+    config = config_lib.resolve({"fractions": (0.9, 0.5), "trials": 5, "budget": budget})
+    runs = table.runs(config)
+    schedules = {run.fraction: subset_schedule(config, 0, run.fraction) for run in runs}
+    packs = [pack for _, pack in sweep._packs(runs, schedules, size)]
+    assert sorted(run.name for pack in packs for run in pack) == sorted(run.name for run in runs)
+    assert [pack[0].trial for pack in packs] == sorted(pack[0].trial for pack in packs)
+    kinds = {(run.method, run.fraction) for run in runs}
+    ends = [0, *itertools.accumulate(map(len, packs))]
+    done = [run for pack in packs for run in pack]
+    for end in ends:
+        counts = [sum((run.method, run.fraction) == kind for run in done[:end]) for kind in kinds]
+        # Runs of other schedules are in other packs, so that a whole pack may be ahead.
+        assert max(counts) - min(counts) <= (1 if budget == "steps" else size)
+    if budget == "steps":
+        assert [(run.trial, run.name) for run in done] == [
+            (trial, run.name) for trial in range(5) for run in runs if run.trial == trial
+        ]
 
 
 def test_a_run_of_another_subset_is_refused(tmp_path):

@@ -129,3 +129,44 @@ def test_killed_at_random_moments_it_ends_with_the_artifacts_of_an_unbroken_run(
         print(
             f"\n{feed}: {done} kills ({shown}); {ends} runs ended, all with the artifacts of the unbroken one", end=""
         )
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900 + 20 * KILLS)
+def test_killed_while_it_grows_it_ends_as_if_it_had_not_been(server, digits_npz, tmp_path, capsys):
+    argv = ["run", *SMALL, f"--config.dataset={digits_npz}", "--config.report_classes=1"]
+    first = [*argv, "--config.fractions=0.9", "--config.trials=1", "--config.methods=semantic"]
+    grown = [*argv, "--config.fractions=0.9,0.6", "--config.trials=2", "--config.layers=end,start"]
+    small, unbroken, w = tmp_path / "small", tmp_path / "unbroken", tmp_path / "w"
+    status, log, _ = run(server, first, small)
+    assert status == 0, log
+    shutil.copytree(small, unbroken)
+    status, log, events = run(server, grown, unbroken)
+    assert status == 0, log
+    wanted, before = artifacts(unbroken), artifacts(small)
+    status, log, _ = run(server, grown, tmp_path / "once")
+    assert status == 0, log
+    assert (tmp_path / "once" / "results.csv").read_bytes() == wanted["results.csv"]
+
+    chance, done, ends, where = random.Random(SEED), 0, 0, collections.Counter()
+    while done < KILLS // 3 or w.exists():
+        if not w.exists():
+            shutil.copytree(small, w)
+        at = {"event": chance.randint(1, events // 3)} if done < KILLS // 3 else {}
+        status, log, _ = run(server, grown, w, **at, signal="SIGKILL")
+        assert status in (0, -9), (at, log[-3000:])
+        assert "Traceback" not in log, log[-3000:]
+        if status:
+            done += 1
+            where[last_stage(log)] += 1
+            continue
+        found = artifacts(w)
+        assert found.keys() == wanted.keys()
+        assert [name for name in wanted if found[name] != wanted[name]] == [], done
+        assert [name for name in before if name.startswith("runs/semantic") and found[name] != before[name]] == []
+        assert leftovers(w) == []
+        shutil.rmtree(w)
+        ends += 1
+    with capsys.disabled():
+        shown = ", ".join(f"{name} {count}" for name, count in sorted(where.items()))
+        print(f"\n{done} kills while growing ({shown}); {ends} ended as the unbroken one", end="")

@@ -184,7 +184,7 @@ def test_artifacts_of_two_runs_are_not_put_on_one_page(swept):
     storage.write_bytes(path, whole)
     for name in ("merges", "embeddings"):
         manifest = storage.join(workdir.path(name, "end"), "manifest.json")
-        storage.write_json(manifest, {**storage.read_json(manifest), "checkpoint": "another"})
+        storage.write_json(manifest, {**storage.read_json(manifest), "checkpoint": "another", "embeddings": "another"})
         with pytest.raises(WorkdirError, match=rf"made from other {name} than {manifest} names.*delete"):
             report(config, workdir)
         storage.remove(workdir.path(name, "end"))

@@ -294,18 +294,6 @@ def test_damaged_merges_are_refused(synthetic):
     assert not storage.exists(workdir.subsets)
 
 
-def test_merges_of_larger_fractions_are_refused(synthetic):
-    config, workdir = synthetic(fractions=(0.9,))
-    link(config, workdir)
-    smaller = _with(config, fractions=(0.5,))
-    what = rf"linked for fractions \[0.9\], and 0.5 needs more merges. Delete {workdir.merges('end')}, and"
-    with pytest.raises(WorkdirError, match=what):
-        select(smaller, workdir)
-    with pytest.raises(WorkdirError, match=r"0\.5 needs more merges"):
-        link(smaller, workdir)
-    link(_with(config, fractions=(0.95,)), workdir)
-
-
 def test_one_tree_serves_every_larger_fraction(synthetic):
     # The largest remainder gives class 3 five of its nine images at 0.5, and four at 0.51.
     config, workdir = synthetic(sizes=(49, 28, 10, 9, 23, 45, 19, 2, 41), fractions=(0.5,), methods=("semantic",))

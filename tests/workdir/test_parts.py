@@ -97,22 +97,22 @@ def start(selected, repo, child_env):
 def test_parts_at_once_make_what_one_sweep_makes(selected, start, tmp_path):
     shared, whole = copy_of(selected, tmp_path / "shared"), copy_of(selected, tmp_path / "whole")
     first, second = start(shared, "--part=0/2"), start(shared, "--part=1/2")
-    # The second part has the runs of 80 %; it is killed in the middle of the first pack.
-    own = tmp_path / "shared" / "runs" / "semantic-0.8000-trial1" / "checkpoints" / "4"
+    # The second part begins with trial 0 of 80 %; it is killed in the middle of the first pack.
+    own = tmp_path / "shared" / "runs" / "random-0.8000-trial0" / "checkpoints" / "4"
     wait_until(lambda: own.exists() or second.poll() is not None, f"no {own}", seconds=300, every=0.005)
     assert second.poll() is None, second.communicate()
     second.kill()
     assert second.communicate()[1].count("is in use") == 0
     _, log = first.communicate(timeout=300)
     assert first.returncode == 0, log
-    assert "sweep, part 0/2: 6 of 6 runs to do" in log
-    assert "sweep: part 0 of 2 is done; 4 runs are left to other parts" in log
+    assert "sweep, part 0/2: 4 of 4 runs to do" in log
+    assert "sweep: part 0 of 2 is done; 6 runs are left to other parts" in log
     assert not storage.exists(shared.results)
     again = start(shared, "--part=1/2")
     undivided = start(whole)
     _, log = again.communicate(timeout=300)
     assert again.returncode == 0, log
-    assert "sweep, part 1/2 1/4 semantic-0.8000-trial0 and 1 more: continues at step" in log
+    assert "sweep, part 1/2 1/6 semantic-0.8000-trial0 and 1 more: continues at step" in log
     _, log = undivided.communicate(timeout=300)
     assert undivided.returncode == 0, log
 
@@ -166,6 +166,21 @@ def test_the_part_that_ends_last_writes_the_results(selected, trained, tmp_path)
         trained.clear()
         sweep.sweep(config, workdir, part=Part(0, 2))
         assert trained == []
+
+
+def test_an_interrupted_pack_goes_on_as_it_was(selected, trained, tmp_path):
+    workdir = copy_of(selected, tmp_path / "w")
+    interrupted = ["random-0.5000-trial0", "random-0.5000-trial1"]
+    for name in interrupted:
+        storage.write_text(f"{workdir.run(name)}/checkpoints/4/about", "")
+    sweep.sweep(selected[0], workdir)
+    assert trained == [
+        interrupted,
+        ["full-1.0000-trial0", "full-1.0000-trial1"],
+        ["semantic-0.8000-trial0", "random-0.8000-trial0"],
+        ["semantic-0.5000-trial0", "semantic-0.5000-trial1"],
+        ["semantic-0.8000-trial1", "random-0.8000-trial1"],
+    ]
 
 
 def test_more_parts_than_packs(selected, trained, tmp_path):

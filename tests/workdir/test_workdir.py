@@ -1,5 +1,7 @@
 """A workdir belongs to one config and one data set."""
 
+import datetime
+
 import pytest
 
 from redundancy import config as config_lib
@@ -54,19 +56,53 @@ def test_what_nothing_depends_on_yet_may_differ(workdir):
     with pytest.raises(WorkdirError, match=f"steps: .*{workdir.embeddings('end')} made"):
         claim(workdir, embedding_parts=3, steps=5000)
     storage.make_dirs(workdir.runs)
-    with pytest.raises(WorkdirError, match=f"fractions: .*layers: .*methods: .*trials: .*{workdir.runs} made"):
-        claim(workdir, embedding_parts=3, rule="medoid", budget="epochs")
-    claim(workdir, **{**LATER, "report_groups": 4}, rule="medoid", budget="epochs", embedding_parts=3)
-    storage.make_dirs(workdir.report)
     with pytest.raises(
-        WorkdirError,
-        match=rf"report_groups: 4 there, 12 here \({workdir.report} made with it.*delete {workdir.report},",
+        WorkdirError, match=rf"steps: 100000 there, 5000 here \({workdir.runs}, {workdir.embeddings('end')} made"
     ):
-        claim(workdir, **{**LATER, "report_groups": 12}, rule="medoid", budget="epochs", embedding_parts=3)
+        claim(workdir, **LATER, rule="medoid", budget="epochs", embedding_parts=3, steps=5000)
+    storage.make_dirs(workdir.report)
     claim(
         workdir, **{**LATER, "report_groups": 4}, rule="medoid", budget="epochs", embedding_parts=3, data_dir="/there"
     )
+    assert recorded(workdir)["report_groups"] == 4
     assert recorded(workdir)["data_dir"] == "/there"
+
+
+def test_which_runs_there_are_may_differ_and_the_history_is_kept(workdir):
+    claim(workdir, trials=2, fractions=(0.9,))
+    claim(workdir, trials=3, fractions=(0.9,))  # nothing was made: there is no history
+    storage.make_dirs(workdir.runs)
+    claim(workdir, trials=3, fractions=(0.9,))
+    before = storage.read_json(workdir.config)
+    assert "asked" not in before
+    claim(workdir, trials=5, fractions=(0.9,))
+    claim(workdir, trials=5, fractions=(0.9,), report_groups=7)  # changes no run
+    claim(workdir, trials=2, fractions=(0.9, 0.7), methods=("semantic",), layers=("start", "end"))
+    asked = storage.read_json(workdir.config)["asked"]
+    assert [each["changed"] for each in asked] == [
+        {"trials": {"before": 3, "after": 5}},
+        {
+            "fractions": {"before": [0.9], "after": [0.9, 0.7]},
+            "layers": {"before": ["end"], "after": ["start", "end"]},
+            "methods": {"before": ["semantic", "random"], "after": ["semantic"]},
+            "trials": {"before": 5, "after": 2},
+        },
+    ]
+    assert all(datetime.datetime.fromisoformat(each["time"]).tzinfo for each in asked)
+    with pytest.raises(WorkdirError, match=rf"seed: 0 there, 1 here \({workdir.runs} made with it"):
+        claim(workdir, trials=9, seed=1)
+    assert recorded(workdir)["trials"] == 2
+
+
+def test_a_part_of_a_sweep_does_not_change_which_runs_there_are(workdir):
+    config = config_lib.resolve({"trials": 2})
+    workdir.claim(config, part=True)
+    storage.make_dirs(workdir.runs)
+    workdir.claim(config, part=True)
+    before = storage.read_bytes(workdir.config)
+    with pytest.raises(WorkdirError, match=r'trials: 2 there, 3 here.*run "redundancy select" with these values first'):
+        workdir.claim(config_lib.resolve({"trials": 3}), part=True)
+    assert storage.read_bytes(workdir.config) == before
 
 
 def test_imported_embeddings_depend_on_no_field(workdir):
