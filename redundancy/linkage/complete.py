@@ -60,7 +60,7 @@ class Merges:
 
 
 @compiled
-def _numbered(n, first, second):
+def numbered(n, first, second):
     """Numbers of the two clusters, and the size of the made one, from an image of each: see `Merges`."""
     parent, number, size = np.arange(n), np.arange(n), np.ones(n, np.int64)
     left, right = np.empty(len(first), np.int64), np.empty(len(first), np.int64)
@@ -349,7 +349,7 @@ class Linker:
             (equal[0], self._last[first]), (equal[1], self._last[second]), (np.zeros(len(equal[0])), height),
         )  # fmt: skip
         first, second, height = (np.concatenate(column)[: self._wanted] for column in columns)
-        left, right, size = _numbered(self._n, first, second)
+        left, right, size = numbered(self._n, first, second)
         return Merges(left, right, height.copy(), size)
 
 
