@@ -4,42 +4,29 @@ Knows nothing of files and fractions.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from redundancy.linkage import chain, dissimilarity
-from redundancy.linkage.complete import Merges, numbered
+from redundancy.linkage.complete import Merges, complete_linkage, numbered
 
-SMALL = 256  # images of a class up to which it is linked together with others
-TOGETHER = 2048  # images of such classes
-
-
-def batches(counts: Mapping[int, int], together: int | None = None) -> list[list[int]]:
-    """Labels that are worked on together: a large class is alone, small ones are with the next ones.
-
-    Args:
-      counts: images of each label.
-      together: images of classes that are together at most; TOGETHER by default.
-    """
-    together = TOGETHER if together is None else together
-    found: list[list[int]] = []
-    left = 0  # images that the last batch still has room for
-    for label, count in sorted(counts.items()):
-        small = count <= SMALL
-        if small and count <= left:
-            found[-1].append(label)
-            left -= count
-        else:
-            found.append([label])
-            left = together - count if small else 0
-    return found
+def link(
+    embeddings: np.ndarray,
+    sizes: Sequence[int],
+    num_merges: Sequence[int],
+    advance: Callable[[float], None] | None = None,
+) -> Merges:
+    """The first merges of one class, see `complete_linkage`, or of several small ones, see `link_small`."""
+    if len(sizes) == 1:
+        return complete_linkage(embeddings, num_merges[0], advance)
+    return link_small(embeddings, sizes, num_merges)
 
 
 def link_small(embeddings: np.ndarray, sizes: Sequence[int], num_merges: Sequence[int]) -> Merges:
-    """The first merges of some classes, one class after the other: of each those of `complete.complete_linkage`.
+    """The first merges of some classes, one class after the other: of each those of `complete_linkage`.
 
-    All pairs of a class are computed, so it should have no more than SMALL images.
+    All pairs of a class are computed, so it should have no more than `batches.SMALL` images.
 
     Args:
       embeddings: [n, d] float32, finite and no row zero, the images of a class side by side.

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -57,6 +57,15 @@ class Merges:
 
     def __len__(self) -> int:
         return len(self.left)
+
+
+NO_MERGES = Merges(*(np.empty(0, dtype) for dtype in (np.int64, np.int64, np.float64, np.int64)))
+
+
+def concatenate(merges: Sequence[Merges]) -> Merges:
+    """Some merges, one after the other."""
+    names = [field.name for field in dataclasses.fields(Merges)]
+    return Merges(*(np.concatenate([getattr(each, name) for each in (NO_MERGES, *merges)]) for name in names))
 
 
 @compiled
@@ -371,7 +380,7 @@ def complete_linkage(embeddings: np.ndarray, num_merges: int, advance: Callable[
     if not 0 <= num_merges <= max(0, n - 1):
         raise ValueError(f"num_merges is {num_merges} for {n} images; wanted 0…{max(0, n - 1)}")
     if num_merges == 0:
-        return Merges(*(np.empty(0, dtype) for dtype in (np.int64, np.int64, np.float64, np.int64)))
+        return NO_MERGES
     units = dissimilarity.units(embeddings)
     del embeddings  # of a large class, unless the caller keeps them
     linker = Linker(units, num_merges)
