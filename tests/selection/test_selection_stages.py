@@ -145,12 +145,15 @@ def _written(folder):
     return {name: os.stat(storage.join(folder, name)).st_mtime_ns for name in storage.list_dir(folder)}
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_a_killed_link_continues_and_ends_the_same(synthetic, monkeypatch):
     config, workdir = synthetic("killed", sizes=SIZES)
     script = f"""
 import os, signal
 from redundancy import config, storage
+from redundancy.linkage import batches
 from redundancy.selection.link import link
+batches.TOGETHER = 0
 from redundancy.workdir import Workdir
 create, created = storage.create_bytes, []
 def create_then_die(path, data):
@@ -178,6 +181,7 @@ link(config.resolve(storage.read_json(workdir.config)["config"]), workdir)
     assert _files(workdir, "merges", "subsets") == _files(unbroken[1], "merges", "subsets")
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_a_link_killed_while_packing_ends_the_same(synthetic, monkeypatch):
     config, workdir = synthetic()
     link(config, workdir)
@@ -193,7 +197,7 @@ def test_a_link_killed_while_packing_ends_the_same(synthetic, monkeypatch):
             link(config, workdir)
     path = storage.join(workdir.merges("end"), "part-00002-of-00004.parquet")
     storage.write_bytes(path, storage.read_bytes(path)[:200])
-    damaged = merges.class_path(workdir.merges("end"), 2)
+    damaged = merges.task_path(workdir.merges("end"), [2])
     storage.write_bytes(damaged, storage.read_bytes(damaged)[:100])
     link(config, workdir)
     assert _files(workdir, "merges") == before
