@@ -30,6 +30,7 @@ from redundancy.selection.cluster import dask_cluster, dask_worker, distributed
 from redundancy.selection.link import link
 
 pytest.importorskip("distributed")
+pytestmark = pytest.mark.usefixtures("one_by_one")
 
 SIZES = tuple(20 + number % 7 for number in range(40))
 
