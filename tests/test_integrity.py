@@ -32,9 +32,8 @@ UP_TO_SWEEP = STAGES[:-1]
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, digits_npz):
     """A finished run, and the same with another seed: (config, Workdir) each. All is compiled by quick programs."""
-    root = tmp_path_factory.mktemp("runs")
     with quick_programs():
-        yield [finished(root, digits_npz, seed) for seed in (0, 1)]
+        yield [finished(tmp_path_factory.getbasetemp(), digits_npz, seed) for seed in (0, 1)]
 
 
 @pytest.fixture
