@@ -17,8 +17,8 @@ from redundancy.embedding import ids
 from redundancy.export.command import Request, export
 from redundancy.importing.stage import Request as Import
 from redundancy.importing.stage import import_embeddings
-from redundancy.runtime.errors import DataError, UserError
 from redundancy.linkage import batches
+from redundancy.runtime.errors import DataError, UserError
 from redundancy.selection import merges, tasks
 from redundancy.selection.link import link
 from redundancy.training.checkpoints import Checkpoints

@@ -11,6 +11,7 @@ import numpy as np
 from redundancy.linkage import chain, dissimilarity
 from redundancy.linkage.complete import Merges, complete_linkage, numbered
 
+
 def link(
     embeddings: np.ndarray,
     sizes: Sequence[int],

@@ -110,7 +110,10 @@ def pack(folder: str, identities: Mapping[str, str], manifest: Mapping[str, Any]
     borders = np.searchsorted(everything["label"].to_numpy(), [*labels, labels[-1] + 1]).tolist()
 
     def write(index: int) -> dict[str, str]:
-        each = [everything.slice(borders[row], borders[row + 1] - borders[row]) for row in range(index, len(labels), num_parts)]
+        each = [
+            everything.slice(borders[row], borders[row + 1] - borders[row])
+            for row in range(index, len(labels), num_parts)
+        ]
         name = part_name(index, num_parts)
         each = [of_class for of_class in each if of_class.num_rows] or each[:1]
         return {"file": name, "sha256": storage.write_parquet(storage.join(folder, name), each, {_IDENTITY: shared})}

@@ -138,10 +138,7 @@ def _read_merges(
     return linked
 
 
-def _need_merges(
-    workdir: Workdir, store: EmbeddingStore, embeddings: str | None, fractions: Sequence[float]
-
-) -> Linked:
+def _need_merges(workdir: Workdir, store: EmbeddingStore, embeddings: str | None, fractions: Sequence[float]) -> Linked:
     """The layer's merges by label; raises WorkdirError if they belong to other embeddings, or are too few."""
     folder = workdir.merges(store.layer)
     manifest = need_manifest(folder, "link", embeddings=str, classes=dict, fractions=list, parts=list)

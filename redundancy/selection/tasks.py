@@ -119,9 +119,7 @@ def link_class(task: ClassTask, advance: Callable[[float], None] | None = None) 
 
 
 def _create(task: ClassTask, found: Merges) -> None:
-    merges.create_once(
-        task.path, merges.table(np.repeat(np.int32(task.labels), task.num_merges), found), task.identity
-    )
+    merges.create_once(task.path, merges.table(np.repeat(np.int32(task.labels), task.num_merges), found), task.identity)
 
 
 def _linker(task: ClassTask) -> Linker:

@@ -205,7 +205,10 @@ def _pieces(files: Files, name: str, config: Mapping[str, Any]) -> dict[str, Any
             total += int(images[-1])
             for each, file in files.below(f"merges/{layer}/classes").items():
                 if (of := _OF_TASK.fullmatch(each)) is not None:
-                    first, last = np.searchsorted(labels, int(of[1])), np.searchsorted(labels, int(of[2] or of[1]), "right")
+                    first, last = (
+                        np.searchsorted(labels, int(of[1])),
+                        np.searchsorted(labels, int(of[2] or of[1]), "right"),
+                    )
                     ends.append((file.time, float(images[last] - images[first])))
     rate = pace.of_ends(ends) if len(ends) > 1 else None
     if rate is None:
