@@ -91,22 +91,21 @@ def _case(folder: pathlib.Path, case: str, checkouts: dict[str, pathlib.Path]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", type=pathlib.Path, help="another checkout")
-    parser.add_argument("--classes", nargs="*", default=["2000", "20000"], help="classes of two images, in both checkouts")
+    parser.add_argument(
+        "--classes", nargs="*", default=["2000", "20000"], help="classes of two images, in both checkouts"
+    )
     parser.add_argument("--also", nargs="*", default=["100000", "mixed"], help="the same, in this checkout alone")
     given = parser.parse_args()
     both = {"before": given.before.resolve(), "after": _HERE} if given.before else {"after": _HERE}
     with tempfile.TemporaryDirectory() as root:
         folder = pathlib.Path(root)
-        _call(_HERE, "import", folder / "first", _warm(folder))  # compiles what is kept on disk
-        _call(_HERE, "link", folder / "first", folder / "warm")
+        _write_data(folder / "warm", [2] * 10)
+        for name, checkout in both.items():  # compiles what is kept on disk
+            for command in _COMMANDS:
+                _call(checkout, command, folder / f"warm-{name}", folder / "warm")
         cases = {case: _case(folder, case, both) for case in given.classes}
         cases |= {case: _case(folder, case, {"after": _HERE}) for case in given.also}
     print(json.dumps({**common.header("many_classes", sys.argv[1:], _PACKAGES), "cases": cases}, indent=1))
-
-
-def _warm(folder: pathlib.Path) -> pathlib.Path:
-    _write_data(folder / "warm", [2] * 10)
-    return folder / "warm"
 
 
 if __name__ == "__main__":
