@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import numbers
 import types
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -127,7 +128,10 @@ class Data:
     def choose(self, linked: "Linked", fraction: float, rule: str) -> "Choice":
         """What the stage select keeps, from merges that are enough for the fraction."""
         from redundancy.methods.choose import choose
+        from redundancy.methods.counts import beyond_fraction
 
+        if said := beyond_fraction(np.bincount(self.labels), fraction):
+            warnings.warn(f"{said[0].upper()}{said[1:]}.", stacklevel=3)
         method = methods.METHODS[methods.DEFAULT[0]]
         (choice,) = choose(
             method, self.labels, np.arange(len(self.labels)), [(fraction, None)], types.SimpleNamespace(rule=rule),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,41 @@ def merges_to_make(counts: Mapping[int, int], fractions: Sequence[float]) -> dic
     # One more than needed: with largest remainders, a larger fraction may keep one image fewer of a class.
     more = int(min(fractions) < 1)
     return _by_label(counts, lambda sizes: np.minimum(sizes - _fewest(sizes, fractions) + more, sizes - 1))
+
+
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.3g} %"
+
+
+def beyond_fraction(sizes: np.ndarray, fraction: float, kept: int | None = None) -> str:
+    """What to say of a fraction of which more is kept than was asked for, and why; '' of others.
+
+    Args:
+      sizes: [c] int64, images of each class.
+      fraction: kept share that was asked for.
+      kept: images that are kept; None if they are those of `kept_of_each`.
+    """
+    total = int(sizes.sum())
+    asked, kept = num_asked(total, fraction), int(kept_of_each(sizes, fraction).sum()) if kept is None else kept
+    if kept <= asked:
+        return ""
+    only, least = int((sizes == 1).sum()), int(((sizes > 1) & (sizes * asked < total)).sum())
+    why = [f"{only} classes keep their only image" if only > 1 else "1 class keeps its only image"] if only else []
+    if least:
+        why.append(
+            f"{least} classes keep one image, more than their share" if least > 1
+            else "1 class keeps one image, more than its share"
+        )  # fmt: skip
+    return (
+        f"at {fraction:g} asked {asked} of {total} images ({_percent(asked, total)}), kept {kept} ({_percent(kept, total)}): "
+        f"{' and '.join(why) or 'each class keeps at least one image'}"
+    )
+
+
+def beyond_fractions(sizes: np.ndarray, files: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What `beyond_fraction` says of subsets, each once, the largest fraction first; their manifest's entries are `files`."""
+    made = sorted({(file["fraction"], file["size"]) for file in files if "size" in file}, reverse=True)
+    return [said for fraction, size in made if (said := beyond_fraction(sizes, fraction, size))]
 
 
 def rows_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:

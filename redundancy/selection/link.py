@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 from absl import logging
 
 from redundancy import methods, storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.linkage.batches import batches
 from redundancy.methods import METHODS
-from redundancy.methods.counts import merges_to_make
+from redundancy.methods.counts import beyond_fraction, merges_to_make
 from redundancy.runtime import processes
 from redundancy.runtime.progress import Progress
 from redundancy.selection import local, merges
@@ -91,6 +92,9 @@ def _wanted_merges(store: EmbeddingStore, fractions: Sequence[float]) -> dict[in
     empty = [name for label, name in enumerate(store.manifest["class_names"]) if label not in counts]
     if empty:
         logging.warning("%s: no images of %d classes, for example %r.", store.folder, len(empty), empty[0])
+    for fraction in sorted(fractions, reverse=True):
+        if said := beyond_fraction(np.array([*counts.values()]), fraction):
+            logging.warning("link %s: %s.", store.layer, said)
     return merges_to_make(counts, fractions)
 
 

@@ -15,12 +15,13 @@ from redundancy.embedding.store import EmbeddingStore
 from redundancy.linkage.classes import Linked
 from redundancy.methods import METHODS
 from redundancy.methods.choose import choose
+from redundancy.methods.counts import beyond_fractions
 from redundancy.runtime import processes
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.runtime.progress import Progress
 from redundancy.selection import merges
 from redundancy.selection.inputs import are_those, check_depth, check_embeddings, manifest_sha256, open_store
-from redundancy.selection.subset import Subset, beyond_fraction, check_file, read_subset, write_subset
+from redundancy.selection.subset import Subset, check_file, read_subset, write_subset
 from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, subset_name, write_manifest
 from redundancy.workdir.table import Asked
 
@@ -49,10 +50,8 @@ def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
     stores = _open_stores(config, workdir, earlier["files"])
     linked = _read_merges(workdir, stores, inputs, missing)  # all, so that damage is found before anything is written
     files = [_write(workdir, subset) for subset in _choose(missing, config, stores, linked)]
-    sizes = {(file["fraction"], file["size"]) for file in files}
-    for fraction, size in sorted(sizes, reverse=True):
-        if said := beyond_fraction(size, stores[0].num_examples, fraction):
-            logging.warning("select: the subset at %g %s.", fraction, said)
+    for said in beyond_fractions(np.array([*stores[0].class_counts.values()]), files):
+        logging.warning("select: %s.", said)
     fields = [name for method in methods.chosen(config) for name in method.fields]
     manifest = {
         "fingerprint": stores[0].manifest["fingerprint"],
