@@ -156,6 +156,8 @@ while other machines work there, after a kill, and in a damaged workdir. It writ
   --watch     repeats after this many seconds until Ctrl-C: redraws a terminal, adds a line to a log, or with --json a line
               of JSON
 
+Once two trials have a result, a line for each subset says how sure one is: its difference to the full set, the interval,
+the verdict, and how many more trials, and minutes, would show it no worse. Not on gs://, where each result takes a request.
 Exit code 1 if something is damaged; it is named. Rates and the expected end come from the metrics of the current runs, or
 from the times of the results; pauses do not count. On gs:// metrics are as old as the last checkpoint. An error is shown
 until its command succeeds.

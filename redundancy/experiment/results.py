@@ -11,7 +11,7 @@ from redundancy.data import shared_dataset
 from redundancy.experiment.inputs import kept
 from redundancy.runtime.errors import DataError
 from redundancy.storage.listing import list_files
-from redundancy.training.loop import Job, digest, identity, result_path
+from redundancy.training.loop import Job, digest, identity
 from redundancy.workdir import Workdir, need_fields
 from redundancy.workdir.table import Run, subset_schedule
 
@@ -32,7 +32,7 @@ COLUMNS = (
 
 
 def is_done(workdir: Workdir, run: Run) -> bool:
-    return storage.exists(result_path(workdir.run(run.name)))
+    return storage.exists(workdir.result(run.name))
 
 
 def begun(workdir: Workdir) -> list[str]:
@@ -62,7 +62,7 @@ def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for run in runs:
-        path = result_path(workdir.run(run.name))
+        path = workdir.result(run.name)
         result = need_fields(path, storage.read_json(path), images=int, steps=int, test_correct=int, test_size=int)
         if result.get("training") not in (None, trainings[run.name]):
             raise DataError(

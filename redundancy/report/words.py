@@ -147,6 +147,15 @@ def answer(summaries: Sequence[Summary], name: str, fraction: float, layer: str,
     return sentence + ".", verdict
 
 
+def interim(complete: int, asked: int) -> str:
+    """The first sentences of the page of an unfinished sweep."""
+    are = "is" if complete == 1 else "are"
+    return (
+        f"This sweep is unfinished: {complete:,} of {plural(asked, 'trial')} {are} complete, and this page shows no others. "
+        "Whoever stops now because of what it says gives up the error rates that it states."
+    )
+
+
 def _outlook(test: NonInferiority, loss: float, decimals: int) -> str:
     """What more trials would do for a share that these do not decide; `loss` is the margin."""
     share, change = percent(test.share), test.difference

@@ -12,7 +12,7 @@ from typing import Any
 from redundancy import config as config_lib
 from redundancy import methods, storage
 from redundancy.runtime.errors import ConfigError, WorkdirError
-from redundancy.status import pace
+from redundancy.status import pace, sure
 from redundancy.status import runs as survey_runs
 from redundancy.status.files import Files, at_work
 from redundancy.storage.listing import is_folder
@@ -57,11 +57,13 @@ def survey(root: str, now: float | None = None) -> dict[str, Any]:
         "stages": stages,
         "pretrain": pretrain,
         "runs": runs,
+        "sure": None,
         "pace": _pace(files, config, stages, pretrain, runs, working),
         "errors": _errors(files),
         "bytes": _bytes(files),
     }
     if runs is not None:
+        found["sure"] = sure.survey(files, config, runs)
         del runs["all"]
     return {**found, "damaged": list(dict.fromkeys(files.damaged))}
 
