@@ -20,6 +20,7 @@ from redundancy.report import (
     gallery,
     gallery_figures,
     images,
+    looks,
     page,
     results,
     statistics,
@@ -27,7 +28,7 @@ from redundancy.report import (
 )
 from redundancy.runtime.errors import ConfigError, DataError
 from redundancy.selection.subset import mean_dissimilarity
-from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, write_manifest
+from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, rounds, write_manifest
 
 _FIGURE_CLASSES = 2
 _NEIGHBOUR_ROWS = 6
@@ -164,6 +165,8 @@ def report(config, workdir: Workdir) -> None:
     }
     if storage.exists(names_file := ids.path(workdir.embeddings(report_layer(config)))):
         inputs["ids.parquet"] = storage.sha256(names_file)
+    if storage.exists(looks_file := rounds.path(workdir)):
+        inputs["runs/looks.json"] = storage.sha256(looks_file)
     shown = {**finished.shown(config), "runs left out": found.left_out}
     if found.interim:
         shown[finished.INTERIM] = f"{found.trials} of {found.asked} trials"
@@ -175,7 +178,9 @@ def report(config, workdir: Workdir) -> None:
     recorded = storage.read_json(workdir.config)
     if recorded.get("dataset"):
         workdir.check_fingerprint(recorded["dataset"], dataset.fingerprint, workdir.config)
-    summaries = statistics.summarise(found.runs)
+    record = rounds.read(workdir)
+    level = looks.level(record, found.trials)
+    summaries = statistics.summarise(found.runs, level)
     fraction, layer = report_fraction(config), report_layer(config)
     full_size, class_names = len(dataset.train.positions), dataset.class_names
     written: dict[str, str] = {}
@@ -234,6 +239,8 @@ def report(config, workdir: Workdir) -> None:
         test_size=max(run.test_size for run in found.runs),
         run_count=len(found.runs),
         left_out=found.left_out,
+        level=level,
+        looks=words.looks(record, found.trials, level) if record else "",
         interim=words.interim(found.trials, found.asked) if found.interim else "",
         fraction=fraction,
         layer=layer,

@@ -141,7 +141,7 @@ def render(found: Mapping[str, Any]) -> str:
     """The status as text of several lines."""
     stages = found["stages"]
     done = sum(stage["state"] == "finished" for stage in stages)
-    needed = sum(stage["state"] != "not needed" for stage in stages)
+    needed = sum(stage["state"] not in ("not needed", "not here") for stage in stages)
     name = f"data set {found['dataset']}" if found["dataset"] else "no data set"
     lines = [
         f"{found['workdir']}: {name}, {done} of {needed} stages finished, {decimal(found['bytes']['all'])}; "

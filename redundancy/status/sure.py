@@ -6,6 +6,7 @@ from typing import Any
 from redundancy.config import fraction_name
 from redundancy.status.files import Files
 from redundancy.status.runs import of_sweep
+from redundancy.workdir import Workdir, rounds
 
 
 def survey(files: Files, config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -29,8 +30,10 @@ def survey(files: Files, config: Mapping[str, Any], found: Mapping[str, Any]) ->
     if len(paired) < 2:
         return None
     # SciPy is imported where there is something to compute.
-    from redundancy.report import noninferiority, statistics
+    from redundancy.report import looks, noninferiority, statistics
 
+    record = files.read("runs/looks.json", lambda _: rounds.read(Workdir(files.root)))
+    level = looks.level(record, max(paired) + 1)
     margin, pace = config["report_margin"], of_sweep(files, config, found)
     results = [
         statistics.Run(
@@ -60,7 +63,7 @@ def survey(files: Files, config: Mapping[str, Any], found: Mapping[str, Any]) ->
             "trials_more": test.trials_more,
             "seconds": test.trials_more * trial_s if test.trials_more and trial_s else None,
         }
-        for answer in noninferiority.answers(statistics.summarise(results), margin)
+        for answer in noninferiority.answers(statistics.summarise(results, level), margin, level)
         for test in answer.tests
     ]
     return {"margin": margin, "rows": rows}
