@@ -11,7 +11,7 @@ from redundancy.experiment import sweep
 from redundancy.report.stage import report
 from redundancy.runtime.errors import WorkdirError
 from redundancy.training.loop import digest, identity, result_path
-from redundancy.workdir import STAGES, Workdir, finished, run_name
+from redundancy.workdir import STAGES, Workdir, finished, read_manifest, run_name
 from tests.finished_run import quick_programs, run_stages, small_config
 from tests.tiers import soaked
 
@@ -145,17 +145,24 @@ def test_runs_that_are_not_asked_for_stay_and_the_page_says_so(grow):
     assert b"left out" not in storage.read_bytes(page)
 
 
-def test_a_page_of_runs_that_lack_is_refused_and_one_of_other_choices_is_written(grow, digits_npz):
+def test_a_page_of_runs_that_lack_is_an_interim_one_and_one_of_other_choices_is_written(grow, digits_npz):
     workdir, _ = grow("w", **FIRST)
     config = small_config(digits_npz, **FIRST)
     more = small_config(digits_npz, **asked(*MORE[:1]))
     workdir.claim(more)
     states = {name: finished.is_finished(more, workdir, name) for name in ("link", "select", "sweep")}
     assert states == {"link": True, "select": True, "sweep": False}
-    with pytest.raises(WorkdirError, match=r'does not have the runs .*Run "redundancy sweep" with the same config'):
-        report(more, workdir)
-    assert finished.is_finished(config, workdir, "sweep")
+    report(more, workdir)
     page = workdir.path("report", "index.html")
+    assert b"This sweep is unfinished: 2 of 3 trials are complete" in storage.read_bytes(page)
+    assert not finished.finished(more, "report", {"report": read_manifest(workdir.report)})
+    with pytest.raises(
+        WorkdirError, match=r'no complete trial .* 4 of 6 runs are done. Run "redundancy sweep" with the same'
+    ):
+        report(small_config(digits_npz, **asked(MORE[1])), workdir)
+    assert finished.is_finished(config, workdir, "sweep")
+    report(config, workdir)
+    assert b"unfinished" not in storage.read_bytes(page)
     before = storage.read_bytes(page)
     other = small_config(digits_npz, **FIRST, report_margin=0.05)
     run_stages(other, workdir)

@@ -209,6 +209,8 @@ ARTIFACTS = (
     Artifact("runs/RUN/tensorboard/", r"runs/[^/]+/tensorboard/.*", "sweep", "as in pretrain/"),
     Artifact("runs/RUN/result.json", r"runs/[^/]+/result\.json", "sweep", "as in pretrain/; written last: the run is done",
              "json", _RESULT),
+    Artifact("runs/looks.json", r"runs/looks\.json", "sweep", "of `sweep --until`: what it goes on until, the looks that are planned, "
+             "and those that were taken, each with the trials of the next round"),
     Artifact("runs/packing.json", r"runs/packing\.json", "sweep", "which packing of trials was measured to be fastest; "
              "on accelerators alone"),
     Artifact("runs/manifest.json", r"runs/manifest\.json", "sweep", "written last", "json", {

@@ -15,10 +15,10 @@ from redundancy import config as config_lib
 from redundancy.cli.help import HELP as HELP
 from redundancy.export.request import FORMATS, IMAGE_IDS, LINKS
 from redundancy.methods import METHODS
-from redundancy.runtime import processes
+from redundancy.runtime import preemption, processes
 from redundancy.runtime.errors import ConfigError, nearest
 from redundancy.runtime.paths import given_path
-from redundancy.workdir import STAGES, Workdir, parts
+from redundancy.workdir import STAGES, Workdir, parts, rounds
 
 _EXAMPLES = {
     "import": "redundancy import --workdir DIR --embeddings E.npy --labels Y.npy",
@@ -113,8 +113,18 @@ _define(flags.DEFINE_integer, "heartbeat_s", *STAGES, "run", default=100, help=_
 _define(
     flags.DEFINE_bool, "profile", "train", "sweep", "run", default=False, help="Trace some steps of the first training."
 )
-_define(flags.DEFINE_enum, "until", "run", enum_values=list(STAGES), help="The last stage of run.")
+_define(
+    flags.DEFINE_string,
+    "until",
+    "run",
+    "sweep",
+    help="run: its last stage. sweep: when it ends, see redundancy --help.",
+)
+_define(flags.DEFINE_integer, "most", "sweep", help="Most trials of sweep --until.", lower_bound=2, upper_bound=10_000)
+_define(flags.DEFINE_integer, "looks", "sweep", help="Looks of sweep --until=verdict.", lower_bound=1, upper_bound=10)
 _define(flags.DEFINE_string, "part", "sweep", help="I/N: part I, from 0, of a sweep that N machines share.")
+_define(define_path, "join", "sweep", help="Another workdir of this experiment, whose results are taken over.")
+_define(flags.DEFINE_string, "stop_after", "run", "sweep", help="Time after which to save and end, for example 8m.")
 _define(flags.DEFINE_string, "topology", "preflight")
 _define(flags.DEFINE_integer, "image_size classes trials", "preflight", lower_bound=1)
 _define(flags.DEFINE_bool, "json", "preflight", "status", default=False, help="JSON instead of text.")
@@ -155,6 +165,14 @@ def check_flags(command: str) -> None:
             raise ConfigError(f'--{name} is missing; for example "{_EXAMPLES[command]}".')
     if _FLAGS["scheduler"].value:
         _check_scheduler(_FLAGS["scheduler"].value)
+    until = _FLAGS["until"].value
+    if command == "run" and until not in (None, *STAGES):
+        raise ConfigError(
+            f'--until={until}: wanted, for run, its last stage: {", ".join(STAGES)}. "redundancy sweep" goes on until a width '
+            "or a verdict."
+        )
+    goal(command)
+    stop_after()
     part()
 
 
@@ -226,6 +244,46 @@ def part() -> parts.Part | None:
     """
     given = _FLAGS["part"].value
     return None if given is None else parts.parse(given)
+
+
+def stop_after() -> float | None:
+    """Seconds after which to end that --stop-after names; None without it.
+
+    Raises:
+      ConfigError: it is no time, or too short.
+    """
+    given = _FLAGS["stop_after"].value
+    if given is None:
+        return None
+    found = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", given)
+    hours, minutes, seconds = (int(each or 0) for each in found.groups()) if found else (0, 0, 0)
+    if (total := 3600 * hours + 60 * minutes + seconds) < preemption.SHORTEST_S:
+        raise ConfigError(
+            f"--stop-after={given}: wanted a time of {preemption.SHORTEST_S} s or more, for example 90s, 8m or 1h30m."
+        )
+    return float(total)
+
+
+def goal(command: str) -> rounds.Goal | None:
+    """When the sweep ends that --until asks for; None without it, and for other commands.
+
+    Raises:
+      ConfigError: the flags contradict each other.
+    """
+    until, most, looks = (_FLAGS[name].value for name in ("until", "most", "looks"))
+    if command != "sweep":
+        return None
+    if until is None:
+        if most or looks:
+            raise ConfigError(f"--{'most' if most else 'looks'} is given without --until, which it goes with.")
+        return None
+    if _FLAGS["part"].value is not None:
+        raise ConfigError(
+            "--until is given with --part: a part of a sweep does not know what the others find. Give one."
+        )
+    if looks and until != rounds.VERDICT:
+        raise ConfigError(f"--looks goes with --until=verdict; --until={until} takes as many as it needs.")
+    return rounds.parse(until, most, looks or 5)
 
 
 def engine() -> Callable:

@@ -46,6 +46,12 @@ Other commands, without training:
   --config.FIELD=VALUE  overrides a field, for example --config.fractions=0.9,0.8 --config.trials=5
   --scheduler for link and run: local:WORKERS, or tcp://HOST:PORT of a Dask scheduler; default: this machine
   --until     for run: the last stage, for example select; the sweep may then be shared, see --part
+              for sweep: goes on in rounds of trials, config.trials being the least and --most the most, until every 95%
+              interval is at most so many points to each side (--until=0.1), or until every verdict is reached
+              (--until=verdict), with --looks (5) planned ahead. "select" and "report" follow: no other flags are needed
+  --stop-after   for run and sweep: saves and ends with exit code 75 in time before so long is over: 90s, 8m, 1h30m
+  --join      for sweep: another workdir of this experiment, such as a copy that went on elsewhere. Takes over the results that
+              lack here, refuses those of other trainings, overwrites nothing; then trains what still lacks
   --profile   for train, sweep and run: traces some steps into the first run's folder, profile/, for TensorBoard
               and Perfetto
   --part      for sweep: I/N, I from 0: N machines share a sweep in one workdir, and each trains its own part of the
@@ -156,6 +162,8 @@ while other machines work there, after a kill, and in a damaged workdir. It writ
   --watch     repeats after this many seconds until Ctrl-C: redraws a terminal, adds a line to a log, or with --json a line
               of JSON
 
+Once two trials have a result, a line for each subset says how sure one is: its difference to the full set, the interval,
+the verdict, and how many more trials, and minutes, would show it no worse. Not on gs://, where each result takes a request.
 Exit code 1 if something is damaged; it is named. Rates and the expected end come from the metrics of the current runs, or
 from the times of the results; pauses do not count. On gs:// metrics are as old as the last checkpoint. An error is shown
 until its command succeeds.

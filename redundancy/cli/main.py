@@ -243,7 +243,7 @@ def entry(argv: list[str] | None = None) -> int:
         print("redundancy: interrupted; give the same command again to continue.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Preempted as preempted:
-        print(preemption.MESSAGE, file=sys.stderr)
+        print(preemption.message(), file=sys.stderr)
         return preempted.code
     except BrokenPipeError:
         raise

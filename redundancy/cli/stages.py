@@ -1,7 +1,8 @@
 """Runs stages and the import in a workdir: takes the lease, checks disk and memory, and records errors."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags, logging
 
@@ -13,8 +14,8 @@ from redundancy.workdir import Workdir, last_error
 from redundancy.workdir.lease import Lease, is_held
 
 
-def _stage(name: str, lease: Lease):
-    """The stage's function, imported late so that mistakes in the command line are reported at once."""
+def _stage(name: str, lease: Lease, goal: Mapping[str, Any] | None):
+    """The stage's function, imported late so that mistakes in the command line are reported at once; `goal` is that of rounds."""
     match name:
         case "train":
             from redundancy.training.pretrain import train
@@ -32,6 +33,12 @@ def _stage(name: str, lease: Lease):
             from redundancy.experiment.sweep import sweep
 
             stage = functools.partial(sweep, profile=flags.FLAGS.profile, part=commands.part(), agree=lease.agree)
+            if (root := flags.FLAGS.join) is not None:
+                stage = functools.partial(_joined, stage, root)
+            if goal is not None:
+                from redundancy.cli.rounds import sweep_in_rounds
+
+                stage = functools.partial(sweep_in_rounds, wanted=goal, sweep=stage, fingerprint=_fingerprint)
         case "report":
             from redundancy.report.stage import report
 
@@ -39,6 +46,14 @@ def _stage(name: str, lease: Lease):
                 processes.first(lambda: report(config, workdir))
 
     return stage
+
+
+def _joined(sweep, root: str, config, workdir: Workdir) -> None:
+    """The stage sweep, once the results of another workdir are taken over."""
+    from redundancy.experiment.join import join
+
+    processes.first(lambda: join(config, workdir, root))
+    sweep(config, workdir)
 
 
 def _check_estimates(names: Sequence[str], config, workdir: Workdir) -> None:
@@ -63,12 +78,12 @@ def run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
     lease = Lease(workdir.root, commands.part())
     watch = processes.Watch(before_end=lease.release)
     watch.start()
-    with preemption.before_end(lease.release):
+    with preemption.before_end(lease.release), preemption.stopping_after(commands.stop_after()):
         _work(names, config, workdir, lease, watch)
 
 
 def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: processes.Watch) -> None:
-    at = None  # the current stage, once the workdir is claimed
+    at = goal = None  # the current stage, once the workdir is claimed; and what a sweep in rounds goes on until
     command = "run" if len(names) > 1 else names[0]
     try:
         token = processes.first(lease.acquire)
@@ -77,12 +92,16 @@ def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: p
                 f"--workdir {workdir.root} is not the folder that process 0 works in: on several hosts it must lie on storage "
                 "that all of them share, for example gs://bucket/path."
             )
+        if (asked := commands.goal(command)) is not None:
+            from redundancy.cli import rounds
+
+            config, goal = rounds.begin(config, workdir, asked)
         config = workdir.claim(config, _fingerprint, part=commands.part() is not None)
         at = command
         _check_estimates(names, config, workdir)
         for at in names:
             logging.info("stage %s", at)
-            _stage(at, lease)(config, workdir)
+            _stage(at, lease, goal)(config, workdir)
             processes.barrier()
         if processes.is_first():
             last_error.forget(workdir.root, command, commands.part())

@@ -1,6 +1,7 @@
 """The subsets that the runs of a table train on, checked, and the claims of the runs' folders."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,13 @@ def subset_digests(workdir: Workdir) -> dict[str, str]:
     return digests
 
 
+def wanted_claim(workdir: Workdir, run: Run, digests: dict[str, str]) -> dict[str, Any]:
+    """What a run's folder records of what it trains on; raises DataError if its subset does not exist."""
+    if run.subset is not None and run.subset not in digests:
+        raise DataError(f'{workdir.subsets} has no {run.subset}. Delete this folder and run "redundancy select" again.')
+    return {**dataclasses.asdict(run), "subset_sha256": run.subset and digests[run.subset]}
+
+
 def claim(workdir: Workdir, run: Run, digests: dict[str, str]) -> None:
     """Records in a run's folder what the run trains on, or checks that the folder belongs to this training.
 
@@ -62,10 +70,8 @@ def claim(workdir: Workdir, run: Run, digests: dict[str, str]) -> None:
       DataError: the run's subset does not exist.
       WorkdirError: the folder's checkpoints or result belong to another subset or another run.
     """
-    if run.subset is not None and run.subset not in digests:
-        raise DataError(f'{workdir.subsets} has no {run.subset}. Delete this folder and run "redundancy select" again.')
+    wanted = wanted_claim(workdir, run, digests)
     path = storage.join(workdir.run(run.name), "run.json")
-    wanted = {**dataclasses.asdict(run), "subset_sha256": run.subset and digests[run.subset]}
     if not storage.exists(path) and storage.create_bytes(path, storage.json_bytes(wanted)):
         return
     found = need_fields(path, storage.read_json(path), method=str)

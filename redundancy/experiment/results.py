@@ -11,7 +11,7 @@ from redundancy.data import shared_dataset
 from redundancy.experiment.inputs import kept
 from redundancy.runtime.errors import DataError
 from redundancy.storage.listing import list_files
-from redundancy.training.loop import Job, digest, identity, result_path
+from redundancy.training.loop import Job, digest, identity
 from redundancy.workdir import Workdir, need_fields
 from redundancy.workdir.table import Run, subset_schedule
 
@@ -32,7 +32,7 @@ COLUMNS = (
 
 
 def is_done(workdir: Workdir, run: Run) -> bool:
-    return storage.exists(result_path(workdir.run(run.name)))
+    return storage.exists(workdir.result(run.name))
 
 
 def begun(workdir: Workdir) -> list[str]:
@@ -40,7 +40,7 @@ def begun(workdir: Workdir) -> list[str]:
     return sorted({name.split("/")[0] for name in list_files(workdir.runs) if "/checkpoints/" in name})
 
 
-def _trainings(workdir: Workdir, config, runs: list[Run]) -> dict[str, str]:
+def trainings(workdir: Workdir, config, runs: list[Run]) -> dict[str, str]:
     """Checksum of each run's training, by its name; the run's result must carry the same."""
     dataset, positions, found = shared_dataset(config), {}, {}
     for run in runs:
@@ -57,14 +57,14 @@ def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
     Raises:
       DataError: a result is missing, damaged or belongs to another training.
     """
-    trainings = _trainings(workdir, config, runs)
+    wanted = trainings(workdir, config, runs)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for run in runs:
-        path = result_path(workdir.run(run.name))
+        path = workdir.result(run.name)
         result = need_fields(path, storage.read_json(path), images=int, steps=int, test_correct=int, test_size=int)
-        if result.get("training") not in (None, trainings[run.name]):
+        if result.get("training") not in (None, wanted[run.name]):
             raise DataError(
                 f"{path} is the result of another training, not of {run.name!r} with this config. Bring the right file "
                 f"back, or delete {workdir.run(run.name)} and {storage.join(workdir.runs, 'manifest.json')} and run "

@@ -15,11 +15,11 @@ from typing import Any
 from redundancy import config as config_lib
 from redundancy import methods, storage
 from redundancy.config import Affects, fraction_name
-from redundancy.report import figures, page, statistics, words
+from redundancy.report import figures, looks, page, statistics, words
 from redundancy.report.statistics import FULL, Summary
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.runtime.paths import given_path
-from redundancy.workdir import Workdir, need_fields, need_results
+from redundancy.workdir import Workdir, need_fields, need_results, rounds
 
 HELP = """\
 redundancy report --compare: several finished workdirs in one figure and on one page.
@@ -79,7 +79,8 @@ def read_experiment(root: str) -> Experiment:
     content = {key: value for key, value in fingerprint.items() if key != "name" or "sha256" not in fingerprint}
     dataset = json.dumps(content or name, sort_keys=True)
     test_size = max(run.test_size for run in runs)
-    return Experiment(workdir.root, name, dataset, config, statistics.summarise(runs), max(full), test_size)
+    level = looks.level(rounds.read(workdir), config["trials"])
+    return Experiment(workdir.root, name, dataset, config, statistics.summarise(runs, level), max(full), test_size)
 
 
 def _differing(members: Sequence[Experiment]) -> list[str]:

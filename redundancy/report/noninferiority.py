@@ -4,7 +4,7 @@ A subset is *no worse* if its mean test accuracy lies less than a margin below t
 non-inferiority. docs/statistics.md gives the reasons, the references and the measured error rates.
 
 **Each fraction.** A one-sided t test on paired differences, H0: mean difference <= -margin, at level
-(1 - CONFIDENCE) / 2: "no worse" means that the two-sided interval lies above -margin. "Worse" is the mirror image. One
+LEVEL, or that of a look (looks.py): "no worse" means that the two-sided interval lies above -margin. "Worse" is the mirror image. One
 pair, or pairs that all differ by the same, have no test: nothing is claimed.
 
 **Over fractions.** Fixed sequences (Maurer, Hothorn and Lehmacher 1995; Hsu and Berger 1999): "no worse" is tested from
@@ -24,9 +24,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import special
 
-from redundancy.report.statistics import CONFIDENCE, FULL, Difference, Summary
+from redundancy.report.statistics import FULL, LEVEL, Difference, Summary
 
-LEVEL = (1 - CONFIDENCE) / 2
 POWER = 0.8
 MOST_TRIALS = 10_000  # the most that a config may ask for
 NO_WORSE, WORSE, CANNOT_TELL = "no worse", "worse", "cannot tell"
@@ -42,7 +41,7 @@ class NonInferiority:
       p: of the test that the difference is above -margin; NaN without a spread.
       p_adjusted: the same over the fractions from the largest kept one to this; 1 if one of them has no test.
       p_worse_adjusted: of the test that the difference is below -margin, over this and all smaller fractions.
-      verdict: NO_WORSE, WORSE or CANNOT_TELL, at `LEVEL` by the adjusted p-values.
+      verdict: NO_WORSE, WORSE or CANNOT_TELL, at the level by the adjusted p-values.
       trials_needed: pairs with which this and the undecided larger fractions would each be found no worse with
         probability `POWER`, see `trials_needed`; None if the verdict is reached or no number would do.
     """
@@ -125,7 +124,12 @@ def decide(
 
 
 def droppable(
-    shares: np.ndarray, mean: np.ndarray, p_adjusted: np.ndarray, p_worse_adjusted: np.ndarray, margin: float
+    shares: np.ndarray,
+    mean: np.ndarray,
+    p_adjusted: np.ndarray,
+    p_worse_adjusted: np.ndarray,
+    margin: float,
+    level: float = LEVEL,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Estimate, lower and upper end of the largest droppable share, each [...].
 
@@ -135,52 +139,55 @@ def droppable(
     """
     steps = np.concatenate([[0.0], shares])
     fits = np.logical_and.accumulate(mean > -margin, axis=-1).sum(-1)
-    shown = (p_adjusted <= LEVEL).sum(-1)
-    excluded = (p_worse_adjusted <= LEVEL).sum(-1)
+    shown = (p_adjusted <= level).sum(-1)
+    excluded = (p_worse_adjusted <= level).sum(-1)
     return steps[fits], steps[shown], steps[len(shares) - excluded]
 
 
-def power(mean: float, std: float, pairs: int, margin: float) -> float:
+def power(mean: float, std: float, pairs: int, margin: float, level: float = LEVEL) -> float:
     """Probability that one fraction's test finds "no worse", for true mean and standard deviation of the differences.
 
     By the noncentral t distribution, as for every one-sample t test (Julious 2010, Sample Sizes for Clinical Trials).
     """
-    critical = special.stdtrit(pairs - 1, 1 - LEVEL)
+    critical = special.stdtrit(pairs - 1, 1 - level)
     return float(1 - special.nctdtr(pairs - 1, (mean + margin) / std * np.sqrt(pairs), critical))
 
 
-def trials_needed(mean: float, std: float, margin: float) -> int | None:
+def trials_needed(mean: float, std: float, margin: float, level: float = LEVEL) -> int | None:
     """The least number of pairs with `power` of at least POWER, if the observed mean and spread are the true ones.
 
     Returns:
       None if the mean is at or beyond the margin, std is NaN, or MOST_TRIALS are too few.
     """
-    if not (std > 0 and mean > -margin) or power(mean, std, MOST_TRIALS, margin) < POWER:
+    if not (std > 0 and mean > -margin) or power(mean, std, MOST_TRIALS, margin, level) < POWER:
         return None
     # SciPy's noncentral t is NaN for some numbers of pairs with a power near 1.
     return bisect.bisect_left(
-        range(MOST_TRIALS), True, lo=2, key=lambda pairs: not power(mean, std, pairs, margin) < POWER
+        range(MOST_TRIALS), True, lo=2, key=lambda pairs: not power(mean, std, pairs, margin, level) < POWER
     )
 
 
-def _tests(summaries: Sequence[Summary], p_values: Sequence[np.ndarray], margin: float) -> Iterator[NonInferiority]:
+def _tests(
+    summaries: Sequence[Summary], p_values: Sequence[np.ndarray], margin: float, level: float
+) -> Iterator[NonInferiority]:
     """The tests of one method and layer, largest kept first, with what `decide` returned."""
     most_needed = 0
     for item, p, adjusted, worse in zip(summaries, *(each.tolist() for each in p_values), strict=True):
-        verdict = NO_WORSE if adjusted <= LEVEL else WORSE if worse <= LEVEL else CANNOT_TELL
+        verdict = NO_WORSE if adjusted <= level else WORSE if worse <= level else CANNOT_TELL
         needed = None
         if verdict == CANNOT_TELL:
-            own = trials_needed(item.to_full.mean, item.to_full.std, margin)
+            own = trials_needed(item.to_full.mean, item.to_full.std, margin, level)
             needed = most_needed = None if None in (own, most_needed) else max(own, most_needed)
         yield NonInferiority(item.fraction, item.to_full, p, adjusted, worse, verdict, needed)
 
 
-def answers(summaries: Sequence[Summary], margin: float) -> list[Answer]:
+def answers(summaries: Sequence[Summary], margin: float, level: float = LEVEL) -> list[Answer]:
     """One answer for each method and layer that dropped something, in the order of the summaries.
 
     Args:
       summaries: as statistics.summarise returns them.
       margin: loss, as a share of 1, up to which a subset counts as no worse.
+      level: one-sided, of each test; that of the summaries' intervals.
     """
     series: dict[tuple[str, str], list[Summary]] = {}
     for item in summaries:
@@ -194,6 +201,6 @@ def answers(summaries: Sequence[Summary], margin: float) -> list[Answer]:
         )
         p_values = decide(mean, std, pairs, margin)
         shares = np.array([dropped(item.fraction) for item in paired])
-        ends = map(float, droppable(shares, mean, *p_values[1:], margin))
-        found.append(Answer(method, layer, margin, tuple(_tests(paired, p_values, margin)), *ends))
+        ends = map(float, droppable(shares, mean, *p_values[1:], margin, level))
+        found.append(Answer(method, layer, margin, tuple(_tests(paired, p_values, margin, level)), *ends))
     return found

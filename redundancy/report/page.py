@@ -118,16 +118,18 @@ def render(
       plots: by name: figure2, figure4 (if there are groups), figure8 (if there are several layers).
       browse: index and texts of the class browser, see collect.fill_browser; None if there is no group.
       facts: name of the data set; class_names by label; image_shape (H, W, C); full_size, test_size, run_count, left_out:
-        numbers of training images, test images, trainings, and finished trainings that are not asked for; fraction,
-        layer: whose groups are shown; class_rows: Table 1, the whole data set last, empty without groups; beyond: see
-        `counts.beyond_fractions`; kept_list: the file of the kept images' names beside the page, or ''; list_format: the
-        format of `export` that lists them; neighbours: see collect.find_neighbours; thumbnails: position -> data
+        numbers of training images, test images, trainings, and finished trainings that are not asked for; interim: see
+        words.interim, '' for a finished sweep; looks: see words.looks, '' for a sweep without rounds; level: one-sided, of
+        the intervals and tests; fraction, layer: whose groups are shown; class_rows: Table 1, the whole data set last, empty
+        without groups; beyond: see `counts.beyond_fractions`; kept_list: the file of the kept images' names beside the
+        page, or ''; list_format: the format of `export` that lists them; neighbours: see collect.find_neighbours;
+        thumbnails: position -> data
         URI of each of them; versions, fingerprint: as recorded in the workdir.
     """
     name, layer, test_size = facts["name"], facts["layer"], facts["test_size"]
     sentence, verdict = words.answer(summaries, name, facts["fraction"], layer, test_size)
     several = several_layers(summaries)
-    answers = noninferiority.answers(summaries, config["report_margin"])
+    answers = noninferiority.answers(summaries, config["report_margin"], facts["level"])
     droppable = [words.droppable(item, name, test_size, several) for item in answers]
     groups = (at for at, item in enumerate(answers) if methods.get(item.method).has_groups and item.layer == layer)
     main_droppable = droppable[next(groups, 0)][0] if droppable else ""

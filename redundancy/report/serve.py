@@ -143,7 +143,7 @@ def make_server(workdir: Workdir, port: int | None) -> http.server.ThreadingHTTP
     if not storage.exists(storage.join(workdir.report, "index.html")):
         raise WorkdirError(
             f"{workdir.report}/index.html is not there: no report has been written. "
-            f'"redundancy report --config FILE --workdir {workdir.root}" writes it once the sweep is finished; '
+            f'"redundancy report --config FILE --workdir {workdir.root}" writes it once a trial of the sweep is complete; '
             f'"redundancy status --workdir {workdir.root}" shows its progress.'
         )
     port = _PORT if port is None else port

@@ -14,10 +14,22 @@ from redundancy.config import fraction_name, same_fraction
 from redundancy.data import shared_dataset
 from redundancy.embedding import ids
 from redundancy.methods.counts import beyond_fractions
-from redundancy.report import browser, collect, figures, gallery, gallery_figures, images, page, statistics, words
-from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
+from redundancy.report import (
+    browser,
+    collect,
+    figures,
+    gallery,
+    gallery_figures,
+    images,
+    looks,
+    page,
+    results,
+    statistics,
+    words,
+)
+from redundancy.runtime.errors import ConfigError, DataError
 from redundancy.selection.subset import mean_dissimilarity
-from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, table, write_manifest
+from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, rounds, write_manifest
 
 _FIGURE_CLASSES = 2
 _NEIGHBOUR_ROWS = 6
@@ -132,64 +144,33 @@ def _is_finished(workdir: Workdir, inputs: Mapping[str, str], shown: Mapping[str
     return True
 
 
-def _results(config, workdir: Workdir, subsets: Mapping[str, Any]) -> list[statistics.Run]:
-    """The rows of results.csv, one for each run of the config.
-
-    Raises:
-      WorkdirError: the sweep has not finished, or the rows belong to other subsets.
-      DataError: the file is damaged.
-    """
-    path, sweep = workdir.results, need_manifest(workdir.runs, "sweep", results_sha256=str)
-    if not finished.swept(config, sweep):
-        raise WorkdirError(
-            f'{path} does not have the runs that this config asks for. Run "redundancy sweep" with the same config first: it '
-            "trains only those that lack."
-        )
-    if not storage.exists(path) or storage.sha256(path) != sweep["results_sha256"]:
-        raise DataError(
-            f"{path} is missing or was changed since the sweep. "
-            'Run "redundancy sweep" again: it writes the file from the runs, without training.'
-        )
-    runs = statistics.parse_results(storage.read_bytes(path).decode())
-    if not runs:
-        raise DataError(f"{path} has no rows; delete it and runs/manifest.json, and run the sweep again.")
-    present = {entry["file"].removesuffix(".parquet"): entry["sha256"] for entry in subsets["files"]}
-    for name, sha256 in sweep.get("subsets", {}).items():
-        if present.get(name) != sha256:
-            raise WorkdirError(
-                f"{path} holds runs on another {workdir.subset(name)} than the present one. Bring the right subsets "
-                f'back; or: Delete {workdir.runs} and run "redundancy sweep" again.'
-            )
-    return runs
-
-
-def _left_out(config, workdir: Workdir) -> int:
-    """Number of runs that have a result, but that the config does not ask for."""
-    others = {*storage.list_dir(workdir.runs)} - {run.name for run in table.runs(config)}
-    return sum(storage.exists(storage.join(workdir.run(name), "result.json")) for name in others)
-
-
 def report(config, workdir: Workdir) -> None:
     """Writes report/index.html, what lies beside it and, last, report/manifest.json; a no-op if they are up to date.
 
+    The page of an unfinished sweep shows its complete trials and says so.
+
     Args:
       config: resolved config.
-      workdir: workdir with a finished sweep.
+      workdir: workdir with a sweep of which a trial is complete.
 
     Raises:
       WorkdirError: an earlier stage has not finished, or artifacts belong to different runs or to another data set.
       DataError: an artifact is missing or damaged.
     """
     subsets = need_manifest(workdir.subsets, "select", inputs=dict, files=list)
-    runs, left_out = _results(config, workdir, subsets), _left_out(config, workdir)
+    found = results.read(config, workdir, subsets)
     inputs = {
-        "results.csv": storage.sha256(workdir.results),
+        "results.csv": found.sha256,
         "subsets/manifest.json": storage.sha256(storage.join(workdir.subsets, "manifest.json")),
         "redundancy": redundancy.__version__,
     }
     if storage.exists(names_file := ids.path(workdir.embeddings(report_layer(config)))):
         inputs["ids.parquet"] = storage.sha256(names_file)
-    shown = {**finished.shown(config), "runs left out": left_out}
+    if storage.exists(looks_file := rounds.path(workdir)):
+        inputs["runs/looks.json"] = storage.sha256(looks_file)
+    shown = {**finished.shown(config), "runs left out": found.left_out}
+    if found.interim:
+        shown[finished.INTERIM] = f"{found.trials} of {found.asked} trials"
     if _is_finished(workdir, inputs, shown):
         logging.info("report: finished already")
         return
@@ -198,7 +179,9 @@ def report(config, workdir: Workdir) -> None:
     recorded = storage.read_json(workdir.config)
     if recorded.get("dataset"):
         workdir.check_fingerprint(recorded["dataset"], dataset.fingerprint, workdir.config)
-    summaries = statistics.summarise(runs)
+    record = rounds.read(workdir)
+    level = looks.level(record, found.trials)
+    summaries = statistics.summarise(found.runs, level)
     fraction, layer = report_fraction(config), report_layer(config)
     full_size, class_names = len(dataset.train.positions), dataset.class_names
     written: dict[str, str] = {}
@@ -230,8 +213,8 @@ def report(config, workdir: Workdir) -> None:
                 kept_list, list_format = "", "csv"
         neighbours = collect.find_neighbours(store, groups, labels, _NEIGHBOUR_ROWS)
         galleries = _gallery_groups(groups, labels)
-        found = collect.make_classes(config, workdir, layer, dataset, cuts, made_of, names)
-        sample = browser.sample_positions(found, config.seed)
+        of_classes = collect.make_classes(config, workdir, layer, dataset, cuts, made_of, names)
+        sample = browser.sample_positions(of_classes, config.seed)
         wanted = [each for of_class in galleries.values() for members in of_class for each in members]
         wanted += [row[role] for row in neighbours for role in _ROLES]
         # Each call reads a streamed set from end to end: this one, and another for the browser's pictures.
@@ -239,7 +222,8 @@ def report(config, workdir: Workdir) -> None:
         if wanted.size:
             image = dict(zip(wanted.tolist(), dataset.read("train", wanted), strict=True))
         of_sample = [image[position] for position in sample.tolist()]
-        browse = collect.fill_browser(config, dataset, found, cuts, main, store, of_sample, write) if found else None
+        if of_classes:
+            browse = collect.fill_browser(config, dataset, of_classes, cuts, main, store, of_sample, write)
     plots = _plots(config, summaries, groups, labels, class_names, full_size)
     if labels:
         plots |= _gallery_plots(class_names, galleries, neighbours, image)
@@ -253,9 +237,12 @@ def report(config, workdir: Workdir) -> None:
         class_names=class_names,
         image_shape=dataset.image_shape,
         full_size=full_size,
-        test_size=max(run.test_size for run in runs),
-        run_count=len(runs),
-        left_out=left_out,
+        test_size=max(run.test_size for run in found.runs),
+        run_count=len(found.runs),
+        left_out=found.left_out,
+        level=level,
+        looks=words.looks(record, found.trials, level) if record else "",
+        interim=words.interim(found.trials, found.asked) if found.interim else "",
         fraction=fraction,
         layer=layer,
         class_rows=class_rows,

@@ -19,6 +19,7 @@ from redundancy.config import fraction_name, same_fraction
 from redundancy.methods import BASELINE
 
 CONFIDENCE = 0.95
+LEVEL = (1 - CONFIDENCE) / 2  # on each side of an interval
 FULL = "full"
 # Differences that lie closer together than this are equal up to rounding: the pairs show no spread.
 _NO_SPREAD = 1e-12
@@ -61,6 +62,11 @@ class Difference:
     std: float = math.nan
 
     @property
+    def half(self) -> float:
+        """Half the interval's width."""
+        return (self.high - self.low) / 2
+
+    @property
     def has_interval(self) -> bool:
         return math.isfinite(self.low)
 
@@ -101,11 +107,12 @@ def parse_results(text: str) -> list[Run]:
     ]
 
 
-def estimate(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and spread of samples, with Student's t interval of the mean at `CONFIDENCE`.
+def estimate(values: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and spread of samples, with Student's t interval of the mean.
 
     Args:
       values: [..., N] float64, N >= 1 draws of each sample.
+      level: of the interval on each side.
 
     Returns:
       mean, std (ddof=1), low and high, each [...]; all but the mean NaN if a sample has one value or no spread.
@@ -116,22 +123,22 @@ def estimate(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
         none = np.full_like(mean, math.nan)
         return mean, none, none, none
     std = np.where(np.ptp(values, -1) > _NO_SPREAD, values.std(-1, ddof=1), math.nan)
-    half = special.stdtrit(count - 1, (1 + CONFIDENCE) / 2) * std / math.sqrt(count)
+    half = special.stdtrit(count - 1, 1 - level) * std / math.sqrt(count)
     return mean, std, mean - half, mean + half
 
 
-def paired_difference(first: dict[int, float], second: dict[int, float]) -> Difference | None:
+def paired_difference(first: dict[int, float], second: dict[int, float], level: float = LEVEL) -> Difference | None:
     """Mean of first - second (trial -> accuracy) over the trials that both have, with its interval; None if none."""
     differences = np.array([first[trial] - second[trial] for trial in sorted(first.keys() & second.keys())])
     if not differences.size:
         return None
-    mean, std, low, high = map(float, estimate(differences))
+    mean, std, low, high = map(float, estimate(differences, level))
     return Difference(mean, low, high, int(differences.size), std)
 
 
-def summarise(runs: Iterable[Run]) -> list[Summary]:
+def summarise(runs: Iterable[Run], level: float = LEVEL) -> list[Summary]:
     """One summary for each method, layer and fraction: the full set first, then methods and layers in the order of the
-    runs, each with descending fractions."""
+    runs, each with descending fractions. `level` is that of the intervals on each side."""
     cells: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         cells.setdefault((run.method, run.layer, fraction_name(run.fraction)), []).append(run)
@@ -153,8 +160,8 @@ def summarise(runs: Iterable[Run]) -> list[Summary]:
                 trials=len(own),
                 mean=float(values.mean()),
                 std=float(values.std(ddof=1)) if values.size > 1 else math.nan,
-                to_full=None if method == FULL else paired_difference(own, full),
-                to_random=None if method in (FULL, BASELINE) else paired_difference(own, random.get(text, {})),
+                to_full=None if method == FULL else paired_difference(own, full, level),
+                to_random=None if method in (FULL, BASELINE) else paired_difference(own, random.get(text, {}), level),
             )
         )
     return sorted(

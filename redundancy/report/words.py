@@ -1,7 +1,8 @@
 """Formats numbers for readers, and states the answer in words. Pure; never claims more than the trials show."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from redundancy import methods
 from redundancy.report.noninferiority import MOST_TRIALS, POWER, WORSE, Answer, NonInferiority
@@ -145,6 +146,50 @@ def answer(summaries: Sequence[Summary], name: str, fraction: float, layer: str,
             f"(difference {points(against.mean, decimals)}, {interval(against, decimals)})."
         )
     return sentence + ".", verdict
+
+
+def interim(complete: int, asked: int) -> str:
+    """The first sentences of the page of an unfinished sweep."""
+    are = "is" if complete == 1 else "are"
+    return (
+        f"This sweep is unfinished: {complete:,} of {plural(asked, 'trial')} {are} complete, and this page shows no others. "
+        "Whoever stops now because of what it says gives up the error rates that it states."
+    )
+
+
+def looks(record: Mapping[str, Any], trials: int, level: float) -> str:
+    """How trials were added in rounds, and what that does to the numbers.
+
+    Args:
+      record: of the looks, see workdir/rounds.py.
+      trials: that are shown.
+      level: one-sided, at which tests and intervals are.
+    """
+    taken = [look["trials"] for look in record["taken"]]
+    after = f"looks were taken after {_listed(taken)} trials" if taken else "no look was taken yet"
+    sure, wide = f"{100 * level:.3g}%", f"{100 * (1 - 2 * level):.4g}%"
+    if not record["planned"]:
+        return (
+            f"Trials were added in rounds until every interval was at most {record['until']} points to each side, or there were "
+            f"{record['most']:,} trials; {after}. A spread seen at such a stop is a little too small, so intervals and tests here "
+            f"are Student’s at {wide} and {sure}: after looks they hold at 95% and 2.5%."
+        )
+    said = (
+        f"Trials were added in rounds until every verdict was reached; looks were planned after {_listed(record['planned'])} "
+        f"trials, and {after}. The chance of a wrong verdict is spent over them (O’Brien and Fleming’s bounds): at this one "
+        f"tests are at {sure} and intervals at {wide}, which over all looks hold at 2.5% and 95%."
+    )
+    if trials not in taken:
+        said += (
+            f" But these {plural(trials, 'trial')} are not those of a look: the stated rates hold for the looks alone."
+        )
+    return said
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """'4', '4 and 8', '4, 8 and 12'."""
+    *rest, last = (f"{each:,}" for each in numbers)
+    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 def _outlook(test: NonInferiority, loss: float, decimals: int) -> str:

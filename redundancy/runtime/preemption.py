@@ -8,15 +8,25 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from redundancy.runtime.errors import Preempted
 
-MESSAGE = "redundancy: ended as asked (SIGTERM); what was computed is saved. Give the same command again to continue."
+SHORTEST_S = 10  # a time after which to stop
 _LAST_S = 5.0  # seconds for the functions of `before_end`
+_SAVING_S = 30.0  # before a time is over, to save in
 _asked = threading.Event()
 _before_end: list[Callable[[], None]] = []
 _deferring = 0  # depth of nested `deferred`; only the main thread changes it
+
+
+_why = "SIGTERM"
+
+
+def message() -> str:
+    """What a process says that ends as asked."""
+    return f"redundancy: ended as asked ({_why}); what was computed is saved. Give the same command again to continue."
 
 
 def notice() -> None:
@@ -67,11 +77,44 @@ def _on_sigterm(signum, frame) -> None:
     if _deferring:
         return
     # An exception raised here could interrupt any code; an interrupted import leaves a library broken.
-    print(MESSAGE, file=sys.stderr, flush=True)
+    _end()
+
+
+def _end() -> None:
+    """Ends the process at once."""
+    print(message(), file=sys.stderr, flush=True)
     last = threading.Thread(target=_last, daemon=True)
     last.start()
     last.join(_LAST_S)
     os._exit(Preempted().code)
+
+
+@contextlib.contextmanager
+def stopping_after(seconds: float | None) -> Iterator[None]:
+    """Within it the process is asked to end, as by SIGTERM, in time before these seconds are over; None never asks.
+
+    What does not end soon, such as a compilation, is ended shortly before, without saving: as after `kill -9` nothing whole
+    is lost. The exit code is that of Preempted, too.
+    """
+    if seconds is None:
+        yield
+        return
+    end, over = time.monotonic() + seconds, threading.Event()
+
+    def watch() -> None:
+        global _why
+        if over.wait(end - min(_SAVING_S, seconds / 4) - time.monotonic()):
+            return
+        _why = "--stop-after"
+        os.kill(os.getpid(), signal.SIGTERM)
+        if not over.wait(end - min(_LAST_S, seconds / 10) - time.monotonic()):
+            _end()
+
+    threading.Thread(target=watch, daemon=True, name="stop-after").start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 @contextlib.contextmanager

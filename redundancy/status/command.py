@@ -93,6 +93,28 @@ def _runs(runs: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _sure(found: Mapping[str, Any]) -> list[str]:
+    """A line for each row of the comparison with the full set."""
+    from redundancy.report import words
+
+    names = [_kind(row) for row in found["rows"]]
+    width = max(map(len, names))
+    lines = [
+        f"how sure: test accuracy less the full set's, in points; no worse is a loss below {words.margin(found['margin'])}"
+    ]
+    for name, row in zip(names, found["rows"], strict=True):
+        between = "no interval"
+        if row["low"] is not None:
+            between = f"95% interval {words.points(row['low'])} to {words.points(row['high'])}"
+        more = ""
+        if row["trials_more"] is not None:
+            more = f", {words.trials(row['trials_more'])} more {'trial' if row['trials_more'] == 1 else 'trials'} would show no worse"
+            more += "" if row["seconds"] is None else f" ({duration(row['seconds'])} at this rate)"
+        pairs = words.plural(row["pairs"], "pair")
+        lines.append(f"  {name:{width}}  {words.points(row['mean'])}, {between}, {pairs}: {row['verdict']}{more}")
+    return lines
+
+
 def _pace(pace: Mapping[str, Any]) -> list[str]:
     per = pace["per_second"]
     rate = f"{per:,.3g} {pace['unit']}/s" if per >= 0.1 else f"{per * 3600:,.3g} {pace['unit']}/h"
@@ -119,7 +141,7 @@ def render(found: Mapping[str, Any]) -> str:
     """The status as text of several lines."""
     stages = found["stages"]
     done = sum(stage["state"] == "finished" for stage in stages)
-    needed = sum(stage["state"] != "not needed" for stage in stages)
+    needed = sum(stage["state"] not in ("not needed", "not here") for stage in stages)
     name = f"data set {found['dataset']}" if found["dataset"] else "no data set"
     lines = [
         f"{found['workdir']}: {name}, {done} of {needed} stages finished, {decimal(found['bytes']['all'])}; "
@@ -138,6 +160,8 @@ def render(found: Mapping[str, Any]) -> str:
         lines.append(_training({"run": "train", **found["pretrain"]}))
     if found["runs"] is not None:
         lines += _runs(found["runs"])
+    if found["sure"] is not None:
+        lines += _sure(found["sure"])
     if found["pace"] is not None:
         lines += _pace(found["pace"])
     lines += [_error(each) for each in found["errors"]]

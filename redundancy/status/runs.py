@@ -16,6 +16,7 @@ _TAIL = 1 << 14  # bytes read from the end of a run's metrics, about sixty lines
 _MOST_READ = 64  # runs whose metrics are read
 _READERS = 16
 _SILENT_S, _COMPILING_S = 600.0, 3600.0  # a run that wrote nothing for this long is not being trained
+_RESULT = {"steps": int, "test_correct": int, "test_size": int}
 _STEP = re.compile(r"checkpoints/(\d+)/")
 
 
@@ -73,13 +74,15 @@ def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: boo
     for run in runs:
         of_folder, name = by_run.get(run["run"], {}), f"runs/{run['run']}/result.json"
         run["ended"] = of_folder["result.json"].time if "result.json" in of_folder else None
+        run["result"] = None
         if run["ended"] is None:
             if any(each == "metrics.jsonl" or each.startswith("checkpoints/") for each in of_folder):
                 begun.append(run)
         elif not of_folder["result.json"].size:
             files.damaged.append(f"{files.path(name)} is empty. Delete it and run the stage that writes it again.")
         elif storage.is_local(files.root):  # on remote storage each would take a request
-            files.read(name, lambda path: need_fields(path, storage.read_json(path), steps=int, test_correct=int))
+            found = files.read(name, lambda path: need_fields(path, storage.read_json(path), **_RESULT))
+            run["result"] = found if found and found["test_size"] > 0 else None
 
     def look(run: Mapping[str, Any]) -> dict[str, Any]:
         name = run["run"]

@@ -16,7 +16,7 @@ from redundancy import config as config_lib
 from redundancy import methods, storage
 from redundancy.methods.counts import beyond_fraction, beyond_fractions
 from redundancy.runtime.errors import ConfigError, WorkdirError
-from redundancy.status import pace
+from redundancy.status import pace, sure
 from redundancy.status import runs as survey_runs
 from redundancy.status.files import Files, at_work
 from redundancy.storage.listing import is_folder
@@ -63,11 +63,13 @@ def survey(root: str, now: float | None = None) -> dict[str, Any]:
         "beyond": _beyond(files, config),
         "pretrain": pretrain,
         "runs": runs,
+        "sure": None,
         "pace": _pace(files, config, stages, pretrain, runs, working),
         "errors": _errors(files),
         "bytes": _bytes(files),
     }
     if runs is not None:
+        found["sure"] = sure.survey(files, config, runs)
         del runs["all"]
     return {**found, "damaged": list(dict.fromkeys(files.damaged))}
 
@@ -135,6 +137,9 @@ def _stage(files: Files, name: str, config: Mapping[str, Any], runs: Mapping[str
         if manifests["runs"] and not files.is_there("results.csv"):
             files.damaged.append(f'{files.path("results.csv")} is missing; "redundancy sweep" writes it from the runs.')
         said += [f"{runs['done']} of {runs['runs']} runs done"] if runs else []
+    shown = (manifests.get("report") or {}).get("shown")
+    if isinstance(shown, dict) and finished.INTERIM in shown:
+        said.append(f"interim page, {shown[finished.INTERIM]}")
     # The sweep first writes a run.json for every run, which does not mean that training has begun.
     begun = [file.time for (_, each), file in there.items() if name != "sweep" or not each.endswith("/run.json")]
     whole, words = finished.finished(config, name, manifests), ", ".join(said) + (", imported" if imported else "")
@@ -156,12 +161,13 @@ def _beyond(files: Files, config: Mapping[str, Any]) -> list[str]:
 
 
 def _set_states(stages: list[dict[str, Any]], config: Mapping[str, Any], owners: list[dict[str, Any]]) -> None:
-    """Gives each stage a state: finished, running, stopped, next, waiting or not needed."""
+    """Gives each stage a state: finished, running, stopped, next, waiting, not here or not needed."""
     alive = [str(owner["command"]).split(" ")[0] for owner in owners if owner["state"] != "gone"]
     imported = True in [stage.pop("imported") for stage in stages]
     idle = set() if config["dataset"] else {"train", "sweep", "report"}
     idle |= {"train"} if imported else set()
     idle |= set() if methods.grouped(config) else {"link"}
+    whole = {stage["stage"]: stage["finished"] for stage in stages}
     before = None  # the first stage that is not finished
     for stage in stages:
         name = stage["stage"]
@@ -173,9 +179,11 @@ def _set_states(stages: list[dict[str, Any]], config: Mapping[str, Any], owners:
             state = "running"
         elif stage["written"] is not None:
             state = "stopped"
+        elif name in ("train", "embed", "link") and whole["select"]:
+            state = "not here"  # a copy: the sweep goes on without it
         else:
             state = "waiting" if before else "next"
-        if state not in ("finished", "not needed"):
+        if state not in ("finished", "not needed", "not here"):
             before = before or name
         stage["state"] = state
         written = stage.pop("written")

@@ -9,6 +9,7 @@ from redundancy.config import Affects
 from redundancy.methods.counts import merges_needed
 from redundancy.workdir import Workdir, read_manifest, table
 
+INTERIM = "interim"  # field of what a page shows, while the sweep is unfinished
 _FOLDERS = {
     "train": "pretrain",
     "embed": "embeddings",
@@ -74,7 +75,8 @@ def finished(config: Mapping[str, Any], stage: str, manifests: Mapping[str, Any]
             return swept(config, found[0])
         case "report":
             page = (found[0] or {}).get("shown", shown(config))
-            return found[0] is not None and isinstance(page, dict) and page.items() >= shown(config).items()
+            of_all = isinstance(page, dict) and INTERIM not in page
+            return found[0] is not None and of_all and page.items() >= shown(config).items()
     return all(found)
 
 

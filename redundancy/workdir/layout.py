@@ -43,3 +43,7 @@ class Layout:
     def run(self, name: str) -> str:
         """Folder of the run `name`, see `run_name`."""
         return self.path("runs", name)
+
+    def result(self, name: str) -> str:
+        """File of the result of the run `name`, which the run writes last."""
+        return self.path("runs", name, "result.json")

@@ -15,6 +15,7 @@ from redundancy.config import Affects
 from redundancy.methods import METHODS
 from redundancy.runtime import processes
 from redundancy.runtime.errors import ConfigError, WorkdirError
+from redundancy.workdir import rounds
 from redundancy.workdir.layout import Layout
 from redundancy.workdir.manifest import need_fields, read_manifest
 
@@ -73,7 +74,8 @@ class Workdir(Layout):
         what was asked before. In a run of several processes, process 0 does it.
 
         Another config.dataset is no difference where the data set is the recorded one, which lies elsewhere. config.json
-        keeps the path that its artifacts were made with.
+        keeps the path that its artifacts were made with. A sweep that goes on in rounds has at least the trials that these
+        have come to.
 
         Args:
           config: resolved.
@@ -87,6 +89,7 @@ class Workdir(Layout):
         Raises:
           WorkdirError: an artifact was made with another value of a field; names the fields and the artifacts.
         """
+        config = rounds.grown(config, self)
         wanted = config_lib.to_json(config)
 
         def claim():

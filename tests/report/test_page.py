@@ -1,5 +1,7 @@
 """The stage and its page, on workdirs whose groups are real and whose accuracies are made up."""
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -12,11 +14,12 @@ from synthetic import make_workdir, noise_images
 
 from redundancy import config as config_lib
 from redundancy import storage
-from redundancy.report import browser
+from redundancy.report import browser, statistics, words
 from redundancy.report.stage import report, report_fraction
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.selection.subset import read_subset
-from redundancy.workdir import Workdir, read_manifest, subset_name, write_manifest
+from redundancy.workdir import Workdir, read_manifest, run_name, subset_name, table, write_manifest
+from redundancy.workdir import finished as finished_lib
 
 pytestmark = pytest.mark.usefixtures("quick_pdfs")
 
@@ -352,12 +355,69 @@ def test_workdir_that_is_not_local(tmp_path):
     assert storage.exists("memory://report-test/work/report/figures/figure2.png")
 
 
-def test_an_unfinished_sweep_is_an_error_with_the_command_to_run(swept):
-    config, workdir = swept
+def unfinish(config, workdir):
+    """Gives the runs of results.csv folders of their own, and takes the sweep's manifest away."""
+    files = read_manifest(workdir.subsets)["files"]
+    sha256 = {entry["file"].removesuffix(".parquet"): entry["sha256"] for entry in files}
+    rows = {row["run"]: row for row in csv.DictReader(io.StringIO(storage.read_bytes(workdir.results).decode()))}
+    for run in table.runs(config):
+        row, claim = rows[run.name], {"method": run.method, "subset_sha256": run.subset and sha256[run.subset]}
+        storage.write_json(f"{workdir.run(run.name)}/run.json", claim)
+        numbers = dict(test_accuracy=float(row["test_accuracy"]), test_size=int(row["test_size"]))
+        storage.write_json(workdir.result(run.name), {"images": int(row["size"]), **numbers})
     storage.remove(storage.join(workdir.runs, "manifest.json"))
-    with pytest.raises(WorkdirError, match="redundancy sweep"):
+    storage.remove(workdir.results)
+
+
+def test_an_unfinished_sweep_has_a_page_of_its_complete_trials_that_says_so(swept):
+    config, workdir = swept
+    report(config, workdir)
+    whole = read_page(workdir)
+    content, manifest = (storage.read_bytes(path) for path in (workdir.results, f"{workdir.runs}/manifest.json"))
+    unfinish(config, workdir)
+    storage.remove(workdir.result("random-0.6000-trial1"))
+    report(config, workdir)
+    page = read_page(workdir)
+    said = "This sweep is unfinished: 2 of 3 trials are complete, and this page shows no others."
+    assert f"Redundancy in images.npz (interim) Redundancy in images.npz (interim) {said}" in page.words()
+    assert re.search(r"\b10 ?trainings compared|trainings compared ?10\b", page.words())
+    assert "2 paired trials" in page.words()
+    assert "3 paired trials" not in page.words()
+    assert not finished_lib.finished(config, "report", {"report": read_manifest(workdir.report)})
+    # Its numbers are those of a sweep of the same two trials.
+    rows = [line for line in content.decode().splitlines() if line.split(",")[5] in ("trial", "0", "2")]
+    runs = statistics.parse_results("\n".join(rows))
+    item = statistics.find(statistics.summarise(runs), "semantic", 0.9)
+    assert f"{words.points(item.to_full.mean)}{words.interval(item.to_full)}" in page.words()
+    report(config, workdir)  # a no-op
+    storage.write_bytes(workdir.results, content)
+    storage.write_bytes(f"{workdir.runs}/manifest.json", manifest)
+    report(config, workdir)
+    assert read_page(workdir).words() == whole.words()
+    assert finished_lib.finished(config, "report", {"report": read_manifest(workdir.report)})
+
+
+def test_a_sweep_without_a_complete_trial_is_an_error_with_the_command_to_run(swept):
+    config, workdir = swept
+    unfinish(config, workdir)
+    for trial in range(config.trials):
+        storage.remove(workdir.result(run_name("full", 1.0, trial)))
+    with pytest.raises(
+        WorkdirError, match=r"12 of 15 runs are done. Run \"redundancy sweep\" with the same config first"
+    ):
         report(config, Workdir(workdir.root))
     assert not storage.exists(workdir.report)
+
+
+def test_a_page_of_an_unfinished_sweep_refuses_runs_on_other_subsets(swept):
+    config, workdir = swept
+    unfinish(config, workdir)
+    name = "semantic-0.9000-trial0"
+    storage.write_json(f"{workdir.run(name)}/run.json", {"method": "semantic", "subset_sha256": "0" * 64})
+    with pytest.raises(
+        WorkdirError, match=rf"{workdir.run(name)} holds runs on another .*semantic-0.9000.parquet than"
+    ):
+        report(config, workdir)
 
 
 def test_report_fraction_is_the_nearest_that_drops_something():

@@ -19,6 +19,7 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy import storage
+from redundancy.report import noninferiority, words
 from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.status import command as status
 from redundancy.status import pace
@@ -229,6 +230,64 @@ def test_a_bucket_of_many_runs_takes_few_requests(child_env, repo, tmp_path):
     asked, methods, found, runs = json.loads(done.stdout.splitlines()[-1])
     assert (methods, found, runs) == (["GET"], len(names) - 2, len(names))
     assert asked < 10
+
+
+def test_how_sure_one_is_already(tmp_path):
+    config = config_lib.resolve(
+        {
+            "dataset": "digits",
+            "trials": 6,
+            "fractions": (0.9, 0.5),
+            "methods": ("semantic",),
+            "steps": 100,
+            "warmup_steps": 10,
+        }
+    )
+    root = str(tmp_path / "w")
+    storage.write_json(f"{root}/config.json", {"config": config_lib.to_json(config)})
+    correct = {
+        "full-1.0000": (9300, 9310, 9290, 9305),
+        "semantic-0.9000": (9295, 9315, 9280, 9305),
+        "semantic-0.5000": (9200, 9220, 9185),
+    }
+
+    def write(trial):
+        for number, (kind, of_kind) in enumerate(correct.items()):
+            if trial < len(of_kind):
+                path = f"{root}/runs/{kind}-trial{trial}/result.json"
+                storage.write_json(path, {"steps": 100, "test_correct": of_kind[trial], "test_size": 10_000})
+                os.utime(path, (at := 1e9 + 100 * (3 * trial + number), at))
+
+    write(0)
+    assert survey(root)["sure"] is None
+    for trial in range(1, 4):
+        write(trial)
+    found = survey(root)
+    first, second = found["sure"]["rows"]
+    # −5, 5, −10 and 0 of 10,000: mean −2.5, standard deviation 6.4550, t with three degrees of freedom 3.1824.
+    half = 3.182446 * 6.454972 / 2
+    assert (first["pairs"], second["pairs"], found["sure"]["margin"]) == (4, 3, 0.002)
+    assert first["mean"] == pytest.approx(-2.5e-4)
+    assert first["low"] == pytest.approx((-2.5 - half) / 1e4)
+    assert first["high"] == pytest.approx((-2.5 + half) / 1e4)
+    assert (first["verdict"], second["verdict"]) == ("no worse", "worse")
+    assert first["trials_more"] is None
+    # −20, −10, −25 and −15: the interval reaches across the margin.
+    correct["semantic-0.9000"] = (9280, 9300, 9265, 9290)
+    for trial in range(4):
+        write(trial)
+    first = survey(root)["sure"]["rows"][0]
+    needed = noninferiority.trials_needed(-17.5e-4, 6.454972e-4, 0.002)
+    assert (first["verdict"], first["trials_more"]) == ("cannot tell", needed - 4)
+    # A run of 100 steps takes 100 s, and a trial has three.
+    assert first["seconds"] == pytest.approx((needed - 4) * 300, rel=0.01)
+    text = status.render(survey(root))
+    assert "in points; no worse is a loss below 0.2 points" in text
+    more = words.trials(needed - 4)
+    assert (
+        f"semantic 0.9000  −0.18, 95% interval −0.28 to −0.07, 4 pairs: cannot tell, {more} more trials would" in text
+    )
+    assert "semantic 0.5000  −0.98, 95% interval −1.17 to −0.79, 3 pairs: worse" in text
 
 
 def test_empty_and_no_workdir(tmp_path):
