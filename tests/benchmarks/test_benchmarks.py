@@ -31,6 +31,7 @@ def test_embeddings_are_those_of_different_images(run):
     assert np.array_equal(both[0][:20], run.network.embed(0, 20, seed=0))
 
 
+@pytest.mark.soak
 def test_wide_embeddings(run):
     wide = run.network.embed(0, 30, seed=0, wide=True)
     assert wide.shape == (30, 2048)
@@ -174,6 +175,7 @@ def test_million_runs_in_a_child(run, monkeypatch):
     assert case["sizes"]["images_per_class"] == 100
 
 
+@pytest.mark.soak
 def test_images_are_embedded_once_in_each_way(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(images, "STEPS", 2)
@@ -188,6 +190,7 @@ def test_images_are_embedded_once_in_each_way(monkeypatch, tmp_path):
         images.of_images(str(tmp_path / "set.npz"), 1135)
 
 
+@pytest.mark.soak
 def test_near_pairs_are_the_same_by_each_way(run, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(near, "_STEPS", 2)
