@@ -138,6 +138,21 @@ def add_memory(jobs: Sequence[Job], at_once: int = 1) -> None:
             job.entry.update(memory)
 
 
+def cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array that `make` makes, kept in the user's cache folder under the name, and mapped from there."""
+    from redundancy.storage.cache_folder import cache_folder
+
+    if cache_folder() is None:
+        return make()
+    path = os.path.join(cache_folder(), "benchmarks", name)
+    if not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(f"{path}.{os.getpid()}", "wb") as file:
+            np.save(file, make())
+        os.replace(file.name, path)
+    return np.load(path, mmap_mode="r")
+
+
 def in_child(target: str, array: np.ndarray, **arguments: Any) -> dict[str, Any]:
     """Peak memory and time of one call in a fresh process that does nothing else.
 

@@ -8,6 +8,7 @@ as fast, makes the sets of millions. It reads only scikit-learn's own file.
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -83,6 +84,10 @@ def _input(images: jax.Array) -> jax.Array:
     return (images[..., None] - 0.3) / 0.38
 
 
+def _distorted(key: jax.Array, images: jax.Array) -> jax.Array:
+    return _input(distort(key, images))
+
+
 def _loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
@@ -92,15 +97,22 @@ def _optimizer(rate: float, steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(schedule, momentum=0.9, nesterov=True))
 
 
-def _train(model: nn.Module, steps: int, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Variables of the model after `steps` steps on distorted images."""
-    optimizer = _optimizer(0.1 if model is _MODEL else 0.01, steps)
+def train(
+    model: nn.Module,
+    steps: int,
+    images: np.ndarray,
+    labels: np.ndarray,
+    change: Callable[[jax.Array, jax.Array], jax.Array] = _distorted,
+    batch: int = _BATCH,
+) -> dict[str, Any]:
+    """Variables of the model after `steps` steps on images that `change`, of a key and images, makes the network's input."""
+    optimizer = _optimizer(0.01 if isinstance(model, _Dense) else 0.1, steps)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(variables, opt_state, key):
-        draw, change = jax.random.split(key)
-        rows = jax.random.randint(draw, (_BATCH,), 0, len(images))
-        x = _input(distort(change, jnp.asarray(images)[rows]))
+        draw, drawn = jax.random.split(key)
+        rows = jax.random.randint(draw, (batch,), 0, len(images))
+        x = change(drawn, jnp.asarray(images)[rows])
 
         def loss_of(params):
             (logits, _), updated = model.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
@@ -111,7 +123,7 @@ def _train(model: nn.Module, steps: int, images: np.ndarray, labels: np.ndarray)
         return {"params": optax.apply_updates(variables["params"], updates), **updated}, opt_state
 
     # This generator compiles in less than half the time of the default one.
-    init = jax.jit(lambda key: model.init(key, jnp.zeros((1, 8, 8, 1)), train=False))
+    init = jax.jit(lambda key: model.init(key, change(key, jnp.asarray(images[:1])), train=False))
     variables = init(jax.random.key(0, impl="rbg"))
     opt_state = jax.jit(optimizer.init)(variables["params"])
     for number in range(steps):
@@ -238,7 +250,7 @@ def dense_network(width: int = 64, steps: int = DENSE_STEPS) -> Network:
 def _network(model: nn.Module, steps: int) -> Network:
     start = time.perf_counter()
     images, labels = _digits()
-    variables = _train(model, steps, images[:_TRAIN_IMAGES], labels[:_TRAIN_IMAGES])
+    variables = train(model, steps, images[:_TRAIN_IMAGES], labels[:_TRAIN_IMAGES])
     held_out = jnp.asarray(images[_TRAIN_IMAGES:])
     logits = jax.jit(lambda images: model.apply(variables, _input(images), train=False)[0])(held_out)
     accuracy = float((logits.argmax(-1) == labels[_TRAIN_IMAGES:]).mean())

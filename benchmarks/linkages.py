@@ -205,10 +205,14 @@ def linker(embedded: np.ndarray) -> tuple[Any, float]:
 
 def by_boxes(linker: Any, threshold: float) -> tuple[int, float]:
     """Number of pairs, and the share of the pairs of leaves that are looked at; the boxes are made here."""
-    from redundancy.linkage import boxes, walk
+    import jax
+
+    from redundancy.linkage import boxes, panels, walk
     from redundancy.runtime.machine import cores
 
     made, work = boxes.make(linker.centred, cores()), walk.Work()
+    if jax.local_devices()[0].platform != "cpu":
+        return len(panels.within(linker.units, made, threshold)), walk.leaf_pairs_left(made, threshold)
     found = walk.within(linker.units, made, threshold, threads=cores(), work=work)
     return len(found), work.leaves / (made.num_leaves * (made.num_leaves + 1) / 2)
 

@@ -1,6 +1,6 @@
 """The case near of `selection`: pairs of one large class by boxes, by all blocks and by faiss, on several kinds of embeddings."""
 
-import os
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import common, embeddings, linkages
+from benchmarks.images import of_images
 from benchmarks.selection_sizes import Sizes
 
 _STEPS = embeddings.DENSE_STEPS
@@ -22,20 +23,13 @@ def network(width: int = 64) -> embeddings.Network:
 
 def of_network(n: int, width: int = 64) -> np.ndarray:
     """Embeddings of n distorted digits by a trained network, kept in the user's cache folder: [n, width] float32."""
-    from redundancy.storage.cache_folder import cache_folder
 
-    folder = os.path.join(cache_folder() or "", "benchmarks")
-    path = os.path.join(folder, f"dense-{width}-steps-{_STEPS}-images-{n}.npy")
-    if cache_folder() is None or not os.path.exists(path):
+    def make() -> np.ndarray:
         found = np.empty((n, width), np.float32)
         network(width).embed_all(found)
-        if cache_folder() is None:
-            return found
-        os.makedirs(folder, exist_ok=True)
-        with open(f"{path}.{os.getpid()}", "wb") as file:
-            np.save(file, found)
-        os.replace(file.name, path)
-    return np.load(path, mmap_mode="r")
+        return found
+
+    return common.cached(f"dense-{width}-steps-{_STEPS}-images-{n}.npy", make)
 
 
 def interpolated(n: int, real: int) -> np.ndarray:
@@ -65,9 +59,13 @@ def _timed(function: Callable, *arguments: Any) -> tuple[dict[str, float], Any]:
     return {"median_s": seconds, "cpu_s": time.process_time() - before}, found
 
 
-def sets(sizes: Sizes) -> dict[str, tuple[Sequence[int], Callable[[int], np.ndarray]]]:
-    """Sizes and makers of the classes; of each maker the rows of fewer images are the first of those of more."""
-    return {
+def sets(sizes: Sizes, images: str | None = None) -> dict[str, tuple[Sequence[int], Callable[[int], np.ndarray]]]:
+    """Sizes and makers of the classes, one of them of the images of an .npz file, if it is given.
+
+    Of each maker the rows of fewer images are the first of those of more.
+    """
+    of_file = {"images": (sizes.near, functools.partial(of_images, images))} if images else {}
+    return of_file | {
         "network": (sizes.near, of_network),
         "interpolated": (sizes.near, lambda n: interpolated(n, sizes.near[0])),
         "gaussian": (sizes.near[:1], gaussian),
@@ -103,7 +101,7 @@ def _results(embedded: np.ndarray, patience: float, before: dict[str, tuple[int,
 def cases(run: Any, patience: float) -> dict[str, Any]:
     """The cases, for `selection.Run`; a peer that would take more than `patience` seconds is left out."""
     found = {}
-    for name, (sizes, make) in sets(run.sizes).items():
+    for name, (sizes, make) in sets(run.sizes, run.images).items():
         everything, before = make(max(sizes)), {}
         for n in sizes:
             common.say(f"  {name}, {n:,} images")

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from benchmarks import common, embeddings, linkages
@@ -38,11 +39,13 @@ class Run:
       sizes: how much to measure.
       network: network that makes the embeddings.
       memory: whether to measure peak memory, which takes one more process and call for each entry.
+      images: .npz file of a data set whose images, flipped and shifted, are embedded for the case near, too.
     """
 
     sizes: Sizes
     network: embeddings.Network
     memory: bool = True
+    images: str | None = None
 
     def one_class(self, n: int) -> np.ndarray:
         """The n images of the cases with one large class: [n, 64] float32."""
@@ -264,14 +267,22 @@ def pairs(run: Run) -> dict[str, Any]:
 
 
 def million(run: Run) -> dict[str, Any]:
-    """Time and memory of one class of a million images, linked once in a separate process."""
+    """Time and memory of one class of a million images, linked once in a separate process.
+
+    On an accelerator also of the search for its near pairs, by boxes and by all blocks, whichever `link` chooses.
+    """
     n = run.sizes.million
     embedded = run.one_class(n)
-    say(f"  linking {n:,} images")
-    ours = common.in_child("benchmarks.linkages:ours", embedded, kept=KEPT)
-    if "child_s" in ours:
-        ours["median_s"] = ours["child_s"]
-    return {"million": _case({"ours": ours}, 1, n, embedded.shape[1], kept=KEPT)}
+    jobs = {"ours": ("ours", {"kept": KEPT})}
+    if jax.local_devices()[0].platform != "cpu":
+        jobs |= {"boxes": ("near_pairs", {}), "all blocks": ("near_pairs", {"boxed": False})}
+    results = {}
+    for name, (function, arguments) in jobs.items():
+        say(f"  {n:,} images: {name}")
+        results[name] = common.in_child(f"benchmarks.linkages:{function}", embedded, **arguments)
+        if "child_s" in results[name]:
+            results[name]["median_s"] = results[name]["child_s"]
+    return {"million": _case(results, 1, n, embedded.shape[1], kept=KEPT)}
 
 
 def near(run: Run) -> dict[str, Any]:
@@ -301,7 +312,7 @@ def measure(run: Run, names: Sequence[str]) -> dict[str, Any]:
     if "near" in names:
         answer["near_exponents"] = {
             name: growth_exponent(sizes, [cases[f"near-{name}-{n}"]["results"]["boxes"]["cpu_s"] for n in sizes])
-            for name, (sizes, _) in near_pairs.sets(run.sizes).items()
+            for name, (sizes, _) in near_pairs.sets(run.sizes, run.images).items()
             if len(sizes) > 1
         }
     return answer | {"cases": cases}
@@ -354,6 +365,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the images of each class, for trying out")
     parser.add_argument("--train-steps", type=int, default=embeddings.STEPS, help="of the network that embeds")
     parser.add_argument("--no-memory", action="store_true", help="leave out the child processes for peak memory")
+    parser.add_argument("--images", metavar="FILE.npz", help="train_images and train_labels for another set of near")
     flags = parser.parse_args(arguments)
     if not 0 < flags.scale <= 1 or not math.isfinite(flags.scale):
         parser.error(f"--scale is {flags.scale}; wanted above 0 and up to 1")
@@ -365,7 +377,7 @@ def main(arguments: Sequence[str]) -> None:
     network = embeddings.network(flags.train_steps) if {*names} - {"near"} else near_pairs.network()
     say(f"trained in {network.train_s:.1f} s, {100 * network.test_accuracy:.1f} % of held-out digits right")
     sizes = (QUICK if flags.quick else FULL).scaled(flags.scale)
-    found = measure(Run(sizes, network, not flags.no_memory), names)
+    found = measure(Run(sizes, network, not flags.no_memory, flags.images), names)
     made = {"train_steps": network.steps, "train_s": network.train_s, "test_accuracy": network.test_accuracy}
     result = common.header("selection", arguments, _PACKAGES) | {"embeddings": made} | found
     if flags.json:

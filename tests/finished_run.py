@@ -1,8 +1,11 @@
 """A finished workdir of a small experiment, made once for all tests that only read it or change a copy."""
 
 import contextlib
+import fcntl
 import functools
+import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 import jax
@@ -55,9 +58,23 @@ def quick_programs() -> Iterator[None]:
 
 
 @functools.cache
-def finished(root: pathlib.Path, data: pathlib.Path, seed: int = 0):
-    """Config and workdir of a whole run below `root`, by quick programs."""
-    config, workdir = small_config(data, seed=seed), Workdir(str(root / f"seed{seed}"))
-    with quick_programs():
-        run_stages(config, workdir)
+def finished(base: pathlib.Path, data: pathlib.Path, seed: int = 0):
+    """Config and workdir of a whole run, by quick programs; made once for all workers of a session.
+
+    Args:
+      base: the worker's folder of temporary files.
+      data: a copy of it is the run's data set.
+    """
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished_run"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (copy := folder / "digits.npz").exists():
+            shutil.copy(data, copy)
+        config, workdir = small_config(copy, seed=seed), Workdir(str(folder / f"seed{seed}"))
+        if not (done := folder / f"seed{seed}.done").exists():
+            shutil.rmtree(workdir.root, ignore_errors=True)
+            with quick_programs():
+                run_stages(config, workdir)
+            done.touch()
     return config, workdir

@@ -17,6 +17,7 @@ from redundancy.embedding import ids
 from redundancy.export.command import Request, export
 from redundancy.importing.stage import Request as Import
 from redundancy.importing.stage import import_embeddings
+from redundancy.linkage import batches
 from redundancy.runtime.errors import DataError, UserError
 from redundancy.selection import merges, tasks
 from redundancy.selection.link import link
@@ -31,9 +32,8 @@ UP_TO_SWEEP = STAGES[:-1]
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, digits_npz):
     """A finished run, and the same with another seed: (config, Workdir) each. All is compiled by quick programs."""
-    root = tmp_path_factory.mktemp("runs")
     with quick_programs():
-        yield [finished(root, digits_npz, seed) for seed in (0, 1)]
+        yield [finished(tmp_path_factory.getbasetemp(), digits_npz, seed) for seed in (0, 1)]
 
 
 @pytest.fixture
@@ -257,6 +257,7 @@ def test_classes_that_are_damaged_while_linking_are_linked_again(copy, monkeypat
     def killed(*_):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(batches, "TOGETHER", 0)
     with monkeypatch.context() as patch:
         patch.setattr(merges, "pack", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -277,7 +278,7 @@ def test_a_worker_does_not_read_embeddings_that_were_exchanged_meanwhile(copy, r
     manifest = storage.join(folder, "manifest.json")
 
     def task(label):
-        return tasks.ClassTask(folder, storage.sha256(manifest), workdir.path("elsewhere"), label, 10, 2)
+        return tasks.ClassTask(folder, storage.sha256(manifest), workdir.path("elsewhere"), (label,), (10,), (2,))
 
     replace(pathlib.Path(folder, PART), (theirs / PART).read_bytes())
     with pytest.raises(DataError, match=rf"{PART} is not the file that the manifest names.*Delete .*{PART}"):

@@ -6,17 +6,16 @@ Checksums within the files show damage, see storage.
 
 import concurrent.futures
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from redundancy import storage, workdir
 from redundancy.data.dataset import labels_sha256
-from redundancy.embedding.write import check_cosines, digest, footer_sha256
+from redundancy.embedding.write import check_cosines, digest, footer_sha256, wrong_rows
 from redundancy.runtime.errors import DataError
 
 _READERS = 4  # number of parts that are read at once
@@ -65,10 +64,12 @@ class EmbeddingStore:
         self.dimension: int = self.manifest["dimension"]
         self.num_examples: int = self.manifest["num_examples"]
         self.class_counts = {int(label): int(count) for label, count in self.manifest["class_counts"].items()}
+        self._tables: list[pa.Table] | None = None  # of positions and labels, until they are asked for
         if not check:
             return
         with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-            rows = sum(pool.map(self._check_part, self.manifest["parts"]))
+            self._tables = list(pool.map(self._check_part, self.manifest["parts"]))
+        rows = sum(table.num_rows for table in self._tables)
         if not rows == self.num_examples == sum(self.class_counts.values()):
             raise DataError(
                 f"{self._manifest_path} says {self.num_examples} examples and class counts that sum to "
@@ -100,8 +101,8 @@ class EmbeddingStore:
         for part in manifest["parts"]:
             workdir.need_fields(f"{path}, in parts,", part, rows=int)
 
-    def _check_part(self, part: Mapping[str, Any]) -> int:
-        """Checks a part against the manifest and returns its number of rows; raises DataError if it does not match."""
+    def _check_part(self, part: Mapping[str, Any]) -> pa.Table:
+        """Checks a part against the manifest; returns its positions and labels, raises DataError if it does not match."""
         path = storage.join(self.folder, part["file"])
         if not storage.exists(path):
             raise DataError(f"{path} is missing, but the manifest names it. {self._remedy(path)}")
@@ -119,7 +120,7 @@ class EmbeddingStore:
         rows = table.num_rows
         if rows != part["rows"]:
             raise DataError(f"{path} has {rows} rows, the manifest says {part['rows']}. {self._remedy(path)}")
-        return rows
+        return table
 
     @functools.cached_property
     def _files(self) -> list[tuple[str, pq.ParquetFile, np.ndarray]]:
@@ -159,7 +160,12 @@ class EmbeddingStore:
             raise DataError(f"{path} has empty embeddings; wanted {wanted} in each row.")
         return flat.to_numpy().reshape(-1, self.dimension)
 
-    def _check_vectors(self, embeddings: np.ndarray, positions: np.ndarray, label: int) -> None:
+    def _check_vectors(self, embeddings: np.ndarray, positions: np.ndarray, labels: np.ndarray) -> None:
+        """Raises DataError that names the first position, and the label, of an embedding that has no cosine."""
+        wrong, _ = wrong_rows(embeddings)
+        if not len(wrong):
+            return
+        label = labels[wrong[np.argmin(positions[wrong])]]
         check_cosines(
             embeddings,
             positions,
@@ -186,7 +192,7 @@ class EmbeddingStore:
                         table = file.read_row_group(number, _COLUMNS)
                     if table.num_rows:
                         vectors, positions = self._vectors(path, table), table["position"].to_numpy()
-                        self._check_vectors(vectors, positions, table["label"][0].as_py())
+                        self._check_vectors(vectors, positions, table["label"].to_numpy())
             finally:
                 file.close(force=True)
 
@@ -203,30 +209,49 @@ class EmbeddingStore:
         Raises:
           DataError: an embedding holds NaN or infinity, is zero or of another length.
         """
+        return self.read_classes([label])[1:]
+
+    def read_classes(self, labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Reads only the rows of some classes.
+
+        Args:
+          labels: ascending.
+
+        Returns:
+          labels [n] int64 ascending, positions [n] int64 ascending in each class, embeddings [n, dimension] float32.
+
+        Raises:
+          DataError: as `read_class`.
+        """
+        wanted = np.asarray(labels, np.int64)
         # As much as the manifest counts, filled batch by batch: a large class so is in memory once.
-        count, done = self.class_counts.get(label, 0), 0
-        positions, embeddings = np.empty(count, np.int64), np.empty((count, self.dimension), np.float32)
+        count, done = sum(self.class_counts.get(label, 0) for label in labels), 0
+        found, positions = np.empty(count, np.int64), np.empty(count, np.int64)
+        embeddings = np.empty((count, self.dimension), np.float32)
         for path, file, ranges in self._files:
-            groups = np.flatnonzero((ranges[:, 0] <= label) & (label <= ranges[:, 1])).tolist()
+            low, high = np.searchsorted(wanted, ranges[:, 0]), np.searchsorted(wanted, ranges[:, 1], "right")
+            groups = np.flatnonzero(low < high).tolist()
+            others = (low + 1 != high)[groups].any() or (ranges[groups, 0] != ranges[groups, 1]).any()
             with storage.parquet_errors(path):
                 for batch in file.iter_batches(_BATCH, groups, _COLUMNS) if groups else ():
                     table = pa.Table.from_batches([batch])
-                    if (ranges[groups] != label).any():
-                        table = table.filter(pc.equal(table["label"], label))
+                    if others:
+                        table = table.filter(pa.array(np.isin(table["label"].to_numpy(), wanted)))
                     after = done + table.num_rows
                     if after > count:  # the caller says what is wrong
                         count = 2 * after
-                        positions = np.resize(positions, count)
+                        found, positions = np.resize(found, count), np.resize(positions, count)
                         embeddings = np.resize(embeddings, (count, self.dimension))
-                    positions[done:after] = table["position"].to_numpy()
+                    found[done:after], positions[done:after] = table["label"].to_numpy(), table["position"].to_numpy()
                     embeddings[done:after] = self._vectors(path, table)
                     done = after
-        positions, embeddings = positions[:done], embeddings[:done]
-        self._check_vectors(embeddings, positions, label)
-        if (positions[1:] >= positions[:-1]).all():
-            return positions, embeddings
-        order = np.argsort(positions, kind="stable")
-        return positions[order], embeddings[order]
+        found, positions, embeddings = found[:done], positions[:done], embeddings[:done]
+        self._check_vectors(embeddings, positions, found)
+        later = (found[1:] > found[:-1]) | ((found[1:] == found[:-1]) & (positions[1:] >= positions[:-1]))
+        if later.all():
+            return found, positions, embeddings
+        order = np.lexsort((positions, found))
+        return found[order], positions[order], embeddings[order]
 
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
         """The label of every embedded image, read once.
@@ -241,7 +266,8 @@ class EmbeddingStore:
 
     @functools.cached_property
     def _labels(self) -> tuple[np.ndarray, np.ndarray]:
-        tables = [storage.read_parquet(path, ["position", "label"]) for path in self._paths]
+        tables = self._tables or [storage.read_parquet(path, ["position", "label"]) for path in self._paths]
+        self._tables = None
         positions = np.concatenate([table["position"].to_numpy() for table in tables]).astype(np.int64, copy=False)
         labels = np.concatenate([table["label"].to_numpy() for table in tables]).astype(np.int32, copy=False)
         order = np.argsort(positions, kind="stable")

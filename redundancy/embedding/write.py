@@ -99,13 +99,10 @@ def write_part(
     order = np.lexsort((positions, labels))
     if (order[1:] < order[:-1]).any():  # else they need no copy
         positions, labels, embeddings = positions[order], labels[order], embeddings[order]
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
+    table = pa.table({"position": positions, "label": labels, "embedding": vectors})
     borders = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
-    tables = []
-    for start, stop in itertools.pairwise(borders):
-        flat = pa.array(embeddings[start:stop].reshape(-1))
-        vectors = pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
-        columns = {"position": positions[start:stop], "label": labels[start:stop], "embedding": vectors}
-        tables.append(pa.table(columns))
+    tables = [table.slice(start, stop - start) for start, stop in itertools.pairwise(borders)]
     text, path = _text(identity), storage.join(folder, part_name(index, num_parts))
     sha256 = storage.write_parquet(path, tables, {_IDENTITY: text})
     _write_record(path, text, sha256, labels, embeddings.shape[1])

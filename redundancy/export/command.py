@@ -14,8 +14,9 @@ from redundancy.embedding import ids as ids_lib
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.export import files, groups, lists, projector, sources
 from redundancy.export.request import OF_ALL, Request, check, check_output, write
+from redundancy.methods.counts import beyond_fraction
 from redundancy.runtime.errors import ConfigError, WorkdirError
-from redundancy.selection.subset import Subset, beyond_fraction, check_file, read_subset
+from redundancy.selection.subset import Subset, check_file, read_subset
 from redundancy.workdir import Workdir, need_manifest, read_manifest
 
 
@@ -44,8 +45,9 @@ def export(request: Request, workdir: Workdir, config=None) -> None:
     entry = sources.find_entry(request, workdir, manifest)
     check_output(request)
     subset = read_subset(check_file(workdir.subsets, entry))
-    if beyond := beyond_fraction(subset.metadata["size"], len(subset.positions), subset.metadata["fraction"]):
-        logging.warning("export: the subset at %g %s.", request.fraction, beyond)
+    sizes = np.unique(subset.labels, return_counts=True)[1]
+    if said := beyond_fraction(sizes, subset.metadata["fraction"], subset.metadata["size"]):
+        logging.warning("export: %s.", said)
     if request.format in OF_ALL:
         _export_all(request, workdir, manifest, subset, config)
         return

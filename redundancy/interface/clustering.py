@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import numbers
 import types
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from redundancy.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from redundancy.interface.arrays import ArrayVectors
-    from redundancy.linkage.complete import Merges
+    from redundancy.linkage.classes import Linked
     from redundancy.methods.choose import Choice
 
 
@@ -39,10 +40,20 @@ def check_rule(rule: Any) -> str:
     return rule
 
 
-class _Class(NamedTuple):
-    label: int
-    num_images: int
-    num_merges: int
+class _Classes(NamedTuple):
+    """Classes that are linked together, as tuples of one length."""
+
+    labels: tuple[int, ...]
+    sizes: tuple[int, ...]
+    num_merges: tuple[int, ...]
+
+    @property
+    def label(self) -> int:
+        return self.labels[0]
+
+    @property
+    def num_images(self) -> int:
+        return sum(self.sizes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,31 +98,40 @@ class Data:
 
         return rows_by_class(self.labels)
 
-    def link(self, fraction: float) -> dict[int, "Merges"]:
+    def link(self, fraction: float) -> "Linked":
         """The merges of each class, as the stage link makes them: enough for any fraction at or above this one.
 
         Raises:
           DataError: a class does not fit in memory.
         """
-        from redundancy.linkage.complete import complete_linkage
+        from redundancy.linkage import classes, complete
+        from redundancy.linkage.batches import batches
         from redundancy.methods.counts import merges_to_make
         from redundancy.selection import local
 
         sizes = {label: len(rows) for label, rows in self.rows.items()}
-        todo = [_Class(label, sizes[label], number) for label, number in merges_to_make(sizes, [fraction]).items()]
-        linked = {}
+        wanted = merges_to_make(sizes, [fraction])
+        todo = [
+            _Classes(*(tuple(map(of, labels)) for of in (int, sizes.get, wanted.get)))
+            for labels in batches({label: sizes[label] for label, number in wanted.items() if number})
+        ]
+        made = {}
 
-        def link(of_class: _Class, advance=None) -> None:
-            vectors = self.vectors.rows(self.rows[of_class.label])
-            linked[of_class.label] = complete_linkage(vectors, of_class.num_merges, advance)
+        def link(of: _Classes, advance=None) -> None:
+            vectors = self.vectors.rows(np.concatenate([self.rows[label] for label in of.labels]))
+            made[of.label] = classes.link(vectors, of.sizes, of.num_merges, advance)
 
         local.run(todo, lambda *_: None, link)
-        return dict(sorted(linked.items()))
+        merges = complete.concatenate([made[label] for label in sorted(made)])
+        return classes.Linked.of(np.array([*wanted]), np.array([*wanted.values()]), merges)
 
-    def choose(self, linked: dict[int, "Merges"], fraction: float, rule: str) -> "Choice":
+    def choose(self, linked: "Linked", fraction: float, rule: str) -> "Choice":
         """What the stage select keeps, from merges that are enough for the fraction."""
         from redundancy.methods.choose import choose
+        from redundancy.methods.counts import beyond_fraction
 
+        if said := beyond_fraction(np.bincount(self.labels), fraction):
+            warnings.warn(f"{said[0].upper()}{said[1:]}.", stacklevel=3)
         method = methods.METHODS[methods.DEFAULT[0]]
         (choice,) = choose(
             method, self.labels, np.arange(len(self.labels)), [(fraction, None)], types.SimpleNamespace(rule=rule),

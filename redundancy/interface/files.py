@@ -12,6 +12,7 @@ from redundancy.config import FIELDS, LAYERS
 from redundancy.data import inputs
 from redundancy.export import request, sources
 from redundancy.interface.clustering import check_fraction
+from redundancy.linkage.batches import batches
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.runtime.paths import given_path
 from redundancy.selection.inputs import open_store
@@ -101,9 +102,9 @@ def load_embeddings(workdir: str | os.PathLike, layer: str = "end") -> Embedding
     inputs.check_memory(store.folder, "all embeddings", 4 * rows * store.dimension)
     positions, labels = store.labels()
     vectors = np.empty((len(positions), store.dimension), np.float32)
-    for label in store.class_counts:
-        of_class, found = store.read_class(label)
-        vectors[np.searchsorted(positions, of_class)] = found
+    for some in batches(store.class_counts):
+        _, of_classes, found = store.read_classes(some)
+        vectors[np.searchsorted(positions, of_classes)] = found
     return Embeddings(vectors, labels, positions, store.manifest["class_names"])
 
 
@@ -120,7 +121,7 @@ def load_merges(workdir: str | os.PathLike, layer: str = "end") -> dict[int, "Me
     _check_layer(layer)
     folder = _open(workdir).merges(layer)
     manifest = need_manifest(folder, "link", classes=dict, parts=list)
-    return merges.read(folder, manifest["parts"], sorted(map(int, manifest["classes"])))
+    return dict(merges.read(folder, manifest["parts"], map(int, manifest["classes"])))
 
 
 def load_results(workdir: str | os.PathLike) -> pa.Table:

@@ -1,11 +1,12 @@
 """Complete linkage from all pairs by nearest-neighbour chains (Murtagh 1983): O(n²) time and memory, compiled.
 
 For few clusters of few images, where nearly all pairs are needed. Ties are decided as `ties` says: a cluster pair is as far
-apart as the last of its pairs in that order, whose number is carried along. Knows nothing of embeddings.
+apart as the last of its pairs in that order, whose number is carried along.
 """
 
 import numpy as np
 
+from redundancy.linkage.dissimilarity import Units
 from redundancy.runtime.compiled import compiled
 
 # Bytes for each pair: its dissimilarity and the number of the pair that it is.
@@ -65,6 +66,46 @@ def _chain(n, value, number):
             ):
                 value[of_other], number[of_other] = value[of_one], number[of_one]
     return left, right, height, last
+
+
+@compiled
+def _small(grid, excess, starts, first, second, height):
+    """All merges of small classes, each in its total order; their images are rows `starts[c]` to `starts[c + 1]`."""
+    done = 0
+    for of_class in range(len(starts) - 1):
+        begin, n = starts[of_class], starts[of_class + 1] - starts[of_class]
+        value, number = np.empty(n * (n - 1) // 2), np.arange(n * (n - 1) // 2)
+        at = 0
+        for one in range(begin, begin + n):
+            for other in range(one + 1, begin + n):
+                total = np.int64(0)
+                for column in range(grid.shape[1]):
+                    total += np.int64(grid[one, column]) * np.int64(grid[other, column])
+                # As `dissimilarity._pair`, which this module may not call: see `compiled`.
+                value[at] = (1.0 - total * 2.0**-52) + (excess[one] + excess[other])
+                at += 1
+        left, right, made, last = _chain(n, value, number)
+        order = np.argsort(last)
+        order = order[np.argsort(made[order], kind="mergesort")]
+        for row in order:
+            first[done], second[done], height[done] = begin + left[row], begin + right[row], made[row]
+            done += 1
+
+
+def linkage_of_small(units: Units, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All n - 1 merges of each of some classes, one class after the other, each in its total order.
+
+    Args:
+      units: of all their images, those of a class side by side.
+      starts: [c + 1] int64, the first row of each class, and the number of rows; no class is empty.
+
+    Returns:
+      An image of each of the two clusters, [m] int64 rows twice, and the height, [m] float64.
+    """
+    num_merges = len(units) - (len(starts) - 1)
+    first, second, height = np.empty(num_merges, np.int64), np.empty(num_merges, np.int64), np.empty(num_merges)
+    _small(units.grid, units.excess, starts, first, second, height)
+    return first, second, height
 
 
 def linkage(n: int, condensed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

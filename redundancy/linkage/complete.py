@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -59,8 +59,17 @@ class Merges:
         return len(self.left)
 
 
+NO_MERGES = Merges(*(np.empty(0, dtype) for dtype in (np.int64, np.int64, np.float64, np.int64)))
+
+
+def concatenate(merges: Sequence[Merges]) -> Merges:
+    """Some merges, one after the other."""
+    names = [field.name for field in dataclasses.fields(Merges)]
+    return Merges(*(np.concatenate([getattr(each, name) for each in (NO_MERGES, *merges)]) for name in names))
+
+
 @compiled
-def _numbered(n, first, second):
+def numbered(n, first, second):
     """Numbers of the two clusters, and the size of the made one, from an image of each: see `Merges`."""
     parent, number, size = np.arange(n), np.arange(n), np.ones(n, np.int64)
     left, right = np.empty(len(first), np.int64), np.empty(len(first), np.int64)
@@ -349,7 +358,7 @@ class Linker:
             (equal[0], self._last[first]), (equal[1], self._last[second]), (np.zeros(len(equal[0])), height),
         )  # fmt: skip
         first, second, height = (np.concatenate(column)[: self._wanted] for column in columns)
-        left, right, size = _numbered(self._n, first, second)
+        left, right, size = numbered(self._n, first, second)
         return Merges(left, right, height.copy(), size)
 
 
@@ -371,7 +380,7 @@ def complete_linkage(embeddings: np.ndarray, num_merges: int, advance: Callable[
     if not 0 <= num_merges <= max(0, n - 1):
         raise ValueError(f"num_merges is {num_merges} for {n} images; wanted 0…{max(0, n - 1)}")
     if num_merges == 0:
-        return Merges(*(np.empty(0, dtype) for dtype in (np.int64, np.int64, np.float64, np.int64)))
+        return NO_MERGES
     units = dissimilarity.units(embeddings)
     del embeddings  # of a large class, unless the caller keeps them
     linker = Linker(units, num_merges)

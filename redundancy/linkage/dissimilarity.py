@@ -110,63 +110,20 @@ def _pair(grid, excess, first, second):
 
 
 @compiled
-def decide(
-    places, words, bytes_in_row, first_row, first_column, low, high, above, threshold, grid, excess, i, j, value
-):
-    """Exact values of pairs (i, j), i < j, low ≤ i < high, that bits of a block propose: see `pairs`.
-
-    Args:
-      places: [m] int, places of words among those of the block.
-      words: [m] uint32; bit k of byte b of a row is the pair of the row and the column k * bytes_in_row + b.
-      bytes_in_row: bytes that each row has.
-      first_row, first_column: of the block.
-      low, high: rows that count.
-      above, threshold: dissimilarities that count, the lower one excluded.
-      grid, excess: see `Units`.
-      i, j, value: [c] int32, int32, float64, filled with what is found.
-
-    Returns:
-      How many are above `above` and up to `threshold`; the first len(i) of them are in i, j, value.
-    """
-    n, words_in_row = len(grid), bytes_in_row // 4
-    found = 0
-    for number in range(len(places)):
-        one = np.int64(first_row + places[number] // words_in_row)
-        if one < low or one >= high:
-            continue
-        first_byte = np.int64(places[number] % words_in_row) * 4
-        word = np.uint64(words[number])
-        for byte in range(4):
-            bits = (word >> np.uint64(8 * byte)) & np.uint64(255)
-            if bits == 0:
-                continue
-            for bit in range(8):
-                if not (bits >> np.uint64(bit)) & np.uint64(1):
-                    continue
-                other = np.int64(first_column + bit * bytes_in_row + first_byte + byte)
-                if other <= one or other >= n:
-                    continue
-                exact = _pair(grid, excess, one, other)
-                if above < exact <= threshold:
-                    if found < len(i):
-                        i[found], j[found], value[found] = one, other, exact
-                    found += 1
-    return found
-
-
-@compiled
-def decide_pairs(i, j, num, above, threshold, grid, excess, value):
-    """Keeps those of the first `num` pairs (i, j) with above < dissimilarity ≤ threshold, in their order.
+def decide(i, j, above, threshold, grid, excess, value):
+    """Keeps the pairs (i, j) with above < dissimilarity ≤ threshold, in their order.
 
     Args:
       i, j: [c] int32, overwritten.
+      above, threshold: dissimilarities that count, the lower one excluded.
+      grid, excess: see `Units`.
       value: [c] float64, filled.
 
     Returns:
       How many are kept.
     """
     kept = 0
-    for number in range(num):
+    for number in range(len(i)):
         exact = _pair(grid, excess, np.int64(i[number]), np.int64(j[number]))
         if above < exact <= threshold:
             i[kept], j[kept], value[kept] = i[number], j[number], exact

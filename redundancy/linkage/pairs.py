@@ -5,12 +5,9 @@ Each proposed pair's value is then computed exactly (see `dissimilarity`) and de
 the block size, the number and the kind of devices. Knows nothing of files and classes.
 """
 
-import collections
-import concurrent.futures
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +18,7 @@ from redundancy.linkage.bounds import Rows, Shortening
 from redundancy.linkage.dissimilarity import Units
 from redundancy.linkage.ties import total_order
 from redundancy.runtime.compiled import compiled
+from redundancy.runtime.in_order import in_order
 from redundancy.runtime.machine import cores
 
 # On CPU a block of rows meets panels of several blocks, whose product just fits a core's cache; with no more shapes than
@@ -34,7 +32,7 @@ _BLOCKS_WANTED = 8
 _IN_FLIGHT = 3
 _LARGE = 32  # blocks
 _MOST_THREADS = 8
-_CAPACITY = 1 << 16  # words with proposed pairs that an accelerator sends of each block
+_CAPACITY = 1 << 16  # words with proposed pairs that an accelerator sends at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,24 +78,63 @@ def concatenate(parts: list[Pairs]) -> Pairs:
     return Pairs(*(np.concatenate([getattr(part, name) for part in [Pairs.none(), *parts]]) for name in names))
 
 
+def decided(i: np.ndarray, j: np.ndarray, above: float, threshold: float, units: Units) -> Pairs:
+    """The proposed pairs with above < dissimilarity ≤ threshold, by their exact values; i and j, [m] int32, are overwritten."""
+    value = np.empty(len(i))
+    kept = dissimilarity.decide(i, j, above, threshold, units.grid, units.excess, value)
+    return Pairs(i[:kept].copy(), j[:kept].copy(), value[:kept].copy())
+
+
+def gathered(
+    tasks: Iterator[tuple[float, Callable[[], Pairs]]],
+    total: float,
+    threads: int,
+    ahead: int,
+    limit: int | None,
+    advance: Callable[[float], None] | None,
+) -> Pairs:
+    """The pairs that all tasks find, in their order.
+
+    Args:
+      tasks: each with its work, of `total` together.
+      threads, ahead: see `in_order`.
+      limit, advance: see `within`.
+
+    Raises:
+      TooManyPairs: there are more than `limit`.
+    """
+    found, num_found, done = [], 0, 0.0
+    for work, some in in_order(tasks, threads, ahead):
+        num_found += len(some)
+        if limit is not None and num_found > limit:
+            raise TooManyPairs(num_found)
+        if len(some):
+            found.append(some)
+        done += work
+        if advance is not None:
+            advance(done / total)
+    return concatenate(found)
+
+
+def packed(near: jax.Array) -> jax.Array:
+    """Bits of truths: [r, c] bool to [r, c / 8] uint8.
+
+    Bit k of byte [r, b] is [r, k c / 8 + b]: so laid out, XLA's loop over b runs in SIMD.
+    """
+    width, near = near.shape[1] // 8, near.astype(jnp.uint8)
+    return functools.reduce(jnp.bitwise_or, (near[:, k * width : (k + 1) * width] << k for k in range(8)))
+
+
 @jax.jit
 def _proposed(rows, columns, row_limits, column_limits):
-    """Which pairs may be within the threshold: [r, d], [c, d], [r], [c] float32 to [r, c / 8] uint8.
-
-    Bit k of byte [r, b] is the pair (r, k c / 8 + b): so laid out, XLA's loop over b runs in SIMD.
-    """
+    """Which pairs may be within the threshold: [r, d], [c, d], [r], [c] float32 to `packed` [r, c / 8] uint8."""
     product = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
-    near = (product >= row_limits[:, None] + column_limits[None, :]).astype(jnp.uint8)
-    width = near.shape[1] // 8
-    return functools.reduce(jnp.bitwise_or, (near[:, k * width : (k + 1) * width] << k for k in range(8)))
+    return packed(product >= row_limits[:, None] + column_limits[None, :])
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _compacted(bits, capacity):
-    """The words of `_proposed` that are not 0: how many, their places, and the first `capacity` of them.
-
-    An accelerator so sends a few of them instead of all.
-    """
+    """The words of `packed` that are not 0: how many, their places, and the first `capacity` of them."""
     words = jax.lax.bitcast_convert_type(bits.reshape(-1, 4), jnp.uint32)
     (places,) = jnp.nonzero(words, size=capacity, fill_value=0)
     return jnp.count_nonzero(words), places, words[places]
@@ -117,6 +154,44 @@ def _compact(words):
                 places[found], values[found] = place, words[place]
                 found += 1
     return places, values
+
+
+@compiled
+def _unpacked(places, words, bytes_in_row):
+    """Rows and columns of the bits that are 1, [m] int32 each; of words of `packed`, by their places."""
+    total = 0
+    for word in words:
+        bits = np.uint64(word)
+        while bits:
+            bits &= bits - np.uint64(1)
+            total += 1
+    rows, columns = np.empty(total, np.int32), np.empty(total, np.int32)
+    words_in_row, found = bytes_in_row // 4, 0
+    for number in range(len(places)):
+        row, first = places[number] // words_in_row, places[number] % words_in_row * 4
+        word = np.uint64(words[number])
+        for byte in range(4):
+            bits = (word >> np.uint64(8 * byte)) & np.uint64(255)
+            if bits == 0:
+                continue
+            for bit in range(8):
+                if (bits >> np.uint64(bit)) & np.uint64(1):
+                    rows[found], columns[found] = row, bit * bytes_in_row + first + byte
+                    found += 1
+    return rows, columns
+
+
+def sent(bits: jax.Array) -> tuple[jax.Array, ...]:
+    """What an accelerator sends of `packed` bits, for `unpacked`: a few words instead of all."""
+    return (bits, *_compacted(bits, _CAPACITY))
+
+
+def unpacked(begun: tuple[jax.Array, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the bits that are 1, [m] int32 each; of `sent` bits, or of (bits,), for which it waits."""
+    bits, bytes_in_row = begun[0], begun[0].shape[1]
+    if len(begun) == 4 and (number := int(begun[1])) <= _CAPACITY:
+        return _unpacked(np.asarray(begun[2])[:number], np.asarray(begun[3])[:number], bytes_in_row)
+    return _unpacked(*_compact(np.asarray(bits).view(np.uint32).reshape(-1)), bytes_in_row)
 
 
 class _Blocks:
@@ -144,23 +219,14 @@ class _Blocks:
         return rows, limits
 
     def propose(self, row: int, column: int, count: int) -> tuple[jax.Array, ...]:
-        """Begins `_proposed` of block `row` and of `count` blocks from `column` on; `words` waits for it."""
+        """Begins `_proposed` of block `row` and of `count` blocks from `column` on; `unpacked` waits for it."""
         if self._resident:
             on = self._on[row % len(self._devices)]
             (rows, row_limits), (columns, column_limits) = on[row], on[column]
         else:
             (rows, row_limits), (columns, column_limits) = self._slice(row, 1), self._slice(column, count)
         bits = _proposed(rows, columns, row_limits, column_limits)
-        return (bits, *_compacted(bits, _CAPACITY)) if self._resident else (bits,)
-
-    @staticmethod
-    def words(begun: tuple[jax.Array, ...]) -> tuple[np.ndarray, np.ndarray, int]:
-        """Places and values of the words that are not 0, and the bytes in a row."""
-        bits, bytes_in_row = begun[0], begun[0].shape[1]
-        if len(begun) == 4 and int(begun[1]) <= _CAPACITY:
-            number = int(begun[1])
-            return np.asarray(begun[2])[:number], np.asarray(begun[3])[:number], bytes_in_row
-        return *_compact(np.asarray(bits).view(np.uint32).reshape(-1)), bytes_in_row
+        return sent(bits) if self._resident else (bits,)
 
 
 def block_size(n: int, devices: list[jax.Device]) -> int:
@@ -217,54 +283,21 @@ def within(
         short = whole
     blocks = _Blocks(short, threshold, size, first, devices)
     rows_of_blocks = range(first, min(blocks.num, -(-high // size)))
-    total = sum(blocks.num - row for row in rows_of_blocks)
-    found, num_found, done = [], 0, 0
-    capacity = 1 << 12
 
     def decide(row: int, column: int, begun: tuple[jax.Array, ...]) -> Pairs:
-        nonlocal capacity
-        places, words, bytes_in_row = blocks.words(begun)
-        while True:
-            room = capacity
-            i, j, value = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room)
-            inside = dissimilarity.decide(
-                places, words, bytes_in_row, row * size, column * size, low, high, above, threshold, units.grid,
-                units.excess, i, j, value,
-            )  # fmt: skip
-            if inside <= room:
-                return Pairs(i[:inside].copy(), j[:inside].copy(), value[:inside].copy())
-            capacity = max(capacity, 1 << int(inside).bit_length())
+        i, j = unpacked(begun)
+        i += row * size
+        j += column * size
+        inside = (low <= i) & (i < high) & (i < j)
+        return decided(i[inside], j[inside], above, threshold, units)
 
-    def collect(count: int, decided: concurrent.futures.Future | Pairs) -> None:
-        nonlocal num_found, done
-        some = decided if isinstance(decided, Pairs) else decided.result()
-        num_found += len(some)
-        if limit is not None and num_found > limit:
-            raise TooManyPairs(num_found)
-        if len(some):
-            found.append(some)
-        done += count
-        if advance is not None:
-            advance(done / total)
+    def tasks() -> Iterator[tuple[int, Callable[[], Pairs]]]:
+        for row in rows_of_blocks:
+            for column in range(row, blocks.num, blocks.panel):
+                count = min(blocks.panel, blocks.num - column)
+                yield count, functools.partial(decide, row, column, blocks.propose(row, column, count))
 
     # A large class is linked alone, and its pairs are decided on all cores; of small ones several are linked at once.
     threads = min(cores(), _MOST_THREADS) if blocks.num >= _LARGE else 0
-    pending = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(threads) if threads else contextlib.nullcontext() as pool:
-        try:
-            for row in rows_of_blocks:
-                for column in range(row, blocks.num, blocks.panel):
-                    count = min(blocks.panel, blocks.num - column)
-                    begun = row, column, blocks.propose(row, column, count)
-                    pending.append((count, pool.submit(decide, *begun) if pool else begun))
-                    if len(pending) > _IN_FLIGHT * len(devices) + threads:
-                        count, begun = pending.popleft()
-                        collect(count, begun if pool else decide(*begun))
-            while pending:
-                count, begun = pending.popleft()
-                collect(count, begun if pool else decide(*begun))
-        except BaseException:
-            if pool:
-                pool.shutdown(cancel_futures=True)
-            raise
-    return concatenate(found)
+    total = sum(blocks.num - row for row in rows_of_blocks)
+    return gathered(tasks(), total, threads, _IN_FLIGHT * len(devices) + threads, limit, advance)

@@ -5,22 +5,21 @@ multiplied. All of this only proposes pairs, with a bound on its rounding; the e
 and classes.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from redundancy.linkage import bounds, dissimilarity
+from redundancy.linkage import bounds
 from redundancy.linkage.bounds import Rows
 from redundancy.linkage.boxes import LANES, Boxes
 from redundancy.linkage.dissimilarity import Units
-from redundancy.linkage.pairs import Pairs, TooManyPairs, concatenate
+from redundancy.linkage.pairs import Pairs, TooManyPairs, concatenate, decided, gathered
 from redundancy.runtime.compiled import compiled
 
 _FAR = np.float32(1e30)
-_LEAVES_AT_ONCE, _SAMPLE_LEAVES = 32, 4
+LEAVES_AT_ONCE, _SAMPLE_LEAVES = 32, 4
 _ROOM, _MOST_ROOM = 1 << 16, 1 << 20
 # What is weighed, in nanoseconds of one core: a pair of leaves, a product of two rows, a comparison in all directions.
 _LEAF_PAIR, _ROW_PAIR, _CLOSE = 3000.0, 0.6, 25.0
@@ -35,6 +34,49 @@ def _gap(low, high, one, other):
         gap = max(gap, np.float32(0))
         total += gap * gap
     return total
+
+
+@compiled
+def _near_leaves(leaf, levels, low, high, most_loose, wide, grow, stack, found):
+    """Leaves from `leaf` on whose boxes may hold a row near one of its own: which in `found`, and returns how many.
+
+    Args:
+      wide, grow: see `_propose`.
+      stack: [2 levels + 4] int64, overwritten.
+      found: [c] int32; c, the leaves from `leaf` on, is enough.
+    """
+    num_leaves = np.int64(1) << levels
+    node, count = num_leaves + leaf, 0
+    stack[0], height = 1, 1
+    while height:
+        height -= 1
+        other = stack[height]
+        shift = 0
+        while other << shift < num_leaves:
+            shift += 1
+        if ((other + 1) << shift) - 1 < node:
+            continue
+        room = np.float32((wide + most_loose[node] + most_loose[other]) * grow)
+        if _gap(low, high, node, other) > room:
+            continue
+        if other < num_leaves:
+            stack[height], stack[height + 1] = 2 * other + 1, 2 * other
+            height += 2
+        else:
+            found[count] = other - num_leaves
+            count += 1
+    return count
+
+
+@compiled
+def _pairs_of_leaves(begin, end, levels, low, high, most_loose, wide, grow, one, other):
+    """Pairs of leaves begin…end-1 and those of `_near_leaves`: fills one and other, [c] int32, and returns how many."""
+    stack, found = np.empty(2 * levels + 4, np.int64), 0
+    for leaf in range(begin, end):
+        count = _near_leaves(leaf, levels, low, high, most_loose, wide, grow, stack, other[found:])
+        one[found : found + count] = leaf
+        found += count
+    return found
 
 
 @compiled(fastmath=True)
@@ -114,7 +156,7 @@ def _propose(
     """
     n, width = len(rows), short.shape[2]
     num_leaves = np.int64(1) << levels
-    stack = np.empty(2 * levels + 4, np.int64)
+    stack, near_leaves = np.empty(2 * levels + 4, np.int64), np.empty(num_leaves, np.int32)
     gaps, products = np.empty(width, np.float32), np.empty(width, np.float32)
     near_one, near_other = np.empty(width, np.int64), np.empty(width, np.int64)
     columns, column_limits = np.zeros(short.shape[1:], np.float32), np.empty(width, np.float32)
@@ -123,26 +165,13 @@ def _propose(
         before, node = found, num_leaves + leaf
         first = (n * leaf) >> levels
         count = ((n * (leaf + 1)) >> levels) - first
-        stack[0], height = 1, 1
-        while height:
-            height -= 1
-            other = stack[height]
-            shift = 0
-            while other << shift < num_leaves:
-                shift += 1
-            if ((other + 1) << shift) - 1 < node:
-                continue
-            room = np.float32((wide + most_loose[node] + most_loose[other]) * grow)
-            if _gap(low, high, node, other) > room:
-                continue
-            if other < num_leaves:
-                stack[height], stack[height + 1] = 2 * other + 1, 2 * other
-                height += 2
-                continue
-            work[0] += 1
-            second = other - num_leaves
+        num_near = _near_leaves(leaf, levels, low, high, most_loose, wide, grow, stack, near_leaves)
+        work[0] += num_near
+        for second in near_leaves[:num_near]:
+            other = num_leaves + second
             first_other = (n * second) >> levels
             count_other = ((n * (second + 1)) >> levels) - first_other
+            room = np.float32((wide + most_loose[node] + most_loose[other]) * grow)
             num_one = _near_rows(short[leaf], low[other], high[other], room, count, gaps, near_one)
             if num_one == 0:
                 continue
@@ -217,42 +246,69 @@ class _Search:
         short = rows.rows[:, : boxes.short.shape[1]]
         half = np.einsum("np,np->n", short, short, dtype=np.float64) / 2
         self._limits = Rows(short, half, rows.widen, rows.loose).limits(threshold)
-        self._grow = 2 * (1 + 2 * (rows.rows.shape[1] + 64) * 2.0**-24)
 
-    def of_leaves(self, begin: int, end: int, room: int, limit: int | None) -> tuple[list[Pairs], np.ndarray]:
+    def of_leaves(self, begin: int, end: int, room: int, limit: int | None) -> tuple[Pairs, np.ndarray]:
         """The pairs of leaves begin…end-1 with those after them; raises TooManyPairs if a leaf alone proposes many more than `limit`."""
-        boxes, units, found, work = self._boxes, self._units, [], np.zeros(4, np.int64)
+        boxes, found, work = self._boxes, [], np.zeros(4, np.int64)
         while begin < end:
             i, j = np.empty(room, np.int32), np.empty(room, np.int32)
             begin, num, needed = _propose(
                 begin, end, boxes.levels, boxes.low, boxes.high, boxes.most_loose, boxes.rows.rows, boxes.rows.loose,
-                boxes.short, self._limits, boxes.rows.widen * self._threshold, self._grow, boxes.order, i, j, work,
+                boxes.short, self._limits, *_reach(boxes, self._threshold), boxes.order, i, j, work,
             )  # fmt: skip
-            value = np.empty(num)
-            kept = dissimilarity.decide_pairs(i, j, num, self._above, self._threshold, units.grid, units.excess, value)
             work[3] += num
-            if kept:
-                found.append(Pairs(i[:kept].copy(), j[:kept].copy(), value[:kept].copy()))
+            found.append(decided(i[:num], j[:num], self._above, self._threshold, self._units))
             own = int(needed - num)  # proposed by the next leaf: 16 bytes each, where `limit` counts 88
             if limit is not None and own > 4 * limit:
                 raise TooManyPairs(own)
             room = max(room, own, min(8 * own, _MOST_ROOM))
-        return found, work
+        return concatenate(found), work
+
+
+def _reach(boxes: Boxes, threshold: float) -> tuple[float, float]:
+    """`wide` and `grow` of `_propose`."""
+    return boxes.rows.widen * threshold, 2 * (1 + 2 * (boxes.rows.rows.shape[1] + 64) * 2.0**-24)
+
+
+def leaf_pairs(boxes: Boxes, threshold: float, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of leaves begin…end-1 with those after them, or themselves, that may hold near rows: [m] and [m] int32."""
+    most = (end - begin) * (boxes.num_leaves - begin)
+    one, other = np.empty(most, np.int32), np.empty(most, np.int32)
+    found = _pairs_of_leaves(
+        begin, end, boxes.levels, boxes.low, boxes.high, boxes.most_loose, *_reach(boxes, threshold), one, other
+    )
+    return one[:found].copy(), other[:found].copy()
+
+
+def sample(boxes: Boxes) -> list[int]:
+    """Some leaves, spread evenly."""
+    num = min(boxes.num_leaves, _SAMPLE_LEAVES + boxes.num_leaves // 256)
+    return [boxes.num_leaves * (2 * number + 1) // (2 * num) for number in range(num)]
+
+
+def leaf_pairs_left(boxes: Boxes, threshold: float) -> float:
+    """Share of the pairs of leaves that may hold near rows, about, from some leaves alone."""
+    some = sample(boxes)
+    found = sum(len(leaf_pairs(boxes, threshold, leaf, leaf + 1)[0]) for leaf in some)
+    return found / sum(boxes.num_leaves - leaf for leaf in some)
 
 
 def nanoseconds(units: Units, boxes: Boxes, threshold: float, most: float) -> float:
     """About what `within` would take one core, from some leaves alone; infinite if it is clearly more than `most`."""
     search = _Search(units, boxes, threshold, threshold)
-    num = min(boxes.num_leaves, _SAMPLE_LEAVES + boxes.num_leaves // 256)
     work, left = Work(), 0
-    for number in range(num):
-        leaf = boxes.num_leaves * (2 * number + 1) // (2 * num)
+    for leaf in sample(boxes):
         work.add(search.of_leaves(leaf, leaf + 1, _ROOM, None)[1])
         left += boxes.num_leaves - leaf
         found = work.nanoseconds(units.grid.shape[1]) * boxes.num_leaves * (boxes.num_leaves + 1) / 2 / left
         if found > 4 * most:
             return np.inf
     return found
+
+
+def ranges(boxes: Boxes, begin: int, end: int, step: int) -> Iterator[tuple[int, int, int]]:
+    """Leaves begin…end-1 in ranges low…high-1: (work, low, high). The first leaves meet all others, the last ones none."""
+    return ((boxes.num_leaves - low, low, min(end, low + step)) for low in range(begin, end, step))
 
 
 def within(
@@ -278,36 +334,17 @@ def within(
       work: added to, if it is given.
     """
     begin, end = leaf_range or (0, boxes.num_leaves)
-    search = _Search(units, boxes, threshold, above)
-    step = max(1, min(_LEAVES_AT_ONCE, (end - begin) // (8 * threads)))
-    parts = [(low, min(end, low + step)) for low in range(begin, end, step)]
-    # The first leaves meet all others, the last ones none.
-    left = [boxes.num_leaves - low for low, _ in parts]
-    found, num_found, done, total = [], 0, 0, sum(left)
-    pending = collections.deque()
+    search, looked_at = _Search(units, boxes, threshold, above), []
 
-    def collect() -> None:
-        nonlocal num_found, done
-        some, looked_at = pending.popleft().result()
-        found.extend(some)
-        num_found += sum(map(len, some))
-        if limit is not None and num_found > limit:
-            raise TooManyPairs(num_found)
-        if work is not None:
-            work.add(looked_at)
-        done += left.pop(0)
-        if advance is not None:
-            advance(done / total)
+    def of_leaves(low: int, high: int) -> Pairs:
+        found, numbers = search.of_leaves(low, high, _ROOM, limit)
+        looked_at.append(numbers)
+        return found
 
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        try:
-            for low, high in parts:
-                pending.append(pool.submit(search.of_leaves, low, high, _ROOM, limit))
-                if len(pending) > 2 * threads:
-                    collect()
-            while pending:
-                collect()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return concatenate(found)
+    step = max(1, min(LEAVES_AT_ONCE, (end - begin) // (8 * threads)))
+    tasks = ((left, functools.partial(of_leaves, low, high)) for left, low, high in ranges(boxes, begin, end, step))
+    total = sum(left for left, _, _ in ranges(boxes, begin, end, step))
+    found = gathered(tasks, total, threads, 2 * threads, limit, advance)
+    if work is not None:
+        work.add(sum(looked_at, np.zeros(4, np.int64)))
+    return found

@@ -18,8 +18,9 @@ class Method:
       choose: which of the n images of a class are kept. Takes by name label, positions [n] int64 ascending, k (images
         to keep), config, trial (None unless per_trial), embeddings [n, d] float32 (None unless per_layer) and merges
         (None unless has_groups). Returns kept [n] bool and, of groups, group [n] int64 in 0…k-1 and dissimilarity [n]
-        float64 to the group's kept image.
-      has_groups: whether it cuts the merges of the stage link into groups; then per_layer is True, too.
+        float64 to the group's kept image. It is asked only where k is below n.
+      has_groups: whether it cuts the merges of the stage link into groups; then per_layer is True, too. It gets small
+        classes side by side as if they were one, without a label, and of their merges the n - k to cut.
       per_layer: whether it reads embeddings, and so makes a subset for each of config.layers.
       per_trial: whether it draws at random, and so makes a subset for each trial.
       fields: config fields that a subset depends on, besides fractions, layers and trials.

@@ -1,7 +1,8 @@
 """How many images of each class are kept, for every method, and how many merges that takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -11,53 +12,106 @@ def num_asked(num_images: int, fraction: float) -> int:
     return int(Fraction(str(float(fraction))) * num_images + Fraction(1, 2))
 
 
-def class_counts(counts: Mapping[int, int] | Sequence[int] | np.ndarray, fraction: float) -> dict[int, int]:
-    """Images to keep of each class: shares proportional to the class sizes, by largest remainder.
+def kept_of_each(sizes: np.ndarray, fraction: float) -> np.ndarray:
+    """Images to keep of each class: its share of the fraction, by largest remainder, and at least one.
 
-    The sum is `fraction` of all images, rounded half up, but at least one image of each class that has any. A class whose
-    share is below one keeps one; the others share the rest. Ties go to the lowest label. The fraction is taken as the
-    decimal that it prints as, so there are no rounding errors.
+    The sum is `fraction` of all images, rounded half up: the large classes make room for those whose share is below one
+    image. They need not go below their share at one image a class on average; the sum is then larger. Of a class of 200 and
+    100 classes of one image, 0.6 keeps 80 + 100, as asked. But 0.2, which is less than one image a class, keeps 40 + 100 and
+    not 60; and 0.4 keeps 67 + 100 and not 120, where 67 is the share of 200 at 101 of 300.
+
+    Ties go to the class that comes first. The fraction is taken as the decimal that it prints as, so there are no rounding
+    errors.
 
     Args:
-      counts: images of each class, by label.
+      sizes: [c] int64, images of each class.
       fraction: kept share, above 0 and up to 1.
 
     Returns:
-      Kept images of each label in `counts`, 1…size of the class (0 for an empty one).
+      [c] int64, 1…size of the class (0 for an empty one).
     """
-    sizes = dict(counts.items() if isinstance(counts, Mapping) else enumerate(counts))
-    sizes = {int(label): int(size) for label, size in sorted(sizes.items())}
-    kept = dict.fromkeys(sizes, 0)
-    pool = [label for label, size in sizes.items() if size]
-    total = sum(sizes.values())
-    left = max(num_asked(total, fraction), len(pool))
+    total, least = int(sizes.sum()), np.minimum(sizes, 1)
+    asked, classes = num_asked(total, fraction), int(least.sum())
+    if asked < classes:
+        own = sizes * asked >= total  # nobody makes room for the others
+        of_own = (2 * int(sizes[own].sum()) * asked + total) // (2 * total)
+        return np.where(own, _shares(np.where(own, sizes, 0), asked, total, of_own), least)
+    pool, left, rest = sizes.copy(), asked, total
     # Each class that is raised to one image lowers the others' share, so another one may fall below one.
-    while below := [label for label in pool if sizes[label] * left < total]:
-        for label in below:
-            kept[label] = 1
-            left -= 1
-            total -= sizes[label]
-        pool = [label for label in pool if not kept[label]]
-    remainder = {}
-    for label in pool:
-        kept[label], remainder[label] = divmod(sizes[label] * left, total)
-    missing = left - sum(kept[label] for label in pool)
-    for label in sorted(pool, key=lambda label: (-remainder[label], label))[:missing]:
-        kept[label] += 1
-    return kept
+    while (below := (pool > 0) & (pool * left < rest)).any():
+        left, rest = left - int(below.sum()), rest - int(pool[below].sum())
+        pool[below] = 0
+    return np.maximum.reduce([least, _shares(pool, left, rest, left), sizes * classes // max(total, 1)])
+
+
+def _shares(sizes: np.ndarray, numerator: int, denominator: int, wanted: int) -> np.ndarray:
+    """sizes * numerator / denominator, [c] int64, rounded by largest remainder so that the sum is `wanted`."""
+    shares, remainder = np.divmod(sizes * numerator, max(denominator, 1))  # exact up to three thousand million images
+    shares[np.argsort(-remainder, kind="stable")[: wanted - int(shares.sum())]] += 1
+    return shares
+
+
+def _by_label(counts: Mapping[int, int], of_sizes: Callable[[np.ndarray], np.ndarray]) -> dict[int, int]:
+    labels = sorted(counts)
+    return dict(zip(labels, of_sizes(np.array([counts[label] for label in labels], np.int64)).tolist(), strict=True))
+
+
+def class_counts(counts: Mapping[int, int] | Sequence[int] | np.ndarray, fraction: float) -> dict[int, int]:
+    """Images to keep of each label, see `kept_of_each`; the order of the labels decides ties."""
+    counts = counts if isinstance(counts, Mapping) else dict(enumerate(counts))
+    return _by_label(counts, lambda sizes: kept_of_each(sizes, fraction))
+
+
+def _fewest(sizes: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
+    """The least of what the fractions keep of each class."""
+    return np.minimum.reduce([kept_of_each(sizes, fraction) for fraction in fractions])
 
 
 def merges_needed(counts: Mapping[int, int], fractions: Sequence[float]) -> dict[int, int]:
     """Merges of each class that the fractions need: images of each label to merges of each label."""
-    kept = [class_counts(counts, fraction) for fraction in fractions]
-    return {label: size - min(of_fraction[label] for of_fraction in kept) for label, size in sorted(counts.items())}
+    return _by_label(counts, lambda sizes: sizes - _fewest(sizes, fractions))
 
 
 def merges_to_make(counts: Mapping[int, int], fractions: Sequence[float]) -> dict[int, int]:
     """Merges of each class from which any fraction at or above the smallest of `fractions` can be cut; no class is empty."""
     # One more than needed: with largest remainders, a larger fraction may keep one image fewer of a class.
     more = int(min(fractions) < 1)
-    return {label: min(number + more, counts[label] - 1) for label, number in merges_needed(counts, fractions).items()}
+    return _by_label(counts, lambda sizes: np.minimum(sizes - _fewest(sizes, fractions) + more, sizes - 1))
+
+
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.3g} %"
+
+
+def beyond_fraction(sizes: np.ndarray, fraction: float, kept: int | None = None) -> str:
+    """What to say of a fraction of which more is kept than was asked for, and why; '' of others.
+
+    Args:
+      sizes: [c] int64, images of each class.
+      fraction: kept share that was asked for.
+      kept: images that are kept; None if they are those of `kept_of_each`.
+    """
+    total = int(sizes.sum())
+    asked, kept = num_asked(total, fraction), int(kept_of_each(sizes, fraction).sum()) if kept is None else kept
+    if kept <= asked:
+        return ""
+    only, least = int((sizes == 1).sum()), int(((sizes > 1) & (sizes * asked < total)).sum())
+    why = [f"{only} classes keep their only image" if only > 1 else "1 class keeps its only image"] if only else []
+    if least:
+        why.append(
+            f"{least} classes keep one image, more than their share" if least > 1
+            else "1 class keeps one image, more than its share"
+        )  # fmt: skip
+    return (
+        f"at {fraction:g} asked {asked} of {total} images ({_percent(asked, total)}), kept {kept} ({_percent(kept, total)}): "
+        f"{' and '.join(why) or 'each class keeps at least one image'}"
+    )
+
+
+def beyond_fractions(sizes: np.ndarray, files: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What `beyond_fraction` says of subsets, each once, the largest fraction first; their manifest's entries are `files`."""
+    made = sorted({(file["fraction"], file["size"]) for file in files if "size" in file}, reverse=True)
+    return [said for fraction, size in made if (said := beyond_fraction(sizes, fraction, size))]
 
 
 def rows_by_class(labels: np.ndarray) -> dict[int, np.ndarray]:

@@ -119,10 +119,11 @@ def render(
       browse: index and texts of the class browser, see collect.fill_browser; None if there is no group.
       facts: name of the data set; class_names by label; image_shape (H, W, C); full_size, test_size, run_count, left_out:
         numbers of training images, test images, trainings, and finished trainings that are not asked for; interim: see
-        words.interim, '' for a finished sweep; looks: see words.looks, '' for a sweep without rounds; level: one-sided, of the
-        intervals and tests; fraction, layer: whose groups are shown; class_rows: Table 1, the whole data set last, empty without groups; kept_list: the
-        file of the kept images' names beside the page, or ''; list_format: the format of `export` that lists them;
-        neighbours: see collect.find_neighbours; thumbnails: position -> data
+        words.interim, '' for a finished sweep; looks: see words.looks, '' for a sweep without rounds; level: one-sided, of
+        the intervals and tests; fraction, layer: whose groups are shown; class_rows: Table 1, the whole data set last, empty
+        without groups; beyond: see `counts.beyond_fractions`; kept_list: the file of the kept images' names beside the
+        page, or ''; list_format: the format of `export` that lists them; neighbours: see collect.find_neighbours;
+        thumbnails: position -> data
         URI of each of them; versions, fingerprint: as recorded in the workdir.
     """
     name, layer, test_size = facts["name"], facts["layer"], facts["test_size"]

@@ -13,6 +13,7 @@ from redundancy import methods, storage
 from redundancy.config import fraction_name, same_fraction
 from redundancy.data import shared_dataset
 from redundancy.embedding import ids
+from redundancy.methods.counts import beyond_fractions
 from redundancy.report import (
     browser,
     collect,
@@ -245,6 +246,7 @@ def report(config, workdir: Workdir) -> None:
         fraction=fraction,
         layer=layer,
         class_rows=class_rows,
+        beyond=beyond_fractions(np.unique(dataset.train.labels, return_counts=True)[1], subsets["files"]),
         kept_list=kept_list,
         list_format=list_format,
         neighbours=neighbours,

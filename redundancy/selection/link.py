@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 from absl import logging
 
 from redundancy import methods, storage
 from redundancy.embedding.store import EmbeddingStore
+from redundancy.linkage.batches import batches
 from redundancy.methods import METHODS
-from redundancy.methods.counts import merges_to_make
+from redundancy.methods.counts import beyond_fraction, merges_to_make
 from redundancy.runtime import processes
 from redundancy.runtime.progress import Progress
 from redundancy.selection import local, merges
@@ -55,7 +57,8 @@ def _link_layer(config: ml_collections.FrozenConfigDict, workdir: Workdir, layer
     store.check_vectors()
     counts, wanted = store.class_counts, _wanted_merges(store, config.fractions)
     tasks = [
-        ClassTask(store.folder, embeddings, folder, label, counts[label], number) for label, number in wanted.items()
+        ClassTask(store.folder, embeddings, folder, *(tuple(map(of, labels)) for of in (int, counts.get, wanted.get)))
+        for labels in batches({label: counts[label] for label, number in wanted.items() if number})
     ]
     processes.together(lambda: _run(_own(tasks), folder, store, engine))
     manifest = {
@@ -65,7 +68,7 @@ def _link_layer(config: ml_collections.FrozenConfigDict, workdir: Workdir, layer
         "fractions": list(config.fractions),
         "classes": {str(label): {"images": counts[label], "merges": number} for label, number in wanted.items()},
     }
-    processes.first(lambda: merges.pack(folder, {task.label: task.identity for task in tasks}, manifest))
+    processes.first(lambda: merges.pack(folder, {task.path: task.identity for task in tasks}, manifest))
 
 
 def _is_finished(config, workdir: Workdir, layer: str) -> bool:
@@ -89,23 +92,27 @@ def _wanted_merges(store: EmbeddingStore, fractions: Sequence[float]) -> dict[in
     empty = [name for label, name in enumerate(store.manifest["class_names"]) if label not in counts]
     if empty:
         logging.warning("%s: no images of %d classes, for example %r.", store.folder, len(empty), empty[0])
+    for fraction in sorted(fractions, reverse=True):
+        if said := beyond_fraction(np.array([*counts.values()]), fraction):
+            logging.warning("link %s: %s.", store.layer, said)
     return merges_to_make(counts, fractions)
 
 
 def _own(tasks: Sequence[ClassTask]) -> list[ClassTask]:
-    """This process's share of the classes, which are dealt out by size, so that each process gets about the same work."""
+    """This process's share of the tasks, which are dealt out by size, so that each process gets about the same work."""
     dealt = sorted(tasks, key=lambda task: (-task.num_images, task.label))
     return dealt[processes.index() :: processes.count()]
 
 
 def _run(tasks: Sequence[ClassTask], folder: str, store: EmbeddingStore, engine: Engine) -> None:
     """Links those classes that no earlier run has finished."""
-    done = merges.finished_classes(folder, {task.label: task.identity for task in tasks})
-    total, before = sum(task.num_images for task in tasks), sum(store.class_counts[label] for label in done)
+    done = merges.finished(folder, {task.path: task.identity for task in tasks})
+    total, before = (sum(task.num_images for task in some) for some in (tasks, [t for t in tasks if t.path in done]))
     with Progress(f"link {store.layer}", total, "images", done=before) as progress:
 
         def finished(task: ClassTask, images: int | None = None) -> None:
-            note = f"class {store.manifest['class_names'][task.label]}"
+            more = f" and {len(task.labels) - 1} more" if len(task.labels) > 1 else ""
+            note = f"class {store.manifest['class_names'][task.label]}{more}"
             progress.advance(task.num_images if images is None else images, note=note)
 
-        engine([task for task in tasks if task.label not in done], finished)
+        engine([task for task in tasks if task.path not in done], finished)

@@ -1,13 +1,13 @@
-"""Merges on disk: a file for each linked class while the stage runs, then a few parts and a manifest.
+"""Merges on disk: a file for each task while the stage runs, then a few parts and a manifest.
 
-A class's file is created once, even if tasks are retried; it is whole or does not exist. When all classes are linked,
-their merges are packed into files such as part-00003-of-00016.parquet, with a row group for each class, and the
-classes' files are removed.
+A task links a class or several small ones. Its file is created once, even if tasks are retried; it is whole or does not
+exist. When all classes are linked, their merges are packed into files such as part-00003-of-00016.parquet, with a row group
+for each class, and the tasks' files are removed.
 """
 
 import concurrent.futures
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from redundancy import storage
 from redundancy.embedding.write import part_name
-from redundancy.linkage.complete import Merges
-from redundancy.methods.counts import rows_by_class
+from redundancy.linkage.classes import Linked, ranges
+from redundancy.linkage.complete import NO_MERGES, Merges
 from redundancy.runtime.errors import DataError
+from redundancy.runtime.machine import cores
 from redundancy.workdir import read_manifest, write_manifest
 
 _IDENTITY = "identity"
@@ -27,17 +28,19 @@ _READERS = 16
 
 
 def scratch(folder: str) -> str:
-    """Folder of the classes' files until they are packed."""
+    """Folder of the tasks' files until they are packed."""
     return storage.join(folder, "classes")
 
 
-def class_path(folder: str, label: int) -> str:
-    """'…/classes/class-00012.parquet'."""
-    return storage.join(scratch(folder), f"class-{label:05d}.parquet")
+def task_path(folder: str, labels: Sequence[int]) -> str:
+    """'…/classes/class-00012.parquet', or '…/classes/classes-00012-00345.parquet' of several."""
+    name = f"class-{labels[0]:05d}" if len(labels) == 1 else f"classes-{labels[0]:05d}-{labels[-1]:05d}"
+    return storage.join(scratch(folder), f"{name}.parquet")
 
 
-def _table(label: int, merges: Merges) -> pa.Table:
-    columns = (np.full(len(merges), label, np.int32), merges.left, merges.right, merges.height, merges.size)
+def table(labels: np.ndarray, merges: Merges) -> pa.Table:
+    """Merges with the label of each, [m] int32."""
+    columns = (labels, merges.left, merges.right, merges.height, merges.size)
     return pa.table(dict(zip(_COLUMNS, columns, strict=True)))
 
 
@@ -60,104 +63,117 @@ def create_once(path: str, table: pa.Table, identity: str) -> None:
         storage.write_bytes(path, data)  # the existing file is damaged, or of other embeddings
 
 
-def read_class(path: str, identity: str) -> Merges | None:
-    """The merges of a class, or None if its file is missing, damaged, or of another identity."""
-    table = read_whole(path, _COLUMNS, identity)
-    return None if table is None else Merges(*(table[name].to_numpy() for name in _COLUMNS[1:]))
+def read_task(path: str, identity: str) -> pa.Table | None:
+    """The merges that a task has made, or None if its file is missing, damaged, or of another identity."""
+    return read_whole(path, _COLUMNS, identity)
 
 
-def create_class(path: str, label: int, merges: Merges, identity: str) -> None:
-    """Writes the merges of a class once, see `create_once`."""
-    create_once(path, _table(label, merges), identity)
-
-
-def finished_classes(folder: str, identities: Mapping[int, str]) -> set[int]:
-    """Labels whose files exist, are undamaged, and have the wanted identity."""
+def finished(folder: str, identities: Mapping[str, str]) -> set[str]:
+    """Those of the tasks' files that exist, are undamaged, and have the wanted identity."""
     there = set(storage.list_dir(scratch(folder)))
-    candidates = [label for label in identities if class_path(folder, label).rsplit("/", 1)[-1] in there]
+    candidates = [path for path in identities if path.rsplit("/", 1)[-1] in there]
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(lambda label: read_class(class_path(folder, label), identities[label]), candidates)
-        return {label for label, merges in zip(candidates, found, strict=True) if merges is not None}
+        found = pool.map(lambda path: read_task(path, identities[path]) is not None, candidates)
+        return {path for path, whole in zip(candidates, found, strict=True) if whole}
 
 
-def pack(folder: str, identities: Mapping[int, str], manifest: Mapping[str, Any]) -> None:
-    """Packs the files of all classes into parts, writes the manifest and removes the files of the classes.
+def pack(folder: str, identities: Mapping[str, str], manifest: Mapping[str, Any]) -> None:
+    """Packs the files of all tasks into parts, writes the manifest and removes the files of the tasks.
 
     Finished merges in the folder, which are too few, are replaced. The manifest is removed before the first part is.
 
     Args:
       folder: the layer's merges.
-      identities: of each class.
+      identities: of each task's file, in the order of their labels.
       manifest: fields of the manifest; "parts" is added.
 
     Raises:
-      DataError: a class's file is missing or damaged, or the merges do not begin with those in the folder.
+      DataError: a task's file is missing or damaged, or the merges do not begin with those in the folder.
     """
     earlier = read_manifest(folder, parts=list)
     if earlier is not None and manifest.items() <= earlier.items():
         return  # another command in the same workdir has packed them
-    labels = sorted(identities)
+    labels = sorted(map(int, manifest["classes"]))
     num_parts = min(MAX_PARTS, len(labels))
     shared = json.dumps({name: manifest[name] for name in ("layer", "embeddings", "classes")}, sort_keys=True)
-    parts = []
 
-    def of_class(label):
-        path = class_path(folder, label)
-        merges = read_class(path, identities[label])
-        if merges is None:
+    def of_task(path: str) -> pa.Table:
+        if (found := read_task(path, identities[path])) is None:
             raise DataError(f'{path} is missing, damaged or of other embeddings. Run "redundancy link" again.')
-        return _table(label, merges)
+        return found
 
-    if earlier is not None:
-        before = read(folder, earlier["parts"], labels)
-        with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-            for label, deeper in zip(labels, pool.map(of_class, labels), strict=True):
-                _check_begins(folder, label, deeper, before[label])
-        storage.remove(storage.join(folder, "manifest.json"))
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-        for index in range(num_parts):
-            try:
-                tables = list(pool.map(of_class, labels[index::num_parts]))
-            except DataError:
-                # Another command in the same workdir may have packed and removed them.
-                found = read_manifest(folder)
-                if found is not None and manifest.items() <= found.items():
-                    return
-                raise
-            tables = [table for table in tables if table.num_rows] or tables[:1]
-            name = part_name(index, num_parts)
-            sha256 = storage.write_parquet(storage.join(folder, name), tables, {_IDENTITY: shared})
-            parts.append({"file": name, "sha256": sha256})
+        try:
+            tables = [table(np.empty(0, np.int32), NO_MERGES), *pool.map(of_task, identities)]
+        except DataError:
+            # Another command in the same workdir may have packed and removed them.
+            found = read_manifest(folder)
+            if found is not None and manifest.items() <= found.items():
+                return
+            raise
+    everything = pa.concat_tables([each.replace_schema_metadata() for each in tables]).combine_chunks()
+    borders = np.searchsorted(everything["label"].to_numpy(), [*labels, labels[-1] + 1])
+    if earlier is not None:
+        _check_begins(folder, everything, borders, read(folder, earlier["parts"], labels))
+        storage.remove(storage.join(folder, "manifest.json"))
+    borders = borders.tolist()
+
+    def write(index: int) -> dict[str, str]:
+        each = [
+            everything.slice(borders[row], borders[row + 1] - borders[row])
+            for row in range(index, len(labels), num_parts)
+        ]
+        name = part_name(index, num_parts)
+        each = [of_class for of_class in each if of_class.num_rows] or each[:1]
+        return {"file": name, "sha256": storage.write_parquet(storage.join(folder, name), each, {_IDENTITY: shared})}
+
+    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+        parts = list(pool.map(write, range(num_parts)))
     write_manifest(folder, {**manifest, "parts": parts})
     storage.remove(scratch(folder))
 
 
-def _check_begins(folder: str, label: int, deeper: pa.Table, before: Merges) -> None:
-    """Raises DataError if deeper merges of a class do not begin with the earlier ones; heights may be rounded otherwise."""
+def _check_begins(folder: str, deeper: pa.Table, borders: np.ndarray, before: Linked) -> None:
+    """Raises DataError if deeper merges of a class do not begin with the earlier ones; heights may be rounded otherwise.
+
+    Args:
+      deeper: merges of all classes, those of the k-th from borders[k] on.
+      before: of the same classes.
+    """
+    short = before.num_merges > np.diff(borders)
+    rows = ranges(borders[:-1], np.where(short, 0, before.num_merges))
+    there = np.repeat(~short, before.num_merges)
+    differs = np.zeros(len(rows), bool)
     for name in ("left", "right", "size"):
-        if not np.array_equal(deeper[name].to_numpy()[: len(before)], getattr(before, name)):
-            raise DataError(
-                f"{folder}: the deeper merges of label {label} do not begin with those that are there, from which subsets may "
-                f"have been cut: another machine or version rounds otherwise. Link where they were made; or delete {folder} "
-                'and run "redundancy link" again, which leaves the subsets as they are.'
-            )
+        differs |= deeper[name].to_numpy()[rows] != getattr(before.merges, name)[there]
+    label_of = np.repeat(before.labels, before.num_merges)[there]
+    for label in [*before.labels[short], *label_of[differs]][:1]:
+        raise DataError(
+            f"{folder}: the deeper merges of label {label} do not begin with those that are there, from which subsets may "
+            f"have been cut: another machine or version rounds otherwise. Link where they were made; or delete {folder} "
+            'and run "redundancy link" again, which leaves the subsets as they are.'
+        )
 
 
-def read(folder: str, parts: Sequence[Mapping[str, str]], labels: Sequence[int]) -> dict[int, Merges]:
+def read(folder: str, parts: Sequence[Mapping[str, str]], labels: Iterable[int]) -> Linked:
     """The merges of each of `labels`.
 
     Raises:
       DataError: a part is not the one that the manifest names.
     """
 
-    def table(part):
+    def of_part(part):
         path = storage.join(folder, part["file"])
         again = f'Delete it and {storage.join(folder, "manifest.json")} and run "redundancy link" again.'
         storage.check_sha256(path, part["sha256"], again)
         return storage.read_parquet(path, _COLUMNS)
 
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-        everything = pa.concat_tables(pool.map(table, parts))
-    columns = [everything[name].to_numpy() for name in _COLUMNS[1:]]
-    rows, none = rows_by_class(everything["label"].to_numpy()), np.empty(0, np.int64)
-    return {label: Merges(*(column[rows.get(label, none)] for column in columns)) for label in labels}
+        everything = pa.concat_tables(pool.map(of_part, parts))
+    wanted = np.unique(np.fromiter(labels, np.int64))
+    label = everything["label"].to_numpy()
+    order = np.argsort(label, kind="stable")
+    order = order[np.isin(label[order], wanted)]
+    columns = (everything[name].to_numpy()[order] for name in _COLUMNS[1:])
+    starts = np.searchsorted(label[order], [*wanted, np.iinfo(np.int64).max])
+    return Linked(wanted, starts, Merges(*columns))

@@ -12,15 +12,16 @@ from absl import logging
 
 from redundancy import methods, storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.linkage.complete import Merges
+from redundancy.linkage.classes import Linked
 from redundancy.methods import METHODS
 from redundancy.methods.choose import choose
+from redundancy.methods.counts import beyond_fractions
 from redundancy.runtime import processes
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.runtime.progress import Progress
 from redundancy.selection import merges
 from redundancy.selection.inputs import are_those, check_depth, check_embeddings, manifest_sha256, open_store
-from redundancy.selection.subset import Subset, beyond_fraction, check_file, read_subset, write_subset
+from redundancy.selection.subset import Subset, check_file, read_subset, write_subset
 from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, subset_name, write_manifest
 from redundancy.workdir.table import Asked
 
@@ -49,10 +50,8 @@ def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
     stores = _open_stores(config, workdir, earlier["files"])
     linked = _read_merges(workdir, stores, inputs, missing)  # all, so that damage is found before anything is written
     files = [_write(workdir, subset) for subset in _choose(missing, config, stores, linked)]
-    sizes = {(file["fraction"], file["size"]) for file in files}
-    for fraction, size in sorted(sizes, reverse=True):
-        if said := beyond_fraction(size, stores[0].num_examples, fraction):
-            logging.warning("select: the subset at %g %s.", fraction, said)
+    for said in beyond_fractions(np.array([*stores[0].class_counts.values()]), files):
+        logging.warning("select: %s.", said)
     fields = [name for method in methods.chosen(config) for name in method.fields]
     manifest = {
         "fingerprint": stores[0].manifest["fingerprint"],
@@ -131,7 +130,7 @@ def _open_stores(
 
 def _read_merges(
     workdir: Workdir, stores: Sequence[EmbeddingStore], inputs: Mapping[str, str | None], missing: Sequence[Asked]
-) -> dict[str, dict[int, Merges]]:
+) -> dict[str, Linked]:
     """The merges from which the missing subsets are cut: layer -> label -> merges."""
     linked = {}
     for store in stores:
@@ -141,18 +140,15 @@ def _read_merges(
     return linked
 
 
-def _need_merges(
-    workdir: Workdir, store: EmbeddingStore, embeddings: str | None, fractions: Sequence[float]
-) -> dict[int, Merges]:
+def _need_merges(workdir: Workdir, store: EmbeddingStore, embeddings: str | None, fractions: Sequence[float]) -> Linked:
     """The layer's merges by label; raises WorkdirError if they belong to other embeddings, or are too few."""
     folder = workdir.merges(store.layer)
     manifest = need_manifest(folder, "link", embeddings=str, classes=dict, fractions=list, parts=list)
     check_embeddings(folder, manifest, embeddings)
     check_depth(folder, manifest, fractions)
     counts = {int(label): of_class["images"] for label, of_class in manifest["classes"].items()}
-    found = merges.read(folder, manifest["parts"], list(counts)) if counts == store.class_counts else {}
-    short = [label for label in found if len(found[label]) != manifest["classes"][str(label)]["merges"]]
-    if short or not found:
+    found = merges.read(folder, manifest["parts"], counts) if counts == store.class_counts else None
+    if found is None or found.num_merges.tolist() != [manifest["classes"][str(label)]["merges"] for label in found]:
         raise DataError(
             f"{folder} has the merges of other classes than its manifest or the embeddings have. Delete {folder} and run "
             '"redundancy link" again.'
@@ -164,20 +160,20 @@ def _choose(
     missing: Sequence[Asked],
     config: ml_collections.FrozenConfigDict,
     stores: Sequence[EmbeddingStore],
-    linked: Mapping[str, Mapping[int, Merges]],
+    linked: Mapping[str, Linked],
 ) -> Iterator[Subset]:
     """The missing subsets; those of one method and layer are chosen together, so that embeddings are read only once."""
     for _, together in itertools.groupby(missing, lambda each: (each.method, each.layer) if each.layer else each.name):
         asked = list(together)
         store = next((store for store in stores if store.layer == asked[0].layer), stores[0])
-        yield from _subsets(asked, config, store, linked.get(store.layer, {}))
+        yield from _subsets(asked, config, store, linked.get(store.layer))
 
 
 def _subsets(
     asked: Sequence[Asked],
     config: ml_collections.FrozenConfigDict,
     store: EmbeddingStore,
-    linked: Mapping[int, Merges],
+    linked: Linked | None,
 ) -> list[Subset]:
     """The wanted subsets of one method and layer; each class is read at most once."""
     method, (positions, labels) = METHODS[asked[0].method], store.labels()
@@ -185,7 +181,7 @@ def _subsets(
     with shown as progress:
         choices = choose(
             method, labels, positions, [(each.fraction, each.trial) for each in asked], config,
-            read=lambda label, _: store.read_class(label)[1], linked=linked,
+            read=lambda some, _: store.read_classes(some)[2], linked=linked,
             advance=lambda images: progress and progress.advance(images),
         )  # fmt: skip
     return [

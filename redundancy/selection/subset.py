@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from redundancy import storage
-from redundancy.methods.counts import num_asked
 from redundancy.runtime.errors import DataError
 
 _METADATA = "subset"
@@ -43,17 +42,6 @@ class Subset:
     def kept_positions(self) -> np.ndarray:
         """[size] int64 ascending."""
         return self.positions[self.kept]
-
-
-def beyond_fraction(size: int, num_images: int, fraction: float) -> str:
-    """What to say of a subset that keeps more than its fraction; '' of others."""
-    asked = num_asked(num_images, fraction)
-    if size <= asked:
-        return ""
-    return (
-        f"keeps {size} of {num_images} images ({size / num_images:.3g} of them, not {fraction:g}, which would be {asked}): at "
-        "least one image of each class stays"
-    )
 
 
 def write_subset(path: str, subset: Subset) -> str:

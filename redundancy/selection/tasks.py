@@ -1,7 +1,7 @@
 """The work of the stage link, divided into tasks that any engine may run on any machine, and repeat if one was lost.
 
 A task reads its input from the store itself, creates one file, and returns at most a number: no array passes through an
-engine. A class is one task (`link_class`) or, if it is very large, many (`link_split`). Knows nothing of engines.
+engine. A class is one task (`link_class`) or, if it is very large, many (`link_split`); small ones share a task. Knows nothing of engines.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
-from redundancy.linkage import complete, dissimilarity, pairs
-from redundancy.linkage.complete import Linker
+from redundancy.linkage import classes, dissimilarity, pairs
+from redundancy.linkage.complete import Linker, Merges
 from redundancy.linkage.near import Plan
 from redundancy.linkage.pairs import Pairs
 from redundancy.runtime.errors import DataError
@@ -33,33 +33,45 @@ _local = threading.local()
 
 @dataclasses.dataclass(frozen=True)
 class ClassTask:
-    """One class to link.
+    """One class to link, or several small ones.
 
     Attributes:
       embeddings: folder of the layer's embedding store.
       sha256: checksum of the store's manifest, which identifies the embeddings.
       merges: folder of the layer's merges.
-      label: the class.
-      num_images: images of the class.
-      num_merges: merges wanted.
+      labels: the classes, ascending.
+      sizes: images of each class.
+      num_merges: merges wanted of each class.
     """
 
     embeddings: str
     sha256: str
     merges: str
-    label: int
-    num_images: int
-    num_merges: int
+    labels: tuple[int, ...]
+    sizes: tuple[int, ...]
+    num_merges: tuple[int, ...]
+
+    @property
+    def label(self) -> int:
+        """The first class."""
+        return self.labels[0]
+
+    @property
+    def num_images(self) -> int:
+        """Images of all classes."""
+        return sum(self.sizes)
 
     @property
     def identity(self) -> str:
         """JSON that identifies the embeddings that are linked, and the number of merges."""
-        return json.dumps({"embeddings": self.sha256, "label": self.label, "merges": self.num_merges})
+        if len(self.labels) == 1:
+            return json.dumps({"embeddings": self.sha256, "label": self.label, "merges": self.num_merges[0]})
+        return json.dumps({"embeddings": self.sha256, "labels": self.labels, "merges": self.num_merges})
 
     @property
     def path(self) -> str:
         """The file that the task creates."""
-        return merges.class_path(self.merges, self.label)
+        return merges.task_path(self.merges, self.labels)
 
     @property
     def scratch(self) -> str:
@@ -68,7 +80,7 @@ class ClassTask:
 
 
 def _read(task: ClassTask) -> np.ndarray:
-    """The class's embeddings, [n, d] float32.
+    """The embeddings of one class after the other, [n, d] float32.
 
     Each thread reads footers once and compares them with the manifest. The driver has checked every whole file.
     """
@@ -76,36 +88,42 @@ def _read(task: ClassTask) -> np.ndarray:
     if getattr(_local, "key", None) != key:
         _local.store, _local.key = EmbeddingStore(task.embeddings, check=False, sha256=task.sha256), key
     try:
-        embeddings = _local.store.read_class(task.label)[1]
+        labels, _, embeddings = _local.store.read_classes(task.labels)
     except BaseException:
         _local.key = None  # the user may repair the files before this thread's next task
         raise
-    if len(embeddings) != task.num_images:
+    found = np.searchsorted(labels, task.labels, "right") - np.searchsorted(labels, task.labels)
+    wrong = np.flatnonzero(found != task.sizes)
+    if len(wrong):
         raise DataError(
-            f"{task.embeddings} has {len(embeddings)} images of label {task.label}; wanted {task.num_images}, as when "
-            "the stage began. Bring the right files back, or delete the store and make it again."
+            f"{task.embeddings} has {found[wrong[0]]} images of label {task.labels[wrong[0]]}; wanted "
+            f"{task.sizes[wrong[0]]}, as when the stage began. Bring the right files back, or delete the store and make it "
+            "again."
         )
     return embeddings
 
 
 def link_class(task: ClassTask, advance: Callable[[float], None] | None = None) -> None:
-    """Links one class and creates its file; does nothing if the file exists.
+    """Links the classes of a task and creates their file; does nothing if the file exists.
 
     Args:
-      task: the class.
-      advance: called now and then with the share of the work that is done.
+      task: the classes.
+      advance: called now and then with the share of the work that is done, if it is one class.
 
     Raises:
-      DataError: the class is damaged, or its pairs do not fit in memory.
+      DataError: a class is damaged, or its pairs do not fit in memory.
     """
     _local.split = _local.linker = None
-    if merges.read_class(task.path, task.identity) is None:
-        found = complete.complete_linkage(_read(task), task.num_merges, advance)
-        merges.create_class(task.path, task.label, found, task.identity)
+    if merges.read_task(task.path, task.identity) is None:
+        _create(task, classes.link(_read(task), task.sizes, task.num_merges, advance))
+
+
+def _create(task: ClassTask, found: Merges) -> None:
+    merges.create_once(task.path, merges.table(np.repeat(np.int32(task.labels), task.num_merges), found), task.identity)
 
 
 def _linker(task: ClassTask) -> Linker:
-    return Linker(dissimilarity.units(_read(task)), task.num_merges)
+    return Linker(dissimilarity.units(_read(task)), task.num_merges[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +174,7 @@ def continue_class(task: ClassTask, rounds: tuple[Round, ...], num_blocks: int) 
       DataError: a part's file is missing or damaged, the class is, or its pairs do not fit in memory.
     """
     _local.split = _local.linker = None
-    if merges.read_class(task.path, task.identity) is not None:
+    if merges.read_task(task.path, task.identity) is not None:
         return None
     linker = _linker(task)
     for number, of in enumerate(rounds):
@@ -176,7 +194,7 @@ def continue_class(task: ClassTask, rounds: tuple[Round, ...], num_blocks: int) 
                 num_blocks = min(num_blocks, max(2, math.ceil(plan.nanoseconds / _PART_NS)))
             return Round(linker.threshold, threshold, plan, num_blocks)
         linker.link_all()
-    merges.create_class(task.path, task.label, linker.merges(), task.identity)
+    _create(task, linker.merges())
     return None
 
 

@@ -155,6 +155,7 @@ def render(found: Mapping[str, Any]) -> str:
             "" if when is None else f" {_when(when)}" if stage["state"] == "finished" else f", last file {_when(when)}"
         )
         lines.append(f"  {stage['stage']:7} {stage['state']}{when}{said}")
+    lines += found["beyond"]
     if found["pretrain"] is not None:
         lines.append(_training({"run": "train", **found["pretrain"]}))
     if found["runs"] is not None:

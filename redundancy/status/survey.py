@@ -5,12 +5,16 @@ damaged. Imports neither JAX nor TensorFlow.
 """
 
 import datetime
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from redundancy import config as config_lib
 from redundancy import methods, storage
+from redundancy.methods.counts import beyond_fraction, beyond_fractions
 from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.status import pace, sure
 from redundancy.status import runs as survey_runs
@@ -19,6 +23,7 @@ from redundancy.storage.listing import is_folder
 from redundancy.workdir import STAGES, Workdir, finished, last_error, lease, need_fields, table
 
 _OURS = {"config.json", "pretrain", "embeddings", "merges", "subsets", "runs", "results.csv", "report"}
+_OF_TASK = re.compile(r"class(?:es)?-([0-9]+)(?:-([0-9]+))?\.parquet")  # a task's file, see `merges.task_path`
 _FIELDS: dict[str, dict[str, type]] = {  # fields of each stage's manifest
     "train": {"step": int},
     "embed": {"parts": list},
@@ -55,6 +60,7 @@ def survey(root: str, now: float | None = None) -> dict[str, Any]:
         "dataset": config["dataset"],
         "at_work": owners,
         "stages": stages,
+        "beyond": _beyond(files, config),
         "pretrain": pretrain,
         "runs": runs,
         "sure": None,
@@ -124,7 +130,7 @@ def _stage(files: Files, name: str, config: Mapping[str, Any], runs: Mapping[str
                 one_class = ", one class" if isinstance(counts, dict) and len(counts) == 1 else ""
                 said.append(f"{layer}: {len(manifest['parts'])} parts{one_class}")
             elif pieces:
-                said.append(f"{layer}: {pieces} {'parts' if name == 'embed' else 'classes'} so far")
+                said.append(f"{layer}: {pieces} {'parts' if name == 'embed' else 'files of classes'} so far")
     if name == "select" and there:
         said.append(f"{sum(each.endswith('.parquet') for _, each in there)} subsets")
     elif name == "sweep":
@@ -138,6 +144,20 @@ def _stage(files: Files, name: str, config: Mapping[str, Any], runs: Mapping[str
     begun = [file.time for (_, each), file in there.items() if name != "sweep" or not each.endswith("/run.json")]
     whole, words = finished.finished(config, name, manifests), ", ".join(said) + (", imported" if imported else "")
     return dict(stage=name, finished=whole, imported=imported, written=max(begun, default=None), files=words)
+
+
+def _beyond(files: Files, config: Mapping[str, Any]) -> list[str]:
+    """Of which fractions more is kept than was asked for, and why: of the subsets or, without any, of the merges."""
+    stores = (files.manifest(f"embeddings/{layer}", class_counts=dict) for layer in config["layers"])
+    counts = next((store["class_counts"] for store in stores if store), {})
+    if not counts or not all(isinstance(count, int) for count in counts.values()):
+        return []
+    sizes = np.array([*counts.values()])
+    if subsets := files.manifest("subsets", files=list):
+        return beyond_fractions(sizes, subsets["files"])
+    linked = (files.manifest(f"merges/{layer}", fractions=list) for layer in config["layers"])
+    fractions = {each for merges in linked if merges for each in merges["fractions"]}
+    return [said for each in sorted(fractions, reverse=True) if (said := beyond_fraction(sizes, each))]
 
 
 def _set_states(stages: list[dict[str, Any]], config: Mapping[str, Any], owners: list[dict[str, Any]]) -> None:
@@ -189,10 +209,16 @@ def _pieces(files: Files, name: str, config: Mapping[str, Any]) -> dict[str, Any
             ends += [(f.time, 1.0) for n, f in files.below(f"embeddings/{layer}").items() if n.startswith("part-")]
             total += config["embedding_parts"]
         elif store is not None and (merges is None or finished.too_shallow(merges, config["fractions"])):
-            total += sum(store["class_counts"].values())
+            counts = sorted((int(label), count) for label, count in store["class_counts"].items() if label.isdecimal())
+            labels, images = [label for label, _ in counts], np.cumsum([0, *(count for _, count in counts)])
+            total += int(images[-1])
             for each, file in files.below(f"merges/{layer}/classes").items():
-                label = each.removeprefix("class-").removesuffix(".parquet")
-                ends.append((file.time, store["class_counts"].get(str(int(label)) if label.isdecimal() else "", 0)))
+                if (of := _OF_TASK.fullmatch(each)) is not None:
+                    first, last = (
+                        np.searchsorted(labels, int(of[1])),
+                        np.searchsorted(labels, int(of[2] or of[1]), "right"),
+                    )
+                    ends.append((file.time, float(images[last] - images[first])))
     rate = pace.of_ends(ends) if len(ends) > 1 else None
     if rate is None:
         return None

@@ -28,11 +28,11 @@ def parquet_bytes(tables: Sequence[pa.Table], metadata: dict[str, str] | None = 
       metadata: key-value pairs for the file's schema.
     """
     schema = tables[0].schema.with_metadata({**(metadata or {}), _FOOTER: _NO_FOOTER})
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
+    sink = pa.BufferOutputStream()  # not one of Python, into which each page would be a call
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
         for table in tables:
-            writer.write_table(table.cast(schema), row_group_size=max(1, table.num_rows))
-    data = buffer.getbuffer()
+            writer.write_table(table, row_group_size=max(1, table.num_rows))
+    data = memoryview(sink.getvalue()).cast("B")
     footer = bytes(data[-8 - int.from_bytes(data[-8:-4], "little") :])
     place = len(data) - len(footer) + footer.index(_NO_FOOTER.encode())
     data[place : place + 64] = hashlib.sha256(footer).hexdigest().encode()

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import common, embeddings, linkages, near, selection
+from benchmarks import common, embeddings, images, linkages, near, selection
 
 SMALL = selection.Sizes(
     cifar10=(2, 60), imagenet=(3, 40), sample=2, large=(40, 80), half=50, pairs=(120,), near=(400, 600), near_wide=(300,), million=100, repeats=2,
@@ -31,6 +31,7 @@ def test_embeddings_are_those_of_different_images(run):
     assert np.array_equal(both[0][:20], run.network.embed(0, 20, seed=0))
 
 
+@pytest.mark.soak
 def test_wide_embeddings(run):
     wide = run.network.embed(0, 30, seed=0, wide=True)
     assert wide.shape == (30, 2048)
@@ -174,6 +175,22 @@ def test_million_runs_in_a_child(run, monkeypatch):
     assert case["sizes"]["images_per_class"] == 100
 
 
+@pytest.mark.soak
+def test_images_are_embedded_once_in_each_way(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(images, "STEPS", 2)
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(0, 256, (7, 12, 12, 3), np.uint8)
+    np.savez(tmp_path / "set.npz", train_images=drawn, train_labels=np.arange(7) % 3)
+    found = images.of_images(str(tmp_path / "set.npz"), 162 * 7)
+    assert len(np.unique(found, axis=0)) == 162 * 7
+    assert np.array_equal(images.of_images(str(tmp_path / "set.npz"), 162 * 7), found)
+    np.testing.assert_allclose(images.of_images(str(tmp_path / "set.npz"), 10), found[:10], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="7 in 162 ways are 1134"):
+        images.of_images(str(tmp_path / "set.npz"), 1135)
+
+
+@pytest.mark.soak
 def test_near_pairs_are_the_same_by_each_way(run, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(near, "_STEPS", 2)

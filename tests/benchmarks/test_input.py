@@ -7,6 +7,7 @@ pytest.importorskip("tensorflow_datasets")
 from benchmarks import input as benchmark
 
 
+@pytest.mark.soak
 def test_measures_everyone_on_the_same_images(tmp_path):
     files = []
     for number in range(3):

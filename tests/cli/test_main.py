@@ -204,6 +204,7 @@ def test_an_unwritable_workdir(redundancy, tmp_path, digits_npz):
     fails(redundancy("train", *flags, "--workdir=/proc/none"), "/proc/none")
 
 
+@pytest.mark.soak
 def test_a_full_disk_is_an_error_of_one_line_and_the_run_continues(redundancy, tmp_path, digits_npz):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -229,8 +230,8 @@ def test_a_full_disk_is_an_error_of_one_line_and_the_run_continues(redundancy, t
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_run_until_a_stage(redundancy, tmp_path):
-    command = ("run", "--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'w'}")
+def test_run_until_a_stage(redundancy, tmp_path, digits_npz):
+    command = ("run", DIGITS, f"--config.dataset={digits_npz}", f"--workdir={tmp_path / 'w'}")
     done = redundancy(*command, "--until=embed")
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "w").iterdir() if not path.name.startswith(".")) == [

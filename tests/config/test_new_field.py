@@ -23,7 +23,7 @@ SECTIONS = ("Data", "Model", "Training", "A new section")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, digits_npz):
     """A workdir of the version before."""
-    return finished_run.finished(tmp_path_factory.mktemp("finished"), digits_npz)
+    return finished_run.finished(tmp_path_factory.getbasetemp(), digits_npz)
 
 
 @pytest.fixture

@@ -185,8 +185,9 @@ def test_a_part_must_match_its_own_record(folder, tmp_path):
 
 def test_labels_are_read_once(folder, monkeypatch):
     _write(folder, *_rows())
-    opened, read, times = store.EmbeddingStore(folder), storage.read_parquet, []
+    read, times = storage.read_parquet, []
     monkeypatch.setattr(storage, "read_parquet", lambda *a: times.append(1) or read(*a))
+    opened = store.EmbeddingStore(folder)
     opened.check_labels({"labels_sha256": store.labels_sha256(opened.labels()[1])})
     assert len(times) == 3
 

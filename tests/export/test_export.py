@@ -60,23 +60,23 @@ def test_every_format(selected, tmp_path, fields, name, dropped):
 
 
 def test_a_subset_that_keeps_more_than_its_fraction_says_so(synthetic, tmp_path, caplog):
-    config, workdir = synthetic(sizes=(30, 1, 12, 7), fractions=(0.5, 0.08, 0.05, 0.02), trials=2)
+    config, workdir = synthetic(sizes=(30, 1, 12, 7), fractions=(0.5, 0.12, 0.05, 0.02), trials=2)
     link(config, workdir)
     select(config, workdir)
-    said = [
-        record.getMessage() for record in caplog.records if "at least one image of each class" in record.getMessage()
-    ]
-    # Half of an image is rounded up, and 4 of 50 are what 0.08 asks for; random subsets of it are as large.
-    assert [text.split(" (")[0] for text in said] == [
-        "select: the subset at 0.05 keeps 4 of 50 images",
-        "select: the subset at 0.02 keeps 4 of 50 images",
-    ]
-    assert "(0.08 of them, not 0.05, which would be 3)" in said[0]
+    said = [record.getMessage() for record in caplog.records if "asked" in record.getMessage()]
+    # Half of an image is rounded up, and 6 of 50 are what 0.12 asks for; random subsets are as large.
+    at = {
+        0.05: "at 0.05 asked 3 of 50 images (6 %), kept 5 (10 %): 1 class keeps its only image and 2 classes keep one image, "
+        "more than their share.",
+        0.02: "at 0.02 asked 1 of 50 images (2 %), kept 4 (8 %): 1 class keeps its only image and 3 classes keep one image, "
+        "more than their share.",
+    }
+    assert said == [f"{command}: {text}" for command in ("link end", "select") for text in at.values()]
     caplog.clear()
-    for fraction in (0.5, 0.08, 0.02):
+    for fraction in (0.5, 0.12, 0.02):
         export(Request(fraction, "npy", str(tmp_path / f"{fraction}.npy")), workdir)
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [text.split(" (")[0] for text in said] == ["export: the subset at 0.02 keeps 4 of 50 images"]
+    assert said == [f"export: {at[0.02]}"]
 
 
 def test_a_set_without_labels_is_one_class_in_what_is_exported(tmp_path):

@@ -1,11 +1,16 @@
 """Pairs by boxes: those of all blocks, each once, whatever the leaves, the ranges of them and the threads."""
 
+import functools
+import os
+import subprocess
+import sys
+
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies
 
-from redundancy.linkage import bounds, boxes, dissimilarity, leaves, pairs, walk
+from redundancy.linkage import bounds, boxes, dissimilarity, leaves, pairs, panels, walk
 from tests.tiers import examples
 
 
@@ -80,14 +85,68 @@ def test_the_pairs_are_those_of_all_blocks(kind, n, dimension, seed, share, leaf
     assert _columns(found) == _columns(pairs.within(units, threshold, above=above))
 
 
+@pytest.fixture
+def few_at_once(monkeypatch):
+    """Several dispatches even of a small class."""
+    monkeypatch.setattr(panels, "AT_ONCE", 64)
+
+
+@hypothesis.given(
+    kind=strategies.sampled_from(KINDS),
+    seed=strategies.integers(0, 2**32 - 1),
+    share=strategies.sampled_from([0.0, 0.01, 0.1, 0.6, 1.0]),
+    leaf=strategies.integers(2, 11),
+)
+@examples(30)
+def test_a_device_finds_the_same_pairs(few_at_once, kind, seed, share, leaf):
+    units = _units(kind, 90, 3, seed)  # of one size, so that the device's program is compiled once
+    threshold = _threshold(units, share)
+    made = boxes.make(bounds.centred(units), 1, leaf)
+    cut = seed % (made.num_leaves + 1)
+    ranges = (0, cut), (cut, made.num_leaves)
+    parts = [panels.within(units, made, threshold, leaf_range=leaf_range) for leaf_range in ranges]
+    assert _columns(pairs.concatenate(parts)) == _columns(pairs.within(units, threshold))
+    above = threshold / 2
+    found = panels.within(units, made, threshold, above=above)
+    assert _columns(found) == _columns(pairs.within(units, threshold, above=above))
+
+
+def test_eight_devices_find_the_same_pairs():
+    script = """
+import hashlib, jax, numpy as np
+from redundancy.linkage import bounds, boxes, dissimilarity, pairs, panels, walk
+panels.AT_ONCE, used, proposed = 16, set(), panels.proposed
+def noted(*arguments):
+    used.add(arguments[0].devices().pop())
+    return proposed(*arguments)
+panels.proposed = noted
+generator = np.random.default_rng(0)
+units = dissimilarity.units((generator.normal(size=(1500, 3)) @ generator.normal(size=(3, 24))).astype(np.float32))
+made = boxes.make(bounds.centred(units), 2)
+def digest(found):
+    found = found.ordered()
+    return hashlib.sha256(found.i.tobytes() + found.j.tobytes() + found.dissimilarity.tobytes()).hexdigest()
+expected = digest(pairs.within(units, 1e-3, devices=jax.local_devices()[:1]))
+assert digest(panels.within(units, made, 1e-3)) == expected
+assert digest(walk.within(units, made, 1e-3, threads=3)) == expected
+assert len(used) == 8, used
+pairs._CAPACITY = 2  # of more words than that all are sent
+assert digest(panels.within(units, made, 1e-3)) == expected
+"""
+    environ = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dimension", [2, 64, 130])
-def test_leaves_as_they_are_used(kind, dimension):
+def test_leaves_as_they_are_used(few_at_once, kind, dimension):
     units = _units(kind, 700, dimension)
     made = boxes.make(bounds.centred(units), 2)
     for threshold in (0.0, _threshold(units, 0.001), _threshold(units, 0.05)):
-        found = walk.within(units, made, threshold, threads=2)
-        assert _columns(found) == _columns(pairs.within(units, threshold))
+        expected = _columns(pairs.within(units, threshold))
+        assert _columns(walk.within(units, made, threshold, threads=2)) == expected
+        assert _columns(panels.within(units, made, threshold)) == expected
 
 
 @pytest.mark.parametrize(("n", "leaf"), [(1, 2), (2, 2), (5, 2), (128, 128), (129, 128), (1000, 7)])
@@ -138,8 +197,9 @@ def test_the_bounds_hold_for_every_pair(kind):
 def test_more_pairs_than_there_is_memory_for():
     units = _units("random", 500, 4)
     made = boxes.make(bounds.centred(units), 1)
-    with pytest.raises(pairs.TooManyPairs):
-        walk.within(units, made, 2.0, limit=1000)
+    for within in (walk.within, panels.within):
+        with pytest.raises(pairs.TooManyPairs):
+            within(units, made, 2.0, limit=1000)
 
 
 def test_a_leaf_with_more_pairs_than_there_is_room_for(monkeypatch):
@@ -149,9 +209,10 @@ def test_a_leaf_with_more_pairs_than_there_is_room_for(monkeypatch):
     assert _columns(walk.within(units, made, 1e-5)) == _columns(pairs.within(units, 1e-5))
 
 
-def test_progress_ends_at_one():
+@pytest.mark.parametrize("within", [functools.partial(walk.within, threads=2), panels.within], ids=["walk", "panels"])
+def test_progress_ends_at_one(within):
     told = []
     units = _units("random", 1500, 4)
-    walk.within(units, boxes.make(bounds.centred(units), 1, 8), 0.001, advance=told.append, threads=2)
+    within(units, boxes.make(bounds.centred(units), 1, 8), 0.001, advance=told.append)
     assert told == sorted(told)
     assert told[-1] == 1

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redundancy.methods.counts import class_counts
+from redundancy.methods.counts import (
+    beyond_fraction,
+    beyond_fractions,
+    class_counts,
+    merges_needed,
+    merges_to_make,
+)
 from redundancy.methods.random import random_subset
 from redundancy.selection.subset import Subset, mean_dissimilarity
 
@@ -20,18 +26,36 @@ from redundancy.selection.subset import Subset, mean_dissimilarity
 def test_class_counts(sizes, fraction):
     counts = class_counts(sizes, fraction)
     total, classes = sum(sizes), sum(map(bool, sizes))
-    size = max(math.floor(Fraction(str(fraction)) * total + Fraction(1, 2)), classes)
-    assert sum(counts.values()) == size
+    asked = math.floor(Fraction(str(fraction)) * total + Fraction(1, 2))
     assert all(min(1, n) <= counts[label] <= n for label, n in enumerate(sizes))
-    share = [Fraction(n * size, total) for n in sizes]
+    share = [Fraction(n * asked, total) for n in sizes]
     if all(part >= 1 for part, n in zip(share, sizes, strict=True) if n):
+        assert sum(counts.values()) == asked
         assert all(abs(counts[label] - part) < 1 for label, part in enumerate(share))
         rounded_up = [label for label, part in enumerate(share) if counts[label] > part]
         rounded_down = [label for label, part in enumerate(share) if counts[label] < part]
         assert all((share[up] % 1, -up) > (share[down] % 1, -down) for up in rounded_up for down in rounded_down)
+    assert sum(counts.values()) >= asked
+    # No class is below its share at one image a class, or at the fraction if that is less.
+    least = [Fraction(n * min(asked, classes), total) for n in sizes]
+    assert all(counts[label] >= math.floor(part) for label, part in enumerate(least))
+    assert bool(beyond_fraction(np.array(sizes), fraction)) == (sum(counts.values()) > asked)
+    if sum(counts.values()) > asked:
+        assert all(counts[label] <= max(1, math.ceil(part)) for label, part in enumerate(share))
     by_label = dict(reversed(list(enumerate(sizes))))
     assert class_counts(by_label, fraction) == counts
     assert class_counts(np.array(sizes), fraction) == counts
+
+
+@given(
+    sizes=st.lists(st.integers(1, 300), min_size=1, max_size=30),
+    fractions=st.tuples(st.floats(0.0001, 1), st.floats(0.0001, 1)),
+)
+def test_merges_for_a_fraction_are_enough_for_every_larger_one(sizes, fractions):
+    counts = dict(enumerate(sizes))
+    made = merges_to_make(counts, [min(fractions)])
+    assert all(made[label] >= needed for label, needed in merges_needed(counts, fractions).items())
+    assert all(0 <= made[label] < size for label, size in counts.items())
 
 
 def test_class_counts_by_hand():
@@ -42,6 +66,25 @@ def test_class_counts_by_hand():
     assert class_counts([1, 1, 10], 1.0) == {0: 1, 1: 1, 2: 10}
     # A share below one is raised to one; the other classes give it up between them.
     assert class_counts([1, 1, 1, 97], 0.1) == {0: 1, 1: 1, 2: 1, 3: 7}
+
+
+@pytest.mark.parametrize(("fraction", "kept"), [(0.6, 80), (0.4, 67), (0.34, 67), (0.2, 40), (0.1, 20), (0.001, 1)])
+def test_large_classes_are_not_emptied_by_tiny_ones(fraction, kept):
+    assert [*class_counts([200] + [1] * 100, fraction).values()] == [kept] + [1] * 100
+
+
+def test_more_than_asked_is_said_with_its_reason():
+    sizes = np.array([200] + [1] * 100)
+    assert beyond_fraction(sizes, 0.6) == ""
+    said = "at 0.2 asked 60 of 300 images (20 %), kept 140 (46.7 %): 100 classes keep their only image"
+    assert beyond_fraction(sizes, 0.2) == said
+    files = [{"fraction": 0.6, "size": 180}, {"fraction": 0.2, "size": 140}, {"fraction": 0.2, "size": 140}]
+    assert beyond_fractions(sizes, files) == [said]
+    said = beyond_fraction(np.array([100, 1, 3, 3]), 0.02)
+    assert said == (
+        "at 0.02 asked 2 of 107 images (1.87 %), kept 5 (4.67 %): 1 class keeps its only image and 2 classes keep one image, "
+        "more than their share"
+    )
 
 
 @pytest.fixture

@@ -60,6 +60,17 @@ def swept(finished):
     return finished
 
 
+def test_page_says_where_more_is_kept_than_was_asked_for(tmp_path, plain):
+    images, _ = noise_images(300)
+    labels = np.array([0] * 200 + [*range(1, 101)])
+    config, workdir = make_workdir(tmp_path, images, labels, fractions=(0.9, 0.2))
+    report(config, workdir)
+    said = "At 0.2 asked 60 of 300 images (20 %), kept 140 (46.7 %): 100 classes keep their only image."
+    page = storage.read_bytes(f"{workdir.report}/index.html").decode()
+    assert page.count(said) == 1
+    assert " asked " not in storage.read_bytes(f"{plain[1].report}/index.html").decode().split("Figure 2")[0]
+
+
 def test_page_holds_the_groups_of_every_subset(plain):
     config, workdir = plain
     page, classes = read_page(workdir), read_classes(workdir)

@@ -5,6 +5,7 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy.embedding import write
+from redundancy.linkage import batches
 from redundancy.workdir import Workdir
 
 FINGERPRINT = {"name": "synthetic", "split": "train", "shard_lengths": [99]}
@@ -40,3 +41,9 @@ def write_store(workdir, layer, sizes, dimension, num_parts, seed):
 def synthetic(tmp_path):
     """Makes workdirs below tmp_path: synthetic(name, **make_workdir's arguments) -> (config, workdir)."""
     return lambda name="w", **arguments: make_workdir(tmp_path / name, **arguments)
+
+
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """Small classes are tasks of their own, as large ones are."""
+    monkeypatch.setattr(batches, "TOGETHER", 0)

@@ -1,5 +1,6 @@
 """Merges that are made deeper for a smaller fraction: subsets cut before stay, whenever the work was interrupted."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 
 from redundancy import config as config_lib
 from redundancy import storage
-from redundancy.linkage.complete import Merges
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.selection import merges
 from redundancy.selection.link import link
@@ -101,7 +101,7 @@ def test_deeper_merges_must_begin_with_those_that_are_there(synthetic, monkeypat
 
     def others(*arguments):
         found = read(*arguments)
-        return {**found, 0: Merges(np.roll(found[0].left, 1), found[0].right, found[0].height, found[0].size)}
+        return dataclasses.replace(found, merges=dataclasses.replace(found.merges, left=np.roll(found.merges.left, 1)))
 
     monkeypatch.setattr(merges, "read", others)
     with pytest.raises(DataError, match="the deeper merges of label 0 do not begin with those that are there"):

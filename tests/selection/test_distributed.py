@@ -30,6 +30,7 @@ from redundancy.selection.cluster import dask_cluster, dask_worker, distributed
 from redundancy.selection.link import link
 
 pytest.importorskip("distributed")
+pytestmark = pytest.mark.usefixtures("one_by_one")
 
 SIZES = tuple(20 + number % 7 for number in range(40))
 
@@ -185,6 +186,33 @@ def test_workers_take_ranges_of_the_leaves_of_a_class(synthetic, expected, share
     )
     assert rounds[0].plan.order
     assert rounds[0].num_blocks > 1
+    assert _files(workdir) == expected(**made)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("number", "killed"), [(1, 0), (3, 1)])
+def test_any_number_of_workers_take_the_leaves_even_if_one_is_killed(
+    synthetic, expected, cluster, monkeypatch, number, killed
+):
+    made = dict(sizes=(40_000, 30), dimension=3, fractions=(0.95,))
+    config, workdir = synthetic(**made)
+    cluster.scheduler()
+    workers = [cluster.worker() for _ in range(number)]
+    monkeypatch.setattr(distributed, "_PAIRS_PER_BLOCK", 30_000_000)
+    steps = []
+
+    def engine(todo, finished):
+        def count(task, images=None):
+            steps.append(task.label)
+            if len(steps) == 1:
+                for worker in workers[:killed]:
+                    cluster.kill(worker)
+            finished(task, images)
+
+        distributed.run(todo, count, scheduler=cluster.address, split_images=600)
+
+    link(config, workdir, engine)
+    assert steps.count(0) > 2
     assert _files(workdir) == expected(**made)
 
 

@@ -23,7 +23,7 @@ def todo(synthetic):
     _, workdir = synthetic(sizes=SIZES)
     folder = workdir.embeddings("end")
     return [
-        tasks.ClassTask(folder, storage.sha256(storage.join(folder, "manifest.json")), workdir.merges("end"), label, n, n // 2)
+        tasks.ClassTask(folder, storage.sha256(storage.join(folder, "manifest.json")), workdir.merges("end"), (label,), (n,), (n // 2,))
         for label, n in enumerate(SIZES)
     ]  # fmt: skip
 
@@ -89,9 +89,9 @@ def test_a_class_is_created_once_whoever_retries(todo):
     after = os.stat(task.path)
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     assert os.listdir(os.path.dirname(task.path)) == ["class-00001.parquet"]
-    found = merges.read_class(task.path, task.identity)
+    found = merges.read_task(task.path, task.identity)
     vectors = EmbeddingStore(task.embeddings).read_class(1)[1]
-    assert np.array_equal(found.height, complete.complete_linkage(vectors, 15).height)
+    assert np.array_equal(found["height"], complete.complete_linkage(vectors, 15).height)
 
 
 @pytest.mark.parametrize("by_boxes", [False, True])

@@ -19,7 +19,7 @@ from redundancy.linkage import complete, cut
 from redundancy.methods.counts import class_counts
 from redundancy.methods.random import random_subset
 from redundancy.runtime.errors import DataError, WorkdirError
-from redundancy.selection import local, merges
+from redundancy.selection import local, merges, tasks
 from redundancy.selection.link import link
 from redundancy.selection.select import select
 from redundancy.selection.subset import mean_dissimilarity, read_subset
@@ -145,12 +145,15 @@ def _written(folder):
     return {name: os.stat(storage.join(folder, name)).st_mtime_ns for name in storage.list_dir(folder)}
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_a_killed_link_continues_and_ends_the_same(synthetic, monkeypatch):
     config, workdir = synthetic("killed", sizes=SIZES)
     script = f"""
 import os, signal
 from redundancy import config, storage
+from redundancy.linkage import batches
 from redundancy.selection.link import link
+batches.TOGETHER = 0
 from redundancy.workdir import Workdir
 create, created = storage.create_bytes, []
 def create_then_die(path, data):
@@ -178,6 +181,40 @@ link(config.resolve(storage.read_json(workdir.config)["config"]), workdir)
     assert _files(workdir, "merges", "subsets") == _files(unbroken[1], "merges", "subsets")
 
 
+def test_a_link_killed_in_the_walk_of_a_large_class_loses_that_class_alone(synthetic, monkeypatch):
+    made = dict(sizes=(20_000, 17_000, 30), dimension=3, fractions=(0.95,))
+    config, workdir = synthetic(**made)
+    script = f"""
+import os, signal
+from redundancy import config, storage
+from redundancy.linkage import walk
+from redundancy.selection.link import link
+from redundancy.workdir import Workdir
+within, walks = walk.within, []
+def killed(*arguments, advance, **more):
+    walks.append(arguments)
+    def halfway(share):
+        if len(walks) == 2 and share > 0.5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        advance(share)
+    return within(*arguments, advance=halfway, **more)
+walk.within = killed
+workdir = Workdir({workdir.root!r})
+link(config.resolve(storage.read_json(workdir.config)["config"]), workdir)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(_written(merges.scratch(workdir.merges("end")))) == 1  # the largest class, which is first
+    linked, real = [], tasks.link_class
+    monkeypatch.setattr(tasks, "link_class", lambda task, *more: linked.append(task.labels) or real(task, *more))
+    link(config, workdir)
+    assert sorted(linked) == [(1,), (2,)]
+    config, unbroken = synthetic("unbroken", **made)
+    link(config, unbroken)
+    assert _files(workdir, "merges") == _files(unbroken, "merges")
+
+
+@pytest.mark.usefixtures("one_by_one")
 def test_a_link_killed_while_packing_ends_the_same(synthetic, monkeypatch):
     config, workdir = synthetic()
     link(config, workdir)
@@ -193,7 +230,7 @@ def test_a_link_killed_while_packing_ends_the_same(synthetic, monkeypatch):
             link(config, workdir)
     path = storage.join(workdir.merges("end"), "part-00002-of-00004.parquet")
     storage.write_bytes(path, storage.read_bytes(path)[:200])
-    damaged = merges.class_path(workdir.merges("end"), 2)
+    damaged = merges.task_path(workdir.merges("end"), [2])
     storage.write_bytes(damaged, storage.read_bytes(damaged)[:100])
     link(config, workdir)
     assert _files(workdir, "merges") == before

@@ -58,7 +58,7 @@ print(json.dumps([len(asked), sorted({method for method, _ in asked}), found["ru
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, digits_npz):
-    return finished_run.finished(tmp_path_factory.mktemp("finished"), digits_npz)
+    return finished_run.finished(tmp_path_factory.getbasetemp(), digits_npz)
 
 
 @pytest.fixture

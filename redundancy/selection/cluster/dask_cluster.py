@@ -37,18 +37,18 @@ class Cluster:
       client: client that is connected to the scheduler.
       address: address of the scheduler, for messages.
       marker: name of the file by which workers know the workdir, see `dask_worker.call`.
-      num_tasks: classes to link; the caller counts in `num_finished` those that are linked.
+      num_classes: classes to link; the caller counts in `num_finished` those that are linked.
     """
 
-    def __init__(self, client: "Client", address: str, marker: str, num_tasks: int):
+    def __init__(self, client: "Client", address: str, marker: str, num_classes: int):
         self._client, self._address, self._marker = client, address, marker
-        self._num_tasks, self.num_finished = num_tasks, 0
+        self._num_classes, self.num_finished = num_classes, 0
         self._reminded = -float("inf")
 
     @property
     def _resume(self) -> str:
         return (
-            f"{self.num_finished} of this run's {self._num_tasks} classes are finished and stay; the same command, "
+            f"{self.num_finished} of this run's {self._num_classes} classes are finished and stay; the same command, "
             "given again, links the others."
         )
 
@@ -234,4 +234,5 @@ def _name(task: ClassTask) -> str:
     name = ""
     with contextlib.suppress(UserError, OSError, LookupError):
         name = f'"{read_manifest(task.embeddings, class_names=list)["class_names"][task.label]}" '
-    return f"class {name}(label {task.label}, {task.num_images} images)"
+    more = f" and {len(task.labels) - 1} more, up to label {task.labels[-1]}" if len(task.labels) > 1 else ""
+    return f"class {name}(label {task.label}{more}, {task.num_images} images)"

@@ -1,6 +1,6 @@
 """Links classes on a cluster of dask.distributed with any number of machines; workers may come and go.
 
-Each class is one task, the largest first; a very large class is divided into several. Tasks read and write the workdir
+Each class is one task, the largest first; a very large class is divided into several, and small ones share a task. Tasks read and write the workdir
 themselves; only their descriptions pass through the scheduler.
 """
 
@@ -163,6 +163,11 @@ def _absolute(path: str) -> str:
     return os.path.abspath(path) if "://" not in path else path
 
 
+def _anywhere(task: ClassTask) -> ClassTask:
+    """The task with paths that hold in any worker."""
+    return dataclasses.replace(task, embeddings=_absolute(task.embeddings), merges=_absolute(task.merges))
+
+
 def run(
     todo: Sequence[ClassTask],
     finished: Callable[..., None],
@@ -190,20 +195,17 @@ def run(
     _address(scheduler)
     if not todo:
         return
-    originals = sorted(todo, key=lambda task: (-task.num_images, task.label))
-    ordered = [
-        dataclasses.replace(task, embeddings=_absolute(task.embeddings), merges=_absolute(task.merges))
-        for task in originals
-    ]
-    with _connected(scheduler) as (client, address), _marked(ordered[0].merges) as marker:
-        cluster = Cluster(client, address, marker, len(todo))
+    large = [task for task in todo if task.num_images >= split_images and len(task.labels) == 1]
+    whole = [task for task in todo if task not in large]
+    large, whole = (sorted(some, key=lambda task: (-task.num_images, task.label)) for some in (large, whole))
+    with _connected(scheduler) as (client, address), _marked(_absolute(todo[0].merges)) as marker:
+        cluster = Cluster(client, address, marker, sum(len(task.labels) for task in todo))
         cluster.need_workers()
-        num_large = sum(task.num_images >= split_images for task in ordered)
-        for original, task in zip(originals[:num_large], ordered, strict=False):
-            _link_split(cluster, task, functools.partial(finished, original))
+        for task in large:
+            _link_split(cluster, _anywhere(task), functools.partial(finished, task))
 
         def done(number: int, _: None) -> None:
-            cluster.num_finished += 1
-            finished(originals[num_large + number])
+            cluster.num_finished += len(whole[number].labels)
+            finished(whole[number])
 
-        cluster.map(tasks.link_class, [(task,) for task in ordered[num_large:]], done, results=False)
+        cluster.map(tasks.link_class, [(_anywhere(task),) for task in whole], done, results=False)
