@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tracemalloc
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +67,19 @@ def test_defaults_are_those_of_the_config():
     assert np.array_equal(
         select(embeddings, labels), select(embeddings, labels, fraction=0.9, rule=config.defaults().rule)
     )
+
+
+def test_a_fraction_below_one_image_a_class_warns():
+    embeddings = np.random.default_rng(0).normal(size=(300, 5))
+    labels = np.array([0] * 200 + [*range(1, 101)])
+    said = r"At 0\.2 asked 60 of 300 images \(20 %\), kept 140 \(46\.7 %\): 100 classes keep their only image\."
+    with pytest.warns(UserWarning, match=said):
+        kept = select(embeddings, labels, 0.2)
+    assert np.bincount(labels[kept]).tolist() == [40] + [1] * 100
+    with pytest.warns(UserWarning, match=said):
+        assert np.array_equal(CompleteLinkage(0.2).fit(embeddings, labels).kept_, kept)
+    with warnings.catch_warnings(action="error"):
+        assert len(select(embeddings, labels, 0.6)) == 180
 
 
 class Tensor:
