@@ -141,12 +141,12 @@ def test_what_was_given_stays_as_it_is():
     assert np.array_equal(embeddings, before)
 
 
-def test_a_mapped_array_is_read_class_by_class(tmp_path, monkeypatch):
+def test_a_mapped_array_is_read_some_classes_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(vectors, "_BLOCK_BYTES", 1 << 16)
-    path, n, d = str(tmp_path / "E.npy"), 8192, 256
+    path, n, d = str(tmp_path / "E.npy"), 65536, 256
     mapped = np.lib.format.open_memmap(path, "w+", np.float32, (n, d))
     mapped[:] = np.random.default_rng(0).normal(size=(n, d))
-    labels = np.random.default_rng(1).integers(0, 128, n)
+    labels = np.random.default_rng(1).integers(0, 1024, n)
     select(np.array(mapped[:500]), labels[:500])  # compiles
     mapped = np.load(path, mmap_mode="r")
     tracemalloc.start()
