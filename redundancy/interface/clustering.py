@@ -144,7 +144,7 @@ def select(embeddings: Any, labels: Any = None, fraction: float = 0.9, *, rule: 
     """Which rows to keep: the images of each class are grouped by complete linkage, and one of each group stays.
 
     The same rows as `redundancy link` and `redundancy select` keep of these embeddings, bit for bit. Classes are read one
-    after the other, so an array that is mapped into memory may be larger than memory; a class must fit.
+    after the other, small ones together, so an array that is mapped into memory may be larger than memory; a class must fit.
 
     Args:
       embeddings: [N, d] numbers, finite and no row zero: an array of NumPy, JAX or PyTorch, a data frame, or lists. They

@@ -3,17 +3,11 @@
 from collections.abc import Mapping
 
 SMALL = 256  # images of a class up to which it is linked together with others
-TOGETHER = 2048  # images of such classes
+TOGETHER = 2048  # images of such classes together
 
 
-def batches(counts: Mapping[int, int], together: int | None = None) -> list[list[int]]:
-    """Labels that are worked on together: a large class is alone, small ones are with the next ones.
-
-    Args:
-      counts: images of each label.
-      together: images of classes that are together at most; TOGETHER by default.
-    """
-    together = TOGETHER if together is None else together
+def batches(counts: Mapping[int, int]) -> list[list[int]]:
+    """Labels that are worked on together, from images of each label: a large class is alone, small ones are with the next ones."""
     found: list[list[int]] = []
     left = 0  # images that the last batch still has room for
     for label, count in sorted(counts.items()):
@@ -23,5 +17,5 @@ def batches(counts: Mapping[int, int], together: int | None = None) -> list[list
             left -= count
         else:
             found.append([label])
-            left = together - count if small else 0
+            left = TOGETHER - count if small else 0
     return found

@@ -11,8 +11,6 @@ from redundancy.linkage.classes import Linked
 from redundancy.methods import Method
 from redundancy.methods.counts import kept_of_each
 
-_TOGETHER = 1 << 14  # images of small classes that are read and chosen together
-
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
@@ -61,7 +59,7 @@ def choose(
     ]
     first_group = [0] * len(asked)
     stop = 0
-    for batch in batches(dict(zip(different.tolist(), sizes.tolist(), strict=True)), _TOGETHER):
+    for batch in batches(dict(zip(different.tolist(), sizes.tolist(), strict=True))):
         classes = np.searchsorted(different, batch)
         rows = order[stop : stop + int(sizes[classes].sum())]
         stop += len(rows)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tracemalloc
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +69,19 @@ def test_defaults_are_those_of_the_config():
     )
 
 
+def test_a_fraction_below_one_image_a_class_warns():
+    embeddings = np.random.default_rng(0).normal(size=(300, 5))
+    labels = np.array([0] * 200 + [*range(1, 101)])
+    said = r"At 0\.2 asked 60 of 300 images \(20 %\), kept 140 \(46\.7 %\): 100 classes keep their only image\."
+    with pytest.warns(UserWarning, match=said):
+        kept = select(embeddings, labels, 0.2)
+    assert np.bincount(labels[kept]).tolist() == [40] + [1] * 100
+    with pytest.warns(UserWarning, match=said):
+        assert np.array_equal(CompleteLinkage(0.2).fit(embeddings, labels).kept_, kept)
+    with warnings.catch_warnings(action="error"):
+        assert len(select(embeddings, labels, 0.6)) == 180
+
+
 class Tensor:
     """What is used of PyTorch's tensors; as an array it refuses as they do."""
 
@@ -127,12 +141,12 @@ def test_what_was_given_stays_as_it_is():
     assert np.array_equal(embeddings, before)
 
 
-def test_a_mapped_array_is_read_class_by_class(tmp_path, monkeypatch):
+def test_a_mapped_array_is_read_some_classes_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(vectors, "_BLOCK_BYTES", 1 << 16)
-    path, n, d = str(tmp_path / "E.npy"), 8192, 256
+    path, n, d = str(tmp_path / "E.npy"), 65536, 256
     mapped = np.lib.format.open_memmap(path, "w+", np.float32, (n, d))
     mapped[:] = np.random.default_rng(0).normal(size=(n, d))
-    labels = np.random.default_rng(1).integers(0, 128, n)
+    labels = np.random.default_rng(1).integers(0, 1024, n)
     select(np.array(mapped[:500]), labels[:500])  # compiles
     mapped = np.load(path, mmap_mode="r")
     tracemalloc.start()

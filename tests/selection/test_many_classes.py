@@ -14,7 +14,6 @@ import pytest
 from redundancy import storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.linkage import batches
-from redundancy.methods import choose as choose_lib
 from redundancy.runtime import processes
 from redundancy.selection import local, merges
 from redundancy.selection.link import link
@@ -43,7 +42,6 @@ def one_by_one_files(synthetic):
     def make(**fields):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(batches, "TOGETHER", 0)
-            patch.setattr(choose_lib, "_TOGETHER", 0)
             config, workdir = synthetic("alone", **fields)
             link(config, workdir)
             select(config, workdir)
@@ -57,7 +55,6 @@ def one_by_one_files(synthetic):
 def test_classes_together_give_the_bytes_of_one_by_one(synthetic, one_by_one_files, monkeypatch, rule, together):
     fields = dict(sizes=SIZES, fractions=(0.9, 0.5, 0.06), rule=rule, num_parts=2)
     monkeypatch.setattr(batches, "TOGETHER", together)
-    monkeypatch.setattr(choose_lib, "_TOGETHER", together)
     config, workdir = synthetic(**fields)
     link(config, workdir)
     select(config, workdir)
@@ -85,7 +82,7 @@ def test_many_classes_make_few_files_and_reads(synthetic, monkeypatch):
     link(config, workdir)
     assert len(created) == 3
     select(config, workdir)
-    assert len(reads) == 3 + 1
+    assert len(reads) == 3 + 3
     assert sum(reads) == 2 * 3000
 
 
