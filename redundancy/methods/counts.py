@@ -16,9 +16,9 @@ def kept_of_each(sizes: np.ndarray, fraction: float) -> np.ndarray:
     """Images to keep of each class: its share of the fraction, by largest remainder, and at least one.
 
     The sum is `fraction` of all images, rounded half up: the large classes make room for those whose share is below one
-    image. They need not go below their share at one image a class on average; the sum is then larger. Of a class of 200 and
-    100 classes of one image, 0.6 keeps 80 + 100, as asked. But 0.2, which is less than one image a class, keeps 40 + 100 and
-    not 60; and 0.4 keeps 67 + 100 and not 120, where 67 is the share of 200 at 101 of 300.
+    image. Where the fraction is less than one image a class on average they do not, and the sum is larger; above, the sum
+    is not less than at one image a class. Of a class of 200 and 100 classes of one image, 0.6 keeps 80 + 100, as asked; 0.2
+    keeps 40 + 100, not 60; and 0.4 keeps 67 + 100, as does 101 / 300, which is one image a class.
 
     Ties go to the class that comes first. The fraction is taken as the decimal that it prints as, so there are no rounding
     errors.
@@ -32,16 +32,18 @@ def kept_of_each(sizes: np.ndarray, fraction: float) -> np.ndarray:
     """
     total, least = int(sizes.sum()), np.minimum(sizes, 1)
     asked, classes = num_asked(total, fraction), int(least.sum())
-    if asked < classes:
-        own = sizes * asked >= total  # nobody makes room for the others
-        of_own = (2 * int(sizes[own].sum()) * asked + total) // (2 * total)
-        return np.where(own, _shares(np.where(own, sizes, 0), asked, total, of_own), least)
+    few = min(asked, classes)
+    large = sizes * few >= total
+    of_large = (2 * int(sizes[large].sum()) * few + total) // max(2 * total, 1)
+    kept = np.where(large, _shares(np.where(large, sizes, 0), few, total, of_large), least)
+    if asked < classes or kept.sum() > asked:
+        return kept
     pool, left, rest = sizes.copy(), asked, total
     # Each class that is raised to one image lowers the others' share, so another one may fall below one.
     while (below := (pool > 0) & (pool * left < rest)).any():
         left, rest = left - int(below.sum()), rest - int(pool[below].sum())
         pool[below] = 0
-    return np.maximum.reduce([least, _shares(pool, left, rest, left), sizes * classes // max(total, 1)])
+    return np.maximum(least, _shares(pool, left, rest, left))
 
 
 def _shares(sizes: np.ndarray, numerator: int, denominator: int, wanted: int) -> np.ndarray:
