@@ -10,7 +10,6 @@ from redundancy import storage
 from redundancy.config import Affects
 from redundancy.experiment.inputs import claim, subset_digests, wanted_claim
 from redundancy.experiment.results import is_done, trainings
-from redundancy.methods import METHODS
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.workdir import Workdir, need_fields, table
 from redundancy.workdir.table import Run
@@ -72,11 +71,10 @@ def _recorded(workdir: Workdir) -> Mapping[str, Any]:
 def _check_configs(workdir: Workdir, other: Workdir) -> None:
     """Raises WorkdirError if runs of the two workdirs cannot be compared."""
     theirs, ours = _recorded(other), _recorded(workdir)
-    of_subsets = {name for method in METHODS.values() for name in method.fields}
     fields = [
         name
         for name in config_lib.differing(theirs["config"], ours["config"])
-        if name not in config_lib.FIELDS or config_lib.FIELDS[name].affects & Affects.IDENTITY or name in of_subsets
+        if name not in config_lib.FIELDS or config_lib.FIELDS[name].affects & (Affects.IDENTITY | Affects.COMPARISON)
     ]
     if fields:
         shown = "; ".join(
