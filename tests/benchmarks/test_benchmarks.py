@@ -19,6 +19,7 @@ def run():
     return selection.Run(SMALL, embeddings.network(5), memory=False)
 
 
+@pytest.mark.soak
 def test_embeddings_are_those_of_different_images(run):
     both = [run.network.embed(digit, 60, seed=0) for digit in (0, 1)]
     for of_class in both:
@@ -116,6 +117,7 @@ def test_another_partition_is_reported(run, monkeypatch, capsys):
     assert "beside wrong" in printed.err
 
 
+@pytest.mark.soak
 def test_imagenet_is_scaled_from_a_sample_and_labelled_so(run):
     found = selection.measure(run, ["imagenet"])
     case = found["cases"]["imagenet"]

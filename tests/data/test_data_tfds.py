@@ -217,27 +217,19 @@ print(len(open_dataset(config.resolve({{"data_dir": {str(tmp_path)!r}}})).train.
 def test_digits_open_where_the_home_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()  # no folder can be made in it, not even by root
     (tmp_path / "temporary").mkdir()
-    program = """
+    program = f"""
 from absl import logging
 from redundancy import config
 from redundancy.data import open_dataset
 logging.set_verbosity(logging.INFO)
-print(len(open_dataset(config.resolve(DATA_DIR)).train.labels))
+for data_dir in ({{}}, {{}}, {{"data_dir": {str(tmp_path / "file" / "data")!r}}}):
+    print(len(open_dataset(config.resolve(data_dir)).train.labels))
 """
-
-    def opened(data_dir):
-        env = {**os.environ, "HOME": str(tmp_path / "file" / "home"), "TMPDIR": str(tmp_path / "temporary")}
-        argv = [sys.executable, "-c", program.replace("DATA_DIR", repr(data_dir))]
-        return subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
-
-    for _ in range(2):
-        done = opened({})
-        assert done.stdout.split()[-1] == "1347", done.stderr
-        assert (
-            done.stderr.count(f"the digits go to {tmp_path}/temporary/redundancy-{os.getuid()}/tensorflow_datasets")
-            == 1
-        )
-    done = opened({"data_dir": str(tmp_path / "file" / "data")})
+    env = {**os.environ, "HOME": str(tmp_path / "file" / "home"), "TMPDIR": str(tmp_path / "temporary")}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.split().count("1347") == 2, done.stderr
+    place = f"{tmp_path}/temporary/redundancy-{os.getuid()}/tensorflow_datasets"
+    assert done.stderr.count(f"the digits go to {place}") == 2
     assert "set config.data_dir to where it is" in done.stderr, "a folder that the user names is not replaced"
 
 
