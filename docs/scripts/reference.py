@@ -272,7 +272,8 @@ def schemas() -> dict[str, pa.Schema]:
         root = pathlib.Path(folder)
         write.write_part(folder, 0, 1, one, one, two, {"layer": "end"})
         ids.write(folder, one, pa.array(["a"], pa.large_string()), "")
-        merges.create_class(str(root / "merges.parquet"), 0, Merges(one, one, one.astype(float), one), "")
+        linked = merges.table(one.astype(np.int32), Merges(one, one, one.astype(float), one))
+        merges.create_once(str(root / "merges.parquet"), linked, "")
         whole = subset.Subset(one, one.astype(np.int32), one, np.ones(1, bool), np.zeros(1), {})
         subset.write_subset(str(root / "subset.parquet"), whole)
         return {
