@@ -195,6 +195,7 @@ def test_a_damaged_or_hostile_prepared_set(tmp_path, monkeypatch, file, old, new
     assert "ran" not in sys.modules
 
 
+@pytest.mark.soak
 def test_digits_are_scikit_learns(tmp_path):
     program = f"""
 from redundancy import config

@@ -69,13 +69,10 @@ def last_stage(log):
 
 
 @pytest.mark.timeout(900 + 20 * KILLS)
-@pytest.mark.parametrize(
-    ("feed", "kills"), [("resident", 4), *soaked(("resident", KILLS * 3 // 4), ("streamed", KILLS - KILLS * 3 // 4))]
-)
+@pytest.mark.parametrize(("feed", "kills"), soaked(("resident", KILLS * 3 // 4), ("streamed", KILLS - KILLS * 3 // 4)))
 def test_killed_at_random_moments_it_ends_with_the_artifacts_of_an_unbroken_run(
-    feed, kills, request, digits_npz, tmp_path, capsys
+    feed, kills, server, digits_npz, tmp_path, capsys
 ):
-    server = request.getfixturevalue("server" if kills > 4 else "command_server")
     argv = ["run", *SMALL, f"--config.dataset={digits_npz}"]
     if feed == "streamed":
         argv += ["--config.resident_mb=0", "--config.augmentation=crop_flip"]

@@ -30,6 +30,7 @@ def test_stop_saves_and_the_same_command_goes_on(bench):
     assert bench.outcomes() == ["stopped", "done"], bench.text
 
 
+@pytest.mark.soak
 def test_a_stop_that_comes_while_the_program_is_started(bench):
     """Then whoever asks does not know of a program that could be asked; the controller does."""
     bench.arguments[1] = "20000"
@@ -52,6 +53,7 @@ def test_stop_before_there_is_a_slice(bench):
     assert not (bench.folder / "work").exists()
 
 
+@pytest.mark.soak
 def test_a_controller_that_slept_leaves_its_successor_alone(bench):
     bench.arguments[1:] = ["60", "while step == 30 and starts.stat().st_size < 2: time.sleep(0.05)"]
     bench.cloud.script("r-0", Scenario(), Scenario())
@@ -83,6 +85,7 @@ def test_a_second_controller_is_told_who_holds_the_run(bench):
     second.open()  # who held it has released it
 
 
+@pytest.mark.soak
 def test_down_beside_a_controller(bench):
     bench.arguments[1] = "20000"
     ended = bench.in_thread()
@@ -93,6 +96,7 @@ def test_down_beside_a_controller(bench):
     assert bench.outcomes() == ["stopped"]
 
 
+@pytest.mark.soak
 def test_a_controller_that_dies_anywhere_is_followed_by_another(bench, monkeypatch):
     class Died(BaseException):
         pass
@@ -143,6 +147,7 @@ def test_a_slice_of_somebody_else_is_left_alone(bench):
     wait_for_state(other, "r-0", State.ABSENT)
 
 
+@pytest.mark.soak
 def test_a_slice_without_a_record_is_taken_over(bench):
     first = bench.task()
     first.slices.create("r-0", "us-central1-a", first.labels(0), 3600.0)
@@ -199,6 +204,7 @@ def test_ctrl_c_tells_what_runs_and_the_same_command_goes_on(bench, capsys, monk
     assert "there is no run x" in capsys.readouterr().err
 
 
+@pytest.mark.soak
 def test_ctrl_c_deletes_the_slices_if_that_was_asked_for(bench, capsys, monkeypatch):
     bench.arguments[1] = "20000"
     step = run.Run.step
@@ -215,6 +221,7 @@ def test_ctrl_c_deletes_the_slices_if_that_was_asked_for(bench, capsys, monkeypa
     assert bench.outcomes() == ["stopped"]
 
 
+@pytest.mark.soak
 def test_gc_finds_what_was_lost_and_what_is_past_its_time(bench, capsys, monkeypatch):
     task = bench.task()
     for index, name in enumerate(("r-0", "r-1", "r-2")):

@@ -34,11 +34,11 @@ from tests.waiting import wait_until
         *soaked(([Scenario(creating=2, waiting=5, provisioning=2, deleting=5)], ["done"], 1)),
         *soaked(([Scenario(errors=(1, 3, 4, 6))], ["done"], 1)),
         *soaked(([Scenario(create_error=UNAVAILABLE), Scenario()], ["done"], 1)),
-        ([Scenario(create_error=UNAVAILABLE, made=True)], ["done"], 1),
-        ([Scenario(unreachable={1: 1})], ["done"], 1),
+        *soaked(([Scenario(create_error=UNAVAILABLE, made=True)], ["done"], 1)),
+        *soaked(([Scenario(unreachable={1: 1})], ["done"], 1)),
         *soaked(([Scenario(unreachable={0: 1, 1: 1})], ["done"], 1)),
         *soaked(([Scenario(dropped={0: 1, 1: 2})], ["done"], 1)),
-        ([Scenario(unreachable={1: 9}), Scenario()], ["unfit", "done"], 2),
+        *soaked(([Scenario(unreachable={1: 9}), Scenario()], ["unfit", "done"], 2)),
         *soaked(([Scenario(create_error=EXISTS, made=True)], ["done"], 1)),
     ],
     ids=[
@@ -84,6 +84,7 @@ def test_the_slice_is_lost_just_before_the_program_is_started(bench):
     assert bench.outcomes() == ["unfit", "done"]
 
 
+@pytest.mark.soak
 def test_a_killed_process_counts_as_a_failure_and_runs_again(bench):
     bench.arguments[1] = "40"
     ended = bench.in_thread()
@@ -150,6 +151,7 @@ def test_it_gives_up_on_capacity_in_the_end(bench):
     assert "no more capacity" in bench.text
 
 
+@pytest.mark.soak
 def test_chips_that_another_process_holds(bench):
     device = bench.folder / "accel0"
     device.touch()
@@ -182,6 +184,7 @@ def test_the_bucket_does_not_answer_for_a_while(bench):
     assert (bench.starts(0), bench.starts(1)) == (1, 1)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("wrong", ["ssh", "command"])
 def test_what_another_slice_would_not_mend_is_told_at_once(bench, wrong):
     if wrong == "ssh":
@@ -192,6 +195,7 @@ def test_what_another_slice_would_not_mend_is_told_at_once(bench, wrong):
     assert "Permission denied (publickey)" in bench.text
 
 
+@pytest.mark.soak
 def test_two_slices_with_a_command_each(bench):
     bench.values["slices"] = 2
     bench.cloud.script("r-1", Scenario(create_error=CAPACITY), Scenario())
@@ -201,6 +205,7 @@ def test_two_slices_with_a_command_each(bench):
     assert start.substituted(["--part={slice}/{slices}"], bench.spec(), 1) == ["--part=1/2"]
 
 
+@pytest.mark.soak
 def test_the_budget_ends_the_program_in_time(bench):
     bench.arguments[1] = "2000"
     bench.values["budget_chip_hours"] = 16 * 300 / 3600  # 300 seconds of the slice, of which the program has eight
@@ -211,6 +216,7 @@ def test_the_budget_ends_the_program_in_time(bench):
     assert "saved" in bench.log(1)
 
 
+@pytest.mark.soak
 def test_a_slice_that_nobody_watches_deletes_itself(bench, monkeypatch):
     bench.values |= {"self_delete": True, "idle_minutes": 0.01}
     task = bench.task()

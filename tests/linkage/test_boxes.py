@@ -115,11 +115,13 @@ def test_eight_devices_find_the_same_pairs():
     script = """
 import hashlib, jax, numpy as np
 from redundancy.linkage import bounds, boxes, dissimilarity, pairs, panels, walk
-panels.AT_ONCE, used, proposed = 16, set(), panels.proposed
-def noted(*arguments):
-    used.add(arguments[0].devices().pop())
-    return proposed(*arguments)
-panels.proposed = noted
+panels.AT_ONCE, used = 16, {"proposed": set(), "_proposed": set()}
+def note(module, name):
+    real = getattr(module, name)
+    def noted(*arguments):
+        used[name].add(arguments[0].devices().pop())
+        return real(*arguments)
+    setattr(module, name, noted)
 generator = np.random.default_rng(0)
 units = dissimilarity.units((generator.normal(size=(1500, 3)) @ generator.normal(size=(3, 24))).astype(np.float32))
 made = boxes.make(bounds.centred(units), 2)
@@ -127,11 +129,14 @@ def digest(found):
     found = found.ordered()
     return hashlib.sha256(found.i.tobytes() + found.j.tobytes() + found.dissimilarity.tobytes()).hexdigest()
 expected = digest(pairs.within(units, 1e-3, devices=jax.local_devices()[:1]))
+note(panels, "proposed")
+note(pairs, "_proposed")
 assert digest(panels.within(units, made, 1e-3)) == expected
 assert digest(walk.within(units, made, 1e-3, threads=3)) == expected
-assert len(used) == 8, used
+assert digest(pairs.within(units, 1e-3, size=64)) == expected
+assert [len(devices) for devices in used.values()] == [8, 8], used
 pairs._CAPACITY = 2  # of more words than that all are sent
-assert digest(panels.within(units, made, 1e-3)) == expected
+assert digest(panels.within(units, made, 1e-3)) == digest(pairs.within(units, 1e-3, size=64)) == expected
 """
     environ = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True)
