@@ -115,7 +115,7 @@ def test_eight_devices_find_the_same_pairs():
     script = """
 import hashlib, jax, numpy as np
 from redundancy.linkage import bounds, boxes, dissimilarity, pairs, panels, walk
-panels.AT_ONCE, used = 16, {"proposed": set(), "_proposed": set()}
+panels.AT_ONCE, used = 4, {"proposed": set(), "_proposed": set()}
 def note(module, name):
     real = getattr(module, name)
     def noted(*arguments):
