@@ -108,6 +108,7 @@ def test_every_recipe_is_run():
     ]  # fmt: skip
 
 
+@pytest.mark.soak
 def test_pyarrow(made, run):
     subset = made[3]
     (names,) = run("pyarrow")

@@ -241,6 +241,7 @@ ARTIFACTS = (
     Artifact("report/figures/", r"report/figures/.*", "report", "each figure as SVG, PDF and PNG"),
     Artifact("report/manifest.json", r"report/manifest\.json", "report", "written last", "json", {
         "inputs": "checksums of what the page was made from",
+        "shown": "the config's fields that decide what the page shows; and how many finished runs it leaves out",
         "files": "SHA-256 of each file of the report",
     }),
     Artifact(

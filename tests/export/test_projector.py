@@ -46,6 +46,7 @@ def tensorboard(folder):
         child.wait()
 
 
+@pytest.mark.soak
 def test_tensorboard_shows_the_embeddings(images, tmp_path):
     pytest.importorskip("tensorboard")
     config, workdir, dataset = images

@@ -59,6 +59,7 @@ def test_a_run_that_ends_well(bench, scenarios, outcomes, creations):
 
 
 @pytest.mark.parametrize(("node_only", "notice"), [(False, 2.0), *soaked((False, 0.0), (True, 0.0))])
+@pytest.mark.soak
 def test_preempted_in_the_middle(bench, node_only, notice):
     bench.arguments[1:] = ["40", "while step == 30 and starts.stat().st_size < 2: time.sleep(0.05)"]
     bench.cloud.script("r-0", Scenario(preempted=4, node_only=node_only, notice=notice), Scenario())

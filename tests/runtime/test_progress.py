@@ -54,6 +54,7 @@ def test_the_time_left_does_not_count_what_comes_before_the_first_unit(caplog, m
     caplog.set_level(logging.INFO, logger="absl")
     now = [0.0]
     monkeypatch.setattr(compiling.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(compiling, "_spans", [])
     with Progress("link", 100, "images") as progress:
         for seconds, count in ((600, 10), (1, 2), (9, 18), (10, 20), (25, 50)):
             now[0] += seconds

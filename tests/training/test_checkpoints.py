@@ -121,6 +121,8 @@ def files_of(folder):
     return sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file() and path.stat().st_size)
 
 
+@pytest.mark.soak
+@pytest.mark.soak
 def test_no_flipped_byte_goes_unnoticed(trainer, copied, unbroken):
     like, chance = trainer.init_state(1), random.Random(0)
     saved = Checkpoints(str(copied))

@@ -19,6 +19,7 @@ from redundancy.training.mesh import make_mesh, pack_size
 from redundancy.training.meter import DivergedError
 from redundancy.training.trainer import Trainer
 from redundancy.workdir.table import Schedule
+from tests.tiers import soaked
 
 TINY = {
     "depth": 8, "widths": (4, 4, 8), "mean": (0.3,), "std": (0.4,), "augmentation": "crop", "pad": 1, "steps": 9,
@@ -158,7 +159,7 @@ def test_steps_in_one_dispatch_change_nothing(digits_npz, unbroken, tmp_path):
     assert result["test_loss"] == pytest.approx(unbroken[1]["test_loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("unroll", [False, *soaked(True)])
 def test_several_steps_and_trials_in_a_dispatch_equal_single_ones(digits_npz, unbroken, tmp_path, unroll):
     """Loops on the device, and both written out, as for a CPU's convolutions that must not be in loops."""
     several = make_trainer(digits_npz, steps_per_dispatch=4)
