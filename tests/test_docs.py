@@ -70,7 +70,6 @@ def test_every_block_has_a_treatment(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 @pytest.mark.soak
-@pytest.mark.soak
 def test_commands_run(page, shared, seen, environment, command_server, tmp_path):
     scopes: dict[str, documented.Scope] = {}
     for block in documented.blocks(page):

@@ -92,7 +92,6 @@ def test_logs_are_plain_lines_with_rate_and_time_left(unbroken):
 
 
 @pytest.mark.soak
-@pytest.mark.soak
 def test_the_embedded_digits_through_tfds(redundancy, tmp_path, unbroken):
     done = redundancy("run", DIGITS, f"--config.data_dir={tmp_path}/tfds", f"--workdir={tmp_path}/w")
     assert done.returncode == 0, done.stderr
@@ -116,7 +115,6 @@ SHRUNK = (
 )  # fmt: skip
 
 
-@pytest.mark.soak
 @pytest.mark.soak
 def test_a_folder_of_photos_of_varied_sizes(redundancy, tmp_path):
     _photos(tmp_path / "photos", np.random.default_rng(0))

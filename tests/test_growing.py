@@ -128,7 +128,6 @@ def test_in_any_order_the_results_are_those_of_one_sweep_with_everything(grow, o
 
 
 @pytest.mark.soak
-@pytest.mark.soak
 def test_runs_that_are_not_asked_for_stay_and_the_page_says_so(grow):
     workdir, _ = grow("w", **asked(*MORE[:1]))
     whole, page = storage.read_bytes(workdir.results), workdir.path("report", "index.html")
@@ -147,7 +146,6 @@ def test_runs_that_are_not_asked_for_stay_and_the_page_says_so(grow):
     assert b"left out" not in storage.read_bytes(page)
 
 
-@pytest.mark.soak
 @pytest.mark.soak
 def test_a_page_of_runs_that_lack_is_an_interim_one_and_one_of_other_choices_is_written(grow, digits_npz):
     workdir, _ = grow("w", **FIRST)

@@ -36,7 +36,6 @@ def contents(workdir):
 
 
 @pytest.mark.soak
-@pytest.mark.soak
 def test_every_stage_goes_on_where_the_images_lie(redundancy, photos, tmp_path):
     def run(stage, path, workdir="w", **more):
         done = redundancy(

@@ -33,7 +33,6 @@ def measured(digits_npz, child_env, repo):
 
 @pytest.mark.parametrize(("group", "mesh"), [(0, "(2, 1)"), (0, "(2, 4)"), (0, "(1, 8)"), (4, "(2, 4)")])
 @pytest.mark.soak
-@pytest.mark.soak
 def test_training_does_not_depend_on_the_mesh(measured, group, mesh):
     assert measured["devices"] == 8
     one, several = measured[f"{group} (1, 1)"], measured[f"{group} {mesh}"]

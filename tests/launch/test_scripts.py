@@ -202,7 +202,6 @@ def registry(tmp_path_factory):
 
 
 @pytest.mark.soak
-@pytest.mark.soak
 def test_a_virtual_environment_is_made_once(registry, tmp_path):
     machine = Machine(tmp_path)
     first = machine.run()

@@ -50,7 +50,6 @@ def test_the_modules_are_those_of_the_packages(repo):
 
 
 @pytest.mark.soak
-@pytest.mark.soak
 def test_clustering_needs_no_extra(small, tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "E.npy", rng.normal(size=(60, 6)).astype(np.float32))

@@ -145,7 +145,6 @@ def test_a_class_is_written_once_by_many_threads(synthetic):
 
 
 @pytest.mark.soak
-@pytest.mark.soak
 def test_a_large_class_is_split_and_makes_the_same_bytes(synthetic, expected, shared, monkeypatch):
     monkeypatch.setattr(distributed, "_PAIRS_PER_BLOCK", 300_000)
     sizes = (30, 700, 1300, 40)

@@ -187,7 +187,6 @@ def test_processes_share_the_batches(synthetic, monkeypatch):
 
 @pytest.mark.parametrize("together", [30, 2048])
 @pytest.mark.soak
-@pytest.mark.soak
 def test_workers_link_batches(synthetic, one_by_one_files, monkeypatch, tmp_path, child_env, together):
     pytest.importorskip("distributed")
     from redundancy.selection.cluster import distributed

@@ -136,7 +136,6 @@ def upload(folder, url):
 
 @pytest.mark.parametrize("kind", ["local", *soaked("gs")])
 @pytest.mark.soak
-@pytest.mark.soak
 def test_a_sweep_that_runs_elsewhere_and_is_killed(copied, repo, child_env, kind):
     prepare(copied, steps=100_000)
     if kind == "local":

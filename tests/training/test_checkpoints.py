@@ -122,7 +122,6 @@ def files_of(folder):
 
 
 @pytest.mark.soak
-@pytest.mark.soak
 def test_no_flipped_byte_goes_unnoticed(trainer, copied, unbroken):
     like, chance = trainer.init_state(1), random.Random(0)
     saved = Checkpoints(str(copied))
