@@ -50,7 +50,7 @@ def test_a_sweep_is_carried_elsewhere_and_joined(stops, command_server, digits_n
     assert status == 0, log
     # It is stopped within its packs, and elsewhere goes on from their checkpoints.
     for number in range(1, stops + 1):
-        status, log, _ = run("sweep", first, event=events * number // (2 * stops + 2), signal="SIGTERM")
+        status, log, _ = run("sweep", first, event=events * number // (2 * stops * (stops + 1)), signal="SIGTERM")
         assert status == 75, log[-3000:]
     second.mkdir()
     carry(first, second)
