@@ -82,7 +82,7 @@ def values(path: str, column: str | None, what: str, num_rows: int) -> list[str]
         remedy = "delete that line"
     else:
         found, blank_end = _csv_column(path, column, what)
-        remedy = f"say so: --columns {what}={inputs.shown(found[0])}"
+        remedy = f"say so: --columns {what}={inputs.shown(found[0] if found else what)}"
     if column is None and (problem := _header_in(found, what, num_rows, blank_end, remedy)):
         raise DataError(f"{path}{problem}")
     return found

@@ -64,5 +64,5 @@ def are_those(workdir: Workdir, layer: str, recorded: Mapping[str, Any]) -> bool
     folder = workdir.merges(layer)
     if recorded.get(f"merges/{layer}") in (None, manifest_sha256(folder)):
         return True
-    manifest, embeddings = read_manifest(folder), recorded.get(f"embeddings/{layer}")
+    manifest, embeddings = read_manifest(folder, embeddings=str), recorded.get(f"embeddings/{layer}")
     return embeddings is not None and (manifest or {}).get("embeddings") == embeddings
