@@ -5,6 +5,7 @@ Each proposed pair's value is then computed exactly (see `dissimilarity`) and de
 the block size, the number and the kind of devices. Knows nothing of files and classes.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -104,15 +105,16 @@ def gathered(
       TooManyPairs: there are more than `limit`.
     """
     found, num_found, done = [], 0, 0.0
-    for work, some in in_order(tasks, threads, ahead):
-        num_found += len(some)
-        if limit is not None and num_found > limit:
-            raise TooManyPairs(num_found)
-        if len(some):
-            found.append(some)
-        done += work
-        if advance is not None:
-            advance(done / total)
+    with contextlib.closing(in_order(tasks, threads, ahead)) as results:  # an error ends what has begun
+        for work, some in results:
+            num_found += len(some)
+            if limit is not None and num_found > limit:
+                raise TooManyPairs(num_found)
+            if len(some):
+                found.append(some)
+            done += work
+            if advance is not None:
+                advance(done / total)
     return concatenate(found)
 
 

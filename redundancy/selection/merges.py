@@ -147,9 +147,10 @@ def _check_begins(folder: str, deeper: pa.Table, borders: np.ndarray, before: Li
     for name in ("left", "right", "size"):
         differs |= deeper[name].to_numpy()[rows] != getattr(before.merges, name)[there]
     label_of = np.repeat(before.labels, before.num_merges)[there]
-    for label in [*before.labels[short], *label_of[differs]][:1]:
+    wrong = np.concatenate([before.labels[short], label_of[differs]])
+    if len(wrong):
         raise DataError(
-            f"{folder}: the deeper merges of label {label} do not begin with those that are there, from which subsets may "
+            f"{folder}: the deeper merges of label {wrong[0]} do not begin with those that are there, from which subsets may "
             f"have been cut: another machine or version rounds otherwise. Link where they were made; or delete {folder} "
             'and run "redundancy link" again, which leaves the subsets as they are.'
         )
