@@ -147,7 +147,8 @@ def new_figure(width: float, height: float, layout: str | None = "constrained") 
 def layer_lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[Line]:
     """The lines to draw: one of each method, or of each of `layers` that it reads."""
     lines = []
-    for method, (color, marker) in zip(methods.METHODS.values(), itertools.cycle(_LOOKS)):
+    names = methods.in_order([*methods.DEFAULT, *(item.method for item in summaries if item.method != FULL)])
+    for method, (color, marker) in zip(map(methods.get, names), itertools.cycle(_LOOKS)):
         for layer in method.layers({"layers": layers}):
             found = [item for item in summaries if item.method == method.name and layer in (None, item.layer)]
             label = method.title
