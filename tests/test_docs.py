@@ -86,6 +86,7 @@ def test_commands_run(page, shared, seen, environment, command_server, tmp_path)
             scopes[block.section].run(words)
 
 
+@pytest.mark.soak
 def test_the_readme_leads_from_a_folder_of_photos_to_a_folder_of_those_kept(
     repo, shared, seen, environment, command_server, tmp_path
 ):
@@ -153,6 +154,7 @@ def test_reference_pages_are_up_to_date(reference):
     assert not list(reference["stale"]()), "run: python docs/scripts/reference.py"
 
 
+@pytest.mark.soak
 def test_artifacts_are_those_of_a_whole_run(reference, shared, seen, environment, command_server, tmp_path):
     scope = documented.Scope(tmp_path / "scope", shared, environment, seen, command_server)
     scope.run(["redundancy", "run", "--config", "digits", "--workdir", "/tmp/digits"])

@@ -1,6 +1,6 @@
 """Randomly changed files: either they are read correctly, or a UserError reports what is wrong.
 
-The changes are the same in every run; `make soak` tries ten times as many, and others each time.
+The changes are the same in every run; `make soak` tries four times as many, and others each time.
 """
 
 import io

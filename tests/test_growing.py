@@ -64,6 +64,7 @@ def embedded(digits_npz, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.soak
 def test_each_step_makes_only_what_lacks(embedded, digits_npz, tmp_path, caplog):
     def step(name, *steps):
         config = small_config(digits_npz, **asked(*steps))

@@ -194,6 +194,7 @@ def test_following_the_advice_gives_the_results_of_an_unbroken_run(copy, runs, q
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's own event loop
+@pytest.mark.soak
 def test_a_damaged_checkpoint_is_named_or_read_as_it_was(copy, quiet_orbax):
     _, workdir = copy
 

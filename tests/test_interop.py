@@ -118,6 +118,7 @@ def test_pyarrow(made, run):
     assert set(names["members"]["group"].to_pylist()) == set(group[sizes > 1].tolist())
 
 
+@pytest.mark.soak
 def test_pandas(made, run):
     subset = made[3]
     (names,) = run("pandas")

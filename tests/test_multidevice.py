@@ -42,6 +42,7 @@ def test_training_does_not_depend_on_the_mesh(measured, group, mesh):
 
 
 @pytest.mark.parametrize("group", [0, 4])
+@pytest.mark.soak
 def test_trials_that_share_devices_or_go_on_on_more_are_the_same(measured, group):
     alone = measured[f"{group} (1, 1)"]["loss"]
     np.testing.assert_allclose(measured[f"{group} looped"], 2 * alone, rtol=2e-5)  # two on each share of the devices
@@ -50,10 +51,12 @@ def test_trials_that_share_devices_or_go_on_on_more_are_the_same(measured, group
     )  # stopped on one device, continued on eight
 
 
+@pytest.mark.soak
 def test_the_batch_norm_rule_matters(measured):
     assert abs(measured["0 (1, 1)"]["loss"][0] - measured["4 (1, 1)"]["loss"][0]) > 1e-4
 
 
+@pytest.mark.soak
 def test_no_collective_crosses_trials(measured):
     """On the mesh (2, 4) devices 0-3 hold one trial and 4-7 the other."""
     for group in (0, 4):
@@ -65,6 +68,7 @@ def test_no_collective_crosses_trials(measured):
             assert compact or (listed and all(part <= {0, 1, 2, 3} or part <= {4, 5, 6, 7} for part in listed)), text
 
 
+@pytest.mark.soak
 def test_batch_norm_groups_within_a_device_need_no_exchange_of_statistics(measured):
     # With groups of 4 of the 8 images a device holds, only gradients and metrics are reduced.
     counts = [[kind for kind, _ in measured[f"{group} collectives"]].count("all-reduce") for group in (4, 0)]
@@ -78,6 +82,7 @@ def test_trials_are_spread_before_batches(measured):
     }  # fmt: skip
 
 
+@pytest.mark.soak
 def test_subsets_of_the_same_embeddings_are_identical_on_eight_devices(redundancy, digits_npz, eight, tmp_path):
     first, second = tmp_path / "one", tmp_path / "eight"
     flags = ["--config=configs/digits.py:smoke", f"--config.dataset={digits_npz}"]

@@ -1,7 +1,7 @@
 """The suite's two tiers: `make test` runs every behaviour once; `make soak` adds what takes long, and random tests anew.
 
-Tests marked `soak` run in `make soak` alone. Hypothesis tests run in both: with fixed examples in the first, with ten times
-as many and a fresh seed, which is printed, in the second.
+Tests marked `soak` run in `make soak` alone. Hypothesis tests run in both: with fixed examples in the first, with four
+times as many and a fresh seed, which is printed, in the second.
 """
 
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 _COMMON = dict(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("test", max_examples=100, derandomize=True, **_COMMON)
-settings.register_profile("soak", max_examples=1000, print_blob=True, **_COMMON)
+settings.register_profile("soak", max_examples=400, print_blob=True, **_COMMON)
 
 
 def examples(number: int, **options) -> settings:

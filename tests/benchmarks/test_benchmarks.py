@@ -87,6 +87,7 @@ def test_agreement_counts_what_differs():
     assert split == {"partitions": 2, "identical": 1, "same_group": 10 / 12}
 
 
+@pytest.mark.soak
 def test_json_has_ratios_agreement_and_machine(run, capsys):
     arguments = ["--quick", "--json", "--only", "cifar10", "--scale", "0.02", "--train-steps", "5", "--no-memory"]
     selection.main(arguments)

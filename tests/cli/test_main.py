@@ -230,6 +230,7 @@ def test_a_full_disk_is_an_error_of_one_line_and_the_run_continues(redundancy, t
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.soak
 def test_run_until_a_stage(redundancy, tmp_path, digits_npz):
     command = ("run", DIGITS, f"--config.dataset={digits_npz}", f"--workdir={tmp_path / 'w'}")
     done = redundancy(*command, "--until=embed")

@@ -67,6 +67,7 @@ def test_the_identity_is_the_one_of_before(added):
     assert of(**{added[0]: 4}) == {**of(), f"config.{added[0]}": 4}
 
 
+@pytest.mark.soak
 def test_a_finished_workdir_stays_as_it_is(finished, workdir, added):
     before = files(workdir)
     finished_run.run_stages(with_fields(finished[0]), workdir)

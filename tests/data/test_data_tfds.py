@@ -215,6 +215,7 @@ print(len(open_dataset(config.resolve({{"data_dir": {str(tmp_path)!r}}})).train.
     assert (data.fingerprint["name"], data.fingerprint["version"]) == ("digits", "1.0.0")
 
 
+@pytest.mark.soak
 def test_digits_open_where_the_home_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()  # no folder can be made in it, not even by root
     (tmp_path / "temporary").mkdir()

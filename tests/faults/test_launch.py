@@ -119,6 +119,7 @@ def test_a_bug_stops_after_the_failure_budget_with_its_traceback(launched, tmp_p
     assert task.slices.existing() == []
 
 
+@pytest.mark.soak
 def test_the_command_line(launched, tmp_path, child_env, repo):
     given = [
         sys.executable, "-m", "launch", "run", "--config=launch/configs/local.py", f"--config.bucket={tmp_path / 'b'}",

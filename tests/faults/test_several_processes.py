@@ -133,6 +133,7 @@ def test_stopped_and_killed_in_turn_two_processes_end_with_the_curve_of_an_unbro
     assert curve(tmp_path / "w") == curve(tmp_path / "unbroken")
 
 
+@pytest.mark.soak
 def test_what_one_process_finds_wrong_ends_all_of_them_with_its_message(digits_npz, repo, child_env, tmp_path):
     arguments = ["train", *SMOKE, f"--config.dataset={digits_npz}", f"--workdir={tmp_path}/w"]
     logs = tmp_path / "logs"

@@ -15,6 +15,7 @@ from tests.launch.scenario import UNAVAILABLE, Scenario
 from tests.waiting import wait_until
 
 
+@pytest.mark.soak
 def test_stop_saves_and_the_same_command_goes_on(bench):
     bench.arguments[1] = "20000"
     ended = bench.in_thread()
@@ -70,6 +71,7 @@ def test_a_controller_that_slept_leaves_its_successor_alone(bench):
     assert bench.cloud.creations("r-0") == 2, bench.text
 
 
+@pytest.mark.soak
 def test_a_second_controller_is_told_who_holds_the_run(bench):
     bench.arguments[1] = "20000"
     ended = bench.in_thread()
@@ -127,6 +129,7 @@ def test_a_controller_that_dies_anywhere_is_followed_by_another(bench, monkeypat
     assert (bench.starts(0), bench.starts(1)) == (1, 1)
 
 
+@pytest.mark.soak
 def test_another_command_of_the_same_name_is_refused(bench):
     assert bench.go() == 0
     task = run.Run(bench.spec(), ["another"], say=bench.said.append)
@@ -160,6 +163,7 @@ def test_a_slice_without_a_record_is_taken_over(bench):
 OF_REDUNDANCY = ["--", "link", "--config=configs/embeddings.py", "--workdir=gs://bucket/w"]
 
 
+@pytest.mark.soak
 def test_ctrl_c_tells_what_runs_and_the_same_command_goes_on(bench, capsys, monkeypatch):
     go = bench.folder / "go"
     bench.arguments[1:] = ["60", f"while step == 30 and not os.path.exists({str(go)!r}): time.sleep(0.05)"]

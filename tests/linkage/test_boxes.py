@@ -111,6 +111,7 @@ def test_a_device_finds_the_same_pairs(few_at_once, kind, seed, share, leaf):
     assert _columns(found) == _columns(pairs.within(units, threshold, above=above))
 
 
+@pytest.mark.soak
 def test_eight_devices_find_the_same_pairs():
     script = """
 import hashlib, jax, numpy as np

@@ -154,6 +154,7 @@ def test_the_oldest_files_go(folder, monkeypatch):
     assert found == {hashlib.sha256(f"kernel {number}".encode()).hexdigest() for number in (3, 4, 5)}
 
 
+@pytest.mark.soak
 def test_processes_share_what_one_compiled(repo, tmp_path):
     script = """
 import hashlib, jax, jax.numpy as jnp

@@ -205,6 +205,7 @@ def test_an_image_is_found_by_its_name(made, opened, request):
     assert sum(url.endswith("/names.js") for url in page.requests) == (made == "many")
 
 
+@pytest.mark.soak
 def test_names_that_are_markup_are_found_and_run_nothing(photos, opened):
     _, workdir = photos
     page = opened(workdir)

@@ -268,6 +268,7 @@ def test_a_page_without_groups_says_why(tmp_path, case, wanted):
     assert wanted in reported(tmp_path, **case)[1].words()
 
 
+@pytest.mark.soak
 def test_a_thousand_classes(tmp_path):
     images, labels = noise_images(2000, (4, 4, 1), classes=1000)
     names = [f"class {label}" for label in range(1000)]

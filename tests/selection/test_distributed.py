@@ -165,6 +165,7 @@ def test_a_large_class_is_split_and_makes_the_same_bytes(synthetic, expected, sh
     assert _files(workdir) == expected(sizes=sizes)
 
 
+@pytest.mark.soak
 def test_workers_take_ranges_of_the_leaves_of_a_class(synthetic, expected, shared, monkeypatch):
     made = dict(sizes=(17_000, 30), dimension=3, fractions=(0.95,))
     config, workdir = synthetic(**made)

@@ -86,6 +86,7 @@ def test_many_classes_make_few_files_and_reads(synthetic, monkeypatch):
     assert sum(reads) == 2 * 3000
 
 
+@pytest.mark.soak
 def test_a_killed_link_keeps_the_batches_that_are_finished(synthetic, one_by_one_files, monkeypatch):
     monkeypatch.setattr(batches, "TOGETHER", 40)
     fields = dict(sizes=(2, 3, 4, 1) * 40)

@@ -146,6 +146,7 @@ def _written(folder):
 
 
 @pytest.mark.usefixtures("one_by_one")
+@pytest.mark.soak
 def test_a_killed_link_continues_and_ends_the_same(synthetic, monkeypatch):
     config, workdir = synthetic("killed", sizes=SIZES)
     script = f"""

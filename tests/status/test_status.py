@@ -204,6 +204,7 @@ def _watch_and_kill(root, repo, env, results):
     assert "expected end: none, since nobody is at work" in ask()
 
 
+@pytest.mark.soak
 def test_a_bucket_of_many_runs_takes_few_requests(child_env, repo, tmp_path):
     config = config_lib.resolve(
         {"dataset": "digits", "trials": 5, "fractions": (0.9, 0.8, 0.7), "layers": ("start", "end")}

@@ -106,6 +106,7 @@ def test_asked_to_end_at_any_step_it_saves_and_goes_on_with_the_same_lines_and_r
         assert values(found) == values(metrics.read(str(unbroken[0] / f"run{number}")))
 
 
+@pytest.mark.soak
 def test_stopped_inside_a_block_of_steps_it_ends_the_same(digits_npz, tmp_path, monkeypatch, asked):
     blocks = make_trainer(digits_npz, steps_per_dispatch=4)
     expected = train_pack(blocks, jobs(tmp_path / "unbroken", 1), 1, SCHEDULE, "train")[0]

@@ -159,6 +159,7 @@ def test_a_folder_that_cannot_be_made_is_named(kind, tmp_path):
         Lease(str(tmp_path / "file" / "w")).acquire()
 
 
+@pytest.mark.soak
 def test_a_second_command_stops_and_the_first_goes_on(redundancy, repo, child_env, digits_npz, tmp_path):
     arguments = [
         "train",
