@@ -106,7 +106,9 @@ def _writes(work: Work, stage: str) -> Iterator[tuple[str, Need, Need]]:
                     yield "embeddings", embeddings(work, layer).without(written(folder)), Need()
         case "score" if network:
             folders = [workdir.path("scores", "networks", f"network{number}") for number in range(config.score_trials)]
-            yield from _trainings(work, dict.fromkeys(folders, table.num_steps(config, work.images)), network.pack["score"])
+            yield from _trainings(
+                work, dict.fromkeys(folders, table.num_steps(config, work.images)), network.pack["score"]
+            )
             columns = 8 * (3 + config.score_trials)
             yield "scores", Need(0, columns * work.images) * len(methods.scores(config)), Need()
         case "link":

@@ -183,5 +183,3 @@ def by_score(score: np.ndarray, rng: np.random.Generator | None = None) -> np.nd
     if rng is None:
         return np.argsort(-score, kind="stable")
     return np.lexsort((rng.permutation(len(score)), -score))
-
-

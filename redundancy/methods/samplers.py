@@ -26,7 +26,11 @@ def ccs(score: np.ndarray, k: int, cutoff: float, rng: np.random.Generator) -> n
         raise ValueError(f"{k} of {n} images cannot be kept when the hardest {cutoff:g} are dropped")
     left = score[rows]
     low, high = left.min(), left.max()
-    number = np.minimum(((left - low) / (high - low) * BINS).astype(int), BINS - 1) if high > low else np.zeros(len(left), int)
+    number = (
+        np.minimum(((left - low) / (high - low) * BINS).astype(int), BINS - 1)
+        if high > low
+        else np.zeros(len(left), int)
+    )
     kept, wanted = np.zeros(n, bool), k
     members = sorted((rows[number == each] for each in np.unique(number)), key=len)
     for at, of_bin in enumerate(members):

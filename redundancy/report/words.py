@@ -6,7 +6,7 @@ from typing import Any
 
 from redundancy import methods
 from redundancy.report.noninferiority import MOST_TRIALS, POWER, WORSE, Answer, NonInferiority
-from redundancy.report.statistics import CONFIDENCE, Difference, Summary, find
+from redundancy.report.statistics import CONFIDENCE, FULL, Difference, Summary, find
 
 MINUS = "\N{MINUS SIGN}"
 # With fewer pairs, the spread is uncertain by more than a factor of three.

@@ -94,9 +94,18 @@ def _images(workdir: Workdir) -> _Images:
     store = EmbeddingStore(folder)
     positions, labels = store.labels()
     found = ids_lib.at(folder, positions)
-    names = None if found is None else [os.fsdecode(each) if isinstance(each, bytes) else each for each in found.to_pylist()]
+    names = (
+        None
+        if found is None
+        else [os.fsdecode(each) if isinstance(each, bytes) else each for each in found.to_pylist()]
+    )
     return _Images(
-        positions, labels, store.manifest["class_names"], names, store.manifest["fingerprint"] or {}, store.manifest["num_stored"]
+        positions,
+        labels,
+        store.manifest["class_names"],
+        names,
+        store.manifest["fingerprint"] or {},
+        store.manifest["num_stored"],
     )
 
 
@@ -107,7 +116,9 @@ def _table(path: str) -> dict[str, list]:
     if not rows or len(rows) < 2:
         raise DataError(f"{path} has {len(rows)} lines; wanted a header and a line for each image.")
     if wrong := next((number for number, row in enumerate(rows, 1) if len(row) != len(rows[0])), None):
-        raise DataError(f"{path}: line {wrong} has {len(rows[wrong - 1])} values; wanted {len(rows[0])}, as in the header.")
+        raise DataError(
+            f"{path}: line {wrong} has {len(rows[wrong - 1])} values; wanted {len(rows[0])}, as in the header."
+        )
     return {name: [row[at] for row in rows[1:]] for at, name in enumerate(rows[0])}
 
 
@@ -123,14 +134,18 @@ def _column(path: str, there: Sequence[str], wanted: str | None, flag: str, gues
     if wanted is None:
         return next((name for name in there if name.lower() in guesses), None)
     if wanted not in there:
-        raise ConfigError(f"--{flag}={wanted}: {path} has no such column.{nearest(wanted, there)} Columns: {', '.join(there)}.")
+        raise ConfigError(
+            f"--{flag}={wanted}: {path} has no such column.{nearest(wanted, there)} Columns: {', '.join(there)}."
+        )
     return wanted
 
 
 def _of_table(request: Request, path: str, table: dict[str, Sequence]) -> _Given:
     """Scores, ids and labels of a table's columns."""
     there = list(table)
-    ids = _column(path, there, request.id_column, "id-column", ("id", "sample_id", "image", "filename", "file", "path", "name"))
+    ids = _column(
+        path, there, request.id_column, "id-column", ("id", "sample_id", "image", "filename", "file", "path", "name")
+    )
     label = _column(path, there, request.label_column, "label-column", ("label", "class", "target", "y"))
     if request.kept:
         column = request.score_column or ids or there[0]
@@ -162,7 +177,9 @@ def _arrays(request: Request, path: str) -> _Given:
         raise DataError(f"{path} {error}; wanted an array of numbers.") from error
     wanted = request.key or (next(iter(there)) if len(there) == 1 else None)
     if wanted not in there:
-        raise ConfigError(f"--key={request.key or ''}: {path} has the arrays {', '.join(there)}; name the one of the scores.")
+        raise ConfigError(
+            f"--key={request.key or ''}: {path} has the arrays {', '.join(there)}; name the one of the scores."
+        )
 
     def read(name: str) -> np.ndarray:
         try:
@@ -175,7 +192,9 @@ def _arrays(request: Request, path: str) -> _Given:
     if label is None:
         return given
     where = f"{path}, array {label!r}"
-    return dataclasses.replace(given, labels=columns.Column(where, columns.exact(where, columns.from_array(where, read(label)))))
+    return dataclasses.replace(
+        given, labels=columns.Column(where, columns.exact(where, columns.from_array(where, read(label))))
+    )
 
 
 def _of_array(request: Request, where: str, array: np.ndarray) -> _Given:
@@ -199,7 +218,9 @@ def _read(request: Request) -> _Given:
         try:
             table = pq.read_table(path)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read as Parquet ({inputs.shown(str(error).splitlines()[0])}).") from error
+            raise DataError(
+                f"{path} cannot be read as Parquet ({inputs.shown(str(error).splitlines()[0])})."
+            ) from error
         given = _of_table(request, path, {name: table[name].to_pylist() for name in table.column_names})
     elif kind not in ("", ".csv"):
         raise ConfigError(f"--scores={path}{kinds.other_kind(path) or ':'} Wanted {_FORMATS}.")
@@ -210,7 +231,9 @@ def _read(request: Request) -> _Given:
         elif isinstance(found, dict):
             given = _Given(_numbers(path, [*found.values()]), [*found])
         else:
-            raise DataError(f"{path} holds {type(found).__name__}; wanted a list of scores, or an object of scores by id.")
+            raise DataError(
+                f"{path} holds {type(found).__name__}; wanted a list of scores, or an object of scores by id."
+            )
     elif texts.is_csv(path):
         given = _of_table(request, path, _table(path))
     else:  # a line each; of a list of files a label may follow after a blank, as Dyn-Unc writes it
@@ -250,7 +273,9 @@ def _rows_by_id(request: Request, ids: Sequence[str], images: _Images, complete:
     different, counts = np.unique(rows, return_counts=True)
     if len(different) < len(rows):
         double = ids[int(np.flatnonzero(rows == different[np.argmax(counts)])[0])]
-        raise DataError(f"--scores={request.scores}: the id {double!r} comes {counts.max()} times; wanted each image once.")
+        raise DataError(
+            f"--scores={request.scores}: the id {double!r} comes {counts.max()} times; wanted each image once."
+        )
     if complete and len(rows) < len(images.positions):
         lacking = np.setdiff1d(np.arange(len(images.positions)), rows)[0]
         name = images.names[lacking] if images.names else str(images.positions[lacking])
@@ -351,13 +376,17 @@ def _scored(request: Request, given: _Given, images: _Images) -> tuple[np.ndarra
     if request.ranking:
         numbers = np.array(_whole_numbers(request, values.ravel()), np.int64)
         if not np.array_equal(np.sort(numbers), np.arange(len(numbers))):
-            raise DataError(f"--scores={request.scores} is no ranking: wanted each number from 0 to {len(numbers) - 1} once.")
+            raise DataError(
+                f"--scores={request.scores} is no ranking: wanted each number from 0 to {len(numbers) - 1} once."
+            )
         values = np.empty(len(numbers))
         values[numbers] = np.arange(len(numbers))
         given = dataclasses.replace(given, values=values)
     wrong = np.flatnonzero(np.isnan(values).any(axis=1) if values.ndim == 2 else np.isnan(values))
     if len(wrong):
-        raise DataError(f"--scores={request.scores}: row {wrong[0]} has no number ({len(wrong)} such rows); wanted one for each.")
+        raise DataError(
+            f"--scores={request.scores}: row {wrong[0]} has no number ({len(wrong)} such rows); wanted one for each."
+        )
     if given.ids is not None:
         rows = _rows_by_id(request, given.ids, images, complete=True)
         if given.labels is not None:
@@ -369,7 +398,13 @@ def _scored(request: Request, given: _Given, images: _Images) -> tuple[np.ndarra
                 )
     else:
         rows = _rows_in_order(request, given, images)
-    if values.ndim == 1 and len(values) > 2 and not request.ranking and (np.diff(values) >= 0).all() and values[0] < values[-1]:
+    if (
+        values.ndim == 1
+        and len(values) > 2
+        and not request.ranking
+        and (np.diff(values) >= 0).all()
+        and values[0] < values[-1]
+    ):
         logging.warning(
             "scores: the scores in %s ascend from the first to the last: a sorted file does not say which image each is of.",
             request.scores,
@@ -401,7 +436,11 @@ def import_scores(request: Request, workdir: Workdir) -> None:
     if name in files.listed(workdir) and not request.overwrite:
         raise WorkdirError(f"{files.path(workdir, name)} is there already. Give --overwrite, or another --name.")
     given = _read(request)
-    source = {"file": os.path.basename(request.scores), "sha256": storage.sha256(request.scores), "order": request.order or "ids"}
+    source = {
+        "file": os.path.basename(request.scores),
+        "sha256": storage.sha256(request.scores),
+        "order": request.order or "ids",
+    }
     if request.kept:
         values, each, keep = _listed(request, given, images).astype(np.float64), None, "listed"
     else:
@@ -410,9 +449,22 @@ def import_scores(request: Request, workdir: Workdir) -> None:
     files.write(workdir, Score(name, images.positions, images.labels, values, keep, made, each))
     if keep == "listed":
         size = int(values.sum())
-        logging.info("scores: %s lists %d of %d images; use it with config.fractions=%.6g", name, size, len(values), size / len(values))
+        logging.info(
+            "scores: %s lists %d of %d images; use it with config.fractions=%.6g",
+            name,
+            size,
+            len(values),
+            size / len(values),
+        )
     else:
-        logging.info("scores: %s, from %g to %g; config.methods=%s keeps the %sest first", name, values.min(), values.max(), name, keep)
+        logging.info(
+            "scores: %s, from %g to %g; config.methods=%s keeps the %sest first",
+            name,
+            values.min(),
+            values.max(),
+            name,
+            keep,
+        )
 
 
 def export_scores(workdir: Workdir, name: str, output: str, overwrite: bool = False) -> None:
@@ -446,9 +498,7 @@ def export_scores(workdir: Workdir, name: str, output: str, overwrite: bool = Fa
         writer.writerows(rows)
         storage.write_bytes(output, text.getvalue().encode("utf-8", "surrogateescape"))
     else:
-        table = pa.table(
-            {"id": names, "position": score.positions, "label": score.labels, "score": score.priority}
-        )
+        table = pa.table({"id": names, "position": score.positions, "label": score.labels, "score": score.priority})
         storage.write_parquet(output, [table])
     logging.info("scores: wrote %s, the highest are kept first", output)
 
@@ -461,8 +511,10 @@ def list_scores(workdir: Workdir) -> str:
         source = score.made.get("source")
         networks = f"{score.each.shape[1]} networks" if score.each is not None else "1 network"
         origin = f"imported from {source['file']}" if isinstance(source, dict) else networks
-        spread = f"{int(score.values.sum())} images" if entry["keep"] == "listed" else f"{score.values.min():.4g} to {score.values.max():.4g}"
+        spread = (
+            f"{int(score.values.sum())} images"
+            if entry["keep"] == "listed"
+            else f"{score.values.min():.4g} to {score.values.max():.4g}"
+        )
         lines.append(f"{name:24} keeps {entry['keep']:7} {spread:24} {origin}\n")
     return "".join(lines) or "no scores\n"
-
-

@@ -72,7 +72,12 @@ def listed(workdir: Workdir) -> dict[str, dict[str, Any]]:
     for entry in manifest["scores"]:
         sound = isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and isinstance(entry.get("file"), str)
         name = entry["file"].removesuffix(".parquet") if sound else ""
-        if not sound or entry["file"] != f"{name}.parquet" or methods.find(name) is None or entry.get("keep") not in KEEP:
+        if (
+            not sound
+            or entry["file"] != f"{name}.parquet"
+            or methods.find(name) is None
+            or entry.get("keep") not in KEEP
+        ):
             raise DataError(
                 f"{workdir.scores}/manifest.json, in scores, has {str(entry)[:200]}: it was not written by this program, or "
                 "was changed since. Delete it and run the stage that writes it again."
@@ -104,7 +109,9 @@ def read(workdir: Workdir, name: str) -> Score:
     made = json.loads(storage.parquet_metadata(table).get(_METADATA, "{}"))
     for column, kind in {"position": pa.int64(), "label": pa.int32(), "score": pa.float64()}.items():
         if column not in table.column_names or table[column].type != kind or table[column].null_count:
-            raise DataError(f"{where} has no whole column {column} of {kind}: it was not written by this program. {remedy}")
+            raise DataError(
+                f"{where} has no whole column {column} of {kind}: it was not written by this program. {remedy}"
+            )
     positions, labels, values = (table[column].to_numpy() for column in ("position", "label", "score"))
     if np.isnan(values).any() or (np.diff(positions) <= 0).any() or not isinstance(made.get("fingerprint"), dict):
         raise DataError(f"{where} has NaN, positions out of order or no metadata: it was changed since. {remedy}")

@@ -25,7 +25,10 @@ from redundancy.workdir import Workdir, finished, read_manifest, table
 FIRST_SEED = 2**20  # beyond those of all trials
 EARLY = ("el2n", "grand_last", "grand")  # taken at config.score_at
 AT_END = ("entropy", "least_confidence", "margin", *tally.NAMES)
-_GRADIENTS = {"early": "grand", "end": "grand_end"}  # scores that take a gradient for each image: only if they are asked for
+_GRADIENTS = {
+    "early": "grand",
+    "end": "grand_end",
+}  # scores that take a gradient for each image: only if they are asked for
 _LOW = ("margin", "aum")  # of which the low ones are hard
 
 
@@ -40,7 +43,9 @@ def score(config, workdir: Workdir) -> None:
     """
     wanted = processes.first(lambda: finished.missing_scores(config, read_manifest(workdir.scores, scores=list)))
     if not wanted:
-        logging.info("score: finished already" if methods.scores(config) else "score: no method of the config reads a score")
+        logging.info(
+            "score: finished already" if methods.scores(config) else "score: no method of the config reads a score"
+        )
         return
     dataset = shared_dataset(config)
     positions = dataset.train.positions
@@ -82,7 +87,9 @@ def _of_pack(
         read = processes.first(lambda places=places, gradients=gradients, point=point: _read(places, gradients, point))
         if read is None:
             processes.first(lambda step=step: _start_again(pack, step))
-            train_pack(trainer, list(pack), size, schedule, f"{what}, {point}" if point == "early" else what, until=step)
+            train_pack(
+                trainer, list(pack), size, schedule, f"{what}, {point}" if point == "early" else what, until=step
+            )
             read = _pass(trainer, pack, size, schedule, point, step, gradients)
             processes.first(lambda places=places, read=read: _write(places, read))
         for of_network, values in zip(found, read, strict=True):
@@ -93,7 +100,9 @@ def _of_pack(
 def _start_again(pack: Sequence[Job], step: int) -> None:
     """Removes networks that are trained beyond the step, whose state there is gone."""
     for job in pack:
-        if any(part.isdecimal() and int(part) > step for part in storage.list_dir(storage.join(job.folder, "checkpoints"))):
+        if any(
+            part.isdecimal() and int(part) > step for part in storage.list_dir(storage.join(job.folder, "checkpoints"))
+        ):
             storage.remove(job.folder)
 
 

@@ -26,7 +26,6 @@ from redundancy.selection.subset import Subset, check_file, read_subset, write_s
 from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, subset_name, write_manifest
 from redundancy.workdir.table import Asked
 
-
 _FIELDS = sorted({name for method in methods.METHODS.values() for name in method.fields})
 
 
@@ -180,7 +179,9 @@ def _read_merges(
     """The merges from which the missing subsets are cut: layer -> label -> merges."""
     linked = {}
     for store in stores:
-        fractions = [each.fraction for each in missing if each.layer == store.layer and methods.get(each.method).has_groups]
+        fractions = [
+            each.fraction for each in missing if each.layer == store.layer and methods.get(each.method).has_groups
+        ]
         if fractions:
             linked[store.layer] = _need_merges(workdir, store, inputs[f"embeddings/{store.layer}"], fractions)
     return linked

@@ -27,7 +27,9 @@ from redundancy.training.optimizer import make_optimizer
 
 _GRADIENT_BYTES = 256 << 20
 
-State = dict[str, Any]  # params, batch_stats, opt_state, step, and tally if it keeps one; with a leading trial axis in a pack
+State = dict[
+    str, Any
+]  # params, batch_stats, opt_state, step, and tally if it keeps one; with a leading trial axis in a pack
 
 
 def clean_scores(logits: jax.Array, labels: jax.Array, pooled: jax.Array) -> dict[str, jax.Array]:
@@ -161,7 +163,9 @@ class Programs:
             loss = self._losses(logits, labels, config.label_smoothing).mean()
             answers = {}
             if self.tallied:  # aux is the mean over the parts, each of which has the answers of its own images
-                answers = jnp.zeros((config.batch_size, self.num_classes)).at[rows].set(logits.astype(jnp.float32)) * parts
+                answers = (
+                    jnp.zeros((config.batch_size, self.num_classes)).at[rows].set(logits.astype(jnp.float32)) * parts
+                )
             return loss, (updated["batch_stats"], (logits.argmax(-1) == labels).mean(), answers)
 
         (loss, (batch_stats, accuracy, answers)), grads = mean_value_and_grad(
@@ -247,7 +251,9 @@ class Programs:
                     logits, _ = self._logits({**state, "params": params}, image[None])
                     return self._losses(logits.astype(jnp.float32), label[None], 0.0).sum()
 
-                return sum(jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in jax.tree.leaves(jax.grad(loss)(state["params"])))
+                return sum(
+                    jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in jax.tree.leaves(jax.grad(loss)(state["params"]))
+                )
 
             return jnp.sqrt(jax.vmap(square)(images, labels))
 

@@ -20,7 +20,12 @@ _FOLDERS = {
     "report": "report",
 }
 # Fields of the manifests that say for which config the stage is finished.
-_NEEDED: dict[str, dict[str, type]] = {"link": {"classes": dict}, "score": {"scores": list}, "select": {"files": list}, "sweep": {}}
+_NEEDED: dict[str, dict[str, type]] = {
+    "link": {"classes": dict},
+    "score": {"scores": list},
+    "select": {"files": list},
+    "sweep": {},
+}
 
 
 def folders(config: Mapping[str, Any], stage: str) -> list[str]:

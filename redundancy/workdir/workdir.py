@@ -218,9 +218,7 @@ class Workdir(Layout):
         if "scores" in made and "networks" in storage.list_dir(self.scores):
             depends(self.scores, Affects.NETWORK | Affects.SCORES)
         names = storage.list_dir(self.subsets) if "subsets" in made else []
-        of_subsets = [
-            methods.get(name).fields for name in methods.in_order(file.partition("-")[0] for file in names)
-        ]
+        of_subsets = [methods.get(name).fields for name in methods.in_order(file.partition("-")[0] for file in names)]
         for name in dict.fromkeys(itertools.chain(*of_subsets)):
             fields.setdefault(name, []).append(self.subsets)
         return fields

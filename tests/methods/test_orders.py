@@ -68,14 +68,18 @@ def test_facility_location_of_a_large_class_computes_similarities_when_asked(mon
     assert orders.facility_location(embeddings, 30).tolist() == whole.tolist()
 
 
-@pytest.mark.parametrize("method", [orders.herding, orders.facility_location, orders.semdedup, orders.moderate, orders.prototypes])
+@pytest.mark.parametrize(
+    "method", [orders.herding, orders.facility_location, orders.semdedup, orders.moderate, orders.prototypes]
+)
 def test_every_order_is_nested_and_does_not_depend_on_the_order_of_rows(method):
     embeddings = vectors(50)
     whole = method(embeddings, 50)
     assert sorted(whole.tolist()) == list(range(50))
     assert method(embeddings, 20).tolist() == whole[:20].tolist()
     moved = np.random.default_rng(1).permutation(50)
-    assert moved[method(embeddings[moved], 10)].tolist() == whole[:10].tolist()  # later, gains may be equal but for rounding
+    assert (
+        moved[method(embeddings[moved], 10)].tolist() == whole[:10].tolist()
+    )  # later, gains may be equal but for rounding
 
 
 def test_duplicates_come_last_in_k_center_and_semdedup():
@@ -93,7 +97,9 @@ def test_semdedup_by_hand():
     similar = cosines(embeddings)
     far_first = [4, 3, 0, 1, 2]
     for threshold in (0.5, 0.9, 0.99):
-        kept = [row for at, row in enumerate(far_first) if all(similar[row, other] <= threshold for other in far_first[:at])]
+        kept = [
+            row for at, row in enumerate(far_first) if all(similar[row, other] <= threshold for other in far_first[:at])
+        ]
         assert sorted(orders.semdedup(embeddings, len(kept)).tolist()) == sorted(kept)
 
 
@@ -135,7 +141,8 @@ def test_ties_of_scores_are_drawn_or_go_to_the_lowest_row():
     score = np.array([1.0, 3.0, 1.0, 1.0, 2.0])
     assert orders.by_score(score).tolist() == [1, 4, 0, 2, 3]
     drawn = {tuple(orders.by_score(score, np.random.default_rng(seed)).tolist()) for seed in range(50)}
-    assert {each[:2] for each in drawn} == {(1, 4)} and len(drawn) == 6
+    assert {each[:2] for each in drawn} == {(1, 4)}
+    assert len(drawn) == 6
 
 
 def test_ccs_by_hand():
@@ -143,7 +150,8 @@ def test_ccs_by_hand():
     score = np.array([0, 0, 0, 0, 0, 0, 0.5, 1.0, 7.0, 9.0])
     for seed in range(20):
         kept = ccs(score, 4, 0.2, np.random.default_rng(seed))
-        assert kept[6:].tolist() == [True, True, False, False] and kept[:6].sum() == 2
+        assert kept[6:].tolist() == [True, True, False, False]
+        assert kept[:6].sum() == 2
     assert ccs(score, 8, 0.2, np.random.default_rng(0)).sum() == 8
     with pytest.raises(ValueError, match="9 of 10"):
         ccs(score, 9, 0.2, np.random.default_rng(0))
