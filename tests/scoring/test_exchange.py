@@ -27,7 +27,9 @@ def made(tmp_path):
     folder = workdir.embeddings("end")
     manifest = read_manifest(folder)
     positions, labels = exchange._images(workdir).positions, exchange._images(workdir).labels
-    names = [f"class{label}/image{(position * 37) % 101:03}.png" for label, position in zip(labels, positions, strict=True)]
+    names = [
+        f"class{label}/image{(position * 37) % 101:03}.png" for label, position in zip(labels, positions, strict=True)
+    ]
     ids_lib.write(folder, positions, pa.array(names), ids_lib.tie(manifest))
     values = np.random.default_rng(0).permutation(N).astype(float)
     return config, workdir, labels, names, values
@@ -108,7 +110,7 @@ def kept_of(workdir, name):
 
 
 def test_imported_scores_choose_the_highest_or_the_lowest(made, tmp_path):
-    config, workdir, labels, _, values = made
+    config, workdir, _labels, _, values = made
     exchange.import_scores(exchange.Request("mine", saved(tmp_path / "s.npy", values), order="stored"), workdir)
     config = config_lib.resolve({**config, "balance": "all", "methods": ("random", "score_mine", "score_mine_easy")})
     select(config, workdir)
@@ -120,7 +122,9 @@ def test_imported_scores_choose_the_highest_or_the_lowest(made, tmp_path):
 def test_a_score_of_several_networks_is_their_mean_and_low_may_be_kept(made, tmp_path):
     config, workdir, labels, _, values = made
     both = np.stack([values, values + 2], axis=1)
-    exchange.import_scores(exchange.Request("mine", saved(tmp_path / "s.npy", both), order="stored", keep="low"), workdir)
+    exchange.import_scores(
+        exchange.Request("mine", saved(tmp_path / "s.npy", both), order="stored", keep="low"), workdir
+    )
     np.testing.assert_array_equal(found(workdir), values + 1)
     np.testing.assert_array_equal(files.read(workdir, "score_mine").each, both)
     select(config, workdir)
@@ -132,7 +136,7 @@ def test_a_score_of_several_networks_is_their_mean_and_low_may_be_kept(made, tmp
 
 @pytest.mark.parametrize("form", ["paths", "indices", "mask", "numbers in a text"])
 def test_a_list_of_kept_images_is_kept_as_it_is(made, tmp_path, form):
-    config, workdir, labels, names, values = made
+    config, workdir, labels, names, _values = made
     kept = labels != 1
     kept[np.flatnonzero(kept)[25:]] = False
     rows = np.random.default_rng(2).permutation(np.flatnonzero(kept))
@@ -150,7 +154,9 @@ def test_a_list_of_kept_images_is_kept_as_it_is(made, tmp_path, form):
 
 def test_a_list_serves_its_own_fraction_alone(made, tmp_path):
     config, workdir, *_ = made
-    exchange.import_scores(exchange.Request("mine", saved(tmp_path / "l.npy", np.arange(20)), kept=True, order="stored"), workdir)
+    exchange.import_scores(
+        exchange.Request("mine", saved(tmp_path / "l.npy", np.arange(20)), kept=True, order="stored"), workdir
+    )
     with pytest.raises(ConfigError, match=r"lists 20 of 50 images, and config.fractions has 0.5: wanted 0.4 alone"):
         select(config, workdir)
     assert not (tmp_path / "w" / "subsets").exists()
@@ -175,7 +181,9 @@ def test_a_wrong_array_is_refused(made, tmp_path, name):
     _, workdir, _, names, values = made
     make, options, message = BAD[name]
     with pytest.raises(UserError, match=message):
-        exchange.import_scores(exchange.Request("mine", saved(tmp_path / "s.npy", make(values, names)), **options), workdir)
+        exchange.import_scores(
+            exchange.Request("mine", saved(tmp_path / "s.npy", make(values, names)), **options), workdir
+        )
     assert not (tmp_path / "w" / "scores").exists()
 
 
@@ -200,7 +208,9 @@ def test_labels_of_another_set_are_refused(made, tmp_path):
     with pytest.raises(DataError, match="agree with the workdir's in no known order"):
         exchange.import_scores(exchange.Request("mine", scores, labels=other), workdir)
     with pytest.raises(DataError, match="labels are not the workdir's"):
-        exchange.import_scores(exchange.Request("mine", scores, labels=other, ids=text(tmp_path / "i.txt", names)), workdir)
+        exchange.import_scores(
+            exchange.Request("mine", scores, labels=other, ids=text(tmp_path / "i.txt", names)), workdir
+        )
 
 
 def test_pickles_are_never_opened(made, tmp_path):
@@ -230,8 +240,10 @@ def test_a_sorted_file_is_warned_of_and_a_second_import_wants_overwrite(made, tm
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "npy"])
 def test_what_is_exported_comes_back(made, tmp_path, ending):
-    _, workdir, labels, names, values = made
-    exchange.import_scores(exchange.Request("mine", saved(tmp_path / "s.npy", values), order="stored", keep="low"), workdir)
+    _, workdir, _labels, _names, values = made
+    exchange.import_scores(
+        exchange.Request("mine", saved(tmp_path / "s.npy", values), order="stored", keep="low"), workdir
+    )
     output = str(tmp_path / f"out.{ending}")
     exchange.export_scores(workdir, "mine", output)
     with pytest.raises(ConfigError, match="is there already"):
@@ -248,7 +260,9 @@ def test_a_score_of_other_labels_is_refused_by_select(made, tmp_path):
     config, workdir, _, _, values = made
     exchange.import_scores(exchange.Request("mine", saved(tmp_path / "s.npy", values), order="stored"), workdir)
     score = files.read(workdir, "score_mine")
-    files.write(workdir, files.Score("score_mine", score.positions, score.labels[::-1].copy(), values, "high", score.made))
+    files.write(
+        workdir, files.Score("score_mine", score.positions, score.labels[::-1].copy(), values, "high", score.made)
+    )
     with pytest.raises(WorkdirError, match="has other labels"):
         select(config, workdir)
 

@@ -1,5 +1,6 @@
 """Scores of networks against plain loops over single images, and the stage that makes them."""
 
+import itertools
 import shutil
 
 import jax
@@ -32,7 +33,7 @@ ALL = (
 def plainly(history, window):
     """forgetting, aum, dyn_unc and dual of one image, from (label, logits) of each presentation."""
     right = [bool(np.argmax(logits) == label) for label, logits in history]
-    forgotten = sum(was and not now for was, now in zip(right, right[1:], strict=False))
+    forgotten = sum(was and not now for was, now in itertools.pairwise(right))
     margins = [logits[label] - max(np.delete(logits, label)) for label, logits in history]
     p = [np.exp(logits[label]) / np.exp(logits).sum() for label, logits in history]
     windows = [p[at : at + window] for at in range(len(p) - window + 1)] or [p]
@@ -124,7 +125,9 @@ def test_clean_scores_are_those_of_a_loop_over_single_images(trained):
         (_, (logits, pooled)), gradient = jax.value_and_grad(loss, has_aux=True)(state["params"])
         p = np.asarray(jax.nn.softmax(logits), np.float64)
         error = np.linalg.norm(p - np.eye(10)[label])
-        flat = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)}
+        flat = {
+            jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
+        }
         last = sum((leaf**2).sum() for path, leaf in flat.items() if "classifier" in path)
         wanted = {
             "el2n": error,
@@ -176,7 +179,7 @@ def values_of(workdir):
 
 
 def test_the_stage_writes_every_score_with_its_networks(scored):
-    config, workdir = scored
+    _config, workdir = scored
     found = values_of(workdir)
     assert {*found} == {*ALL}
     for each in found.values():
