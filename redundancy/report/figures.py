@@ -29,7 +29,7 @@ _LOOKS = (
     (SEMANTIC, "o"), (RANDOM, "s"), ("#56b4e9", "v"), ("#b8a800", "P"), ("#8b9198", "X"), ("#7b4fa6", "^"), ("#8c564b", "D"),
     ("#117733", "<"), ("#d64fa1", ">"), ("#4c4c4c", "p"), ("#a0522d", "h"), ("#2a9d8f", "d"),
 )  # fmt: skip
-MANY = 5  # lines above which the legend stands beside the figure, and the page has buttons for them
+MANY = 3  # lines above which the legend stands beside the figure, and the page has buttons for them
 LAYER_COLORS = {"end": SEMANTIC, "middle": "#cc79a7", "start": "#e69f00"}
 LAYER_MARKERS = {"end": "o", "middle": "D", "start": "^"}
 INK, GRID, MUTED = "#1f2328", "#d8dbdf", "#8b9198"
