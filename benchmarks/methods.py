@@ -52,9 +52,14 @@ def of_tally(steps: int, repeats: int) -> dict[str, Any]:
     from redundancy.training.mesh import make_mesh
     from redundancy.training.programs import Programs
 
-    config = config_lib.resolve({"depth": 8, "widths": (16, 32, 64), "batch_size": 128, "augmentation": "crop_flip", "pad": 4})
+    config = config_lib.resolve(
+        {"depth": 8, "widths": (16, 32, 64), "batch_size": 128, "augmentation": "crop_flip", "pad": 4}
+    )
     mesh, rng = make_mesh(config, 1), np.random.default_rng(0)
-    arrays = {"image": rng.integers(0, 256, (50_000, 32, 32, 3), np.uint8), "label": rng.integers(0, 10, 50_000, np.int32)}
+    arrays = {
+        "image": rng.integers(0, 256, (50_000, 32, 32, 3), np.uint8),
+        "label": rng.integers(0, 10, 50_000, np.int32),
+    }
     arrays = jax.device_put(arrays)
     lengths = {"steps": np.float32(1e6), "warmup_steps": np.float32(1e3)}
 
@@ -94,7 +99,11 @@ def main(arguments: Sequence[str]) -> None:
     rows = [{"method": name, **{key: common.significant(value) for key, value in of.items()}}
             for name, of in result.get("orders", {}).items() if isinstance(of, dict)]  # fmt: skip
     if rows:
-        print(common.table([{**dict.fromkeys(("method", "s", "first_s", "ratio_to_clustering"), ""), **row} for row in rows]))
+        print(
+            common.table(
+                [{**dict.fromkeys(("method", "s", "first_s", "ratio_to_clustering"), ""), **row} for row in rows]
+            )
+        )
     if "tally" in result:
         print(f"a tally of 50,000 images adds {100 * result['tally']['added']:.1f} % to a training step")
 

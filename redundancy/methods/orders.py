@@ -89,6 +89,15 @@ def herding(embeddings: np.ndarray, k: int) -> np.ndarray:
     return _herd(vectors, vectors.mean(axis=0), k)
 
 
+@compiled(fastmath={"reassoc", "contract"})
+def _gain(similarities, nearest):
+    """What a row adds to the sum of the nearest similarities; never more if `nearest` is higher."""
+    gain = 0.0
+    for at in range(len(nearest)):
+        gain += max(similarities[at] - nearest[at], 0.0)
+    return gain
+
+
 def facility_location(embeddings: np.ndarray, k: int) -> np.ndarray:
     """Greedy maximum of the sum over all images of the similarity to the nearest chosen one (Wei et al. 2015).
 
@@ -116,20 +125,20 @@ def facility_location(embeddings: np.ndarray, k: int) -> np.ndarray:
             order.append(row)
             nearest = np.maximum(nearest, of_row)
         else:
-            gain = np.maximum(of_row - nearest, 0).sum()
-            heapq.heappush(heap, (-float(gain), row, len(order)))
+            heapq.heappush(heap, (-_gain(of_row, nearest), row, len(order)))
     return np.array(order, np.int64)
 
 
 def nearest_before(units: np.ndarray) -> np.ndarray:
     """Cosine of each row to the nearest row before it, -inf for the first: [n, d] unit vectors to [n]."""
-    nearest = np.full(len(units), -np.inf)
+    nearest = np.full(len(units), -np.inf, units.dtype)
+    above = np.triu(np.full((_TILE, _TILE), -np.inf, units.dtype))
     for start in range(0, len(units), _TILE):
         rows = units[start : start + _TILE]
         for before in range(0, start, _TILE):
             np.maximum(nearest[start : start + _TILE], (rows @ units[before : before + _TILE].T).max(axis=1),
                        out=nearest[start : start + _TILE])  # fmt: skip
-        own = np.tril(rows @ rows.T, -1) + np.triu(np.full((len(rows), len(rows)), -np.inf))
+        own = rows @ rows.T + above[: len(rows), : len(rows)]
         np.maximum(nearest[start : start + _TILE], own.max(axis=1), out=nearest[start : start + _TILE])
     return nearest
 
@@ -142,9 +151,9 @@ def semdedup(embeddings: np.ndarray, k: int) -> np.ndarray:
 
     Args, Returns: as `k_center`.
     """
-    units = unit_vectors(embeddings)  # their products are exact, in whatever order they are summed
+    units = unit_vectors(embeddings)
     far_first = np.argsort(units @ units.mean(axis=0), kind="stable")
-    return far_first[np.argsort(nearest_before(units[far_first]), kind="stable")][:k]
+    return far_first[np.argsort(nearest_before(units[far_first].astype(np.float32)), kind="stable")][:k]
 
 
 def _to_prototype(embeddings: np.ndarray) -> np.ndarray:

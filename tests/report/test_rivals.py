@@ -23,7 +23,9 @@ def run(method, fraction, trial, accuracy, layer="end"):
 def test_differences_are_paired_and_share_their_error():
     rng = np.random.default_rng(0)
     accuracy = {
-        (method, fraction): rng.normal(0.9, 0.01, 5) for method in ("semantic", "random", "k_center") for fraction in (0.9, 0.5)
+        (method, fraction): rng.normal(0.9, 0.01, 5)
+        for method in ("semantic", "random", "k_center")
+        for fraction in (0.9, 0.5)
     }
     runs = [run("full", 1.0, trial, 0.95) for trial in range(5)]
     runs += [run(*key, trial, value) for key, values in accuracy.items() for trial, value in enumerate(values)]
