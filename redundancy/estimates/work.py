@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from redundancy import methods
 from redundancy.data import Dataset
 from redundancy.workdir import Workdir, read_manifest, table
 
@@ -108,6 +109,7 @@ def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> tuple[Network, 
 
 def work_of(config, workdir: Workdir, dataset: Dataset | None, todo: tuple[str, ...]) -> Work | None:
     """The work to do; None if neither a data set nor embeddings give its size: the stage then reports what is missing."""
+    todo = tuple(stage for stage in todo if stage != "score" or methods.scores(config))
     found = {
         layer: read_manifest(workdir.embeddings(layer), dimension=int, class_counts=dict) for layer in config.layers
     }

@@ -181,8 +181,8 @@ def need(name: Any, what: str) -> Method:
     if (found := find(name)) is None:
         near = nearest(name, METHODS) if isinstance(name, str) else ""
         raise ConfigError(
-            f"{what} is {name!r}.{near} Methods: {', '.join(METHODS)}; and {IMPORTED}NAME for a score that was imported "
-            "as NAME."
+            f"{what} is {name!r}; wanted one of {', '.join(METHODS)}, or {IMPORTED}NAME for a score that was imported as "
+            f"NAME.{near}"
         )
     return found
 

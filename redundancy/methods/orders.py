@@ -119,7 +119,7 @@ def facility_location(embeddings: np.ndarray, k: int) -> np.ndarray:
     heapq.heapify(heap)
     order, nearest = [], np.zeros(n)
     while len(order) < k:
-        gain, row, known = heapq.heappop(heap)
+        _, row, known = heapq.heappop(heap)
         of_row = similarities(row)
         if known == len(order):
             order.append(row)
