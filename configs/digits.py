@@ -4,14 +4,15 @@
 
 The whole pipeline, two minutes on two CPU cores, no download. Expected: 98 to 99 % on the full set, about 98 % at
 90 % kept by either method; three trials on 450 test images cannot show a difference.
-`:quick` is shorter; `:smoke` takes seconds, and its numbers mean nothing.
+`:methods` compares ten ways to choose, see docs/methods.md. `:quick` is shorter; `:smoke` takes seconds, and its numbers mean nothing.
 """
 
 from redundancy.config import check_variant, defaults
+from redundancy.methods import COMPARED
 
 
 def get_config(arg: str = ""):
-    check_variant(arg, ("quick", "smoke"))
+    check_variant(arg, ("methods", "quick", "smoke"))
     config = defaults()
     config.dataset = "digits"
     config.mean, config.std = (0.305,), (0.376,)
@@ -22,6 +23,8 @@ def get_config(arg: str = ""):
     config.fractions, config.trials = (0.9, 0.5, 0.2), 3
     config.embedding_parts = 2
     config.log_every, config.checkpoint_every = 50, 200
+    if arg == "methods":
+        config.methods = COMPARED
     if arg == "quick":
         config.steps, config.warmup_steps = 200, 20
         config.fractions, config.trials = (0.9, 0.5), 2

@@ -14,12 +14,13 @@ from redundancy import config as config_lib
 from redundancy.embedding.extract import embed
 from redundancy.experiment.sweep import sweep
 from redundancy.report.stage import report
+from redundancy.scoring.stage import score
 from redundancy.selection.link import link
 from redundancy.selection.select import select
 from redundancy.training.pretrain import train
 from redundancy.workdir import STAGES, Workdir
 
-_FUNCTIONS = dict(zip(STAGES, (train, embed, link, select, sweep, report), strict=True))
+_FUNCTIONS = dict(zip(STAGES, (train, embed, score, link, select, sweep, report), strict=True))
 
 
 def small_config(data, **fields):

@@ -170,12 +170,13 @@ def test_artifacts_are_those_of_a_whole_run(reference, shared, seen, environment
             assert artifact is not None, f"{name} is not in docs/scripts/reference.py"
             found.add(artifact.path)
             _check_fields(artifact, path, reference)
-    # What these runs do not write: errors, skipped files, measurements on accelerators, pages of many classes, leases, and
-    # looks of sweeps in rounds.
+    # What these runs do not write: errors, skipped files, measurements on accelerators, pages of many classes, leases, looks
+    # of sweeps in rounds, and scores.
     missing = {each.path for each in reference["ARTIFACTS"]} - found
     others = {
         "last_error.json, last_error-part-I-of-N.json", "skipped_images.csv", "runs/packing.json",
-        "report/classes/NNNNN.js", "report/names.js", "runs/looks.json",
+        "report/classes/NNNNN.js", "report/names.js", "runs/looks.json", "scores/networks/networkI/",
+        "scores/networks/packing.json", "scores/NAME.parquet", "scores/manifest.json",
     }  # fmt: skip
     assert {name for name in missing if not name.startswith((".lock", ".lease"))} == others
 

@@ -79,7 +79,7 @@ _METRICS = {
     "model_flops_share": "share of the device's peak that the model's FLOPs make, where the peak is known",
 }
 _RUN_FIELDS = {
-    "method": "full, semantic or random",
+    "method": "full, or one of [Methods](../methods.md)",
     "layer": "that the subset was made from",
     "fraction": "kept share of the full set",
     "trial": "number of the trial",
@@ -153,6 +153,15 @@ ARTIFACTS = (
              "parquet", {"position": "as above", "id": "text"}),
     Artifact("embeddings/LAYER/ids.json", r"embeddings/\w+/ids\.json", "import", "that there are ids", "json",
              {"sha256": "of the ids"}),
+    Artifact("scores/networks/networkI/", r"scores/networks/network\d+/.*", "score", "the training of one network, as in "
+             "pretrain/; and what it scores at `score_at` and at the end, early.parquet and end.parquet"),
+    Artifact("scores/networks/packing.json", r"scores/networks/packing\.json", "score", "as runs/packing.json"),
+    Artifact("scores/NAME.parquet", r"scores/[a-z0-9_]+\.parquet", "score, scores import", "position (int64), label (int32), "
+             "score (float64), and score_0, score_1, ... of each network. The schema's metadata, key `score`, tells which end "
+             "is kept (`keep`: high, low, or listed), the networks or the imported file, and the fingerprint"),
+    Artifact("scores/manifest.json", r"scores/manifest\.json", "score, scores import", "which scores are whole", "json", {
+        "scores": "file, SHA-256 and `keep` of each",
+    }),
     Artifact(
         "merges/LAYER/part-IIIII-of-NNNNN.parquet",
         r"merges/\w+/part-\d{5}-of-\d{5}\.parquet",
@@ -178,27 +187,33 @@ ARTIFACTS = (
     }),
     Artifact(
         "subsets/METHOD-FRACTION.parquet",
-        r"subsets/(semantic|random)(-(start|middle))?-\d\.\d{4}(-trial\d+)?\.parquet",
+        r"subsets/[a-z0-9_]+(-(start|middle))?-\d\.\d{4}(-trial\d+)?\.parquet",
         "select",
-        "one row for each training image, kept or not; random subsets end in `-trialT`, those of another layer than end "
+        "one row for each training image, kept or not; subsets that are drawn, such as random ones, end in `-trialT`, those of another layer than end "
         "have it in the name. The schema's metadata, key `subset`, tells method, layer, fraction, size, seed, trial, rule "
         "and fingerprint",
         "parquet",
         {
             "position": "of the image in the stored training split, ascending",
             "label": "its class",
-            "group": "its redundant group, numbered over all classes; -1 in random subsets, which have none",
+            "group": "its redundant group, numbered over all classes; -1 in subsets of methods without groups",
             "kept": "whether it is kept; one of each group is",
-            "dissimilarity": "1 − cos to the kept image of its group, 0 for that image itself; null in random subsets",
+            "dissimilarity": "1 − cos to the kept image of its group, 0 for that image itself; null without groups",
         },
     ),
     Artifact("subsets/manifest.json", r"subsets/manifest\.json", "select", "written last", "json", {
         "fingerprint": _FINGERPRINT,
-        "inputs": "SHA-256 of the manifests of the embeddings and merges",
+        "inputs": "SHA-256 of the manifests of the embeddings and merges, and of the scores",
         "rule": "which image of a group is kept",
-        "seed": "of random subsets",
+        "seed": "of subsets that are drawn",
+        "balance": "from where images are kept, of methods that heed it",
+        "ccs_score": "of the method ccs",
+        "ccs_cutoff": "of the method ccs",
+        "score_trials": "of subsets by scores of networks",
+        "score_at": "of subsets by scores of networks",
+        "score_window": "of subsets by scores of networks",
         "files": "file, SHA-256, method, layer, fraction, trial and size of each subset",
-    }),
+    }, frozenset({"balance", "ccs_score", "ccs_cutoff", "score_trials", "score_at", "score_window"})),
     Artifact("runs/RUN/run.json", r"runs/[^/]+/run\.json", "sweep", "what the run trains on", "json", {
         **{field.name: _RUN_FIELDS[field.name] for field in dataclasses.fields(table.Run)},
         "subset_sha256": "SHA-256 of the subset's file",

@@ -14,7 +14,6 @@ from absl import flags
 from redundancy import config as config_lib
 from redundancy.cli.help import HELP as HELP
 from redundancy.export.request import FORMATS, IMAGE_IDS, LINKS
-from redundancy.methods import METHODS
 from redundancy.runtime import preemption, processes
 from redundancy.runtime.errors import ConfigError, nearest
 from redundancy.runtime.paths import given_path
@@ -26,7 +25,9 @@ _EXAMPLES = {
     "preflight": "redundancy preflight --config imagenet --topology v5e:4x4",
     "status": "redundancy status --workdir DIR",
     "browse": "redundancy browse --workdir DIR",
+    "scores": "redundancy scores list --workdir DIR",
 }
+_OF_FILES, _OF_SCORES = ("number", "text"), ("stored", "class", "names")  # values of --order
 _SCHEDULERS = "tcp://HOST:PORT, tls://HOST:PORT, file:PATH (a scheduler file), local or local:WORKERS"
 
 _FLAGS = flags.FLAGS
@@ -84,18 +85,25 @@ def _define(define: Callable, names: str, *commands: str, **given) -> None:
         define(name, **shown)
 
 
-_define(define_path, "embeddings labels ids class_names", "import")
-_define(flags.DEFINE_string, "columns name checkpoint", "import")
+_define(define_path, "embeddings class_names", "import")
+_define(define_path, "labels ids", "import", "scores")
+_define(flags.DEFINE_string, "name", "import", "scores")
+_define(flags.DEFINE_string, "columns checkpoint", "import")
+_define(define_path, "scores", "scores")
+_define(flags.DEFINE_string, "key score_column id_column label_column", "scores")
+_define(flags.DEFINE_enum, "keep", "scores", enum_values=["high", "low"])
+_define(flags.DEFINE_bool, "ranking kept", "scores", default=False)
 _define(flags.DEFINE_integer, "parts", "import", lower_bound=1)
-_define(flags.DEFINE_enum, "order", "import", enum_values=["number", "text"])
+_define(flags.DEFINE_enum, "order", "import", "scores", enum_values=[*_OF_FILES, *_OF_SCORES])
 _define(flags.DEFINE_enum, "labels_are", "import", enum_values=["names", "indices"])
 _define(flags.DEFINE_string, "layer", "import", "export")
 _define(_define_fraction, "fraction", "export")
 _define(flags.DEFINE_enum, "format", "export", enum_values=[*FORMATS])
-_define(define_path, "output", "export")
-_define(flags.DEFINE_enum, "method", "export", enum_values=list(METHODS))
+_define(define_path, "output", "export", "scores")
+_define(flags.DEFINE_string, "method", "export")
 _define(flags.DEFINE_integer, "trial", "export", lower_bound=0)
-_define(flags.DEFINE_bool, "dropped overwrite", "export", default=False)
+_define(flags.DEFINE_bool, "dropped", "export", default=False)
+_define(flags.DEFINE_bool, "overwrite", "export", "scores", default=False)
 _define(flags.DEFINE_string, "scheduler", "link", "run", help=f"Dask scheduler for link: {_SCHEDULERS}.")
 _define(
     flags.DEFINE_string,
@@ -151,7 +159,7 @@ def check_flags(command: str) -> None:
         if _FLAGS[name].present and command not in commands:
             shown, theirs = name.replace("_", "-"), " and ".join(commands)
             raise ConfigError(f'--{shown} is a flag of {theirs}, not of {command}; see "redundancy --help".')
-    if _FLAGS["config"].value and command in ("status", "browse", "configs"):
+    if _FLAGS["config"].value and command in ("status", "browse", "configs", "scores"):
         raise ConfigError(f"--config is given, but {command} needs none. Leave it out.")
     needed = {
         "import": ("workdir", "embeddings"),
@@ -159,10 +167,15 @@ def check_flags(command: str) -> None:
         "preflight": ("config", "topology"),
         "status": ("workdir",),
         "browse": ("workdir",),
+        "scores": ("workdir",),
     }
     for name in needed.get(command, ()):
         if _FLAGS[name].value in (None, ""):
             raise ConfigError(f'--{name} is missing; for example "{_EXAMPLES[command]}".')
+    order = _FLAGS["order"].value
+    fit = {"import": _OF_FILES, "scores": _OF_SCORES}.get(command, ())
+    if order is not None and order not in fit:
+        raise ConfigError(f"--order={order}: wanted, for {command}, {' or '.join(fit)}.")
     if _FLAGS["scheduler"].value:
         _check_scheduler(_FLAGS["scheduler"].value)
     until = _FLAGS["until"].value
@@ -295,6 +308,30 @@ def engine() -> Callable:
     from redundancy.selection.cluster import distributed
 
     return functools.partial(distributed.run, scheduler=_FLAGS["scheduler"].value)
+
+
+def scores(words: Sequence[str], workdir: Workdir) -> None:
+    """Runs "redundancy scores import", "export" or "list"; `words` follow the command.
+
+    Raises:
+      ConfigError: there is no such action, or a flag is missing or not for it.
+    """
+    from redundancy.scoring import exchange
+
+    needed = {"import": ("name", "scores"), "export": ("name", "output"), "list": ()}
+    if len(words) != 1 or words[0] not in needed:
+        raise ConfigError(f"scores: {' '.join(words) or 'no action'}; wanted one of {', '.join(needed)}.")
+    action = words[0]
+    for name in needed[action]:
+        if not _FLAGS[name].value:
+            raise ConfigError(f'--{name} is missing; see "redundancy scores --help".')
+    if action == "import":
+        names = [field.name for field in dataclasses.fields(exchange.Request)]
+        exchange.import_scores(exchange.Request(**_given(*names)), workdir)
+    elif action == "export":
+        exchange.export_scores(workdir, **_given("name", "output", "overwrite"))
+    else:
+        print(exchange.list_scores(workdir), end="")
 
 
 def configs(names: Sequence[str]) -> str:

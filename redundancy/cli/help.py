@@ -12,6 +12,8 @@ The stages; each reads what the one before wrote in DIR (a folder, or gs://bucke
 
   train    trains a ResNet on the full set              pretrain/
   embed    runs every training image through it         embeddings/LAYER/
+  score    scores images by networks of its own, for    scores/
+           methods such as el2n, where one is asked for
   link     links the images of each class, nearest      merges/LAYER/
            first, by complete linkage
   select   cuts the links at each fraction, keeps one   subsets/
@@ -32,6 +34,8 @@ Other commands, without training:
            for other tools
   status   what a workdir holds, who works there,   "redundancy status --help"
            and when it will be done
+  scores   imports, exports and lists scores and    "redundancy scores --help"
+           kept lists of other tools
   browse   serves the report of a workdir, gs://    "redundancy browse --help"
            too, to the browser of this machine
   report --compare DIR DIR ... [--output PATH]      several finished workdirs in one figure and on one page
@@ -120,9 +124,9 @@ redundancy export: writes what a subset keeps, or the groups and embeddings it c
                         a folder for "tensorboard --logdir FOLDER": embeddings, class, group and kept; with --config of
                         the data set thumbnails, too
   --output     file to write, local or gs://; no folder, pipe or device. For folder and projector a folder, new or empty
-  --method     semantic (default) or random
+  --method     semantic (default), random, or another of docs/methods.md
   --layer      start, middle or end (default): of a semantic subset
-  --trial      0, 1, ...: of a random subset
+  --trial      0, 1, ...: of a subset that is drawn, such as those of random
   --dropped    the images left out, instead of those kept; not for groups and projector
   --overwrite  replaces a file that is there; for projector the files of its own. Not for folder
   --null       txt: ends each name with a null byte, as "xargs -0" reads them; for names that hold line breaks
@@ -169,6 +173,34 @@ from the times of the results; pauses do not count. On gs:// metrics are as old 
 until its command succeeds.
 """
 
+SCORES_HELP = """\
+redundancy scores: brings scores and kept lists of other tools into a workdir, and writes its scores for other tools.
+
+  redundancy scores import --workdir DIR --name cscore --scores FILE --id-column image
+  redundancy scores import --workdir DIR --name el2n_paper --scores scores.npy --labels labels.npy
+  redundancy scores export --workdir DIR --name el2n --output el2n.csv
+  redundancy scores list   --workdir DIR
+
+A score NAME becomes the method score_NAME: --config.methods=semantic,random,score_NAME. The workdir has embeddings, which
+say what its images are.
+
+  --name          of the score: small letters, digits, underscores
+  --scores        .npy [N] or [N, T] of T networks, .npz (with --key), .csv, .tsv or Parquet, .txt with a number a line, or
+                  .json {id: score}. Pickles are never opened
+  --score-column, --id-column, --label-column   columns of a table; of an .npz file --label-column is an array
+  --ids           a file with the name of each score's image, in the same order: .txt, .npy, .csv or Parquet
+  --labels        a file with the label of each score's image, in the same order
+  --order         stored, class (sorted by class, stably) or names (sorted by name): how the scores lie, if no ids say it
+  --keep          high (default) or low: which scores are kept first
+  --ranking       the file has image numbers in ascending score, as TDDS's and DUAL's masks
+  --kept          the file lists the images that are kept, by name or number; for their fraction alone
+  --output        of export: .csv, .parquet or .npy; high is kept first
+  --overwrite     replaces a score, or a file, of that name
+
+A score belongs to an image by its id: a name, a path's end, or a position. Without ids, the labels must agree with the
+workdir's in one known order; without labels, or where they lie class by class, --order says it, and nothing checks it.
+"""
+
 BROWSE_HELP = """\
 redundancy browse: serves the report of a workdir, local or gs://, at an address of this machine, which no other machine
 can reach, and opens it in the browser. It reads the files of DIR/report/ and nothing else.
@@ -199,5 +231,6 @@ HELP = {
     "preflight": PREFLIGHT_HELP,
     "status": STATUS_HELP,
     "browse": BROWSE_HELP,
+    "scores": SCORES_HELP,
     "configs": CONFIGS_HELP,
 }

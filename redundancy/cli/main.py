@@ -22,7 +22,7 @@ from redundancy import methods, storage
 from redundancy.cli import commands
 from redundancy.cli.explain import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, start_logging, verdict
 from redundancy.cli.help import USAGE
-from redundancy.cli.stages import run_import, run_stages
+from redundancy.cli.stages import run_import, run_scores, run_stages
 from redundancy.runtime import extras, preemption, processes, streams, supervisor
 from redundancy.runtime.errors import ConfigError, Preempted, UserError, nearest
 from redundancy.workdir import STAGES, Workdir, last_error
@@ -36,7 +36,7 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show stack traces.")
 
 # Flags of which the last one would count in silence, while somebody means all.
 _ONCE = ("workdir", "embeddings", "labels", "ids", "class_names")
-_NEED_DATASET = ("train", "embed", "sweep", "report", "run")
+_NEED_DATASET = ("train", "embed", "score", "sweep", "report", "run")
 _NEED_TRAIN = (*_NEED_DATASET, "preflight")  # the extra
 
 
@@ -90,13 +90,13 @@ def _command(argv: list[str]) -> str:
     """The name of the command, which is checked together with its flags."""
     known = (*STAGES, "run", *commands.HELP)
     there = [arg for arg in argv[2:] if arg not in known and os.path.exists(arg)]
-    if there and argv[1] in known and argv[1] != "configs":
+    if there and argv[1] in known and argv[1] not in ("configs", "scores"):
         more = f" and {len(there) - 1} more" if there[1:] else ""
         raise ConfigError(
             f"the command line has {there[0]}{more} without a flag. If the shell made that of a pattern, quote the pattern: "
             '--embeddings "part-*.parquet". Else write the flag before it.'
         )
-    if argv[1:2] != ["configs"] and len(argv) != 2:
+    if argv[1:2] not in (["configs"], ["scores"]) and len(argv) != 2:
         raise ConfigError(f"wanted one stage, got {argv[1:]}; stages: {', '.join(known)}." if argv[1:] else USAGE)
     name = argv[1]
     if name not in known:
@@ -149,6 +149,8 @@ def _main(argv: list[str]) -> int:
     if name == "configs":
         print(commands.configs(argv[2:]), end="")
         return 0
+    if name == "scores":
+        return run_scores(argv[2:], Workdir(_WORKDIR.value))
     if name in _NEED_TRAIN:
         extras.need("train", name)
     if name in commands.HELP:
@@ -161,6 +163,8 @@ def _main(argv: list[str]) -> int:
     check_apart(config.dataset, _WORKDIR.value)
     workdir = Workdir(_WORKDIR.value)
     names = STAGES[: STAGES.index(_FLAGS.until or STAGES[-1]) + 1] if name == "run" else (name,)
+    if name == "run" and not methods.scores(config):
+        names = tuple(each for each in names if each != "score")
     several = commands.several()
     if several is None:
         run_stages(names, config, workdir)

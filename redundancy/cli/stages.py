@@ -23,6 +23,8 @@ def _stage(name: str, lease: Lease, goal: Mapping[str, Any] | None):
             stage = functools.partial(train, profile=flags.FLAGS.profile)
         case "embed":
             from redundancy.embedding.extract import embed as stage
+        case "score":
+            from redundancy.scoring.stage import score as stage
         case "link":
             from redundancy.selection.link import link
 
@@ -62,7 +64,7 @@ def _check_estimates(names: Sequence[str], config, workdir: Workdir) -> None:
     from redundancy.workdir.finished import is_finished
 
     left = [name for name in names if not is_finished(config, workdir, name)]
-    dataset = shared_dataset(config) if {"train", "embed", "sweep"} & {*left} else None
+    dataset = shared_dataset(config) if {"train", "embed", "score", "sweep"} & {*left} else None
     cluster = bool(flags.FLAGS.scheduler) and not flags.FLAGS.scheduler.startswith("local")
     estimates.check(config, workdir, dataset, left, cluster)
 
@@ -115,6 +117,16 @@ def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: p
     finally:
         watch.stop()
         lease.release()
+
+
+def run_scores(words: Sequence[str], workdir: Workdir) -> int:
+    """Runs the command scores, which takes the lease where it writes to the workdir; returns the exit code."""
+    if words != ["import"]:
+        commands.scores(words, workdir)
+        return 0
+    with Lease(workdir.root):
+        commands.scores(words, workdir)
+    return 0
 
 
 def run_import(workdir: Workdir, config) -> int:

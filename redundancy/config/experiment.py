@@ -3,10 +3,11 @@
 import functools
 
 from redundancy import methods
-from redundancy.config.field import Affects, Field, between, fraction_name, one_of, some_of
+from redundancy.config.field import Affects, Field, below_one, between, fraction_name, one_of, some_of
 from redundancy.runtime.errors import ConfigError
 
 LAYERS = ("start", "middle", "end")
+BALANCES = ("class", "all", "floor")
 RULES = ("cosine_raw_mean", "cosine_unit_mean", "medoid", "minimax")
 _MOST_TRAININGS = 100_000
 
@@ -44,7 +45,49 @@ FIELDS: dict[str, Field] = {
         ),
         float,
     ),
-    "methods": _in_table(methods.DEFAULT, "ways of choosing what is kept", **some_of(methods.METHODS)),
+    "methods": _in_table(
+        methods.DEFAULT,
+        "ways of choosing what is kept, see docs/methods.md",
+        "one or more different names",
+        lambda value: 0 < len(set(value)) == len(value),
+        str,
+    ),
+    "balance": _selection(
+        "class",
+        "from where images are kept: class, the same share of each class; all, the first of all classes together; or floor, "
+        "half of its share of each class and the rest from all together",
+        **one_of(BALANCES),
+        affects=Affects.COMPARISON,
+    ),
+    "score_trials": _selection(
+        5,
+        "networks whose mean makes a score such as EL2N; their seeds are those of no trial",
+        **between(1, 1000),
+        affects=Affects.SCORES | Affects.COMPARISON,
+    ),
+    "score_at": _selection(
+        0.1,
+        "share of the training after which el2n, grand and grand_last are taken; assumed",
+        "a number above 0 and up to 1",
+        lambda value: 0 < value <= 1,
+        affects=Affects.SCORES | Affects.COMPARISON,
+    ),
+    "score_window": _selection(
+        10, "epochs in a window of dyn_unc and dual", **between(2, 1000), affects=Affects.SCORES | Affects.COMPARISON
+    ),
+    "ccs_score": _selection(
+        "aum",
+        "score that the method ccs draws by",
+        "a score that a network makes, such as aum, or score_NAME of an imported one",
+        lambda value: (found := methods.find(value)) is not None and found.score is not None and value != "ccs",
+        affects=Affects.COMPARISON,
+    ),
+    "ccs_cutoff": _selection(
+        0.0,
+        "share of the hardest images that ccs drops first",
+        **below_one(),
+        affects=Affects.COMPARISON,
+    ),
     "trials": _in_table(10, "trainings of each method and fraction, with paired seeds", **between(1, 10_000)),
     "report_fraction": _reported(
         0.9,
@@ -69,7 +112,23 @@ FIELDS: dict[str, Field] = {
 
 
 def check(config) -> None:
-    """Raises ConfigError if there are too many trainings."""
+    """Raises ConfigError for an unknown method, one that the other fields do not suit, or too many trainings."""
+    for name in config.methods:
+        methods.need(name, "config.methods: a name")
+    if config.balance != "class":
+        within = [method.name for method in methods.chosen(config) if not method.over_classes]
+        within += [name for name in config.methods if name == "ccs" and config.balance == "floor"]
+        if within:
+            raise ConfigError(
+                f"config.balance is {config.balance!r}, and {', '.join(within)} cannot choose so. Leave that out of "
+                "config.methods, or set balance to 'class'."
+            )
+    beyond = [fraction for fraction in config.fractions if 1 > fraction > 1 - config.ccs_cutoff]
+    if "ccs" in config.methods and beyond:
+        raise ConfigError(
+            f"config.ccs_cutoff is {config.ccs_cutoff:g}: the method ccs drops that share of the hardest images first, so it "
+            f"cannot keep {beyond[0]:g}. Lower ccs_cutoff, or leave out fractions above {1 - config.ccs_cutoff:g}."
+        )
     chosen = sum(len(method.layers(config)) for method in methods.chosen(config))
     trainings = config.trials * (1 + chosen * len(config.fractions))
     if trainings > _MOST_TRAININGS:

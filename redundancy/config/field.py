@@ -20,6 +20,7 @@ class Affects(enum.Flag):
       NOTHING: the field says where a data set lies or how it is read; the fingerprint identifies the data set.
       IDENTITY: the identity of a training, which decides which checkpoints and which result belong to it.
       NETWORK: pretrain/, and the embeddings that its network made.
+      SCORES: scores/, and the subsets that are chosen by them.
       EMBEDDINGS: the files that hold these embeddings.
       RUNS: runs/ and results.csv.
       TABLE: which subsets and runs there are. Those of other values stay, and what lacks is made.
@@ -38,6 +39,7 @@ class Affects(enum.Flag):
     REPORT = enum.auto()
     COMPARISON = enum.auto()
     HOW = NETWORK | RUNS
+    SCORES = enum.auto()
     RESULT = IDENTITY | HOW | COMPARISON
 
 

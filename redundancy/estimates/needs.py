@@ -104,6 +104,13 @@ def _writes(work: Work, stage: str) -> Iterator[tuple[str, Need, Need]]:
             for folder, layer in [(workdir.embeddings(layer), layer) for layer in work.layers]:
                 if not is_whole(folder):
                     yield "embeddings", embeddings(work, layer).without(written(folder)), Need()
+        case "score" if network:
+            folders = [workdir.path("scores", "networks", f"network{number}") for number in range(config.score_trials)]
+            yield from _trainings(
+                work, dict.fromkeys(folders, table.num_steps(config, work.images)), network.pack["score"]
+            )
+            columns = 8 * (3 + config.score_trials)
+            yield "scores", Need(0, columns * work.images) * len(methods.scores(config)), Need()
         case "link":
             for folder in map(workdir.merges, config.layers):
                 manifest = read_manifest(folder, classes=dict)
@@ -160,7 +167,7 @@ def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
     config, n, network = work.config, work.images, work.network
     rows = Need(20, 120) * n  # positions, labels, orders of them
     match stage:
-        case "train" | "sweep" if network:
+        case "train" | "score" | "sweep" if network:
             pack = network.pack[stage]
             states = Need(1, 3) * (pack * network.state)
             needs = {"images": _images(work, pack), "states": states, "programs": Need(0, _PROGRAMS)}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from redundancy import methods
 from redundancy.data import Dataset
 from redundancy.workdir import Workdir, read_manifest, table
 
@@ -83,6 +84,12 @@ def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> tuple[Network, 
     single = Programs(config, shape, classes, mesh, dataset.resident)
     programs = {stage: single for stage in ("train", "embed") if stage in todo}
     pack = {stage: pack_size(config, mesh, 1) for stage in programs}
+    if "score" in todo:
+        mesh = make_mesh(config, num_trials=config.score_trials)
+        smallest = candidates(config, mesh, config.score_trials)[0]
+        stored = dataset.train.num_stored
+        programs["score"] = Programs(config, shape, classes, mesh, dataset.resident, smallest.vmap, stored)
+        pack["score"] = smallest.pack
     if "sweep" in todo:
         mesh = make_mesh(config, num_trials=num_runs)
         smallest = candidates(config, mesh, num_runs)[0]  # the sweep takes it if no larger one fits
@@ -102,6 +109,7 @@ def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> tuple[Network, 
 
 def work_of(config, workdir: Workdir, dataset: Dataset | None, todo: tuple[str, ...]) -> Work | None:
     """The work to do; None if neither a data set nor embeddings give its size: the stage then reports what is missing."""
+    todo = tuple(stage for stage in todo if stage != "score" or methods.scores(config))
     found = {
         layer: read_manifest(workdir.embeddings(layer), dimension=int, class_counts=dict) for layer in config.layers
     }
@@ -112,7 +120,7 @@ def work_of(config, workdir: Workdir, dataset: Dataset | None, todo: tuple[str, 
         counts = {int(label): n for label, n in next(iter(manifests.values()))["class_counts"].items()}
     else:
         return None
-    trains = dataset is not None and {"train", "embed", "sweep"} & {*todo}
+    trains = dataset is not None and {"train", "embed", "score", "sweep"} & {*todo}
     network, dimensions = _network(config, dataset, todo) if trains else (None, {})
     dimensions |= {layer: manifest["dimension"] for layer, manifest in manifests.items()}
     return Work(config, workdir, todo, {label: n for label, n in counts.items() if n}, dimensions, dataset, network)

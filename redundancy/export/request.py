@@ -6,7 +6,6 @@ import os
 
 from redundancy import methods, storage
 from redundancy.config import FIELDS, LAYERS, share_hint
-from redundancy.methods import METHODS
 from redundancy.runtime.errors import ConfigError
 
 FORMATS = ("npy", "txt", "csv", "parquet", "folder", "tfds", "groups-csv", "groups-parquet", "projector")
@@ -53,7 +52,7 @@ class Request:
     @property
     def embedding(self) -> str | None:
         """The layer whose embeddings the subset is made of; None if the method reads none."""
-        return (self.layer or "end") if METHODS[self.method].per_layer else None
+        return (self.layer or "end") if methods.get(self.method).per_layer else None
 
 
 def check(request: Request) -> None:
@@ -67,7 +66,6 @@ def check(request: Request) -> None:
         hint = share_hint(FIELDS["report_fraction"], request.fraction).rstrip(".")
         refuse(f"fraction is {request.fraction:g}; wanted a number from 0.0001 to 1, such as 0.9{hint and f'.{hint}'}")
     for field, known in (
-        ("method", METHODS),
         ("format", FORMATS),
         ("layer", LAYERS),
         ("image_ids", IMAGE_IDS),
@@ -78,7 +76,7 @@ def check(request: Request) -> None:
             refuse(f"image-ids is not for --format {form}, which has names of its own; leave it out")
         if given is not None and given not in known:
             refuse(f"{flag} is {given!r}; wanted one of {', '.join(known)}")
-    known_method = METHODS[method]
+    known_method = methods.need(method, "--method")
     if not known_method.per_layer and request.layer is not None:
         refuse(f"layer is given, but {method} subsets come from no layer; leave it out")
     if known_method.per_trial and request.trial is None:

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from redundancy import storage
+from redundancy import methods, storage
 from redundancy.config import fraction_name
 from redundancy.data.tfds import ids as tfds_ids
 from redundancy.embedding import ids as ids_lib
 from redundancy.export.request import Request
-from redundancy.methods import METHODS
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.selection.inputs import check_depth
 from redundancy.selection.subset import Subset, check_file, read_subset
@@ -45,7 +44,7 @@ def find_entry(request: Request, workdir: Workdir, manifest: Mapping[str, Any]) 
     if name in files:
         raise ConfigError(f"--fraction is {given!r}; wanted one that was selected. There are the fractions {there}.")
     problem = f"{workdir.subsets} has no {name}. There are the fractions {there}."
-    if METHODS[request.method].has_groups:
+    if methods.get(request.method).has_groups:
         folder = workdir.merges(request.embedding)
         merges = read_manifest(folder, classes=dict, fractions=list)
         try:

@@ -79,8 +79,7 @@ def load_subset(
       WorkdirError: the stage select has not finished.
       DataError: a file is damaged; a ValueError.
     """
-    if method not in methods.METHODS:
-        raise ConfigError(f"method is {method!r}; wanted one of {', '.join(methods.METHODS)}.")
+    methods.need(method, "method")
     wanted = request.Request(check_fraction(fraction), request.FORMATS[0], "", method, layer, trial)
     request.check(wanted)
     opened = _open(workdir)

@@ -9,7 +9,7 @@ import numpy as np
 from redundancy.linkage.batches import batches
 from redundancy.linkage.classes import Linked
 from redundancy.methods import Method
-from redundancy.methods.counts import kept_of_each
+from redundancy.methods.counts import kept_of_each, num_asked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Choice:
     dissimilarity: np.ndarray
 
 
+ALL = 2**31  # stands for a label in draws from all classes together
+
+
 def choose(
     method: Method,
     labels: np.ndarray,
@@ -36,6 +39,7 @@ def choose(
     read: Callable[[Sequence[int], np.ndarray], np.ndarray] | None = None,
     linked: Linked | None = None,
     advance: Callable[[int], None] = lambda images: None,
+    score: np.ndarray | None = None,
 ) -> list[Choice]:
     """The choices of one method at several fractions and trials; each class is read once, if at all.
 
@@ -49,14 +53,20 @@ def choose(
         embeddings [n, d] float32; only for a method that reads embeddings.
       linked: the merges of each label; only for a method that has groups.
       advance: called after some classes with their number of images.
+      score: [N] float64, the highest is kept first; only for a method that reads one.
     """
-    order = np.argsort(labels, kind="stable")
-    different, sizes = np.unique(labels, return_counts=True)
-    counts = [kept_of_each(sizes, fraction) for fraction, _ in asked]
+    if method.easy:
+        score = -score
     found = [
         Choice(np.zeros(len(labels), bool), np.full(len(labels), -1, np.int64), np.full(len(labels), np.nan))
         for _ in asked
     ]
+    if method.over_classes and config.balance != "class":
+        _over_classes(method, labels, positions, asked, config, score, found)
+        return found
+    order = np.argsort(labels, kind="stable")
+    different, sizes = np.unique(labels, return_counts=True)
+    counts = [kept_of_each(sizes, fraction) for fraction, _ in asked]
     first_group = [0] * len(asked)
     stop = 0
     for batch in batches(dict(zip(different.tolist(), sizes.tolist(), strict=True))):
@@ -64,22 +74,68 @@ def choose(
         rows = order[stop : stop + int(sizes[classes].sum())]
         stop += len(rows)
         vectors = read(batch, rows) if method.per_layer else None
-        for number, (choice, of_fraction, (_, trial)) in enumerate(zip(found, counts, asked, strict=True)):
-            kept, of_trial = of_fraction[classes], {"config": config, "trial": trial}
-            if method.has_groups:
+        if method.has_groups:
+            for number, (choice, of_fraction, (_, trial)) in enumerate(zip(found, counts, asked, strict=True)):
+                kept = of_fraction[classes]
                 merges = linked.together(different[classes], sizes[classes], sizes[classes] - kept)
                 choice.kept[rows], choice.group[rows], choice.dissimilarity[rows] = method.choose(
-                    positions=positions[rows], k=int(kept.sum()), embeddings=vectors, merges=merges, **of_trial
+                    positions=positions[rows],
+                    k=int(kept.sum()),
+                    embeddings=vectors,
+                    merges=merges,
+                    config=config,
+                    trial=trial,
                 )
                 choice.group[rows] += first_group[number]
                 first_group[number] += int(kept.sum())
-                continue
+        else:
             ends = np.cumsum(sizes[classes]).tolist()
-            for label, end, size, k in zip(batch, ends, sizes[classes].tolist(), kept.tolist(), strict=True):
+            for at, label, end, size in zip(classes.tolist(), batch, ends, sizes[classes].tolist(), strict=True):
                 own = slice(end - size, end)
-                choice.kept[rows[own]] = k == size or method.choose(
-                    label=label, positions=positions[rows[own]], k=k, merges=None,
-                    embeddings=None if vectors is None else vectors[own], **of_trial,
-                )[0]  # fmt: skip
+                _of_class(
+                    method, rows[own], [int(of_fraction[at]) for of_fraction in counts], [trial for _, trial in asked], found,
+                    label=label, positions=positions[rows[own]], config=config, merges=None,
+                    embeddings=None if vectors is None else vectors[own],
+                    score=None if score is None else score[rows[own]],
+                )  # fmt: skip
         advance(len(rows))
     return found
+
+
+def _of_class(method: Method, rows, counts: Sequence[int], trials: Sequence[int | None], found, **of_class) -> None:
+    """Marks what is kept of some rows in each choice; an order serves all choices of its trial."""
+    for trial in dict.fromkeys(trials):
+        of_trial = [(choice, k) for choice, k, other in zip(found, counts, trials, strict=True) if other == trial]
+        if method.order and (most := max((k for _, k in of_trial if k < len(rows)), default=0)):
+            order = rows[method.order(k=most, trial=trial, **of_class)]
+        for choice, k in of_trial:
+            if k == len(rows):
+                choice.kept[rows] = True
+            elif method.order:
+                choice.kept[order[:k]] = True
+            else:
+                choice.kept[rows] = method.choose(k=k, trial=trial, **of_class)[0]
+
+
+def _over_classes(method: Method, labels, positions, asked, config, score, found) -> None:
+    """Marks what is kept of all classes together: the first by the order of all, after each class's floor if it has one."""
+    n = len(labels)
+    rows, trials = np.arange(n), [trial for _, trial in asked]
+    counts = [min(n, max(1, num_asked(n, fraction))) for fraction, _ in asked]
+    of_all = dict(label=ALL, positions=positions, config=config, embeddings=None, merges=None, score=score)
+    if config.balance == "all":
+        _of_class(method, rows, counts, trials, found, **of_all)
+        return
+    _, of_row, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    starts = np.cumsum(sizes) - sizes
+    for choice, k, (fraction, trial) in zip(found, counts, asked, strict=True):
+        order = method.order(k=n, trial=trial, **of_all)
+        floor = np.minimum(sizes, np.maximum(1, kept_of_each(sizes, fraction) // 2))
+        place = np.empty(n, np.int64)
+        place[order] = rows
+        # Ranks within each class, of the rows in the order of all.
+        inside = np.lexsort((place, of_row))
+        rank = np.empty(n, np.int64)
+        rank[inside] = rows - np.repeat(starts, sizes)
+        first = rank < floor[of_row]
+        choice.kept[np.lexsort((place, ~first))[: max(k, int(floor.sum()))]] = True

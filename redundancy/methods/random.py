@@ -30,7 +30,12 @@ def random_subset(labels: np.ndarray, positions: np.ndarray, fraction: float, se
 
 def random_rows(positions: np.ndarray, k: int, seed: tuple[int, ...]) -> np.ndarray:
     """Draws k rows of one class with positions [n]; returns [n] bool. The order of the rows does not matter."""
-    order = np.argsort(positions, kind="stable")
     kept = np.zeros(len(positions), bool)
-    kept[order[np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(order))[:k]]] = True
+    kept[random_order(positions, seed)[:k]] = True
     return kept
+
+
+def random_order(positions: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
+    """The rows of positions [n] in random order, [n] int64; the first k are the draw of k."""
+    order = np.argsort(positions, kind="stable")
+    return order[np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(order))]

@@ -25,7 +25,11 @@ from redundancy.report.statistics import FULL, Summary
 # Okabe and Ito's palette, distinct under the common forms of colour blindness.
 SEMANTIC, RANDOM = "#0072b2", "#d55e00"
 # Colours and markers of the methods, in the order of their table; repeated if there are more methods.
-_LOOKS = ((SEMANTIC, "o"), (RANDOM, "s"), ("#56b4e9", "v"), ("#b8a800", "P"), ("#8b9198", "X"))
+_LOOKS = (
+    (SEMANTIC, "o"), (RANDOM, "s"), ("#56b4e9", "v"), ("#b8a800", "P"), ("#8b9198", "X"), ("#7b4fa6", "^"), ("#8c564b", "D"),
+    ("#117733", "<"), ("#d64fa1", ">"), ("#4c4c4c", "p"), ("#a0522d", "h"), ("#2a9d8f", "d"),
+)  # fmt: skip
+MANY = 3  # lines above which the legend stands beside the figure, and the page has buttons for them
 LAYER_COLORS = {"end": SEMANTIC, "middle": "#cc79a7", "start": "#e69f00"}
 LAYER_MARKERS = {"end": "o", "middle": "D", "start": "^"}
 INK, GRID, MUTED = "#1f2328", "#d8dbdf", "#8b9198"
@@ -147,7 +151,8 @@ def new_figure(width: float, height: float, layout: str | None = "constrained") 
 def layer_lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[Line]:
     """The lines to draw: one of each method, or of each of `layers` that it reads."""
     lines = []
-    for method, (color, marker) in zip(methods.METHODS.values(), itertools.cycle(_LOOKS)):
+    names = methods.in_order([*methods.DEFAULT, *(item.method for item in summaries if item.method != FULL)])
+    for method, (color, marker) in zip(map(methods.get, names), itertools.cycle(_LOOKS)):
         for layer in method.layers({"layers": layers}):
             found = [item for item in summaries if item.method == method.name and layer in (None, item.layer)]
             label = method.title
@@ -173,6 +178,7 @@ def _draw_accuracy(
         if math.isfinite(std):
             axes.axhspan(mean - std, mean + std, color=MUTED, alpha=0.16, linewidth=0, zorder=0)
     for index, line in enumerate(lines):
+        drawn_before = set(axes.get_children())
         # Lines are shifted a little so that their bars do not hide one another.
         shift = span * 0.009 * (index - (len(lines) - 1) / 2)
         ordered = sorted(line.summaries, key=lambda item: item.size)
@@ -187,6 +193,8 @@ def _draw_accuracy(
             capsize=3, elinewidth=1.2, markeredgewidth=1.2, zorder=3,
         )  # fmt: skip
         legend[line.label] = drawn[0]
+        for number, part in enumerate(each for each in axes.get_children() if each not in drawn_before):
+            part.set_gid(f"line{index}-{number}")  # for the page's buttons
     if full:
         drawn = axes.errorbar(
             [100], [100 * full.mean], yerr=None if math.isnan(full.std) else [100 * full.std], color=INK,
@@ -199,7 +207,9 @@ def _draw_accuracy(
     axes.set_ylabel("Test accuracy (%)")
     axes.grid(axis="y")
     axes.tick_params(length=0)
-    if legend:
+    if len(lines) > MANY:
+        axes.figure.legend(legend.values(), legend.keys(), loc="outside right center", fontsize=8.5)
+    elif legend:
         axes.legend(legend.values(), legend.keys(), loc="lower right", fontsize=legend_size)
 
 
@@ -214,8 +224,9 @@ def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size
     """
     full = next((item for item in summaries if item.method == FULL), None)
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(5.8, 3.8)
-        _draw_accuracy(figure.add_subplot(), layer_lines(summaries, layers), full, full_size)
+        lines = layer_lines(summaries, layers)
+        figure = new_figure(5.8 if len(lines) <= MANY else 7.6, 3.8)
+        _draw_accuracy(figure.add_subplot(), lines, full, full_size)
         return finish(figure, name, "Test accuracy against subset size; the table of results holds the same numbers.")
 
 

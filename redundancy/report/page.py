@@ -11,8 +11,7 @@ from markupsafe import Markup
 
 from redundancy import config as config_lib
 from redundancy import methods
-from redundancy.report import browser, images, noninferiority, words
-from redundancy.report.figures import Plot
+from redundancy.report import browser, figures, images, noninferiority, words
 from redundancy.report.statistics import FULL, Summary, find
 
 _ENVIRONMENT = jinja2.Environment(
@@ -106,7 +105,7 @@ def _headlines(summaries: Sequence[Summary], facts: Mapping[str, Any]) -> list[t
 def render(
     config: Mapping[str, Any],
     summaries: Sequence[Summary],
-    plots: Mapping[str, Plot],
+    plots: Mapping[str, figures.Plot],
     browse: tuple[Mapping[str, Any], Sequence[tuple[int, str]]] | None,
     **facts,
 ) -> str:
@@ -137,6 +136,7 @@ def render(
     body = {"pixelated": width > facts["image_shape"][1], "one-class": len(facts["class_names"]) == 1}
     index, texts = browse or (None, [])
     scripts = ("theme.js", "browser.js", "tree.js") if index else ("theme.js",)
+    scripts += ("lines.js",) if len(facts["lines"]) > figures.MANY else ()
     scripts += ("search.js",) if index and "search" in index else ()
     return _ENVIRONMENT.get_template("page.html").render(
         **facts,
@@ -160,11 +160,25 @@ def render(
         plots={key: Markup(plot.inline) for key, plot in plots.items()},
         sections=config_sections(config),
         source=config_source(config),
+        many=figures.MANY,
+        chosen_lines=_chosen_lines(facts["lines"], facts["fraction"]),
         rule_words=_RULES.get(config["rule"], config["rule"]),
     )
 
 
-def render_comparison(plot: Plot, sections: Sequence[Mapping[str, Any]], roots: Sequence[str]) -> str:
+def _chosen_lines(lines: Sequence[figures.Line], fraction: float) -> set[int]:
+    """The lines that stand out at first: of the method with groups, of random, and of the best other one at a fraction."""
+    names = [line.summaries[0].method for line in lines]
+    known = {at for at, name in enumerate(names) if name == methods.BASELINE or methods.get(name).has_groups}
+    others = {}
+    for at, line in enumerate(lines):
+        item = find(line.summaries, names[at], fraction)
+        if at not in known and item is not None:
+            others[at] = item.mean
+    return known | {max(others, key=others.__getitem__)} if others else known
+
+
+def render_comparison(plot: figures.Plot, sections: Sequence[Mapping[str, Any]], roots: Sequence[str]) -> str:
     """The page of `redundancy report --compare` as HTML.
 
     Args:

@@ -24,6 +24,7 @@ from redundancy.report import (
     looks,
     page,
     results,
+    rivals,
     statistics,
     words,
 )
@@ -119,6 +120,28 @@ def _gallery_plots(class_names, chosen, neighbours, image: Mapping[int, np.ndarr
         ]
         plots["figure12"] = gallery_figures.gallery_plot(pairs, "figure12", beside=True)
     return plots
+
+
+def _compared(config, workdir: Workdir, files, runs, dataset, image: dict[int, np.ndarray]) -> dict[str, Any]:
+    """What the page's section on methods shows; adds the images of its gallery to `image`."""
+    fraction, layer = report_fraction(config), report_layer(config)
+    fractions, tables, count = rivals.tables(runs, layer)
+    kept = rivals.read(config, workdir, files, fraction, layer)
+    rows = rivals.disagreements(kept, config.seed)
+    wanted = np.setdiff1d([each for row in rows for each in (*row["kept"], *row["dropped"])], [*image]).astype(np.int64)
+    if wanted.size:
+        image |= zip(wanted.tolist(), dataset.read("train", wanted), strict=True)
+    return dict(
+        fractions=fractions, tables=tables, count=count, names=[*kept], overlaps=rivals.overlaps(kept),
+        chance=rivals.by_chance(next(iter(kept.values()))), rows=rows,
+    )  # fmt: skip
+
+
+def _shown_alone(neighbours, compared) -> list[int]:
+    """Positions of the images that stand on the page outside the browser of groups."""
+    rows = compared["rows"] if compared else []
+    shown = {row[role] for row in neighbours for role in _ROLES}
+    return sorted(shown | {each for row in rows for each in (*row["kept"], *row["dropped"])})
 
 
 def _is_finished(workdir: Workdir, inputs: Mapping[str, str], shown: Mapping[str, Any]) -> bool:
@@ -224,6 +247,9 @@ def report(config, workdir: Workdir) -> None:
         of_sample = [image[position] for position in sample.tolist()]
         if of_classes:
             browse = collect.fill_browser(config, dataset, of_classes, cuts, main, store, of_sample, write)
+    compared = None
+    if rivals.several(config) and fraction < 1:
+        compared = _compared(config, workdir, subsets["files"], found.runs, dataset, image)
     plots = _plots(config, summaries, groups, labels, class_names, full_size)
     if labels:
         plots |= _gallery_plots(class_names, galleries, neighbours, image)
@@ -250,7 +276,9 @@ def report(config, workdir: Workdir) -> None:
         kept_list=kept_list,
         list_format=list_format,
         neighbours=neighbours,
-        thumbnails={row[role]: images.encode(image[row[role]]) for row in neighbours for role in _ROLES},
+        compared=compared,
+        lines=figures.layer_lines(summaries, [layer]),
+        thumbnails={position: images.encode(image[position]) for position in _shown_alone(neighbours, compared)},
         versions=recorded.get("versions", {}),
         fingerprint=recorded.get("dataset") or dataset.fingerprint,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from redundancy import methods
 from redundancy.report.noninferiority import MOST_TRIALS, POWER, WORSE, Answer, NonInferiority
-from redundancy.report.statistics import CONFIDENCE, Difference, Summary, find
+from redundancy.report.statistics import CONFIDENCE, FULL, Difference, Summary, find
 
 MINUS = "\N{MINUS SIGN}"
 # With fewer pairs, the spread is uncertain by more than a factor of three.
@@ -120,9 +120,10 @@ def answer(summaries: Sequence[Summary], name: str, fraction: float, layer: str,
         )
     dropped = percent(1 - fraction)
     random = find(summaries, methods.BASELINE, fraction)
-    others = (item for item in methods.METHODS.values() if item.name != methods.BASELINE)
+    names = methods.in_order(item.method for item in summaries if item.method not in (FULL, methods.BASELINE))
+    others = map(methods.get, names)
     found = ((item, find(summaries, item.name, fraction, layer if item.per_layer else None)) for item in others)
-    method, main = next((each for each in found if each[1]), (methods.METHODS[methods.BASELINE], random))
+    method, main = next((each for each in found if each[1]), (methods.get(methods.BASELINE), random))
     if main is None or main.to_full is None:
         return f"No training on {percent(fraction)} of {name} can be compared with the full set.", ""
 

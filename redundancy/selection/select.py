@@ -13,17 +13,20 @@ from absl import logging
 from redundancy import methods, storage
 from redundancy.embedding.store import EmbeddingStore
 from redundancy.linkage.classes import Linked
-from redundancy.methods import METHODS
-from redundancy.methods.choose import choose
-from redundancy.methods.counts import beyond_fractions
+from redundancy.methods.choose import Choice, choose
+from redundancy.methods.counts import beyond_fractions, num_asked
 from redundancy.runtime import processes
-from redundancy.runtime.errors import DataError, WorkdirError
+from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.runtime.progress import Progress
+from redundancy.scoring import files as scores_lib
+from redundancy.scoring.files import Score
 from redundancy.selection import merges
 from redundancy.selection.inputs import are_those, check_depth, check_embeddings, manifest_sha256, open_store
 from redundancy.selection.subset import Subset, check_file, read_subset, write_subset
 from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, subset_name, write_manifest
 from redundancy.workdir.table import Asked
+
+_FIELDS = sorted({name for method in methods.METHODS.values() for name in method.fields})
 
 
 def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
@@ -48,14 +51,16 @@ def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
         logging.info("select: finished already")
         return
     stores = _open_stores(config, workdir, earlier["files"])
-    linked = _read_merges(workdir, stores, inputs, missing)  # all, so that damage is found before anything is written
-    files = [_write(workdir, subset) for subset in _choose(missing, config, stores, linked)]
+    # All, so that damage is found before anything is written.
+    linked, scores = _read_merges(workdir, stores, inputs, missing), _read_scores(config, workdir, stores[0], missing)
+    files = [_write(workdir, subset) for subset in _choose(missing, config, stores, linked, scores)]
     for said in beyond_fractions(np.array([*stores[0].class_counts.values()]), files):
         logging.warning("select: %s.", said)
     fields = [name for method in methods.chosen(config) for name in method.fields]
     manifest = {
         "fingerprint": stores[0].manifest["fingerprint"],
         "inputs": earlier["inputs"] | {name: sha256 for name, sha256 in inputs.items() if sha256 is not None},
+        **{name: earlier[name] for name in _FIELDS if name in earlier},
         **{name: config[name] if name in fields else earlier.get(name) for name in ("rule", "seed", *fields)},
         "files": sorted([*earlier["files"], *files], key=_in_order),
     }
@@ -72,7 +77,47 @@ def _find_inputs(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> d
     inputs = {f"embeddings/{layer}": manifest_sha256(workdir.embeddings(layer)) for layer in _layers(config)}
     if methods.grouped(config):
         inputs |= {f"merges/{layer}": manifest_sha256(workdir.merges(layer)) for layer in _layers(config)}
-    return inputs
+    listed = scores_lib.listed(workdir)
+    return inputs | {f"scores/{name}": listed[name]["sha256"] for name in methods.scores(config) if name in listed}
+
+
+def _read_scores(
+    config: ml_collections.FrozenConfigDict, workdir: Workdir, store: EmbeddingStore, missing: Sequence[Asked]
+) -> dict[str, Score]:
+    """The scores that the missing subsets are chosen by; raises WorkdirError if one is of other images or labels."""
+    readers = {each.method: methods.get(each.method) for each in missing}
+    names = {method.score(config) for method in readers.values() if method.score}
+    found, (positions, labels) = {}, store.labels()
+    for name in sorted(names):
+        score, where = scores_lib.read(workdir, name), scores_lib.path(workdir, name)
+        workdir.check_fingerprint(store.manifest["fingerprint"] or {}, score.made["fingerprint"], where)
+        if not (np.array_equal(score.positions, positions) and np.array_equal(score.labels, labels)):
+            raise WorkdirError(
+                f"{where} scores other images, or has other labels, than {store.folder}. Delete {workdir.scores} and make or "
+                "import the scores again."
+            )
+        found[name] = score
+    for each in missing:
+        score = found.get(readers[each.method].score(config)) if readers[each.method].score else None
+        if score is not None and score.keep == "listed":
+            _check_list(workdir, score, each)
+    return found
+
+
+def _check_list(workdir: Workdir, score: Score, asked: Asked) -> None:
+    """Raises ConfigError if a list of kept images is not what is asked for."""
+    size, total = int(score.values.sum()), len(score.values)
+    method = methods.get(asked.method)
+    if method.easy or method.name == "ccs":
+        raise ConfigError(
+            f"config.methods has {method.name}, and {scores_lib.path(workdir, score.name)} is a list of kept images: it orders "
+            f"nothing. Give {score.name} itself."
+        )
+    if num_asked(total, asked.fraction) != size and asked.fraction != 1:
+        raise ConfigError(
+            f"{scores_lib.path(workdir, score.name)} lists {size} of {total} images, and config.fractions has "
+            f"{asked.fraction:g}: wanted {size / total:.6g} alone. Put {score.name} into a workdir with that fraction."
+        )
 
 
 def _read_earlier(
@@ -134,7 +179,9 @@ def _read_merges(
     """The merges from which the missing subsets are cut: layer -> label -> merges."""
     linked = {}
     for store in stores:
-        fractions = [each.fraction for each in missing if each.layer == store.layer and METHODS[each.method].has_groups]
+        fractions = [
+            each.fraction for each in missing if each.layer == store.layer and methods.get(each.method).has_groups
+        ]
         if fractions:
             linked[store.layer] = _need_merges(workdir, store, inputs[f"embeddings/{store.layer}"], fractions)
     return linked
@@ -161,12 +208,13 @@ def _choose(
     config: ml_collections.FrozenConfigDict,
     stores: Sequence[EmbeddingStore],
     linked: Mapping[str, Linked],
+    scores: Mapping[str, Score],
 ) -> Iterator[Subset]:
     """The missing subsets; those of one method and layer are chosen together, so that embeddings are read only once."""
     for _, together in itertools.groupby(missing, lambda each: (each.method, each.layer) if each.layer else each.name):
         asked = list(together)
         store = next((store for store in stores if store.layer == asked[0].layer), stores[0])
-        yield from _subsets(asked, config, store, linked.get(store.layer))
+        yield from _subsets(asked, config, store, linked.get(store.layer), scores)
 
 
 def _subsets(
@@ -174,15 +222,18 @@ def _subsets(
     config: ml_collections.FrozenConfigDict,
     store: EmbeddingStore,
     linked: Linked | None,
+    scores: Mapping[str, Score],
 ) -> list[Subset]:
     """The wanted subsets of one method and layer; each class is read at most once."""
-    method, (positions, labels) = METHODS[asked[0].method], store.labels()
+    method, (positions, labels) = methods.get(asked[0].method), store.labels()
+    score = scores[method.score(config)] if method.score else None
     shown = Progress(f"select {store.layer}", len(labels), "images") if method.per_layer else contextlib.nullcontext()
     with shown as progress:
-        choices = choose(
+        choices = [_listed(score, each) for each in asked] if score is not None and score.keep == "listed" else choose(
             method, labels, positions, [(each.fraction, each.trial) for each in asked], config,
             read=lambda some, _: store.read_classes(some)[2], linked=linked,
             advance=lambda images: progress and progress.advance(images),
+            score=None if score is None else score.priority,
         )  # fmt: skip
     return [
         Subset(
@@ -204,6 +255,13 @@ def _subsets(
     ]
 
 
+def _listed(score: Score, asked: Asked) -> Choice:
+    """What a list keeps, whatever its share of each class is."""
+    n = len(score.values)
+    kept = score.values > 0 if asked.fraction < 1 else np.ones(n, bool)
+    return Choice(kept, np.full(n, -1, np.int64), np.full(n, np.nan))
+
+
 def _write(workdir: Workdir, subset: Subset) -> dict[str, Any]:
     """Writes a subset; returns its entry in the manifest."""
     of = subset.metadata
@@ -214,4 +272,4 @@ def _write(workdir: Workdir, subset: Subset) -> dict[str, Any]:
 
 
 def _in_order(file: Mapping[str, Any]) -> tuple:
-    return [*METHODS].index(file["method"]), file["layer"] or "", -file["fraction"], file["trial"] or 0
+    return *methods.place(file["method"]), file["layer"] or "", -file["fraction"], file["trial"] or 0

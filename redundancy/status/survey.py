@@ -22,11 +22,12 @@ from redundancy.status.files import Files, at_work
 from redundancy.storage.listing import is_folder
 from redundancy.workdir import STAGES, Workdir, finished, last_error, lease, need_fields, table
 
-_OURS = {"config.json", "pretrain", "embeddings", "merges", "subsets", "runs", "results.csv", "report"}
+_OURS = {"config.json", "pretrain", "embeddings", "merges", "scores", "subsets", "runs", "results.csv", "report"}
 _OF_TASK = re.compile(r"class(?:es)?-([0-9]+)(?:-([0-9]+))?\.parquet")  # a task's file, see `merges.task_path`
 _FIELDS: dict[str, dict[str, type]] = {  # fields of each stage's manifest
     "train": {"step": int},
     "embed": {"parts": list},
+    "score": {"scores": list},
     "link": {"parts": list, "classes": dict},
     "select": {"files": list},
     "sweep": {"results_sha256": str},
@@ -51,7 +52,7 @@ def survey(root: str, now: float | None = None) -> dict[str, Any]:
     runs = None
     if config["dataset"]:
         runs = survey_runs.sweep(files, config, _num_images(files, config), working)
-    stages = [_stage(files, name, config, runs) for name in STAGES]
+    stages = [_stage(files, name, config, runs) for name in STAGES if name != "score" or methods.scores(config)]
     _set_states(stages, config, owners)
     pretrain = _pretrain(files, config, stages[0])
     found = {
@@ -131,6 +132,8 @@ def _stage(files: Files, name: str, config: Mapping[str, Any], runs: Mapping[str
                 said.append(f"{layer}: {len(manifest['parts'])} parts{one_class}")
             elif pieces:
                 said.append(f"{layer}: {pieces} {'parts' if name == 'embed' else 'files of classes'} so far")
+    if name == "score" and manifests["scores"]:
+        said.append(f"{len(manifests['scores']['scores'])} scores")
     if name == "select" and there:
         said.append(f"{sum(each.endswith('.parquet') for _, each in there)} subsets")
     elif name == "sweep":

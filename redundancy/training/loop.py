@@ -85,7 +85,13 @@ def _write(lines: Iterable[Line], writers: list[MetricsWriter]) -> str:
 
 
 def train_pack(
-    trainer: Trainer, jobs: list[Job], size: int, schedule: Schedule, what: str, profile: bool = False
+    trainer: Trainer,
+    jobs: list[Job],
+    size: int,
+    schedule: Schedule,
+    what: str,
+    profile: bool = False,
+    until: int | None = None,
 ) -> list[dict]:
     """Trains several jobs at once and writes a result.json for each.
 
@@ -99,16 +105,18 @@ def train_pack(
       schedule: schedule of every job.
       what: name of this work, for its progress.
       profile: whether to trace some steps into the first job's folder.
+      until: step at which to save and stop; None for the last. What stops before the last has no results, and a further
+        call continues it.
 
     Returns:
-      the results, one per job: test_accuracy, test_correct, test_size, test_loss, seconds.
+      the results, one per job: test_accuracy, test_correct, test_size, test_loss, seconds; [] if it stops before the end.
 
     Raises:
       DivergedError: a loss or a parameter is not finite; names the step and the last good checkpoint.
       Preempted: the process was asked to end; the state is saved.
       WorkdirError: a checkpoint is damaged or belongs to another training.
     """
-    config, steps = trainer.config, schedule.steps
+    config, steps = trainer.config, schedule.steps if until is None else until
     filled = jobs + [jobs[-1]] * (size - len(jobs))
     seeds = np.array([job.seed for job in filled], np.uint32)
     checkpoints = [Checkpoints(job.folder, config.checkpoints_kept) for job in jobs]
@@ -182,6 +190,10 @@ def train_pack(
     finally:
         profiler.close()
 
+    if steps < schedule.steps:
+        for saved in checkpoints:
+            saved.close()
+        return []
     correct, loss = trainer.evaluate(state)
     for job, of_job in zip(jobs, loss, strict=False):
         if not np.isfinite(of_job):

@@ -74,7 +74,8 @@ def estimate(programs: Programs, pack: int, num_images: int) -> dict[str, int]:
     streamed = 0 if programs.resident else 3 * here * programs.block * share * pixels
     return {
         "images": num_images * pixels + streamed,
-        "state": here * (_COPIES * num_bytes(state["params"]) + num_bytes(state["batch_stats"])),
+        "state": here
+        * (_COPIES * num_bytes(state["params"]) + num_bytes(state["batch_stats"]) + num_bytes(state.get("tally", {}))),
         "activations": int(kept * at_once * _activations(model, together, programs.image_shape, config.dtype)),
     }
 

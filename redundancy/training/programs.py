@@ -5,6 +5,8 @@ over "data". A program depends only on arrays, and can be compiled from their sh
 and devices.
 """
 
+import functools
+import math
 from typing import Any
 
 import jax
@@ -17,12 +19,37 @@ from jax.sharding import PartitionSpec as P
 from redundancy.data.augmentation import augment, normalize
 from redundancy.models import make_model
 from redundancy.models.flops import uses_xla_convolutions
+from redundancy.training import tally as tally_lib
 from redundancy.training.feed import fetch
 from redundancy.training.learning_rate import learning_rate, peak_learning_rate
 from redundancy.training.micro_batches import mean_value_and_grad
 from redundancy.training.optimizer import make_optimizer
 
-State = dict[str, Any]  # params, batch_stats, opt_state, step; with a leading trial axis in a pack
+_GRADIENT_BYTES = 256 << 20
+
+State = dict[
+    str, Any
+]  # params, batch_stats, opt_state, step, and tally if it keeps one; with a leading trial axis in a pack
+
+
+def clean_scores(logits: jax.Array, labels: jax.Array, pooled: jax.Array) -> dict[str, jax.Array]:
+    """Scores of single predictions: logits [B, C], labels int32 [B] and the last layer's input [B, D], to float32 [B] each.
+
+    el2n is the length of the error, p - y (Paul et al. 2021), and grand_last that of the loss's gradient by the last layer's
+    weights and biases, |p - y| sqrt(|h|^2 + 1). entropy and least_confidence (1 - max p) are in nats and shares; margin is
+    the difference of the two greatest p.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    p = jnp.exp(log_p)
+    el2n = jnp.linalg.norm(p - jax.nn.one_hot(labels, p.shape[1]), axis=1)
+    greatest = jax.lax.top_k(p, 2)[0]
+    return {
+        "el2n": el2n,
+        "grand_last": el2n * jnp.sqrt(jnp.sum(pooled.astype(jnp.float32) ** 2, axis=1) + 1),
+        "entropy": -jnp.sum(p * log_p, axis=1),
+        "least_confidence": 1 - greatest[:, 0],
+        "margin": greatest[:, 0] - greatest[:, 1],
+    }
 
 
 class Programs:
@@ -35,6 +62,7 @@ class Programs:
       mesh: ("trial", "data"); its devices may be those of a topology, which do not exist here.
       resident: whether images lie on the devices, rather than come with the items.
       vmap: whether a device's trials are batched into one network, rather than run one after the other.
+      tallied: stored images of which the training keeps a tally, see tally.py; 0 for none.
 
     Attributes:
       block: steps in one dispatch.
@@ -49,7 +77,9 @@ class Programs:
         mesh: Mesh,
         resident: bool,
         vmap: bool = False,
+        tallied: int = 0,
     ):
+        self.tallied = tallied
         self.config, self.image_shape, self.num_classes = config, image_shape, num_classes
         self.mesh, self.resident = mesh, resident
         platform = mesh.devices.flat[0].platform
@@ -69,7 +99,16 @@ class Programs:
         )
         self.evaluate = jax.jit(self._shard_map(self._evaluate_body, (trial, shared, shared, shared), trial))
         self.embed = jax.jit(self._embed_body)
+        self.score = jax.jit(self._shard_map(self._score_body, (trial, shared, shared), trial))
+        self.gradient_norm = jax.jit(self._shard_map(self._gradient_norm_body, (trial, shared, shared), trial))
         self.init = jax.jit(self._init)
+
+    @functools.cached_property
+    def gradient_batch_size(self) -> int:
+        """Images of one dispatch of `gradient_norm`: as many as have 256 MiB of gradients on a device, and at most 64 there."""
+        parameters = jax.eval_shape(self._init, jax.ShapeDtypeStruct((), jnp.uint32))["params"]
+        of_image = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))
+        return max(1, min(64, _GRADIENT_BYTES // of_image)) * self.mesh.shape["data"]
 
     def _shard_map(self, body, in_specs, out_specs):
         return jax.shard_map(
@@ -84,12 +123,15 @@ class Programs:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.seed), seed), 0)
         variables = self.model.init(key, jnp.zeros((1, *self.image_shape), jnp.float32), train=False)
         params = variables["params"]
-        return {
+        state = {
             "params": params,
             "batch_stats": variables["batch_stats"],
             "opt_state": self._optimizer.init(params),
             "step": jnp.zeros((), jnp.int32),
         }
+        if self.tallied:
+            state["tally"] = tally_lib.start(self.tallied, self.config.score_window)
+        return state
 
     def _prepare(self, images: jax.Array) -> jax.Array:
         return self._over_data(normalize(images, self.config.mean, self.config.std, jnp.dtype(self.config.dtype)))
@@ -108,7 +150,10 @@ class Programs:
         key = jax.random.fold_in(key, state["step"])
         images = augment(self._over_data(images), key, positions, config.augmentation, config.pad)
 
-        def loss_of(params, images, labels):
+        shards = self.mesh.shape["data"]
+        parts = config.batch_size // shards // config.micro_batch if config.micro_batch else 1
+
+        def loss_of(params, images, labels, rows):
             (logits, _), updated = self.model.apply(
                 {"params": params, "batch_stats": state["batch_stats"]},
                 self._prepare(images),
@@ -116,23 +161,28 @@ class Programs:
                 mutable=["batch_stats"],
             )
             loss = self._losses(logits, labels, config.label_smoothing).mean()
-            return loss, (updated["batch_stats"], (logits.argmax(-1) == labels).mean())
+            answers = {}
+            if self.tallied:  # aux is the mean over the parts, each of which has the answers of its own images
+                answers = (
+                    jnp.zeros((config.batch_size, self.num_classes)).at[rows].set(logits.astype(jnp.float32)) * parts
+                )
+            return loss, (updated["batch_stats"], (logits.argmax(-1) == labels).mean(), answers)
 
-        shards = self.mesh.shape["data"]
-        parts = config.batch_size // shards // config.micro_batch if config.micro_batch else 1
-        (loss, (batch_stats, accuracy)), grads = mean_value_and_grad(
-            loss_of, state["params"], (images, labels), parts, shards, self.unroll
+        (loss, (batch_stats, accuracy, answers)), grads = mean_value_and_grad(
+            loss_of, state["params"], (images, labels, jnp.arange(len(labels))), parts, shards, self.unroll
         )
         direction, opt_state = self._optimizer.update(grads, state["opt_state"], state["params"])
         rate = learning_rate(state["step"], schedule["steps"], peak_learning_rate(config), schedule["warmup_steps"])
         params = jax.tree.map(lambda p, d: p - rate * d, state["params"], direction)
-        state = {
+        new = {
             "params": params,
             "batch_stats": batch_stats,
             "opt_state": opt_state,
             "step": state["step"] + 1,
         }
-        return state, {"loss": loss, "accuracy": accuracy, "learning_rate": rate}
+        if self.tallied:
+            new["tally"] = tally_lib.update(state["tally"], positions, labels, answers)
+        return new, {"loss": loss, "accuracy": accuracy, "learning_rate": rate}
 
     def _train_trial(self, state: State, seed: jax.Array, schedule: dict, arrays, items) -> tuple[State, dict]:
         """The steps of one dispatch for one trial; items `[K, ...]`, metrics `[K]`."""
@@ -180,6 +230,34 @@ class Programs:
             return {"loss": jnp.where(mask, losses, 0).sum(), "correct": correct.sum(), "count": mask.sum()}
 
         return self._each_trial(sums, states)
+
+    def _score_body(self, states, arrays, item):
+        """What single images score in eval mode, name -> float32 [T, B]; the images are not augmented."""
+        images, labels, _ = fetch(arrays, item)
+
+        def of_trial(state):
+            logits, layers = self._logits(state, images)
+            return clean_scores(logits, labels, layers["end"])
+
+        return self._each_trial(of_trial, states)
+
+    def _gradient_norm_body(self, states, arrays, item):
+        """Length of the gradient of the loss by all parameters for each image alone, in eval mode: float32 [T, B]."""
+        images, labels, _ = fetch(arrays, item)
+
+        def of_trial(state):
+            def square(image, label):
+                def loss(params):
+                    logits, _ = self._logits({**state, "params": params}, image[None])
+                    return self._losses(logits.astype(jnp.float32), label[None], 0.0).sum()
+
+                return sum(
+                    jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in jax.tree.leaves(jax.grad(loss)(state["params"]))
+                )
+
+            return jnp.sqrt(jax.vmap(square)(images, labels))
+
+        return self._each_trial(of_trial, states)
 
     def _embed_body(self, state, arrays, item):
         images, _, _ = fetch(arrays, item)

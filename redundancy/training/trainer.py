@@ -25,15 +25,16 @@ class Trainer:
       dataset: the data set with its images.
       mesh: ("trial", "data").
       pack: most trials that train at once.
-      vmap: see Programs.
+      vmap, tallied: see Programs.
 
     Raises:
       ConfigError: a pack does not fit in the devices' memory.
     """
 
-    def __init__(self, config, dataset: Dataset, mesh: Mesh, pack: int = 1, vmap: bool = False):
+    def __init__(self, config, dataset: Dataset, mesh: Mesh, pack: int = 1, vmap: bool = False, tallied: int = 0):
         self.config, self.dataset, self.mesh = config, dataset, mesh
-        self.programs = Programs(config, dataset.image_shape, len(dataset.class_names), mesh, dataset.resident, vmap)
+        shape, classes = dataset.image_shape, len(dataset.class_names)
+        self.programs = Programs(config, shape, classes, mesh, dataset.resident, vmap, tallied)
         check_fits(self.programs, -(-pack // mesh.shape["trial"]) * mesh.shape["trial"], resident_images(dataset))
         self.feed = make_feed(config, dataset, mesh)
 
@@ -85,6 +86,31 @@ class Trainer:
         if not np.all(sums["count"] == len(positions)):
             raise AssertionError(f"evaluation saw {sums['count']} test images, not {len(positions)}")
         return sums["correct"].astype(np.int64), sums["loss"] / len(positions)
+
+    def score(self, states: State, gradients: bool) -> dict[str, np.ndarray]:
+        """What every training image scores in a clean pass: eval mode, not augmented, see `programs.clean_scores`.
+
+        Args:
+          states: of the pack, on the mesh.
+          gradients: whether to compute grand, too, the length of the gradient by all parameters.
+
+        Returns:
+          name -> float32 `[T, n]`, in the order of the training positions.
+        """
+        states = {name: states[name] for name in ("params", "batch_stats")}
+        positions = self.dataset.train.positions
+
+        def passed(program, size):
+            done = []
+            for item, _ in self.feed.once("train", positions, size):
+                done.append(fetch_to_host(program(states, self.feed.arrays["train"], item)))
+            return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, : len(positions)], *done)
+
+        with jax.set_mesh(self.mesh):
+            found = passed(self.programs.score, self.programs.eval_batch_size)
+            if gradients:
+                found["grand"] = passed(self.programs.gradient_norm, self.programs.gradient_batch_size)
+        return found
 
     def embed(self, state: State, positions: np.ndarray):
         """Pooled layers of training images, not augmented, in the order of `positions`.

@@ -14,12 +14,18 @@ _FOLDERS = {
     "train": "pretrain",
     "embed": "embeddings",
     "link": "merges",
+    "score": "scores",
     "select": "subsets",
     "sweep": "runs",
     "report": "report",
 }
 # Fields of the manifests that say for which config the stage is finished.
-_NEEDED: dict[str, dict[str, type]] = {"link": {"classes": dict}, "select": {"files": list}, "sweep": {}}
+_NEEDED: dict[str, dict[str, type]] = {
+    "link": {"classes": dict},
+    "score": {"scores": list},
+    "select": {"files": list},
+    "sweep": {},
+}
 
 
 def folders(config: Mapping[str, Any], stage: str) -> list[str]:
@@ -36,6 +42,14 @@ def missing(config: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> li
     """The subsets of a config that the manifest of subsets does not list; all of them if it is None."""
     made = {entry["file"].removesuffix(".parquet") for entry in manifest["files"]} if manifest else set()
     return [each for each in table.subsets(config) if each.name not in made]
+
+
+def missing_scores(config: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> list[str]:
+    """The scores of networks that the config's methods read and the manifest of scores does not list."""
+    entries = manifest["scores"] if manifest else ()
+    made = {entry.get("file") for entry in entries if isinstance(entry, dict)}
+    names = (name for name in methods.scores(config) if not name.startswith(methods.IMPORTED))
+    return [name for name in names if f"{name}.parquet" not in made]
 
 
 def missing_subsets(config, workdir: Workdir) -> list[table.Asked]:
@@ -67,6 +81,8 @@ def finished(config: Mapping[str, Any], stage: str, manifests: Mapping[str, Any]
     """Whether a stage is finished, given the manifests of its `folders`; None stands for a missing manifest."""
     found = [manifests[folder] for folder in folders(config, stage)]
     match stage:
+        case "score":
+            return not missing_scores(config, found[0])
         case "select":
             return not missing(config, found[0])
         case "link":

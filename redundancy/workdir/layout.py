@@ -3,7 +3,7 @@
 from redundancy import storage
 from redundancy.config import fraction_name
 
-STAGES = ("train", "embed", "link", "select", "sweep", "report")
+STAGES = ("train", "embed", "score", "link", "select", "sweep", "report")
 
 
 def subset_name(method: str, fraction: float, trial: int | None = None, layer: str = "end") -> str:
@@ -25,6 +25,7 @@ class Layout:
         self.root = root.rstrip("/") or "/"
         self.config, self.results = self.path("config.json"), self.path("results.csv")
         self.pretrain, self.subsets = self.path("pretrain"), self.path("subsets")
+        self.scores = self.path("scores")
         self.runs, self.report = self.path("runs"), self.path("report")
 
     def path(self, *parts: str) -> str:

@@ -6,9 +6,8 @@ A stage writes its manifest last: a stage with a manifest is finished, and its o
 from collections.abc import Mapping
 from typing import Any
 
-from redundancy import storage
+from redundancy import methods, storage
 from redundancy.config import CONTROLS, LAYERS
-from redundancy.methods import METHODS
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.workdir.layout import Layout
 
@@ -71,7 +70,7 @@ def _check_entries(path: str, name: str, entries: Any) -> None:
             sound = file not in ("", ".", "..") and "/" not in file and not CONTROLS.search(file)
         if name == "files":
             layer, trial = entry.get("layer", ""), entry.get("trial", "")
-            sound &= entry["method"] in METHODS and 0 < entry["fraction"] <= 1
+            sound &= methods.find(entry["method"]) is not None and 0 < entry["fraction"] <= 1
             sound &= layer is None or layer in LAYERS
             sound &= trial is None or (isinstance(trial, int) and trial >= 0)
         if not sound:

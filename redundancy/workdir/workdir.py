@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from redundancy import config as config_lib
-from redundancy import storage
+from redundancy import methods, storage
 from redundancy.config import Affects
-from redundancy.methods import METHODS
 from redundancy.runtime import processes
 from redundancy.runtime.errors import ConfigError, WorkdirError
 from redundancy.workdir import rounds
@@ -216,10 +215,10 @@ class Workdir(Layout):
             depends(self.pretrain, Affects.NETWORK)
         if "embeddings" in made and (folder := self._embedded_layer(unfinished="pretrain" in made)):
             depends(folder, Affects.NETWORK | Affects.EMBEDDINGS)
+        if "scores" in made and "networks" in storage.list_dir(self.scores):
+            depends(self.scores, Affects.NETWORK | Affects.SCORES)
         names = storage.list_dir(self.subsets) if "subsets" in made else []
-        of_subsets = [
-            method.fields for method in METHODS.values() if any(file.startswith(f"{method.name}-") for file in names)
-        ]
+        of_subsets = [methods.get(name).fields for name in methods.in_order(file.partition("-")[0] for file in names)]
         for name in dict.fromkeys(itertools.chain(*of_subsets)):
             fields.setdefault(name, []).append(self.subsets)
         return fields

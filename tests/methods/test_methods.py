@@ -120,7 +120,7 @@ def test_a_further_method_goes_through_every_stage(further, beside, tmp_path):
 
 def test_an_unknown_method_is_refused(further):
     assert config_lib.resolve({"methods": (further.name,)}).methods == (further.name,)
-    with pytest.raises(ConfigError, match="out of semantic, random"):
+    with pytest.raises(ConfigError, match="wanted one of semantic, random"):
         config_lib.resolve({"methods": ("other",)})
     assert methods.get("other") == methods.Method("other", "other", "by other")
 

@@ -8,7 +8,7 @@ from redundancy.embedding import write
 from redundancy.linkage import batches
 from redundancy.workdir import Workdir
 
-FINGERPRINT = {"name": "synthetic", "split": "train", "shard_lengths": [99]}
+FINGERPRINT = {"name": "synthetic", "split": "train", "shard_lengths": [99], "sha256": "5" * 64}
 
 
 def make_workdir(root, sizes=(30, 1, 12, 7), dimension=5, num_parts=3, store_seed=0, layers=("end",), **fields):

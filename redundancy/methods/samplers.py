@@ -1,0 +1,40 @@
+"""Choices that spread over the range of a score."""
+
+import numpy as np
+
+BINS = 50
+
+
+def ccs(score: np.ndarray, k: int, cutoff: float, rng: np.random.Generator) -> np.ndarray:
+    """Coverage-centric sampling (Zheng et al. 2023): drops the hardest, then draws alike from all ranges of difficulty.
+
+    The `cutoff` hardest share is dropped, the range of the rest is cut into 50 bins of equal width, and bins get the same
+    number each, those with the fewest images first, so that what a small bin lacks goes to the larger ones.
+
+    Args:
+      score: [n] float64, high is hard.
+      k: images to keep, at most n less those dropped.
+      cutoff: share of the hardest that is dropped first, from 0 to below 1.
+      rng: draws within the bins.
+
+    Returns:
+      [n] bool.
+    """
+    n = len(score)
+    rows = np.lexsort((rng.permutation(n), score))[: n - int(n * cutoff)]
+    if k > len(rows):
+        raise ValueError(f"{k} of {n} images cannot be kept when the hardest {cutoff:g} are dropped")
+    left = score[rows]
+    low, high = left.min(), left.max()
+    number = (
+        np.minimum(((left - low) / (high - low) * BINS).astype(int), BINS - 1)
+        if high > low
+        else np.zeros(len(left), int)
+    )
+    kept, wanted = np.zeros(n, bool), k
+    members = sorted((rows[number == each] for each in np.unique(number)), key=len)
+    for at, of_bin in enumerate(members):
+        take = min(len(of_bin), wanted // (len(members) - at))
+        kept[rng.permutation(of_bin)[:take]] = True
+        wanted -= take
+    return kept

@@ -1,0 +1,122 @@
+"""Scores on disk: scores/NAME.parquet, a row for each training image, and scores/manifest.json, which lists them."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from redundancy import methods, storage
+from redundancy.runtime.errors import DataError, WorkdirError
+from redundancy.workdir import Workdir, read_manifest, write_manifest
+
+_METADATA = "score"
+KEEP = ("high", "low", "listed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A score of all N training images, in ascending position.
+
+    Attributes:
+      name: of the score, which is also that of its file.
+      positions: [N] int64 ascending.
+      labels: [N] int32.
+      values: [N] float64, without NaN.
+      keep: high or low, the end that is kept first; or listed, where 1 marks the images of a list and 0 all others.
+      each: [N, T] float64, the values of the T networks whose mean it is; None if there is one, or it was imported.
+      made: what is known of how it was made, JSON: fingerprint, num_stored, and networks or source.
+    """
+
+    name: str
+    positions: np.ndarray
+    labels: np.ndarray
+    values: np.ndarray
+    keep: str
+    made: Mapping[str, Any]
+    each: np.ndarray | None = None
+
+    @property
+    def priority(self) -> np.ndarray:
+        """[N] float64, the highest is kept first."""
+        return -self.values if self.keep == "low" else self.values
+
+
+def path(workdir: Workdir, name: str) -> str:
+    return storage.join(workdir.scores, f"{name}.parquet")
+
+
+def write(workdir: Workdir, score: Score) -> None:
+    """Writes a score and lists it in the manifest; one of the same name is replaced."""
+    columns = {"position": pa.array(score.positions, pa.int64()), "label": pa.array(score.labels, pa.int32())}
+    columns["score"] = pa.array(score.values, pa.float64())
+    for number, values in enumerate(score.each.T if score.each is not None else ()):
+        columns[f"score_{number}"] = pa.array(np.ascontiguousarray(values), pa.float64())
+    metadata = {_METADATA: json.dumps({"name": score.name, "keep": score.keep, **score.made}, sort_keys=True)}
+    sha256 = storage.write_parquet(path(workdir, score.name), [pa.table(columns)], metadata)
+    others = [entry for entry in listed(workdir).values() if entry["file"] != f"{score.name}.parquet"]
+    entry = {"file": f"{score.name}.parquet", "sha256": sha256, "keep": score.keep}
+    write_manifest(workdir.scores, {"scores": sorted([*others, entry], key=lambda each: each["file"])})
+
+
+def listed(workdir: Workdir) -> dict[str, dict[str, Any]]:
+    """The manifest's entries by the name of the score; {} if there is no manifest.
+
+    Raises:
+      DataError: the manifest is damaged.
+    """
+    manifest = read_manifest(workdir.scores, scores=list) or {"scores": []}
+    found = {}
+    for entry in manifest["scores"]:
+        sound = isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and isinstance(entry.get("file"), str)
+        name = entry["file"].removesuffix(".parquet") if sound else ""
+        if (
+            not sound
+            or entry["file"] != f"{name}.parquet"
+            or methods.find(name) is None
+            or entry.get("keep") not in KEEP
+        ):
+            raise DataError(
+                f"{workdir.scores}/manifest.json, in scores, has {str(entry)[:200]}: it was not written by this program, or "
+                "was changed since. Delete it and run the stage that writes it again."
+            )
+        found[name] = entry
+    return found
+
+
+def read(workdir: Workdir, name: str) -> Score:
+    """The score with this name.
+
+    Raises:
+      WorkdirError: there is none.
+      DataError: its file is missing or damaged, or is no score.
+    """
+    entry = listed(workdir).get(name)
+    if entry is None:
+        if name.startswith(methods.IMPORTED):
+            short = name.removeprefix(methods.IMPORTED)
+            raise WorkdirError(
+                f"{workdir.scores} has no {name}.parquet: import the score first, "
+                f'"redundancy scores import --workdir {workdir.root} --name {short} --scores FILE".'
+            )
+        raise WorkdirError(f'{workdir.scores} has no {name}.parquet: run "redundancy score" with this workdir first.')
+    where = path(workdir, name)
+    remedy = f"Delete {where} and {workdir.scores}/manifest.json, and make or import the scores again."
+    storage.check_sha256(where, entry["sha256"], remedy)
+    table = storage.read_parquet(where, None)
+    made = json.loads(storage.parquet_metadata(table).get(_METADATA, "{}"))
+    for column, kind in {"position": pa.int64(), "label": pa.int32(), "score": pa.float64()}.items():
+        if column not in table.column_names or table[column].type != kind or table[column].null_count:
+            raise DataError(
+                f"{where} has no whole column {column} of {kind}: it was not written by this program. {remedy}"
+            )
+    positions, labels, values = (table[column].to_numpy() for column in ("position", "label", "score"))
+    if np.isnan(values).any() or (np.diff(positions) <= 0).any() or not isinstance(made.get("fingerprint"), dict):
+        raise DataError(f"{where} has NaN, positions out of order or no metadata: it was changed since. {remedy}")
+    several = [column for column in table.column_names if column.startswith("score_")]
+    each = np.stack([table[column].to_numpy() for column in several], axis=1) if several else None
+    keep = made.pop("keep", "high")
+    made.pop("name", None)
+    return Score(name, positions, labels, values, keep, made, each)

@@ -1,0 +1,154 @@
+"""The stage `score`: trains networks of its own on the full set, and writes what their training says of every image."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import pyarrow as pa
+from absl import logging
+
+from redundancy import methods, storage
+from redundancy.data import shared_dataset
+from redundancy.runtime import processes
+from redundancy.runtime.errors import ConfigError
+from redundancy.scoring import files
+from redundancy.scoring.files import Score
+from redundancy.training import tally
+from redundancy.training.checkpoints import Checkpoints
+from redundancy.training.feed import resident_images
+from redundancy.training.loop import Job, identity, train_pack
+from redundancy.training.mesh import make_mesh
+from redundancy.training.packing import choose
+from redundancy.training.trainer import Trainer
+from redundancy.workdir import Workdir, finished, read_manifest, table
+
+FIRST_SEED = 2**20  # beyond those of all trials
+EARLY = ("el2n", "grand_last", "grand")  # taken at config.score_at
+AT_END = ("entropy", "least_confidence", "margin", *tally.NAMES)
+_GRADIENTS = {
+    "early": "grand",
+    "end": "grand_end",
+}  # scores that take a gradient for each image: only if they are asked for
+_LOW = ("margin", "aum")  # of which the low ones are hard
+
+
+def score(config, workdir: Workdir) -> None:
+    """Writes scores/NAME.parquet for every score that the config's methods read; does nothing if they read none.
+
+    Networks of config.score_trials seeds that no trial has train on the full set, as in the stage sweep. What a training
+    says of each image is averaged over the networks.
+
+    Raises:
+      ConfigError: the training is too short to see every image.
+    """
+    wanted = processes.first(lambda: finished.missing_scores(config, read_manifest(workdir.scores, scores=list)))
+    if not wanted:
+        logging.info(
+            "score: finished already" if methods.scores(config) else "score: no method of the config reads a score"
+        )
+        return
+    dataset = shared_dataset(config)
+    positions = dataset.train.positions
+    schedule = table.full_schedule(config, len(positions))
+    if schedule.steps * config.batch_size < len(positions):
+        raise ConfigError(
+            f"config.methods reads {', '.join(wanted)}, but {schedule.steps} steps of {config.batch_size} images do not see each "
+            f"of the {len(positions)} training images once. Raise config.steps or batch_size."
+        )
+    workdir.claim_dataset(dataset.fingerprint, dataset.skipped)
+    networks = workdir.path("scores", "networks")
+    jobs = [
+        Job(f"network {number}", storage.join(networks, f"network{number}"), positions, FIRST_SEED + number)
+        for number in range(config.score_trials)
+    ]
+    stops = {"early": max(1, round(config.score_at * schedule.steps)), "end": schedule.steps}
+    mesh = make_mesh(config, num_trials=len(jobs))
+    shape, classes = dataset.image_shape, len(dataset.class_names)
+    record = storage.join(networks, "packing.json")
+    packing = choose(config, shape, classes, mesh, resident_images(dataset), len(jobs), record)
+    trainer = Trainer(config, dataset, mesh, packing.pack, packing.vmap, tallied=dataset.train.num_stored)
+    found = []
+    for first in range(0, len(jobs), packing.pack):
+        pack = jobs[first : first + packing.pack]
+        what = f"score {first + 1}/{len(jobs)}"
+        found += _of_pack(trainer, pack, packing.pack, schedule, stops, wanted, what)
+    processes.first(lambda: _finish(config, workdir, dataset, wanted, found))
+    logging.info("score: wrote %s", ", ".join(wanted))
+
+
+def _of_pack(
+    trainer: Trainer, pack: Sequence[Job], size: int, schedule, stops: dict[str, int], wanted: Sequence[str], what: str
+) -> list[dict[str, np.ndarray]]:
+    """The scores of each network of a pack, name -> float64 [N]; what an earlier run has written is read."""
+    found: list[dict[str, np.ndarray]] = [{} for _ in pack]
+    for point, step in stops.items():
+        gradients = _GRADIENTS[point] in wanted
+        places = [storage.join(job.folder, f"{point}.parquet") for job in pack]
+        read = processes.first(lambda places=places, gradients=gradients, point=point: _read(places, gradients, point))
+        if read is None:
+            processes.first(lambda step=step: _start_again(pack, step))
+            train_pack(
+                trainer, list(pack), size, schedule, f"{what}, {point}" if point == "early" else what, until=step
+            )
+            read = _pass(trainer, pack, size, schedule, point, step, gradients)
+            processes.first(lambda places=places, read=read: _write(places, read))
+        for of_network, values in zip(found, read, strict=True):
+            of_network |= values
+    return found
+
+
+def _start_again(pack: Sequence[Job], step: int) -> None:
+    """Removes networks that are trained beyond the step, whose state there is gone."""
+    for job in pack:
+        if any(
+            part.isdecimal() and int(part) > step for part in storage.list_dir(storage.join(job.folder, "checkpoints"))
+        ):
+            storage.remove(job.folder)
+
+
+def _pass(trainer: Trainer, pack: Sequence[Job], size: int, schedule, point: str, step: int, gradients: bool):
+    """The scores of a pack's networks, which stand at a step: of a clean pass, and at the end those of the tally."""
+    states = []
+    for job in pack:
+        checkpoints = Checkpoints(job.folder)
+        states.append(checkpoints.restore(step, trainer.init_state(job.seed), identity(trainer.config, job, schedule)))
+        checkpoints.close()
+    clean = trainer.score(trainer.stack(states + [states[-1]] * (size - len(pack))), gradients)
+    if "grand" in clean:
+        clean[_GRADIENTS[point]] = clean.pop("grand")
+    found = []
+    for number, state in enumerate(states):
+        names = EARLY if point == "early" else (*AT_END, "grand_end")
+        of_network = {name: values[number].astype(np.float64) for name, values in clean.items() if name in names}
+        if point == "end":
+            of_network |= tally.scores(jax.device_get(state["tally"]), trainer.dataset.train.positions)
+        found.append(of_network)
+    return found
+
+
+def _read(places: Sequence[str], gradients: bool, point: str) -> list[dict[str, np.ndarray]] | None:
+    """What `_write` wrote; None if a file is missing, or lacks the gradients that are wanted."""
+    if not all(map(storage.exists, places)):
+        return None
+    tables = [storage.read_parquet(place) for place in places]
+    if gradients and not all(_GRADIENTS[point] in table.column_names for table in tables):
+        return None
+    return [{name: table[name].to_numpy() for name in table.column_names} for table in tables]
+
+
+def _write(places: Sequence[str], found: Sequence[dict[str, np.ndarray]]) -> None:
+    for place, of_network in zip(places, found, strict=True):
+        storage.write_parquet(place, [pa.table(of_network)])
+
+
+def _finish(config, workdir: Workdir, dataset, wanted: Sequence[str], found: Sequence[dict[str, np.ndarray]]) -> None:
+    made = {
+        "fingerprint": dataset.fingerprint,
+        "num_stored": dataset.train.num_stored,
+        **{name: config[name] for name in methods.NETWORK_FIELDS},
+    }
+    for name in wanted:
+        each = np.stack([of_network[name] for of_network in found], axis=1)
+        keep = "low" if name in _LOW else "high"
+        values = each.mean(axis=1)
+        files.write(workdir, Score(name, dataset.train.positions, dataset.train.labels, values, keep, made, each))
