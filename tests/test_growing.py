@@ -119,9 +119,9 @@ ORDERS = [(2, 0, 3, 1), *soaked(((3, 2, 1, 0),), ((1, 3, 0, 2),), ((0, 1, 2, 3),
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_in_any_order_the_results_are_those_of_one_sweep_with_everything(grow, order):
-    at_once, _ = grow("once", *STAGES[1:5], **asked(*MORE))
+    at_once, _ = grow("once", *STAGES[1:6], **asked(*MORE))
     for number in range(5):
-        workdir, said = grow("w", *STAGES[1:5], **asked(*(MORE[each] for each in order[:number])))
+        workdir, said = grow("w", *STAGES[1:6], **asked(*(MORE[each] for each in order[:number])))
         assert len(said) == 1
     assert said[0][1] == sum(RUNS)
     assert storage.read_bytes(workdir.results) == storage.read_bytes(at_once.results)
@@ -174,7 +174,7 @@ def test_a_page_of_runs_that_lack_is_an_interim_one_and_one_of_other_choices_is_
 
 
 def test_what_a_run_is_may_not_change_and_the_error_names_what_holds_it(grow, digits_npz):
-    workdir, _ = grow("w", *STAGES[2:5], **FIRST)
+    workdir, _ = grow("w", *STAGES[2:6], **FIRST)
     with pytest.raises(WorkdirError) as caught:
         workdir.claim(small_config(digits_npz, **asked(*MORE), seed=1, rule="medoid"))
     said = str(caught.value)
@@ -196,5 +196,5 @@ def test_growing_after_an_interruption_trains_what_lacks(grow, monkeypatch):
         patch.setattr(sweep, "train_pack", dies)
         with pytest.raises(KeyboardInterrupt):
             grow("w", **asked(*MORE[:2]))
-    _, said = grow("w", *STAGES[2:5], **asked(*MORE[:3]))
+    _, said = grow("w", *STAGES[2:6], **asked(*MORE[:3]))
     assert said == [(12, 15)]
