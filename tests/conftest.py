@@ -1,5 +1,6 @@
 """Shared fixtures. The environment is set before JAX or TensorFlow is imported anywhere."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -38,6 +39,12 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = config._tmp_path_factory.getbasetemp()
     os.environ |= {"MPLCONFIGDIR": str(folder / "matplotlib"), "KERAS_HOME": str(folder / "keras")}
+
+
+def pytest_collection_finish():
+    """What was imported for all tests stays: the collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

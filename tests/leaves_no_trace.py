@@ -68,15 +68,26 @@ def take() -> Trace:
     return Trace(values, _attributes(), _threads(), _children(), _files())
 
 
+_classes: dict[
+    str, tuple[types.ModuleType, dict[str, type]]
+] = {}  # of each module, looked for once: 2,700 tests take time
+
+
+def _classes_of(name: str, module: types.ModuleType) -> dict[str, type]:
+    """The classes that a module of the project defines, by name."""
+    if _classes.get(name, (None,))[0] is not module:
+        own = [each for each in list(vars(module).values()) if isinstance(each, type) and each.__module__ == name]
+        _classes[name] = module, {f"{name}.{each.__qualname__}": each for each in own}
+    return _classes[name][1]
+
+
 def _attributes() -> dict[str, tuple[object, dict[str, object]]]:
     """Of the standard modules, and of the project's modules and their classes: object and attributes, by name."""
     found: dict[str, object] = {module.__name__: module for module in STANDARD}
     for name, module in list(sys.modules.items()):
         if name.startswith(PROJECT) and module is not None:
             found[name] = module
-            for value in list(vars(module).values()):
-                if isinstance(value, type) and value.__module__ == name:
-                    found[f"{name}.{value.__qualname__}"] = value
+            found |= _classes_of(name, module)
     return {name: (each, dict(vars(each))) for name, each in found.items()}
 
 

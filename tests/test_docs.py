@@ -108,13 +108,12 @@ def test_the_readme_leads_from_a_folder_of_photos_to_a_folder_of_those_kept(
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_commands_that_are_not_run_are_right(page, environment):
-    for block in documented.blocks(page):
-        if block.kind == "script":
-            documented.check_script(block.text)
-        if block.kind == "check":
-            documented.check_script(block.text)
-            for words in documented.commands(block.text):
-                documented.check(words, environment)
+    checked = [block for block in documented.blocks(page) if block.kind in ("script", "check")]
+    for block in checked:
+        documented.check_script(block.text)
+    commands = [words for block in checked if block.kind == "check" for words in documented.commands(block.text)]
+    if commands:
+        documented.check_all(commands, environment)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +138,7 @@ def test_commands_that_are_not_run_are_right(page, environment):
 def test_a_wrong_command_is_found(command, environment):
     (words,) = documented.commands(command)
     with pytest.raises((AssertionError, click.UsageError)):
-        documented.check(words, environment)
+        documented.check_all([words], environment)
 
 
 def test_commands_are_split():
@@ -207,6 +206,7 @@ def _check_fields(artifact, path, reference):
 # Pictures and words.
 
 
+@pytest.mark.soak
 def test_pictures_are_drawn_from_a_workdir(repo, shared, seen, environment, command_server, tmp_path):
     scope = documented.Scope(tmp_path / "scope", shared, environment, seen, command_server)
     scope.run(["redundancy", "run", "--config", "digits", "--workdir", "/tmp/digits"])

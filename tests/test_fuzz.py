@@ -163,6 +163,7 @@ ENCODED = [
 
 @examples(750)
 @given(changed(ENCODED), st.sampled_from([0, 8]))
+@pytest.mark.soak
 def test_images(data, size):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "x.jpg")

@@ -141,6 +141,7 @@ USES = {
 @pytest.mark.parametrize("name", USES)
 @examples(40)
 @given(st.data())
+@pytest.mark.soak
 def test_manifests_of_other_structure(name, data):
     use, later = USES[name]
     value = json.dumps(data.draw(restructured(FOUND[name]))).encode()

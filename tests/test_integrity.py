@@ -181,6 +181,7 @@ def follow(error, workdir):
         ("runs/manifest.json", ()),
     ],
 )
+@pytest.mark.soak
 def test_following_the_advice_gives_the_results_of_an_unbroken_run(copy, runs, quiet_orbax, name, read_again):
     config, workdir = copy
     path, other = pathlib.Path(workdir.root, name), pathlib.Path(runs[1][1].root, name)

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.ports import free_port
 from tests.waiting import ending
 
@@ -53,12 +55,14 @@ def reports(outcomes):
     return [json.loads(out.splitlines()[-1]) if out else err[-2000:] for out, err, _ in outcomes]
 
 
+@pytest.mark.soak
 def test_by_hand(repo, child_env):
     flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
     found = join(repo, child_env, [[*flags, f"--process_id={number}"] for number in range(2)], [{}, {}])
     assert reports(found) == [[2, 0, False], [2, 1, False]]
 
 
+@pytest.mark.soak
 def test_hosts_of_a_slice_find_each_other(repo, child_env):
     slice_of_two = {**TPU, "TPU_WORKER_HOSTNAMES": "127.0.0.1,127.0.0.1", "JAX_COORDINATOR_PORT": str(free_port())}
     found = join(
@@ -80,6 +84,7 @@ def test_no_slice_and_none_of_them(repo, child_env):
     assert reports(join(repo, child_env, [[], ["--coordinator=none"]], [{}, slice_of_two])) == ["alone", "alone"]
 
 
+@pytest.mark.soak
 def test_processes_that_do_not_reach_each_other_report_it(repo, child_env):
     flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
     found = join(repo, child_env, [[*flags, f"--process_id={number}"] for number in range(2)], [{}, {"LIE": "1"}])

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 _COMMON = dict(deadline=None, database=None, suppress_health_check=list(HealthCheck))
-settings.register_profile("test", max_examples=100, derandomize=True, **_COMMON)
+settings.register_profile("test", max_examples=60, derandomize=True, **_COMMON)
 settings.register_profile("soak", max_examples=400, print_blob=True, **_COMMON)
 
 
 def examples(number: int, **options) -> settings:
     """Hypothesis' settings for a test that tries so many examples in `make test`."""
-    return settings(max_examples=number * settings.default.max_examples // 100, **options)
+    return settings(max_examples=max(1, number * settings.default.max_examples // 100), **options)
 
 
 def soaked(*values) -> list:

@@ -366,6 +366,7 @@ def command_lines(place):
     yield 2, "config.bad_images is 'yes'", (*train, "--config.bad_images=yes")
 
 
+@pytest.mark.soak
 def test_the_command_line_prints_the_same_errors(tmp_path, redundancy):
     place = Place(tmp_path)
     for code, said, args in command_lines(place):

@@ -1,9 +1,12 @@
 """The command `configs`, and --config by name."""
 
+import pytest
+
 from redundancy.config import shipped
 from tests.failing import fails
 
 
+@pytest.mark.soak
 def test_a_line_for_each(redundancy):
     done = redundancy("configs")
     assert done.returncode == 0

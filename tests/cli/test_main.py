@@ -183,6 +183,7 @@ def test_a_stage_before_its_turn_names_the_one_to_run(redundancy, tmp_path, digi
     fails(redundancy("report", *flags), "run")
 
 
+@pytest.mark.soak
 def test_another_config_in_the_same_workdir(redundancy, tmp_path, digits_npz):
     flags = (DIGITS, f"--config.dataset={digits_npz}", f"--workdir={tmp_path}/w")
     fails(redundancy("embed", *flags), "redundancy train")

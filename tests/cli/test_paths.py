@@ -68,6 +68,7 @@ def test_a_path_with_one_slash_after_its_scheme(redundancy, tmp_path, command, f
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.soak
 def test_the_home_folder_in_every_path(child_env, command_server, tmp_path):
     """Runs in a folder of its own, in which no folder ~ may appear."""
     home, here = tmp_path / "home", tmp_path / "here"

@@ -243,6 +243,7 @@ def test_a_config_that_fails_is_named(tmp_path):
             evaluate(write(tmp_path / "mine.py", text))
 
 
+@pytest.mark.soak
 def test_the_console_script_and_python_m_read_the_same(tmp_path, repo, child_env):
     """From a folder from which only one of them would find the modules by itself."""
     write(tmp_path / "a/configs/base.py", STEPS.format(steps=0))

@@ -101,6 +101,7 @@ def test_another_value_is_refused_by_name(finished, workdir, added, number):
         workdir.claim(with_fields(finished[0], **{added[number]: 4}))
 
 
+@pytest.mark.soak
 def test_a_checkpoint_of_another_value_is_not_continued(finished, workdir, added):
     other = with_fields(finished[0], **{added[-1]: 4})
     interrupt(workdir, workdir.pretrain)

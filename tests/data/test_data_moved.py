@@ -49,6 +49,7 @@ def test_arrays_under_another_name(tmp_path):
     assert elsewhere(tmp_path / "b.npz", tmp_path / "a.npz", first) == first
 
 
+@pytest.mark.soak
 def test_a_tfds_set_by_name_in_another_data_dir_and_by_its_folder(tmp_path):
     first = open_dataset(resolved("digits", data_dir=str(tmp_path / "tfds"))).fingerprint
     (tmp_path / "tfds").rename(tmp_path / "moved")

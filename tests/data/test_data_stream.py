@@ -127,7 +127,7 @@ def test_processes_side_by_side_are_one(kind, count, request):
 
 
 @pytest.mark.parametrize("kind", ["photos", "folder"])
-@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("count", [4, *soaked(1)])
 def test_evaluation_by_processes(kind, count, request):
     data = request.getfixturevalue(kind)
     kept = data.train.positions[:37]
@@ -142,6 +142,7 @@ def test_evaluation_by_processes(kind, count, request):
 
 @pytest.mark.parametrize("kind", ["photos", "folder"])
 @pytest.mark.parametrize("count", [3, *soaked(1, 2, 4, 5)])
+@pytest.mark.soak
 def test_evaluation_by_processes_of_neighbouring_positions(kind, count, request, random_access_is):
     data, batch = request.getfixturevalue(kind), 3 * count
     random_access_is(False)
@@ -296,7 +297,7 @@ def damaged(tmp_path_factory):
     return f"{folder}/damaged/1.0.0"
 
 
-@pytest.mark.parametrize("random_access", [True, False])
+@pytest.mark.parametrize("random_access", [True, *soaked(False)])
 def test_a_damaged_image_is_an_error_that_names_the_position(damaged, random_access, random_access_is):
     random_access_is(random_access)
     data = open_photos(damaged)
@@ -311,7 +312,7 @@ def test_a_damaged_image_is_an_error_that_names_the_position(damaged, random_acc
     assert len(list(data.stream("train", good, 8))) == -(-len(good) // 8)
 
 
-@pytest.mark.parametrize(("records", "every"), [(1, 12), (8192, 1), *soaked((1, 1), (8192, 12))])
+@pytest.mark.parametrize(("records", "every"), [(8192, 1), *soaked((1, 12), (1, 1), (8192, 12))])
 def test_files_read_from_their_start_on_give_the_same(photos, monkeypatch, random_access_is, records, every):
     monkeypatch.setattr(lanes, "BUFFERED_RECORDS", records)
     kept = photos.train.positions[::every]

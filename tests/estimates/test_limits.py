@@ -137,6 +137,7 @@ def test_estimates_are_near_what_a_run_writes(tmp_path, tmp_path_factory, digits
     assert near(most, needs.written(whole.root))
 
 
+@pytest.mark.soak
 def test_estimates_are_near_a_larger_checkpoint(tmp_path):
     config = config_lib.resolve(
         {"dataset": "generated:10:64:16", "image_size": 32, "depth": 20, "warmup_steps": 1, "steps": 100}

@@ -67,7 +67,7 @@ def outcome(workdir):
     return {str(path.relative_to(workdir)): path.read_bytes() for path in files if path.is_file()}
 
 
-@pytest.mark.parametrize("count", soaked(2, 4))
+@pytest.mark.parametrize("count", soaked(4))
 def test_several_processes_make_what_one_makes(count, redundancy, digits_npz, repo, child_env, tmp_path):
     few = ("--config.embedding_parts=4", "--config.fractions=0.5", "--config.trials=1")
     arguments = ("run", *SMOKE, f"--config.dataset={digits_npz}", *few)

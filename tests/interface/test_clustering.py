@@ -241,6 +241,7 @@ assert not {"tensorflow", "flax", "matplotlib", "orbax"} & {*sys.modules}
 """
 
 
+@pytest.mark.soak
 def test_an_import_brings_nothing_that_is_not_needed(repo, child_env):
     done = subprocess.run(
         [sys.executable, "-c", LIGHT], cwd=repo, env=child_env, capture_output=True, text=True, timeout=300

@@ -343,7 +343,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = examples(200, stateful_step_count=60)
+TestHistories.settings = examples(100, stateful_step_count=60)
 
 
 @pytest.mark.parametrize("ended", ["stop", "down", "budget"])

@@ -147,6 +147,7 @@ def test_dissimilarities_have_the_same_bits_in_any_order_and_block():
     assert (complete._condensed(dissimilarity.units(_embeddings(300, 513))) == whole[np.triu_indices(300, 1)]).all()
 
 
+@pytest.mark.soak
 def test_merges_do_not_depend_on_threads():
     script = (
         "import sys, hashlib, numpy as np; from redundancy.linkage import complete;"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from redundancy.linkage import bounds, dissimilarity, pairs
+from tests.tiers import soaked
 
 
 def _clustered(n, dimension, seed=0, spread=0.4):
@@ -35,7 +36,7 @@ def _same(found, expected):
     )
 
 
-@pytest.mark.parametrize(("n", "dimension"), [(2, 3), (65, 1), (700, 5), (1300, 130), (4200, 6)])
+@pytest.mark.parametrize(("n", "dimension"), [(2, 3), (65, 1), (700, 5), (1300, 130), *soaked((4200, 6))])
 def test_every_pair_is_found_once(n, dimension):
     embeddings = _clustered(n, dimension)
     units = dissimilarity.units(embeddings)

@@ -184,6 +184,7 @@ def test_no_serious_fault_of_accessibility(name, size, scheme, opened, request):
     assert page.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
 
 
+@pytest.mark.soak
 def test_classes_of_a_large_set_are_loaded_when_they_are_opened(tmp_path, opened, monkeypatch):
     images, labels = noise_images(90, classes=3)
     config, workdir = make_workdir(tmp_path, images, labels, class_names=NAMES)

@@ -301,6 +301,7 @@ def test_page_without_embeddings_and_merges_leaves_out_what_they_hold(swept):
         assert all(group.pictured and group.outside is None and np.isnan(group.height) for group in groups)
 
 
+@pytest.mark.soak
 def test_a_set_too_large_for_one_file_has_a_file_for_each_class(tmp_path, monkeypatch):
     config, workdir = make(tmp_path, classes=3)
     report(config, workdir)
@@ -316,6 +317,7 @@ def test_a_set_too_large_for_one_file_has_a_file_for_each_class(tmp_path, monkey
         assert found.groups.keys() == whole[label].groups.keys()
 
 
+@pytest.mark.soak
 def test_pictures_keep_within_the_page_and_other_groups_are_listed(tmp_path, monkeypatch):
     images, labels = noise_images(600, shape=(24, 24, 3))
     config, workdir = make_workdir(tmp_path, images, labels)

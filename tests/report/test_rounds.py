@@ -74,6 +74,7 @@ def found(workdir, level):
     ]
 
 
+@pytest.mark.soak
 def test_until_a_width(selected, trained, caplog):
     caplog.set_level("INFO", logger="absl")
     config, workdir = selected

@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.soak
 def test_without_a_folder_for_the_cache():
     script = (
         "import numpy as np; from redundancy.linkage import chain, complete, counting, dissimilarity;"

@@ -106,6 +106,7 @@ def expected(synthetic):
     return make
 
 
+@pytest.mark.soak
 def test_local_workers_make_the_same_bytes_and_each_file_once(synthetic, expected, child_env, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", child_env["JAX_COMPILATION_CACHE_DIR"])
     config, workdir = synthetic(sizes=SIZES)

@@ -359,6 +359,7 @@ def test_owners(copied, monkeypatch):
     assert survey(str(copied))["at_work"] == []
 
 
+@pytest.mark.soak
 def test_the_last_error_is_shown_until_the_command_succeeds(redundancy, tmp_path):
     np.save(tmp_path / "E.npy", np.random.default_rng(0).normal(size=(60, 4)))
     np.save(tmp_path / "Y.npy", np.arange(60) % 3)

@@ -79,6 +79,7 @@ def test_a_rate_is_measured():
     assert packing.images_per_second(programs, Packing(1, False), 40) > 0
 
 
+@pytest.mark.soak
 def test_the_estimate_grows_with_what_it_is_of():
     config, mesh = tiny(batch_size=64)
     programs = Programs(config, (8, 8, 1), 10, mesh, resident=True)
