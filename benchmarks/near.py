@@ -59,19 +59,22 @@ def _timed(function: Callable, *arguments: Any) -> tuple[dict[str, float], Any]:
     return {"median_s": seconds, "cpu_s": time.process_time() - before}, found
 
 
-def sets(sizes: Sizes, images: str | None = None) -> dict[str, tuple[Sequence[int], Callable[[int], np.ndarray]]]:
+def sets(
+    sizes: Sizes, images: str | None = None, names: Sequence[str] = ()
+) -> dict[str, tuple[Sequence[int], Callable[[int], np.ndarray]]]:
     """Sizes and makers of the classes, one of them of the images of an .npz file, if it is given.
 
-    Of each maker the rows of fewer images are the first of those of more.
+    Only those of `names`, if any are given. Of each maker the rows of fewer images are the first of those of more.
     """
     of_file = {"images": (sizes.near, functools.partial(of_images, images))} if images else {}
-    return of_file | {
+    found = of_file | {
         "network": (sizes.near, of_network),
         "interpolated": (sizes.near, lambda n: interpolated(n, sizes.near[0])),
         "gaussian": (sizes.near[:1], gaussian),
         "network-512": (sizes.near_wide, lambda n: of_network(n, 512)),
         "network-768": (sizes.near_wide, lambda n: of_network(n, 768)),
     }
+    return {name: found[name] for name in names or found}
 
 
 def _results(embedded: np.ndarray, patience: float, before: dict[str, tuple[int, float]]) -> dict[str, Any]:
@@ -101,7 +104,7 @@ def _results(embedded: np.ndarray, patience: float, before: dict[str, tuple[int,
 def cases(run: Any, patience: float) -> dict[str, Any]:
     """The cases, for `selection.Run`; a peer that would take more than `patience` seconds is left out."""
     found = {}
-    for name, (sizes, make) in sets(run.sizes, run.images).items():
+    for name, (sizes, make) in sets(run.sizes, run.images, run.sets).items():
         everything, before = make(max(sizes)), {}
         for n in sizes:
             common.say(f"  {name}, {n:,} images")

@@ -40,12 +40,14 @@ class Run:
       network: network that makes the embeddings.
       memory: whether to measure peak memory, which takes one more process and call for each entry.
       images: .npz file of a data set whose images, flipped and shifted, are embedded for the case near, too.
+      sets: names of the sets of the case near; all if empty.
     """
 
     sizes: Sizes
     network: embeddings.Network
     memory: bool = True
     images: str | None = None
+    sets: tuple[str, ...] = ()
 
     def one_class(self, n: int) -> np.ndarray:
         """The n images of the cases with one large class: [n, 64] float32."""
@@ -312,7 +314,7 @@ def measure(run: Run, names: Sequence[str]) -> dict[str, Any]:
     if "near" in names:
         answer["near_exponents"] = {
             name: growth_exponent(sizes, [cases[f"near-{name}-{n}"]["results"]["boxes"]["cpu_s"] for n in sizes])
-            for name, (sizes, _) in near_pairs.sets(run.sizes, run.images).items()
+            for name, (sizes, _) in near_pairs.sets(run.sizes, run.images, run.sets).items()
             if len(sizes) > 1
         }
     return answer | {"cases": cases}
@@ -366,6 +368,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--train-steps", type=int, default=embeddings.STEPS, help="of the network that embeds")
     parser.add_argument("--no-memory", action="store_true", help="leave out the child processes for peak memory")
     parser.add_argument("--images", metavar="FILE.npz", help="train_images and train_labels for another set of near")
+    parser.add_argument("--sets", nargs="+", default=(), metavar="SET", help="those of near alone, such as images")
     flags = parser.parse_args(arguments)
     if not 0 < flags.scale <= 1 or not math.isfinite(flags.scale):
         parser.error(f"--scale is {flags.scale}; wanted above 0 and up to 1")
@@ -377,7 +380,7 @@ def main(arguments: Sequence[str]) -> None:
     network = embeddings.network(flags.train_steps) if {*names} - {"near"} else near_pairs.network()
     say(f"trained in {network.train_s:.1f} s, {100 * network.test_accuracy:.1f} % of held-out digits right")
     sizes = (QUICK if flags.quick else FULL).scaled(flags.scale)
-    found = measure(Run(sizes, network, not flags.no_memory, flags.images), names)
+    found = measure(Run(sizes, network, not flags.no_memory, flags.images, tuple(flags.sets)), names)
     made = {"train_steps": network.steps, "train_s": network.train_s, "test_accuracy": network.test_accuracy}
     result = common.header("selection", arguments, _PACKAGES) | {"embeddings": made} | found
     if flags.json:

@@ -28,6 +28,7 @@ import yaml
 from launch.spec import Spec
 from redundancy import config
 from redundancy.cli.help import HELP
+from redundancy.methods import METHODS
 from redundancy.workdir import STAGES, Workdir
 
 PAGES = documented.pages()
@@ -237,6 +238,14 @@ def test_commands_fields_and_files_in_the_text_exist(page, repo):
             assert field in config.FIELDS or field in of_launch or field in ("json", "py"), code
         if re.fullmatch(r"(?:tests|docs|configs|benchmarks|redundancy|launch)/[\w./-]+", code):
             assert (repo / code).exists(), code
+
+
+def test_every_method_is_described(repo):
+    text = (repo / "docs/methods.md").read_text()
+    described = {
+        name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert {name.removesuffix("_easy") for name in METHODS} <= described
 
 
 def test_the_rooms_of_the_architecture_are_those_of_the_code(repo):
