@@ -7,7 +7,11 @@ import subprocess
 import sys
 
 import numpy as np
+import numpy as np
 import pytest
+
+from redundancy.scoring import files
+from redundancy.workdir import Workdir
 
 EIGHT = "--xla_force_host_platform_device_count=8"
 
@@ -80,6 +84,25 @@ def test_trials_are_spread_before_batches(measured):
         "1": {"trial": 1, "data": 8}, "2": {"trial": 2, "data": 4}, "3": {"trial": 2, "data": 4},
         "8": {"trial": 8, "data": 1}, "100": {"trial": 8, "data": 1},
     }  # fmt: skip
+
+
+@pytest.mark.soak
+def test_scores_on_eight_devices_are_those_of_one(redundancy, digits_npz, eight, tmp_path):
+    flags = [
+        "--config=configs/digits.py:smoke", f"--config.dataset={digits_npz}", "--config.steps=45", "--config.score_trials=2",
+        "--config.methods=el2n,grand_end,aum,dual",
+    ]  # fmt: skip
+    found = []
+    for name in ("one", "eight"):
+        if name == "eight":
+            eight()
+        done = redundancy("score", *flags, f"--workdir={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+        workdir = Workdir(str(tmp_path / name))
+        found.append({score: files.read(workdir, score).each for score in files.listed(workdir)})
+    assert {*found[0]} == {"el2n", "grand_end", "aum", "dual"}
+    for score, values in found[0].items():
+        assert np.median(np.abs(values - found[1][score])) < 1e-3 * np.median(np.abs(values)), score
 
 
 @pytest.mark.soak

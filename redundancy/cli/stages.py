@@ -6,6 +6,7 @@ from typing import Any
 
 from absl import flags, logging
 
+from redundancy import methods
 from redundancy.cli import commands
 from redundancy.cli.explain import verdict
 from redundancy.runtime import preemption, processes
@@ -100,6 +101,10 @@ def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: p
             config, goal = rounds.begin(config, workdir, asked)
         config = workdir.claim(config, _fingerprint, part=commands.part() is not None)
         at = command
+        if "select" in names and methods.scores(config):
+            from redundancy.selection.select import check_imported
+
+            processes.first(lambda: check_imported(config, workdir))
         _check_estimates(names, config, workdir)
         for at in names:
             logging.info("stage %s", at)

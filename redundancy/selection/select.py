@@ -23,7 +23,7 @@ from redundancy.scoring.files import Score
 from redundancy.selection import merges
 from redundancy.selection.inputs import are_those, check_depth, check_embeddings, manifest_sha256, open_store
 from redundancy.selection.subset import Subset, check_file, read_subset, write_subset
-from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, subset_name, write_manifest
+from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, subset_name, table, write_manifest
 from redundancy.workdir.table import Asked
 
 _FIELDS = sorted({name for method in methods.METHODS.values() for name in method.fields})
@@ -102,6 +102,21 @@ def _read_scores(
         if score is not None and score.keep == "listed":
             _check_list(workdir, score, each)
     return found
+
+
+def check_imported(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
+    """Raises what the stage select would for imported scores, before the work of the stages that come before it.
+
+    Raises:
+      WorkdirError: a score that the config's methods read is not there.
+      ConfigError: it is a list of images, and of another fraction.
+    """
+    names = [name for name in methods.scores(config) if name.startswith(methods.IMPORTED)]
+    found = {name: scores_lib.read(workdir, name) for name in names}
+    for asked in table.subsets(config):
+        method = methods.get(asked.method)
+        if method.score and (score := found.get(method.score(config))) is not None and score.keep == "listed":
+            _check_list(workdir, score, asked)
 
 
 def _check_list(workdir: Workdir, score: Score, asked: Asked) -> None:

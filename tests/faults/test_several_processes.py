@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+from redundancy.scoring import files
+from redundancy.workdir import Workdir
 from tests.ports import free_port
 from tests.tiers import soaked
 from tests.waiting import ending, wait_until
@@ -88,6 +91,20 @@ def test_several_processes_make_what_one_makes(count, redundancy, digits_npz, re
     assert [part["rows"] for part in embedded["parts"]] == [337, 337, 337, 336]
     runs = [line.split(",")[:9] for line in found["results.csv"].decode().splitlines()]
     assert runs == [line.split(",")[:9] for line in wanted["results.csv"].decode().splitlines()]
+
+
+@pytest.mark.soak
+def test_two_processes_make_the_scores_of_one(redundancy, digits_npz, repo, child_env, tmp_path):
+    few = ("--config.steps=45", "--config.score_trials=1", "--config.methods=el2n,aum")
+    arguments = ("score", *SMOKE, f"--config.dataset={digits_npz}", *few)
+    alone = redundancy(*arguments, f"--workdir={tmp_path}/alone")
+    assert alone.returncode == 0, alone.stderr
+    with started(2, [*arguments, f"--workdir={tmp_path}/w"], repo, child_env, tmp_path / "logs") as children:
+        codes, logs = ended(children, tmp_path / "logs")
+    assert codes == [0, 0], logs
+    for name in ("el2n", "aum"):
+        found, wanted = (files.read(Workdir(str(tmp_path / folder)), name).values for folder in ("w", "alone"))
+        assert np.median(np.abs(found - wanted)) < 1e-3 * np.median(np.abs(wanted)), name
 
 
 @pytest.mark.soak
