@@ -79,7 +79,7 @@ def test_a_finished_run_is_a_no_op(unbroken, redundancy, flags):
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
     done = redundancy("run", *flags, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
-    for stage in STAGES:
+    for stage in (each for each in STAGES if each != "score"):  # no method of the config reads one
         assert re.search(rf" {stage}[ a-z]*: finished already", done.stderr), stage
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()} == before
 

@@ -128,6 +128,7 @@ def test_pandas(made, run):
     assert names["by_class"].mean() == pytest.approx(0.9, abs=0.01)
 
 
+@pytest.mark.soak
 def test_pytorch(made, run, tmp_path):
     torch = pytest.importorskip("torch")
     folder, *_, subset = made
@@ -151,6 +152,7 @@ def test_pytorch(made, run, tmp_path):
     assert {path for path, _ in second["train"]} == wanted
 
 
+@pytest.mark.soak
 def test_tfds(made, run):
     _, _, dataset, subset = made
     first, second = run("TFDS and tf.data", data_dir=str(made[1]))
@@ -166,6 +168,7 @@ def test_tfds(made, run):
     assert list(labels) == subset.labels[subset.kept].tolist()
 
 
+@pytest.mark.soak
 def test_hugging_face(made, run):
     datasets = pytest.importorskip("datasets")
     subset = made[3]
@@ -176,6 +179,7 @@ def test_hugging_face(made, run):
     assert names["again"].column_names == ["row", "group", "group_size", "dissimilarity", "kept_0.9000"]
 
 
+@pytest.mark.soak
 def test_fiftyone(made):
     blocks("FiftyOne")
     pytest.skip("needs a MongoDB server")
@@ -248,6 +252,7 @@ def test_ids_stay_what_they_are_in_other_recipes(named, monkeypatch, tmp_path):
     assert found["rows"] == kept
 
 
+@pytest.mark.soak
 def test_the_projector_has_pictures(made):
     found = {path.name for path in (made[0] / "projector").iterdir()}
     assert found == {"tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt"}

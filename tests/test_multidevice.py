@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import numpy as np
-import numpy as np
 import pytest
 
 from redundancy.scoring import files
@@ -79,6 +78,7 @@ def test_batch_norm_groups_within_a_device_need_no_exchange_of_statistics(measur
     assert counts[0] < counts[1]
 
 
+@pytest.mark.soak
 def test_trials_are_spread_before_batches(measured):
     assert measured["auto"] == {
         "1": {"trial": 1, "data": 8}, "2": {"trial": 2, "data": 4}, "3": {"trial": 2, "data": 4},

@@ -276,7 +276,11 @@ def test_a_score_that_is_not_there_is_asked_for_before_anything_is_written(made,
 
 def test_a_run_asks_for_an_imported_score_before_it_trains(digits_npz, tmp_path, redundancy):
     done = redundancy(
-        "run", "--config=digits:smoke", f"--config.dataset={digits_npz}", "--config.methods=random,score_mine", f"--workdir={tmp_path}/w"
+        "run",
+        "--config=digits:smoke",
+        f"--config.dataset={digits_npz}",
+        "--config.methods=random,score_mine",
+        f"--workdir={tmp_path}/w",
     )
     assert done.returncode == 1
     assert "has no score_mine.parquet: import the score first" in done.stderr

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redundancy import config as config_lib
 from redundancy.data import open_dataset
 from redundancy.runtime import processes
 from redundancy.runtime.errors import ConfigError, DataError, Preempted, WorkdirError
 from redundancy.scoring import files
-from redundancy.scoring.stage import score
+from redundancy.scoring.stage import FIRST_SEED, score
 from redundancy.training import tally
+from redundancy.training.checkpoints import Checkpoints
 from redundancy.training.loop import Job, train_pack
 from redundancy.training.mesh import make_mesh
 from redundancy.training.trainer import Trainer
@@ -84,33 +84,27 @@ def test_those_never_right_are_hardest():
     assert tally.scores(jax.device_get(found), np.arange(3))["forgetting"].tolist() == [0, 2, 4]
 
 
-TINY = {
-    "depth": 8, "widths": (4, 4, 8), "augmentation": "crop", "pad": 1, "steps": 22, "warmup_steps": 2, "batch_size": 64,
-    "eval_batch_size": 256, "log_every": 10, "checkpoint_every": 100, "score_window": 3,
-}  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def trained(digits_npz, tmp_path_factory):
-    """A trainer that keeps a tally, its network after a training, and the network's tally."""
-    config = config_lib.resolve({**TINY, "dataset": str(digits_npz)})
+def trained(scored):
+    """A trainer that keeps a tally, and the first network of the workdir `scored` after its last step."""
+    config, workdir = scored
     dataset = open_dataset(config)
     trainer = Trainer(config, dataset, make_mesh(config, 1), tallied=dataset.train.num_stored)
-    folder = tmp_path_factory.mktemp("trained")
-    schedule, job = Schedule(22, 2), Job("run", str(folder), dataset.train.positions, 7)
-    train_pack(trainer, [job], 1, schedule, "train")
-    from redundancy.training.checkpoints import Checkpoints
+    return trainer, state_of(trainer, f"{workdir.scores}/networks/network0")
 
-    saved = Checkpoints(job.folder)
-    state = saved.restore(22, trainer.init_state(7))
+
+def state_of(trainer, folder):
+    saved = Checkpoints(folder)
+    state = saved.restore(24, trainer.init_state(0))
     saved.close()
-    return trainer, state
+    return state
 
 
-def test_clean_scores_are_those_of_a_loop_over_single_images(trained):
+def test_clean_scores_are_those_of_a_loop_over_single_images(trained, scored):
     trainer, state = trained
     found = trainer.score(trainer.stack([state]), gradients=True)
-    assert {len(values[0]) for values in found.values()} == {1347}
+    np.testing.assert_allclose(files.read(scored[1], "entropy").each[:, 0], found["entropy"][0], rtol=1e-3)
+    np.testing.assert_allclose(files.read(scored[1], "grand_end").each[:, 0], found["grand"][0], rtol=1e-3)
     model, config = trainer.programs.model, trainer.config
     dataset = trainer.dataset
     for row in (0, 5, 700, 1346):
@@ -143,21 +137,18 @@ def test_clean_scores_are_those_of_a_loop_over_single_images(trained):
         assert found["grand_last"][0, row] == pytest.approx(np.sqrt(last), rel=2e-3, abs=1e-5)
 
 
-def test_a_tally_changes_no_training(trained, digits_npz, tmp_path):
+@pytest.mark.soak
+def test_a_tally_changes_no_training(trained, tmp_path):
     trainer, state = trained
     plain = Trainer(trainer.config, trainer.dataset, trainer.mesh)
-    job = Job("run", str(tmp_path), trainer.dataset.train.positions, 7)
-    train_pack(plain, [job], 1, Schedule(22, 2), "train")
-    from redundancy.training.checkpoints import Checkpoints
-
-    saved = Checkpoints(job.folder)
-    other = saved.restore(22, plain.init_state(7))
-    saved.close()
+    job = Job("run", str(tmp_path), trainer.dataset.train.positions, FIRST_SEED)
+    train_pack(plain, [job], 1, Schedule(24, 1), "train")
+    other = state_of(plain, job.folder)
     for name in ("params", "batch_stats", "opt_state"):
         pairs = zip(jax.tree.leaves(state[name]), jax.tree.leaves(other[name]), strict=True)
         assert all(np.allclose(one, two, rtol=1e-3, atol=1e-5) for one, two in pairs)
     seen = state["tally"]["seen"]
-    assert seen.sum() == 22 * 64
+    assert seen.sum() == 24 * 64
     assert set(seen.tolist()) == {1, 2}
 
 

@@ -260,6 +260,7 @@ def test_a_lost_scheduler_is_an_error_and_a_new_cluster_continues(synthetic, exp
     assert _files(workdir) == expected()
 
 
+@pytest.mark.soak
 def test_a_class_that_cannot_be_read_ends_the_run_with_its_own_error(synthetic, expected, shared):
     config, workdir = synthetic(sizes=SIZES, num_parts=1)
     part = pathlib.Path(workdir.embeddings("end"), "part-00000-of-00001.parquet")
@@ -284,6 +285,7 @@ def test_a_class_that_cannot_be_read_ends_the_run_with_its_own_error(synthetic, 
     assert _files(workdir) == expected(num_parts=1)
 
 
+@pytest.mark.soak
 def test_what_fails_for_no_fault_of_the_user_is_tried_again(synthetic, expected, shared, monkeypatch):
     monkeypatch.setattr(dask_cluster, "_RETRY_S", 0.01)
     config, workdir = synthetic(sizes=SIZES)
@@ -360,6 +362,7 @@ versions.version = version
 """
 
 
+@pytest.mark.soak
 def test_workers_with_another_version_or_none_are_an_error(synthetic, cluster, monkeypatch):
     lines = []
     monkeypatch.setattr(logging, "warning", lambda line, *values: lines.append(line % values))
