@@ -25,6 +25,7 @@ from redundancy.cli.help import USAGE
 from redundancy.cli.stages import run_import, run_scores, run_stages
 from redundancy.runtime import extras, preemption, processes, streams, supervisor
 from redundancy.runtime.errors import ConfigError, Preempted, UserError, nearest
+from redundancy.storage import compiled_programs
 from redundancy.workdir import STAGES, Workdir, last_error
 
 _FLAGS = flags.FLAGS
@@ -37,6 +38,7 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show stack traces.")
 # Flags of which the last one would count in silence, while somebody means all.
 _ONCE = ("workdir", "embeddings", "labels", "ids", "class_names")
 _NEED_DATASET = ("train", "embed", "score", "sweep", "report", "run")
+_COMPILE = ("train", "embed", "score", "link", "sweep", "run")
 _NEED_TRAIN = (*_NEED_DATASET, "preflight")  # the extra
 
 
@@ -161,6 +163,8 @@ def _main(argv: list[str]) -> int:
         return run_import(workdir, config) if name == "import" else commands.run(name, workdir, config)
     config = _config_of(name)
     check_apart(config.dataset, _WORKDIR.value)
+    if name in _COMPILE:
+        compiled_programs.remember()
     workdir = Workdir(_WORKDIR.value)
     names = STAGES[: STAGES.index(_FLAGS.until or STAGES[-1]) + 1] if name == "run" else (name,)
     if name == "run" and not methods.scores(config):

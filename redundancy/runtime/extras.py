@@ -7,7 +7,7 @@ from redundancy.runtime.errors import ConfigError
 # Modules of the packages that pyproject.toml lists under each extra; tests/runtime/test_extras.py compares them.
 EXTRAS = {
     "train": (
-        "flax", "importlib_resources", "jinja2", "matplotlib", "optax", "orbax", "tensorboard", "tensorflow",
+        "filelock", "flax", "importlib_resources", "jinja2", "matplotlib", "optax", "orbax", "tensorboard", "tensorflow",
         "tensorflow_datasets",
     ),
     "preflight": ("libtpu",),
