@@ -322,12 +322,18 @@ def scores(words: Sequence[str], workdir: Workdir) -> None:
     if len(words) != 1 or words[0] not in needed:
         raise ConfigError(f"scores: {' '.join(words) or 'no action'}; wanted one of {', '.join(needed)}.")
     action = words[0]
+    fields = [field.name for field in dataclasses.fields(exchange.Request)]
+    allowed = {"import": fields, "export": ["name", "output", "overwrite"], "list": []}[action]
+    for name, commands in _COMMANDS.items():
+        if "scores" in commands and _FLAGS[name].present and name not in allowed:
+            raise ConfigError(
+                f'--{name.replace("_", "-")} is not a flag of scores {action}; see "redundancy scores --help".'
+            )
     for name in needed[action]:
         if not _FLAGS[name].value:
             raise ConfigError(f'--{name} is missing; see "redundancy scores --help".')
     if action == "import":
-        names = [field.name for field in dataclasses.fields(exchange.Request)]
-        exchange.import_scores(exchange.Request(**_given(*names)), workdir)
+        exchange.import_scores(exchange.Request(**_given(*fields)), workdir)
     elif action == "export":
         exchange.export_scores(workdir, **_given("name", "output", "overwrite"))
     else:

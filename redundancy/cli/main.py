@@ -36,7 +36,7 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show stack traces.")
 
 
 # Flags of which the last one would count in silence, while somebody means all.
-_ONCE = ("workdir", "embeddings", "labels", "ids", "class_names")
+_ONCE = ("workdir", "embeddings", "labels", "ids", "class_names", "scores", "output")
 _NEED_DATASET = ("train", "embed", "score", "sweep", "report", "run")
 _COMPILE = ("train", "embed", "score", "link", "sweep", "run")
 _NEED_TRAIN = (*_NEED_DATASET, "preflight")  # the extra

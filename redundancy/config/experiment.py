@@ -79,7 +79,9 @@ FIELDS: dict[str, Field] = {
         "aum",
         "score that the method ccs draws by",
         "a score that a network makes, such as aum, or score_NAME of an imported one",
-        lambda value: (found := methods.find(value)) is not None and found.score is not None and value != "ccs",
+        lambda value: (
+            (found := methods.find(value)) is not None and found.score is not None and not found.easy and value != "ccs"
+        ),
         affects=Affects.COMPARISON,
     ),
     "ccs_cutoff": _selection(
@@ -123,7 +125,7 @@ def check(config) -> None:
                 f"config.balance is {config.balance!r}, and {', '.join(within)} cannot choose so. Leave that out of "
                 "config.methods, or set balance to 'class'."
             )
-    beyond = [fraction for fraction in config.fractions if 1 > fraction > 1 - config.ccs_cutoff]
+    beyond = [fraction for fraction in config.fractions if fraction < 1 and fraction + config.ccs_cutoff > 1 + 1e-9]
     if "ccs" in config.methods and beyond:
         raise ConfigError(
             f"config.ccs_cutoff is {config.ccs_cutoff:g}: the method ccs drops that share of the hardest images first, so it "

@@ -12,7 +12,7 @@ def ccs(score: np.ndarray, k: int, cutoff: float, rng: np.random.Generator) -> n
     number each, those with the fewest images first, so that what a small bin lacks goes to the larger ones.
 
     Args:
-      score: [n] float64, high is hard.
+      score: [n] float64, high is hard; without NaN.
       k: images to keep, at most n less those dropped.
       cutoff: share of the hardest that is dropped first, from 0 to below 1.
       rng: draws within the bins.
@@ -24,13 +24,13 @@ def ccs(score: np.ndarray, k: int, cutoff: float, rng: np.random.Generator) -> n
     rows = np.lexsort((rng.permutation(n), score))[: n - int(n * cutoff)]
     if k > len(rows):
         raise ValueError(f"{k} of {n} images cannot be kept when the hardest {cutoff:g} are dropped")
-    left = score[rows]
-    low, high = left.min(), left.max()
-    number = (
-        np.minimum(((left - low) / (high - low) * BINS).astype(int), BINS - 1)
-        if high > low
-        else np.zeros(len(left), int)
-    )
+    left = score[rows] / 2  # so that no difference overflows
+    finite = left[np.isfinite(left)]
+    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+    left = np.clip(left, low, high)  # infinite ones go with the last of their side
+    number = np.zeros(len(left), int)
+    if high > low:
+        number = np.minimum(((left - low) / (high - low) * BINS).astype(int), BINS - 1)
     kept, wanted = np.zeros(n, bool), k
     members = sorted((rows[number == each] for each in np.unique(number)), key=len)
     for at, of_bin in enumerate(members):

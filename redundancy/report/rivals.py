@@ -13,7 +13,6 @@ from redundancy.report.statistics import FULL, Difference, Run, paired_differenc
 from redundancy.selection.subset import Subset, need_subset
 from redundancy.workdir import Workdir, subset_name
 
-_LEVEL = 0.025  # of an interval on each side, shared by all comparisons
 _SHOWN = 8  # images on each side of a row of the gallery
 
 
@@ -30,7 +29,7 @@ def several(config) -> bool:
     return len(config["methods"]) > 2
 
 
-def tables(runs: Sequence[Run], layer: str) -> tuple[list[float], list[Table], int]:
+def tables(runs: Sequence[Run], layer: str, level: float) -> tuple[list[float], list[Table], int]:
     """Differences of test accuracy between methods, paired by trial.
 
     Each interval is Student's t at a level that the comparisons share (Bonferroni): all of them cover in 95 % of
@@ -39,6 +38,7 @@ def tables(runs: Sequence[Run], layer: str) -> tuple[list[float], list[Table], i
     Args:
       runs: of all methods.
       layer: of the methods that read embeddings.
+      level: of an interval on each side, which the comparisons share.
 
     Returns:
       the fractions, descending; a table for each method that others are compared with; and the number of comparisons.
@@ -58,7 +58,7 @@ def tables(runs: Sequence[Run], layer: str) -> tuple[list[float], list[Table], i
         for name, reference, text in itertools.product(names, references, ordered)
         if name != reference and len(found.get((name, text), {}).keys() & found.get((reference, text), {}).keys()) > 1
     }
-    level = _LEVEL / max(1, len(pairs))
+    level /= max(1, len(pairs))
     made = [
         Table(
             reference,
@@ -110,7 +110,8 @@ def overlaps(subsets: Mapping[str, Subset]) -> dict[tuple[str, str], Overlap]:
     for (one, first), (other, second) in itertools.combinations(subsets.items(), 2):
         both, either = first.kept & second.kept, first.kept | second.kept
         _, of_row = np.unique(first.labels, return_inverse=True)
-        by_class = np.bincount(of_row, both) / np.maximum(np.bincount(of_row, either), 1)
+        some = np.bincount(of_row, either)
+        by_class = np.bincount(of_row, both)[some > 0] / some[some > 0]
         found[one, other] = found[other, one] = Overlap(
             float(both.sum() / either.sum()), float(by_class.min()), float(by_class.max())
         )

@@ -122,10 +122,12 @@ def _gallery_plots(class_names, chosen, neighbours, image: Mapping[int, np.ndarr
     return plots
 
 
-def _compared(config, workdir: Workdir, files, runs, dataset, image: dict[int, np.ndarray]) -> dict[str, Any]:
+def _compared(
+    config, workdir: Workdir, files, runs, level: float, dataset, image: dict[int, np.ndarray]
+) -> dict[str, Any]:
     """What the page's section on methods shows; adds the images of its gallery to `image`."""
     fraction, layer = report_fraction(config), report_layer(config)
-    fractions, tables, count = rivals.tables(runs, layer)
+    fractions, tables, count = rivals.tables(runs, layer, level)
     kept = rivals.read(config, workdir, files, fraction, layer)
     rows = rivals.disagreements(kept, config.seed)
     wanted = np.setdiff1d([each for row in rows for each in (*row["kept"], *row["dropped"])], [*image]).astype(np.int64)
@@ -249,7 +251,7 @@ def report(config, workdir: Workdir) -> None:
             browse = collect.fill_browser(config, dataset, of_classes, cuts, main, store, of_sample, write)
     compared = None
     if rivals.several(config) and fraction < 1:
-        compared = _compared(config, workdir, subsets["files"], found.runs, dataset, image)
+        compared = _compared(config, workdir, subsets["files"], found.runs, level, dataset, image)
     plots = _plots(config, summaries, groups, labels, class_names, full_size)
     if labels:
         plots |= _gallery_plots(class_names, galleries, neighbours, image)

@@ -3,10 +3,12 @@
 import csv
 import dataclasses
 import io
+import json
 import os
 import re
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -112,20 +114,34 @@ def _images(workdir: Workdir) -> _Images:
 def _table(path: str) -> dict[str, list]:
     """A .csv or .tsv with a header, as columns of texts."""
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
-    rows = [row for row in csv.reader(io.StringIO(texts.text(path), newline=""), delimiter=delimiter) if row]
-    if not rows or len(rows) < 2:
+    reader = csv.reader(io.StringIO(texts.text(path), newline=""), delimiter=delimiter)
+    try:
+        rows = [(row, reader.line_num) for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}, cannot be read as .csv: {error}.") from error
+    while rows and not rows[-1][0]:
+        rows.pop()
+    if len(rows) < 2:
         raise DataError(f"{path} has {len(rows)} lines; wanted a header and a line for each image.")
-    if wrong := next((number for number, row in enumerate(rows, 1) if len(row) != len(rows[0])), None):
+    header = rows[0][0]
+    _check_columns(path, header)
+    if wrong := next(((row, line) for row, line in rows if len(row) != len(header)), None):
+        raise DataError(f"{path}: line {wrong[1]} has {len(wrong[0])} values; wanted {len(header)}, as in the header.")
+    return {name: [row[at] for row, _ in rows[1:]] for at, name in enumerate(header)}
+
+
+def _check_columns(path: str, names: Sequence[str]) -> None:
+    """Raises DataError if there are no columns, or two of one name."""
+    if not names or len({*names}) < len(names):
         raise DataError(
-            f"{path}: line {wrong} has {len(rows[wrong - 1])} values; wanted {len(rows[0])}, as in the header."
+            f"{path} has the columns {inputs.shown(', '.join(names)) or 'none'}; wanted some, each of another name."
         )
-    return {name: [row[at] for row in rows[1:]] for at, name in enumerate(rows[0])}
 
 
 def _numbers(where: str, values: Sequence) -> np.ndarray:
     try:
         return np.array([np.nan if value is None else float(value) for value in values], np.float64)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise DataError(f"{where}: {inputs.shown(str(error))}; wanted a number for each image.") from error
 
 
@@ -173,8 +189,8 @@ def _arrays(request: Request, path: str) -> _Given:
             return _of_array(request, path, npy.read_array(io.BytesIO(data), len(data)))
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             there = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
-    except (npy.NotAnArrayError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} {error}; wanted an array of numbers.") from error
+    except (npy.NotAnArrayError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path}: {error}; wanted an array of numbers.") from error
     wanted = request.key or (next(iter(there)) if len(there) == 1 else None)
     if wanted not in there:
         raise ConfigError(
@@ -205,7 +221,9 @@ def _of_array(request: Request, where: str, array: np.ndarray) -> _Given:
             f"{where} is {inputs.shown(str(array.dtype))} {list(array.shape)}; wanted numbers [N], or [N, T] of T networks."
         )
     if request.kept and array.dtype.kind == "b":
-        array = np.flatnonzero(array)
+        return _Given(array)
+    if array.ndim == 2 and not array.shape[1]:
+        raise DataError(f"{where} has no column; wanted one for each network.")
     return _Given(array.astype(np.float64))
 
 
@@ -221,11 +239,15 @@ def _read(request: Request) -> _Given:
             raise DataError(
                 f"{path} cannot be read as Parquet ({inputs.shown(str(error).splitlines()[0])})."
             ) from error
+        _check_columns(path, table.column_names)
         given = _of_table(request, path, {name: table[name].to_pylist() for name in table.column_names})
     elif kind not in ("", ".csv"):
         raise ConfigError(f"--scores={path}{kinds.other_kind(path) or ':'} Wanted {_FORMATS}.")
     elif end == ".json":
-        found = storage.read_json(path)
+        try:
+            found = json.loads(texts.text(path))
+        except ValueError as error:
+            raise DataError(f"{path} is no JSON ({error}).") from error
         if isinstance(found, list):
             given = _Given([str(each) for each in found] if request.kept else _numbers(path, found))
         elif isinstance(found, dict):
@@ -237,8 +259,9 @@ def _read(request: Request) -> _Given:
     elif texts.is_csv(path):
         given = _of_table(request, path, _table(path))
     else:  # a line each; of a list of files a label may follow after a blank, as Dyn-Unc writes it
-        lines = [line.strip() for line in texts.lines(path) if line.strip()]
-        given = _Given([re.sub(r"\s+-?[0-9]+$", "", line) for line in lines] if request.kept else _numbers(path, lines))
+        lines = [line.strip() for line in texts.lines(path)]
+        listed = [re.sub(r"\s+-?[0-9]+$", "", line) for line in lines if line]
+        given = _Given(listed if request.kept else _numbers(path, lines))
     n = len(given.values)
     if request.ids is not None:
         found = labels_lib.check_ids(columns.read(request.ids, None, "id", n))
@@ -248,33 +271,54 @@ def _read(request: Request) -> _Given:
     return given
 
 
+def _by_ends(names: Sequence[str]) -> dict[str, list[int]]:
+    """The rows of each end of a path that is cut at a slash, the whole path included."""
+    found: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        parts = name.split("/")
+        for at in range(len(parts)):
+            found.setdefault("/".join(parts[at:]), []).append(row)
+    return found
+
+
+def _row_of(given: str, whole: Mapping[str, int], ends: Mapping[str, Sequence[int]]) -> int | None:
+    """The row of a name; or of the one name that is an end of this path, or of which it is an end."""
+    path = given.replace("\\", "/") if given not in whole else given
+    while path.startswith("./"):
+        path = path[2:]
+    parts = path.split("/")
+    longer = next((end for at in range(len(parts)) if (end := "/".join(parts[at:])) in whole), None)
+    if longer is not None:
+        return whole[longer]
+    rows = ends.get(path, ())
+    return rows[0] if len(rows) == 1 else None
+
+
 def _rows_by_id(request: Request, ids: Sequence[str], images: _Images, complete: bool) -> np.ndarray:
-    """The row in the workdir of each id: a name, the end of a path, or a position; raises DataError for unknown or double ones."""
-    where = {name: row for row, name in enumerate(images.names or ())}
-    if not any(each in where for each in ids):
-        ends = {}
-        for name, row in where.items():
-            ends.setdefault(os.path.basename(name), []).append(row)
-        alone = {end: rows[0] for end, rows in ends.items() if len(rows) == 1}
-        if alone and all(os.path.basename(each) in alone for each in ids):
-            where, ids = alone, [os.path.basename(each) for each in ids]
-        elif where and any(each.lstrip("/") in where for each in ids):
-            ids = [each.lstrip("/") for each in ids]
-        elif all(each.isdecimal() for each in ids):
-            where = {str(position): row for row, position in enumerate(images.positions.tolist())}
-    unknown = [each for each in ids if each not in where]
+    """The row in the workdir of each id: a name or a path, see `_row_of`, or where there are no such names a position.
+
+    Raises:
+      DataError: an id is of no image, or of one that another id names; or, if `complete`, an image has none.
+    """
+    whole = {name: row for row, name in enumerate(images.names or ())}
+    ends = _by_ends(images.names or ())
+    found = [_row_of(each, whole, ends) for each in ids]
+    known = f", such as {next(iter(whole))!r}" if whole else ""
+    if all(row is None for row in found) and all(each.isdecimal() for each in ids):
+        of_position = {str(position): row for row, position in enumerate(images.positions.tolist())}
+        found, known = [of_position.get(each) for each in ids], f": positions up to {images.positions[-1]}"
+    unknown = [each for each, row in zip(ids, found, strict=True) if row is None]
     if unknown:
-        known = f", such as {next(iter(where))!r}" if where else ": the workdir has none; give positions, or --order"
         raise DataError(
-            f"--scores={request.scores}: {len(unknown)} of {len(ids)} ids are of no image of the workdir, such as "
-            f"{inputs.shown(unknown[0])!r}. Wanted the names of its images{known}."
+            f"--scores={request.scores}: {len(unknown)} of {len(ids)} ids are of no image of the workdir, or of several, such as "
+            f"{inputs.shown(unknown[0])!r}. Wanted the names of its images{known or '; it has none, so positions, or --order'}."
         )
-    rows = np.array([where[each] for each in ids], np.int64)
+    rows = np.array(found, np.int64)
     different, counts = np.unique(rows, return_counts=True)
     if len(different) < len(rows):
         double = ids[int(np.flatnonzero(rows == different[np.argmax(counts)])[0])]
         raise DataError(
-            f"--scores={request.scores}: the id {double!r} comes {counts.max()} times; wanted each image once."
+            f"--scores={request.scores}: the image {double!r} comes {counts.max()} times; wanted each image once."
         )
     if complete and len(rows) < len(images.positions):
         lacking = np.setdiff1d(np.arange(len(images.positions)), rows)[0]
@@ -294,8 +338,8 @@ def _orders(images: _Images) -> dict[str, np.ndarray]:
     return found
 
 
-def _rows_in_order(request: Request, given: _Given, images: _Images) -> np.ndarray:
-    """The row in the workdir of each value of a file without ids."""
+def _rows_in_order(request: Request, given: _Given, images: _Images) -> tuple[np.ndarray, str]:
+    """The row in the workdir of each value of a file without ids, and the order that the file has."""
     n, total = len(given.values), len(images.positions)
     if n != total:
         raise DataError(
@@ -305,9 +349,11 @@ def _rows_in_order(request: Request, given: _Given, images: _Images) -> np.ndarr
     orders = _orders(images)
     if request.order is not None and request.order not in orders:
         raise ConfigError(f"--order={request.order}: the images of this workdir have no names. Give stored or class.")
-    tried = [request.order] if request.order else list(orders)
+    tried, confirmed = [request.order] if request.order else list(orders), False
     if given.labels is not None:
         labels, _ = labels_lib.encode(labels_lib.check_labels(given.labels), images.class_names)
+        if len(labels) != n:
+            raise DataError(f"{given.labels.where} has {len(labels)} labels; wanted {n}, as many as there are scores.")
         shares = {name: float(np.mean(labels == images.labels[orders[name]])) for name in tried}
         agreeing = [name for name in tried if shares[name] == 1]
         shown = ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares.items())
@@ -317,11 +363,12 @@ def _rows_in_order(request: Request, given: _Given, images: _Images) -> np.ndarr
                 "images, or sorted otherwise: wanted an id for each score, --id-column or --ids."
             )
         # Labels that lie class by class agree with every order inside the classes.
-        mixed = np.count_nonzero(np.diff(labels)) >= 2 * len(images.class_names)
-        same = all(np.array_equal(orders[agreeing[0]], orders[name]) for name in agreeing)
-        if request.order is None and mixed and same:
+        confirmed = np.count_nonzero(np.diff(labels)) >= 2 * len(images.class_names) and all(
+            np.array_equal(orders[agreeing[0]], orders[name]) for name in agreeing
+        )
+        if confirmed:
             logging.info("scores: the labels agree in the order %s, all %d of them", agreeing[0], n)
-            return orders[agreeing[0]]
+            return orders[agreeing[0]], agreeing[0]
         if request.order is None:
             raise ConfigError(
                 f"--scores={request.scores}: the labels lie class by class, so they do not say in which order the images of a "
@@ -333,45 +380,81 @@ def _rows_in_order(request: Request, given: _Given, images: _Images) -> np.ndarr
             f"--labels, in the order of the scores; or say the order: --order={'|'.join(orders)}."
         )
     logging.warning("scores: taken in the order %s, as --order says; nothing in the file confirms it.", request.order)
-    return orders[request.order]
+    return orders[request.order], request.order
 
 
 def _whole_numbers(request: Request, values) -> list[int]:
     try:
         found = [int(value) for value in values]
-    except ValueError as error:
+    except (OverflowError, ValueError) as error:
         raise DataError(f"--scores={request.scores}: {inputs.shown(str(error))}; wanted whole numbers.") from error
+    if any(abs(number) >= 2**62 for number in found):
+        raise DataError(f"--scores={request.scores} has {max(found, key=abs)}; wanted the numbers of images.")
     if any(float(value) != number for value, number in zip(values, found, strict=True)):
         raise DataError(f"--scores={request.scores} has numbers that are not whole; wanted those of images.")
     return found
 
 
-def _listed(request: Request, given: _Given, images: _Images) -> np.ndarray:
-    """Which images a list keeps, [N] bool. Its numbers count images from 0 in an order, or are names or positions."""
-    values, total = given.values, len(images.positions)
+def _listed(request: Request, given: _Given, images: _Images) -> tuple[np.ndarray, str]:
+    """Which images a list keeps, [N] bool, and how it names them.
+
+    It is a mask of all images in an order; or names; or numbers, which with the order stored are positions, as `export` writes
+    them, and with another one count the images in that order from 0.
+    """
+    values, total, orders = given.values, len(images.positions), _orders(images)
     if isinstance(values, list) and not (images.names is None or all(each.isdecimal() for each in values)):
-        rows = _rows_by_id(request, values, images, complete=False)
+        if request.order is not None:
+            raise ConfigError(
+                f"--order={request.order}: the names in the file say which images they are. Leave it out."
+            )
+        rows, order = _rows_by_id(request, values, images, complete=False), "ids"
     else:
-        numbers = np.array(_whole_numbers(request, values), np.int64)
         if request.order is None:
             raise ConfigError(
-                f"--scores={request.scores} lists images by number: say which order the numbers count: --order="
-                f"{'|'.join(_orders(images))}."
+                f"--scores={request.scores} lists images by number: say what the numbers are: --order="
+                f"{'|'.join(orders)} (stored: positions)."
             )
-        if len(numbers) and (numbers.min() < 0 or numbers.max() >= total):
-            raise DataError(f"--scores={request.scores} lists image {numbers.max()}; wanted 0 to {total - 1}.")
-        if len(np.unique(numbers)) < len(numbers):
+        if request.order not in orders:
+            raise ConfigError(
+                f"--order={request.order}: the images of this workdir have no names. Give stored or class."
+            )
+        order = request.order
+        if isinstance(values, np.ndarray) and values.dtype == bool:
+            if len(values) != total:
+                raise DataError(
+                    f"--scores={request.scores} has {len(values)} values; wanted {total}, one for each image."
+                )
+            rows = orders[order][values]
+        else:
+            numbers = np.array(_whole_numbers(request, values), np.int64)
+            there = images.positions if order == "stored" else np.arange(total)
+            at = np.minimum(np.searchsorted(there, numbers), total - 1)
+            wrong = numbers[there[at] != numbers]
+            if len(wrong):
+                wanted = (
+                    f"wanted 0 to {there[-1]}"
+                    if len(there) == there[-1] + 1
+                    else "it is the position of no training image"
+                )
+                raise DataError(f"--scores={request.scores} lists image {wrong[0]}; {wanted}.")
+            rows = at if order == "stored" else orders[order][at]
+        if len(np.unique(rows)) < len(rows):
             raise DataError(f"--scores={request.scores} lists an image twice; wanted each once.")
-        rows = _orders(images)[request.order][numbers]
     kept = np.zeros(total, bool)
     kept[rows] = True
     if not 0 < kept.sum() < total:
         raise DataError(f"--scores={request.scores} keeps {kept.sum()} of {total} images; wanted some, not all.")
-    return kept
+    return kept, order
 
 
-def _scored(request: Request, given: _Given, images: _Images) -> tuple[np.ndarray, np.ndarray | None]:
-    """The values of each image [N], and of each network [N, T] or None."""
+def _scored(request: Request, given: _Given, images: _Images) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """The values of each image [N], of each network [N, T] or None, and how the file says which image each is of."""
+    if given.ids is not None and (request.order is not None or request.ranking):
+        flag = "ranking" if request.ranking else f"order={request.order}"
+        raise ConfigError(
+            f"--{flag} is given, and {request.scores} has ids, which say which image each value is of. Leave one out: a file "
+            "without ids, or a rank for each id as its score, without --ranking."
+        )
     values = np.asarray(given.values, np.float64)
     if request.ranking:
         numbers = np.array(_whole_numbers(request, values.ravel()), np.int64)
@@ -388,16 +471,20 @@ def _scored(request: Request, given: _Given, images: _Images) -> tuple[np.ndarra
             f"--scores={request.scores}: row {wrong[0]} has no number ({len(wrong)} such rows); wanted one for each."
         )
     if given.ids is not None:
-        rows = _rows_by_id(request, given.ids, images, complete=True)
+        rows, order = _rows_by_id(request, given.ids, images, complete=True), "ids"
         if given.labels is not None:
             labels, _ = labels_lib.encode(labels_lib.check_labels(given.labels), images.class_names)
+            if len(labels) != len(rows):
+                raise DataError(
+                    f"{given.labels.where} has {len(labels)} labels; wanted {len(rows)}, as many as there are scores."
+                )
             if (differ := np.flatnonzero(labels != images.labels[rows])).size:
                 raise DataError(
                     f"--scores={request.scores}: {len(differ)} labels are not the workdir's, the first that of "
                     f"{given.ids[differ[0]]!r}. It is of another data set."
                 )
     else:
-        rows = _rows_in_order(request, given, images)
+        rows, order = _rows_in_order(request, given, images)
     if (
         values.ndim == 1
         and len(values) > 2
@@ -413,9 +500,13 @@ def _scored(request: Request, given: _Given, images: _Images) -> tuple[np.ndarra
     ordered[rows] = values
     each = ordered if ordered.ndim == 2 and ordered.shape[1] > 1 else None
     mean = ordered if ordered.ndim == 1 else ordered.mean(axis=1)
+    if np.isnan(mean).any():
+        raise DataError(
+            f"--scores={request.scores}: row {np.flatnonzero(np.isnan(values.mean(axis=1)))[0]} has no mean; wanted numbers."
+        )
     if mean.min() == mean.max():
         raise DataError(f"--scores={request.scores}: all scores are {mean[0]:g}, which orders nothing.")
-    return mean, each
+    return mean, each, order
 
 
 def import_scores(request: Request, workdir: Workdir) -> None:
@@ -436,21 +527,19 @@ def import_scores(request: Request, workdir: Workdir) -> None:
     if name in files.listed(workdir) and not request.overwrite:
         raise WorkdirError(f"{files.path(workdir, name)} is there already. Give --overwrite, or another --name.")
     given = _read(request)
-    source = {
-        "file": os.path.basename(request.scores),
-        "sha256": storage.sha256(request.scores),
-        "order": request.order or "ids",
-    }
     if request.kept:
-        values, each, keep = _listed(request, given, images).astype(np.float64), None, "listed"
+        kept, order = _listed(request, given, images)
+        values, each, keep = kept.astype(np.float64), None, "listed"
     else:
-        (values, each), keep = _scored(request, given, images), request.keep
+        (values, each, order), keep = _scored(request, given, images), request.keep
+    sha256 = storage.sha256(request.scores)
+    source = {"file": os.path.basename(request.scores), "sha256": sha256, "order": order}
     made = {"fingerprint": images.fingerprint, "num_stored": images.num_stored, "source": source}
     files.write(workdir, Score(name, images.positions, images.labels, values, keep, made, each))
     if keep == "listed":
         size = int(values.sum())
         logging.info(
-            "scores: %s lists %d of %d images; use it with config.fractions=%.6g",
+            "scores: %s lists %d of %d images; use it with config.fractions=%.9g",
             name,
             size,
             len(values),
@@ -474,7 +563,7 @@ def export_scores(workdir: Workdir, name: str, output: str, overwrite: bool = Fa
       ConfigError: the ending is another one, or the file is there.
       WorkdirError, DataError: as `files.read`.
     """
-    if kinds.ending(output) not in (".csv", ".parquet", ".npy"):
+    if (kind := kinds.ending(output)) not in (".csv", ".parquet", ".npy"):
         raise ConfigError(f"--output={output}: wanted a name that ends in .csv, .parquet or .npy.")
     if storage.exists(output) and not overwrite:
         raise ConfigError(f"--output={output} is there already. Give --overwrite, or another name.")
@@ -485,12 +574,16 @@ def export_scores(workdir: Workdir, name: str, output: str, overwrite: bool = Fa
         known = ", ".join(there) or "none"
         raise WorkdirError(f"{workdir.scores} has no score {name!r}.{nearest(name, there)} Scores: {known}.")
     score, images = files.read(workdir, name), _images(workdir)
+    if not (np.array_equal(score.positions, images.positions) and np.array_equal(score.labels, images.labels)):
+        raise WorkdirError(
+            f"{files.path(workdir, name)} is of other images than the workdir's embeddings. Make or import it again."
+        )
     names = images.names or [str(position) for position in score.positions.tolist()]
-    if output.endswith(".npy"):
+    if kind == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, score.priority)
         storage.write_bytes(output, buffer.getvalue())
-    elif output.endswith(".csv"):
+    elif kind == ".csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("id", "position", "label", "score"))
@@ -498,7 +591,8 @@ def export_scores(workdir: Workdir, name: str, output: str, overwrite: bool = Fa
         writer.writerows(rows)
         storage.write_bytes(output, text.getvalue().encode("utf-8", "surrogateescape"))
     else:
-        table = pa.table({"id": names, "position": score.positions, "label": score.labels, "score": score.priority})
+        ids = ids_lib.of_files(names)
+        table = pa.table({"id": ids, "position": score.positions, "label": score.labels, "score": score.priority})
         storage.write_parquet(output, [table])
     logging.info("scores: wrote %s, the highest are kept first", output)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,21 @@ class Score:
     def priority(self) -> np.ndarray:
         """[N] float64, the highest is kept first."""
         return -self.values if self.keep == "low" else self.values
+
+
+def check_made(config, workdir: Workdir, score: Score, trainings: Sequence[str] | None = None) -> None:
+    """Raises WorkdirError if a score of networks was made with other fields of the config, or by other trainings.
+
+    Args:
+      trainings: digests of the networks' trainings; None if they are not known.
+    """
+    fields = [name for name in methods.NETWORK_FIELDS if score.made.get(name) != config[name]]
+    if fields or (trainings is not None and list(score.made.get("trainings", ())) != [*trainings]):
+        shown = "; ".join(f"{name}: {score.made.get(name)} there, {config[name]} now" for name in fields)
+        raise WorkdirError(
+            f"{path(workdir, score.name)} was made by other networks ({shown or 'their recipe differs'}). Give the recorded "
+            f"values; or delete {workdir.scores} to make the scores again."
+        )
 
 
 def path(workdir: Workdir, name: str) -> str:

@@ -16,7 +16,7 @@ from redundancy.scoring.files import Score
 from redundancy.training import tally
 from redundancy.training.checkpoints import Checkpoints
 from redundancy.training.feed import resident_images
-from redundancy.training.loop import Job, identity, train_pack
+from redundancy.training.loop import Job, digest, identity, train_pack
 from redundancy.training.mesh import make_mesh
 from redundancy.training.packing import choose
 from redundancy.training.trainer import Trainer
@@ -67,12 +67,14 @@ def score(config, workdir: Workdir) -> None:
     record = storage.join(networks, "packing.json")
     packing = choose(config, shape, classes, mesh, resident_images(dataset), len(jobs), record)
     trainer = Trainer(config, dataset, mesh, packing.pack, packing.vmap, tallied=dataset.train.num_stored)
+    trainings = [digest(identity(config, job, schedule)) for job in jobs]
+    processes.first(lambda: _check_others(config, workdir, trainings))
     found = []
     for first in range(0, len(jobs), packing.pack):
         pack = jobs[first : first + packing.pack]
         what = f"score {first + 1}/{len(jobs)}"
         found += _of_pack(trainer, pack, packing.pack, schedule, stops, wanted, what)
-    processes.first(lambda: _finish(config, workdir, dataset, wanted, found))
+    processes.first(lambda: _finish(config, workdir, dataset, wanted, found, trainings))
     logging.info("score: wrote %s", ", ".join(wanted))
 
 
@@ -84,14 +86,17 @@ def _of_pack(
     for point, step in stops.items():
         gradients = _GRADIENTS[point] in wanted
         places = [storage.join(job.folder, f"{point}.parquet") for job in pack]
-        read = processes.first(lambda places=places, gradients=gradients, point=point: _read(places, gradients, point))
+        of = [digest(identity(trainer.config, job, schedule)) for job in pack]
+        read = processes.first(
+            lambda places=places, point=point, of=of: _read(places, of, _GRADIENTS[point] in wanted, point)
+        )
         if read is None:
             processes.first(lambda step=step: _start_again(pack, step))
             train_pack(
                 trainer, list(pack), size, schedule, f"{what}, {point}" if point == "early" else what, until=step
             )
             read = _pass(trainer, pack, size, schedule, point, step, gradients)
-            processes.first(lambda places=places, read=read: _write(places, read))
+            processes.first(lambda places=places, read=read, of=of: _write(places, read, of))
         for of_network, values in zip(found, read, strict=True):
             of_network |= values
     return found
@@ -126,23 +131,42 @@ def _pass(trainer: Trainer, pack: Sequence[Job], size: int, schedule, point: str
     return found
 
 
-def _read(places: Sequence[str], gradients: bool, point: str) -> list[dict[str, np.ndarray]] | None:
-    """What `_write` wrote; None if a file is missing, or lacks the gradients that are wanted."""
+def _read(
+    places: Sequence[str], trainings: Sequence[str], gradients: bool, point: str
+) -> list[dict[str, np.ndarray]] | None:
+    """What `_write` wrote; None if a file is missing, of another training, or lacks the gradients that are wanted."""
     if not all(map(storage.exists, places)):
         return None
     tables = [storage.read_parquet(place) for place in places]
+    if [storage.parquet_metadata(table).get("training") for table in tables] != [*trainings]:
+        return None
     if gradients and not all(_GRADIENTS[point] in table.column_names for table in tables):
         return None
     return [{name: table[name].to_numpy() for name in table.column_names} for table in tables]
 
 
-def _write(places: Sequence[str], found: Sequence[dict[str, np.ndarray]]) -> None:
-    for place, of_network in zip(places, found, strict=True):
-        storage.write_parquet(place, [pa.table(of_network)])
+def _write(places: Sequence[str], found: Sequence[dict[str, np.ndarray]], trainings: Sequence[str]) -> None:
+    for place, of_network, training in zip(places, found, trainings, strict=True):
+        storage.write_parquet(place, [pa.table(of_network)], {"training": training})
 
 
-def _finish(config, workdir: Workdir, dataset, wanted: Sequence[str], found: Sequence[dict[str, np.ndarray]]) -> None:
+def _check_others(config, workdir: Workdir, trainings: Sequence[str]) -> None:
+    """Raises WorkdirError if scores that are there were made by other trainings."""
+    for name in files.listed(workdir):
+        if not name.startswith(methods.IMPORTED):
+            files.check_made(config, workdir, files.read(workdir, name), trainings)
+
+
+def _finish(
+    config,
+    workdir: Workdir,
+    dataset,
+    wanted: Sequence[str],
+    found: Sequence[dict[str, np.ndarray]],
+    trainings: Sequence[str],
+) -> None:
     made = {
+        "trainings": trainings,
         "fingerprint": dataset.fingerprint,
         "num_stored": dataset.train.num_stored,
         **{name: config[name] for name in methods.NETWORK_FIELDS},

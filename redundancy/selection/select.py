@@ -91,6 +91,8 @@ def _read_scores(
     for name in sorted(names):
         score, where = scores_lib.read(workdir, name), scores_lib.path(workdir, name)
         workdir.check_fingerprint(store.manifest["fingerprint"] or {}, score.made["fingerprint"], where)
+        if not name.startswith(methods.IMPORTED):
+            scores_lib.check_made(config, workdir, score)
         if not (np.array_equal(score.positions, positions) and np.array_equal(score.labels, labels)):
             raise WorkdirError(
                 f"{where} scores other images, or has other labels, than {store.folder}. Delete {workdir.scores} and make or "
@@ -131,7 +133,7 @@ def _check_list(workdir: Workdir, score: Score, asked: Asked) -> None:
     if num_asked(total, asked.fraction) != size and asked.fraction != 1:
         raise ConfigError(
             f"{scores_lib.path(workdir, score.name)} lists {size} of {total} images, and config.fractions has "
-            f"{asked.fraction:g}: wanted {size / total:.6g} alone. Put {score.name} into a workdir with that fraction."
+            f"{asked.fraction:g}: wanted {size / total:.9g} alone. Put {score.name} into a workdir with that fraction."
         )
 
 

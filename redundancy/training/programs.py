@@ -36,19 +36,20 @@ def clean_scores(logits: jax.Array, labels: jax.Array, pooled: jax.Array) -> dic
     """Scores of single predictions: logits [B, C], labels int32 [B] and the last layer's input [B, D], to float32 [B] each.
 
     el2n is the length of the error, p - y (Paul et al. 2021), and grand_last that of the loss's gradient by the last layer's
-    weights and biases, |p - y| sqrt(|h|^2 + 1). entropy and least_confidence (1 - max p) are in nats and shares; margin is
-    the difference of the two greatest p.
+    weights and biases, |p - y| sqrt(|h|^2 + 1). entropy and least_confidence (1 - max p) are in nats and shares; no_margin is
+    one less the difference of the two greatest p.
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     p = jnp.exp(log_p)
     el2n = jnp.linalg.norm(p - jax.nn.one_hot(labels, p.shape[1]), axis=1)
     greatest = jax.lax.top_k(p, 2)[0]
+    unsure = -jnp.expm1(jnp.max(log_p, axis=1))  # 1 - p would be 0 for all that are sure
     return {
         "el2n": el2n,
         "grand_last": el2n * jnp.sqrt(jnp.sum(pooled.astype(jnp.float32) ** 2, axis=1) + 1),
         "entropy": -jnp.sum(p * log_p, axis=1),
-        "least_confidence": 1 - greatest[:, 0],
-        "margin": greatest[:, 0] - greatest[:, 1],
+        "least_confidence": unsure,
+        "no_margin": unsure + greatest[:, 1],
     }
 
 

@@ -95,7 +95,7 @@ class Trainer:
           gradients: whether to compute grand, too, the length of the gradient by all parameters.
 
         Returns:
-          name -> float32 `[T, n]`, in the order of the training positions.
+          name -> float32 `[T, n]` (margin: float64), in the order of the training positions.
         """
         states = {name: states[name] for name in ("params", "batch_stats")}
         positions = self.dataset.train.positions
@@ -108,6 +108,7 @@ class Trainer:
 
         with jax.set_mesh(self.mesh):
             found = passed(self.programs.score, self.programs.eval_batch_size)
+            found["margin"] = 1 - found.pop("no_margin").astype(np.float64)
             if gradients:
                 found["grand"] = passed(self.programs.gradient_norm, self.programs.gradient_batch_size)
         return found

@@ -130,9 +130,10 @@ class Workdir(Layout):
         made = set(storage.list_dir(self.root))
         if seen is not None:
             made.add("config.json")  # even if the listing is not up to date
-        if "config.json" not in made and made & _OF_A_CONFIG:
+        orphans = sorted(made & _OF_A_CONFIG) + ["scores/networks"] * self._has_networks(made)
+        if "config.json" not in made and orphans:
             raise WorkdirError(
-                f"{self.root} holds {', '.join(sorted(made & _OF_A_CONFIG))} but no config.json, so nothing says which "
+                f"{self.root} holds {', '.join(orphans)} but no config.json, so nothing says which "
                 "config made them. Restore config.json, or choose another --workdir."
             )
         recorded = {"config": wanted, "versions": versions()}
@@ -215,13 +216,17 @@ class Workdir(Layout):
             depends(self.pretrain, Affects.NETWORK)
         if "embeddings" in made and (folder := self._embedded_layer(unfinished="pretrain" in made)):
             depends(folder, Affects.NETWORK | Affects.EMBEDDINGS)
-        if "scores" in made and "networks" in storage.list_dir(self.scores):
+        if self._has_networks(made):
             depends(self.scores, Affects.NETWORK | Affects.SCORES)
         names = storage.list_dir(self.subsets) if "subsets" in made else []
         of_subsets = [methods.get(name).fields for name in methods.in_order(file.partition("-")[0] for file in names)]
         for name in dict.fromkeys(itertools.chain(*of_subsets)):
             fields.setdefault(name, []).append(self.subsets)
         return fields
+
+    def _has_networks(self, made: set[str]) -> bool:
+        """Whether the stage `score` has begun to train; imported scores depend on no field."""
+        return "scores" in made and "networks" in storage.list_dir(self.scores)
 
     def _embedded_layer(self, unfinished: bool) -> str | None:
         """Folder of a layer that the stage `embed` finished or, if `unfinished`, may have begun; None if there is none."""

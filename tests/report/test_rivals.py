@@ -30,7 +30,7 @@ def test_differences_are_paired_and_share_their_error():
     runs = [run("full", 1.0, trial, 0.95) for trial in range(5)]
     runs += [run(*key, trial, value) for key, values in accuracy.items() for trial, value in enumerate(values)]
     runs += [run("semantic", 0.9, trial, 0.1, layer="start") for trial in range(5)]  # of another layer
-    fractions, tables, count = rivals.tables(runs, "end")
+    fractions, tables, count = rivals.tables(runs, "end", 0.025)
     assert fractions == [0.9, 0.5]
     assert [(table.reference, [name for name, _ in table.rows]) for table in tables] == [
         ("semantic", ["random", "k_center"]), ("random", ["semantic", "k_center"]),
@@ -55,7 +55,7 @@ def test_all_intervals_cover_together_in_19_of_20_experiments():
             for fraction in (0.9, 0.7, 0.5)
             for trial in range(5)
         ]
-        _, tables, _ = rivals.tables(runs, "end")
+        _, tables, _ = rivals.tables(runs, "end", 0.025)
         wrong += any(cell.sign for table in tables for _, cells in table.rows for cell in cells)
     assert wrong <= 400 * 0.05 + 3 * math.sqrt(400 * 0.05 * 0.95)
 

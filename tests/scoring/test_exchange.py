@@ -1,5 +1,6 @@
 """The command scores: what other tools write finds its images, or is refused with one line."""
 
+import dataclasses
 import json
 import pickle
 
@@ -55,7 +56,7 @@ def test_a_table_in_any_order_is_joined_by_names(made, tmp_path):
     lines = ["image,memorisation", *(f"{names[row]},{values[row]}" for row in order)]
     exchange.import_scores(exchange.Request("mine", text(tmp_path / "s.csv", lines)), workdir)
     np.testing.assert_array_equal(found(workdir), values)
-    table = {"file": [f"/data/{names[row].rpartition('/')[2]}" for row in order], "score": values[order], "x": range(N)}
+    table = {"file": [names[row].rpartition("/")[2] for row in order], "score": values[order], "x": range(N)}
     pq.write_table(pa.table(table), tmp_path / "s.parquet")
     request = exchange.Request("ends", str(tmp_path / "s.parquet"), id_column="file", score_column="score")
     exchange.import_scores(request, workdir)
@@ -140,11 +141,12 @@ def test_a_list_of_kept_images_is_kept_as_it_is(made, tmp_path, form):
     kept = labels != 1
     kept[np.flatnonzero(kept)[25:]] = False
     rows = np.random.default_rng(2).permutation(np.flatnonzero(kept))
+    positions = exchange._images(workdir).positions[rows]
     path, order = {
         "paths": lambda: (text(tmp_path / "l.txt", [f"/{names[row]} {labels[row]}" for row in rows]), None),
-        "indices": lambda: (saved(tmp_path / "l.npy", rows), "stored"),
+        "indices": lambda: (saved(tmp_path / "l.npy", positions), "stored"),
         "mask": lambda: (saved(tmp_path / "m.npy", kept), "stored"),
-        "numbers in a text": lambda: (text(tmp_path / "n.txt", rows), "stored"),
+        "numbers in a text": lambda: (text(tmp_path / "n.txt", positions), "stored"),
     }[form]()
     exchange.import_scores(exchange.Request("mine", path, kept=True, order=order), workdir)
     select(config, workdir)
@@ -155,7 +157,10 @@ def test_a_list_of_kept_images_is_kept_as_it_is(made, tmp_path, form):
 def test_a_list_serves_its_own_fraction_alone(made, tmp_path):
     config, workdir, *_ = made
     exchange.import_scores(
-        exchange.Request("mine", saved(tmp_path / "l.npy", np.arange(20)), kept=True, order="stored"), workdir
+        exchange.Request(
+            "mine", saved(tmp_path / "l.npy", exchange._images(workdir).positions[:20]), kept=True, order="stored"
+        ),
+        workdir,
     )
     with pytest.raises(ConfigError, match=r"lists 20 of 50 images, and config.fractions has 0.5: wanted 0.4 alone"):
         select(config, workdir)
@@ -171,8 +176,30 @@ BAD = {
     "texts": (lambda v, names: np.array(names), dict(order="stored"), "wanted numbers"),
     "no ranking": (lambda v, names: v + 1, dict(ranking=True, order="stored"), "is no ranking"),
     "kept twice": (lambda v, names: np.array([1, 2, 2]), dict(kept=True, order="stored"), "twice"),
-    "kept beyond": (lambda v, names: np.array([1, 50]), dict(kept=True, order="stored"), "wanted 0 to 49"),
-    "kept by number, no order": (lambda v, names: np.array([1, 5]), dict(kept=True), "which order the numbers count"),
+    "kept beyond": (
+        lambda v, names: np.array([1, 300]),
+        dict(kept=True, order="stored"),
+        "position of no training image",
+    ),
+    "kept between": (
+        lambda v, names: np.array([1, 3]),
+        dict(kept=True, order="stored"),
+        "lists image 3; it is the position",
+    ),
+    "kept beyond of names": (lambda v, names: np.array([1, 50]), dict(kept=True, order="names"), "wanted 0 to 49"),
+    "a short mask": (
+        lambda v, names: np.array([True, False]),
+        dict(kept=True, order="stored"),
+        "has 2 values; wanted 50",
+    ),
+    "kept inf": (lambda v, names: np.array([1, np.inf]), dict(kept=True, order="stored"), "wanted whole numbers"),
+    "inf less inf": (
+        lambda v, names: np.stack([v * np.inf, -v * np.inf], 1),
+        dict(order="stored"),
+        "no number|no mean",
+    ),
+    "no networks": (lambda v, names: v.reshape(50, 1)[:, :0], dict(order="stored"), "has no column"),
+    "kept by number, no order": (lambda v, names: np.array([1, 5]), dict(kept=True), "say what the numbers are"),
 }
 
 
@@ -190,7 +217,7 @@ def test_a_wrong_array_is_refused(made, tmp_path, name):
 def test_ids_that_are_unknown_double_or_lack_are_refused(made, tmp_path):
     _, workdir, _, names, values = made
     for lines, message in (
-        ([*names[:-1], "else.png"], r"1 of 50 ids are of no image of the workdir, such as 'else.png'"),
+        ([*names[:-1], "else.png"], r"1 of 50 ids are of no image of the workdir, or of several, such as 'else.png'"),
         ([*names[:-1], names[0]], r"the same id"),
         (names[:-1], r"has 49 of the workdir's 50 images"),
     ):
@@ -301,3 +328,86 @@ def test_a_run_asks_for_an_imported_score_before_it_trains(digits_npz, tmp_path,
 def test_a_wrong_config_is_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         config_lib.resolve({"steps": 5000, **fields})
+
+
+def test_ids_say_the_order_so_no_flag_may(made, tmp_path):
+    _, workdir, _, names, values = made
+    path = text(
+        tmp_path / "s.csv", ["id,score", *(f"{name},{value}" for name, value in zip(names, values, strict=True))]
+    )
+    for flags in (dict(order="class"), dict(ranking=True)):
+        with pytest.raises(ConfigError, match="has ids, which say which image each value is of"):
+            exchange.import_scores(exchange.Request("mine", path, **flags), workdir)
+
+
+@pytest.mark.parametrize(
+    ("given", "row"),
+    [
+        ("train/c0/000.png", 0), ("c0/000.png", 0), ("./train/c0/000.png", 0), ("/data/train/c0/000.png", 0),
+        ("c0\\000.png", 0), ("000.png", None), ("test/c0/000.png", None), ("alone.png", 2), ("rain/c0/000.png", None),
+    ],
+)  # fmt: skip
+def test_a_path_names_an_image_by_whole_parts(given, row):
+    names = ["train/c0/000.png", "train/c1/000.png", "train/c1/alone.png"]
+    whole = {name: number for number, name in enumerate(names)}
+    assert exchange._row_of(given, whole, exchange._by_ends(names)) == row
+
+
+def test_what_export_writes_of_positions_comes_back_as_a_list(tmp_path):
+    config, workdir = make_workdir(tmp_path / "w", methods=("random",), fractions=(0.5,))
+    select(config, workdir)
+    kept = kept_of(workdir, "random-0.5000-trial0")
+    positions = exchange._images(workdir).positions
+    assert not np.array_equal(positions, np.arange(len(positions)))
+    request = exchange.Request("mine", saved(tmp_path / "k.npy", positions[kept]), kept=True, order="stored")
+    exchange.import_scores(request, workdir)
+    np.testing.assert_array_equal(found(workdir) > 0, kept)
+    request = exchange.Request("s", text(tmp_path / "s.csv", ["id,score", *(f"{p},{p}" for p in positions)]))
+    exchange.import_scores(request, workdir)
+    np.testing.assert_array_equal(found(workdir, "score_s"), positions)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("s.csv", b"id,score\n0,1\n1\n", "line 3 has 1 values"),
+        ("s.csv", b"score,score\n0,1\n", "each of another name"),
+        ("s.csv", b"id,score\n", "1 lines; wanted a header"),
+        ("s.csv", b"id,score\n0," + b"9" * 140_000, "cannot be read as .csv"),
+        ("s.json", b"[1" + b"0" * 400 + b"]", "wanted a number"),
+        ("s.json", b"{", "is no JSON"),
+        ("s.json", b"3", "holds int; wanted a list of scores"),
+        ("s.txt", b"1\n\n2\n", "wanted a number"),
+        ("s.npz", b"PK\3\4 and no more", "wanted an array of numbers"),
+    ],
+)
+def test_a_damaged_file_is_one_line(made, tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        exchange.import_scores(exchange.Request("mine", str(tmp_path / name), order=None), made[1])
+
+
+def test_ccs_draws_by_an_imported_score_with_infinite_values(made, tmp_path):
+    config, workdir, _, _, values = made
+    values[values >= 40] = np.inf
+    exchange.import_scores(exchange.Request("mine", saved(tmp_path / "s.npy", values), order="stored"), workdir)
+    for balance in ("class", "all"):
+        fields = {**config, "methods": ("ccs",), "ccs_score": "score_mine", "balance": balance, "ccs_cutoff": 0.2}
+        select(config_lib.resolve(fields), workdir)
+        kept = kept_of(workdir, "ccs-0.5000-trial0")
+        assert kept.sum() == N / 2
+        if balance == "all":
+            assert not kept[np.isinf(values)].all()
+            assert np.isinf(values[~kept]).sum() >= 0.2 * N - 1
+        for path in (tmp_path / "w" / "subsets").iterdir():
+            path.unlink()
+
+
+def test_a_score_that_was_replaced_is_noticed(made, tmp_path):
+    config, workdir, _, _, values = made
+    request = exchange.Request("mine", saved(tmp_path / "s.npy", values), order="stored", overwrite=True)
+    exchange.import_scores(request, workdir)
+    select(config, workdir)
+    exchange.import_scores(dataclasses.replace(request, scores=saved(tmp_path / "t.npy", values[::-1])), workdir)
+    with pytest.raises(WorkdirError, match="was made from other scores/score_mine"):
+        select(config_lib.resolve({**config, "fractions": (0.5, 0.3)}), workdir)
