@@ -174,6 +174,7 @@ def test_debug_shows_the_trace(redundancy, tmp_path):
     assert "Traceback" in done.stderr
 
 
+@pytest.mark.soak
 def test_a_stage_before_its_turn_names_the_one_to_run(redundancy, tmp_path, digits_npz):
     flags = (DIGITS, f"--config.dataset={digits_npz}", f"--workdir={tmp_path}/w")
     fails(redundancy("embed", *flags), 'run "redundancy train"', code=1)

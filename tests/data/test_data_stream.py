@@ -114,6 +114,7 @@ def same(first, second):
 
 
 @pytest.mark.parametrize(("kind", "count"), [("photos", 3), ("folder", 2), ("folder", 5)])
+@pytest.mark.soak
 def test_processes_side_by_side_are_one(kind, count, request):
     data = request.getfixturevalue(kind)
     assert not data.resident

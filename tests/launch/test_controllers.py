@@ -45,6 +45,7 @@ def test_a_stop_that_comes_while_the_program_is_started(bench):
     assert "hosts [0, 1] were asked to save and end" in bench.text
 
 
+@pytest.mark.soak
 def test_stop_before_there_is_a_slice(bench):
     bench.cloud.script("*", Scenario(waiting=10_000))
     ended = bench.in_thread()

@@ -24,6 +24,7 @@ from redundancy.status.command import status
 from redundancy.workdir import subset_name, table
 from redundancy.workdir.finished import is_finished
 from tests.report.synthetic import make_workdir, noise_images
+from tests.tiers import soaked
 
 
 def every_nth(*, positions, k, embeddings, merges, trial, **_):
@@ -46,7 +47,7 @@ EVERY = methods.Method("every", "every n-th image", "by taking every n-th image"
 FAR = methods.Method("far", "the farthest", "by distance", farthest, per_layer=True, per_trial=True, fields=("seed",))
 
 
-@pytest.fixture(params=[EVERY, FAR], ids=["every", "far"])
+@pytest.fixture(params=[EVERY, *soaked(FAR)], ids=["every", "far"])
 def further(request, monkeypatch):
     monkeypatch.setitem(methods.METHODS, request.param.name, request.param)
     return request.param

@@ -101,6 +101,7 @@ def test_the_same_experiment_twice_is_named_by_folder(workdirs, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["svg", "pdf", "png", "html"])
+@pytest.mark.soak
 def test_output_may_be_one_file(workdirs, tmp_path, kind):
     path = tmp_path / f"figure.{kind}"
     roots = [f"--compare={workdirs['start']}", "--compare", workdirs["other"]]

@@ -141,6 +141,7 @@ def test_names_with_line_breaks_have_no_list_of_lines(tmp_path):
     assert found & {"cat/line\nbreak.png", os.fsdecode(b"dog/caf\xe9.png")}
 
 
+@pytest.mark.soak
 def test_images_of_tfds_are_listed_by_its_ids(tmp_path, digits_npz):
     data = np.load(digits_npz)
     arrays = data["train_images"][..., None], data["train_labels"]

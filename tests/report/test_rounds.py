@@ -116,6 +116,7 @@ def test_it_ends_at_the_most(selected, trained, caplog):
     assert "--most=9 reached; ends here" in caplog.text
 
 
+@pytest.mark.soak
 def test_until_a_verdict(selected, trained, caplog):
     caplog.set_level("INFO", logger="absl")
     config, workdir = selected

@@ -73,6 +73,7 @@ def test_batched_trials_equal_trials_alone(digits_npz, tmp_path):
         assert found["test_loss"] == pytest.approx(result["test_loss"], rel=1e-4)
 
 
+@pytest.mark.soak
 def test_a_rate_is_measured():
     config, mesh = tiny(steps_per_dispatch=1)
     programs = Programs(config, (8, 8, 1), 10, mesh, resident=True)

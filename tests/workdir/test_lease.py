@@ -102,6 +102,7 @@ def test_it_is_free_again_when_it_is_given_back(kind, tmp_path):
     assert [path.name for path in (tmp_path / "w").iterdir()] == ["config.json"]
 
 
+@pytest.mark.soak
 def test_of_many_at_once_one_gets_it(kind, tmp_path, repo):
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(holder(repo, tmp_path / "w", kind)) for _ in range(4)]
