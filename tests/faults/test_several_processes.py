@@ -96,7 +96,7 @@ def test_several_processes_make_what_one_makes(count, redundancy, digits_npz, re
 @pytest.mark.soak
 def test_two_processes_make_the_scores_of_one(redundancy, digits_npz, repo, child_env, tmp_path):
     few = ("--config.steps=45", "--config.score_trials=1", "--config.methods=el2n,aum")
-    arguments = ("score", *SMOKE, f"--config.dataset={digits_npz}", *few)
+    arguments = ("score", *XLA, f"--config.dataset={digits_npz}", *few)
     alone = redundancy(*arguments, f"--workdir={tmp_path}/alone")
     assert alone.returncode == 0, alone.stderr
     with started(2, [*arguments, f"--workdir={tmp_path}/w"], repo, child_env, tmp_path / "logs") as children:

@@ -108,7 +108,8 @@ def test_killed_at_random_moments_it_ends_with_the_artifacts_of_an_unbroken_run(
         check_end(done, at)
         ends += 1
     hit = {name.split()[0] for name in where}
-    for before, stage in itertools.pairwise(STAGES) if kills > 4 else ():
+    stages = [stage for stage in STAGES if stage != "score"]  # no method of the config reads one
+    for before, stage in itertools.pairwise(stages) if kills > 4 else ():
         if stage not in hit:  # so short that no random moment lay in it: one of its first is chosen
             assert run(server, [*argv, f"--until={before}"], w)[0] == 0
             log = ""
