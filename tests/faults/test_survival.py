@@ -15,7 +15,6 @@ import pytest
 
 from redundancy.workdir import STAGES
 from tests.command_server import Server
-from tests.tiers import soaked
 
 KILLS = int(os.environ.get("KILLS", "48"))
 SEED = int(os.environ.get("KILL_SEED", "1"))
@@ -68,11 +67,14 @@ def last_stage(log):
     return stages[-1] if stages else "start"
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900 + 20 * KILLS)
-@pytest.mark.parametrize(("feed", "kills"), soaked(("resident", KILLS * 3 // 4), ("streamed", KILLS - KILLS * 3 // 4)))
-def test_killed_at_random_moments_it_ends_with_the_artifacts_of_an_unbroken_run(
-    feed, kills, server, digits_npz, tmp_path, capsys
-):
+def test_killed_at_random_moments_it_ends_with_the_artifacts_of_an_unbroken_run(server, digits_npz, tmp_path, capsys):
+    killed("resident", KILLS * 3 // 4, server, digits_npz, tmp_path, capsys)
+
+
+def killed(feed, kills, server, digits_npz, tmp_path, capsys):
+    """Kills a run again and again, and compares what it ends with with what an unbroken one does."""
     argv = ["run", *SMALL, f"--config.dataset={digits_npz}"]
     if feed == "streamed":
         argv += ["--config.resident_mb=0", "--config.augmentation=crop_flip"]
