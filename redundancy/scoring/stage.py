@@ -95,6 +95,7 @@ def _of_pack(
             train_pack(
                 trainer, list(pack), size, schedule, f"{what}, {point}" if point == "early" else what, until=step
             )
+            processes.barrier()  # the first process has written the checkpoint that all read
             read = _pass(trainer, pack, size, schedule, point, step, gradients)
             processes.first(lambda places=places, read=read, of=of: _write(places, read, of))
         for of_network, values in zip(found, read, strict=True):
