@@ -372,6 +372,11 @@ def main(arguments: Sequence[str]) -> None:
     flags = parser.parse_args(arguments)
     if not 0 < flags.scale <= 1 or not math.isfinite(flags.scale):
         parser.error(f"--scale is {flags.scale}; wanted above 0 and up to 1")
+    known = near_pairs.sets(QUICK, flags.images)
+    if unknown := {*flags.sets} - {*known}:
+        parser.error(
+            f"--sets has {', '.join(sorted(unknown))}; wanted some of {', '.join(known)}; images needs --images"
+        )
     names = flags.only or [name for name in CASES if name != "million"]
     if flags.million and "million" not in names:
         names = [*names, "million"]

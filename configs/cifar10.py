@@ -5,7 +5,8 @@
 Assumed, since our copy of the paper's text lost its numbers: batch_size, lr_per_256, warmup_steps, momentum, l2,
 the augmentation, and the fractions. Steps, depth and trials are the paper's.
 
-`:methods` compares ten ways to choose, see docs/methods.md; not run yet at this length. `:quick` takes 10 to 20 minutes on two CPU cores. Seed 0 gave 59.9 % on the full set (std 0.4, 2 trials), 59.7 % at
+`:methods` compares ten ways to choose, see docs/methods.md; it has not been run yet.
+`:quick` takes 10 to 20 minutes on two CPU cores. Seed 0 gave 59.9 % on the full set (std 0.4, 2 trials), 59.7 % at
 90 % kept by semantic clustering and 60.0 % at random: trials are too few and the network too small to show a difference.
 `:smoke` takes about a minute, and its numbers mean nothing.
 """

@@ -118,8 +118,8 @@ def check(config) -> None:
     for name in config.methods:
         methods.need(name, "config.methods: a name")
     if config.balance != "class":
-        within = [method.name for method in methods.chosen(config) if not method.over_classes]
-        within += [name for name in config.methods if name == "ccs" and config.balance == "floor"]
+        floor = config.balance == "floor"  # which takes the first images of an order
+        within = [each.name for each in methods.chosen(config) if not each.over_classes or (floor and not each.order)]
         if within:
             raise ConfigError(
                 f"config.balance is {config.balance!r}, and {', '.join(within)} cannot choose so. Leave that out of "

@@ -88,23 +88,36 @@ def values(path: str, column: str | None, what: str, num_rows: int) -> list[str]
     return found
 
 
-def _csv_column(path: str, column: str | None, what: str) -> tuple[list[str], bool]:
-    """As `values`, with the header if `column` is None, and whether there are blank lines at the end, which do not count."""
+def rows(path: str) -> tuple[list[tuple[list[str], int]], bool]:
+    """The rows of a .csv or .tsv, each with its last line, as a quoted value may have several; blank ones at the end are left out.
+
+    Returns:
+      rows and their lines, and whether there were blank ones at the end.
+
+    Raises:
+      DataError: it is no such text.
+    """
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
     reader = csv.reader(io.StringIO(text(path), newline=""), delimiter=delimiter)
     try:
-        rows = [(row, reader.line_num) for row in reader]  # with the row's last line: a quoted value may have several
+        found = [(row, reader.line_num) for row in reader]
     except csv.Error as error:
         raise DataError(
             f"{path}, line {reader.line_num}, cannot be read as .csv: {error}. Check the quotes there."
         ) from error
-    num_all = len(rows)
-    while rows and not rows[-1][0]:
-        rows.pop()
-    if not rows:
+    num_all = len(found)
+    while found and not found[-1][0]:
+        found.pop()
+    return found, num_all > len(found)
+
+
+def _csv_column(path: str, column: str | None, what: str) -> tuple[list[str], bool]:
+    """As `values`, with the header if `column` is None, and whether there are blank lines at the end, which do not count."""
+    there, blank_end = rows(path)
+    if not there:
         raise DataError(f"{path} is empty; wanted a value for each embedding.")
-    header, width = rows[0][0], len(rows[0][0])
-    if blank := next((line for row, line in rows if not row), None):
+    header, width = there[0][0], len(there[0][0])
+    if blank := next((line for row, line in there if not row), None):
         # Skipped, it would move all that follow it to other embeddings.
         problem = (
             f": line {blank} is blank, so a row has no {what}; wanted a value in each. Write it there, or leave out the line "
@@ -118,11 +131,11 @@ def _csv_column(path: str, column: str | None, what: str) -> tuple[list[str], bo
     elif column is None and width > 1:
         found = inputs.shown(str(header))
         problem = f" has {width} columns, {found}; wanted one, or a header and --columns {what}=NAME."
-    elif wrong := next(((row, line) for row, line in rows if len(row) != width), None):
+    elif wrong := next(((row, line) for row, line in there if len(row) != width), None):
         problem = f": line {wrong[1]} has {len(wrong[0])} values; wanted {width}, as in the first line."
     else:
         at = 0 if column is None else header.index(column)
-        return [row[at] for row, _ in (rows if column is None else rows[1:])], num_all > len(rows)
+        return [row[at] for row, _ in (there if column is None else there[1:])], blank_end
     raise DataError(f"{path}{problem}")
 
 

@@ -108,13 +108,11 @@ def _embedded(name: str, title: str, fields: tuple[str, ...] = ()) -> Method:
     return Method(name, title, f"by {title}", per_layer=True, order=_of_embeddings(name), fields=fields)
 
 
-def _scored(name: str, title: str, drawn: bool = False, score: str | None = None) -> list[Method]:
+def _scored(name: str, title: str, drawn: bool = False, fields: tuple[str, ...] = NETWORK_FIELDS) -> list[Method]:
     """The method that keeps the images with the highest score, hard ones for most, and its opposite."""
-    of = name if score is None else score
     both = dict(
-        order=_by_score, score=lambda config: of, per_trial=drawn, over_classes=True,
-        fields=("balance", *(NETWORK_FIELDS if not of.startswith(IMPORTED) else ("seed",) if drawn else ())),
-    )  # fmt: skip
+        order=_by_score, score=lambda config: name, per_trial=drawn, over_classes=True, fields=("balance", *fields)
+    )
     return [
         Method(name, title, f"by {title}", **both),
         Method(name + _EASY, f"{title}, reversed", f"by {title}, reversed", easy=True, **both),
@@ -173,7 +171,7 @@ def find(name: Any) -> Method | None:
         return None
     score = name.removesuffix(_EASY)
     title = score.removeprefix(IMPORTED)
-    return next((each for each in _scored(score, title, drawn=True) if each.name == name), None)
+    return next((each for each in _scored(score, title, drawn=True, fields=("seed",)) if each.name == name), None)
 
 
 def need(name: Any, what: str) -> Method:

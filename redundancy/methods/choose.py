@@ -79,13 +79,8 @@ def choose(
                 kept = of_fraction[classes]
                 merges = linked.together(different[classes], sizes[classes], sizes[classes] - kept)
                 choice.kept[rows], choice.group[rows], choice.dissimilarity[rows] = method.choose(
-                    positions=positions[rows],
-                    k=int(kept.sum()),
-                    embeddings=vectors,
-                    merges=merges,
-                    config=config,
-                    trial=trial,
-                )
+                    positions=positions[rows], k=int(kept.sum()), embeddings=vectors, merges=merges, config=config, trial=trial,
+                )  # fmt: skip
                 choice.group[rows] += first_group[number]
                 first_group[number] += int(kept.sum())
         else:

@@ -1,5 +1,6 @@
 """The stage `score`: trains networks of its own on the full set, and writes what their training says of every image."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -87,17 +88,13 @@ def _of_pack(
         gradients = _GRADIENTS[point] in wanted
         places = [storage.join(job.folder, f"{point}.parquet") for job in pack]
         of = [digest(identity(trainer.config, job, schedule)) for job in pack]
-        read = processes.first(
-            lambda places=places, point=point, of=of: _read(places, of, _GRADIENTS[point] in wanted, point)
-        )
+        read = processes.first(functools.partial(_read, places, of, gradients, point))
         if read is None:
-            processes.first(lambda step=step: _start_again(pack, step))
-            train_pack(
-                trainer, list(pack), size, schedule, f"{what}, {point}" if point == "early" else what, until=step
-            )
+            processes.first(functools.partial(_start_again, pack, step))
+            train_pack(trainer, list(pack), size, schedule, f"{what}, {point}", until=step)
             processes.barrier()  # the first process has written the checkpoint that all read
             read = _pass(trainer, pack, size, schedule, point, step, gradients)
-            processes.first(lambda places=places, read=read, of=of: _write(places, read, of))
+            processes.first(functools.partial(_write, places, read, of))
         for of_network, values in zip(found, read, strict=True):
             of_network |= values
     return found

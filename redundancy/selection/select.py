@@ -85,8 +85,8 @@ def _read_scores(
     config: ml_collections.FrozenConfigDict, workdir: Workdir, store: EmbeddingStore, missing: Sequence[Asked]
 ) -> dict[str, Score]:
     """The scores that the missing subsets are chosen by; raises WorkdirError if one is of other images or labels."""
-    readers = {each.method: methods.get(each.method) for each in missing}
-    names = {method.score(config) for method in readers.values() if method.score}
+    readers = map(methods.get, {each.method for each in missing})
+    names = {method.score(config) for method in readers if method.score}
     found, (positions, labels) = {}, store.labels()
     for name in sorted(names):
         score, where = scores_lib.read(workdir, name), scores_lib.path(workdir, name)
@@ -99,10 +99,7 @@ def _read_scores(
                 "import the scores again."
             )
         found[name] = score
-    for each in missing:
-        score = found.get(readers[each.method].score(config)) if readers[each.method].score else None
-        if score is not None and score.keep == "listed":
-            _check_list(workdir, score, each)
+    _check_lists(config, workdir, found, missing)
     return found
 
 
@@ -115,26 +112,29 @@ def check_imported(config: ml_collections.FrozenConfigDict, workdir: Workdir) ->
     """
     names = [name for name in methods.scores(config) if name.startswith(methods.IMPORTED)]
     found = {name: scores_lib.read(workdir, name) for name in names}
-    for asked in table.subsets(config):
-        method = methods.get(asked.method)
-        if method.score and (score := found.get(method.score(config))) is not None and score.keep == "listed":
-            _check_list(workdir, score, asked)
+    _check_lists(config, workdir, found, table.subsets(config))
 
 
-def _check_list(workdir: Workdir, score: Score, asked: Asked) -> None:
+def _check_lists(
+    config: ml_collections.FrozenConfigDict, workdir: Workdir, found: Mapping[str, Score], asked: Sequence[Asked]
+) -> None:
     """Raises ConfigError if a list of kept images is not what is asked for."""
-    size, total = int(score.values.sum()), len(score.values)
-    method = methods.get(asked.method)
-    if method.easy or method.name == "ccs":
-        raise ConfigError(
-            f"config.methods has {method.name}, and {scores_lib.path(workdir, score.name)} is a list of kept images: it orders "
-            f"nothing. Give {score.name} itself."
-        )
-    if num_asked(total, asked.fraction) != size and asked.fraction != 1:
-        raise ConfigError(
-            f"{scores_lib.path(workdir, score.name)} lists {size} of {total} images, and config.fractions has "
-            f"{asked.fraction:g}: wanted {size / total:.9g} alone. Put {score.name} into a workdir with that fraction."
-        )
+    for each in asked:
+        method = methods.get(each.method)
+        score = found.get(method.score(config)) if method.score else None
+        if score is None or score.keep != "listed":
+            continue
+        size, total, where = int(score.values.sum()), len(score.values), scores_lib.path(workdir, score.name)
+        if method.easy or not method.order:
+            raise ConfigError(
+                f"config.methods has {method.name}, and {where} is a list of kept images: it orders nothing. Give {score.name} "
+                "itself."
+            )
+        if num_asked(total, each.fraction) != size and each.fraction != 1:
+            raise ConfigError(
+                f"{where} lists {size} of {total} images, and config.fractions has {each.fraction:g}: wanted "
+                f"{size / total:.9g} alone. Put {score.name} into a workdir with that fraction."
+            )
 
 
 def _read_earlier(

@@ -66,6 +66,7 @@ def estimate(programs: Programs, pack: int, num_images: int) -> dict[str, int]:
     here = pack // mesh.shape["trial"]
     share = -(-config.batch_size // mesh.shape["data"])
     state = jax.eval_shape(programs.init, jax.ShapeDtypeStruct((), jnp.uint32))
+    beside = num_bytes(state["batch_stats"]) + num_bytes(state.get("tally", {}))
     at_once = here if programs.vmap else 1
     together = share if programs.unroll else min(share, config.micro_batch or share)
     model = programs.model.clone(bn_group_size=0)  # a share of a batch need not be a multiple of the group size
@@ -74,8 +75,7 @@ def estimate(programs: Programs, pack: int, num_images: int) -> dict[str, int]:
     streamed = 0 if programs.resident else 3 * here * programs.block * share * pixels
     return {
         "images": num_images * pixels + streamed,
-        "state": here
-        * (_COPIES * num_bytes(state["params"]) + num_bytes(state["batch_stats"]) + num_bytes(state.get("tally", {}))),
+        "state": here * (_COPIES * num_bytes(state["params"]) + beside),
         "activations": int(kept * at_once * _activations(model, together, programs.image_shape, config.dtype)),
     }
 

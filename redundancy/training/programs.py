@@ -27,9 +27,8 @@ from redundancy.training.optimizer import make_optimizer
 
 _GRADIENT_BYTES = 256 << 20
 
-State = dict[
-    str, Any
-]  # params, batch_stats, opt_state, step, and tally if it keeps one; with a leading trial axis in a pack
+# params, batch_stats, opt_state, step, and tally if it keeps one; with a leading trial axis in a pack.
+State = dict[str, Any]
 
 
 def clean_scores(logits: jax.Array, labels: jax.Array, pooled: jax.Array) -> dict[str, jax.Array]:

@@ -14,7 +14,6 @@ import shutil
 import pytest
 
 from redundancy.workdir import STAGES
-from tests.command_server import Server
 
 KILLS = int(os.environ.get("KILLS", "48"))
 SEED = int(os.environ.get("KILL_SEED", "1"))
@@ -22,14 +21,6 @@ SMALL = (
     "--config=configs/digits.py:smoke", "--config.embedding_parts=4", "--config.pack=2", "--config.steps=12",
     "--config.checkpoint_every=5", "--config.log_every=4",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def server(child_env, tmp_path_factory):
-    """Programs are compiled as for users here."""
-    started = Server({**child_env, "XLA_FLAGS": ""}, tmp_path_factory.mktemp("logs"))
-    yield started
-    started.close()
 
 
 def run(server, argv, workdir, **kill):

@@ -12,7 +12,7 @@ import pytest
 from redundancy import config as config_lib
 from redundancy.embedding import ids as ids_lib
 from redundancy.runtime.errors import ConfigError, DataError, UserError, WorkdirError
-from redundancy.scoring import exchange, files
+from redundancy.scoring import exchange, files, matching
 from redundancy.selection.select import select
 from redundancy.selection.subset import read_subset
 from redundancy.workdir import read_manifest
@@ -27,7 +27,7 @@ def made(tmp_path):
     config, workdir = make_workdir(tmp_path / "w", methods=("random", "score_mine"), fractions=(0.5,))
     folder = workdir.embeddings("end")
     manifest = read_manifest(folder)
-    positions, labels = exchange._images(workdir).positions, exchange._images(workdir).labels
+    positions, labels = matching.images_of(workdir).positions, matching.images_of(workdir).labels
     names = [
         f"class{label}/image{(position * 37) % 101:03}.png" for label, position in zip(labels, positions, strict=True)
     ]
@@ -89,7 +89,7 @@ def test_data_diets_order_by_class_must_be_said(made, tmp_path, caplog):
     _, workdir, labels, _, values = made
     by_class = np.argsort(labels, kind="stable")
     scores, sorted_labels = saved(tmp_path / "s.npy", values[by_class]), saved(tmp_path / "y.npy", labels[by_class])
-    with pytest.raises(ConfigError, match=r"labels lie class by class.*stored 28 %|labels lie class by class"):
+    with pytest.raises(ConfigError, match="labels lie class by class"):
         exchange.import_scores(exchange.Request("mine", scores, labels=sorted_labels), workdir)
     exchange.import_scores(exchange.Request("mine", scores, labels=sorted_labels, order="class"), workdir)
     assert "nothing in the file confirms it" in caplog.text
@@ -141,7 +141,7 @@ def test_a_list_of_kept_images_is_kept_as_it_is(made, tmp_path, form):
     kept = labels != 1
     kept[np.flatnonzero(kept)[25:]] = False
     rows = np.random.default_rng(2).permutation(np.flatnonzero(kept))
-    positions = exchange._images(workdir).positions[rows]
+    positions = matching.images_of(workdir).positions[rows]
     path, order = {
         "paths": lambda: (text(tmp_path / "l.txt", [f"/{names[row]} {labels[row]}" for row in rows]), None),
         "indices": lambda: (saved(tmp_path / "l.npy", positions), "stored"),
@@ -158,7 +158,7 @@ def test_a_list_serves_its_own_fraction_alone(made, tmp_path):
     config, workdir, *_ = made
     exchange.import_scores(
         exchange.Request(
-            "mine", saved(tmp_path / "l.npy", exchange._images(workdir).positions[:20]), kept=True, order="stored"
+            "mine", saved(tmp_path / "l.npy", matching.images_of(workdir).positions[:20]), kept=True, order="stored"
         ),
         workdir,
     )
@@ -350,14 +350,14 @@ def test_ids_say_the_order_so_no_flag_may(made, tmp_path):
 def test_a_path_names_an_image_by_whole_parts(given, row):
     names = ["train/c0/000.png", "train/c1/000.png", "train/c1/alone.png"]
     whole = {name: number for number, name in enumerate(names)}
-    assert exchange._row_of(given, whole, exchange._by_ends(names)) == row
+    assert matching._row_of(given, whole, matching._by_ends(names)) == row
 
 
 def test_what_export_writes_of_positions_comes_back_as_a_list(tmp_path):
     config, workdir = make_workdir(tmp_path / "w", methods=("random",), fractions=(0.5,))
     select(config, workdir)
     kept = kept_of(workdir, "random-0.5000-trial0")
-    positions = exchange._images(workdir).positions
+    positions = matching.images_of(workdir).positions
     assert not np.array_equal(positions, np.arange(len(positions)))
     request = exchange.Request("mine", saved(tmp_path / "k.npy", positions[kept]), kept=True, order="stored")
     exchange.import_scores(request, workdir)
