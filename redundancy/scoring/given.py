@@ -134,6 +134,8 @@ def _arrays(request: Request, path: str) -> Given:
             there = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
     except UserError:
         raise
+    except npy.NotAnArrayError as error:
+        raise DataError(f"{path} {error}; wanted an array of numbers.") from error
     except Exception as error:  # on damaged archives zipfile raises nearly anything
         raise DataError(f"{path}: {inputs.shown(str(error))}; wanted an array of numbers.") from error
     wanted = request.key or (next(iter(there)) if len(there) == 1 else None)
