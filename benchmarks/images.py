@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks import common, embeddings
 from redundancy.models import ResNet
+from redundancy.models.convolution import formulation_for
 
 STEPS = 1000
 _SHIFT, _BATCH, _EMBED_BATCH = 4, 128, 500
@@ -59,7 +60,10 @@ def of_images(path: str, n: int) -> np.ndarray:
         raise ValueError(f"{n} images are wanted; {len(images)} in {len(_WAYS)} ways are {len(_WAYS) * len(images)}")
 
     def make() -> np.ndarray:
-        model = ResNet(stage_blocks=(1, 1, 1), widths=(16, 32, 64), num_classes=int(labels.max()) + 1)
+        model = ResNet(
+            stage_blocks=(1, 1, 1), widths=(16, 32, 64), num_classes=int(labels.max()) + 1,
+            formulation=formulation_for(jax.default_backend()),
+        )  # fmt: skip
         variables = embeddings.train(model, STEPS, images, labels, _changed, _BATCH)
         # The image as it is comes first, then the others in an order that has nothing to do with how they are made.
         middle = _WAYS.index((False, _SHIFT, _SHIFT))
