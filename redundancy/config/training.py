@@ -7,7 +7,7 @@ from redundancy.runtime.errors import ConfigError
 
 BUDGETS = ("steps", "epochs")
 PACK_MODES = ("auto", "loop", "vmap")
-FORMULATIONS = ("auto", "xla", "cpu")
+FORMULATIONS = ("auto", "xla", "cpu", "packed")
 
 _field = functools.partial(Field, "Training")
 _how = functools.partial(_field, affects=Affects.HOW)
@@ -75,8 +75,9 @@ FIELDS: dict[str, Field] = {
     ),
     "formulation": _how(
         "auto",
-        "how convolutions and BatchNorm are computed: 'xla', or on CPUs 'cpu', by kernels of our own; 'auto' is what was "
-        "measured to be faster on the platform; they agree to rounding",
+        "how convolutions and BatchNorm are computed: 'xla', or by kernels of our own: on CPUs 'cpu', and on NVIDIA's GPUs "
+        "'packed', for packs of batched trials; 'auto' is what was measured to be faster on the platform; they agree to "
+        "rounding",
         **one_of(FORMULATIONS),
     ),
     "steps_per_dispatch": _how(

@@ -1,7 +1,7 @@
 """Convolutions without bias, in the form that suits the platform; parameters are the same in every form.
 
 XLA's convolutions suit accelerators. On CPU they reach at most half of the processor's arithmetic rate if channels are few,
-so the folder cpu has kernels of our own.
+so the folder cpu has kernels of our own. On GPUs they are slow for several trials at once, for which the folder gpu has some.
 """
 
 from typing import Any
@@ -10,13 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from redundancy.models import mixed_precision
+from redundancy.models import gpu, mixed_precision
 
-FORMULATIONS = ("xla", "cpu")
+FORMULATIONS = ("xla", "cpu", "packed")
 
 
 def formulation_for(platform: str) -> str:
-    """The form of convolutions that is fastest on "cpu", "gpu" or "tpu"."""
+    """The form of a single trial's convolutions that is fastest on "cpu", "gpu" or "tpu"."""
     return "cpu" if platform == "cpu" else "xla"
 
 
@@ -27,7 +27,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int] = (1, 1),
       x: `[B, H, W, C]`, of the type to compute in.
       kernel: `[h, w, C, D]`, of the same type.
       strides: of height and width.
-      formulation: "xla", or "cpu", which is faster on CPUs; they are equal up to rounding.
+      formulation: "xla", or "cpu", which is faster on CPUs; they are equal up to rounding. "packed" is "xla" here.
 
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), D]` of x's type.
@@ -53,6 +53,7 @@ class Conv(nn.Module):
       dtype: type to compute in.
       kernel_init: initializer of the kernel.
       formulation: see `convolve`.
+      packs: of formulation "packed", what computes several trials at once under `jax.vmap`.
     """
 
     features: int
@@ -61,13 +62,16 @@ class Conv(nn.Module):
     dtype: jnp.dtype = jnp.float32
     kernel_init: Any = nn.initializers.he_normal()
     formulation: str = "xla"
+    packs: gpu.Packs | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: `[B, H, W, C]` -> `[B, ceil(H / stride), ceil(W / stride), features]`."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        if self.formulation == "xla" and self.dtype != jnp.float32:
+        if self.packs is not None and len({*self.kernel_size}) == len({*self.strides}) == 1:
+            return gpu.convolution(x.astype(self.dtype), kernel, self.strides[0], self.packs)
+        if self.formulation != "cpu" and self.dtype != jnp.float32:
             padding = tuple(jax.lax.padtype_to_pads(x.shape[1:3], self.kernel_size, self.strides, "SAME"))
             return mixed_precision.convolution(x.astype(self.dtype), kernel, tuple(self.strides), padding)
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.formulation)

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from redundancy.models import gpu
 from redundancy.models.batch_norm import BatchNorm
 from redundancy.models.convolution import Conv, formulation_for
 from redundancy.runtime.errors import ConfigError
@@ -94,6 +95,7 @@ class ResNet(nn.Module):
       dtype: type that convolutions compute in.
       kernel_init, classifier_init, classifier_bias, zero_init_residual: see config/model.py.
       formulation: of convolutions and BatchNorm, see convolution.py.
+      packs: of formulation "packed", what computes several trials at once.
     """
 
     stage_blocks: tuple[int, ...]
@@ -109,6 +111,7 @@ class ResNet(nn.Module):
     classifier_bias: bool = True
     zero_init_residual: bool = False
     formulation: str = "xla"
+    packs: gpu.Packs | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -132,7 +135,9 @@ class ResNet(nn.Module):
             formulation=self.formulation,
         )
         init = KERNEL_INITS[self.kernel_init]
-        conv = functools.partial(Conv, dtype=self.dtype, kernel_init=init, formulation=self.formulation)
+        conv = functools.partial(
+            Conv, dtype=self.dtype, kernel_init=init, formulation=self.formulation, packs=self.packs
+        )
         last_init = nn.initializers.zeros if self.zero_init_residual else init
         block = Bottleneck if self.bottleneck else BasicBlock
 
@@ -165,22 +170,30 @@ class ResNet(nn.Module):
         return logits, layers
 
 
-def make_model(config, num_classes: int, platform: str = "tpu") -> ResNet:
+def make_model(
+    config, num_classes: int, platform: str = "tpu", device: jax.Device | None = None, batched: bool = False
+) -> ResNet:
     """The network that a resolved config asks for.
 
     Args:
       config: resolved config.
       num_classes: logits.
       platform: where it is to be computed: "cpu", "gpu" or "tpu".
+      device: the same; wanted on "gpu", whose kernels depend on the kind of card.
+      batched: whether several trials are to be computed at once, under `jax.vmap`.
 
     Raises:
-      ConfigError: config.formulation is "cpu", for another platform.
+      ConfigError: config.formulation is one that the platform or the card has no kernels for.
     """
-    if config.formulation == "cpu" != platform:
+    if {"cpu": "cpu", "packed": "gpu"}.get(config.formulation, platform) != platform:
         raise ConfigError(
-            f"config.formulation is 'cpu', but the devices are of platform {platform!r}, which has no such kernels; set it to "
-            "'auto' or 'xla'."
+            f"config.formulation is {config.formulation!r}, but the devices are of platform {platform!r}, which has no such "
+            "kernels; set it to 'auto' or 'xla'."
         )
+    packs = None
+    if platform == "gpu" and (config.formulation == "packed" or (config.formulation == "auto" and batched)):
+        packs = gpu.packs_for(device, needed=config.formulation == "packed")
+    formulation = "packed" if packs is not None else config.formulation
     imagenet = config.form == "imagenet"
     return ResNet(
         stage_blocks=STAGE_BLOCKS[config.depth] if imagenet else ((config.depth - 2) // 6,) * 3,
@@ -195,5 +208,6 @@ def make_model(config, num_classes: int, platform: str = "tpu") -> ResNet:
         classifier_init=config.classifier_init,
         classifier_bias=config.classifier_bias,
         zero_init_residual=config.zero_init_residual,
-        formulation=formulation_for(platform) if config.formulation == "auto" else config.formulation,
+        formulation=formulation_for(platform) if formulation == "auto" else formulation,
+        packs=packs,
     )

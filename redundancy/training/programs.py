@@ -82,8 +82,9 @@ class Programs:
         self.tallied = tallied
         self.config, self.image_shape, self.num_classes = config, image_shape, num_classes
         self.mesh, self.resident = mesh, resident
-        platform = mesh.devices.flat[0].platform
-        self.model = make_model(config, num_classes, platform)
+        device = mesh.devices.flat[0]
+        platform = device.platform
+        self.model = make_model(config, num_classes, platform, device, batched=vmap)
         self._optimizer = make_optimizer(config)
         # XLA's CPU convolutions are slow inside a while loop, where they do not use several threads (measured about 10
         # times slower for 8 x 8 images, 30 times for 32 x 32). So with them neither steps nor trials are loops.

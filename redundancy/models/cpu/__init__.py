@@ -4,11 +4,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
 
 from redundancy.models.cpu import calls
 from redundancy.models.cpu.kernels import lanes
+from redundancy.models.shards import by_shards
 
 _MOST_WEIGHTS = 2**20  # of a kernel; above, matrix products were measured as fast, and they need no partial sums
 
@@ -43,7 +42,7 @@ def _of_xla(x, kernel, stride):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _direct(x, kernel, stride):
-    return _by_shards(functools.partial(calls.forward, stride=stride), x, kernel)
+    return by_shards(functools.partial(calls.forward, stride=stride), x, kernel)
 
 
 def _forward(x, kernel, stride):
@@ -53,39 +52,12 @@ def _forward(x, kernel, stride):
 def _backward(stride, saved, dy):
     x, kernel = saved
     taps, size, channels = kernel.shape[0], x.shape[1:3], x.shape[3]
-    of_kernel = _by_shards(functools.partial(calls.kernel_gradient, taps=taps, stride=stride), x, dy, sums=True)
+    of_kernel = by_shards(functools.partial(calls.kernel_gradient, taps=taps, stride=stride), x, dy, sums=True)
     if not lanes(channels):
         (of_x,) = jax.linear_transpose(lambda x: _of_xla(x, kernel, stride), x)(dy)
     else:
-        of_x = _by_shards(functools.partial(calls.input_gradient, size=size, stride=stride), dy, kernel)
+        of_x = by_shards(functools.partial(calls.input_gradient, size=size, stride=stride), dy, kernel)
     return of_x, of_kernel
 
 
 _direct.defvjp(_forward, _backward)
-
-
-def _by_shards(function, batch, other, sums=False):
-    """`function(batch, other)` on each device's share of the images if the mesh's axis "data" has several.
-
-    Args:
-      function: of images and of a kernel, or of two batches, whose sum over images it takes.
-      batch: `[B, …]`.
-      other: a kernel, or with `sums` another batch.
-      sums: whether the result is a sum over the batch.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True)) if not mesh.empty else {}
-    shares = mesh.shape["data"] if axes.get("data") == AxisType.Auto else 1
-    if shares == 1 or batch.shape[0] % shares:
-        return function(batch, other)
-    # XLA cannot partition a custom call: it would gather the whole batch on every device.
-    specs = (P("data"), P("data") if sums else P())
-
-    def share(batch, other):
-        result = function(batch, other)
-        return jax.lax.psum(result, "data") if sums else result
-
-    cut = jax.shard_map(
-        share, in_specs=specs, out_specs=P() if sums else P("data"), axis_names={"data"}, check_vma=False
-    )
-    return cut(batch, other)

@@ -1,0 +1,40 @@
+"""Which GPUs the kernels are compiled for, and why not for others."""
+
+import dataclasses
+
+import jax
+
+_LEAST_CAPABILITY = 80  # bfloat16 in tensor cores; Triton's tests begin here too
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """A kind of GPU.
+
+    Attributes:
+      kind: its name, as JAX gives it.
+      capability: compute capability, 90 for 9.0.
+    """
+
+    kind: str
+    capability: int
+
+
+def card_of(device: jax.Device | None) -> Card | None:
+    """The kind of a device, of this machine or of a topology; None if it is none of NVIDIA's."""
+    capability = str(getattr(device, "compute_capability", ""))
+    major, _, minor = capability.partition(".")
+    return Card(device.device_kind, 10 * int(major) + int(minor)) if major.isdigit() and minor.isdigit() else None
+
+
+def obstacle(card: Card | None) -> str | None:
+    """What keeps the kernels from running on a card; None if nothing does."""
+    if card is None:
+        return "the device is not one of NVIDIA's"
+    if card.capability < _LEAST_CAPABILITY:
+        return f"{card.kind} has compute capability {card.capability / 10}; wanted 8.0 or more"
+    try:
+        import jax_triton  # noqa: F401
+    except ImportError as error:
+        return f'jax_triton cannot be imported ({str(error).splitlines()[0]}): pip install "redundancy[gpu]"'
+    return None

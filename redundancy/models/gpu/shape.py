@@ -1,0 +1,57 @@
+"""Sizes of a pack's convolution with padding "SAME"."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A convolution of every trial of a pack.
+
+    Attributes:
+      trials: networks of the pack, each with a kernel of its own.
+      batch: images of each trial.
+      height, width: of the input, pixels.
+      channels, features: of the input and of the output.
+      taps: rows, and columns, of the kernel.
+      stride: between two outputs, down and across.
+    """
+
+    trials: int
+    batch: int
+    height: int
+    width: int
+    channels: int
+    features: int
+    taps: int
+    stride: int
+
+    @classmethod
+    def of(cls, x: tuple[int, ...], kernel: tuple[int, ...], stride: int) -> "Shape":
+        """From the shapes of the input, `[T, B, H, W, C]`, and of the kernels, `[T, k, k, C, D]`."""
+        return cls(*x, kernel[4], kernel[1], stride)
+
+    @property
+    def x(self) -> tuple[int, ...]:
+        """`[T, B, H, W, C]`."""
+        return self.trials, self.batch, self.height, self.width, self.channels
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """`[T, k, k, C, D]`."""
+        return self.trials, self.taps, self.taps, self.channels, self.features
+
+    @property
+    def y(self) -> tuple[int, ...]:
+        """`[T, B, H', W', D]`."""
+        return self.trials, self.batch, *self.out, self.features
+
+    @property
+    def out(self) -> tuple[int, int]:
+        """Rows and columns of the output."""
+        return -(-self.height // self.stride), -(-self.width // self.stride)
+
+    @property
+    def before(self) -> tuple[int, int]:
+        """Zeros above and on the left, as XLA pads."""
+        sides = zip(self.out, (self.height, self.width), strict=True)
+        return tuple(max((count - 1) * self.stride + self.taps - size, 0) // 2 for count, size in sides)

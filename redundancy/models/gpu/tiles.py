@@ -1,0 +1,141 @@
+"""Which tile each kernel works in: what was measured on an H100, else by the sizes.
+
+`python -m benchmarks.packed` measures on the card at hand and writes a file to the user's cache folder, which comes first.
+Another tile sums in another order, so results differ by rounding.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import re
+
+from redundancy import storage
+from redundancy.models.gpu.shape import Shape
+from redundancy.storage.cache_folder import cache_folder
+
+KINDS = ("forward", "input_gradient", "kernel_gradient")
+_MOST_CHANNELS = 128  # beyond, XLA's grouped convolutions are taken until something else is measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """How one kernel is cut; see kernels.py.
+
+    Attributes:
+      pixels, rows, columns: of a tile.
+      warps: of a program.
+      stages: tiles that are loaded ahead; 0 writes the loop over rows out.
+      shares: of the pixels, which are summed apart, at most; of the gradient of the kernel alone.
+    """
+
+    pixels: int
+    rows: int
+    columns: int
+    warps: int = 4
+    stages: int = 3
+    shares: int = 0
+
+
+# The fastest pixels, warps (and shares) in bfloat16 for 8 trials of 128 images of CIFAR's size on an H100, by a prototype with the
+# same tiles whose rows were those of one tap (2026-11-27, docs/performance.md). By channels, features, taps and stride.
+_MEASURED = {
+    "forward": {
+        (3, 16, 3, 1): (256, 4),
+        (16, 16, 3, 1): (128, 2),
+        (16, 32, 3, 2): (512, 8),
+        (16, 32, 1, 2): (128, 2),
+        (32, 32, 3, 1): (256, 4),
+        (32, 64, 3, 2): (128, 8),
+        (32, 64, 1, 2): (64, 4),
+        (64, 64, 3, 1): (128, 8),
+    },
+    "input_gradient": {
+        (16, 16, 3, 1): (128, 2),
+        (16, 32, 3, 2): (128, 4),
+        (16, 32, 1, 2): (128, 4),
+        (32, 32, 3, 1): (128, 8),
+        (32, 64, 3, 2): (256, 4),
+        (32, 64, 1, 2): (64, 2),
+        (64, 64, 3, 1): (256, 4),
+    },
+    "kernel_gradient": {
+        (3, 16, 3, 1): (64, 4, 128),
+        (16, 16, 3, 1): (64, 4, 32),
+        (16, 32, 3, 2): (64, 4, 16),
+        (16, 32, 1, 2): (64, 4, 64),
+        (32, 32, 3, 1): (64, 4, 16),
+        (32, 64, 3, 2): (64, 4, 16),
+        (32, 64, 1, 2): (64, 4, 32),
+        (64, 64, 3, 1): (64, 4, 16),
+    },
+}
+
+
+def _power(number: int, least: int, most: int) -> int:
+    """The power of two that holds `number`, between `least` and `most`."""
+    return max(least, min(most, 1 << (number - 1).bit_length()))
+
+
+def usual(kind: str, shape: Shape, wide: bool) -> Tile:
+    """The tile by the table above or by the sizes.
+
+    Args:
+      kind: of KINDS.
+      shape: of the convolution.
+      wide: whether its type is float32, whose products are not made by tensor cores.
+    """
+    summed, result = (shape.channels, shape.features)[:: -1 if kind == "input_gradient" else 1]
+    weights = shape.taps**2 * shape.channels
+    measured = None if wide else _MEASURED[kind].get((shape.channels, shape.features, shape.taps, shape.stride))
+    columns = _power(result, 16, 32 if wide else 64)
+    if kind == "kernel_gradient":
+        pixels, warps, shares = measured or (32 if wide else 64, 4, 32)
+        return Tile(pixels, _power(weights, 16, 32 if wide else 64), columns, warps, 3, shares)
+    pixels, warps = measured or (64 if wide else 128, 4)
+    rows = next((rows for rows in (64, 32, 16) if summed % rows == 0 and not (wide and rows > 32)), 0)
+    rows = rows or _power(shape.taps**2 * summed, 16, 32)
+    steps = -(-(shape.taps**2) * summed // rows)
+    return Tile(pixels, rows, columns, warps, 0 if steps <= 9 else 3)
+
+
+def served(kind: str, shape: Shape, wide: bool, card: str) -> Tile | None:
+    """The tile of a kernel on a card; None leaves the convolution to XLA."""
+    found = chosen(card).get("tiles", {}).get(key(kind, shape, wide), {})
+    if found:
+        return Tile(**found["tile"]) if found["tile"] else None
+    return usual(kind, shape, wide) if max(shape.channels, shape.features) <= _MOST_CHANNELS else None
+
+
+def key(kind: str, shape: Shape, wide: bool) -> str:
+    """The name of a kernel and its sizes in the file of choices."""
+    sizes = (
+        shape.trials,
+        shape.batch,
+        shape.height,
+        shape.width,
+        shape.channels,
+        shape.features,
+        shape.taps,
+        shape.stride,
+    )
+    return f"{kind} {'float32' if wide else 'bfloat16'} {'x'.join(map(str, sizes))}"
+
+
+def path(card: str) -> str | None:
+    """The file of what was measured on such a card; None if the user has no cache folder."""
+    folder = cache_folder()
+    return folder and os.path.join(folder, "packed", re.sub(r"\W+", "-", card) + ".json")
+
+
+@functools.cache
+def chosen(card: str) -> dict:
+    """What `benchmarks.packed` wrote for such a card; empty if it did not.
+
+    form: "packed" or "xla", the faster step. tiles: by `key`, each with its tile, or null where XLA was faster.
+    """
+    file = path(card)
+    try:
+        return json.loads(storage.read_bytes(file)) if file and os.path.exists(file) else {}
+    except (OSError, ValueError):
+        return {}
