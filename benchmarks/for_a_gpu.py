@@ -27,12 +27,21 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
 
-def _with_libraries() -> None:
-    """Starts this program again, with NVIDIA's libraries where the plugin looks for them."""
+def with_libraries(module: str) -> None:
+    """Starts a program of this folder again, with NVIDIA's libraries where the plugin looks for them."""
     folders = [folder for path in sys.path for folder in glob.glob(os.path.join(path, "nvidia", "*", "lib"))]
     if os.environ.get("LD_LIBRARY_PATH", "") != ":".join(folders):
         environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(folders), "JAX_PLATFORMS": "cpu"}
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.for_a_gpu", *sys.argv[1:]], environment)
+        os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], environment)
+
+
+def h100():
+    """JAX's device for an H100 that is not there."""
+    import jax_plugins.xla_cuda13 as plugin
+    from jax.experimental import topologies
+
+    plugin._check_cuda_versions = lambda *_, **__: None  # asks the driver, which is not there
+    return topologies.get_topology_desc("h100", platform="cuda", topology="1x1x1", target_config=_H100).devices[0]
 
 
 def main() -> None:
@@ -41,18 +50,14 @@ def main() -> None:
     parser.add_argument("--directions", type=int, default=64)
     parser.add_argument("--width", type=int, default=128)
     flags = parser.parse_args()
-    _with_libraries()
+    with_libraries("benchmarks.for_a_gpu")
     import jax
-    import jax_plugins.xla_cuda13 as plugin
     import numpy as np
-    from jax.experimental import topologies
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from redundancy.linkage import pairs, panels
 
-    plugin._check_cuda_versions = lambda *_, **__: None  # asks the driver, which is not there
-    topology = topologies.get_topology_desc("h100", platform="cuda", topology="1x1x1", target_config=_H100)
-    on = NamedSharding(Mesh(np.array(topology.devices[:1]), "x"), PartitionSpec())
+    on = NamedSharding(Mesh(np.array([h100()]), "x"), PartitionSpec())
 
     def shape(*sizes, dtype=np.float32):
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=on)

@@ -98,7 +98,7 @@ def usual(kind: str, shape: Shape, wide: bool) -> Tile:
     rows = next((rows for rows in (64, 32, 16) if summed % rows == 0 and not (wide and rows > 32)), 0)
     rows = rows or _power(shape.taps**2 * summed, 16, 32)
     steps = -(-(shape.taps**2) * summed // rows)
-    return Tile(pixels, rows, columns, warps, 0 if steps <= 9 else 3)
+    return Tile(pixels, rows, columns, warps, 3 if wide or steps > 9 else 0)
 
 
 def served(kind: str, shape: Shape, wide: bool, card: str) -> Tile | None:
