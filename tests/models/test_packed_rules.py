@@ -243,8 +243,8 @@ def test_measured_tiles_come_first_and_others_are_by_size(monkeypatch, tmp_path)
     path = tmp_path / "redundancy" / "packed" / "card.json"
     path.parent.mkdir(parents=True)
     path.write_text(
-        '{"tiles": {"forward bfloat16 8x128x32x32x16x16x3x1": {"tile": {"pixels": 64, "rows": 16, "columns": 16}},'
-        ' "forward float32 8x128x32x32x16x16x3x1": {"tile": null}}}'
+        '{"tiles": {"forward bfloat16 32x32x16x16x3x1": {"tile": {"pixels": 64, "rows": 16, "columns": 16}},'
+        ' "forward float32 32x32x16x16x3x1": {"tile": null}}}'
     )
     tiles.chosen.cache_clear()
     assert tiles.served("forward", shape, False, "card") == tiles.Tile(64, 16, 16)

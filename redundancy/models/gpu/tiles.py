@@ -110,17 +110,8 @@ def served(kind: str, shape: Shape, wide: bool, card: str) -> Tile | None:
 
 
 def key(kind: str, shape: Shape, wide: bool) -> str:
-    """The name of a kernel and its sizes in the file of choices."""
-    sizes = (
-        shape.trials,
-        shape.batch,
-        shape.height,
-        shape.width,
-        shape.channels,
-        shape.features,
-        shape.taps,
-        shape.stride,
-    )
+    """The name of a kernel and of the sizes that its tile depends on, in the file of choices."""
+    sizes = (shape.height, shape.width, shape.channels, shape.features, shape.taps, shape.stride)
     return f"{kind} {'float32' if wide else 'bfloat16'} {'x'.join(map(str, sizes))}"
 
 

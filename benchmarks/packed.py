@@ -1,0 +1,293 @@
+"""Which convolutions are fastest for a pack on the GPU at hand: XLA's under vmap, or ours, and in which tiles.
+
+    python -m benchmarks.packed [--quick] [--json] [--only steps|kernels] [--trials T] [--batch B] [--depth N]
+
+Whole training steps of a pack of ResNets on CIFAR's shape by XLA's convolutions and by ours; every kernel of that network in
+several tiles, beside XLA's convolution; and the steps again in the fastest tiles. Ends within three minutes (--seconds). What
+was fastest is written to the user's cache folder, where trainings on such a card find it. A ratio is the time of XLA's
+convolutions over that of ours; above 1 ours is faster.
+"""
+
+import concurrent.futures
+import dataclasses
+import datetime
+import json
+import os
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import common
+from benchmarks.common import say
+from redundancy import config as config_lib
+from redundancy import storage
+from redundancy.models import gpu
+from redundancy.models.gpu import cards, tiles
+from redundancy.models.gpu.calls import call_of
+from redundancy.models.gpu.shape import Shape
+from redundancy.models.gpu.tiles import Tile
+from redundancy.training.mesh import make_mesh
+from redundancy.training.packing import Packing, images_per_second
+from redundancy.training.programs import Programs
+
+_PACKAGES = ("jax", "jaxlib", "jax-triton", "triton", "flax", "redundancy")
+_IMAGE = (32, 32, 3)
+_AT_ONCE = 10  # calls in one program, of different arrays: single ones would measure the way to the device
+_FOR_STEPS = 40  # seconds that are kept for the last steps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recorder:
+    """Notes what convolutions a pack consists of, and leaves them to XLA.
+
+    Attributes:
+      times: of each kind and shape.
+    """
+
+    times: Counter = dataclasses.field(default_factory=Counter)
+
+    def forward(self, x, kernel, stride):
+        self.times["forward", Shape.of(x.shape, kernel.shape, stride)] += 1
+
+    def input_gradient(self, dy, kernel, size, stride):
+        self.times["input_gradient", Shape.of((*dy.shape[:2], *size, kernel.shape[3]), kernel.shape, stride)] += 1
+
+    def kernel_gradient(self, x, dy, taps, stride):
+        kernel = (x.shape[0], taps, taps, x.shape[4], dy.shape[4])
+        self.times["kernel_gradient", Shape.of(x.shape, kernel, stride)] += 1
+
+
+def convolutions(model, trials: int, batch: int, image_shape: tuple[int, int, int]) -> Counter:
+    """How often a training step of a pack has each kind of convolution and shape; nothing is computed."""
+    recorder = Recorder()
+    model = model.clone(formulation="packed", packs=recorder)
+    images = jax.ShapeDtypeStruct((trials, batch, *image_shape), jnp.dtype(model.dtype))
+    variables = jax.eval_shape(
+        jax.vmap(lambda x: model.init(jax.random.key(0), x[:1], train=False)),
+        jax.ShapeDtypeStruct((trials, 1, *image_shape), jnp.float32),
+    )
+    recorder.times.clear()
+
+    def loss(params, rest, images):
+        (logits, _), _ = model.apply({"params": params, **rest}, images, train=True, mutable=["batch_stats"])
+        return logits.sum()
+
+    rest = {name: variables[name] for name in variables if name != "params"}
+    jax.eval_shape(jax.vmap(jax.grad(loss)), variables["params"], rest, images)
+    stem = Shape(trials, batch, *image_shape, model.widths[0], *((7, 2) if model.imagenet_stem else (3, 1)))
+    return Counter({key: times for key, times in recorder.times.items() if key != ("input_gradient", stem)})
+
+
+def variations(kind: str, tile: Tile) -> list[Tile]:
+    """The tile, and others that differ from it in one thing."""
+    changes = [{"pixels": 2 * tile.pixels}, {"pixels": tile.pixels // 2}, {"warps": 2 * tile.warps}]
+    changes += [{"warps": tile.warps // 2}, {"rows": 2 * tile.rows}, {"rows": tile.rows // 2}]
+    if kind == "kernel_gradient":
+        changes += [{"shares": 2 * tile.shares}, {"shares": tile.shares // 2}, {"stages": 2}, {"stages": 4}]
+    else:
+        changes += [{"stages": 3 if tile.stages == 0 else 0}, {"stages": 4}]
+    others = [dataclasses.replace(tile, **change) for change in changes]
+    return [
+        tile,
+        *(
+            each
+            for each in others
+            if min(each.pixels, each.rows) >= 16 and max(each.pixels, each.rows) <= 512 and 1 <= each.warps <= 8
+        ),
+    ]
+
+
+def _arrays(kind: str, shape: Shape, dtype, seed: int) -> tuple[jax.Array, jax.Array]:
+    sizes = {"forward": (shape.x, shape.kernel), "input_gradient": (shape.y, shape.kernel)}
+    keys = jax.random.split(jax.random.key(seed), 2)
+    pair = sizes.get(kind, (shape.x, shape.y))
+    return tuple(jax.random.normal(key, size, dtype) for key, size in zip(keys, pair, strict=True))
+
+
+def by_xla(kind: str, shape: Shape) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """XLA's convolution of a pack, or a gradient of it, as `vmap` makes it."""
+
+    def one(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (shape.stride,) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def of_kind(first, second):
+        if kind == "forward":
+            return one(first, second)
+        if kind == "input_gradient":
+            x = jax.ShapeDtypeStruct(shape.x[1:], first.dtype)
+            return jax.linear_transpose(lambda x: one(x, second), x)(first)[0]
+        kernel = jax.ShapeDtypeStruct(shape.kernel[1:], first.dtype)
+        return jax.linear_transpose(lambda kernel: one(first, kernel), kernel)(second)[0]
+
+    return jax.vmap(of_kind)
+
+
+def by_kernel(kernels: gpu.Kernels, kind: str, shape: Shape, dtype, tile: Tile) -> Callable:
+    """One of ours in a tile."""
+    call = call_of(kind, shape, jnp.dtype(dtype), tile)
+
+    def function(first, second):
+        result = kernels.run(call, first, second)
+        return result.sum(0) if kind == "kernel_gradient" else result
+
+    return function
+
+
+def _compiled(function: Callable, pairs: list):
+    """Compiles as many calls as there are pairs into one program; the reason as text if that fails."""
+    try:
+        return jax.jit(lambda pairs: [function(*pair) for pair in pairs]).lower(pairs).compile()
+    except Exception as error:  # a tile that does not fit the card's shared memory or Triton's rules
+        return str(error).splitlines()[0][:200]
+
+
+def _microseconds(program, pairs: list) -> float:
+    """Of one call, the median of five programs."""
+    jax.block_until_ready(program(pairs))
+    seconds = [common.timed(lambda: jax.block_until_ready(program(pairs)))[0] for _ in range(5)]
+    return 1e6 * statistics.median(seconds) / len(pairs)
+
+
+def of_kernel(kernels: gpu.Kernels, kind: str, shape: Shape, dtype, quick: bool) -> dict[str, Any]:
+    """Microseconds of XLA's convolution and of ours by tile, the fastest, and how far ours are from float32's."""
+    wide = dtype == jnp.float32
+    pairs = [_arrays(kind, shape, dtype, seed) for seed in range(_AT_ONCE)]
+    tried = variations(kind, tiles.usual(kind, shape, wide))
+    tried = tried[:2] if quick else tried
+    functions = [by_xla(kind, shape), *(by_kernel(kernels, kind, shape, dtype, tile) for tile in tried)]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        programs = list(pool.map(lambda function: _compiled(function, pairs), functions))
+    with jax.default_matmul_precision("highest"):
+        exact = by_xla(kind, shape)(*(array.astype(jnp.float32) for array in pairs[0]))
+    found, errors = [], []
+    for program in programs:
+        try:
+            found.append(program if isinstance(program, str) else _microseconds(program, pairs))
+        except jax.errors.JaxRuntimeError as error:
+            found.append(str(error).splitlines()[0][:200])
+            continue
+        if not isinstance(program, str):
+            difference = jnp.abs(program(pairs)[0].astype(jnp.float32) - exact).max()
+            errors.append(float(difference / jnp.abs(exact).max()))
+    rates = {each: us for each, us in zip([None, *tried], found, strict=True) if not isinstance(us, str)}
+    best = min(rates, key=rates.get, default=None)
+    ours = [us for tile, us in rates.items() if tile is not None]
+    return {
+        "xla_us": found[0],
+        "us": min(ours, default=None),
+        "usual_us": found[1],
+        "tile": dataclasses.asdict(best) if best else None,
+        "greatest_error": max(errors, default=None),
+        "tried": [{**dataclasses.asdict(tile), "us": us} for tile, us in zip(tried, found[1:], strict=True)],
+    }
+
+
+def _step(fields: Mapping[str, Any], trials: int, formulation: str) -> dict[str, Any]:
+    """Images/s of training steps of a pack, and seconds until they are measured."""
+    config = config_lib.resolve({**fields, "formulation": formulation})
+    began = time.perf_counter()
+    programs = Programs(config, _IMAGE, 10, make_mesh(config, trials, jax.devices()[:1]), resident=True, vmap=True)
+    rate = images_per_second(programs, Packing(trials, True), 4096)
+    say(f"steps, {formulation}: {rate:,.0f} images/s")
+    return {
+        "images_per_second": rate,
+        "median_s": trials * config.batch_size / rate,
+        "all_s": time.perf_counter() - began,
+    }
+
+
+def measure(flags, kernels: gpu.Kernels) -> dict[str, Any]:
+    """Cases and ratios, as for JSON; writes the choices."""
+    began, card = time.perf_counter(), kernels.card.kind
+    path = tiles.path(card)
+    fields = {
+        **{"depth": flags.depth, "dtype": flags.dtype, "augmentation": "crop_flip", "pad": 4, "pack": flags.trials},
+        **{"batch_size": flags.batch, "steps_per_dispatch": 10 if flags.quick else 50},
+    }
+    only = flags.only or ["steps", "kernels"]
+    cases, ratios, kept = {}, {}, {}
+    steps = {name: _step(fields, flags.trials, name) for name in (("xla", "packed") if "steps" in only else ())}
+    if "kernels" in only:
+        config = config_lib.resolve({**fields, "formulation": "packed"})
+        mesh = make_mesh(config, flags.trials, jax.devices()[:1])
+        model = Programs(config, _IMAGE, 10, mesh, resident=True, vmap=True).model
+        times = convolutions(model, flags.trials, flags.batch, _IMAGE)
+        dtype = jnp.dtype(flags.dtype)
+        for (kind, shape), count in sorted(times.items(), key=lambda item: -item[1]):
+            if time.perf_counter() - began > flags.seconds - (_FOR_STEPS if steps else 0):
+                say("the time is over: the other kernels keep their tiles")
+                break
+            name = tiles.key(kind, shape, dtype == jnp.float32)
+            found = of_kernel(kernels, kind, shape, dtype, flags.quick) | {"times": count}
+            kept[name] = {"tile": found["tile"], "us": found["us"], "xla_us": found["xla_us"]}
+            cases[name] = {"results": {"ours": found}}
+            if all(isinstance(found[each], float) for each in ("us", "xla_us")):
+                ratios[name] = found["xla_us"] / found["us"]
+            say(f"{name}: XLA {found['xla_us']}, ours {found['us']} us")
+    known = tiles.chosen(card)
+    choice = {**known, "card": card, "tiles": {**known.get("tiles", {}), **kept}}
+    _write(path, choice)
+    if steps and kept:
+        steps["packed, these tiles"] = _step(fields, flags.trials, "packed")
+    if steps:
+        best = max(steps, key=lambda name: steps[name]["images_per_second"])
+        if best == "packed":  # its tiles were the usual ones: the single kernels' times were misleading
+            choice["tiles"] = known.get("tiles", {})
+        choice |= {"form": "xla" if best == "xla" else "packed", "steps": steps}
+        ratios |= {
+            f"step/{name}": entry["images_per_second"] / steps["xla"]["images_per_second"]
+            for name, entry in steps.items()
+        }
+        cases["step"] = {"results": steps}
+    choice["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    _write(path, choice)
+    return {"ratios": ratios, "cases": cases, "choice": path, "seconds": time.perf_counter() - began}
+
+
+def _write(path: str | None, choice: Mapping[str, Any]) -> None:
+    """Keeps the choice, which the next trace of this process finds too."""
+    if path is not None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        storage.write_bytes(path, json.dumps(choice, indent=1).encode())
+    tiles.chosen.cache_clear()
+
+
+def remark(entry: Mapping[str, Any]) -> str:
+    """Images a second, or microseconds by either."""
+    if "images_per_second" in entry:
+        return f"{entry['images_per_second']:,.0f} images/s"
+    return (
+        f"{entry['times']} x; XLA {entry['xla_us']} us, ours {entry['us']} us, greatest error {entry['greatest_error']}"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measures what the flags ask for and prints it."""
+    parser = common.parser(__doc__, ["steps", "kernels"])
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--depth", type=int, default=32)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--seconds", type=float, default=170.0, help="after which no further kernel is tried")
+    flags = parser.parse_args(arguments)
+    device = jax.devices()[0]
+    kernels = gpu.packs_for(device, needed=False) if device.platform == "gpu" else None
+    if kernels is None:
+        raise SystemExit(
+            f"benchmarks.packed wants an NVIDIA GPU and jax_triton; the device here is {device.device_kind!r}"
+        )
+    result = common.header("packed", arguments, _PACKAGES) | measure(flags, kernels)
+    print(json.dumps(result, indent=2) if flags.json else common.text(result, remark, [f"choice: {result['choice']}"]))
+    say("done")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
