@@ -160,7 +160,7 @@ def of_kernel(kernels: gpu.Kernels, kind: str, shape: Shape, dtype, quick: bool)
     """Microseconds of XLA's convolution and of ours by tile, the fastest, and how far ours are from float32's."""
     wide = dtype == jnp.float32
     pairs = [_arrays(kind, shape, dtype, seed) for seed in range(_AT_ONCE)]
-    tried = variations(kind, tiles.usual(kind, shape, wide))
+    tried = variations(kind, tiles.usual(kind, shape, wide, kernels.card.capability))
     tried = tried[:2] if quick else tried
     functions = [by_xla(kind, shape), *(by_kernel(kernels, kind, shape, dtype, tile) for tile in tried)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -279,12 +279,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seconds", type=float, default=170.0, help="after which no further kernel is tried")
     flags = parser.parse_args(arguments)
     device = jax.devices()[0]
-    kernels = gpu.packs_for(device, needed=False) if device.platform == "gpu" else None
-    if kernels is None:
-        raise SystemExit(
-            f"benchmarks.packed wants an NVIDIA GPU and jax_triton; the device here is {device.device_kind!r}"
-        )
-    result = common.header("packed", arguments, _PACKAGES) | measure(flags, kernels)
+    card = cards.card_of(device)
+    if reason := cards.obstacle(card):
+        raise SystemExit(f"benchmarks.packed wants a GPU and jax_triton, but on {device.device_kind!r} {reason}")
+    result = common.header("packed", arguments, _PACKAGES) | measure(flags, gpu.Kernels(card))
     print(json.dumps(result, indent=2) if flags.json else common.text(result, remark, [f"choice: {result['choice']}"]))
     say("done")
 

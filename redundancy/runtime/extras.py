@@ -10,6 +10,7 @@ EXTRAS = {
         "filelock", "flax", "importlib_resources", "jinja2", "matplotlib", "optax", "orbax", "tensorboard", "tensorflow",
         "tensorflow_datasets",
     ),
+    "gpu": ("jax_triton", "triton"),
     "preflight": ("libtpu",),
     "gcp": ("gcsfs",),
     "distributed": ("dask", "distributed"),

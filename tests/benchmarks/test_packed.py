@@ -26,7 +26,7 @@ def test_the_convolutions_of_a_step_are_counted():
 def test_tiles_that_are_tried_differ_from_the_usual_one():
     shape = Shape(8, 128, 32, 32, 16, 16, 3, 1)
     for kind in tiles.KINDS:
-        usual = tiles.usual(kind, shape, False)
+        usual = tiles.usual(kind, shape, False, 90)
         tried = packed.variations(kind, usual)
         assert tried[0] == usual
         assert len(set(tried)) == len(tried) > 6

@@ -46,7 +46,7 @@ def main(jobs: list) -> None:
         triton.knobs.cache.dir = folder
         for kind, (side, *sizes), dtype, capability in jobs:
             shape = Shape(8, 128, side, side, *sizes)
-            call = call_of(kind, shape, jnp.dtype(dtype), tiles.usual(kind, shape, dtype == "float32"))
+            call = call_of(kind, shape, jnp.dtype(dtype), tiles.usual(kind, shape, dtype == "float32", capability))
             kernel = getattr(kernels, kind)
             pointers = dict.fromkeys(kernel.arg_names[:3], {"float32": "*fp32", "bfloat16": "*bf16"}[dtype])
             if kind == "kernel_gradient":

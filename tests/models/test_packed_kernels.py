@@ -65,7 +65,7 @@ def check(shape: Shape, dtype, tile_of):
 )
 def test_kernels_equal_xlas_convolutions_and_gradients(sizes, dtype):
     shape = Shape(*sizes)
-    check(shape, dtype, lambda kind: tiles.usual(kind, shape, dtype == jnp.float32))
+    check(shape, dtype, lambda kind: tiles.usual(kind, shape, dtype == jnp.float32, 90))
 
 
 EVERY = [
@@ -79,7 +79,7 @@ EVERY = [
 @pytest.mark.parametrize("sizes", soaked(*[(sizes,) for sizes in EVERY]), ids=str)
 def test_kernels_of_every_size(sizes):
     shape = Shape(*sizes)
-    check(shape, jnp.float32, lambda kind: tiles.usual(kind, shape, True))
+    check(shape, jnp.float32, lambda kind: tiles.usual(kind, shape, True, 90))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_same_every_time_and_one_trial_as_in_a_pack():
     alone = dataclasses.replace(shape, trials=1)
     rng = np.random.default_rng(0)
     x, dy = (rng.standard_normal(size, np.float32) for size in (shape.x, shape.y))
-    tile = tiles.usual("kernel_gradient", shape, True)
+    tile = tiles.usual("kernel_gradient", shape, True, 90)
     first = interpreter.run(call_of("kernel_gradient", shape, jnp.float32, tile), x, dy)
     again = interpreter.run(call_of("kernel_gradient", shape, jnp.float32, tile), x, dy)
     np.testing.assert_array_equal(first, again)

@@ -237,9 +237,9 @@ def test_auto_takes_the_kernels_for_packs_where_it_can(monkeypatch, tmp_path, ca
 def test_measured_tiles_come_first_and_others_are_by_size(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tiles.chosen.cache_clear()
-    shape = Shape(8, 128, 32, 32, 16, 16, 3, 1)
-    assert tiles.served("forward", shape, False, "card") == tiles.usual("forward", shape, False)
-    assert tiles.served("forward", dataclasses.replace(shape, features=256), False, "card") is None
+    shape, card = Shape(8, 128, 32, 32, 16, 16, 3, 1), Card("card", 90)
+    assert tiles.served("forward", shape, False, card) == tiles.usual("forward", shape, False, 90)
+    assert tiles.served("forward", dataclasses.replace(shape, features=256), False, card) is None
     path = tmp_path / "redundancy" / "packed" / "card.json"
     path.parent.mkdir(parents=True)
     path.write_text(
@@ -247,9 +247,9 @@ def test_measured_tiles_come_first_and_others_are_by_size(monkeypatch, tmp_path)
         ' "forward float32 32x32x16x16x3x1": {"tile": null}}}'
     )
     tiles.chosen.cache_clear()
-    assert tiles.served("forward", shape, False, "card") == tiles.Tile(64, 16, 16)
-    assert tiles.served("forward", shape, True, "card") is None
+    assert tiles.served("forward", shape, False, card) == tiles.Tile(64, 16, 16)
+    assert tiles.served("forward", shape, True, card) is None
     path.write_text("{")
     tiles.chosen.cache_clear()
-    assert tiles.served("forward", shape, True, "card") == tiles.usual("forward", shape, True)
+    assert tiles.served("forward", shape, True, card) == tiles.usual("forward", shape, True, 90)
     tiles.chosen.cache_clear()

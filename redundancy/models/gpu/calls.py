@@ -126,7 +126,7 @@ class Kernels:
         dtype = arguments[0].dtype
         if not serves(shape, dtype):
             return None
-        tile = tiles.served(kind, shape, dtype == jnp.float32, self.card.kind)
+        tile = tiles.served(kind, shape, dtype == jnp.float32, self.card)
         return None if tile is None else self.run(call_of(kind, shape, dtype, tile), *arguments)
 
     def run(self, call: Call, *arguments: jax.Array) -> Any:

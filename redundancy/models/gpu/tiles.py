@@ -13,6 +13,7 @@ import re
 import jax
 
 from redundancy import storage
+from redundancy.models.gpu.cards import Card
 from redundancy.models.gpu.shape import Shape
 from redundancy.storage.cache_folder import cache_folder
 
@@ -79,34 +80,37 @@ def _power(number: int, least: int, most: int) -> int:
     return max(least, min(most, 1 << (number - 1).bit_length()))
 
 
-def usual(kind: str, shape: Shape, wide: bool) -> Tile:
+def usual(kind: str, shape: Shape, wide: bool, capability: int) -> Tile:
     """The tile by the table above or by the sizes.
 
     Args:
       kind: of KINDS.
       shape: of the convolution.
       wide: whether its type is float32, whose products are not made by tensor cores.
+      capability: of the card; what is measured is of an H100, 90.
     """
     summed, result = (shape.channels, shape.features)[:: -1 if kind == "input_gradient" else 1]
     weights = shape.taps**2 * shape.channels
-    measured = None if wide else _MEASURED[kind].get((shape.channels, shape.features, shape.taps, shape.stride))
+    known = {} if wide or capability != 90 else _MEASURED[kind]
+    measured = known.get((shape.channels, shape.features, shape.taps, shape.stride))
     columns = _power(result, 16, 32 if wide else 64)
     if kind == "kernel_gradient":
         pixels, warps, shares = measured or (32 if wide else 64, 4, 32)
         return Tile(pixels, _power(weights, 16, 32 if wide else 64), columns, warps, 3, shares)
     pixels, warps = measured or (64 if wide else 128, 4)
-    rows = next((rows for rows in (64, 32, 16) if summed % rows == 0 and not (wide and rows > 32)), 0)
-    rows = rows or _power(shape.taps**2 * summed, 16, 32)
+    most = 16 if wide else 64
+    rows = next((rows for rows in (64, 32, 16) if rows <= most and summed % rows == 0), 0)
+    rows = rows or _power(shape.taps**2 * summed, 16, min(most, 32))
     steps = -(-(shape.taps**2) * summed // rows)
     return Tile(pixels, rows, columns, warps, 3 if wide or steps > 9 else 0)
 
 
-def served(kind: str, shape: Shape, wide: bool, card: str) -> Tile | None:
+def served(kind: str, shape: Shape, wide: bool, card: Card) -> Tile | None:
     """The tile of a kernel on a card; None leaves the convolution to XLA."""
-    found = chosen(card).get("tiles", {}).get(key(kind, shape, wide), {})
+    found = chosen(card.kind).get("tiles", {}).get(key(kind, shape, wide), {})
     if found:
         return Tile(**found["tile"]) if found["tile"] else None
-    return usual(kind, shape, wide) if max(shape.channels, shape.features) <= _MOST_CHANNELS else None
+    return usual(kind, shape, wide, card.capability) if max(shape.channels, shape.features) <= _MOST_CHANNELS else None
 
 
 def key(kind: str, shape: Shape, wide: bool) -> str:
