@@ -1,6 +1,8 @@
 """What a convolution of the form "packed" does under vmap, in gradients and in a training, with packs computed by XLA."""
 
 import dataclasses
+import subprocess
+import sys
 import types
 
 import jax
@@ -184,19 +186,31 @@ def test_packed_trials_have_the_losses_and_the_state_of_single_ones():
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_shares_of_a_batch_are_computed_apart():
-    mesh = jax.make_mesh((1, 1), ("trial", "data"), axis_types=(AxisType.Auto,) * 2)
-    packs, arrays = Reference(), _arrays(2)
+@pytest.mark.soak
+def test_shares_of_a_batch_are_computed_apart(repo, child_env):
+    env = {**child_env, "XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {child_env['XLA_FLAGS']}"}
+    child = [sys.executable, "-m", "tests.models.test_packed_rules"]
+    done = subprocess.run(child, cwd=repo, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
 
-    def of_pack(x, kernel, dy):
-        return jax.vmap(_all(lambda x, kernel: convolution(x, kernel, 2, packs)))(x, kernel, dy)
 
-    with jax.set_mesh(mesh):
-        cut = jax.shard_map(
-            of_pack, in_specs=(P("trial"),) * 3, out_specs=P("trial"), axis_names={"trial"}, check_vma=False
-        )
-        found = jax.jit(cut)(*arrays)
-    _same(found, jax.vmap(_all(lambda x, kernel: xla(x, kernel, 2)))(*arrays))
+def main() -> None:
+    """The child: two trials on four devices, of which two share a trial's batch, with packs of one and of two trials."""
+    for trials in (2, 4):
+        mesh = jax.make_mesh((2, 2), ("trial", "data"), axis_types=(AxisType.Auto,) * 2)
+        packs, (x, kernel, dy) = Reference(), _arrays(trials)
+        arrays = x[:, :2], kernel, dy[:, :2]
+
+        def of_pack(x, kernel, dy, packs=packs):
+            return jax.vmap(_all(lambda x, kernel: convolution(x, kernel, 2, packs)))(x, kernel, dy)
+
+        with jax.set_mesh(mesh):
+            cut = jax.shard_map(
+                of_pack, in_specs=(P("trial"),) * 3, out_specs=P("trial"), axis_names={"trial"}, check_vma=False
+            )
+            found = jax.jit(cut)(*arrays)
+        _same(found, jax.vmap(_all(lambda x, kernel: xla(x, kernel, 2)))(*arrays))
+        assert ("forward", (trials // 2, 1, 7, 6, 4), (trials // 2, 3, 3, 4, 5)) in packs.seen
 
 
 def test_packed_is_refused_where_it_cannot_be(monkeypatch):
@@ -209,7 +223,7 @@ def test_packed_is_refused_where_it_cannot_be(monkeypatch):
         ConfigError, match=r"Tesla T4 has compute capability 7\.5; wanted 8\.0 or more; or set it to 'auto'"
     ):
         make_model(config, 10, "gpu", old)
-    monkeypatch.setitem(__import__("sys").modules, "jax_triton", None)
+    monkeypatch.setitem(sys.modules, "jax_triton", None)
     with pytest.raises(ConfigError, match=r'jax_triton cannot be imported .*: pip install "redundancy\[gpu\]"'):
         make_model(config, 10, "gpu", H100)
 
@@ -253,3 +267,7 @@ def test_measured_tiles_come_first_and_others_are_by_size(monkeypatch, tmp_path)
     tiles.chosen.cache_clear()
     assert tiles.served("forward", shape, True, card) == tiles.usual("forward", shape, True, 90)
     tiles.chosen.cache_clear()
+
+
+if __name__ == "__main__":
+    main()
