@@ -125,7 +125,7 @@ def test_commands_that_are_not_run_are_right(page, environment):
         "redundancy run --config configs/digits.py --workdir DIR --config.step=3",
         "redundancy runs --config configs/digits.py --workdir DIR",
         "redundancy export --workdir DIR --fraction 0.9 --format npz --output x",
-        'pip install "redundancy[gpu]"',
+        'pip install "redundancy[rocm]"',
         "pip install -c constraint.txt .",
         "make tests",
         "python -m benchmarks.nothing",

@@ -97,7 +97,7 @@ def usual(kind: str, shape: Shape, wide: bool, capability: int) -> Tile:
     if kind == "kernel_gradient":
         pixels, warps, shares = measured or (32 if wide else 64, 4, 32)
         return Tile(pixels, _power(weights, 16, 32 if wide else 64), columns, warps, 3, shares)
-    pixels, warps = measured or (64 if wide else 128, 4)
+    pixels, warps = measured or (64 if wide else 128, 8 if columns == 64 else 4)
     most = 16 if wide else 64
     rows = next((rows for rows in (64, 32, 16) if rows <= most and summed % rows == 0), 0)
     rows = rows or _power(shape.taps**2 * summed, 16, min(most, 32))
