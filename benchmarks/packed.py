@@ -27,7 +27,7 @@ from benchmarks import common
 from benchmarks.common import say
 from redundancy import config as config_lib
 from redundancy import storage
-from redundancy.models import gpu
+from redundancy.models import gpu, make_model
 from redundancy.models.gpu import cards, tiles
 from redundancy.models.gpu.calls import call_of
 from redundancy.models.gpu.shape import Shape
@@ -216,10 +216,7 @@ def measure(flags, kernels: gpu.Kernels) -> dict[str, Any]:
     cases, ratios, kept = {}, {}, {}
     steps = {name: _step(fields, flags.trials, name) for name in (("xla", "packed") if "steps" in only else ())}
     if "kernels" in only:
-        config = config_lib.resolve({**fields, "formulation": "packed"})
-        mesh = make_mesh(config, flags.trials, jax.devices()[:1])
-        model = Programs(config, _IMAGE, 10, mesh, resident=True, vmap=True).model
-        times = convolutions(model, flags.trials, flags.batch, _IMAGE)
+        times = convolutions(make_model(config_lib.resolve(fields), 10), flags.trials, flags.batch, _IMAGE)
         dtype = jnp.dtype(flags.dtype)
         for (kind, shape), count in sorted(times.items(), key=lambda item: -item[1]):
             if time.perf_counter() - began > flags.seconds - (_FOR_STEPS if steps else 0):

@@ -12,7 +12,9 @@ from benchmarks import packed
 from redundancy import config as config_lib
 from redundancy.models import make_model
 from redundancy.models.gpu import tiles
+from redundancy.models.gpu.cards import Card
 from redundancy.models.gpu.shape import Shape
+from tests.models import interpreter
 
 
 def test_the_convolutions_of_a_step_are_counted():
@@ -51,13 +53,47 @@ def test_without_a_gpu_it_says_so():
 
 
 @pytest.mark.soak
+def test_kernels_and_steps_are_measured_and_the_fastest_is_kept(monkeypatch, tmp_path, capsys):
+    """All of it but the GPU: the kernels in Triton's interpreter, the steps' rates given."""
+    if interpreter.kernels is None:
+        pytest.skip("triton is not installed")
+    rates = iter([100.0, 90.0, 110.0, 100.0, 90.0, 80.0])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shape = Shape(2, 1, 4, 3, 3, 16, 2, 2)
+    monkeypatch.setattr(packed, "convolutions", lambda *_: dict.fromkeys(((kind, shape) for kind in tiles.KINDS), 1))
+    monkeypatch.setattr(packed, "_AT_ONCE", 1)
+    monkeypatch.setattr(packed, "_step", lambda *_: {"images_per_second": next(rates), "median_s": 1.0, "all_s": 1.0})
+    monkeypatch.setattr(packed.cards, "card_of", lambda device: Card("no card", 90))
+    monkeypatch.setattr(packed.cards, "obstacle", lambda card: None)
+    monkeypatch.setattr(packed.gpu, "Kernels", interpreter.Interpreted)
+    arguments = ["--quick", "--json", "--trials=2", "--batch=2", "--depth=8", "--dtype=float32", "--seconds=10000"]
+    tiles.chosen.cache_clear()
+    packed.main(arguments)
+    result = json.loads(capsys.readouterr().out)
+    assert result["ratios"]["step/packed, these tiles"] == 1.1
+    assert len(result["cases"]) == 4
+    kept = tiles.chosen("no card")
+    assert kept["form"] == "packed"
+    for name, case in result["cases"].items():
+        if name != "step":
+            found = case["results"]["ours"]
+            assert found["greatest_error"] < 1e-5
+            assert kept["tiles"][name]["tile"] == found["tile"]
+    packed.main([*arguments[:1], *arguments[2:], "--only", "steps"])  # as a table
+    assert "90 images/s" in capsys.readouterr().out
+    assert tiles.chosen("no card")["form"] == "xla"
+    tiles.chosen.cache_clear()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("fields", "most_copies"), [((), 8), (("--dtype=float32", "--depth=8"), 8)])
 def test_the_training_of_a_pack_compiles_for_a_gpu_that_is_not_there(repo, child_env, fields, most_copies):
     """Every convolution is a kernel of ours, and little is copied."""
     pytest.importorskip("triton")
     pytest.importorskip("jax_plugins.xla_cuda13")
     command = [sys.executable, "-m", "benchmarks.packed_for_a_gpu", *fields]
-    done = subprocess.run(command, cwd=repo, env=child_env, capture_output=True, text=True, timeout=550)
+    done = subprocess.run(command, cwd=repo, env=child_env, capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     blocks = (found["depth"] - 2) // 6

@@ -26,7 +26,7 @@ def compiled(jobs: list[tuple[str, tuple[int, ...], str, int]]) -> list[dict]:
     """What ptxas says of the kernels (kind, sizes, type, compute capability); in a child, since Triton is interpreted here."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.models.test_packed_compiles", json.dumps(jobs)],
-        **{"cwd": pathlib.Path(__file__).parents[2], "capture_output": True, "text": True, "timeout": 580},
+        **{"cwd": pathlib.Path(__file__).parents[2], "capture_output": True, "text": True, "timeout": 1100},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
@@ -85,6 +85,7 @@ def _check(shapes: list, dtype: str, capability: int) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_kernels_spill_no_registers(capability, dtype):

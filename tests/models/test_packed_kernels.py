@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from redundancy.models.gpu import convolution, tiles
-from redundancy.models.gpu.calls import Kernels, call_of, serves
+from redundancy.models.gpu.calls import call_of, serves
 from redundancy.models.gpu.cards import Card
 from redundancy.models.gpu.shape import Shape
 from redundancy.models.gpu.tiles import Tile
@@ -110,18 +110,9 @@ def test_the_same_every_time_and_one_trial_as_in_a_pack():
     np.testing.assert_array_equal(second[:, 0], first[:, 1])
 
 
-class Interpreted(Kernels):
-    """The kernels' calls as they are made on a card, computed by the interpreter."""
-
-    def run(self, call, *arguments):
-        return jax.pure_callback(
-            lambda *arrays: interpreter.run(call, *map(np.asarray, arrays)), call.result, *arguments
-        )
-
-
 def test_a_pack_through_rules_and_calls_equals_its_trials():
     shape = Shape(2, 1, 5, 6, 3, 20, 3, 2)
-    kernels = Interpreted(Card("none", 90))
+    kernels = interpreter.Interpreted(Card("none", 90))
     rng = np.random.default_rng(0)
     x, kernel, dy = (jnp.asarray(rng.standard_normal(size, np.float32)) for size in (shape.x, shape.kernel, shape.y))
 
