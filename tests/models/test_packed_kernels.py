@@ -18,11 +18,11 @@ from tests.tiers import soaked
 pytestmark = pytest.mark.skipif(interpreter.kernels is None, reason="triton is not installed")
 
 SHAPES = [  # trials, batch, height, width, channels, features, taps, stride
-    (2, 2, 6, 6, 16, 16, 3, 1),
-    (2, 2, 9, 7, 3, 16, 3, 1),
-    (1, 3, 7, 10, 16, 24, 3, 2),
+    (1, 2, 6, 6, 16, 16, 3, 1),
+    (2, 1, 7, 6, 3, 16, 3, 1),
+    (1, 2, 7, 6, 16, 24, 3, 2),
     (3, 2, 9, 8, 5, 7, 1, 2),
-    (1, 1, 11, 9, 3, 8, 7, 2),
+    (1, 1, 9, 8, 2, 8, 7, 2),
     (1, 2, 5, 6, 4, 17, 2, 1),
 ]  # fmt: skip
 
@@ -61,7 +61,7 @@ def check(shape: Shape, dtype, tile_of):
 
 @pytest.mark.parametrize(
     ("sizes", "dtype"),
-    [*((sizes, jnp.float32) for sizes in SHAPES), *((sizes, jnp.bfloat16) for sizes in SHAPES[1:4])],
+    [*((sizes, jnp.float32) for sizes in SHAPES[1:]), *((sizes, jnp.bfloat16) for sizes in SHAPES[:3])],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_kernels_equal_xlas_convolutions_and_gradients(sizes, dtype):
@@ -111,7 +111,7 @@ def test_the_same_every_time_and_one_trial_as_in_a_pack():
 
 
 def test_a_pack_through_rules_and_calls_equals_its_trials():
-    shape = Shape(2, 1, 5, 6, 3, 20, 3, 2)
+    shape = Shape(2, 1, 5, 4, 3, 20, 2, 2)
     kernels = interpreter.Interpreted(Card("none", 90))
     rng = np.random.default_rng(0)
     x, kernel, dy = (jnp.asarray(rng.standard_normal(size, np.float32)) for size in (shape.x, shape.kernel, shape.y))
