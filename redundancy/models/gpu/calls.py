@@ -1,7 +1,6 @@
 """The kernels' calls: what is computed by how many programs in which tiles, and `jax_triton`'s way to do it."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +128,7 @@ class Kernels:
         tile = tiles.served(kind, shape, dtype == jnp.float32, self.card)
         return None if tile is None else self.run(call_of(kind, shape, dtype, tile), *arguments)
 
-    def run(self, call: Call, *arguments: jax.Array) -> Any:
+    def run(self, call: Call, *arguments: jax.Array) -> jax.Array:
         """The result of a call."""
         import jax_triton
 
