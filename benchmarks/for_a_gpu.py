@@ -6,42 +6,25 @@ Wants jax with its CUDA libraries, pip install "jax[cuda13]", on a machine of an
 """
 
 import argparse
-import glob
 import json
 import os
 import re
 import sys
 import time
 
-# The data sheet of an H100, as XLA's GpuTargetConfigProto.
-_H100 = """
-gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800 clock_rate_ghz: 1.98 device_memory_size: 84978434048 shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 minor: 0 } registers_per_core_limit: 65536 registers_per_block_limit: 65536 }
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 12 patch: 0 }
-runtime_version { major: 13 minor: 0 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
+from redundancy.preflight import gpus
 
 
 def with_libraries(module: str) -> None:
     """Starts a program of this folder again, with NVIDIA's libraries where the plugin looks for them."""
-    folders = [folder for path in sys.path for folder in glob.glob(os.path.join(path, "nvidia", "*", "lib"))]
-    if os.environ.get("LD_LIBRARY_PATH", "") != ":".join(folders):
-        environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(folders), "JAX_PLATFORMS": "cpu"}
+    if not os.environ.get("_LIBRARIES"):
+        environment = {**os.environ, "LD_LIBRARY_PATH": gpus.library_path(), "JAX_PLATFORMS": "cpu", "_LIBRARIES": "1"}
         os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], environment)
 
 
 def h100():
     """JAX's device for an H100 that is not there."""
-    import jax_plugins.xla_cuda13 as plugin
-    from jax.experimental import topologies
-
-    plugin._check_cuda_versions = lambda *_, **__: None  # asks the driver, which is not there
-    return topologies.get_topology_desc("h100", platform="cuda", topology="1x1x1", target_config=_H100).devices[0]
+    return gpus.device(gpus.GPUS["h100"])
 
 
 def main() -> None:

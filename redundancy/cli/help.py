@@ -140,20 +140,21 @@ redundancy export: writes what a subset keeps, or the groups and embeddings it c
 """
 
 PREFLIGHT_HELP = """\
-redundancy preflight: compiles a config's training and embedding step for a TPU slice, on a machine that has none, and
-prints for each chip: HBM used, FLOPs and the least time they take, bytes, and collectives. Nothing runs, no data set is
-opened; for a batch that does not fit it names one that would, and ends with exit code 1.
+redundancy preflight: compiles a config's training and embedding step for a TPU slice or a GPU, on a machine that has none,
+and prints for each chip: memory used, FLOPs and the least time they take, bytes, and collectives; for a GPU its kernels and
+an estimate of images/s. Nothing runs, no data set is opened; for a batch that does not fit it names one that would, and ends with exit code 1.
 
   redundancy preflight --config imagenet --topology v5e:4x4
+  redundancy preflight --config cifar10:gpu --topology h100 --trials 8
 
-  --topology    GENERATION:AxB of v5e and v6e, GENERATION:AxBxC of v4 and v5p: chips along each axis
+  --topology    GENERATION:AxB of v5e and v6e, GENERATION:AxBxC of v4 and v5p: chips along each axis; or h100, h200, a100, l4
   --config      as for training, with its --config.FIELD=VALUE; batch_size is that of the whole slice
   --image-size  side of the images in pixels (default: config.image_size, or the data set's)
   --classes     number of classes (default: the data set's, where its name is known)
-  --trials      trainings at once (default: 1, as in the stage train), spread over the chips as sweep does
+  --trials      trainings at once (default: 1, as in the stage train), spread over the chips as sweep does; on a GPU a pack
   --json        all numbers as JSON
 
-Needs libtpu: pip install "redundancy[train,tpu]". ResNet-101 takes about ten minutes on two cores.
+Needs libtpu, pip install "redundancy[train,tpu]", or for a GPU pip install "redundancy[train,cuda]". ResNet-101 takes about ten minutes on two cores.
 """
 
 STATUS_HELP = """\

@@ -1,4 +1,4 @@
-"""The process that compiles for a slice with libtpu: reads a request, writes the result. compile.py starts it.
+"""The process that compiles for a slice with libtpu, or for a GPU with XLA's plugin: reads a request, writes the result. compile.py starts it.
 
 It is a separate process, since libtpu's settings must be in the environment before JAX starts, and must not stay there.
 """
@@ -7,12 +7,14 @@ import json
 import math
 import re
 import sys
+from collections import Counter
 
 import jax
 from jax.experimental import topologies
 
 from redundancy import config as config_lib
-from redundancy.preflight import hlo
+from redundancy.models.flops import multiply_adds
+from redundancy.preflight import gpus, hlo
 from redundancy.preflight.generations import parse_topology
 from redundancy.training.mesh import make_mesh
 from redundancy.training.programs import Programs
@@ -20,6 +22,8 @@ from redundancy.training.programs import Programs
 
 def _devices(name: str) -> list:
     topology = parse_topology(name)
+    if topology.gpu:
+        return [gpus.device(topology.gpu)]
     options = {"chip_config_name": topology.generation.chip_config} if topology.generation.chip_config else {}
     return topologies.get_topology_desc(name, platform="tpu", **options).devices
 
@@ -34,17 +38,43 @@ def _crosses_trials(collective: hlo.Collective, trials: int, data: int) -> bool:
     return any(len({device // data for device in group}) > 1 for group in collective.groups)
 
 
-def _facts(compiled, trials: int, data: int, turns: int) -> dict:
-    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    used = (
+def _used(memory) -> int:
+    """Bytes that a program takes on a device."""
+    return (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes
     )
+
+
+def _gpu_facts(compiled, gpu: gpus.Gpu, flops: float, stored: float) -> dict:
+    """Facts about a program for a GPU, whose compiler counts no FLOPs; `stored` are the bytes of the resident set."""
+    memory, kernels = compiled.memory_analysis(), hlo.kernels(compiled.as_text(), stored)
+    used = _used(memory)
+    seconds, small = gpus.step_seconds(kernels, gpu)
+    kinds = Counter(each.kind for each in kernels)
     return {
+        "fits": used <= gpu.hbm_bytes,
+        **({} if used <= gpu.hbm_bytes else {"needed": used, "message": "more than the memory"}),
         "hbm_used": used,
+        "arguments": memory.argument_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "flops": flops,
+        "bytes_accessed": sum(each.bytes for each in kernels),
+        "collectives": [],
+        "kernels": len(kernels),
+        "kinds": dict(kinds.most_common()),
+        "estimate_s": seconds,
+        "launch_share": small / seconds if seconds else 0.0,
+    }
+
+
+def _facts(compiled, trials: int, data: int, turns: int) -> dict:
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    return {
+        "hbm_used": _used(memory),
         "arguments": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "flops": cost["flops"] * turns,
@@ -87,29 +117,40 @@ def find(request: dict, network=None) -> dict:
       network: a module with the interface of models.ResNet, instead of the config's.
     """
     config = config_lib.resolve(request["config"])
-    mesh = make_mesh(config, request["trials"], _devices(request["topology"]))
+    gpu, pack = parse_topology(request["topology"]).gpu, request["trials"]
+    mesh = make_mesh(config, 1 if gpu else pack, _devices(request["topology"]))
     trials, data = mesh.shape["trial"], mesh.shape["data"]
-    programs = Programs(config, tuple(request["image"]), request["classes"], mesh, request["resident"])
+    pack = pack if gpu else trials
+    batched = gpu is not None and pack > 1 and config.pack_mode != "loop"
+    programs = Programs(config, tuple(request["image"]), request["classes"], mesh, request["resident"], vmap=batched)
     programs.model = network or programs.model
-    state = programs.train_arguments(trials, 1, request["images"])[0]
+    state = programs.train_arguments(pack, 1, request["images"])[0]
     found = {
         "mesh": [trials, data],
-        "parameter_bytes": _bytes(state["params"]) // trials,
-        "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state["params"])) // trials,
+        "parameter_bytes": _bytes(state["params"]) // pack,
+        "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state["params"])) // pack,
         "programs": {},
     }
-    set_bytes = request["images"] * (math.prod(request["image"]) + 4) if request["resident"] else 0
+    pixels = request["images"] * math.prod(request["image"]) if request["resident"] else 0
+    set_bytes = pixels + 4 * request["images"] if request["resident"] else 0
     with jax.set_mesh(mesh):
         for name in request["programs"]:
             if name == "train":
-                arguments = programs.train_arguments(trials, 1, request["images"])
+                program, arguments = programs.train, programs.train_arguments(pack, 1, request["images"])
                 images, fixed = config.batch_size // data, _bytes(state) // trials + set_bytes
                 turns = images // config.micro_batch if config.micro_batch else 1
-                found["programs"][name] = _compile(programs.train, arguments, images, fixed, trials, data, turns)
+                images, passes = pack * images // trials, 3
             else:
-                arguments = programs.embed_arguments(request["images"])
+                program, arguments = programs.embed, programs.embed_arguments(request["images"])
                 images, fixed = programs.eval_batch_size // data, found["parameter_bytes"] + set_bytes
-                found["programs"][name] = _compile(programs.embed, arguments, images, fixed, trials, data)
+                turns, passes = 1, 1
+            if gpu:
+                flops = 2 * passes * images * multiply_adds(programs.model, tuple(request["image"]))
+                made = program.lower(*arguments).compile()
+                facts = {"images_per_chip": images, "fixed": fixed, **_gpu_facts(made, gpu, flops, pixels)}
+            else:
+                facts = _compile(program, arguments, images, fixed, trials, data, turns)
+            found["programs"][name] = facts
     return found
 
 

@@ -1,4 +1,4 @@
-"""The command `preflight`: prints what a config's programs need and cost on a TPU slice."""
+"""The command `preflight`: prints what a config's programs need and cost on a TPU slice or a GPU."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ class Flags:
     """The command's flags.
 
     Attributes:
-      topology: slice, such as v5e:16x16.
+      topology: slice or GPU, such as v5e:16x16 or h100.
       image_size, classes: side of images and number of classes, instead of those known from the data set's name and the
         config.
       trials: trainings at once; 1 as in the stage train.
@@ -41,14 +41,14 @@ def preflight(given: Flags, config) -> None:
 
     Raises:
       ConfigError: a flag is wrong, or does not fit the config.
-      CompileError: libtpu is missing, or the compilation failed.
+      CompileError: the compiler is missing, or the compilation failed.
       DoesNotFitError: after printing, a program needs too much memory.
     """
     topology = parse_topology(given.topology)
     need_dataset(config, "preflight")
     request = compile_lib.Request(config, topology, shapes(config, given.image_size, given.classes), given.trials)
     compile_lib.check(request)
-    compile_lib.need_libtpu()
+    compile_lib.need_compiler(topology)
     logging.info("preflight: compiling for %s, some minutes for a deep network", topology.name)
     result = report.summary(request, compile_lib.run(request))
     print(json.dumps(result, indent=1) if given.json else report.text(result))

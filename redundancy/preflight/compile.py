@@ -1,4 +1,4 @@
-"""Compiles a config's programs for a TPU slice in a process of its own, on a machine that needs no TPU."""
+"""Compiles a config's programs for a TPU slice or a GPU in a process of its own, on a machine that needs neither."""
 
 import dataclasses
 import importlib.util
@@ -10,6 +10,7 @@ import sys
 import tempfile
 
 from redundancy import config as config_lib
+from redundancy.preflight import gpus
 from redundancy.preflight.generations import Topology
 from redundancy.preflight.shapes import Shapes
 from redundancy.runtime.errors import ConfigError, UserError
@@ -49,9 +50,15 @@ class Request:
     programs: tuple[str, ...] = PROGRAMS
 
 
-def need_libtpu() -> None:
-    """Raises CompileError if libtpu is not installed."""
-    if importlib.util.find_spec("libtpu") is None:
+def need_compiler(topology: Topology) -> None:
+    """Raises CompileError if the compiler for a topology is not installed."""
+    if topology.gpu:
+        if importlib.util.find_spec("jax_cuda13_plugin") is None:
+            raise CompileError(
+                "preflight compiles for GPUs with XLA's CUDA plugin, which is not installed and needs no GPU (4.6 GB): "
+                'pip install "redundancy[train,cuda]", and with the extra gpu for formulation packed.'
+            )
+    elif importlib.util.find_spec("libtpu") is None:
         raise CompileError(
             "preflight compiles with libtpu, TPU's compiler, which is not installed and needs no TPU: "
             'pip install "redundancy[train,tpu]", or pip install libtpu.'
@@ -81,10 +88,10 @@ def run(request: Request, module: str = "redundancy.preflight.child") -> dict:
 
     Raises:
       ConfigError: the batch cannot be spread over the slice.
-      CompileError: libtpu is not installed, or the compilation failed.
+      CompileError: the compiler is not installed, or the compilation failed.
     """
     check(request)
-    need_libtpu()
+    need_compiler(request.topology)
     shapes = request.shapes
     given = {
         "config": config_lib.to_json(request.config),
@@ -98,6 +105,8 @@ def run(request: Request, module: str = "redundancy.preflight.child") -> dict:
     }
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     root = str(pathlib.Path(__file__).resolve().parents[2])
+    if request.topology.gpu:
+        environment["LD_LIBRARY_PATH"] = gpus.library_path()
     environment["PYTHONPATH"] = os.pathsep.join(part for part in (root, environment.get("PYTHONPATH")) if part)
     with tempfile.TemporaryDirectory() as folder:
         request_path, result_path = os.path.join(folder, "request.json"), os.path.join(folder, "result.json")

@@ -1,9 +1,10 @@
-"""TPU generations and the topologies of their slices."""
+"""TPU generations and the topologies of their slices, or a GPU."""
 
 import dataclasses
 import math
 import re
 
+from redundancy.preflight.gpus import GPUS, Gpu
 from redundancy.runtime.errors import ConfigError, nearest
 from redundancy.training.peaks import peak_flops
 
@@ -44,24 +45,32 @@ GENERATIONS = {
     "v6e": Generation("v6e", int(31.24 * _GIB), 2),
 }
 
-WANTED = "v4:2x2x1, v5e:4x4, v5e:16x16, v5p:2x2x2, v6e:8x8, or another GENERATION:AxB (v5e, v6e) or :AxBxC (v4, v5p)"
+WANTED = (
+    "v4:2x2x1, v5e:4x4, v5e:16x16, v5p:2x2x2, v6e:8x8, another GENERATION:AxB (v5e, v6e) or :AxBxC (v4, v5p), or a GPU: "
+    + ", ".join(GPUS)
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice.
+    """A slice, or one GPU.
 
     Attributes:
       generation: of its chips.
       shape: chips along each axis.
     """
 
-    generation: Generation
+    generation: Generation | Gpu
     shape: tuple[int, ...]
 
     @property
     def name(self) -> str:
-        return f"{self.generation.name}:{'x'.join(map(str, self.shape))}"
+        return self.generation.name if self.gpu else f"{self.generation.name}:{'x'.join(map(str, self.shape))}"
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """The GPU, if it is one."""
+        return self.generation if isinstance(self.generation, Gpu) else None
 
     @property
     def chips(self) -> int:
@@ -69,16 +78,20 @@ class Topology:
 
 
 def parse_topology(text: str) -> Topology:
-    """The slice that `text` names, such as v5e:16x16.
+    """The slice or GPU that `text` names, such as v5e:16x16 or h100.
 
     Raises:
       ConfigError: no such generation, or another number of axes than it has.
     """
     name, _, dimensions = text.partition(":")
+    if text in GPUS:
+        return Topology(GPUS[text], (1,))
+    if name in GPUS:
+        raise ConfigError(f"--topology={text}: preflight compiles for one GPU. Give --topology={name}.")
     if name not in GENERATIONS:
+        known = (*GENERATIONS, *GPUS)
         raise ConfigError(
-            f"--topology={text}: {name!r} is none of {', '.join(GENERATIONS)}.{nearest(name, GENERATIONS)} "
-            f"Wanted: {WANTED}."
+            f"--topology={text}: {name!r} is none of {', '.join(known)}.{nearest(name, known)} Wanted: {WANTED}."
         )
     generation = GENERATIONS[name]
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", dimensions) or dimensions.count("x") + 1 != generation.axes:

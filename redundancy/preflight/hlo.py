@@ -1,4 +1,4 @@
-"""Finds the collectives in a compiled program's text (HLO): their bytes and their groups of devices."""
+"""Finds the collectives and the kernels in a compiled program's text (HLO): their bytes, and their groups of devices."""
 
 import dataclasses
 import math
@@ -57,6 +57,56 @@ def replica_groups(rest: str) -> tuple[tuple[int, ...], ...]:
         devices = np.arange(math.prod(source)).reshape(source).transpose(order).reshape(shape)
         return tuple(tuple(group) for group in devices.reshape(-1, shape[-1]).tolist())
     return ()
+
+
+# Operations that are no kernel of their own.
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
+    "partition-id", "replica-id", "opt-barrier",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One kernel of a program for a GPU.
+
+    Attributes:
+      kind: fusion, copy, ..., or the target of a custom call, such as __cudnn$convForward.
+      bytes: bytes of its operands and results.
+    """
+
+    kind: str
+    bytes: float
+
+
+def kernels(text: str, stored: float = 0) -> list[Kernel]:
+    """The kernels of a program for a GPU; one in the body of a loop counts once.
+
+    Args:
+      text: the compiled program.
+      stored: bytes of the resident set, of which a kernel that has it as an operand reads a small part.
+    """
+    bodies, inner, body = [], set(), None
+    for line in text.splitlines():
+        if line[:1] not in ("", " ", "}") and line.rstrip().endswith("{"):
+            body = (line.removeprefix("ENTRY ").split()[0].lstrip("%"), [])
+            bodies.append(body)
+        elif body and (found := _INSTRUCTION.match(line)):
+            body[1].append(found.groups())
+            if found[3] not in ("while", "conditional", "call"):
+                inner.update(re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line))
+    made = []
+    for name, instructions in bodies:
+        sizes: dict[str, float] = {}
+        for result, shape, opcode, tail in instructions if name not in inner else ():
+            sizes[result] = num_bytes(shape)
+            if opcode in _FREE:
+                continue
+            read = [sizes.get(operand, 0) for operand in re.findall(r"%([\w.\-]+)", tail.split("), ")[0])]
+            target = re.search(r'custom_call_target="([^"]+)"', tail)
+            moved = sizes[result] + sum(size for size in read if not stored or size != stored)
+            made.append(Kernel(target[1] if target else opcode, moved))
+    return made
 
 
 def collectives(text: str) -> list[Collective]:
