@@ -281,7 +281,7 @@ def report(config, workdir: Workdir) -> None:
         summaries,
         plots,
         browse,
-        name=dataset.name,
+        name=dataset.name.removesuffix(".npz"),
         class_names=class_names,
         image_shape=dataset.image_shape,
         full_size=full_size,
