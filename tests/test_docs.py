@@ -376,3 +376,11 @@ def test_the_site_in_a_browser_loads_only_its_own_files(site):
         browser.close()
     assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
     assert not broken
+
+
+def test_the_tables_of_results_are_those_of_the_files(repo):
+    names = runpy.run_path(str(repo / "docs" / "scripts" / "results.py"), run_name="results")
+    page = (repo / "docs" / "results.md").read_text()
+    assert names["draw"]() == (repo / "docs" / "images" / "results.svg").read_text()
+    for folder in names["SETS"].values():
+        assert names["table"](names["summaries"](folder)) in page

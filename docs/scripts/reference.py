@@ -388,7 +388,7 @@ def helps() -> dict[str, str]:
     """The help of each command, by what is typed before --help."""
     texts = {"redundancy": help_lib.USAGE}
     texts |= {f"redundancy {name}": text for name, text in help_lib.HELP.items()}
-    return {**texts, "redundancy report --compare": compare.HELP}
+    return {**texts, "redundancy report": help_lib.REPORT_HELP, "redundancy report --compare": compare.HELP}
 
 
 def command_page() -> str:

@@ -202,6 +202,18 @@ A score belongs to an image by its id: a name, a path's end, or a position. With
 workdir's in one known order; without labels, or where they lie class by class, --order says it, and nothing checks it.
 """
 
+REPORT_HELP = """\
+redundancy report: puts the answer on one page, DIR/report/index.html, and the figures beside it.
+
+  redundancy report --config NAME --workdir DIR
+
+  --config      as for the other stages, with its --config.FIELD=VALUE. The fields report_fraction, report_margin, report_classes
+                and report_groups say what the page shows; with other values it is made anew
+  --compare     several finished workdirs on one page: "redundancy report --compare --help"
+
+An unfinished sweep has a page, too, of its complete trials. "redundancy browse --workdir DIR" opens the page.
+"""
+
 BROWSE_HELP = """\
 redundancy browse: serves the report of a workdir, local or gs://, at an address of this machine, which no other machine
 can reach, and opens it in the browser. It reads the files of DIR/report/ and nothing else.
@@ -211,7 +223,8 @@ can reach, and opens it in the browser. It reads the files of DIR/report/ and no
   --port      of the address (default: 8899)
   --no-open   opens no browser
 
-Ctrl-C ends it.
+Ctrl-C ends it. To read the page of another machine on yours: ssh -L 8899:127.0.0.1:8899 USER@MACHINE, run the command there
+with --no-open, and open http://127.0.0.1:8899/ here.
 """
 
 CONFIGS_HELP = """\

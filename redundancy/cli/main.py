@@ -21,7 +21,7 @@ from redundancy import config as config_lib
 from redundancy import methods, storage
 from redundancy.cli import commands
 from redundancy.cli.explain import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, start_logging, verdict
-from redundancy.cli.help import USAGE
+from redundancy.cli.help import REPORT_HELP, USAGE
 from redundancy.cli.stages import run_import, run_scores, run_stages
 from redundancy.runtime import extras, preemption, processes, streams, supervisor
 from redundancy.runtime.errors import ConfigError, Preempted, UserError, nearest
@@ -229,7 +229,8 @@ def entry(argv: list[str] | None = None) -> int:
     if len(argv) < 2 or argv[1] == "help" or {"-h", "--help", "-help"} & set(argv[1:]):
         if comparing:
             return _compare(["--help"])
-        of_command = next((commands.HELP[arg] for arg in argv[1:2] if arg in commands.HELP), USAGE)
+        texts = {**commands.HELP, "report": REPORT_HELP}
+        of_command = next((texts[arg] for arg in argv[1:2] if arg in texts), USAGE)
         print(of_command, end="")
         return 0 if len(argv) >= 2 else EXIT_USAGE
     if "--helpfull" in argv:

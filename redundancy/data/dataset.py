@@ -100,6 +100,11 @@ class Dataset:
         images = self._read(part, unique)
         return images if np.array_equal(unique, positions) else images[inverse]
 
+    @property
+    def folder(self) -> str | None:
+        """The local folder that `file_names` are relative to; None if the images are no files."""
+        return None
+
     def file_names(self, split: str, positions) -> list[str] | None:
         """Where the images of positions int [n] lie, relative to the data set's folder; None if they are no files."""
         return None

@@ -32,6 +32,10 @@ class FolderDataset(Dataset):
         self.skipped = tuple((shown(name), reason) for name, reason in bad.items())
         self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, "decode")
 
+    @property
+    def folder(self):
+        return self._root
+
     def file_names(self, split, positions):
         part = self._part(split)
         names = self._files[part.stored]

@@ -208,8 +208,10 @@ def to_text(value: Any) -> str:
 
 
 def names_script(contents: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """A script with the names of all classes, each as `describe` returned it; None if it would be too large."""
-    text = to_text([dict(label=of["label"], index=of["index"], **of["files"]) for of in contents])
+    """A script with the positions and names of all classes, each as `describe` returned it; None if it would be too large."""
+    text = to_text(
+        [{name: of[name] for name in ("label", "index", "positions", "files") if name in of} for of in contents]
+    )
     return f"redundancyNames({text});\n".encode() if len(text) <= NAMES_BYTES else None
 
 

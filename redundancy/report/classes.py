@@ -163,6 +163,30 @@ def pictured_first(of: Cut, pictures: np.ndarray, most_groups: int, shown: int, 
     return of.reordered(np.array(list(dict.fromkeys(first + ordered)), np.int64)), len(first)
 
 
+def summary(cuts: Sequence[Cut]) -> dict[str, list]:
+    """What the list of classes says of a class, a value for each cut; None where there is no group, or no height.
+
+    Returns:
+      kept images and groups; largest, images of the largest group; mean, the mean dissimilarity of dropped images to the
+      kept one, averaged over groups; height, the greatest of a group.
+    """
+    found: dict[str, list] = dict(kept=[], groups=[], largest=[], mean=[], height=[])
+    for of in cuts:
+        there = len(of.sizes) > 0
+        sums = np.add.reduceat(of.distances, of.starts) if there else np.zeros(0)
+        known = there and bool(np.isfinite(of.heights).any())
+        values = dict(
+            kept=of.kept,
+            groups=len(of.sizes),
+            largest=int(of.sizes.max(initial=0)),
+            mean=float((sums / (of.sizes - 1)).mean()) if there else None,
+            height=float(np.nanmax(of.heights)) if known else None,
+        )
+        for name, value in values.items():
+            found[name].append(value)
+    return found
+
+
 def nearest_outside(embeddings: np.ndarray, kept: np.ndarray, rows: np.ndarray, sizes: np.ndarray):
     """For each of p groups, the image outside the group, in the same class, that is nearest to the kept image.
 

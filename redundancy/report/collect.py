@@ -1,6 +1,7 @@
 """Reads the redundant groups that the page shows: subsets at every fraction, merges, embeddings, images."""
 
 import os
+import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -105,21 +106,25 @@ def read_subsets(
     return found
 
 
-def read_names(store: EmbeddingStore | None, dataset, positions: np.ndarray) -> tuple[pa.Array | None, str]:
-    """The names of the images at these positions [n], and the format of `export` that lists them.
+def read_names(store: EmbeddingStore | None, dataset, positions: np.ndarray) -> tuple[pa.Array | None, str, str]:
+    """The names of the images at these positions [n], the format of `export` that lists them, and the URL of their folder.
 
-    They are the store's, else those of the images' files, else TFDS's ids: [n] string or binary; None if there are none.
+    The names are the store's, else those of the images' files, else TFDS's ids: [n] string or binary; None if there are
+    none. The URL is '' unless the names are those of files in a local folder.
 
     Raises:
       DataError: the store's names are lost or damaged.
     """
-    if store is not None and (names := ids.at(store.folder, positions)) is not None:
-        return names, "txt"
-    if (files := dataset.file_names("train", positions)) is not None:
-        return ids.of_files(files), "txt"
+    names = ids.at(store.folder, positions) if store is not None else None
+    files = dataset.file_names("train", positions)
+    of_files = None if files is None else ids.of_files(files)
+    if names is not None or of_files is not None:
+        own = of_files is not None and (names is None or names.equals(of_files))
+        folder = f"{pathlib.Path(os.path.abspath(dataset.folder)).as_uri()}/" if own else ""
+        return of_files if names is None else names, "txt", folder
     if dataset.fingerprint.get("files"):
-        return pa.array(tfds_ids.example_ids(dataset.fingerprint, positions)), "tfds"
-    return None, "txt"
+        return pa.array(tfds_ids.example_ids(dataset.fingerprint, positions)), "tfds", ""
+    return None, "txt", ""
 
 
 def make_classes(
@@ -209,20 +214,17 @@ def fill_browser(
     for of, (content, positions) in zip(found, described, strict=True):
         content["pictures"]["data"] = [pictures[position] for position in positions.tolist()]
         text = browser.to_text(content)
-        counts = dict(kept=[cut.kept for cut in of.cuts], groups=[len(cut.sizes) for cut in of.cuts])
-        entry = dict(label=of.label, name=of.name, images=len(of.positions), **counts)
+        entry = dict(label=of.label, name=of.name, images=len(of.positions), **classes.summary(of.cuts))
         if planned.one_file:
             texts.append((of.label, text))
         else:
             entry["file"] = f"classes/{of.label:05d}.js"
             write(entry["file"], f"redundancyClass({text});\n".encode())
         entries.append(entry)
-    search = {}
-    if found[0].files is not None and planned.one_file:
-        search = dict(search="page")
-    elif found[0].files is not None:
+    search = "page"
+    if not planned.one_file:
         script = browser.names_script([content for content, _ in described])
-        search = dict(search="class" if script is None else "names.js")
+        search = "class" if script is None else "names.js"
         if script is not None:
             write("names.js", script)
     dropped = [int(np.count_nonzero(~subset.kept)) for subset in subsets]
@@ -237,7 +239,8 @@ def fill_browser(
             for each, count in zip(subsets, dropped, strict=True)
         ],
         classes=entries,
-        **search,
+        search=search,
+        named=found[0].files is not None,
     )
     return index, texts
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -47,12 +48,25 @@ _PNG_DPI = 200
 _TITLE_LENGTH = 20
 KINDS = ("svg", "pdf", "png")
 
+
+def _fonts() -> list[str]:
+    """The fonts of the figures: letters that one lacks are taken from the next."""
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in _MORE_FONTS if name in there)]
+
+
+# Families with letters of further scripts, as Linux distributions name them.
+_MORE_FONTS = (
+    "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "Noto Sans Arabic",
+    "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Thai", "Noto Sans Hebrew", "Noto Sans Tamil", "Unifont",
+)  # fmt: skip
+_FONTS = _fonts()
 STYLE = {
     "svg.hashsalt": "redundancy",
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
+    "font.sans-serif": _FONTS,
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
@@ -130,13 +144,16 @@ def _inline(svg: str, name: str, description: str) -> str:
 def finish(figure: Figure, name: str, description: str) -> Plot:
     """A figure's files; `description` is for those who do not see it."""
     svg, pdf, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    with warnings.catch_warnings():
-        # Characters that the font lacks become boxes in the PNG and PDF; the SVG holds them as text.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    with warnings.catch_warnings(record=True) as caught:
         logging.getLogger("fontTools").setLevel(logging.ERROR)
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(png, format="png", dpi=_PNG_DPI, metadata={"Software": None}, facecolor="white")
+    if any("missing from" in str(each.message) for each in caught):
+        logging.getLogger("absl").warning(
+            "%s: the fonts of this machine lack letters of its names, which are boxes in the PNG and PDF; the SVG has them "
+            "as text. Install fonts, for example Debian's fonts-noto-core and fonts-noto-cjk", name
+        )  # fmt: skip
     text = svg.getvalue().decode()
     return Plot(svg.getvalue(), pdf.getvalue(), png.getvalue(), _inline(text, name, description))
 
@@ -210,7 +227,7 @@ def _draw_accuracy(
     if len(lines) > MANY:
         axes.figure.legend(legend.values(), legend.keys(), loc="outside right center", fontsize=8.5)
     elif legend:
-        axes.legend(legend.values(), legend.keys(), loc="lower right", fontsize=legend_size)
+        axes.legend(legend.values(), legend.keys(), loc="best", fontsize=legend_size)
 
 
 def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size: int, name: str) -> Plot:

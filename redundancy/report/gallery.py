@@ -1,6 +1,7 @@
 """The groups of a subset, and which of them to show. Pure: arrays in, positions out."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -59,12 +60,28 @@ def make_groups(positions, labels, group, kept, dissimilarity) -> Groups:
 def choose_groups(groups: Groups, label: int, count: int) -> list[int]:
     """Indices of up to `count` redundant groups of a class: its largest and its tightest, half and half, in the
     order of size (descending), then spread."""
-    found = np.flatnonzero((groups.labels == label) & (groups.sizes > 1))
+    large, tight = ranked(groups, label)
+    mixed = dict.fromkeys([*large[: (count + 1) // 2], *tight])
+    chosen = set(list(mixed)[:count])
+    return [index for index in large if index in chosen]
+
+
+def ranked(groups: Groups, label: int | None = None) -> tuple[list[int], list[int]]:
+    """Indices of the redundant groups, of a class or (None) of the whole data set, the largest first, and the tightest first.
+
+    Of groups of one size the tighter one comes first, of groups of one spread the larger one.
+    """
+    found = np.flatnonzero((groups.sizes > 1) & (groups.labels == (groups.labels if label is None else label)))
     large = found[np.lexsort((groups.spread[found], -groups.sizes[found]))]
     tight = found[np.lexsort((-groups.sizes[found], groups.spread[found]))]
-    mixed = dict.fromkeys([*large[: (count + 1) // 2].tolist(), *tight.tolist()])
-    chosen = set(list(mixed)[:count])
-    return [index for index in large.tolist() if index in chosen]
+    return large.tolist(), tight.tolist()
+
+
+def telling_labels(groups: Groups) -> list[int]:
+    """The labels that have a redundant group, in turn by the largest and by the tightest group of each."""
+    orders = ([int(groups.labels[index]) for index in order] for order in ranked(groups))
+    turns = itertools.chain.from_iterable(zip(*(dict.fromkeys(order) for order in orders), strict=True))
+    return list(dict.fromkeys(turns))
 
 
 def size_counts(groups: Groups, label: int | None = None) -> dict[int, int]:

@@ -31,12 +31,13 @@ _RULES = {
 }
 
 
-def _styled(*scripts: str, files: bool = False) -> dict[str, str]:
+def _styled(*scripts: str, files: bool = False, originals: str = "") -> dict[str, str]:
     """The page's style, script, and content security policy, which allows only these and embedded pictures.
 
     Args:
       scripts: names of files in assets/.
       files: whether classes are loaded from files beside the page.
+      originals: URL of the folder of the images' files, or ''.
     """
     folder = importlib.resources.files("redundancy.report") / "assets"
     css, *codes = (folder.joinpath(name).read_text("utf-8") for name in ("page.css", *scripts))
@@ -45,8 +46,9 @@ def _styled(*scripts: str, files: bool = False) -> dict[str, str]:
         f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in (css, script)
     )
     beside = " 'self' file:" if files else ""
+    pictures = "data: file:" if originals else "data:"
     policy = (
-        f"default-src 'none'; style-src {style}; script-src {code}{beside}; img-src data:; base-uri 'none'; "
+        f"default-src 'none'; style-src {style}; script-src {code}{beside}; img-src {pictures}; base-uri 'none'; "
         "form-action 'none'"
     )
     return dict(css=Markup(css), script=Markup(script), policy=policy)
@@ -120,8 +122,9 @@ def render(
         numbers of training images, test images, trainings, and finished trainings that are not asked for; interim: see
         words.interim, '' for a finished sweep; looks: see words.looks, '' for a sweep without rounds; level: one-sided, of
         the intervals and tests; fraction, layer: whose groups are shown; class_rows: Table 1, the whole data set last, empty
-        without groups; beyond: see `counts.beyond_fractions`; kept_list: the file of the kept images' names beside the
-        page, or ''; list_format: the format of `export` that lists them; neighbours: see collect.find_neighbours;
+        without groups; beyond: see `counts.beyond_fractions`; lists: the files of the kept and of the dropped images'
+        names beside the page, if there are; list_format: the format of `export` that lists them; leading: rows of the largest and of the tightest groups; originals: URL of the folder of the images' files, or '';
+        neighbours: see collect.find_neighbours;
         thumbnails: position -> data
         URI of each of them; versions, fingerprint: as recorded in the workdir.
     """
@@ -132,22 +135,25 @@ def render(
     droppable = [words.droppable(item, name, test_size, several) for item in answers]
     groups = (at for at, item in enumerate(answers) if methods.get(item.method).has_groups and item.layer == layer)
     main_droppable = droppable[next(groups, 0)][0] if droppable else ""
+    if untrained := words.untrained(find(summaries, FULL, 1.0), len(facts["class_names"])):
+        sentence, verdict, droppable, main_droppable = *untrained, [], ""
     width, height = images.shown_size(facts["image_shape"])
+    shown = dict(width=width, height=height, originals=facts["originals"])
     body = {"pixelated": width > facts["image_shape"][1], "one-class": len(facts["class_names"]) == 1}
     index, texts = browse or (None, [])
-    scripts = ("theme.js", "browser.js", "tree.js") if index else ("theme.js",)
+    scripts = ("theme.js", "tables.js")
+    scripts += ("browser.js", "tree.js", "pair.js", "search.js", "address.js") if index else ()
     scripts += ("lines.js",) if len(facts["lines"]) > figures.MANY else ()
-    scripts += ("search.js",) if index and "search" in index else ()
     return _ENVIRONMENT.get_template("page.html").render(
         **facts,
-        **_styled(*scripts, files=bool(index) and not index["one_file"]),
+        **_styled(*scripts, files=bool(index) and not index["one_file"], originals=facts["originals"]),
         config=config,
         grouped=methods.grouped(config),
         image_width=width,
         image_height=height,
         classes=" ".join(each for each, there in body.items() if there),
         index=index,
-        index_text=Markup(browser.to_text({**index, "width": width, "height": height})) if index else "",
+        index_text=Markup(browser.to_text({**index, **shown})) if index else "",
         class_texts=[(label, Markup(text)) for label, text in texts],
         sentence=sentence,
         verdict=verdict,
@@ -162,8 +168,20 @@ def render(
         source=config_source(config),
         many=figures.MANY,
         chosen_lines=_chosen_lines(facts["lines"], facts["fraction"]),
+        figures=sorted(plots),
+        listed={each["label"] for each in index["classes"]} if index else set(),
+        export=_export_command(facts),
         rule_words=_RULES.get(config["rule"], config["rule"]),
     )
+
+
+def _export_command(facts: Mapping[str, Any]) -> str:
+    """The command that lists the images that are dropped; a script puts the page's own workdir for DIR."""
+    words = ["redundancy", "export", "--workdir", "DIR", "--fraction", f"{round(facts['fraction'], 4):g}"]
+    words += ["--layer", facts["layer"]] if facts["layer"] != "end" else []
+    kind = facts["list_format"]
+    words += ["--dropped", "--format", kind, "--output", "dropped.csv" if kind == "csv" else "dropped.txt"]
+    return " ".join(words)
 
 
 def _chosen_lines(lines: Sequence[figures.Line], fraction: float) -> set[int]:

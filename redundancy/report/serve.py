@@ -159,6 +159,12 @@ def browse(workdir: Workdir, port: int | None = None, no_open: bool = False) -> 
     server = make_server(workdir, port)
     address = f"http://{_HOST}:{server.server_address[1]}/"
     print(f"{address} serves {workdir.report}; Ctrl-C ends it", flush=True)
+    port = server.server_address[1]
+    if not _has_window():
+        print(
+            f"From another machine: ssh -L {port}:{_HOST}:{port} USER@THIS_MACHINE, then open {address} there",
+            flush=True,
+        )
     try:
         if not no_open:
             _open(address)
@@ -169,9 +175,14 @@ def browse(workdir: Workdir, port: int | None = None, no_open: bool = False) -> 
         server.server_close()
 
 
+def _has_window() -> bool:
+    """Whether this machine can show a window."""
+    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
 def _open(address: str) -> None:
     """Opens the browser if this machine has one with a window."""
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not _has_window():
         return
     try:
         webbrowser.open(address)

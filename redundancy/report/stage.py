@@ -38,6 +38,7 @@ _GALLERY_CLASSES = 12
 _GALLERY_GROUPS = 24
 _GALLERY_IMAGES = 10
 _FIGURE3_CLASSES = 4
+_LEADING = 8
 _ROLES = ("kept", "other", "outside")
 
 
@@ -122,6 +123,20 @@ def _gallery_plots(class_names, chosen, neighbours, image: Mapping[int, np.ndarr
     return plots
 
 
+def _leading(groups: gallery.Groups, class_names, shown: set[int]) -> dict[str, list[dict[str, Any]]]:
+    """The largest and the tightest groups of the classes that the page shows."""
+
+    def row(index: int) -> dict[str, Any]:
+        label, position = int(groups.labels[index]), int(groups.members(index)[0])
+        numbers = dict(size=int(groups.sizes[index]), spread=float(groups.spread[index]))
+        return dict(label=label, name=words.class_title(class_names[label]), position=position, **numbers)
+
+    orders = zip(("largest", "tightest"), gallery.ranked(groups), strict=True)
+    return {
+        name: [row(index) for index in order if int(groups.labels[index]) in shown][:_LEADING] for name, order in orders
+    }
+
+
 def _compared(
     config, workdir: Workdir, files, runs, level: float, dataset, image: dict[int, np.ndarray]
 ) -> dict[str, Any]:
@@ -139,10 +154,11 @@ def _compared(
     )  # fmt: skip
 
 
-def _shown_alone(neighbours, compared) -> list[int]:
+def _shown_alone(neighbours, leading, compared) -> list[int]:
     """Positions of the images that stand on the page outside the browser of groups."""
     rows = compared["rows"] if compared else []
     shown = {row[role] for row in neighbours for role in _ROLES}
+    shown |= {row["position"] for of_order in leading.values() for row in of_order}
     return sorted(shown | {each for row in rows for each in (*row["kept"], *row["dropped"])})
 
 
@@ -215,8 +231,8 @@ def report(config, workdir: Workdir) -> None:
         storage.write_bytes(storage.join(workdir.report, name), content)
         written[name] = hashlib.sha256(content).hexdigest()
 
-    groups, class_rows, labels, neighbours, browse = None, [], [], [], None
-    kept_list, list_format = "", "txt"
+    groups, class_rows, labels, neighbours, browse, leading = None, [], [], [], None, {}
+    lists, list_format, originals = {}, "txt", ""
     image: dict[int, np.ndarray] = {}
     galleries: dict[int, list[list[int]]] = {}
     if (grouped := methods.grouped(config)) and fraction < 1:
@@ -226,22 +242,26 @@ def report(config, workdir: Workdir) -> None:
         subset = cuts[main]
         groups = gallery.make_groups(subset.positions, subset.labels, subset.group, subset.kept, subset.dissimilarity)
         class_rows = _class_rows(subset, groups, class_names)
-        labels = np.unique(groups.labels[groups.sizes > 1]).tolist()
+        labels = gallery.telling_labels(groups)
         made_of = subsets["inputs"]
         store = collect.open_store(workdir, layer, made_of.get(f"embeddings/{layer}"))
-        names, list_format = collect.read_names(store, dataset, subset.positions)
+        names, list_format, originals = collect.read_names(store, dataset, subset.positions)
         if names is not None:
             try:
-                content = ids.lines(names.filter(subset.kept))
-                write(kept_list := f"kept-{fraction_name(fraction)}.txt", content)
+                sides = dict(kept=subset.kept, dropped=~subset.kept)
+                contents = {side: ids.lines(names.filter(those)) for side, those in sides.items()}
             except ConfigError:  # a name holds a line break
-                kept_list, list_format = "", "csv"
+                contents, list_format = {}, "csv"
+            for side, content in contents.items():
+                lists[side] = f"{side}-{fraction_name(fraction)}.txt"
+                write(lists[side], content)
         neighbours = collect.find_neighbours(store, groups, labels, _NEIGHBOUR_ROWS)
         galleries = _gallery_groups(groups, labels)
         of_classes = collect.make_classes(config, workdir, layer, dataset, cuts, made_of, names)
+        leading = _leading(groups, class_names, {of.label for of in of_classes})
         sample = browser.sample_positions(of_classes, config.seed)
         wanted = [each for of_class in galleries.values() for members in of_class for each in members]
-        wanted += [row[role] for row in neighbours for role in _ROLES]
+        wanted += _shown_alone(neighbours, leading, None)
         # Each call reads a streamed set from end to end: this one, and another for the browser's pictures.
         wanted = np.unique(np.concatenate([np.array(wanted, np.int64), sample]))
         if wanted.size:
@@ -261,7 +281,7 @@ def report(config, workdir: Workdir) -> None:
         summaries,
         plots,
         browse,
-        name=dataset.name,
+        name=dataset.name.removesuffix(".npz"),
         class_names=class_names,
         image_shape=dataset.image_shape,
         full_size=full_size,
@@ -275,15 +295,21 @@ def report(config, workdir: Workdir) -> None:
         layer=layer,
         class_rows=class_rows,
         beyond=beyond_fractions(np.unique(dataset.train.labels, return_counts=True)[1], subsets["files"]),
-        kept_list=kept_list,
+        lists=lists,
         list_format=list_format,
+        leading=leading,
+        originals=originals,
         neighbours=neighbours,
         compared=compared,
         lines=figures.layer_lines(summaries, [layer]),
-        thumbnails={position: images.encode(image[position]) for position in _shown_alone(neighbours, compared)},
+        thumbnails={
+            position: images.encode(image[position]) for position in _shown_alone(neighbours, leading, compared)
+        },
         versions=recorded.get("versions", {}),
         fingerprint=recorded.get("dataset") or dataset.fingerprint,
     )
+    if not found.interim:
+        write("results.csv", storage.read_bytes(workdir.results))
     for name, plot in plots.items():
         for kind in figures.KINDS:
             write(f"figures/{name}.{kind}", getattr(plot, kind))

@@ -106,7 +106,8 @@ class Progress:
         left = (self._total - self._done) / rate if rate else float("inf")
         when = f"in {duration(self._said - self._start)}" if end else f"{duration(left)} left" if rate else "? left"
         note = f", {self._note}" if self._note else ""
-        logging.info("%s: %d/%d %s, %.4g/s, %s%s", self._what, self._done, self._total, self._unit, rate, when, note)
+        each = f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
+        logging.info("%s: %d/%d %s, %s/s, %s%s", self._what, self._done, self._total, self._unit, each, when, note)
 
     def __exit__(self, kind, value, trace):
         if self._bar is not None:

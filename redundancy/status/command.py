@@ -154,7 +154,12 @@ def render(found: Mapping[str, Any]) -> str:
         when = (
             "" if when is None else f" {_when(when)}" if stage["state"] == "finished" else f", last file {_when(when)}"
         )
-        lines.append(f"  {stage['stage']:7} {stage['state']}{when}{said}")
+        page = (
+            f", {found['workdir']}/report/index.html"
+            if (stage["stage"], stage["state"]) == ("report", "finished")
+            else ""
+        )
+        lines.append(f"  {stage['stage']:7} {stage['state']}{when}{said}{page}")
     lines += found["beyond"]
     if found["pretrain"] is not None:
         lines.append(_training({"run": "train", **found["pretrain"]}))

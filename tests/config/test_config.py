@@ -96,7 +96,7 @@ def test_the_largest_values_are_taken():
 def test_every_shipped_config_resolves_and_documents_its_command(path):
     module = runpy.run_path(str(path))
     own = {"folder": ["images", "images:smoke"], "embeddings": [""], "imagenet": ["", "resnet50", "fake", "smoke"]}
-    arguments = own.get(path.stem, ["", "quick", "smoke"])
+    arguments = own.get(path.stem, ["", "quick", "smoke", *(["gpu"] if "cifar" in path.stem else [])])
     for argument in arguments:
         config = config_lib.resolve(module["get_config"](argument))
         assert all(name in config for name in REQUIRED)

@@ -20,7 +20,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.tags, self.text, self.loads, self.ids, self.json = [], [], [], [], [], {}
-        self.images = {"kept": set(), "dropped": set(), "outside": set()}
+        self.images = {"kept": set(), "dropped": set(), "outside": set(), "leading": set()}
         self.styled = self.handlers = 0
         self.feed(text)
         self.close()
@@ -65,7 +65,13 @@ def read_page(workdir):
     page = Page(text)
     assert len(page.ids) == len(set(page.ids)), "an id occurs twice"
     for target in page.loads:
-        beside = re.fullmatch(r"kept-\d\.\d{4}\.txt", target) and storage.exists(storage.join(workdir.report, target))
+        name = r"(kept|dropped)-\d\.\d{4}\.txt|results\.csv|figures/[\w-]+\.(svg|pdf|png)"
+        beside = re.fullmatch(name, target) and storage.exists(storage.join(workdir.report, target))
+        if view := re.fullmatch(r"#view\?class=(\d+)(&image=\d+)?", target):
+            assert f"class-{view[1]}" in page.ids or int(view[1]) in {
+                each["label"] for each in page.json["index"]["classes"]
+            }
+            continue
         assert target.startswith(("#", "data:")) or beside, target
         assert not target.startswith("#") or target[1:] in page.ids, target
     assert not re.search(r"url\((?!#)|@import", text)

@@ -46,7 +46,7 @@ def exported(root, workdir, form="txt", fraction=0.9, **fields):
 
 def kept_list(workdir):
     """What the page's link leads to; None if it has none."""
-    (path,) = [target for target in read_page(workdir).loads if target.startswith("kept")] or [None]
+    (path,) = {target for target in read_page(workdir).loads if target.startswith("kept")} or [None]
     return path and storage.read_bytes(storage.join(workdir.report, path))
 
 
@@ -88,6 +88,8 @@ def test_the_list_of_the_page_is_that_of_export(photos):
     assert len(kept_list(workdir).splitlines()) == subset.kept.sum() < len(subset.kept)
     assert "kept-0.9000.txt" in read_manifest(workdir.report)["files"]
     assert f"the names of the {subset.kept.sum()} images kept at 90%, one a line" in read_page(workdir).words()
+    dropped = storage.read_bytes(f"{workdir.report}/dropped-0.9000.txt")
+    assert dropped == exported(root, workdir, dropped=True)
 
 
 def test_classes_hold_names_whatever_they_contain(photos):
@@ -107,7 +109,7 @@ def test_the_names_of_classes_in_files_are_in_a_file(many):
     text = storage.read_bytes(storage.join(workdir.report, "names.js")).decode()
     assert "<" not in text
     listed = json.loads(text.removeprefix("redundancyNames(").removesuffix(");\n"))
-    assert {of["label"]: [of["prefix"] + name for name in of["names"]] for of in listed} == {
+    assert {of["label"]: [of["files"]["prefix"] + name for name in of["files"]["names"]] for of in listed} == {
         label: list(of.files.values()) for label, of in read_classes(workdir).items()
     }
 
@@ -117,7 +119,7 @@ def test_imported_names_of_the_embeddings_come_first_and_may_come_later(tmp_path
     report(config, workdir)
     page = read_page(workdir)
     assert kept_list(workdir) is None
-    assert "search" not in page.json["index"]
+    assert not page.json["index"]["named"]
     assert "--dropped --format txt" in page.words()
     folder, names = workdir.embeddings("end"), [f"./a//{number}" for number in range(60)]
     ids.write(folder, np.arange(60), pa.array(names), ids.tie(read_manifest(folder)))

@@ -382,7 +382,7 @@ def test_an_unfinished_sweep_has_a_page_of_its_complete_trials_that_says_so(swep
     report(config, workdir)
     page = read_page(workdir)
     said = "This sweep is unfinished: 2 of 3 trials are complete, and this page shows no others."
-    assert f"Redundancy in images.npz (interim) Redundancy in images.npz (interim) {said}" in page.words()
+    assert f"Redundancy in images (interim) {said}" in page.words()
     assert re.search(r"\b10 ?trainings compared|trainings compared ?10\b", page.words())
     assert "2 paired trials" in page.words()
     assert "3 paired trials" not in page.words()

@@ -17,6 +17,7 @@ const element = (tag, attributes = {}, ...children) => fill(document.createEleme
 
 const whole = (number) => number.toLocaleString("en-US");
 const count = (number, noun) => `${whole(number)} ${noun}${number === 1 ? "" : noun.endsWith("s") ? "es" : "s"}`;
+const spell = (number) => (number === null ? "–" : small(number));
 const percent = (share) => `${+(100 * share).toFixed(2)}%`;
 /* A dissimilarity with three significant digits, as in the tables. */
 function small(value) {
@@ -42,12 +43,12 @@ function unpackCut(raw, type) {
     const inGroup = distances.subarray(start, start + size);
     groups.push({
       rows: rows.subarray(start, start + size), distances: inGroup, size, height: heights[number],
-      spread: inGroup.reduce((most, each) => Math.max(most, each)), pictured: number < raw.pictured,
+      spread: inGroup.reduce((most, each) => Math.max(most, each)), described: number < raw.pictured,
       outside: outside[number], outsideDistance: outsideDistance[number], own: own[number], second: second[number],
     });
     start += size;
   });
-  return { fraction: raw.fraction, kept: raw.kept, pictured: raw.pictured, groups };
+  return { fraction: raw.fraction, kept: raw.kept, groups };
 }
 
 function unpackClass(raw) {
@@ -63,6 +64,13 @@ function unpackClass(raw) {
   for (const cut of found.cuts)
     for (const group of cut.groups)
       for (const row of group.rows.subarray(1)) if (!found.goes.has(row)) found.goes.set(row, cut.fraction);
+  // Pictures that were chosen for one group may show another one too.
+  for (const cut of found.cuts) {
+    for (const group of cut.groups)
+      group.pictured = group.described ||
+        (found.pictures.has(group.rows[0]) && group.rows.subarray(1, found.shown).some((row) => found.pictures.has(row)));
+    cut.pictured = cut.groups.filter((group) => group.pictured).length;
+  }
   if (raw.merges)
     found.merges = {
       left: unpack(raw.merges.left, raw.index), right: unpack(raw.merges.right, raw.index),
@@ -104,15 +112,22 @@ function told(data, row) {
 
 const named = (data, row) => data.files.get(row) ?? String(data.positions[row]);
 
-/* An image with its role and a note under it. */
-function shot(data, row, role, note) {
+/* The last part of an image's name. */
+const shortName = (data, row) => (data.files.has(row) ? data.files.get(row).split("/").pop() : String(data.positions[row]));
+
+/* An image with its role, a note under it, and its name. */
+function shot(data, row, role, note, kept) {
   const position = data.positions[row], source = pictureSource(data, row);
   const alt = `${role} image, position ${position}`;
   const picture = source === null
     ? element("span", { class: "nopicture", "data-position": position }, `position ${position}`)
     : element("img", { src: source, width: index.width, height: index.height, alt, title: alt + told(data, row),
       "data-position": position, "data-role": role });
-  return element("span", { class: `shot ${role}` }, picture, element("span", {}, note));
+  const name = element("bdi", { class: "name", title: named(data, row) }, shortName(data, row));
+  if (source === null || row === kept) return element("span", { class: `shot ${role}` }, picture, element("span", {}, note), name);
+  const button = element("button", { type: "button", class: "enlarge", "aria-label": `Enlarge: ${alt}, beside the kept one` }, picture);
+  button.addEventListener("click", () => openPair(data, kept, row, role));
+  return element("span", { class: `shot ${role}` }, button, element("span", {}, note), name);
 }
 
 /* Why the kept image of a group was kept, with the numbers that the rule compared. */
@@ -151,10 +166,11 @@ function card(data, group) {
   }
   const row = element("div", { class: "row" });
   group.rows.subarray(0, data.shown).forEach((each, i) => {
-    row.append(i ? shot(data, each, "dropped", small(group.distances[i])) : shot(data, each, "kept", "kept"));
+    row.append(i ? shot(data, each, "dropped", `goes ${small(group.distances[i])}`, group.rows[0])
+      : shot(data, each, "kept", "kept", each));
   });
   if (group.outside < data.images)
-    row.append(shot(data, group.outside, "outside", `outside ${small(group.outsideDistance)}`));
+    row.append(shot(data, group.outside, "outside", `outside ${small(group.outsideDistance)}`, group.rows[0]));
   body.append(row);
   if (group.size > data.shown) body.append(element("p", {}, `${count(group.size, "image")} (${data.shown} shown)`));
   const why = reason(group);
@@ -232,17 +248,30 @@ const LIST_ORDERS = {
   name: (a, b) => a.name.localeCompare(b.name, "en", { numeric: true }),
   dropped: (a, b) => goneOf(b) / b.images - goneOf(a) / a.images || a.label - b.label,
   groups: (a, b) => b.groups[state.cut] - a.groups[state.cut] || a.label - b.label,
+  largest: (a, b) => b.largest[state.cut] - a.largest[state.cut] || a.label - b.label,
+  tightest: (a, b) => (a.mean[state.cut] ?? Infinity) - (b.mean[state.cut] ?? Infinity) || a.label - b.label,
+  height: (a, b) => (a.height[state.cut] ?? Infinity) - (b.height[state.cut] ?? Infinity) || a.label - b.label,
 };
 const goneOf = (of) => of.images - of.kept[state.cut];
+const LIST_NOTES = {
+  groups: (of) => count(of.groups[state.cut], "group"),
+  largest: (of) => `group of ${whole(of.largest[state.cut])}`,
+  tightest: (of) => `mean ${spell(of.mean[state.cut])}`,
+  height: (of) => `cut at ${spell(of.height[state.cut])}`,
+};
+
+/* Text as it is searched: without case and accents; macOS writes letters with accents in two parts in names of files. */
+const fold = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLocaleLowerCase();
 
 function showList() {
-  const wanted = byId("find").value.trim().toLocaleLowerCase();
-  const found = index.classes.filter((each) => each.name.toLocaleLowerCase().includes(wanted));
-  found.sort(LIST_ORDERS[byId("list-order").value]);
+  const wanted = fold(byId("find").value.trim()), order = byId("list-order").value;
+  const found = index.classes.filter((each) => fold(each.name).includes(wanted));
+  found.sort(LIST_ORDERS[order]);
+  const note = LIST_NOTES[order] ?? ((of) => `${whole(goneOf(of))} of ${whole(of.images)} go`);
   byId("classes").replaceChildren(...found.map((each) => {
     const open = state.wanted === each.label ? "true" : "false";
     const button = element("button", { type: "button", "data-label": each.label, "aria-current": open },
-      element("bdi", {}, each.name), " ", element("span", {}, `${whole(goneOf(each))} of ${whole(each.images)} go`));
+      element("bdi", {}, each.name), " ", element("span", {}, note(each)));
     button.addEventListener("click", () => openClass(each.label));
     return element("li", {}, button);
   }));
@@ -260,6 +289,15 @@ function moveSlider() {
   showClass();
 }
 
+/* Arrow keys, Home and End move through a list of buttons. */
+function moveInList(event) {
+  const buttons = [...event.currentTarget.querySelectorAll("button")], at = buttons.indexOf(document.activeElement);
+  const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: buttons.length - 1 }[event.key];
+  if (to === undefined || at < 0) return;
+  event.preventDefault();
+  buttons[Math.max(0, Math.min(to, buttons.length - 1))].focus();
+}
+
 function startBrowser() {
   const slider = byId("fraction");
   slider.max = index.cuts.length - 1;
@@ -268,13 +306,18 @@ function startBrowser() {
   byId("ticks").replaceChildren(...index.cuts.map((cut) => element("span", {}, percent(cut.fraction))).reverse());
   slider.addEventListener("input", moveSlider);
   byId("find").addEventListener("input", showList);
+  byId("find").addEventListener("keydown", (event) => {
+    if (event.key === "Enter") byId("classes").querySelector("button")?.click();
+  });
+  for (const list of [byId("classes"), byId("images")]) list.addEventListener("keydown", moveInList);
   byId("list-order").addEventListener("change", showList);
   byId("order").addEventListener("change", showClass);
   byId("pictured").addEventListener("change", showClass);
   byId("more").addEventListener("click", () => { state.more += PAGE; showCards(true); });
   byId("tree").addEventListener("toggle", () => { if (byId("tree").open) drawTree(); });
   byId("browser").hidden = false;
-  state.wanted = (index.classes.find((each) => each.groups[state.cut]) ?? index.classes[0]).label;
   moveSlider();
-  openClass(state.wanted);
 }
+
+/* The class that is open at first: the first one with a group. */
+const firstLabel = () => (index.classes.find((each) => each.groups[state.cut]) ?? index.classes[0]).label;

@@ -1,16 +1,14 @@
-/* Finds images of redundant groups by their names, and shows an image's group. The names are in the classes on the page, in
-   a file beside it that is loaded at the first search, or, where they are too many, in the class that is open. */
+/* Finds images by their names or positions, and shows an image's group. Both are in the classes on the page, in a file
+   beside it that is loaded at the first search, or, where they are too many, in the class that is open. */
 
 const FOUND = 20; // images that are listed
 
-// Letters with accents are written in two ways, of which macOS takes the other one for names of files.
-const fold = (text) => text.normalize().toLocaleLowerCase();
-const lowered = (label, rows, names) => ({ label, rows, names, low: names.map(fold) });
-const namesOf = (data) => lowered(data.label, [...data.files.keys()], [...data.files.values()]);
+const lowered = (label, positions, rows, names) => ({ label, positions, rows, names, low: names.map(fold) });
+const namesOf = (data) => lowered(data.label, data.positions, [...data.files.keys()], [...data.files.values()]);
 const names = { all: null };
 
-window.redundancyNames = (raw) => names.done(raw.map((of) =>
-  lowered(of.label, unpack(of.rows, of.index), of.names.map((name) => of.prefix + name))));
+window.redundancyNames = (raw) => names.done(raw.map((of) => lowered(of.label, unpack(of.positions, "<u4"),
+  of.files ? unpack(of.files.rows, of.index) : [], of.files ? of.files.names.map((name) => of.files.prefix + name) : [])));
 
 function loadNames() {
   if (index.search === "class") return Promise.resolve(state.data ? [namesOf(state.data)] : []);
@@ -56,17 +54,22 @@ async function findImage() {
   }
   if (wanted !== fold(byId("find-image").value.trim())) return;
   const exact = [], others = [];
-  for (const { label, rows, names, low } of all)
+  const position = /^\d+$/.test(wanted) ? Number(wanted) : -1;
+  for (const { label, positions, rows, names, low } of all) {
+    const at = positions.indexOf(position);
+    if (at >= 0) others.push({ label, row: at, name: names[rows.indexOf(at)] ?? `position ${position}` });
     low.forEach((name, i) => {
       if (!name.includes(wanted)) return;
       const isWhole = name === wanted || name.endsWith(`/${wanted}`);
-      (isWhole ? exact : others).push({ label, row: rows[i], name: names[i] });
+      if (rows[i] !== at) (isWhole ? exact : others).push({ label, row: rows[i], name: names[i] });
     });
+  }
   const matches = [...exact, ...others];
   const listed = matches.length > FOUND ? `, the first ${FOUND} listed` : "";
   showImages(matches, matches.length
     ? `${count(matches.length, "image")} found${listed}${where}.`
-    : `No image in a redundant group${where} has this in its name. Images that are in no group at any fraction here are kept, and are not searched.`);
+    : `No image in a redundant group${where} has this in its name${index.named ? "" : ", nor is it a position"}. ` +
+      "Images that are in no group at any fraction here are kept; they are found by their positions alone.");
   const one = exact.length === 1 ? exact[0] : matches.length === 1 ? matches[0] : null;
   if (one) openClass(one.label, one.row);
 }
@@ -78,7 +81,7 @@ function showSought() {
     button.setAttribute("aria-current", button.dataset.image === `${data.label} ${row}` ? "true" : "false");
   byId("sought").hidden = row === null;
   if (row === null) return;
-  const name = named(data, row), at = percent(data.cuts[state.cut].fraction);
+  const name = data.files.get(row) ?? `The image of position ${data.positions[row]}`, at = percent(data.cuts[state.cut].fraction);
   let text = `${name} is in no group at ${at} kept, so it stays.`;
   if (!group && data.goes.has(row)) text += ` It goes at ${percent(data.goes.get(row))} kept.`;
   if (group) text = group.rows[0] === row
@@ -89,5 +92,10 @@ function showSought() {
 }
 
 byId("find-image").addEventListener("input", findImage);
+byId("find-image").addEventListener("keydown", async (event) => {
+  if (event.key !== "Enter") return;
+  await findImage();
+  if (state.row === null) byId("images").querySelector("button")?.click();
+});
 byId("all-groups").addEventListener("click", showAll);
 byId("class-view").addEventListener("shown", showSought);

@@ -2,7 +2,8 @@
    right of them at their height. */
 
 const LEAVES = 48; // rows of a drawing; what is more is folded
-const ROW = 30, THUMB = 26, LABEL = 150, RIGHT = 16, TOP = 34;
+const NAME = 14; // letters of an image's name
+const ROW = 30, THUMB = 26, LABEL = 172, RIGHT = 16, TOP = 34;
 const SVG = "http://www.w3.org/2000/svg";
 
 const drawn = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
@@ -78,7 +79,7 @@ function leaf(data, node, y, keptRows) {
   const row = below.find((each) => keptRows.has(each)) ?? below.find((each) => data.pictures.has(each)) ?? below[0];
   const kept = below.some((each) => keptRows.has(each));
   const position = data.positions[row];
-  const text = below.length > 1 ? `${count(below.length, "image")}, folded, one is position ${position}`
+  const text = below.length > 1 ? `${count(below.length, "image")}, folded, one is position ${position}${told(data, row)}`
     : `position ${position}, ${kept ? "kept" : "dropped"}${told(data, row)}`;
   const made = drawn("g", { class: kept ? "leaf kept" : "leaf", tabindex: "0", role: "img", "aria-label": text });
   made.append(drawn("rect", { class: "hit", x: 0, y: y - ROW / 2, width: LABEL + 30, height: ROW }));
@@ -87,7 +88,8 @@ function leaf(data, node, y, keptRows) {
     made.append(drawn("image", { href: source, x: 2, y: y - THUMB / 2, width: THUMB, height: THUMB }));
     made.append(drawn("rect", { class: "frame", x: 2, y: y - THUMB / 2, width: THUMB, height: THUMB }));
   }
-  const shown = below.length > 1 ? count(below.length, "image") : `${position}${kept ? " kept" : ""}`;
+  const name = shortName(data, row), short = name.length > NAME ? `${name.slice(0, NAME - 1)}…` : name;
+  const shown = below.length > 1 ? count(below.length, "image") : `${short}${kept ? " kept" : ""}`;
   made.append(drawn("text", { x: THUMB + 10, y: y + 4 }, shown));
   for (const event of ["focus", "mouseenter"]) made.addEventListener(event, () => peek(data, row, text));
   return made;
@@ -161,4 +163,3 @@ function drawTree() {
 }
 
 byId("tree-all").addEventListener("click", () => { state.tree = null; drawTree(); });
-startBrowser();

@@ -1,0 +1,205 @@
+"""The page answers, in a real browser: which class, which group, where is my image, what may go; and the view is in its address."""
+
+import re
+import urllib.parse
+
+import numpy as np
+import pytest
+from pages import read_page
+from PIL import Image
+from synthetic import make_workdir, noise_images
+
+from redundancy import storage
+from redundancy.report.stage import report
+from redundancy.report.statistics import FULL, Summary
+from redundancy.report.words import untrained
+from redundancy.selection.subset import read_subset
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.usefixtures("quick_pdfs")
+
+LONG = "a name of a class that is " + "very " * 24 + "long"
+NAMES = ["Käfer", LONG, "plain"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A report on a folder of images of three classes, one with a long name."""
+    root = tmp_path_factory.mktemp("made reports")
+    images, labels = noise_images(120, classes=3)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = root / "photos" / NAMES[label] / f"no {number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).resize((24, 24)).save(path)
+    fields = dict(dataset=str(root / "photos"), image_size=8, class_names=NAMES)
+    config, workdir = make_workdir(root, images, labels, fractions=(0.9, 0.6), **fields)
+    report(config, workdir)
+    return config, workdir
+
+
+def subset_of(workdir, fraction="0.9000"):
+    return read_subset(workdir.subset(f"semantic-{fraction}"))
+
+
+def test_classes_are_ordered_by_what_differs_and_say_the_number(made, opened):
+    page = opened(made[1])
+    subset = subset_of(made[1])
+    largest = {}
+    for label in range(3):
+        of_class = subset.group[subset.labels == label]
+        largest[label] = int(np.unique(of_class, return_counts=True)[1].max())
+    page.page.select_option("#list-order", "largest")
+    notes = page.page.locator("#classes button span").all_text_contents()
+    assert notes == [f"group of {size}" for size in sorted(largest.values(), reverse=True)]
+    page.page.select_option("#list-order", "tightest")
+    means = [
+        float(text.removeprefix("mean ")) for text in page.page.locator("#classes button span").all_text_contents()
+    ]
+    assert means == sorted(means)
+    assert len(set(means)) == 3
+    page.page.locator("#table1 ~ .scroll thead button", has_text="Mean dissimilarity").click()
+    cells = page.page.locator("table.sortable tbody tr td:last-child").all_text_contents()
+    assert [float(cell) for cell in cells] == pytest.approx(means, rel=1e-2)
+    page.page.locator("table.sortable tbody a").first.click()
+    name = page.page.locator("table.sortable tbody a").first.text_content()
+    sync_api.expect(page.page.locator("#class-title")).to_have_text(name)
+    page.check()
+
+
+def test_the_leading_groups_of_all_classes_lead_to_their_group(made, opened):
+    page = opened(made[1])
+    page.page.locator("#leading summary").click()
+    first = page.page.locator("#leading .leading").first.locator("a").first
+    position = int(urllib.parse.parse_qs(first.get_attribute("href").partition("?")[2])["image"][0])
+    subset = subset_of(made[1])
+    sizes = np.unique(subset.group, return_counts=True)[1]
+    group = subset.group[subset.positions == position]
+    assert np.count_nonzero(subset.group == group) == sizes.max()
+    first.click()
+    card = page.page.locator(f"#cards > li[data-kept='{position}']")
+    sync_api.expect(card).to_have_count(1)
+    assert page.page.locator("#cards > li").count() == 1
+    page.check()
+
+
+def test_an_image_is_found_by_its_position_and_a_class_without_accents(made, opened):
+    page = opened(made[1])
+    subset = subset_of(made[1])
+    position = int(subset.positions[~subset.kept][0])
+    page.page.fill("#find-image", str(position))
+    page.page.keyboard.press("Enter")
+    shown = page.page.locator(f"#cards .shot.sought [data-position='{position}']")
+    sync_api.expect(shown).to_have_count(1)
+    page.page.fill("#find-image", "")
+    page.page.fill("#find", "KAFER")
+    page.page.keyboard.press("Enter")
+    sync_api.expect(page.page.locator("#class-title")).to_have_text("Käfer")
+    page.page.fill("#find", "")
+    page.page.locator("#classes button").first.focus()
+    page.page.keyboard.press("ArrowDown")
+    assert page.page.evaluate("document.activeElement.textContent").startswith("a name of a class")
+    page.check()
+
+
+def test_the_address_holds_the_view(made, opened):
+    page = opened(made[1])
+    page.page.wait_for_selector("#cards > li")
+    assert "#" not in page.page.url
+    page.page.locator("#classes button", has_text="plain").click()
+    sync_api.expect(page.page.locator("#class-title")).to_have_text("plain")
+    page.move_to(0)
+    page.page.select_option("#order", "tightest")
+    page.page.select_option("#list-order", "largest")
+    counts = page.page.locator("#counts").text_content()
+    assert "60% kept" in counts
+    page.page.wait_for_function("location.hash.includes('groups=tightest') && location.hash.includes('list=largest')")
+    address = page.page.url
+    other = opened(made[1])
+    other.page.goto("about:blank")
+    other.page.goto(address)
+    sync_api.expect(other.page.locator("#class-title")).to_have_text("plain")
+    sync_api.expect(other.page.locator("#counts")).to_have_text(counts)
+    assert other.page.locator("#order").input_value() == "tightest"
+    assert other.page.locator("#list-order").input_value() == "largest"
+    other.page.locator("#classes button", has_text="Käfer").click()
+    sync_api.expect(other.page.locator("#class-title")).to_have_text("Käfer")
+    other.page.go_back()
+    sync_api.expect(other.page.locator("#class-title")).to_have_text("plain")
+    other.page.go_forward()
+    sync_api.expect(other.page.locator("#class-title")).to_have_text("Käfer")
+    page.check()
+    other.check()
+
+
+def test_a_pair_is_enlarged_by_mouse_and_keyboard(made, opened):
+    page = opened(made[1])
+    button = page.page.locator("#cards .shot.dropped .enlarge").first
+    name = page.page.locator("#cards .shot.dropped .name").first.text_content()
+    assert re.fullmatch(r"no \d{3}\.png", name)
+    button.click()
+    dialog = page.page.locator("#pair")
+    sync_api.expect(dialog).to_be_visible()
+    sync_api.expect(dialog.locator("canvas")).to_have_count(1)
+    sync_api.expect(dialog.locator("img.original")).to_have_count(2)  # the files, 24 pixels wide
+    assert dialog.locator("img.original").first.evaluate("image => image.naturalWidth") == 24
+    assert name in dialog.text_content()
+    page.page.keyboard.press("Escape")
+    sync_api.expect(dialog).to_be_hidden()
+    button.focus()
+    page.page.keyboard.press("Enter")
+    sync_api.expect(dialog).to_be_visible()
+    assert not page.faults()
+    page.page.locator("#pair-close").click()
+    sync_api.expect(dialog).to_be_hidden()
+    assert not page.complaints
+
+
+@pytest.mark.parametrize("width", [390, 1440, 1920])
+def test_a_long_name_widens_nothing(made, opened, width):
+    page = opened(made[1], (width, 900))
+    page.page.wait_for_selector("#cards > li")
+    page.page.eval_on_selector_all("details", "all => all.forEach(item => { item.open = true; })")
+    assert page.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    number = page.page.locator("table.sortable tbody tr", has_text="very very").locator("td").first
+    box = page.page.locator("table.sortable").evaluate(
+        "table => table.closest('.scroll').getBoundingClientRect().right"
+    )
+    assert number.evaluate("cell => cell.getBoundingClientRect().right") < box, "the numbers are out of sight"
+    hints = page.page.locator(".hint:visible").count()
+    assert hints if width == 390 else True
+
+
+def test_print_is_light_and_whole(made, opened, tmp_path):
+    page = opened(made[1], color_scheme="dark")
+    page.page.wait_for_selector("#cards > li")
+    page.page.emulate_media(media="print")
+    assert page.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(252, 252, 250)"
+    closed = page.page.locator("details:not(#tree)").last
+    assert not closed.evaluate("item => item.open")
+    page.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert closed.evaluate("item => item.open")
+    page.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not closed.evaluate("item => item.open")
+    assert len(page.page.pdf()) > 10_000
+
+
+def test_the_command_of_what_may_go_names_the_workdir(made, opened):
+    _config, workdir = made
+    assert "redundancy export --workdir DIR --fraction 0.9 --dropped" in read_page(workdir).words()
+    page = opened(workdir)
+    said = page.page.locator("#export").text_content()
+    assert f"--workdir '{workdir.root}' --fraction 0.9 --dropped --format txt" in said
+    assert storage.read_bytes(f"{workdir.report}/results.csv") == storage.read_bytes(workdir.results)
+
+
+def test_a_network_that_learnt_nothing_is_told_from_others():
+    def said(accuracy, classes):
+        return untrained(Summary(FULL, "end", 1.0, 100, 1, accuracy, 0.0, None, None), classes)
+
+    assert "0.70% of the test images, and a guess would name 0.50%" in said(0.007, 200)[0]
+    assert said(0.02, 200) is None
+    assert said(0.15, 10)
+    assert said(0.52, 2)
+    assert said(0.25, 10) is None
+    assert said(0.6, 2) is None
+    assert said(0.9, 1) is None
