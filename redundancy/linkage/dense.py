@@ -19,6 +19,7 @@ from redundancy.runtime.compiled import compiled
 BYTES_PER_PAIR = 8  # float32, on both sides of the diagonal
 _ROWS, _COLUMNS = 64, 256  # of a tile of products
 _STEP = 8  # directions at once
+_CHUNK = 256  # numbers of a row whose least is found at once
 _FAR = np.float32(8).view(np.int32)  # above all dissimilarities; of numbers that are not negative the bits have their order
 _SHRUNK = 0.6  # share of the columns in use at which the others are thrown away
 _SETTLED = 1 / 16  # share of the pairs that may be computed again for ties
@@ -74,23 +75,31 @@ def _fill(vectors, excess, values, begin, end):
 
 @compiled
 def _least(row):
-    """The least number of a row, [m] int32, how often it occurs, and where first."""
-    least, times = row[0], 0
-    for number in row:
-        least = min(least, number)
-    for number in row:
-        times += number == least
-    place = 0
-    while row[place] != least:
-        place += 1
-    return least, times, place
+    """The least number of a row, [m] int32; where it is first; and a number above 1 if it occurs again."""
+    least, times, place, width = _FAR, 0, np.int64(0), len(row)
+    for begin in range(0, width, _CHUNK):
+        some = row[begin : begin + _CHUNK]
+        found = some[0]
+        for column in range(len(some)):
+            found = some[column] if some[column] < found else found
+        if found < least:
+            least, times, place = found, 1, begin
+        elif found == least:
+            times += 1
+    some = row[place : place + _CHUNK]
+    for column in range(len(some) - 1, -1, -1):
+        if some[column] == least:
+            times += 1
+            found = column
+    return least, place + found, times - 1
 
 
 @compiled(inline="always")
 def _caught_up(row, one, other, begin, end):
     """Takes the merges begin…end-1, of the clusters one and other, into a row of distances."""
     for number in range(begin, end):
-        row[one[number]] = max(row[one[number]], row[other[number]])
+        first, second = row[one[number]], row[other[number]]
+        row[one[number]] = first if first > second else second
         row[other[number]] = _FAR
 
 
@@ -140,7 +149,7 @@ def _chain(bits, vectors, excess, most):
     begins, ends, size = np.arange(n), np.arange(n), np.ones(n, np.int64)
     width, active, start = n, n, 0
     # Merges that rows take when they are looked at, and how many each has taken.
-    one, other, logged, taken = np.empty(n, np.int64), np.empty(n, np.int64), 0, np.zeros(n, np.int64)
+    one, other, logged, taken = np.empty(n, np.uint32), np.empty(n, np.uint32), 0, np.zeros(n, np.int64)
     chain, length, settled = np.empty(n + 1, np.int64), 0, 0
     for merge in range(n - 1):
         if length == 0:
@@ -153,7 +162,7 @@ def _chain(bits, vectors, excess, most):
             row = bits[tip * width : (tip + 1) * width]
             _caught_up(row, one, other, taken[tip], logged)
             taken[tip] = logged
-            least, times, best = _least(row)
+            least, best, times = _least(row)
             if times > 1:
                 best_value, best_i, best_j = np.inf, np.int64(0), np.int64(0)
                 for cluster in range(best, width):
@@ -175,7 +184,7 @@ def _chain(bits, vectors, excess, most):
         gone = bits[best * width : (best + 1) * width]
         _caught_up(gone, one, other, taken[best], logged)
         for column in range(width):
-            row[column] = max(row[column], gone[column])
+            row[column] = row[column] if row[column] > gone[column] else gone[column]
         first[merge], second[merge], rounded[merge] = begins[tip], begins[best], least
         num_first[merge], num_second[merge] = size[tip], size[best]
         following[ends[tip]], ends[tip] = begins[best], ends[best]
@@ -186,7 +195,7 @@ def _chain(bits, vectors, excess, most):
         active -= 1
         if active > _SHRUNK * width or active < 16:
             continue
-        kept, new = np.flatnonzero(size[:width]), np.empty(width, np.int64)
+        kept, new = np.flatnonzero(size[:width]).astype(np.uint32), np.empty(width, np.int64)
         for place in range(active):
             cluster = kept[place]
             new[cluster] = place
