@@ -9,6 +9,7 @@ numbers when it is next looked at. Columns, of which each number is on another p
 """
 
 import concurrent.futures
+import contextlib
 import functools
 
 import numpy as np
@@ -17,12 +18,13 @@ from redundancy.linkage.dissimilarity import Units
 from redundancy.runtime.compiled import compiled
 
 BYTES_PER_PAIR = 8  # float32, on both sides of the diagonal
-_ROWS, _COLUMNS = 64, 256  # of a tile of products
+_ROWS, _COLUMNS = 64, 128  # of a tile of products
+_AT_ONCE = 256  # rows that one thread fills
 _STEP = 8  # directions at once
 _CHUNK = 256  # numbers of a row whose least is found at once
 _FAR = np.float32(8).view(np.int32)  # above all dissimilarities; of numbers that are not negative the bits have their order
 _SHRUNK = 0.6  # share of the columns in use at which the others are thrown away
-_SETTLED = 1 / 16  # share of the pairs that may be computed again for ties
+_SETTLED = 1 / 8  # share of the pairs that may be computed again for ties
 
 
 @compiled(fastmath={"reassoc", "contract"})
@@ -50,25 +52,34 @@ def _multiply(rows, columns, out, height, width):
 
 @compiled
 def _fill(vectors, excess, values, begin, end):
-    """Rounded dissimilarities of rows begin…end-1 and those that follow, on both sides of the diagonal: values, [n, n] float32."""
+    """Rounded dissimilarities of rows begin…end-1 and those that follow, on both sides of the diagonal.
+
+    Args:
+      vectors: [n, d] float64, units as floats, d made a multiple of `_STEP` with zeros.
+      excess: see `Units`.
+      values: [n, n] float32.
+    """
     n, dimension = vectors.shape
-    columns, out = np.empty((dimension, _COLUMNS)), np.empty((_ROWS, _COLUMNS))
+    columns, products = np.empty((dimension, _COLUMNS)), np.empty((_ROWS, _COLUMNS))
     for left in range(begin, n, _COLUMNS):
         width = min(_COLUMNS, n - left)
-        for place in range(width):
-            for column in range(dimension):
-                columns[column, place] = vectors[left + place, column]
+        for first in range(0, dimension, _STEP):
+            for place in range(width):
+                for column in range(first, first + _STEP):
+                    columns[column, place] = vectors[left + place, column]
+        of_columns = excess[left : left + width]
         for top in range(begin, min(end, left + width), _ROWS):
             height = min(_ROWS, end - top)
-            _multiply(vectors[top : top + height], columns, out, height, width)
+            _multiply(vectors[top : top + height], columns, products, height, width)
             for row in range(height):
+                of_row, of_both, out = excess[top + row], products[row], values[top + row, left : left + width]
                 for place in range(width):
                     # As `dissimilarity._pair`, which this module may not call: see `compiled`.
-                    exact = (1.0 - out[row, place]) + (excess[top + row] + excess[left + place])
-                    values[top + row, left + place] = np.float32(exact)
+                    out[place] = np.float32((1.0 - of_both[place]) + (of_row + of_columns[place]))
             for place in range(width):
+                out = values[left + place, top : top + height]
                 for row in range(height):
-                    values[left + place, top + row] = values[top + row, left + place]
+                    out[row] = values[top + row, left + place]
     for row in range(begin, end):
         values[row, row] = 8.0
 
@@ -235,10 +246,10 @@ def linkage(units: Units, num_merges: int, threads: int) -> tuple[np.ndarray, np
     vectors = np.zeros((n, -(-dimension // _STEP) * _STEP))
     np.multiply(units.grid, 2.0**-26, out=vectors[:, :dimension])
     values = np.empty((n, n), np.float32)
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        begins = range(0, n, _ROWS)
-        fill = functools.partial(_fill, vectors, units.excess, values)
-        list(pool.map(fill, begins, (min(n, begin + _ROWS) for begin in begins)))
+    begins = range(0, n, _AT_ONCE)
+    fill = functools.partial(_fill, vectors, units.excess, values)
+    with concurrent.futures.ThreadPoolExecutor(threads) if threads > 1 else contextlib.nullcontext() as pool:
+        list((pool.map if pool else map)(fill, begins, (min(n, begin + _AT_ONCE) for begin in begins)))
     bits = values.view(np.int32).reshape(-1)
     first, second, num_first, num_second, rounded, following = _chain(
         bits, vectors, units.excess, int(_SETTLED * n * (n - 1) / 2)
