@@ -29,7 +29,7 @@ _BLOCK_ROWS = 256
 _SMALL = 256  # images up to which all pairs are computed whatever is wanted: it is the faster way
 # What is weighed, in nanoseconds of one core: a pair of d numbers that is counted, one of all pairs, both beyond the search for
 # near pairs; and what counting takes more for a class of any size.
-_COUNTED, _COUNTED_NUMBER, _ANY, _ANY_NUMBER, _COUNTING = 200.0, 0.5, 7.0, 0.045, 2.5e6
+_COUNTED, _COUNTED_NUMBER, _ANY, _ANY_NUMBER, _COUNTING = 200.0, 0.5, 9.0, 0.045, 2.5e6
 # Memory of a pair while it is sorted, and of its place in the table of counts.
 _BYTES_PER_PAIR = 2 * 16 + 8 + 48
 _MOST_PAIRS = 1 << 27  # pairs computed between two raises of the threshold

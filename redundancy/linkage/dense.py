@@ -1,8 +1,9 @@
-"""Complete linkage of all pairs of a class by nearest-neighbour chains (Murtagh 1983), in O(n²) time and 8 bytes a pair.
+"""Complete linkage of all pairs of a class by nearest-neighbour chains (Murtagh 1983), in O(n²) time and 12 bytes a pair.
 
 For deep cuts, where so many pairs are needed that counting them (`counting`) takes longer. A dissimilarity is kept as float32,
 rounded from its exact value. Rounding keeps order, and so does the maximum: what is nearest by float32 alone is nearest, and of
-what ties by float32 the exact pairs decide, as `ties` says. The height of a merge is computed exactly in the end.
+what ties by float32 the exact pairs decide, as `ties` says. The height of a merge, of which the float32 tells the pair, is
+computed exactly in the end.
 
 Only rows are read and written, from left to right: of two clusters that merged, each row takes the greater of its own two
 numbers when it is next looked at. Columns, of which each number is on another page, are never written.
@@ -17,12 +18,12 @@ import numpy as np
 from redundancy.linkage.dissimilarity import Units
 from redundancy.runtime.compiled import compiled
 
-BYTES_PER_PAIR = 8  # float32, on both sides of the diagonal
 _ROWS, _COLUMNS = 64, 128  # of a tile of products
 _AT_ONCE = 256  # rows that one thread fills
 _STEP = 8  # directions at once
 _CHUNK = 256  # numbers of a row whose least is found at once
-_FAR = np.float32(8).view(np.int32)  # above all dissimilarities; of numbers that are not negative the bits have their order
+# Above all dissimilarities. Of numbers that are not negative the bits have their order.
+_FAR = np.float32(8).view(np.int32)
 _SHRUNK = 0.6  # share of the columns in use at which the others are thrown away
 _SETTLED = 1 / 8  # share of the pairs that may be computed again for ties
 
@@ -50,14 +51,21 @@ def _multiply(rows, columns, out, height, width):
                     )  # fmt: skip
 
 
+@compiled(inline="always")
+def _place(n, one, other):
+    """Place of a pair, one < other, among all pairs of n, in SciPy's order."""
+    return n * one - one * (one + 1) // 2 + (other - one - 1)
+
+
 @compiled
-def _fill(vectors, excess, values, begin, end):
+def _fill(vectors, excess, values, kept, begin, end):
     """Rounded dissimilarities of rows begin…end-1 and those that follow, on both sides of the diagonal.
 
     Args:
       vectors: [n, d] float64, units as floats, d made a multiple of `_STEP` with zeros.
       excess: see `Units`.
       values: [n, n] float32.
+      kept: [n (n - 1) / 2] float32, filled with those i < j in SciPy's order.
     """
     n, dimension = vectors.shape
     columns, products = np.empty((dimension, _COLUMNS)), np.empty((_ROWS, _COLUMNS))
@@ -76,6 +84,8 @@ def _fill(vectors, excess, values, begin, end):
                 for place in range(width):
                     # As `dissimilarity._pair`, which this module may not call: see `compiled`.
                     out[place] = np.float32((1.0 - of_both[place]) + (of_row + of_columns[place]))
+                for place in range(max(0, top + row + 1 - left), width):
+                    kept[_place(n, top + row, left + place)] = out[place]
             for place in range(width):
                 out = values[left + place, top : top + height]
                 for row in range(height):
@@ -97,12 +107,12 @@ def _least(row):
             least, times, place = found, 1, begin
         elif found == least:
             times += 1
-    some = row[place : place + _CHUNK]
+    some, first = row[place : place + _CHUNK], 0
     for column in range(len(some) - 1, -1, -1):
         if some[column] == least:
+            first = column
             times += 1
-            found = column
-    return least, place + found, times - 1
+    return least, place + first, times - 1
 
 
 @compiled(inline="always")
@@ -115,25 +125,32 @@ def _caught_up(row, one, other, begin, end):
 
 
 @compiled(fastmath={"reassoc", "contract"})
-def _dot(vectors, one, other):
-    """Exact, so in any order."""
+def _dot(one, other):
+    """Product of two rows, [d] float64 of `_fill`: exact, so in any order."""
     total = 0.0
-    for column in range(vectors.shape[1]):
-        total += vectors[one, column] * vectors[other, column]
+    for column in range(len(one)):
+        total += one[column] * other[column]
     return total
 
 
 @compiled
-def _last(one, num_one, other, num_other, following, vectors, excess):
-    """The last pair in the total order between two clusters, which begin with the images one and other: value, i, j."""
-    value, i, j = -1.0, np.int64(0), np.int64(0)
+def _last(one, num_one, other, num_other, following, kept, vectors, excess):
+    """The last pair in the total order between two clusters, which begin with the images one and other: value, i, j.
+
+    Args:
+      following: see `_chain`.
+      kept, vectors, excess: see `_fill`.
+    """
+    greatest, value, i, j = np.float32(-1), -1.0, np.int64(0), np.int64(0)
     for _ in range(num_one):
         second = other
         for _ in range(num_other):
-            exact = (1.0 - _dot(vectors, one, second)) + (excess[one] + excess[second])
-            if exact >= value:
-                low, high = min(one, second), max(one, second)
-                if exact > value or low > i or (low == i and high > j):
+            low, high = (one, second) if one < second else (second, one)
+            rounded = kept[_place(len(vectors), low, high)]
+            if rounded >= greatest:
+                greatest = rounded
+                exact = (1.0 - _dot(vectors[one], vectors[second])) + (excess[one] + excess[second])
+                if exact > value or (exact == value and (low > i or (low == i and high > j))):
                     value, i, j = exact, low, high
             second = following[second]
         one = following[one]
@@ -141,12 +158,12 @@ def _last(one, num_one, other, num_other, following, vectors, excess):
 
 
 @compiled
-def _chain(bits, vectors, excess, most):
+def _chain(bits, kept, vectors, excess, most):
     """All merges, in any order; or fewer, if ties take more than `most` exact values.
 
     Args:
       bits: [n n] int32 of the values that `_fill` made, overwritten.
-      vectors, excess: see `_fill`.
+      kept, vectors, excess: see `_fill`.
 
     Returns:
       The image with which each of the two clusters begins, [m] int64 twice, their sizes, [m] int64 twice, and the bits of the
@@ -183,7 +200,7 @@ def _chain(bits, vectors, excess, most):
                     if settled > most:
                         return first[:merge], second[:merge], num_first, num_second, rounded, following
                     value, i, j = _last(
-                        begins[tip], size[tip], begins[cluster], size[cluster], following, vectors, excess
+                        begins[tip], size[tip], begins[cluster], size[cluster], following, kept, vectors, excess
                     )
                     if value < best_value or (value == best_value and (i < best_i or (i == best_i and j < best_j))):
                         best, best_value, best_i, best_j = cluster, value, i, j
@@ -206,14 +223,14 @@ def _chain(bits, vectors, excess, most):
         active -= 1
         if active > _SHRUNK * width or active < 16:
             continue
-        kept, new = np.flatnonzero(size[:width]).astype(np.uint32), np.empty(width, np.int64)
+        stay, new = np.flatnonzero(size[:width]).astype(np.uint32), np.empty(width, np.int64)
         for place in range(active):
-            cluster = kept[place]
+            cluster = stay[place]
             new[cluster] = place
             row, out = bits[cluster * width : (cluster + 1) * width], bits[place * active : (place + 1) * active]
             _caught_up(row, one, other, taken[cluster], logged)
             for column in range(active):
-                out[column] = row[kept[column]]  # never beyond what was read
+                out[column] = row[stay[column]]  # never beyond what was read
             begins[place], ends[place], size[place] = begins[cluster], ends[cluster], size[cluster]
         for number in range(length):
             chain[number] = new[chain[number]]
@@ -223,11 +240,11 @@ def _chain(bits, vectors, excess, most):
 
 
 @compiled
-def _heights(first, num_first, second, num_second, following, vectors, excess, value, i, j):
+def _heights(first, num_first, second, num_second, following, kept, vectors, excess, value, i, j):
     """`_last` between the clusters of each of some merges, [m] each."""
     for row in range(len(first)):
         value[row], i[row], j[row] = _last(
-            first[row], num_first[row], second[row], num_second[row], following, vectors, excess
+            first[row], num_first[row], second[row], num_second[row], following, kept, vectors, excess
         )
 
 
@@ -245,21 +262,21 @@ def linkage(units: Units, num_merges: int, threads: int) -> tuple[np.ndarray, np
     n, dimension = units.grid.shape
     vectors = np.zeros((n, -(-dimension // _STEP) * _STEP))
     np.multiply(units.grid, 2.0**-26, out=vectors[:, :dimension])
-    values = np.empty((n, n), np.float32)
+    values, kept = np.empty((n, n), np.float32), np.empty(n * (n - 1) // 2, np.float32)
     begins = range(0, n, _AT_ONCE)
-    fill = functools.partial(_fill, vectors, units.excess, values)
+    fill = functools.partial(_fill, vectors, units.excess, values, kept)
     with concurrent.futures.ThreadPoolExecutor(threads) if threads > 1 else contextlib.nullcontext() as pool:
         list((pool.map if pool else map)(fill, begins, (min(n, begin + _AT_ONCE) for begin in begins)))
     bits = values.view(np.int32).reshape(-1)
     first, second, num_first, num_second, rounded, following = _chain(
-        bits, vectors, units.excess, int(_SETTLED * n * (n - 1) / 2)
+        bits, kept, vectors, units.excess, int(_SETTLED * len(kept))
     )
     if len(first) < n - 1:
         return None
     some = np.flatnonzero(rounded <= np.partition(rounded, num_merges - 1)[num_merges - 1])
     height, i, j = np.empty(len(some)), np.empty(len(some), np.int64), np.empty(len(some), np.int64)
     _heights(
-        first[some], num_first[some], second[some], num_second[some], following, vectors, units.excess, height, i, j
-    )
+        first[some], num_first[some], second[some], num_second[some], following, kept, vectors, units.excess, height, i, j,
+    )  # fmt: skip
     order = np.lexsort((j, i, height))[:num_merges]
     return first[some[order]], second[some[order]], height[order]
