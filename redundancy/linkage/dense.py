@@ -1,9 +1,8 @@
-"""Complete linkage of all pairs of a class by nearest-neighbour chains (Murtagh 1983), in O(n²) time and 12 bytes a pair.
+"""Complete linkage of all pairs of a class by nearest-neighbour chains (Murtagh 1983), in O(n²) time and 8 to 12 bytes a pair.
 
 For deep cuts, where so many pairs are needed that counting them (`counting`) takes longer. A dissimilarity is kept as float32,
 rounded from its exact value. Rounding keeps order, and so does the maximum: what is nearest by float32 alone is nearest, and of
-what ties by float32 the exact pairs decide, as `ties` says. The height of a merge, of which the float32 tells the pair, is
-computed exactly in the end.
+what ties by float32 the exact pairs decide, as `ties` says. Heights are computed exactly in the end.
 
 Only rows are read and written, from left to right: of two clusters that merged, each row takes the greater of its own two
 numbers when it is next looked at. Columns, of which each number is on another page, are never written.
@@ -25,6 +24,7 @@ _CHUNK = 256  # numbers of a row whose least is found at once
 # Above all dissimilarities. Of numbers that are not negative the bits have their order.
 _FAR = np.float32(8).view(np.int32)
 _SHRUNK = 0.6  # share of the columns in use at which the others are thrown away
+_LONG = 256  # numbers of an image from which rounded values are kept, which tell the pair of a height: else it is computed anew
 _SETTLED = 1 / 8  # share of the pairs that may be computed again for ties
 
 
@@ -65,7 +65,7 @@ def _fill(vectors, excess, values, kept, begin, end):
       vectors: [n, d] float64, units as floats, d made a multiple of `_STEP` with zeros.
       excess: see `Units`.
       values: [n, n] float32.
-      kept: [n (n - 1) / 2] float32, filled with those i < j in SciPy's order.
+      kept: [n (n - 1) / 2] float32, filled with those i < j in SciPy's order; or [0].
     """
     n, dimension = vectors.shape
     columns, products = np.empty((dimension, _COLUMNS)), np.empty((_ROWS, _COLUMNS))
@@ -84,7 +84,7 @@ def _fill(vectors, excess, values, kept, begin, end):
                 for place in range(width):
                     # As `dissimilarity._pair`, which this module may not call: see `compiled`.
                     out[place] = np.float32((1.0 - of_both[place]) + (of_row + of_columns[place]))
-                for place in range(max(0, top + row + 1 - left), width):
+                for place in range(max(0, top + row + 1 - left) if len(kept) else width, width):
                     kept[_place(n, top + row, left + place)] = out[place]
             for place in range(width):
                 out = values[left + place, top : top + height]
@@ -146,7 +146,7 @@ def _last(one, num_one, other, num_other, following, kept, vectors, excess):
         second = other
         for _ in range(num_other):
             low, high = (one, second) if one < second else (second, one)
-            rounded = kept[_place(len(vectors), low, high)]
+            rounded = kept[_place(len(vectors), low, high)] if len(kept) else greatest
             if rounded >= greatest:
                 greatest = rounded
                 exact = (1.0 - _dot(vectors[one], vectors[second])) + (excess[one] + excess[second])
@@ -262,14 +262,15 @@ def linkage(units: Units, num_merges: int, threads: int) -> tuple[np.ndarray, np
     n, dimension = units.grid.shape
     vectors = np.zeros((n, -(-dimension // _STEP) * _STEP))
     np.multiply(units.grid, 2.0**-26, out=vectors[:, :dimension])
-    values, kept = np.empty((n, n), np.float32), np.empty(n * (n - 1) // 2, np.float32)
+    values = np.empty((n, n), np.float32)
+    kept = np.empty(n * (n - 1) // 2 if dimension >= _LONG else 0, np.float32)
     begins = range(0, n, _AT_ONCE)
     fill = functools.partial(_fill, vectors, units.excess, values, kept)
     with concurrent.futures.ThreadPoolExecutor(threads) if threads > 1 else contextlib.nullcontext() as pool:
         list((pool.map if pool else map)(fill, begins, (min(n, begin + _AT_ONCE) for begin in begins)))
     bits = values.view(np.int32).reshape(-1)
     first, second, num_first, num_second, rounded, following = _chain(
-        bits, kept, vectors, units.excess, int(_SETTLED * len(kept))
+        bits, kept, vectors, units.excess, int(_SETTLED * n * (n - 1) / 2)
     )
     if len(first) < n - 1:
         return None
