@@ -29,7 +29,7 @@ _SETTLED = 1 / 8  # share of the pairs that may be computed again for ties
 
 
 @compiled(fastmath={"reassoc", "contract"})
-def _multiply(rows, columns, out, height, width):
+def _products(rows, columns, out, height, width):
     """Products of rows [h, d] with columns [d, w], d a multiple of `_STEP`: exact, so in any order. Fills out[:height, :width]."""
     for first in range(0, len(columns), _STEP):
         for row in range(height):
@@ -78,7 +78,7 @@ def _fill(vectors, excess, values, kept, begin, end):
         of_columns = excess[left : left + width]
         for top in range(begin, min(end, left + width), _ROWS):
             height = min(_ROWS, end - top)
-            _multiply(vectors[top : top + height], columns, products, height, width)
+            _products(vectors[top : top + height], columns, products, height, width)
             for row in range(height):
                 of_row, of_both, out = excess[top + row], products[row], values[top + row, left : left + width]
                 for place in range(width):
@@ -138,7 +138,7 @@ def _last(one, num_one, other, num_other, following, kept, vectors, excess):
     """The last pair in the total order between two clusters, which begin with the images one and other: value, i, j.
 
     Args:
-      following: see `_chain`.
+      following: see `_linked`.
       kept, vectors, excess: see `_fill`.
     """
     greatest, value, i, j = np.float32(-1), -1.0, np.int64(0), np.int64(0)
@@ -158,7 +158,7 @@ def _last(one, num_one, other, num_other, following, kept, vectors, excess):
 
 
 @compiled
-def _chain(bits, kept, vectors, excess, most):
+def _linked(bits, kept, vectors, excess, most):
     """All merges, in any order; or fewer, if ties take more than `most` exact values.
 
     Args:
@@ -269,7 +269,7 @@ def linkage(units: Units, num_merges: int, threads: int) -> tuple[np.ndarray, np
     with concurrent.futures.ThreadPoolExecutor(threads) if threads > 1 else contextlib.nullcontext() as pool:
         list((pool.map if pool else map)(fill, begins, (min(n, begin + _AT_ONCE) for begin in begins)))
     bits = values.view(np.int32).reshape(-1)
-    first, second, num_first, num_second, rounded, following = _chain(
+    first, second, num_first, num_second, rounded, following = _linked(
         bits, kept, vectors, units.excess, int(_SETTLED * n * (n - 1) / 2)
     )
     if len(first) < n - 1:
