@@ -10,7 +10,6 @@ numbers when it is next looked at. Columns, of which each number is on another p
 
 import concurrent.futures
 import contextlib
-import functools
 
 import numpy as np
 
@@ -24,7 +23,8 @@ _CHUNK = 256  # numbers of a row whose least is found at once
 # Above all dissimilarities. Of numbers that are not negative the bits have their order.
 _FAR = np.float32(8).view(np.int32)
 _SHRUNK = 0.6  # share of the columns in use at which the others are thrown away
-_LONG = 256  # numbers of an image from which rounded values are kept, which tell the pair of a height: else it is computed anew
+# Numbers of an image from which BLAS multiplies, and rounded values are kept, which tell the pair of a height: else it is computed anew.
+_LONG = 256
 _SETTLED = 1 / 8  # share of the pairs that may be computed again for ties
 
 
@@ -58,7 +58,7 @@ def _place(n, one, other):
 
 
 @compiled
-def _fill(vectors, excess, values, kept, begin, end):
+def _fill(vectors, excess, values, kept, begin, end, known):
     """Rounded dissimilarities of rows begin…end-1 and those that follow, on both sides of the diagonal.
 
     Args:
@@ -66,19 +66,25 @@ def _fill(vectors, excess, values, kept, begin, end):
       excess: see `Units`.
       values: [n, n] float32.
       kept: [n (n - 1) / 2] float32, filled with those i < j in SciPy's order; or [0].
+      known: [end - begin, n - begin] float64, products of the vectors begin…end-1 with those from begin on; or [0, 0].
     """
     n, dimension = vectors.shape
     columns, products = np.empty((dimension, _COLUMNS)), np.empty((_ROWS, _COLUMNS))
     for left in range(begin, n, _COLUMNS):
         width = min(_COLUMNS, n - left)
-        for first in range(0, dimension, _STEP):
+        for first in range(0, 0 if len(known) else dimension, _STEP):
             for place in range(width):
                 for column in range(first, first + _STEP):
                     columns[column, place] = vectors[left + place, column]
         of_columns = excess[left : left + width]
         for top in range(begin, min(end, left + width), _ROWS):
             height = min(_ROWS, end - top)
-            _products(vectors[top : top + height], columns, products, height, width)
+            if len(known):
+                products[:height, :width] = known[
+                    top - begin : top - begin + height, left - begin : left - begin + width
+                ]
+            else:
+                _products(vectors[top : top + height], columns, products, height, width)
             for row in range(height):
                 of_row, of_both, out = excess[top + row], products[row], values[top + row, left : left + width]
                 for place in range(width):
@@ -264,10 +270,15 @@ def linkage(units: Units, num_merges: int, threads: int) -> tuple[np.ndarray, np
     np.multiply(units.grid, 2.0**-26, out=vectors[:, :dimension])
     values = np.empty((n, n), np.float32)
     kept = np.empty(n * (n - 1) // 2 if dimension >= _LONG else 0, np.float32)
-    begins = range(0, n, _AT_ONCE)
-    fill = functools.partial(_fill, vectors, units.excess, values, kept)
+
+    def fill(begin):
+        end, known = min(n, begin + _AT_ONCE), np.empty((0, 0))
+        if dimension >= _LONG:
+            known = vectors[begin:end] @ vectors[begin:].T
+        _fill(vectors, units.excess, values, kept, begin, end, known)
+
     with concurrent.futures.ThreadPoolExecutor(threads) if threads > 1 else contextlib.nullcontext() as pool:
-        list((pool.map if pool else map)(fill, begins, (min(n, begin + _AT_ONCE) for begin in begins)))
+        list((pool.map if pool else map)(fill, range(0, n, _AT_ONCE)))
     bits = values.view(np.int32).reshape(-1)
     first, second, num_first, num_second, rounded, following = _linked(
         bits, kept, vectors, units.excess, int(_SETTLED * n * (n - 1) / 2)

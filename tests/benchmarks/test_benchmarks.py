@@ -112,7 +112,7 @@ def test_every_fraction_beside_peers_from_a_file(run, tmp_path):
     np.savez(tmp_path / "some.npz", position=position, label=label, embedding=embedding)
     run = dataclasses.replace(run, embeddings=str(tmp_path / "some.npz"), sizes=dataclasses.replace(SMALL, repeats=1))
     found = selection.measure(run, ["fractions"])
-    assert list(found["cases"])[0] == "fractions-0.9"
+    assert next(iter(found["cases"])) == "fractions-0.9"
     assert len(found["cases"]) == 9
     assert len(found["ratios"]) == 18
     for case in found["cases"].values():

@@ -48,7 +48,7 @@ def ties_are_settled(monkeypatch):
 @hypothesis.given(
     kind=strategies.sampled_from(KINDS),
     n=strategies.integers(2, 60),
-    dimension=strategies.sampled_from([1, 2, 7, 8, 9, 20]),
+    dimension=strategies.sampled_from([1, 2, 7, 8, 9, 20, 260]),
     seed=strategies.integers(0, 2**32 - 1),
     kept=strategies.sampled_from(FRACTIONS),
 )
@@ -59,11 +59,11 @@ def test_merges_are_those_of_the_total_order(ties_are_settled, kind, n, dimensio
     assert_same(_at_once(embeddings, num_merges), by_scipy(embeddings))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_several_blocks_at_every_fraction(kind, monkeypatch):
+@pytest.mark.parametrize(("kind", "dimension"), [*((kind, 9) for kind in KINDS), ("random", 260), ("near ties", 260)])
+def test_several_blocks_at_every_fraction(kind, dimension, monkeypatch):
     # Columns are thrown away again and again, and threads fill blocks; very many ties are left to `chain`.
     n = 600
-    embeddings = _embeddings(kind, n, 9)
+    embeddings = _embeddings(kind, n, dimension)
     expected = by_scipy(embeddings)
     monkeypatch.setattr(complete, "_MUCH", 0)
     monkeypatch.setattr(complete, "cores", lambda: 3)
