@@ -60,14 +60,14 @@ def test_merges_are_those_of_the_total_order(ties_are_settled, kind, n, dimensio
 
 
 @pytest.mark.parametrize(("kind", "dimension"), [*((kind, 9) for kind in KINDS), ("random", 260), ("near ties", 260)])
-def test_several_blocks_at_every_fraction(kind, dimension, monkeypatch):
+def test_several_blocks(kind, dimension, monkeypatch):
     # Columns are thrown away again and again, and threads fill blocks; very many ties are left to `chain`.
     n = 600
     embeddings = _embeddings(kind, n, dimension)
     expected = by_scipy(embeddings)
     monkeypatch.setattr(complete, "_MUCH", 0)
     monkeypatch.setattr(complete, "cores", lambda: 3)
-    for kept in FRACTIONS:
+    for kept in (0.9, 0.2, 0.0):
         assert_same(_at_once(embeddings, n - max(1, round(kept * n))), expected)
 
 
