@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from benchmarks import common, embeddings, linkages
+from benchmarks import fractions as by_fraction
 from benchmarks import near as near_pairs
 from benchmarks.common import Job, say
 from benchmarks.selection_sizes import FULL, QUICK, Sizes
@@ -41,6 +42,7 @@ class Run:
       memory: whether to measure peak memory, which takes one more process and call for each entry.
       images: .npz file of a data set whose images, flipped and shifted, are embedded for the case near, too.
       sets: names of the sets of the case near; all if empty.
+      embeddings: .npz file with position, label and embedding, whose lowest label is the class of the case fractions.
     """
 
     sizes: Sizes
@@ -48,6 +50,7 @@ class Run:
     memory: bool = True
     images: str | None = None
     sets: tuple[str, ...] = ()
+    embeddings: str | None = None
 
     def one_class(self, n: int) -> np.ndarray:
         """The n images of the cases with one large class: [n, 64] float32."""
@@ -157,6 +160,17 @@ def cifar10(run: Run) -> dict[str, Any]:
     run.add_memory("cifar10", _linkage_jobs(results, classes[0], KEPT))
     dimension = classes[0].shape[1]
     return {"cifar10": _case(results | _missing(), count, n, dimension, kept=KEPT, fractions=fractions)}
+
+
+def fractions(run: Run) -> dict[str, Any]:
+    """One class as CIFAR-10's at fractions from 0.9 to 0.01, beside scikit-learn and SciPy."""
+    if run.embeddings:
+        one = by_fraction.of_file(run.embeddings)
+    else:
+        one = run.network.embed(0, run.sizes.cifar10[1], seed=0)
+    peers = {name: linkages.PEERS[name] for name in ("scikit-learn", "SciPy")}
+    found = by_fraction.results(one, peers, run.sizes.repeats)
+    return {f"fractions-{kept}": _case(results, 1, *one.shape, kept=kept) for kept, results in found.items()}
 
 
 def imagenet(run: Run) -> dict[str, Any]:
@@ -292,7 +306,15 @@ def near(run: Run) -> dict[str, Any]:
     return near_pairs.cases(run, _PATIENCE_S)
 
 
-CASES = {"cifar10": cifar10, "imagenet": imagenet, "large": large, "pairs": pairs, "near": near, "million": million}
+CASES = {
+    "cifar10": cifar10,
+    "fractions": fractions,
+    "imagenet": imagenet,
+    "large": large,
+    "pairs": pairs,
+    "near": near,
+    "million": million,
+}
 
 
 def measure(run: Run, names: Sequence[str]) -> dict[str, Any]:
@@ -329,6 +351,8 @@ def remark(entry: Mapping[str, Any]) -> str:
     if "agreement" not in entry:
         return ""
     found = entry["agreement"]
+    if "cores_ratio" in entry:
+        return f"{entry['cores_ratio']:.1f} by the seconds of all cores; " + remark({"agreement": found})
     if found["identical"] == found["partitions"]:
         return f"same partition in {found['identical']} of {found['partitions']}"
     return (
@@ -368,6 +392,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--train-steps", type=int, default=embeddings.STEPS, help="of the network that embeds")
     parser.add_argument("--no-memory", action="store_true", help="leave out the child processes for peak memory")
     parser.add_argument("--images", metavar="FILE.npz", help="train_images and train_labels for another set of near")
+    parser.add_argument("--embeddings", metavar="FILE.npz", help="position, label, embedding for the case fractions")
     parser.add_argument("--sets", nargs="+", default=(), metavar="SET", help="those of near alone, such as images")
     flags = parser.parse_args(arguments)
     if not 0 < flags.scale <= 1 or not math.isfinite(flags.scale):
@@ -385,7 +410,7 @@ def main(arguments: Sequence[str]) -> None:
     network = embeddings.network(flags.train_steps) if {*names} - {"near"} else near_pairs.network()
     say(f"trained in {network.train_s:.1f} s, {100 * network.test_accuracy:.1f} % of held-out digits right")
     sizes = (QUICK if flags.quick else FULL).scaled(flags.scale)
-    found = measure(Run(sizes, network, not flags.no_memory, flags.images, tuple(flags.sets)), names)
+    found = measure(Run(sizes, network, not flags.no_memory, flags.images, tuple(flags.sets), flags.embeddings), names)
     made = {"train_steps": network.steps, "train_s": network.train_s, "test_accuracy": network.test_accuracy}
     result = common.header("selection", arguments, _PACKAGES) | {"embeddings": made} | found
     if flags.json:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from redundancy.linkage.devices import on_host
 from redundancy.linkage.dissimilarity import Units
 from redundancy.runtime.compiled import compiled
 
@@ -26,8 +27,14 @@ SHARE = 2.0**-7
 
 
 @jax.jit
-def _product(rows, columns):
+def _compiled_product(rows, columns):
     return jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _product(rows, columns):
+    """Products of rows [a, p] and [b, p], float32: of samples, so small that no accelerator is worth compiling for."""
+    with on_host():
+        return _compiled_product(rows, columns)
 
 
 @compiled

@@ -1,9 +1,9 @@
 """Complete linkage of one class: the merges, lowest first, exact. Knows nothing of files, classes and fractions.
 
 Merges up to a height depend on the pairs up to that height alone, so pairs are computed up to a threshold, guessed from
-a sample, and the threshold is raised until enough merges are made (`near`, `counting`). Where nearly all pairs would be
-needed they are all computed at once (`chain`). Both give the same merges, those of the total order of pairs
-(dissimilarity, i, j): if dissimilarities tie, the pair of the lower images comes first.
+a sample, and the threshold is raised until enough merges are made (`near`, `counting`). Where so many pairs would be
+needed that it takes longer, all are computed at once (`dense`, or if very many tie `chain`). All give the same merges, those
+of the total order of pairs (dissimilarity, i, j): if dissimilarities tie, the pair of the lower images comes first.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from redundancy.linkage import chain, dissimilarity
+from redundancy.linkage import chain, dense, dissimilarity
 from redundancy.linkage.bounds import Rows
 from redundancy.linkage.counting import Counter
 from redundancy.linkage.dissimilarity import Units
@@ -22,12 +22,14 @@ from redundancy.linkage.near import Near, Plan
 from redundancy.linkage.pairs import Pairs, TooManyPairs
 from redundancy.runtime.compiled import compiled
 from redundancy.runtime.errors import DataError
-from redundancy.runtime.machine import available_memory
+from redundancy.runtime.machine import available_memory, cores
 from redundancy.runtime.sizes import binary
 
 _BLOCK_ROWS = 256
 _SMALL = 256  # images up to which all pairs are computed whatever is wanted: it is the faster way
-_DENSE_SHARE = 0.3  # share of all pairs from which all of them are
+# What is weighed, in nanoseconds of one core: a pair of d numbers that is counted, one of all pairs, both beyond the search for
+# near pairs; and what counting takes more for a class of any size.
+_COUNTED, _COUNTED_NUMBER, _ANY, _ANY_NUMBER, _COUNTING = 200.0, 0.5, 9.0, 0.045, 2.5e6
 # Memory of a pair while it is sorted, and of its place in the table of counts.
 _BYTES_PER_PAIR = 2 * 16 + 8 + 48
 _MOST_PAIRS = 1 << 27  # pairs computed between two raises of the threshold
@@ -35,6 +37,7 @@ _SAMPLE_PAIRS = 1 << 22
 _SAMPLE_HITS = 256
 _MANY = 1 << 15  # pairs that are worth putting in order by and by
 _BELOW_ALL, _ABOVE_ALL = -1.0, 2.5  # dissimilarities are 0…2
+_DENSE_MEMORY = 0.5  # share of the memory available that the quicker way may take
 _MUCH = 1 << 27  # bytes
 _much_memory = threading.Lock()
 
@@ -171,6 +174,13 @@ def first_target(n: int, num_merges: int) -> int:
     return int(n * (3 + 20 * share**2 + 1000 * share**5))
 
 
+def dense_is_quicker(n: int, dimension: int, num_pairs: int) -> bool:
+    """Whether all pairs of n images are linked sooner than the nearest `num_pairs` are found and counted."""
+    every = n * (n - 1) // 2
+    counting = _COUNTING + min(num_pairs, every) * (_COUNTED + dimension * _COUNTED_NUMBER)
+    return every * (_ANY + dimension * _ANY_NUMBER) < counting
+
+
 class Threshold:
     """Dissimilarities of a sample of pairs, which say how many pairs a threshold lets through.
 
@@ -255,7 +265,8 @@ class Linker:
         if self.threshold > _BELOW_ALL:
             target = next_target(max(target, self._num_pairs), self._counter.num_merges, wanted)
         available = available_memory()
-        if min(target, every) >= _DENSE_SHARE * every and self._dense_bytes <= available:
+        quicker = dense_is_quicker(n, self.units.grid.shape[1], target - self._num_pairs)
+        if quicker and self._dense_bytes <= _DENSE_MEMORY * available:
             return None
         # Fewer pairs at a time, if more do not fit: half, for a threshold lets through more or fewer than it should.
         room = min(_MOST_PAIRS, available // _BYTES_PER_PAIR // 2)
@@ -324,10 +335,13 @@ class Linker:
 
     def link_all(self) -> None:
         """Computes all pairs at once."""
-        # Classes are linked at once, but those that take much memory one after the other.
-        with _much_memory if self._dense_bytes > _MUCH else contextlib.nullcontext():
-            made = chain.linkage(len(self.units), _condensed(self.units))
-        self._dense = tuple(column[: self._wanted - len(self._equal[0])] for column in made)
+        wanted, much = self._wanted - len(self._equal[0]), self._dense_bytes > _MUCH
+        # Classes are linked at once, but those that take much memory one after the other, by all cores.
+        with _much_memory if much else contextlib.nullcontext():
+            made = dense.linkage(self.units, wanted, cores() if much else 1)
+            if made is None:
+                made = chain.linkage(len(self.units), _condensed(self.units))
+        self._dense = tuple(column[:wanted] for column in made)
 
     def run(self, advance: Callable[[float], None] | None = None) -> None:
         """Makes all merges, computing pairs here.

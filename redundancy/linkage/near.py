@@ -8,9 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import jax
-
-from redundancy.linkage import bounds, boxes, pairs, panels, walk
+from redundancy.linkage import bounds, boxes, devices, pairs, panels, walk
 from redundancy.linkage.bounds import Rows, Shortening
 from redundancy.linkage.boxes import Boxes
 from redundancy.linkage.dissimilarity import Units
@@ -49,10 +47,6 @@ def _rows(n: int, part: int, num_parts: int, aligned: int) -> tuple[int, int]:
     return border(part), border(part + 1)
 
 
-def _on_cpu() -> bool:
-    return jax.local_devices()[0].platform == "cpu"
-
-
 class Near:
     """The near pairs of n images."""
 
@@ -65,6 +59,10 @@ class Near:
         return bounds.centred(self.units)
 
     @functools.cached_property
+    def _on_cpu(self) -> bool:
+        return devices.for_class(len(self.units))[0].platform == "cpu"
+
+    @functools.cached_property
     def _boxes(self) -> Boxes | None:
         return boxes.make(self.centred, cores())
 
@@ -75,7 +73,7 @@ class Near:
         return self._planned[1]
 
     def _make_plan(self, threshold: float) -> tuple[Plan, Shortening | None]:
-        n, on_cpu = len(self.units), _on_cpu()
+        n, on_cpu = len(self.units), self._on_cpu
         if n < (LEAST if on_cpu else LEAST_ON_ACCELERATOR):
             return Plan("", 0.0), None
         if not on_cpu:
@@ -117,7 +115,7 @@ class Near:
                     "This machine puts the images of a class in another order than the one that planned the work, so "
                     "their parts would not fit together. Use workers of one kind of processor, or link on one machine."
                 )
-            within = functools.partial(walk.within, threads=cores()) if _on_cpu() else panels.within
+            within = functools.partial(walk.within, threads=cores()) if self._on_cpu else panels.within
             leaves = _rows(found.num_leaves, *part, 1)
             return within(self.units, found, threshold, above, leaves, limit=limit, advance=advance)
         low, high = _rows(len(self.units), *part, _ALIGNED)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from redundancy.linkage import bounds, dissimilarity
+from redundancy.linkage import devices as devices_of
 from redundancy.linkage.bounds import Rows, Shortening
 from redundancy.linkage.dissimilarity import Units
 from redundancy.linkage.ties import total_order
@@ -227,7 +228,8 @@ class _Blocks:
             (rows, row_limits), (columns, column_limits) = on[row], on[column]
         else:
             (rows, row_limits), (columns, column_limits) = self._slice(row, 1), self._slice(column, count)
-        bits = _proposed(rows, columns, row_limits, column_limits)
+        with contextlib.nullcontext() if self._resident else devices_of.on_host():
+            bits = _proposed(rows, columns, row_limits, column_limits)
         return sent(bits) if self._resident else (bits,)
 
 
@@ -262,7 +264,7 @@ def within(
       rows: (low, high): only pairs with low ≤ i < high; by default all.
       centred: `bounds.centred` of the same units, if it is there already.
       shortening: `bounds.shortening` of the same, if it is there already.
-      devices: devices that share the work, block rows dealt out in turn; by default all of this process.
+      devices: devices that share the work, block rows dealt out in turn; by default those `devices` says.
       size: rows of a block, a multiple of 32; by default chosen by n.
       limit: pairs that there is memory for.
       advance: called now and then with the share of the work that is done.
@@ -275,7 +277,7 @@ def within(
     """
     n = len(units)
     low, high = rows or (0, n)
-    devices = devices or jax.local_devices()
+    devices = devices or devices_of.for_class(n)
     size = size or block_size(n, devices)
     first = low // size
     whole = centred or bounds.centred(units)

@@ -106,6 +106,22 @@ def test_json_has_ratios_agreement_and_machine(run, capsys):
     assert all(found["identical"] == 1 for found in case["fractions"].values())
 
 
+def test_every_fraction_beside_peers_from_a_file(run, tmp_path):
+    embedding = np.random.default_rng(0).normal(size=(130, 8)).astype(np.float16)
+    position, label = np.arange(130)[::-1], np.repeat([3, 1], [30, 100])
+    np.savez(tmp_path / "some.npz", position=position, label=label, embedding=embedding)
+    run = dataclasses.replace(run, embeddings=str(tmp_path / "some.npz"), sizes=dataclasses.replace(SMALL, repeats=1))
+    found = selection.measure(run, ["fractions"])
+    assert next(iter(found["cases"])) == "fractions-0.9"
+    assert len(found["cases"]) == 9
+    assert len(found["ratios"]) == 18
+    for case in found["cases"].values():
+        assert case["sizes"] == {"classes": 1, "images_per_class": 100, "dimension": 8}
+        for peer in ("scikit-learn", "SciPy"):
+            assert case["results"][peer]["agreement"]["identical"] == 1
+            assert "by the seconds of all cores; same partition in 1 of 1" in selection.remark(case["results"][peer])
+
+
 def test_another_partition_is_reported(run, monkeypatch, capsys):
     def wrong(of_class, kept):
         return np.roll(linkages.ours(of_class, kept), 1)

@@ -1,0 +1,294 @@
+"""Complete linkage of all pairs of a class by nearest-neighbour chains (Murtagh 1983), in O(n²) time and 8 to 12 bytes a pair.
+
+For deep cuts, where so many pairs are needed that counting them (`counting`) takes longer. A dissimilarity is kept as float32,
+rounded from its exact value. Rounding keeps order, and so does the maximum: what is nearest by float32 alone is nearest, and of
+what ties by float32 the exact pairs decide, as `ties` says. Heights are computed exactly in the end.
+
+Only rows are read and written, from left to right: of two clusters that merged, each row takes the greater of its own two
+numbers when it is next looked at. Columns, of which each number is on another page, are never written.
+"""
+
+import concurrent.futures
+import contextlib
+
+import numpy as np
+
+from redundancy.linkage.dissimilarity import Units
+from redundancy.runtime.compiled import compiled
+
+_ROWS, _COLUMNS = 64, 128  # of a tile of products
+_AT_ONCE = 256  # rows that one thread fills
+_STEP = 8  # directions at once
+_CHUNK = 256  # numbers of a row whose least is found at once
+# Above all dissimilarities. Of numbers that are not negative the bits have their order.
+_FAR = np.float32(8).view(np.int32)
+_SHRUNK = 0.6  # share of the columns in use at which the others are thrown away
+# Numbers of an image from which BLAS multiplies, and rounded values are kept, which tell the pair of a height: else it is computed anew.
+_LONG = 256
+_SETTLED = 1 / 8  # share of the pairs that may be computed again for ties
+
+
+@compiled(fastmath={"reassoc", "contract"})
+def _products(rows, columns, out, height, width):
+    """Products of rows [h, d] with columns [d, w], d a multiple of `_STEP`: exact, so in any order. Fills out[:height, :width]."""
+    for first in range(0, len(columns), _STEP):
+        for row in range(height):
+            a, b, c, d = rows[row, first], rows[row, first + 1], rows[row, first + 2], rows[row, first + 3]
+            e, f, g, h = rows[row, first + 4], rows[row, first + 5], rows[row, first + 6], rows[row, first + 7]
+            if first == 0:
+                for place in range(width):
+                    out[row, place] = (
+                        a * columns[first, place] + b * columns[first + 1, place] + c * columns[first + 2, place]
+                        + d * columns[first + 3, place] + e * columns[first + 4, place] + f * columns[first + 5, place]
+                        + g * columns[first + 6, place] + h * columns[first + 7, place]
+                    )  # fmt: skip
+            else:
+                for place in range(width):
+                    out[row, place] += (
+                        a * columns[first, place] + b * columns[first + 1, place] + c * columns[first + 2, place]
+                        + d * columns[first + 3, place] + e * columns[first + 4, place] + f * columns[first + 5, place]
+                        + g * columns[first + 6, place] + h * columns[first + 7, place]
+                    )  # fmt: skip
+
+
+@compiled(inline="always")
+def _place(n, one, other):
+    """Place of a pair, one < other, among all pairs of n, in SciPy's order."""
+    return n * one - one * (one + 1) // 2 + (other - one - 1)
+
+
+@compiled
+def _fill(vectors, excess, values, kept, begin, end, known):
+    """Rounded dissimilarities of rows begin…end-1 and those that follow, on both sides of the diagonal.
+
+    Args:
+      vectors: [n, d] float64, units as floats, d made a multiple of `_STEP` with zeros.
+      excess: see `Units`.
+      values: [n, n] float32.
+      kept: [n (n - 1) / 2] float32, filled with those i < j in SciPy's order; or [0].
+      known: [end - begin, n - begin] float64, products of the vectors begin…end-1 with those from begin on; or [0, 0].
+    """
+    n, dimension = vectors.shape
+    columns, products = np.empty((dimension, _COLUMNS)), np.empty((_ROWS, _COLUMNS))
+    for left in range(begin, n, _COLUMNS):
+        width = min(_COLUMNS, n - left)
+        for first in range(0, 0 if len(known) else dimension, _STEP):
+            for place in range(width):
+                for column in range(first, first + _STEP):
+                    columns[column, place] = vectors[left + place, column]
+        of_columns = excess[left : left + width]
+        for top in range(begin, min(end, left + width), _ROWS):
+            height = min(_ROWS, end - top)
+            if len(known):
+                products[:height, :width] = known[
+                    top - begin : top - begin + height, left - begin : left - begin + width
+                ]
+            else:
+                _products(vectors[top : top + height], columns, products, height, width)
+            for row in range(height):
+                of_row, of_both, out = excess[top + row], products[row], values[top + row, left : left + width]
+                for place in range(width):
+                    # As `dissimilarity._pair`, which this module may not call: see `compiled`.
+                    out[place] = np.float32((1.0 - of_both[place]) + (of_row + of_columns[place]))
+                for place in range(max(0, top + row + 1 - left) if len(kept) else width, width):
+                    kept[_place(n, top + row, left + place)] = out[place]
+            for place in range(width):
+                out = values[left + place, top : top + height]
+                for row in range(height):
+                    out[row] = values[top + row, left + place]
+    for row in range(begin, end):
+        values[row, row] = 8.0
+
+
+@compiled
+def _least(row):
+    """The least number of a row, [m] int32; where it is first; and a number above 1 if it occurs again."""
+    least, times, place, width = _FAR, 0, np.int64(0), len(row)
+    for begin in range(0, width, _CHUNK):
+        some = row[begin : begin + _CHUNK]
+        found = some[0]
+        for column in range(len(some)):
+            found = some[column] if some[column] < found else found
+        if found < least:
+            least, times, place = found, 1, begin
+        elif found == least:
+            times += 1
+    some, first = row[place : place + _CHUNK], 0
+    for column in range(len(some) - 1, -1, -1):
+        if some[column] == least:
+            first = column
+            times += 1
+    return least, place + first, times - 1
+
+
+@compiled(inline="always")
+def _caught_up(row, one, other, begin, end):
+    """Takes the merges begin…end-1, of the clusters one and other, into a row of distances."""
+    for number in range(begin, end):
+        first, second = row[one[number]], row[other[number]]
+        row[one[number]] = first if first > second else second
+        row[other[number]] = _FAR
+
+
+@compiled(fastmath={"reassoc", "contract"})
+def _dot(one, other):
+    """Product of two rows, [d] float64 of `_fill`: exact, so in any order."""
+    total = 0.0
+    for column in range(len(one)):
+        total += one[column] * other[column]
+    return total
+
+
+@compiled
+def _last(one, num_one, other, num_other, following, kept, vectors, excess):
+    """The last pair in the total order between two clusters, which begin with the images one and other: value, i, j.
+
+    Args:
+      following: see `_linked`.
+      kept, vectors, excess: see `_fill`.
+    """
+    greatest, value, i, j = np.float32(-1), -1.0, np.int64(0), np.int64(0)
+    for _ in range(num_one):
+        second = other
+        for _ in range(num_other):
+            low, high = (one, second) if one < second else (second, one)
+            rounded = kept[_place(len(vectors), low, high)] if len(kept) else greatest
+            if rounded >= greatest:
+                greatest = rounded
+                exact = (1.0 - _dot(vectors[one], vectors[second])) + (excess[one] + excess[second])
+                if exact > value or (exact == value and (low > i or (low == i and high > j))):
+                    value, i, j = exact, low, high
+            second = following[second]
+        one = following[one]
+    return value, i, j
+
+
+@compiled
+def _linked(bits, kept, vectors, excess, most):
+    """All merges, in any order; or fewer, if ties take more than `most` exact values.
+
+    Args:
+      bits: [n n] int32 of the values that `_fill` made, overwritten.
+      kept, vectors, excess: see `_fill`.
+
+    Returns:
+      The image with which each of the two clusters begins, [m] int64 twice, their sizes, [m] int64 twice, and the bits of the
+      height, [m] int32; and the image that follows each in its cluster, [n] int64.
+    """
+    n = len(vectors)
+    first, second, rounded = np.empty(n - 1, np.int64), np.empty(n - 1, np.int64), np.empty(n - 1, np.int32)
+    num_first, num_second = np.empty(n - 1, np.int64), np.empty(n - 1, np.int64)
+    following = np.full(n, -1)
+    # Of the clusters, which are `width` columns: their first and last images and sizes, 0 if it has merged with another.
+    begins, ends, size = np.arange(n), np.arange(n), np.ones(n, np.int64)
+    width, active, start = n, n, 0
+    # Merges that rows take when they are looked at, and how many each has taken.
+    one, other, logged, taken = np.empty(n, np.uint32), np.empty(n, np.uint32), 0, np.zeros(n, np.int64)
+    chain, length, settled = np.empty(n + 1, np.int64), 0, 0
+    for merge in range(n - 1):
+        if length == 0:
+            while size[start] == 0:
+                start += 1
+            chain[0] = start
+            length = 1
+        while True:
+            tip = chain[length - 1]
+            row = bits[tip * width : (tip + 1) * width]
+            _caught_up(row, one, other, taken[tip], logged)
+            taken[tip] = logged
+            least, best, times = _least(row)
+            if times > 1:
+                best_value, best_i, best_j = np.inf, np.int64(0), np.int64(0)
+                for cluster in range(best, width):
+                    if row[cluster] != least:
+                        continue
+                    settled += size[tip] * size[cluster]
+                    if settled > most:
+                        return first[:merge], second[:merge], num_first, num_second, rounded, following
+                    value, i, j = _last(
+                        begins[tip], size[tip], begins[cluster], size[cluster], following, kept, vectors, excess
+                    )
+                    if value < best_value or (value == best_value and (i < best_i or (i == best_i and j < best_j))):
+                        best, best_value, best_i, best_j = cluster, value, i, j
+            if length > 1 and best == chain[length - 2]:
+                break
+            chain[length] = best
+            length += 1
+        length -= 2
+        gone = bits[best * width : (best + 1) * width]
+        _caught_up(gone, one, other, taken[best], logged)
+        for column in range(width):
+            row[column] = row[column] if row[column] > gone[column] else gone[column]
+        first[merge], second[merge], rounded[merge] = begins[tip], begins[best], least
+        num_first[merge], num_second[merge] = size[tip], size[best]
+        following[ends[tip]], ends[tip] = begins[best], ends[best]
+        size[tip], size[best] = size[tip] + size[best], 0
+        one[logged], other[logged] = tip, best
+        logged += 1
+        taken[tip] = logged
+        active -= 1
+        if active > _SHRUNK * width or active < 16:
+            continue
+        stay, new = np.flatnonzero(size[:width]).astype(np.uint32), np.empty(width, np.int64)
+        for place in range(active):
+            cluster = stay[place]
+            new[cluster] = place
+            row, out = bits[cluster * width : (cluster + 1) * width], bits[place * active : (place + 1) * active]
+            _caught_up(row, one, other, taken[cluster], logged)
+            for column in range(active):
+                out[column] = row[stay[column]]  # never beyond what was read
+            begins[place], ends[place], size[place] = begins[cluster], ends[cluster], size[cluster]
+        for number in range(length):
+            chain[number] = new[chain[number]]
+        width, start, logged = active, 0, 0
+        taken[:] = 0
+    return first, second, num_first, num_second, rounded, following
+
+
+@compiled
+def _heights(first, num_first, second, num_second, following, kept, vectors, excess, value, i, j):
+    """`_last` between the clusters of each of some merges, [m] each."""
+    for row in range(len(first)):
+        value[row], i[row], j[row] = _last(
+            first[row], num_first[row], second[row], num_second[row], following, kept, vectors, excess
+        )
+
+
+def linkage(units: Units, num_merges: int, threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The first merges in the total order; None if so many dissimilarities tie that another way is quicker.
+
+    Args:
+      units: of n different images, at least 2.
+      num_merges: 1…n-1.
+      threads: that work at once.
+
+    Returns:
+      An image of each of the two clusters, [m] int64 twice, and the height, [m] float64.
+    """
+    n, dimension = units.grid.shape
+    vectors = np.zeros((n, -(-dimension // _STEP) * _STEP))
+    np.multiply(units.grid, 2.0**-26, out=vectors[:, :dimension])
+    values = np.empty((n, n), np.float32)
+    kept = np.empty(n * (n - 1) // 2 if dimension >= _LONG else 0, np.float32)
+
+    def fill(begin):
+        end, known = min(n, begin + _AT_ONCE), np.empty((0, 0))
+        if dimension >= _LONG:
+            known = vectors[begin:end] @ vectors[begin:].T
+        _fill(vectors, units.excess, values, kept, begin, end, known)
+
+    with concurrent.futures.ThreadPoolExecutor(threads) if threads > 1 else contextlib.nullcontext() as pool:
+        list((pool.map if pool else map)(fill, range(0, n, _AT_ONCE)))
+    bits = values.view(np.int32).reshape(-1)
+    first, second, num_first, num_second, rounded, following = _linked(
+        bits, kept, vectors, units.excess, int(_SETTLED * n * (n - 1) / 2)
+    )
+    if len(first) < n - 1:
+        return None
+    some = np.flatnonzero(rounded <= np.partition(rounded, num_merges - 1)[num_merges - 1])
+    height, i, j = np.empty(len(some)), np.empty(len(some), np.int64), np.empty(len(some), np.int64)
+    _heights(
+        first[some], num_first[some], second[some], num_second[some], following, kept, vectors, units.excess, height, i, j,
+    )  # fmt: skip
+    order = np.lexsort((j, i, height))[:num_merges]
+    return first[some[order]], second[some[order]], height[order]
