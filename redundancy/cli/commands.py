@@ -175,14 +175,14 @@ def check_flags(command: str) -> None:
     order = _FLAGS["order"].value
     fit = {"import": _OF_FILES, "scores": _OF_SCORES}.get(command, ())
     if order is not None and order not in fit:
-        raise ConfigError(f"--order={order}: wanted, for {command}, {' or '.join(fit)}.")
+        raise ConfigError(f"--order={order} does not fit {command}. Give {' or '.join(fit)}.")
     if _FLAGS["scheduler"].value:
         _check_scheduler(_FLAGS["scheduler"].value)
     until = _FLAGS["until"].value
     if command == "run" and until not in (None, *STAGES):
         raise ConfigError(
-            f'--until={until}: wanted, for run, its last stage: {", ".join(STAGES)}. "redundancy sweep" goes on until a width '
-            "or a verdict."
+            f"--until={until} is no stage, and with run it names the last one: {', '.join(STAGES)}. To stop at a width or a "
+            'verdict, use "redundancy sweep".'
         )
     goal(command)
     stop_after()
@@ -288,14 +288,14 @@ def goal(command: str) -> rounds.Goal | None:
         return None
     if until is None:
         if most or looks:
-            raise ConfigError(f"--{'most' if most else 'looks'} is given without --until, which it goes with.")
+            raise ConfigError(f"--{'most' if most else 'looks'} works only with --until. Give both, or neither.")
         return None
     if _FLAGS["part"].value is not None:
         raise ConfigError(
             "--until is given with --part: a part of a sweep does not know what the others find. Give one."
         )
     if looks and until != rounds.VERDICT:
-        raise ConfigError(f"--looks goes with --until=verdict; --until={until} takes as many as it needs.")
+        raise ConfigError(f"--looks works only with --until=verdict, and --until is {until}. Leave --looks out.")
     return rounds.parse(until, most, looks or 5)
 
 

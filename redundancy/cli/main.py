@@ -95,8 +95,8 @@ def _command(argv: list[str]) -> str:
     if there and argv[1] in known and argv[1] not in ("configs", "scores"):
         more = f" and {len(there) - 1} more" if there[1:] else ""
         raise ConfigError(
-            f"the command line has {there[0]}{more} without a flag. If the shell made that of a pattern, quote the pattern: "
-            '--embeddings "part-*.parquet". Else write the flag before it.'
+            f"{there[0]}{more} stands without a flag before it. If the shell expanded a pattern, quote the pattern: "
+            '--embeddings "part-*.parquet". Otherwise write the flag before it.'
         )
     if argv[1:2] not in (["configs"], ["scores"]) and len(argv) != 2:
         raise ConfigError(f"wanted one stage, got {argv[1:]}; stages: {', '.join(known)}." if argv[1:] else USAGE)

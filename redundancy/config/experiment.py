@@ -122,7 +122,7 @@ def check(config) -> None:
         within = [each.name for each in methods.chosen(config) if not each.over_classes or (floor and not each.order)]
         if within:
             raise ConfigError(
-                f"config.balance is {config.balance!r}, and {', '.join(within)} cannot choose so. Leave that out of "
+                f"config.balance is {config.balance!r}, which these methods do not support: {', '.join(within)}. Remove them from "
                 "config.methods, or set balance to 'class'."
             )
     beyond = [fraction for fraction in config.fractions if fraction < 1 and fraction + config.ccs_cutoff > 1 + 1e-9]

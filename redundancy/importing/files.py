@@ -120,8 +120,8 @@ def find(path: str, order: str = "") -> tuple[str, list[str]]:
         if files and begun:
             left_out = next(iter(begun.values()))
             logging.warning(
-                "import: %s is left out, whose name ends otherwise than those that are read, such as %s. To read others, "
-                "quote a pattern of them.", left_out, files[0],
+                "import: %s is not read, because its name ends differently from those that are, such as %s. To read it, give a "
+                "quoted pattern.", left_out, files[0],
             )  # fmt: skip
         elif len(begun) > 1:
             first, second, *_ = begun.values()
@@ -199,7 +199,7 @@ def _in_order(path: str, files: Sequence[str], order: str) -> list[str]:
     if not order and text != number:
         first, second = next(pair for pair in zip(text, number, strict=True) if len({*pair}) > 1)
         raise ConfigError(
-            f"--embeddings={path}: as text {first} comes before {second}, by the numbers in their names after it. Labels, "
-            "ids and positions go by the order of the files. Say which one is right: --order=number or --order=text."
+            f"--embeddings={path}: sorted as text, {first} comes before {second}; sorted by number, after it. Labels, "
+            "ids and positions follow the order of the files. Choose: --order=number or --order=text."
         )
     return number if order == "number" else text

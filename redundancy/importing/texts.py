@@ -177,7 +177,8 @@ def _header_in(found: Sequence[str], what: str, num_rows: int, blank_end: bool, 
         why = "every other id has a digit"
     if why:
         logging.warning(
-            "import: if the first %s, %r, is a header, all %ss belong to other embeddings: no other line has it, and %s.",
-            what, first, what, why,
+            "import: the first %s, %r, looks like a header: no other line has it, and %s. If it is one, delete that line: otherwise "
+            "every %s is one row off.",
+            what, first, why, what,
         )  # fmt: skip
     return ""

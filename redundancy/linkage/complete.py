@@ -324,8 +324,8 @@ class Linker:
             some = found.take(np.flatnonzero((above < value) & (value <= up_to))).ordered()
             if not self._counter.has_room(len(some)):
                 raise DataError(
-                    "More than 2**30 pairs of clusters of one class are counted at once, which this version cannot. Keep a larger "
-                    "fraction, or split the class."
+                    "One class needs more than 2**30 pairs of clusters at once, the most that can be counted. Keep a larger fraction, "
+                    "or split the class."
                 )
             self._counter.feed(some.i, some.j, some.dissimilarity)
             if self.done:

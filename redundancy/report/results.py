@@ -59,7 +59,7 @@ def read(config, workdir: Workdir, subsets: Mapping[str, Any]) -> Results:
     incomplete = {run.trial for run in lacking}
     if len(incomplete) == config.trials:
         raise WorkdirError(
-            f"{workdir.runs} has no complete trial of this config, which has a result of the full set and of every subset: "
+            f"{workdir.runs} has no complete trial of this config yet. A trial needs a result for the full set and for every subset: "
             f'{len(asked) - len(lacking)} of {len(asked)} runs are done. Run "redundancy sweep" with the same config first: it '
             "trains only those that lack."
         )
@@ -107,6 +107,6 @@ def _check_subset(workdir: Workdir, what: str, name: str, sha256: str | None, pr
     """Raises WorkdirError if a training was done on another subset than the present one of that name."""
     if present.get(name) != sha256:
         raise WorkdirError(
-            f"{what} holds runs on another {workdir.subset(name)} than the present one. Bring the right subsets "
+            f"The runs of {what} were trained on another {workdir.subset(name)} than the present one. Bring the right subsets "
             f'back; or: Delete {workdir.runs} and run "redundancy sweep" again.'
         )

@@ -34,7 +34,7 @@ def import_scores(request: Request, workdir: Workdir) -> None:
             f"--name={request.name}: wanted up to 34 small letters, digits and underscores, not ending in _easy."
         )
     if request.ranking and request.kept:
-        raise ConfigError("--ranking and --kept are both given: a file is one or the other.")
+        raise ConfigError("--ranking and --kept exclude each other. Give one.")
     images, name = matching.images_of(workdir), methods.IMPORTED + request.name
     if name in files.listed(workdir) and not request.overwrite:
         raise WorkdirError(f"{files.path(workdir, name)} is there already. Give --overwrite, or another --name.")

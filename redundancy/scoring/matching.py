@@ -288,5 +288,5 @@ def scored(request: Request, given: Given, images: Images) -> tuple[np.ndarray, 
             f"--scores={request.scores}: row {np.flatnonzero(np.isnan(values.mean(axis=1)))[0]} has no mean; wanted numbers."
         )
     if mean.min() == mean.max():
-        raise DataError(f"--scores={request.scores}: all scores are {mean[0]:g}, which orders nothing.")
+        raise DataError(f"--scores={request.scores}: all scores are {mean[0]:g}, so they give no order.")
     return mean, each, order

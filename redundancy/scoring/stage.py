@@ -53,8 +53,8 @@ def score(config, workdir: Workdir) -> None:
     schedule = table.full_schedule(config, len(positions))
     if schedule.steps * config.batch_size < len(positions):
         raise ConfigError(
-            f"config.methods reads {', '.join(wanted)}, but {schedule.steps} steps of {config.batch_size} images do not see each "
-            f"of the {len(positions)} training images once. Raise config.steps or batch_size."
+            f"{schedule.steps} steps of {config.batch_size} images do not cover all {len(positions)} training images once, which the "
+            f"scores {', '.join(wanted)} in config.methods need. Raise config.steps or batch_size."
         )
     workdir.claim_dataset(dataset.fingerprint, dataset.skipped)
     networks = workdir.path("scores", "networks")

@@ -150,8 +150,8 @@ def _check_begins(folder: str, deeper: pa.Table, borders: np.ndarray, before: Li
     wrong = np.concatenate([before.labels[short], label_of[differs]])
     if len(wrong):
         raise DataError(
-            f"{folder}: the deeper merges of label {wrong[0]} do not begin with those that are there, from which subsets may "
-            f"have been cut: another machine or version rounds otherwise. Link where they were made; or delete {folder} "
+            f"{folder}: the new merges of label {wrong[0]} differ from those that are there, from which subsets may have been "
+            f"cut: another machine or version rounds differently. Link where they were made; or delete {folder} "
             'and run "redundancy link" again, which leaves the subsets as they are.'
         )
 

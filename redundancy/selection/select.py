@@ -127,13 +127,13 @@ def _check_lists(
         size, total, where = int(score.values.sum()), len(score.values), scores_lib.path(workdir, score.name)
         if method.easy or not method.order:
             raise ConfigError(
-                f"config.methods has {method.name}, and {where} is a list of kept images: it orders nothing. Give {score.name} "
-                "itself."
+                f"config.methods has {method.name}, but {where} is a list of kept images, which have no order. Give {score.name} "
+                "instead."
             )
         if num_asked(total, each.fraction) != size and each.fraction != 1:
             raise ConfigError(
-                f"{where} lists {size} of {total} images, and config.fractions has {each.fraction:g}: wanted "
-                f"{size / total:.9g} alone. Put {score.name} into a workdir with that fraction."
+                f"{where} lists {size} of {total} images, so its only fraction is {size / total:.9g}; config.fractions has "
+                f"{each.fraction:g}. Use {score.name} in a workdir with that fraction alone."
             )
 
 

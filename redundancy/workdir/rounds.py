@@ -110,7 +110,7 @@ def check(workdir: Layout, wanted: Mapping[str, Any]) -> None:
         if names:
             shown = "; ".join(f"{name}: {found.get(name)!r} there, {wanted[name]!r} here" for name in names)
             raise WorkdirError(
-                f"{path(workdir)} holds looks of another plan. Differing: {shown}. A plan is fixed before the first look, or its "
+                f"{path(workdir)} was begun with another plan. Differing: {shown}. A plan cannot change after the first look, or its "
                 "error rates do not hold: give the same --until, --most, --looks, --config.trials and "
                 "--config.report_margin, or choose another --workdir."
             )

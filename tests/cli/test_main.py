@@ -74,8 +74,10 @@ def test_a_pattern_without_quotes(redundancy, tmp_path):
     for part in parts:
         np.save(part, np.ones((4, 2), np.float32))
     command = ("import", f"--workdir={tmp_path / 'w'}", "--embeddings")
-    fails(redundancy(*command, *parts), "part-1.npy and 1 more without a flag", "quote the pattern", code=2)
-    fails(redundancy(*command, *parts[:2], "--parts=1"), "part-1.npy without a flag", "quote the pattern", code=2)
+    fails(redundancy(*command, *parts), "part-1.npy and 1 more stands without a flag", "quote the pattern", code=2)
+    fails(
+        redundancy(*command, *parts[:2], "--parts=1"), "part-1.npy stands without a flag", "quote the pattern", code=2
+    )
     fails(redundancy("export", f"--workdir={tmp_path}", *parts), "part-0.npy and 2 more", "quote the pattern", code=2)
     fails(redundancy("link", "select"), "wanted one stage, got ['link', 'select']", code=2)
 

@@ -175,7 +175,7 @@ def test_damaged_records(tmp_path):
         ("dataset_info.json", '"60"', '"61"', "60 examples of the split 'train' could be read; wanted 61"),
         ("dataset_info.json", "{DATASET}", "../{DATASET}", "cannot be read .*Prepare the data set again"),
         ("features.json", None, "{}", "cannot be opened as a prepared TFDS data set"),
-        ("features.json", "tensorflow_datasets.core.features.text_feature.Text", "ran.X", "'ran.X' is none of TFDS's own"),
+        ("features.json", "tensorflow_datasets.core.features.text_feature.Text", "ran.X", "'ran.X' is not one of TFDS's own"),
         ("kind.labels.txt", None, "a\nb\x1b\nc", r"the class name 'b\\x1b' holds control characters"),
         ("tiny_pictures-train.tfrecord-00000-of-00001", None, None, "is a pipe, not a file"),
     ],

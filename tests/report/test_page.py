@@ -207,7 +207,9 @@ def test_artifacts_of_two_runs_are_not_put_on_one_page(swept):
         file["file"].removesuffix(".parquet"): file["sha256"] for file in read_manifest(workdir.subsets)["files"]
     }
     write_manifest(workdir.runs, {**runs, "subsets": {**digests, "random-0.6000-trial1": "0" * 64}})
-    with pytest.raises(WorkdirError, match=r"results\.csv holds runs on another .*random-0\.6000-trial1"):
+    with pytest.raises(
+        WorkdirError, match=r"The runs of .*results\.csv were trained on another .*random-0\.6000-trial1"
+    ):
         report(config, workdir)
     write_manifest(workdir.runs, {**runs, "subsets": digests})
     report(config, workdir)
@@ -418,7 +420,7 @@ def test_a_page_of_an_unfinished_sweep_refuses_runs_on_other_subsets(swept):
     name = "semantic-0.9000-trial0"
     storage.write_json(f"{workdir.run(name)}/run.json", {"method": "semantic", "subset_sha256": "0" * 64})
     with pytest.raises(
-        WorkdirError, match=rf"{workdir.run(name)} holds runs on another .*semantic-0.9000.parquet than"
+        WorkdirError, match=rf"The runs of {workdir.run(name)} were trained on another .*semantic-0.9000.parquet than"
     ):
         report(config, workdir)
 

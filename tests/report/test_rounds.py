@@ -202,10 +202,10 @@ def test_the_flags(redundancy, tmp_path):
     base = ("--config=digits:smoke", f"--workdir={tmp_path}/w")
     for command, flags, what in (
         ("sweep", ("--until=0.1",), "--most is missing"),
-        ("sweep", ("--most=4",), "--most is given without --until, which it goes with."),
-        ("sweep", ("--until=0.1", "--most=9", "--looks=3"), "--looks goes with --until=verdict"),
+        ("sweep", ("--most=4",), "--most works only with --until."),
+        ("sweep", ("--until=0.1", "--most=9", "--looks=3"), "--looks works only with --until=verdict"),
         ("sweep", ("--until=0.1", "--most=9", "--part=0/2"), "a part of a sweep does not know what the others find"),
-        ("run", ("--until=0.1",), "--until=0.1: wanted, for run, its last stage: train, embed"),
+        ("run", ("--until=0.1",), "--until=0.1 is no stage, and with run it names the last one: train, embed"),
         ("run", ("--most=9",), "--most is a flag of sweep, not of run"),
     ):
         done = redundancy(command, *base, *flags)

@@ -162,7 +162,7 @@ def test_a_list_serves_its_own_fraction_alone(made, tmp_path):
         ),
         workdir,
     )
-    with pytest.raises(ConfigError, match=r"lists 20 of 50 images, and config.fractions has 0.5: wanted 0.4 alone"):
+    with pytest.raises(ConfigError, match=r"lists 20 of 50 images, so its only fraction is 0.4; config.fractions has 0.5"):
         select(config, workdir)
     assert not (tmp_path / "w" / "subsets").exists()
 
@@ -318,8 +318,8 @@ def test_a_run_asks_for_an_imported_score_before_it_trains(digits_npz, tmp_path,
     ("fields", "message"),
     [
         ({"methods": ("el2", "random")}, r"""a name is 'el2'; wanted one of .*Did you mean "el2n"?"""),
-        ({"methods": ("semantic", "random", "k_center"), "balance": "all"}, r"semantic, k_center cannot choose so"),
-        ({"methods": ("ccs",), "balance": "floor"}, r"ccs cannot choose so"),
+        ({"methods": ("semantic", "random", "k_center"), "balance": "all"}, r"do not support: semantic, k_center"),
+        ({"methods": ("ccs",), "balance": "floor"}, r"do not support: ccs"),
         ({"methods": ("ccs",), "ccs_cutoff": 0.3, "fractions": (0.9, 0.5)}, r"cannot keep 0.9. Lower ccs_cutoff"),
         ({"ccs_score": "semantic"}, r"config.ccs_score is 'semantic'"),
         ({"score_at": 0.0}, r"config.score_at is 0.0"),

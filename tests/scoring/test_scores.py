@@ -258,7 +258,7 @@ def test_a_further_score_takes_no_training_but_a_gradient_does(scored, digits_np
 def test_a_training_that_sees_not_every_image_is_refused(digits_npz, tmp_path):
     config, workdir = small_config(digits_npz, methods=("random", "el2n")), Workdir(str(tmp_path / "w"))
     workdir.claim(config)
-    with pytest.raises(ConfigError, match=r"6 steps of 64 images do not see each of the 1347 training images once"):
+    with pytest.raises(ConfigError, match=r"6 steps of 64 images do not cover all 1347 training images once"):
         score(config, workdir)
     assert not files.listed(workdir)
 

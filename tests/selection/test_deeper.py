@@ -104,6 +104,6 @@ def test_deeper_merges_must_begin_with_those_that_are_there(synthetic, monkeypat
         return dataclasses.replace(found, merges=dataclasses.replace(found.merges, left=np.roll(found.merges.left, 1)))
 
     monkeypatch.setattr(merges, "read", others)
-    with pytest.raises(DataError, match="the deeper merges of label 0 do not begin with those that are there"):
+    with pytest.raises(DataError, match="the new merges of label 0 differ from those that are there"):
         link(_with(config, fractions=(0.5,)), workdir)
     assert files(workdir, "merges").items() >= before.items()

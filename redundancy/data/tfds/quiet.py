@@ -38,7 +38,7 @@ def _refuse_foreign_features():
 
     def cls_from_name(cls, name):
         if name not in cls._registered_features and not name.startswith("tensorflow_datasets."):
-            raise ValueError(f"the feature {name[:200]!r} is none of TFDS's own, and is not imported")
+            raise ValueError(f"the feature {name[:200]!r} is not one of TFDS's own; others are not imported")
         return find(cls, name)
 
     connector.cls_from_name = classmethod(cls_from_name)
