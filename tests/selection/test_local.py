@@ -118,7 +118,7 @@ def test_a_split_class_is_byte_identical(synthetic, monkeypatch, by_boxes, num_b
 
 
 def test_a_split_class_continues_after_an_interruption(synthetic):
-    config, workdir = synthetic(sizes=(1500,), fractions=(0.5,))
+    config, workdir = synthetic(sizes=(1500,), fractions=(0.9,))
     calls = []
 
     def run(function, arguments):
@@ -152,6 +152,6 @@ def test_a_split_class_continues_after_an_interruption(synthetic):
 
     link(config, workdir, look)
     assert kept == [before]
-    again, unbroken = synthetic("unbroken", sizes=(1500,), fractions=(0.5,))
+    again, unbroken = synthetic("unbroken", sizes=(1500,), fractions=(0.9,))
     link(again, unbroken)
     assert read_manifest(unbroken.merges("end")) == read_manifest(workdir.merges("end"))
