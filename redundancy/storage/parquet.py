@@ -20,6 +20,11 @@ _FOOTER, _NO_FOOTER = (
 )
 
 
+# Mean bytes of a row group below which pages are stored as they are: zstd takes most of the time of writing them, and saves
+# nothing (docs/clustering.md, many small classes).
+_SMALL = 8192
+
+
 def parquet_bytes(tables: Sequence[pa.Table], metadata: dict[str, str] | None = None) -> bytes | memoryview:
     """A Parquet file with each table as one row group, and checksums of each page and of the footer.
 
@@ -29,7 +34,9 @@ def parquet_bytes(tables: Sequence[pa.Table], metadata: dict[str, str] | None = 
     """
     schema = tables[0].schema.with_metadata({**(metadata or {}), _FOOTER: _NO_FOOTER})
     sink = pa.BufferOutputStream()  # not one of Python, into which each page would be a call
-    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
+    small = sum(table.nbytes for table in tables) < _SMALL * len(tables)
+    encoding = dict(compression="none", use_dictionary=False) if small else dict(compression="zstd")
+    with pq.ParquetWriter(sink, schema, write_page_checksum=True, **encoding) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=max(1, table.num_rows))
     data = memoryview(sink.getvalue()).cast("B")

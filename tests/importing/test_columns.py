@@ -114,9 +114,9 @@ def test_a_header_and_all_lines_are_refused(files, ending, what):
 
 def test_what_may_be_a_header_is_warned_of(files, caplog):
     brought(files, labels=files.write("L.txt", ["besti", *["cat", "dog"] * (N // 2 - 1), "cat", "cat"][:N]))
-    assert said(caplog, "if the first label, 'besti', is a header")
+    assert said(caplog, "the first label, 'besti', looks like a header")
     brought(files, ids=files.write("I.txt", ["besti", *(f"n{row}" for row in range(N - 1))]))
-    assert said(caplog, "if the first id, 'besti', is a header")
+    assert said(caplog, "the first id, 'besti', looks like a header")
     names = files.write("C.txt", ["class", "cat", "dog", "emu", "gnu"])
     brought(files, class_names=names)
     assert said(caplog, "C.txt is 'class'. If it is a header")

@@ -33,7 +33,7 @@ def write_numbered(files, kind, name="img_emb_{}", label=None):
 @pytest.mark.parametrize("pattern", ["", "/*", "/img_emb_*.{}"])
 def test_an_order_that_is_not_known_is_asked_for(files, kind, pattern):
     given = write_numbered(files, kind) + pattern.format(kind)
-    where = rf"as text \S+img_emb_10\.{kind} comes before \S+img_emb_2\.{kind}, .* --order=number or --order=text"
+    where = rf"sorted as text, \S+img_emb_10\.{kind} comes before \S+img_emb_2\.{kind}; .* --order=number or --order=text"
     files.refused(where, ConfigError, embeddings=given)
     check(files.bring(embeddings=given, order="number"), files.embeddings, files.labels)
     text = np.concatenate([np.arange(5 * int(number), 5 * int(number) + 5) for number in sorted(map(str, range(12)))])
@@ -43,9 +43,9 @@ def test_an_order_that_is_not_known_is_asked_for(files, kind, pattern):
 
 def test_rows_that_have_ids_and_labels_of_their_own_come_in_any_order(files):
     given = write_numbered(files, "parquet", label="label")
-    files.refused("as text", ConfigError, embeddings=given, labels="")  # export would name them by their positions
-    files.refused("as text", ConfigError, embeddings=given, columns="id=id")
-    files.refused("as text", ConfigError, embeddings=given, labels="", ids=files.write("I.txt", range(N)))
+    files.refused("sorted as text", ConfigError, embeddings=given, labels="")  # export would name them by their positions
+    files.refused("sorted as text", ConfigError, embeddings=given, columns="id=id")
+    files.refused("sorted as text", ConfigError, embeddings=given, labels="", ids=files.write("I.txt", range(N)))
     opened = files.bring(embeddings=given, labels="", columns="id=id")
     positions, labels = opened.labels()
     _, ids = ids_lib.read(files.store)
@@ -85,7 +85,7 @@ def test_the_two_files_where_the_orders_part_are_named(files, names, first, seco
     for name in names:
         files.write(f"parts/{name}.npy", files.embeddings[: N // len(names)])
     files.refused(
-        rf"as text \S+/{first}\.npy comes before \S+/{second}\.npy", ConfigError, embeddings=files.path("parts")
+        rf"sorted as text, \S+/{first}\.npy comes before \S+/{second}\.npy", ConfigError, embeddings=files.path("parts")
     )
 
 
@@ -178,7 +178,7 @@ def test_parts_by_any_name(files, ending, caplog):
     for given in ("parts", "parts/*"):
         storage.remove(files.store)
         check(files.bring(embeddings=files.path(given), labels="", columns=columns), files.embeddings, files.labels)
-    assert ("part-0.parquet.bak is left out" in caplog.text) == (ending == ".parquet")
+    assert ("part-0.parquet.bak is not read" in caplog.text) == (ending == ".parquet")
     storage.remove(files.store)
     if ending != ".parquet":
         storage.write_bytes(files.path("parts/part-0.bak"), storage.read_bytes(files.path(f"parts/part-0{ending}")))
