@@ -266,7 +266,8 @@ class Linker:
             target = next_target(max(target, self._num_pairs), self._counter.num_merges, wanted)
         available = available_memory()
         quicker = dense_is_quicker(n, self.units.grid.shape[1], target - self._num_pairs)
-        if quicker and self._dense_bytes <= _DENSE_MEMORY * available:
+        share = 1 if target >= every else _DENSE_MEMORY
+        if quicker and self._dense_bytes <= share * available:
             return None
         # Fewer pairs at a time, if more do not fit: half, for a threshold lets through more or fewer than it should.
         room = min(_MOST_PAIRS, available // _BYTES_PER_PAIR // 2)
@@ -281,7 +282,8 @@ class Linker:
     @property
     def _dense_bytes(self) -> int:
         n = len(self.units)
-        return chain.BYTES_PER_PAIR * (n * (n - 1) // 2) + 8 * n * (self.units.grid.shape[1] + _BLOCK_ROWS)
+        at_once = _BLOCK_ROWS * (cores() if self.units.grid.shape[1] >= dense.LONG else 1)
+        return chain.BYTES_PER_PAIR * (n * (n - 1) // 2) + 8 * n * (self.units.grid.shape[1] + at_once)
 
     def _too_large(self, num_pairs: int) -> DataError:
         needed = min(self._dense_bytes, _BYTES_PER_PAIR * num_pairs)

@@ -24,7 +24,7 @@ _CHUNK = 256  # numbers of a row whose least is found at once
 _FAR = np.float32(8).view(np.int32)
 _SHRUNK = 0.6  # share of the columns in use at which the others are thrown away
 # Numbers of an image from which BLAS multiplies, and rounded values are kept, which tell the pair of a height: else it is computed anew.
-_LONG = 256
+LONG = 256
 _SETTLED = 1 / 8  # share of the pairs that may be computed again for ties
 
 
@@ -269,11 +269,11 @@ def linkage(units: Units, num_merges: int, threads: int) -> tuple[np.ndarray, np
     vectors = np.zeros((n, -(-dimension // _STEP) * _STEP))
     np.multiply(units.grid, 2.0**-26, out=vectors[:, :dimension])
     values = np.empty((n, n), np.float32)
-    kept = np.empty(n * (n - 1) // 2 if dimension >= _LONG else 0, np.float32)
+    kept = np.empty(n * (n - 1) // 2 if dimension >= LONG else 0, np.float32)
 
     def fill(begin):
         end, known = min(n, begin + _AT_ONCE), np.empty((0, 0))
-        if dimension >= _LONG:
+        if dimension >= LONG:
             known = vectors[begin:end] @ vectors[begin:].T
         _fill(vectors, units.excess, values, kept, begin, end, known)
 

@@ -49,8 +49,13 @@ def _used(memory) -> int:
     )
 
 
-def _gpu_facts(compiled, gpu: gpus.Gpu, flops: float, stored: float) -> dict:
-    """Facts about a program for a GPU, whose compiler counts no FLOPs; `stored` are the bytes of the resident set."""
+def _gpu_facts(compiled, gpu: gpus.Gpu, flops: float, stored: float, turns: int) -> dict:
+    """Facts about a program for a GPU, whose compiler counts no FLOPs.
+
+    Args:
+      stored: bytes of the resident set.
+      turns: of the loop that the program is: its text has the loop's kernels once.
+    """
     memory, kernels = compiled.memory_analysis(), hlo.kernels(compiled.as_text(), stored)
     used = _used(memory)
     seconds, small = gpus.step_seconds(kernels, gpu)
@@ -62,11 +67,11 @@ def _gpu_facts(compiled, gpu: gpus.Gpu, flops: float, stored: float) -> dict:
         "arguments": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "flops": flops,
-        "bytes_accessed": sum(each.bytes for each in kernels),
+        "bytes_accessed": turns * sum(each.bytes for each in kernels),
         "collectives": [],
-        "kernels": len(kernels),
-        "kinds": dict(kinds.most_common()),
-        "estimate_s": seconds,
+        "kernels": turns * len(kernels),
+        "kinds": {kind: turns * count for kind, count in kinds.most_common()},
+        "estimate_s": turns * seconds,
         "launch_share": small / seconds if seconds else 0.0,
     }
 
@@ -147,7 +152,8 @@ def find(request: dict, network=None) -> dict:
             if gpu:
                 flops = 2 * passes * images * multiply_adds(programs.model, tuple(request["image"]))
                 made = program.lower(*arguments).compile()
-                facts = {"images_per_chip": images, "fixed": fixed, **_gpu_facts(made, gpu, flops, pixels)}
+                turns *= 1 if batched or name != "train" else pack
+                facts = {"images_per_chip": images, "fixed": fixed, **_gpu_facts(made, gpu, flops, pixels, turns)}
             else:
                 facts = _compile(program, arguments, images, fixed, trials, data, turns)
             found["programs"][name] = facts

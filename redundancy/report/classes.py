@@ -179,8 +179,8 @@ def summary(cuts: Sequence[Cut]) -> dict[str, list]:
             kept=of.kept,
             groups=len(of.sizes),
             largest=int(of.sizes.max(initial=0)),
-            mean=float((sums / (of.sizes - 1)).mean()) if there else None,
-            height=float(np.nanmax(of.heights)) if known else None,
+            mean=float(f"{(sums / (of.sizes - 1)).mean():.4g}") if there else None,
+            height=float(f"{np.nanmax(of.heights):.4g}") if known else None,
         )
         for name, value in values.items():
             found[name].append(value)

@@ -1,6 +1,7 @@
 """The stage "report": from results, subsets, embeddings and images to report/index.html and its figures."""
 
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -132,9 +133,8 @@ def _leading(groups: gallery.Groups, class_names, shown: set[int]) -> dict[str, 
         return dict(label=label, name=words.class_title(class_names[label]), position=position, **numbers)
 
     orders = zip(("largest", "tightest"), gallery.ranked(groups), strict=True)
-    return {
-        name: [row(index) for index in order if int(groups.labels[index]) in shown][:_LEADING] for name, order in orders
-    }
+    of_shown = {name: (index for index in order if int(groups.labels[index]) in shown) for name, order in orders}
+    return {name: [row(index) for index in itertools.islice(found, _LEADING)] for name, found in of_shown.items()}
 
 
 def _compared(

@@ -25,6 +25,17 @@ _FOOTER, _NO_FOOTER = (
 _SMALL = 8192
 
 
+def _row_bytes(schema: pa.Schema) -> int:
+    """Bytes of a row; those of a text are taken for 16."""
+    total = 0
+    for field in schema:
+        kind, times = field.type, 1
+        if pa.types.is_fixed_size_list(kind):
+            kind, times = kind.value_type, kind.list_size
+        total += times * (kind.bit_width // 8 if pa.types.is_primitive(kind) else 16)
+    return total
+
+
 def parquet_bytes(tables: Sequence[pa.Table], metadata: dict[str, str] | None = None) -> bytes | memoryview:
     """A Parquet file with each table as one row group, and checksums of each page and of the footer.
 
@@ -34,7 +45,7 @@ def parquet_bytes(tables: Sequence[pa.Table], metadata: dict[str, str] | None = 
     """
     schema = tables[0].schema.with_metadata({**(metadata or {}), _FOOTER: _NO_FOOTER})
     sink = pa.BufferOutputStream()  # not one of Python, into which each page would be a call
-    small = sum(table.nbytes for table in tables) < _SMALL * len(tables)
+    small = len(tables) > 1 and sum(table.num_rows for table in tables) * _row_bytes(schema) < _SMALL * len(tables)
     encoding = dict(compression="none", use_dictionary=False) if small else dict(compression="zstd")
     with pq.ParquetWriter(sink, schema, write_page_checksum=True, **encoding) as writer:
         for table in tables:

@@ -33,7 +33,9 @@ def write_numbered(files, kind, name="img_emb_{}", label=None):
 @pytest.mark.parametrize("pattern", ["", "/*", "/img_emb_*.{}"])
 def test_an_order_that_is_not_known_is_asked_for(files, kind, pattern):
     given = write_numbered(files, kind) + pattern.format(kind)
-    where = rf"sorted as text, \S+img_emb_10\.{kind} comes before \S+img_emb_2\.{kind}; .* --order=number or --order=text"
+    where = (
+        rf"sorted as text, \S+img_emb_10\.{kind} comes before \S+img_emb_2\.{kind}; .* --order=number or --order=text"
+    )
     files.refused(where, ConfigError, embeddings=given)
     check(files.bring(embeddings=given, order="number"), files.embeddings, files.labels)
     text = np.concatenate([np.arange(5 * int(number), 5 * int(number) + 5) for number in sorted(map(str, range(12)))])
@@ -43,7 +45,9 @@ def test_an_order_that_is_not_known_is_asked_for(files, kind, pattern):
 
 def test_rows_that_have_ids_and_labels_of_their_own_come_in_any_order(files):
     given = write_numbered(files, "parquet", label="label")
-    files.refused("sorted as text", ConfigError, embeddings=given, labels="")  # export would name them by their positions
+    files.refused(
+        "sorted as text", ConfigError, embeddings=given, labels=""
+    )  # export would name them by their positions
     files.refused("sorted as text", ConfigError, embeddings=given, columns="id=id")
     files.refused("sorted as text", ConfigError, embeddings=given, labels="", ids=files.write("I.txt", range(N)))
     opened = files.bring(embeddings=given, labels="", columns="id=id")

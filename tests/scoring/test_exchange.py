@@ -162,7 +162,9 @@ def test_a_list_serves_its_own_fraction_alone(made, tmp_path):
         ),
         workdir,
     )
-    with pytest.raises(ConfigError, match=r"lists 20 of 50 images, so its only fraction is 0.4; config.fractions has 0.5"):
+    with pytest.raises(
+        ConfigError, match=r"lists 20 of 50 images, so its only fraction is 0.4; config.fractions has 0.5"
+    ):
         select(config, workdir)
     assert not (tmp_path / "w" / "subsets").exists()
 

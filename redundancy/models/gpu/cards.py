@@ -35,6 +35,7 @@ def obstacle(card: Card | None) -> str | None:
         return f"{card.kind} has compute capability {card.capability / 10}; wanted 8.0 or more"
     try:
         import jax_triton  # noqa: F401
-    except ImportError as error:
-        return f'jax_triton cannot be imported ({str(error).splitlines()[0]}): pip install "redundancy[gpu]"'
+    except Exception as error:  # one for another JAX raises errors of many kinds
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return f'jax_triton cannot be imported ({first}): pip install "redundancy[gpu]"'
     return None

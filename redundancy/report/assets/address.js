@@ -3,7 +3,7 @@
 const FIELDS = { find: "find", "list-order": "list", order: "groups", "find-image": "name" }; // ids of controls: names in the address
 const opening = new Map(Object.keys(FIELDS).map((id) => [id, byId(id).value]));
 let written = ""; // class and image of the last entry of the history
-let reading = true;
+let reading = true, read = 0; // times that the address was read
 
 function viewNow() {
   const view = new URLSearchParams({ class: state.data.label, kept: state.data.cuts[state.cut].fraction });
@@ -22,6 +22,7 @@ function writeAddress() {
 }
 
 async function readAddress() {
+  const number = ++read;
   const [head, text] = location.hash.split(/\?(.*)/s);
   if (head !== "#view" && head !== "" && state.data) return;
   const view = new URLSearchParams(head === "#view" ? text : "");
@@ -31,13 +32,17 @@ async function readAddress() {
   const known = index.classes.find((each) => String(each.label) === view.get("class"));
   const label = known ? known.label : firstLabel();
   const data = view.has("image") ? await loadClass(label).catch(() => null) : null;
+  if (number !== read) return;
   const row = data ? data.positions.indexOf(Number(view.get("image"))) : -1;
   written = `${label} ${row < 0 ? null : row}`;
   reading = true;
   state.data = null;
   moveSlider();
-  if (byId("find-image").value) await findImage();
   await openClass(label, row < 0 ? null : row);
+  if (number !== read) return;
+  if (byId("find-image").value) await findImage(false);
+  else showImages([], "");
+  if (number !== read) return;
   reading = false;
   if (head === "#view") byId("browse").scrollIntoView();
 }

@@ -1,5 +1,6 @@
 /* Two images of a group side by side, enlarged, with a map of their differences, and their files where they can be reached. */
 
+let pairs = 0; // that were opened
 const PAIR = 320; // pixels of an enlarged image's longer side
 
 function pairFigure(picture, caption) {
@@ -44,7 +45,7 @@ function differences(first, second) {
 }
 
 async function openPair(data, kept, row, role) {
-  const dialog = byId("pair"), outside = role === "outside";
+  const dialog = byId("pair"), outside = role === "outside", number = ++pairs;
   const scale = PAIR / Math.max(index.width, index.height);
   const size = { width: Math.round(scale * index.width), height: Math.round(scale * index.height) };
   const roles = [[kept, "kept"], [row, outside ? "outside the group" : "goes"]];
@@ -58,7 +59,9 @@ async function openPair(data, kept, row, role) {
   byId("pair-note").textContent = seen;
   dialog.showModal();
   if (sources.every((each) => each !== null)) {
-    const [canvas, most] = differences(...(await Promise.all(sources.map(loadPicture))));
+    const loaded = await Promise.all(sources.map(loadPicture));
+    if (number !== pairs) return;
+    const [canvas, most] = differences(...loaded);
     canvas.style.width = `${size.width}px`;
     byId("pair-images").append(pairFigure(canvas, [element("b", {}, "difference"),
       ` the brightest is ${percent(most)} of the range`]));
@@ -67,6 +70,7 @@ async function openPair(data, kept, row, role) {
   if (files.includes(null)) return;
   try {
     const loaded = await Promise.all(files.map(loadPicture));
+    if (number !== pairs) return;
     loaded.forEach((image, i) => {
       image.alt = `${roles[i][1]}, the file`;
       image.className = "original";
@@ -74,7 +78,7 @@ async function openPair(data, kept, row, role) {
     byId("pair-images").append(...loaded.map((image, i) =>
       pairFigure(image, [element("b", {}, `${roles[i][1]}, the file`), ` ${image.naturalWidth} × ${image.naturalHeight}`])));
   } catch {
-    byId("pair-note").textContent = `${seen} The files of the images cannot be reached from here.`;
+    if (number === pairs) byId("pair-note").textContent = `${seen} The files of the images cannot be reached from here.`;
   }
 }
 

@@ -39,11 +39,12 @@ function showAll() {
   showClass();
 }
 
-async function findImage() {
+/* Lists the images that are looked for; opens the one that is meant, unless the address says what is open. */
+async function findImage(opening = true) {
   const wanted = fold(byId("find-image").value.trim());
   if (!wanted) {
     showImages([], "");
-    return showAll();
+    return opening ? showAll() : undefined;
   }
   const where = index.search === "class" ? " of the class that is open (the other classes lie in files of their own)" : "";
   let all;
@@ -71,7 +72,7 @@ async function findImage() {
     : `No image in a redundant group${where} has this in its name${index.named ? "" : ", nor is it a position"}. ` +
       "Images that are in no group at any fraction here are kept; they are found by their positions alone.");
   const one = exact.length === 1 ? exact[0] : matches.length === 1 ? matches[0] : null;
-  if (one) openClass(one.label, one.row);
+  if (one && opening) openClass(one.label, one.row);
 }
 
 /* What becomes of the image that was looked for, at the slider's fraction. */
@@ -91,11 +92,11 @@ function showSought() {
   byId("cards").querySelector(`[data-position="${data.positions[row]}"]`)?.closest(".shot").classList.add("sought");
 }
 
-byId("find-image").addEventListener("input", findImage);
+byId("find-image").addEventListener("input", () => findImage());
 byId("find-image").addEventListener("keydown", async (event) => {
   if (event.key !== "Enter") return;
   await findImage();
-  if (state.row === null) byId("images").querySelector("button")?.click();
+  if (!byId("images").querySelector("[aria-current=true]")) byId("images").querySelector("button")?.click();
 });
 byId("all-groups").addEventListener("click", showAll);
 byId("class-view").addEventListener("shown", showSought);

@@ -41,10 +41,13 @@
   for (const details of document.querySelectorAll("details")) details.addEventListener("toggle", mark);
   mark();
 
-  const command = document.getElementById("export"), at = decodeURIComponent(location.pathname).match(/^(.+)\/report\/[^/]+$/);
+  const command = document.getElementById("export"), at = location.pathname.match(/^(.+)\/report\/[^/]+$/);
   if (command && at && location.protocol === "file:") {
-    const quoted = /[^\w@%+=:,./-]/.test(at[1]) ? `'${at[1].replaceAll("'", "'\\''")}'` : at[1];
-    command.textContent = command.textContent.replace("--workdir DIR", () => `--workdir ${quoted}`);
+    try {
+      const folder = decodeURIComponent(at[1]);
+      const quoted = /[^\w@%+=:,./-]/.test(folder) ? `'${folder.replaceAll("'", "'\\''")}'` : folder;
+      command.textContent = command.textContent.replace("--workdir DIR", () => `--workdir ${quoted}`);
+    } catch { /* a path that is no text */ }
   }
 
   let opened = [];
