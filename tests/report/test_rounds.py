@@ -135,7 +135,7 @@ def test_until_a_verdict(selected, trained, caplog):
     for other, what in (
         (
             parse("verdict", 40, 4),
-            r"most: 33 there, 40 here; planned: .* there, .* here\. A plan is fixed before the first look",
+            r"most: 33 there, 40 here; planned: .* there, .* here\. A plan cannot change after the first look",
         ),
         (parse("0.1", 33, 4), "until: 'verdict' there, '0.1' here"),
     ):
