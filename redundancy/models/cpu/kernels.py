@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
+from redundancy.models.same import Same
+
 _INT, _FLOAT, _POINTER = ir.IntType(64), ir.FloatType(), ir.PointerType()
 
 
@@ -19,7 +21,7 @@ def lanes(channels: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class Shape(Same):
     """A convolution with padding "SAME".
 
     Attributes:
@@ -35,17 +37,6 @@ class Shape:
     features: int
     taps: int
     stride: int
-
-    @property
-    def out(self) -> tuple[int, int]:
-        """Rows and columns of the output."""
-        return -(-self.height // self.stride), -(-self.width // self.stride)
-
-    @property
-    def before(self) -> tuple[int, int]:
-        """Zeros above and on the left."""
-        sides = zip(self.out, (self.height, self.width), strict=True)
-        return tuple(max((count - 1) * self.stride + self.taps - size, 0) // 2 for count, size in sides)
 
 
 @dataclasses.dataclass(frozen=True)

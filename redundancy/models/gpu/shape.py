@@ -2,9 +2,11 @@
 
 import dataclasses
 
+from redundancy.models.same import Same
+
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class Shape(Same):
     """A convolution of every trial of a pack.
 
     Attributes:
@@ -44,14 +46,3 @@ class Shape:
     def y(self) -> tuple[int, ...]:
         """`[T, B, H', W', D]`."""
         return self.trials, self.batch, *self.out, self.features
-
-    @property
-    def out(self) -> tuple[int, int]:
-        """Rows and columns of the output."""
-        return -(-self.height // self.stride), -(-self.width // self.stride)
-
-    @property
-    def before(self) -> tuple[int, int]:
-        """Zeros above and on the left, as XLA pads."""
-        sides = zip(self.out, (self.height, self.width), strict=True)
-        return tuple(max((count - 1) * self.stride + self.taps - size, 0) // 2 for count, size in sides)
