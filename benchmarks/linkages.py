@@ -196,11 +196,15 @@ def wrong_pairs(embeddings: np.ndarray, found: Any, threshold: float, num_rows: 
 
 
 def linker(embedded: np.ndarray) -> tuple[Any, float]:
-    """The linkage of a class, about to begin, and the threshold up to which it wants pairs first."""
+    """The linkage of a class, about to begin, and the threshold up to which near pairs are searched first.
+
+    Of a few hundred images the linkage computes all pairs instead; the search is measured all the same.
+    """
     from redundancy.linkage import complete, dissimilarity
 
-    begun = complete.Linker(dissimilarity.units(embedded), merges_wanted(len(embedded), KEPT))
-    return begun, begun.next_threshold()
+    wanted = merges_wanted(len(embedded), KEPT)
+    begun, target = complete.Linker(dissimilarity.units(embedded), wanted), complete.first_target(len(embedded), wanted)
+    return begun, complete.Threshold(begun.centred, target).at(target, begun.threshold)
 
 
 def by_boxes(linker: Any, threshold: float) -> tuple[int, float]:

@@ -251,8 +251,10 @@ ARTIFACTS = (
     Artifact("report/classes/NNNNN.js", r"report/classes/\d{5}\.js", "report", "groups of a class, where they do not fit "
              "into the page"),
     Artifact("report/names.js", r"report/names\.js", "report", "names of the images of those classes, for the page's search"),
-    Artifact("report/kept-FRACTION.txt", r"report/kept-\d\.\d{4}\.txt", "report", "the names of the kept images at the fraction "
-             "that the page shows, one a line, where images have names"),
+    Artifact("report/kept-FRACTION.txt, report/dropped-FRACTION.txt", r"report/(kept|dropped)-\d\.\d{4}\.txt", "report",
+             "the names of the kept and of the dropped images at the fraction that the page shows, one a line, where images "
+             "have names"),
+    Artifact("report/results.csv", r"report/results\.csv", "report", "a copy of results.csv, beside the page that links to it"),
     Artifact("report/figures/", r"report/figures/.*", "report", "each figure as SVG, PDF and PNG"),
     Artifact("report/manifest.json", r"report/manifest\.json", "report", "written last", "json", {
         "inputs": "checksums of what the page was made from",

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 from absl import logging
 
@@ -37,7 +38,8 @@ def is_done(workdir: Workdir, run: Run) -> bool:
 
 def begun(workdir: Workdir) -> list[str]:
     """Names of the runs that have checkpoints."""
-    return sorted({name.split("/")[0] for name in list_files(workdir.runs) if "/checkpoints/" in name})
+    names = (re.match(r"([^/]+)/checkpoints/\d+/", name) for name in list_files(workdir.runs))
+    return sorted({found[1] for found in names if found})
 
 
 def trainings(workdir: Workdir, config, runs: list[Run]) -> dict[str, str]:

@@ -128,7 +128,10 @@ def train_pack(
         states = [saved.restore(start, *each) for saved, *each in zip(checkpoints, states, identities, strict=True)]
         before = [saved.progress(start) for saved in checkpoints]
     state = trainer.stack(states + [states[-1]] * (size - len(jobs)))
-    writers = [MetricsWriter(job.folder, start) for job in jobs]
+    # One trial of a pack may be further than the others, and the pack be divided in another way when it goes on.
+    writers = [
+        MetricsWriter(job.folder, max(saved.steps(), default=0)) for job, saved in zip(jobs, checkpoints, strict=True)
+    ]
     meter = Meter(
         [job.name for job in jobs],
         start,

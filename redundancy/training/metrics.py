@@ -32,10 +32,12 @@ class MetricsWriter:
 
     Args:
       folder: the run's folder.
-      step: step that the run continues from; lines after it are dropped, so no step appears twice.
+      step: of the run's newest checkpoint. Lines after it are dropped. Lines up to it stay, and are not written again when
+        a pack repeats those steps: the checkpoint promises them.
     """
 
     def __init__(self, folder: str, step: int = 0):
+        self._step = step
         self._paths = {
             "jsonl": storage.join(folder, "metrics.jsonl"),
             "events": storage.join(folder, "tensorboard", "events.out.tfevents.0000000000.redundancy"),
@@ -57,7 +59,7 @@ class MetricsWriter:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line: `step`, the time, and the values."""
-        if not processes.is_first():
+        if not processes.is_first() or step <= self._step:
             return
         self._add({"step": step, "time": round(time.time(), 3), **values})
         for kind, path in self._paths.items():

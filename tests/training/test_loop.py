@@ -222,6 +222,24 @@ def test_metrics_after_the_resumed_step_are_dropped_and_half_lines_ignored(tmp_p
     assert [(line["step"], line["loss"]) for line in metrics.read(str(tmp_path))] == [(1, 1.0), (2, 0.5), (3, 9.0)]
 
 
+def test_a_trial_further_than_its_pack_keeps_its_lines(trainer, unbroken, tmp_path):
+    """Killed after one trial's checkpoint and before the other's, and again when both had just begun anew."""
+    ahead, behind = job(tmp_path, "ahead"), job(tmp_path, "behind", trial=1)
+    shutil.copytree(unbroken[0].folder, ahead.folder)
+    shutil.rmtree(f"{ahead.folder}/checkpoints/9")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_pack(trainer, [ahead, behind], 2, Schedule(9, 2), "pack")
+    result = train_pack(trainer, [ahead], 2, Schedule(9, 2), "alone")[0]
+    assert result["test_loss"] == pytest.approx(unbroken[1]["test_loss"], rel=1e-4)
+    assert [line["step"] for line in metrics.read(ahead.folder)] == [3, 6, 9]
+
+
 def test_tensorboard_reads_the_events(tmp_path):
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
     writer = metrics.MetricsWriter(str(tmp_path))
