@@ -62,10 +62,13 @@ def _joined(sweep, root: str, config, workdir: Workdir) -> None:
 def _check_estimates(names: Sequence[str], config, workdir: Workdir) -> None:
     from redundancy import estimates
     from redundancy.data import shared_dataset
+    from redundancy.report.named import named_labels
     from redundancy.workdir.finished import is_finished
 
     left = [name for name in names if not is_finished(config, workdir, name)]
     dataset = shared_dataset(config) if {"train", "embed", "score", "sweep"} & {*left} else None
+    if dataset is not None and "report" in names:
+        named_labels(config.report_classes, dataset.class_names)
     cluster = bool(flags.FLAGS.scheduler) and not flags.FLAGS.scheduler.startswith("local")
     estimates.check(config, workdir, dataset, left, cluster)
 

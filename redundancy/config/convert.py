@@ -20,7 +20,8 @@ def defaults() -> ml_collections.ConfigDict:
     """A config with every field at its default, for a config to start from."""
     config = ml_collections.ConfigDict()
     for name, field in FIELDS.items():
-        config[name] = field.default
+        # A reference of type object takes values of any type; the others keep the type of the default.
+        config[name] = ml_collections.FieldReference(field.default, object) if field.or_names else field.default
     return config
 
 
@@ -93,6 +94,10 @@ def convert_value(name: str, field: Field, value: Any) -> Any:
                 part for item in value for part in (item.replace(" ", "").split(",") if type(item) is str else [item])
             ]
         converted = tuple(scalar(item, field.item) for item in value)
+    elif field.or_names and isinstance(value, (str, tuple, list)):
+        names = value.split(",") if isinstance(value, str) else value
+        # On the command line the names "7,8" arrive as numbers.
+        converted = tuple(scalar(str(item) if type(item) is int else item, str).strip() for item in names)
     else:
         converted = scalar(value, type(field.default))
     numbers_there = converted if isinstance(converted, tuple) else (converted,)

@@ -103,7 +103,15 @@ FIELDS: dict[str, Field] = {
         "points; to be chosen before the results are seen",
         **between(0.00001, 0.1),
     ),
-    "report_classes": _reported(0, "classes whose groups the report shows at most; 0 is all", **between(0, 100_000)),
+    "report_classes": _reported(
+        0,
+        "classes whose groups the report shows: so many, the most telling first, or those of these names; 0 is all",
+        "a number from 0 to 100000, or different names of classes, with commas between them",
+        lambda value: (
+            0 < len(set(value)) == len(value) and all(value) if isinstance(value, tuple) else 0 <= value <= 100_000
+        ),
+        or_names=True,
+    ),
     "report_groups": _reported(
         0,
         "redundant groups of a class and fraction that the report shows with pictures at most; 0 is as many as keep the "

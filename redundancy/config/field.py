@@ -59,6 +59,7 @@ class Field:
       item: type of the items, if the field is a tuple.
       affects: what depends on it; by default everything that a training makes.
       is_path: whether it may hold a path, in which ~ is expanded.
+      or_names: whether it may hold, instead of a number, a tuple of names, or a text with names between commas.
     """
 
     section: str
@@ -69,6 +70,7 @@ class Field:
     item: type | None = None
     affects: Affects = Affects.RESULT
     is_path: bool = False
+    or_names: bool = False
 
 
 def fraction_name(fraction: float) -> str:

@@ -15,6 +15,7 @@ from redundancy.embedding.store import EmbeddingStore
 from redundancy.linkage.complete import Merges
 from redundancy.methods.counts import rows_by_class
 from redundancy.report import browser, classes, gallery, words
+from redundancy.report.named import named_labels
 from redundancy.runtime.errors import DataError, WorkdirError
 from redundancy.runtime.progress import Progress
 from redundancy.selection import merges as merges_lib
@@ -135,18 +136,23 @@ def make_classes(
     subsets: Sequence[Subset],
     made_of: Mapping[str, Any],
     names: pa.Array | None,
+    telling: Sequence[int],
 ):
-    """The `browser.ClassData` of the classes with a redundant group, at most config.report_classes.
+    """The `browser.ClassData` of the classes with a redundant group, by label, that `config.report_classes` asks for.
 
     Args:
       config, workdir, layer, dataset: of the report.
       subsets: one for each fraction, descending.
       made_of: `inputs` in the manifest of the subsets.
       names: of the subsets' images, see `read_names`.
+      telling: labels that come first where the number of classes is limited.
     """
     rows = rows_by_class(subsets[0].labels)
-    labels = np.unique(np.concatenate([subset.labels[~subset.kept] for subset in subsets]))
-    labels = labels[: config.report_classes or None].tolist()
+    labels = np.unique(np.concatenate([subset.labels[~subset.kept] for subset in subsets])).tolist()
+    asked = named_labels(config.report_classes, dataset.class_names)
+    if asked is None:
+        asked = [*dict.fromkeys([*telling, *labels])][: config.report_classes or None]
+    labels = sorted({*labels} & {*asked})
     counts = {label: len(of_class) for label, of_class in rows.items()}
     fractions = [each.metadata["fraction"] for each in subsets]
     merges = _read_merges(workdir, layer, made_of, fractions, counts) if labels else {}

@@ -73,7 +73,7 @@ def _plots(config, summaries, groups, labels, class_names, full_size: int) -> di
     plots = {"figure2": figures.accuracy_plot(summaries, [layer], full_size, "figure2")}
     if any(method.per_layer for method in methods.chosen(config)) and len(config.layers) > 1:
         plots["figure8"] = figures.accuracy_plot(summaries, list(config.layers), full_size, "figure8")
-    if labels:
+    if groups is not None and (groups.sizes > 1).any():
         counts = [
             (words.class_title(class_names[label]), gallery.size_counts(groups, label))
             for label in labels[:_FIGURE_CLASSES]
@@ -255,10 +255,12 @@ def report(config, workdir: Workdir) -> None:
             for side, content in contents.items():
                 lists[side] = f"{side}-{fraction_name(fraction)}.txt"
                 write(lists[side], content)
+        of_classes = collect.make_classes(config, workdir, layer, dataset, cuts, made_of, names, labels)
+        shown_labels = {of.label for of in of_classes}
+        labels = [label for label in labels if label in shown_labels]
+        leading = _leading(groups, class_names, shown_labels)
         neighbours = collect.find_neighbours(store, groups, labels, _NEIGHBOUR_ROWS)
         galleries = _gallery_groups(groups, labels)
-        of_classes = collect.make_classes(config, workdir, layer, dataset, cuts, made_of, names)
-        leading = _leading(groups, class_names, {of.label for of in of_classes})
         sample = browser.sample_positions(of_classes, config.seed)
         wanted = [each for of_class in galleries.values() for members in of_class for each in members]
         wanted += _shown_alone(neighbours, leading, None)

@@ -29,6 +29,25 @@ def test_a_plain_config_dict_is_completed():
 
 
 @pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (12, 12),
+        ("cat", ("cat",)),
+        ("sports car, cat", ("sports car", "cat")),
+        (("a, b", "c"), ("a, b", "c")),
+        (["cat"], ("cat",)),
+        ((7, 8), ("7", "8")),
+    ],
+)
+def test_a_field_of_a_number_or_names_takes_both(given, wanted):
+    config = config_lib.defaults()
+    config.report_classes = given
+    resolved = config_lib.resolve(config)
+    assert resolved.report_classes == wanted
+    assert config_lib.resolve(config_lib.to_json(resolved)).report_classes == wanted
+
+
+@pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"stepz": 5}, 'Did you mean "steps"?'),
@@ -52,6 +71,10 @@ def test_a_plain_config_dict_is_completed():
         ({"holdout": 1.0}, "below 1"),
         ({"report_margin": 0.2}, "from 1e-05 to 0.1"),
         ({"mean": (0.1, 0.2)}, "one for all channels or three"),
+        ({"report_classes": -1}, "a number from 0 to 100000, or different names of classes"),
+        ({"report_classes": "cat,cat"}, "different names"),
+        ({"report_classes": ("cat", "")}, "different names"),
+        ({"report_classes": ()}, "different names"),
     ],
 )
 def test_an_error_in_a_config_names_the_field_and_what_is_wanted(given, said):

@@ -16,7 +16,7 @@ from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.report import browser, statistics, words
 from redundancy.report.stage import report, report_fraction
-from redundancy.runtime.errors import DataError, WorkdirError
+from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.selection.subset import read_subset
 from redundancy.workdir import Workdir, read_manifest, run_name, subset_name, table, write_manifest
 from redundancy.workdir import finished as finished_lib
@@ -433,3 +433,36 @@ def test_report_fraction_is_the_nearest_that_drops_something():
     assert of(fractions=(1.0, 0.5)) == 0.5
     assert of(fractions=(1.0,)) == 1.0
     assert of(fractions=(0.7, 0.3), report_fraction=0.2) == 0.3
+
+
+def test_classes_are_shown_by_number_the_most_telling_first_or_by_name(tmp_path):
+    images, labels = noise_images(90, classes=3)
+    same = np.flatnonzero(labels == 2)[:10]
+    images[same] = images[same[0]]  # the largest group of all
+    names = ["cat", "dog", "a bird"]
+    config, workdir = make_workdir(tmp_path, images, labels, class_names=names)
+
+    def shown(wanted):
+        report(config_lib.resolve({**config, "report_classes": wanted}), workdir)
+        assert {row for row in re.findall(r"cat|dog|a bird", read_page(workdir).words())} == {*names}, "Table 1 has all"
+        return [found.name for found in read_classes(workdir).values()]
+
+    assert shown(1) == ["a bird"]
+    assert shown("a bird,cat") == ["cat", "a bird"]
+    assert shown(("dog",)) == ["dog"]
+    said = (
+        "config.report_classes names 'dig', which is no class of the data set. Did you mean \"dog\"? "
+        "Wanted: a number, or names out of cat, dog, a bird."
+    )
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        shown("cat,dig")
+
+
+def test_a_class_that_is_named_but_has_no_group_is_no_error(tmp_path):
+    images, labels = noise_images(60)
+    group = np.where(labels == 0, labels, np.arange(60))
+    config, workdir = make_workdir(tmp_path, images, labels, group=group, class_names=["cat", "dog"], report_classes="dog")
+    report(config, workdir)
+    page = read_page(workdir)
+    assert "There is no redundant group to show of the classes that report_classes names." in page.words()
+    assert "Figure 4." in page.words()
