@@ -3,13 +3,16 @@
 Answers only GET and HEAD requests for files of report/, and writes nothing.
 """
 
+import contextlib
 import errno
 import functools
 import http.server
 import os
+import signal
 import sys
 import urllib.parse
 import webbrowser
+from collections.abc import Iterator
 from http import HTTPStatus
 
 from absl import logging
@@ -155,24 +158,30 @@ def make_server(workdir: Workdir, port: int | None) -> http.server.ThreadingHTTP
 
 
 def browse(workdir: Workdir, port: int | None = None, no_open: bool = False) -> None:
-    """Serves until Ctrl-C and, unless `no_open`, opens the browser; raises as `make_server`."""
+    """Serves until Ctrl-C or SIGTERM and, unless `no_open`, opens the browser; raises as `make_server`."""
     server = make_server(workdir, port)
-    address = f"http://{_HOST}:{server.server_address[1]}/"
-    print(f"{address} serves {workdir.report}; Ctrl-C ends it", flush=True)
     port = server.server_address[1]
-    if not _has_window():
-        print(
-            f"From another machine: ssh -L {port}:{_HOST}:{port} USER@THIS_MACHINE, then open {address} there",
-            flush=True,
-        )
-    try:
+    address = f"http://{_HOST}:{port}/"
+    with contextlib.suppress(KeyboardInterrupt), _interrupted_by_sigterm(), server:
+        print(f"{address} serves {workdir.report}; Ctrl-C ends it", flush=True)
+        if not _has_window():
+            print(
+                f"From another machine: ssh -L {port}:{_HOST}:{port} USER@THIS_MACHINE, then open {address} there",
+                flush=True,
+            )
         if not no_open:
             _open(address)
         server.serve_forever(poll_interval=0.2)
-    except KeyboardInterrupt:
-        pass
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Within it SIGTERM does what Ctrl-C does: there is nothing to save."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
     finally:
-        server.server_close()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _has_window() -> bool:
