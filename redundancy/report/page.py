@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from redundancy import config as config_lib
 from redundancy import methods
-from redundancy.report import browser, figures, images, noninferiority, words
+from redundancy.report import browser, figures, images, learnt, noninferiority, words
 from redundancy.report.statistics import FULL, Summary, find
 
 _ENVIRONMENT = jinja2.Environment(
@@ -121,7 +121,7 @@ def render(
       facts: name of the data set; class_names by label; image_shape (H, W, C); full_size, test_size, run_count, left_out:
         numbers of training images, test images, trainings, and finished trainings that are not asked for; interim: see
         words.interim, '' for a finished sweep; looks: see words.looks, '' for a sweep without rounds; level: one-sided, of
-        the intervals and tests; fraction, layer: whose groups are shown; class_rows: Table 1, the whole data set last, empty
+        the intervals and tests; learnt: see learnt.read; fraction, layer: whose groups are shown; class_rows: Table 1, the whole data set last, empty
         without groups; beyond: see `counts.beyond_fractions`; lists: the files of the kept and of the dropped images'
         names beside the page, if there are; list_format: the format of `export` that lists them; leading: rows of the largest and of the tightest groups; originals: URL of the folder of the images' files, or '';
         neighbours: see collect.find_neighbours;
@@ -135,8 +135,12 @@ def render(
     droppable = [words.droppable(item, name, test_size, several) for item in answers]
     groups = (at for at, item in enumerate(answers) if methods.get(item.method).has_groups and item.layer == layer)
     main_droppable = droppable[next(groups, 0)][0] if droppable else ""
-    if untrained := words.untrained(find(summaries, FULL, 1.0), len(facts["class_names"])):
-        sentence, verdict, droppable, main_droppable = *untrained, [], ""
+    full = find(summaries, FULL, 1.0)
+    said = [verdict, main_droppable]
+    if caution := learnt.caution(full and full.mean, len(facts["class_names"]), facts["learnt"]):
+        said = [caution.detail, *([sentence, *said] if caution.answers else ())]
+        sentence, droppable = caution.sentence, droppable if caution.answers else []
+    said += [f"{each[0].upper()}{each[1:]}." for each in facts["beyond"]]
     width, height = images.shown_size(facts["image_shape"])
     shown = dict(width=width, height=height, originals=facts["originals"])
     body = {"pixelated": width > facts["image_shape"][1], "one-class": len(facts["class_names"]) == 1}
@@ -156,9 +160,8 @@ def render(
         index_text=Markup(browser.to_text({**index, **shown})) if index else "",
         class_texts=[(label, Markup(text)) for label, text in texts],
         sentence=sentence,
-        verdict=verdict,
+        said=[each for each in said if each],
         droppable=droppable,
-        main_droppable=main_droppable,
         tests=[(method_name(item.method, item.layer, several), test) for item in answers for test in item.tests],
         headlines=_headlines(summaries, facts),
         rows=[(method_name(item.method, item.layer, several), item) for item in summaries],

@@ -22,6 +22,7 @@ from redundancy.report import (
     gallery,
     gallery_figures,
     images,
+    learnt,
     looks,
     page,
     results,
@@ -225,6 +226,7 @@ def report(config, workdir: Workdir) -> None:
     summaries = statistics.summarise(found.runs, level)
     fraction, layer = report_fraction(config), report_layer(config)
     full_size, class_names = len(dataset.train.positions), dataset.class_names
+    counts = np.bincount(dataset.train.labels, minlength=len(class_names))
     written: dict[str, str] = {}
 
     def write(name: str, content: bytes) -> None:
@@ -296,7 +298,8 @@ def report(config, workdir: Workdir) -> None:
         fraction=fraction,
         layer=layer,
         class_rows=class_rows,
-        beyond=beyond_fractions(np.unique(dataset.train.labels, return_counts=True)[1], subsets["files"]),
+        beyond=beyond_fractions(counts[counts > 0], subsets["files"]),
+        learnt=learnt.read(workdir, counts, config.label_smoothing),
         lists=lists,
         list_format=list_format,
         leading=leading,

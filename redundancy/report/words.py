@@ -149,19 +149,6 @@ def answer(summaries: Sequence[Summary], name: str, fraction: float, layer: str,
     return sentence + ".", verdict
 
 
-def untrained(full: Summary | None, classes: int) -> tuple[str, str] | None:
-    """What the page says first, in two parts, of a network that is hardly better than a guess; None for any other."""
-    guess = 1 / classes
-    if classes < 2 or full is None or full.mean >= guess + min(guess, 0.1 * (1 - guess)):
-        return None
-    return (
-        f"The network learnt next to nothing: it names the class of {accuracy(full.mean)}% of the test images, and a guess "
-        f"would name {accuracy(guess)}%.",
-        "Groups of such a network mean little, and so do differences between subsets. Train longer (steps or epochs), or "
-        "look at the learning rate and the labels; then look here again.",
-    )
-
-
 def interim(complete: int, asked: int) -> str:
     """The first sentences of the page of an unfinished sweep."""
     are = "is" if complete == 1 else "are"

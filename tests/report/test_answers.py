@@ -11,8 +11,6 @@ from synthetic import make_workdir, noise_images
 
 from redundancy import storage
 from redundancy.report.stage import report
-from redundancy.report.statistics import FULL, Summary
-from redundancy.report.words import untrained
 from redundancy.selection.subset import read_subset
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -190,16 +188,3 @@ def test_the_command_of_what_may_go_names_the_workdir(made, opened):
     said = page.page.locator("#export").text_content()
     assert f"--workdir '{workdir.root}' --fraction 0.9 --dropped --format txt" in said
     assert storage.read_bytes(f"{workdir.report}/results.csv") == storage.read_bytes(workdir.results)
-
-
-def test_a_network_that_learnt_nothing_is_told_from_others():
-    def said(accuracy, classes):
-        return untrained(Summary(FULL, "end", 1.0, 100, 1, accuracy, 0.0, None, None), classes)
-
-    assert "0.70% of the test images, and a guess would name 0.50%" in said(0.007, 200)[0]
-    assert said(0.02, 200) is None
-    assert said(0.15, 10)
-    assert said(0.52, 2)
-    assert said(0.25, 10) is None
-    assert said(0.6, 2) is None
-    assert said(0.9, 1) is None
