@@ -121,7 +121,7 @@ def render(
       facts: name of the data set; class_names by label; image_shape (H, W, C); full_size, test_size, run_count, left_out:
         numbers of training images, test images, trainings, and finished trainings that are not asked for; interim: see
         words.interim, '' for a finished sweep; looks: see words.looks, '' for a sweep without rounds; level: one-sided, of
-        the intervals and tests; learnt: see learnt.read; fraction, layer: whose groups are shown; class_rows: Table 1, the whole data set last, empty
+        the intervals and tests; learnt: see learnt.read; trial_s: see cost.trial_seconds; fraction, layer: whose groups are shown; class_rows: Table 1, the whole data set last, empty
         without groups; beyond: see `counts.beyond_fractions`; lists: the files of the kept and of the dropped images'
         names beside the page, if there are; list_format: the format of `export` that lists them; leading: rows of the largest and of the tightest groups; originals: URL of the folder of the images' files, or '';
         neighbours: see collect.find_neighbours;
@@ -132,7 +132,7 @@ def render(
     sentence, verdict = words.answer(summaries, name, facts["fraction"], layer, test_size)
     several = several_layers(summaries)
     answers = noninferiority.answers(summaries, config["report_margin"], facts["level"])
-    droppable = [words.droppable(item, name, test_size, several) for item in answers]
+    droppable = [words.droppable(item, name, test_size, several, facts["trial_s"]) for item in answers]
     groups = (at for at, item in enumerate(answers) if methods.get(item.method).has_groups and item.layer == layer)
     main_droppable = droppable[next(groups, 0)][0] if droppable else ""
     full = find(summaries, FULL, 1.0)

@@ -18,6 +18,7 @@ from redundancy.methods.counts import beyond_fractions
 from redundancy.report import (
     browser,
     collect,
+    cost,
     figures,
     gallery,
     gallery_figures,
@@ -299,6 +300,7 @@ def report(config, workdir: Workdir) -> None:
         layer=layer,
         class_rows=class_rows,
         beyond=beyond_fractions(counts[counts > 0], subsets["files"]),
+        trial_s=cost.trial_seconds(config, workdir, full_size),
         learnt=learnt.read(workdir, counts, config.label_smoothing),
         lists=lists,
         list_format=list_format,

@@ -57,6 +57,22 @@ def trials(count: int) -> str:
     return f"about {math.ceil(count / step) * step:,}"
 
 
+def time(seconds: float) -> str:
+    """A rough time: 'less than a minute', 'about 1 minute', 'about 35 minutes', 'about 3.5 hours', 'about 12 days'."""
+    if seconds < 60:
+        return "less than a minute"
+    unit, length = ("minute", 60) if seconds < 5400 else ("hour", 3600) if seconds < 172_800 else ("day", 86_400)
+    amount = seconds / length
+    number = f"{amount:,.0f}" if unit == "minute" or amount >= 10 else f"{amount:.2g}"
+    return f"about {number} {unit}{'' if number == '1' else 's'}"
+
+
+def _more(count: int, trial_s: float | None) -> str:
+    """'about 110 more trials (about 3 hours at this sweep's rate)'."""
+    cost = "" if trial_s is None else f" ({time(count * trial_s)} at this sweep’s rate)"
+    return f"{trials(count)} more {'trial' if count == 1 else 'trials'}{cost}"
+
+
 def margin(share: float) -> str:
     """0.002 -> '0.2 points'."""
     number = f"{round(100 * share, 3):g}"
@@ -193,13 +209,13 @@ def _listed(numbers: Sequence[int]) -> str:
     return f"{', '.join(rest)} and {last}" if rest else last
 
 
-def _outlook(test: NonInferiority, loss: float, decimals: int) -> str:
+def _outlook(test: NonInferiority, loss: float, decimals: int, trial_s: float | None) -> str:
     """What more trials would do for a share that these do not decide; `loss` is the margin."""
     share, change = percent(test.share), test.difference
     if test.trials_more is not None:
         rough = f", a rough guess from {change.pairs} pairs" if change.pairs < _FEW_PAIRS else ""
         return (
-            f"For {share}, {trials(test.trials_more)} more {'trial' if test.trials_more == 1 else 'trials'} would do "
+            f"For {share}, {_more(test.trials_more, trial_s)} would do "
             f"with {percent(POWER)} probability, if its true mean and spread are those seen{rough}."
         )
     if change.mean <= -loss:
@@ -216,7 +232,9 @@ def _outlook(test: NonInferiority, loss: float, decimals: int) -> str:
     return f"At {share} the estimate is so near the margin that more than {MOST_TRIALS:,} trials would be needed."
 
 
-def droppable(answer: Answer, name: str, test_size: int, several_layers: bool = False) -> tuple[str, str]:
+def droppable(
+    answer: Answer, name: str, test_size: int, several_layers: bool = False, trial_s: float | None = None
+) -> tuple[str, str]:
     """The largest share that can be dropped, in one sentence, and the reasons in some more.
 
     Args:
@@ -224,6 +242,7 @@ def droppable(answer: Answer, name: str, test_size: int, several_layers: bool = 
       name: name of the data set.
       test_size: number of test images; sets the decimals.
       several_layers: whether to name the layer.
+      trial_s: seconds that one more trial of all rows takes, None if unknown.
     """
     method = methods.get(answer.method)
     how = f"chosen {method.how}" + (f" of layer {answer.layer}" if several_layers and method.per_layer else "")
@@ -248,9 +267,9 @@ def droppable(answer: Answer, name: str, test_size: int, several_layers: bool = 
     elif not answer.low:
         count = first.difference.pairs
         who = "One paired trial" if count == 1 else f"These {count} paired trials"
-        more = f"; {trials(first.trials_more)} more would" if first.trials_more else ""
+        more = f"; {_more(first.trials_more, trial_s)} would do" if first.trials_more else ""
         sentence = f"{who} cannot tell whether any of {name} can be dropped, {how}, with no loss above {loss}{more}."
-        parts = [seen, _outlook(first, answer.margin, decimals), above]
+        parts = [seen, _outlook(first, answer.margin, decimals, trial_s), above]
     elif answer.low == answer.most:
         tried = ", the most tried," if several else ""
         sentence = f"{percent(answer.most)} of {name}{tried} can be dropped, {how}, with no loss above {loss}, {sure}."
@@ -265,7 +284,7 @@ def droppable(answer: Answer, name: str, test_size: int, several_layers: bool = 
         if answer.low < answer.share:
             shown = f"{percent(answer.low)} is shown; {percent(answer.share)} is the estimate, not shown by itself."
         bound = above or f"No share tried, up to {percent(answer.most)}, is shown to lose more."
-        parts = [shown, bound, _outlook(undecided, answer.margin, decimals) if undecided else ""]
+        parts = [shown, bound, _outlook(undecided, answer.margin, decimals, trial_s) if undecided else ""]
     if test_size * answer.margin < 1:
         parts.append(f"One test image is {100 / test_size:.2g} points, more than the margin.")
     return sentence, " ".join(filter(None, parts))

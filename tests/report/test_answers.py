@@ -167,6 +167,19 @@ def test_a_long_name_widens_nothing(made, opened, width):
     assert hints if width == 390 else True
 
 
+@pytest.mark.parametrize(("width", "beside"), [(390, False), (1280, False), (1440, True), (1920, True)])
+def test_two_figures_stand_side_by_side_where_the_screen_is_wide(made, opened, width, beside):
+    page = opened(made[1], (width, 900))
+    first, second = (
+        page.page.locator(f"section[aria-labelledby={name}] figure").first.bounding_box()
+        for name in ("groups", "neighbours")
+    )
+    assert (second["x"] > first["x"] + first["width"]) == beside
+    assert (second["y"] > first["y"] + first["height"]) != beside
+    table = page.page.locator("table.sortable")
+    assert not beside or table.evaluate("all => all.offsetWidth <= all.closest('.scroll').clientWidth")
+
+
 def test_print_is_light_and_whole(made, opened, tmp_path):
     page = opened(made[1], color_scheme="dark")
     page.page.wait_for_selector("#cards > li")

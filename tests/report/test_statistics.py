@@ -279,7 +279,7 @@ CHOSEN = "chosen by semantic clustering"
         # The trials do not decide.
         ({0.9: UNSURE, 0.5: MUCH},
          f"These 3 paired trials cannot tell whether any of digits can be dropped, {CHOSEN}, with no loss above 0.2 points of "
-         f"test accuracy; about {answers({0.9: UNSURE}).tests[0].trials_more} more would.",
+         f"test accuracy; about {answers({0.9: UNSURE}).tests[0].trials_more} more trials would do.",
          ["if its true mean and spread are those seen, a rough guess from 3 pairs"]),
         ({0.9: less(0.002, 0.003, 0.004)},
          f"These 3 paired trials cannot tell whether any of digits can be dropped, {CHOSEN}, with no loss above 0.2 points of "
@@ -296,6 +296,29 @@ def test_share_in_words(fractions, sentence, details):
     said, detail = words.droppable(answers(fractions), "digits", 10_000)
     assert said == sentence if sentence.endswith(".") else said.startswith(sentence)
     assert all(re.search(each, detail) for each in details)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (3, "less than a minute"),
+        (70, "about 1 minute"),
+        (2100, "about 35 minutes"),
+        (12_600, "about 3.5 hours"),
+        (100_000, "about 28 hours"),
+        (200_000, "about 2.3 days"),
+        (5e8, "about 5,787 days"),
+    ],
+)
+def test_times_in_words(seconds, said):
+    assert words.time(seconds) == said
+
+
+def test_more_trials_say_what_they_cost():
+    answer = answers({0.9: UNSURE})
+    count = answer.tests[0].trials_more
+    for said in words.droppable(answer, "digits", 10_000, trial_s=600):
+        assert f"about {count} more trials ({words.time(600 * count)} at this sweep’s rate) would do" in said
 
 
 def test_share_in_words_names_random_layers_and_a_coarse_test_set():
