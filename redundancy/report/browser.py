@@ -20,8 +20,11 @@ from redundancy.report.classes import Cut
 # Bytes above which each class gets its own file, and the most bytes of such a file.
 PAGE_BYTES = 8_800_000
 CLASS_BYTES = 1_500_000
-# Most pictures of all classes together: these take minutes to read and compress.
-_MOST_PICTURES = 24_000
+# Pictures of all classes together, which take minutes to read and compress; or so many of each class, if that is more; and
+# the most in any case.
+_MOST_PICTURES, _LEAST_OF_CLASS, _ALL_PICTURES = 24_000, 64, 128_000
+# Bytes of all pictures in classes' own files above which they are stored with loss.
+_LOSSLESS_BYTES = 64_000_000
 # Bytes of all names above which no file of them is written.
 NAMES_BYTES = 32_000_000
 # Bytes for figures, tables and script.
@@ -69,22 +72,28 @@ class ClassData:
         return os.path.commonprefix(list(self.files or ()))  # noqa: RUF071 (characters are meant)
 
     @property
+    def name_bytes(self) -> int:
+        """Length of its names in its text."""
+        start = len(self.prefix)
+        return sum(len(to_text(self.files[row][start:])) + 1 for row in self.rows.tolist()) if self.files else 0
+
+    @property
     def bytes(self) -> float:
         """Approximate length of its text without pictures."""
         width = int(self.index_type[-1])
         numbers = 4 * len(self.positions) + (2 * width + 4) * len(self.merges or ())
         numbers += sum((width + 4) * len(of.rows) + (width + 4) * len(of.sizes) for of in self.cuts)
-        start = len(self.prefix)
-        names = sum(len(to_text(self.files[row][start:])) + 1 for row in self.rows.tolist()) if self.files else 0
-        return 4 / 3 * numbers + names + 1000
+        return 4 / 3 * numbers + self.name_bytes + 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How classes are stored: whether all on the page, the kind of pictures (`images.KINDS`), and most pictures by label."""
+    """How classes are stored: whether all on the page, the kind of pictures (`images.KINDS`), mean bytes of a picture in
+    base64, and most pictures by label."""
 
     one_file: bool
     kind: str
+    picture_bytes: float
     most_pictures: Mapping[int, int]
 
 
@@ -112,11 +121,12 @@ def plan(found: Sequence[ClassData], sample: Sequence[np.ndarray]) -> Plan:
     kind, each = images.choose_kind(sample, total, room)
     one_file = room >= each * min(total, _FEW_PICTURES * len(found))
     if one_file:
-        return Plan(True, kind, share_out(wanted, min(int(room / max(each, 1.0)), _MOST_PICTURES)))
-    kind, each = images.choose_kind(sample, max(wanted.values()), CLASS_BYTES / 2)
+        return Plan(True, kind, each, share_out(wanted, min(int(room / max(each, 1.0)), _MOST_PICTURES)))
+    most = min(max(_MOST_PICTURES, _LEAST_OF_CLASS * len(found)), _ALL_PICTURES)
+    kind, each = images.choose_kind(sample, min(total, most), _LOSSLESS_BYTES)
     room_of_class = int(CLASS_BYTES / max(each, 1.0))
-    shares = share_out({label: min(count, room_of_class) for label, count in wanted.items()}, _MOST_PICTURES)
-    return Plan(False, kind, shares)
+    shares = share_out({label: min(count, room_of_class) for label, count in wanted.items()}, most)
+    return Plan(False, kind, each, shares)
 
 
 def _pack(values: np.ndarray, kind: str) -> str:

@@ -184,14 +184,57 @@ def _embeddings(store: EmbeddingStore | None, of: browser.ClassData) -> np.ndarr
     return embeddings
 
 
-def fill_browser(
+def describe(
     config,
-    dataset,
     found: Sequence[browser.ClassData],
     subsets: Sequence[Subset],
     main: int,
     store: EmbeddingStore | None,
-    sample: Sequence[np.ndarray],
+    planned: browser.Plan,
+) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """For each class what `browser.describe` makes of it: its content, and the positions of its pictures.
+
+    Args:
+      config: of the report.
+      found: classes with redundant groups.
+      subsets: one for each fraction, descending.
+      main: index of the fraction that is shown first.
+      store: of the embeddings, or None.
+      planned: see `browser.plan`.
+    """
+    choice = dict(rule=rule_of(config, subsets), most_groups=config.report_groups, seed=config.seed)
+    described = []
+    with Progress("report", len(found), "classes") as progress:
+        for of in found:
+            described.append(browser.describe(of, main, planned, _embeddings(store, of), **choice))
+            progress.advance()
+    return described
+
+
+def rule_of(config, subsets: Sequence[Subset]) -> str:
+    """The rule that chose the kept images."""
+    return subsets[0].metadata.get("rule") or config.rule
+
+
+def _pictures(dataset, wanted: np.ndarray, kind: str) -> dict[int, str]:
+    """Position -> picture in base64, of the images at these positions."""
+    found: dict[int, str] = {}
+    # A single call, since each call reads a streamed set from end to end.
+    with Progress("report", len(wanted), "pictures") as progress:
+        for batch in dataset.stream("train", wanted, _BATCH) if len(wanted) else ():
+            found |= browser.pictures([batch], kind)
+            progress.advance(len(batch[2]))
+    return found
+
+
+def fill_browser(
+    config,
+    dataset,
+    found: Sequence[browser.ClassData],
+    described: Sequence[tuple[dict[str, Any], np.ndarray]],
+    planned: browser.Plan,
+    subsets: Sequence[Subset],
+    main: int,
     write: Callable[[str, bytes], None],
 ) -> tuple[dict[str, Any], list[tuple[int, str]]]:
     """The browser's index, and the classes' texts that stand on the page; others are written to files.
@@ -199,23 +242,13 @@ def fill_browser(
     Args:
       config, dataset: of the report.
       found: classes with redundant groups, at least one.
+      described: see `describe`; gets the pictures.
+      planned: see `browser.plan`.
       subsets: one for each fraction, descending.
       main: index of the fraction that is shown first.
-      store: of the embeddings, or None.
-      sample: images of `browser.sample_positions`.
       write: takes the name of a file below the page's folder, and its bytes.
     """
-    rule = subsets[0].metadata.get("rule") or config.rule
-    planned = browser.plan(found, sample)
-    choice = dict(rule=rule, most_groups=config.report_groups, seed=config.seed)
-    described = []
-    with Progress("report", len(found), "classes") as progress:
-        for of in found:
-            described.append(browser.describe(of, main, planned, _embeddings(store, of), **choice))
-            progress.advance()
-    wanted = np.unique(np.concatenate([positions for _, positions in described]))
-    # A single call, since each call reads a streamed set from end to end.
-    pictures = browser.pictures(dataset.stream("train", wanted, _BATCH), planned.kind) if len(wanted) else {}
+    pictures = _pictures(dataset, np.unique(np.concatenate([positions for _, positions in described])), planned.kind)
     texts, entries = [], []
     for of, (content, positions) in zip(found, described, strict=True):
         content["pictures"]["data"] = [pictures[position] for position in positions.tolist()]
@@ -237,7 +270,8 @@ def fill_browser(
     index = dict(
         one_file=planned.one_file,
         kind=planned.kind,
-        rule=rule,
+        share=max(planned.most_pictures.values()),
+        rule=rule_of(config, subsets),
         main=main,
         images=len(subsets[0].positions),
         cuts=[

@@ -103,9 +103,7 @@ def caution(accuracy: float | None, classes: int, learnt: Learnt | None) -> Caut
     if learnt is None:
         return None
     if learnt.loss > _FELL * learnt.guess:
-        sentence = (
-            f"The training loss hardly fell: it ends at {words.small(learnt.loss)}, and a guess has {words.small(learnt.guess)}."
-        )
+        sentence = f"The training loss hardly fell: it ends at {words.small(learnt.loss)}, and a guess has {words.small(learnt.guess)}."
         return Caution(sentence, _LITTLE, False)
     if learnt.test_accuracy - guess < _CARRIED * (learnt.accuracy - guess):
         sentence = (

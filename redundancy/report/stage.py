@@ -20,6 +20,7 @@ from redundancy.report import (
     collect,
     cost,
     figures,
+    forecast,
     gallery,
     gallery_figures,
     images,
@@ -234,7 +235,8 @@ def report(config, workdir: Workdir) -> None:
         storage.write_bytes(storage.join(workdir.report, name), content)
         written[name] = hashlib.sha256(content).hexdigest()
 
-    groups, class_rows, labels, neighbours, browse, leading = None, [], [], [], None, {}
+    groups, class_rows, labels, neighbours, leading = None, [], [], [], {}
+    of_classes, planned, described = [], None, []
     lists, list_format, originals = {}, "txt", ""
     image: dict[int, np.ndarray] = {}
     galleries: dict[int, list[list[int]]] = {}
@@ -271,16 +273,22 @@ def report(config, workdir: Workdir) -> None:
         wanted = np.unique(np.concatenate([np.array(wanted, np.int64), sample]))
         if wanted.size:
             image = dict(zip(wanted.tolist(), dataset.read("train", wanted), strict=True))
-        of_sample = [image[position] for position in sample.tolist()]
         if of_classes:
-            browse = collect.fill_browser(config, dataset, of_classes, cuts, main, store, of_sample, write)
+            planned = browser.plan(of_classes, [image[position] for position in sample.tolist()])
+            described = collect.describe(config, of_classes, cuts, main, store, planned)
     compared = None
     if rivals.several(config) and fraction < 1:
         compared = _compared(config, workdir, subsets["files"], found.runs, level, dataset, image)
     plots = _plots(config, summaries, groups, labels, class_names, full_size)
     if labels:
         plots |= _gallery_plots(class_names, galleries, neighbours, image)
-
+    thumbnails = {position: images.encode(image[position]) for position in _shown_alone(neighbours, leading, compared)}
+    pictures = sum(len(positions) for _, positions in described)
+    bytes_of = forecast.expected(of_classes, planned, pictures, plots, thumbnails, len(class_names))
+    logging.info("report: writes %s", forecast.in_words(bytes_of))
+    browse = None
+    if of_classes:
+        browse = collect.fill_browser(config, dataset, of_classes, described, planned, cuts, main, write)
     html = page.render(
         config,
         summaries,
@@ -309,9 +317,7 @@ def report(config, workdir: Workdir) -> None:
         neighbours=neighbours,
         compared=compared,
         lines=figures.layer_lines(summaries, [layer]),
-        thumbnails={
-            position: images.encode(image[position]) for position in _shown_alone(neighbours, leading, compared)
-        },
+        thumbnails=thumbnails,
         versions=recorded.get("versions", {}),
         fingerprint=recorded.get("dataset") or dataset.fingerprint,
     )

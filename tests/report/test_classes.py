@@ -64,6 +64,20 @@ def test_shares_are_even_but_for_those_who_want_less():
     assert browser.share_out({}, 5) == {}
 
 
+@pytest.mark.parametrize(
+    ("count", "side", "one_file", "each"),
+    [(10, 8, True, 401), (200, 64, False, 120), (1000, 64, False, 64), (4000, 64, False, 32), (40, 200, False, 121)],
+)
+def test_classes_share_the_pictures_evenly_and_many_have_enough_to_look_at(count, side, one_file, each):
+    of = cut_of([2] * 160, np.random.default_rng(0))
+    found = [browser.ClassData(label, f"class {label}", np.arange(500), [of], None) for label in range(count)]
+    sample = list(np.random.default_rng(0).integers(0, 256, (4, side, side, 3), np.uint8))
+    planned = browser.plan(found, sample)
+    assert planned.one_file == one_file
+    assert set(planned.most_pictures.values()) == {each}
+    assert max(planned.most_pictures.values()) * planned.picture_bytes <= browser.CLASS_BYTES
+
+
 @pytest.mark.parametrize(("most_bytes", "wanted"), [(1e9, "exact"), (1e4, "lossy")])
 def test_small_images_are_lossless_if_there_is_room(most_bytes, wanted):
     sample = list(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8))

@@ -9,7 +9,14 @@ from redundancy import storage
 from redundancy.report.cost import trial_seconds
 from redundancy.workdir import Workdir, table
 
-FIELDS = {"dataset": "digits", "trials": 2, "fractions": (0.9, 0.5), "methods": ("semantic",), "steps": 100, "warmup_steps": 0}
+FIELDS = {
+    "dataset": "digits",
+    "trials": 2,
+    "fractions": (0.9, 0.5),
+    "methods": ("semantic",),
+    "steps": 100,
+    "warmup_steps": 0,
+}
 
 
 def swept(root, times, **fields):

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.usefixtures("quick_pdfs")
 def trained(workdir, losses, accuracies, test_accuracy):
     """What the stage train leaves: a line of metrics every ten steps, and the manifest."""
     numbers = enumerate(zip(losses, accuracies, strict=True), 1)
-    lines = [{"step": 10 * line, "time": 1e9 + line, "loss": loss, "accuracy": share} for line, (loss, share) in numbers]
+    lines = [
+        {"step": 10 * line, "time": 1e9 + line, "loss": loss, "accuracy": share} for line, (loss, share) in numbers
+    ]
     storage.write_text(f"{workdir.pretrain}/metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     write_manifest(workdir.pretrain, {"step": 10 * len(lines), "test_accuracy": test_accuracy})
 
@@ -26,7 +28,11 @@ def trained(workdir, losses, accuracies, test_accuracy):
 @pytest.mark.parametrize(
     ("accuracy", "classes", "said"),
     [
-        (0.007, 200, "learnt next to nothing: it names the class of 0.70% of the test images, and a guess would name 0.50%."),
+        (
+            0.007,
+            200,
+            "learnt next to nothing: it names the class of 0.70% of the test images, and a guess would name 0.50%.",
+        ),
         (0.15, 10, "learnt next to nothing"),
         (0.52, 2, "learnt next to nothing"),
         (0.02, 200, None),
@@ -60,7 +66,14 @@ def test_a_guess_knows_how_frequent_classes_are():
 
 @pytest.mark.parametrize(
     ("accuracy", "test_accuracy", "far"),
-    [(1.0, 0.54, True), (1.0, 0.56, False), (0.999, 0.7, False), (0.4, 0.24, True), (0.4, 0.26, False), (0.3, 0.5, False)],
+    [
+        (1.0, 0.54, True),
+        (1.0, 0.56, False),
+        (0.999, 0.7, False),
+        (0.4, 0.24, True),
+        (0.4, 0.26, False),
+        (0.3, 0.5, False),
+    ],
 )
 def test_test_accuracy_is_far_below_the_training_s_if_less_than_half_of_what_was_learnt_is_left(
     accuracy, test_accuracy, far
