@@ -1,6 +1,8 @@
 """The page answers, in a real browser: which class, which group, where is my image, what may go; and the view is in its address."""
 
 import re
+import shutil
+import subprocess
 import urllib.parse
 
 import numpy as np
@@ -10,8 +12,11 @@ from PIL import Image
 from synthetic import make_workdir, noise_images
 
 from redundancy import storage
+from redundancy.report import browser as browser_lib
 from redundancy.report.stage import report
 from redundancy.selection.subset import read_subset
+from redundancy.workdir import Workdir
+from tests.tiers import soaked
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.usefixtures("quick_pdfs")
@@ -32,6 +37,19 @@ def made(tmp_path_factory):
     fields = dict(dataset=str(root / "photos"), image_size=8, class_names=NAMES)
     config, workdir = make_workdir(root, images, labels, fractions=(0.9, 0.6), **fields)
     report(config, workdir)
+    return config, workdir
+
+
+@pytest.fixture(scope="module")
+def in_files(made, tmp_path_factory):
+    """The same with a file for each class."""
+    config, root = made[0], tmp_path_factory.mktemp("in files")
+    shutil.copytree(made[1].root, root / "work")
+    workdir = Workdir(str(root / "work"))
+    storage.remove(workdir.report)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(browser_lib, "PAGE_BYTES", browser_lib._REST_BYTES + 1)
+        report(config, workdir)
     return config, workdir
 
 
@@ -99,8 +117,10 @@ def test_an_image_is_found_by_its_position_and_a_class_without_accents(made, ope
     page.check()
 
 
-def test_the_address_holds_the_view(made, opened):
-    page = opened(made[1])
+@pytest.mark.parametrize("form", ["made", *soaked("in_files")])
+def test_the_address_holds_the_view(form, opened, request):
+    workdir = request.getfixturevalue(form)[1]
+    page = opened(workdir)
     page.page.wait_for_selector("#cards > li")
     assert "#" not in page.page.url
     page.page.locator("#classes button", has_text="plain").click()
@@ -111,14 +131,19 @@ def test_the_address_holds_the_view(made, opened):
     counts = page.page.locator("#counts").text_content()
     assert "60% kept" in counts
     page.page.wait_for_function("location.hash.includes('groups=tightest') && location.hash.includes('list=largest')")
-    address = page.page.url
-    other = opened(made[1])
+
+    def expect_view(page):
+        sync_api.expect(page.page.locator("#class-title")).to_have_text("plain")
+        sync_api.expect(page.page.locator("#counts")).to_have_text(counts)
+        assert page.page.locator("#order").input_value() == "tightest"
+        assert page.page.locator("#list-order").input_value() == "largest"
+
+    other = opened(workdir)
     other.page.goto("about:blank")
-    other.page.goto(address)
-    sync_api.expect(other.page.locator("#class-title")).to_have_text("plain")
-    sync_api.expect(other.page.locator("#counts")).to_have_text(counts)
-    assert other.page.locator("#order").input_value() == "tightest"
-    assert other.page.locator("#list-order").input_value() == "largest"
+    other.page.goto(page.page.url)
+    page.page.reload()
+    for each in (page, other):
+        expect_view(each)
     other.page.locator("#classes button", has_text="Käfer").click()
     sync_api.expect(other.page.locator("#class-title")).to_have_text("Käfer")
     other.page.go_back()
@@ -127,6 +152,26 @@ def test_the_address_holds_the_view(made, opened):
     sync_api.expect(other.page.locator("#class-title")).to_have_text("Käfer")
     page.check()
     other.check()
+
+
+def test_the_address_holds_the_image_and_the_searches(made, opened):
+    page = opened(made[1])
+    page.page.locator("#classes button", has_text="plain").click()
+    sync_api.expect(page.page.locator("#class-title")).to_have_text("plain")
+    goes = page.page.locator("#cards .shot.dropped").last
+    name, position = goes.locator(".name").text_content(), goes.locator("img").get_attribute("data-position")
+    page.page.fill("#find", "pl")
+    page.page.fill("#find-image", name)
+    shown = f"#cards .shot.sought [data-position='{position}']"
+    sync_api.expect(page.page.locator(shown)).to_have_count(1)
+    page.page.wait_for_function("position => location.hash.includes(`image=${position}`)", arg=position)
+    said = page.page.locator("#sought-text").text_content()
+    page.page.reload()
+    sync_api.expect(page.page.locator(shown)).to_have_count(1)
+    sync_api.expect(page.page.locator("#sought-text")).to_have_text(said)
+    assert page.page.locator("#find-image").input_value() == name
+    assert page.class_names() == ["plain"]
+    page.check()
 
 
 def test_a_pair_is_enlarged_by_mouse_and_keyboard(made, opened):
@@ -191,7 +236,23 @@ def test_print_is_light_and_whole(made, opened, tmp_path):
     assert closed.evaluate("item => item.open")
     page.page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert not closed.evaluate("item => item.open")
-    assert len(page.page.pdf()) > 10_000
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="needs poppler-utils")
+def test_the_printed_page_has_all_text_and_is_light(made, opened, tmp_path):
+    page = opened(made[1], color_scheme="dark")
+    page.page.wait_for_selector("#cards > li")
+    counts = page.page.locator("#counts").text_content()
+    page.page.pdf(path=tmp_path / "page.pdf", print_background=True)
+    subprocess.run(["pdftotext", "page.pdf", "page.txt"], cwd=tmp_path, check=True)
+    text = " ".join((tmp_path / "page.txt").read_text().split())
+    for said in ("Dropping 10% of photos", counts, "Table 1.", "Figure 12.", "label_smoothing", "Redundant groups"):
+        assert said in text, said
+    assert "Find a class" not in text
+    subprocess.run(["pdftoppm", "-r", "20", "-png", "page.pdf", "page"], cwd=tmp_path, check=True)
+    pages = [np.asarray(Image.open(path).convert("L")) for path in sorted(tmp_path.glob("page-*.png"))]
+    assert len(pages) > 3
+    assert all(np.median(each) > 240 for each in pages)
 
 
 def test_the_command_of_what_may_go_names_the_workdir(made, opened):

@@ -175,7 +175,7 @@ def test_light_and_dark(digits, opened):
     ],
     ids=str,
 )
-def test_no_serious_fault_of_accessibility(name, size, scheme, opened, request):
+def test_no_fault_of_accessibility(name, size, scheme, opened, request):
     page = opened(request.getfixturevalue(name)[1], size, color_scheme=scheme)
     page.page.locator("#tree summary").click()
     page.page.eval_on_selector_all("details", "all => all.forEach(item => { item.open = true; })")
