@@ -16,8 +16,8 @@ from redundancy.workdir.finished import is_whole, missing_subsets, too_shallow
 
 _FILE = 4096  # bytes that the smallest file or folder takes on a disk
 # Measured, in bytes: files of a checkpoint without its arrays; a row group of embeddings, and one of merges; a line of
-# metrics, including TensorBoard's form; page and figures of a report.
-_CHECKPOINT, _ROW_GROUP, _CLASS, _LINE, _REPORT = 130_000, 650, 2600, 420, 600_000
+# metrics, including TensorBoard's form.
+_CHECKPOINT, _ROW_GROUP, _CLASS, _LINE = 130_000, 650, 2600, 420
 # Compiled programs and their temporaries, which the estimate of device memory leaves out on every platform.
 _PROGRAMS, _LINKER = 400 << 20, 100 << 20
 
@@ -126,7 +126,10 @@ def _writes(work: Work, stage: str) -> Iterator[tuple[str, Need, Need]]:
             left = {folder: n for folder, n in steps.items() if not storage.exists(storage.join(folder, "result.json"))}
             yield from _trainings(work, left, network.pack["sweep"])
         case "report" if work.dataset is not None:
-            yield "report", Need(0, _REPORT), Need()
+            from redundancy.estimates.page import page_bytes  # with Pillow, which not every command needs
+
+            asked = config.fractions, config.report_fraction, methods.grouped(config) is not None
+            yield "report", Need(0, page_bytes(work.counts, work.dataset.image_shape, *asked)), Need()
 
 
 def disk(work: Work) -> tuple[Needs, Need]:

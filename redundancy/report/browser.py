@@ -24,13 +24,13 @@ CLASS_BYTES = 1_500_000
 # the most in any case.
 _MOST_PICTURES, _LEAST_OF_CLASS, _ALL_PICTURES = 24_000, 64, 128_000
 # Bytes of all pictures in classes' own files above which they are stored with loss.
-_LOSSLESS_BYTES = 64_000_000
+LOSSLESS_BYTES = 64_000_000
 # Bytes of all names above which no file of them is written.
 NAMES_BYTES = 32_000_000
 # Bytes for figures, tables and script.
 _REST_BYTES = 500_000
 # If one file has no room for this many pictures of each class, each class gets its own file.
-_FEW_PICTURES = 48
+FEW_PICTURES = 48
 _GROUP_IMAGES = 24
 _SAMPLE = 48
 # Share of a class's pictures that shows members of groups; the rest shows neighbours outside of them.
@@ -106,6 +106,11 @@ def share_out(wanted: Mapping[int, int], total: int) -> dict[int, int]:
     return shares
 
 
+def most_pictures(classes: int) -> int:
+    """Pictures of so many classes together, where each has a file of its own."""
+    return min(max(_MOST_PICTURES, _LEAST_OF_CLASS * classes), _ALL_PICTURES)
+
+
 def plan(found: Sequence[ClassData], sample: Sequence[np.ndarray]) -> Plan:
     """Decides between one file and many, and how many pictures each class gets.
 
@@ -119,11 +124,11 @@ def plan(found: Sequence[ClassData], sample: Sequence[np.ndarray]) -> Plan:
     total = sum(wanted.values())
     room = PAGE_BYTES - _REST_BYTES - sum(of.bytes for of in found)
     kind, each = images.choose_kind(sample, total, room)
-    one_file = room >= each * min(total, _FEW_PICTURES * len(found))
+    one_file = room >= each * min(total, FEW_PICTURES * len(found))
     if one_file:
         return Plan(True, kind, each, share_out(wanted, min(int(room / max(each, 1.0)), _MOST_PICTURES)))
-    most = min(max(_MOST_PICTURES, _LEAST_OF_CLASS * len(found)), _ALL_PICTURES)
-    kind, each = images.choose_kind(sample, min(total, most), _LOSSLESS_BYTES)
+    most = most_pictures(len(found))
+    kind, each = images.choose_kind(sample, min(total, most), LOSSLESS_BYTES)
     room_of_class = int(CLASS_BYTES / max(each, 1.0))
     shares = share_out({label: min(count, room_of_class) for label, count in wanted.items()}, most)
     return Plan(False, kind, each, shares)

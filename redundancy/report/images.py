@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-_LOSSLESS_SIDE = 64  # up to this side lossless files are small, and JPEG would blur the few details
+LOSSLESS_SIDE = 64  # up to this side lossless files are small, and JPEG would blur the few details
 _STORED_SIDE = 128
 _SHOWN_SIDE = 112
 _LEAST_SHOWN_SIDE = 56
@@ -24,7 +24,7 @@ KINDS = {
 def _picture(image: np.ndarray) -> Image.Image:
     """uint8 [H, W, C], at most 128 pixels a side; its first three channels, or its first if it has fewer."""
     picture = Image.fromarray(np.ascontiguousarray(image[..., :3] if image.shape[-1] >= 3 else image[..., 0]))
-    if max(picture.size) > _LOSSLESS_SIDE:
+    if max(picture.size) > LOSSLESS_SIDE:
         picture.thumbnail((_STORED_SIDE, _STORED_SIDE), Image.Resampling.LANCZOS)
     return picture
 
@@ -46,7 +46,7 @@ def compress(image: np.ndarray, kind: str) -> bytes:
 
 def encode(image: np.ndarray) -> str:
     """A data URI of an image uint8 [H, W, C]: PNG for small images, a JPEG for larger ones."""
-    kind = "png" if max(image.shape[:2]) <= _LOSSLESS_SIDE else "jpeg"
+    kind = "png" if max(image.shape[:2]) <= LOSSLESS_SIDE else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(compress(image, kind)).decode()}"
 
 
@@ -58,7 +58,7 @@ def choose_kind(sample: Sequence[np.ndarray], count: int, most_bytes: float) -> 
     """
     if not len(sample):
         return "png", 0.0
-    small = max(sample[0].shape[:2]) <= _LOSSLESS_SIDE
+    small = max(sample[0].shape[:2]) <= LOSSLESS_SIDE
     found = {
         kind: 4 / 3 * sum(len(compress(image, kind)) for image in sample) / len(sample) + 4
         for kind in (("png", "lossless", "lossy") if small else ("lossy",))

@@ -130,7 +130,7 @@ def test_estimates_are_near_what_a_run_writes(tmp_path, tmp_path_factory, digits
     by_kind, most = needs.disk(work)
     taken = {
         "checkpoints": ("pretrain", "runs"), "embeddings": ("embeddings",), "merges": ("merges",),
-        "subsets": ("subsets",),
+        "subsets": ("subsets",), "report": ("report",),
     }  # fmt: skip
     for kind, folders in taken.items():
         assert near(by_kind[kind], sum(needs.written(whole.path(folder)) for folder in folders)), kind

@@ -9,6 +9,8 @@ from pages import read_page
 from PIL import Image
 from synthetic import make_workdir, noise_images
 
+from redundancy.data import shared_dataset
+from redundancy.estimates.page import page_bytes
 from redundancy.report import browser
 from redundancy.report.stage import report
 
@@ -46,6 +48,14 @@ def check(said, written):
         assert size / 2 < written[part] < 2 * size, part
 
 
+def check_estimate(config, written):
+    """The estimate before a run knows only how many images of which size there are."""
+    data = shared_dataset(config)
+    counts = dict(enumerate(np.bincount(data.train.labels).tolist()))
+    asked = config.fractions, config.report_fraction, "semantic" in config["methods"]
+    assert written / 2 < page_bytes(counts, data.image_shape, *asked) < 2 * written
+
+
 @pytest.mark.parametrize(
     ("shape", "fields"),
     [((8, 8, 1), {}), ((8, 8, 1), dict(methods=("random",))), ((32, 32, 3), dict(classes=3, layers=("start", "end")))],
@@ -53,7 +63,10 @@ def check(said, written):
 )
 def test_of_one_file(tmp_path, caplog, shape, fields):
     images, labels = noise_images(300, shape, fields.pop("classes", 2))
-    check(*said_and_written(*make_workdir(tmp_path, images, labels, **fields), caplog))
+    config, workdir = make_workdir(tmp_path, images, labels, **fields)
+    said, written = said_and_written(config, workdir, caplog)
+    check(said, written)
+    check_estimate(config, written["about"])
 
 
 def test_of_large_images_with_names(tmp_path, caplog):
@@ -63,7 +76,10 @@ def test_of_large_images_with_names(tmp_path, caplog):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path, compress_level=1)
     fields = dict(dataset=str(tmp_path / "photos"), image_size=160)
-    check(*said_and_written(*make_workdir(tmp_path, images, labels, **fields), caplog))
+    config, workdir = make_workdir(tmp_path, images, labels, **fields)
+    said, written = said_and_written(config, workdir, caplog)
+    check(said, written)
+    check_estimate(config, written["about"])
 
 
 def test_of_a_file_for_each_class(tmp_path, caplog, monkeypatch):
@@ -81,5 +97,7 @@ def test_of_a_file_for_each_class(tmp_path, caplog, monkeypatch):
 def test_of_many_classes_with_many_pictures(tmp_path, caplog):
     images, labels = smooth_images(12_000, 64, 200)
     config, workdir = make_workdir(tmp_path, images, labels, fractions=(0.9, 0.7, 0.5))
-    check(*said_and_written(config, workdir, caplog))
+    said, written = said_and_written(config, workdir, caplog)
+    check(said, written)
+    check_estimate(config, written["about"])
     assert not read_page(workdir).json["index"]["one_file"]

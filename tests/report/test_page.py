@@ -323,7 +323,7 @@ def test_a_set_too_large_for_one_file_has_a_file_for_each_class(tmp_path, monkey
 def test_pictures_keep_within_the_page_and_other_groups_are_listed(tmp_path, monkeypatch):
     images, labels = noise_images(600, shape=(24, 24, 3))
     config, workdir = make_workdir(tmp_path, images, labels)
-    monkeypatch.setattr(browser, "_FEW_PICTURES", 10)
+    monkeypatch.setattr(browser, "FEW_PICTURES", 10)
     monkeypatch.setattr(browser, "PAGE_BYTES", browser._REST_BYTES + 60_000)
     report(config, workdir)
     text = storage.read_bytes(storage.join(workdir.report, "index.html"))
