@@ -158,6 +158,7 @@ def test_reference_pages_are_up_to_date(reference):
 def test_artifacts_are_those_of_a_whole_run(reference, shared, seen, environment, command_server, tmp_path):
     scope = documented.Scope(tmp_path / "scope", shared, environment, seen, command_server)
     scope.run(["redundancy", "run", "--config", "digits", "--workdir", "/tmp/digits"])
+    scope.run(["redundancy", "report", "--config", "digits", "--workdir", "/tmp/digits", "--style", "paper"])
     scope.run(
         ["redundancy", "import", "--workdir", "DIR", "--embeddings", "E.npy", "--labels", "Y.npy", "--ids", "I.txt"]
     )
