@@ -112,9 +112,9 @@ class Training:
     ):
         self._device, self._batch_size, self._pad = device, batch_size, pad
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        self._network = network.to(device).to(memory_format=self._format).train()
-        kernels = [p for p in self._network.parameters() if p.ndim > 1]
-        rest = [p for p in self._network.parameters() if p.ndim == 1]
+        self.network = network.to(device).to(memory_format=self._format).train()
+        kernels = [p for p in self.network.parameters() if p.ndim > 1]
+        rest = [p for p in self.network.parameters() if p.ndim == 1]
         self._optimizer = torch.optim.SGD(
             [{"params": kernels, "weight_decay": 1e-4}, {"params": rest}],
             lr=0.1,
@@ -149,7 +149,7 @@ class Training:
     def _forward(self, images, labels):
         x = self._scaled(images)
         with self._cast():
-            logits = self._network(x)
+            logits = self.network(x)
         return F.cross_entropy(logits.float(), labels)
 
     def steps(self, count: int) -> float:
@@ -181,13 +181,13 @@ class Training:
     @torch.no_grad()
     def accuracy(self, images: np.ndarray, labels: np.ndarray, batch_size: int = 1000) -> float:
         """Share of right answers on images uint8 [N, H, W, 3]."""
-        self._network.eval()
+        self.network.eval()
         right = 0
         for first in range(0, len(images), batch_size):
             part = torch.from_numpy(images[first : first + batch_size]).to(self._device).permute(0, 3, 1, 2)
             x = self._scaled(part)
             with self._cast():
-                answers = self._network(x).argmax(1)
+                answers = self.network(x).argmax(1)
             right += int((answers.cpu().numpy() == labels[first : first + batch_size]).sum())
-        self._network.train()
+        self.network.train()
         return right / len(images)

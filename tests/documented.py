@@ -3,13 +3,16 @@
 A block of shell commands (indented, or fenced as bash) is *run*, as it stands, on small variants (see `Scope`). A comment
 before a block, `<!-- check: WHY -->`, says that it is checked alone: every command's flags, files and config, without doing
 anything; `<!-- script: WHY -->` that it is a file whose syntax is checked. A block fenced as python is run where the commands
-before it were. One fenced as text is no command.
+before it were; with `check` its syntax is checked. One fenced as text is no command; right after one of python it is what
+that prints.
 """
 
 import ast
 import contextlib
 import dataclasses
 import functools
+import io
+import itertools
 import json
 import os
 import pathlib
@@ -43,8 +46,10 @@ class Block:
       page: its file, below the repository.
       line: where it begins.
       section: the heading of level 2 that it stands under.
-      kind: "run", "check", "script", "python", "elsewhere" or "text"; another word where its treatment is not known.
+      kind: "run", "check", "script", "python", "syntax", "elsewhere" or "text"; another word where its treatment is not
+        known.
       text: its content.
+      prints: what it prints; "" if the page does not say.
     """
 
     page: str
@@ -52,6 +57,7 @@ class Block:
     section: str
     kind: str
     text: str
+    prints: str = ""
 
     @property
     def where(self) -> str:
@@ -61,7 +67,8 @@ class Block:
 def blocks(page: pathlib.Path) -> list[Block]:
     """All blocks of code of a page."""
     found, section, marker = [], "", None
-    for token in (tokens := markdown_it.MarkdownIt("commonmark").enable("table").parse(page.read_text())):
+    tokens = markdown_it.MarkdownIt("commonmark").enable("table").parse(page.read_text())
+    for token, following in itertools.pairwise([*tokens, None]):
         if token.type == "heading_open" and token.tag == "h2":
             section = tokens[tokens.index(token) + 1].content
         if token.type in ("fence", "code_block"):
@@ -72,8 +79,9 @@ def blocks(page: pathlib.Path) -> list[Block]:
             if language == "python" and str(page.relative_to(REPO)) in _ELSEWHERE:
                 kind = "elsewhere"
             elif language == "python" and marker:
-                kind = f"python, marked {marker}"
-            found.append(Block(str(page.relative_to(REPO)), token.map[0] + 1, section, kind, token.content))
+                kind = "syntax" if marker == "check" else f"python, marked {marker}"
+            prints = following.content if kind == "python" and following and following.info == "text" else ""
+            found.append(Block(str(page.relative_to(REPO)), token.map[0] + 1, section, kind, token.content, prints))
         if token.type in ("fence", "code_block", "paragraph_open", "heading_open", "table_open"):
             marker = None
         if token.type == "html_block" and (comment := re.fullmatch(r"<!-- (\w+): .+ -->\s*", token.content)):
@@ -101,8 +109,8 @@ def commands(text: str) -> list[list[str]]:
 class Scope:
     """A folder in which the commands of one section run in their order, each a process of its own.
 
-    What makes them small: the configs `digits` and `folder:PATH` are run as their variant `:smoke`, in one
-    finished workdir for all pages, for any --workdir, unless fields are overridden; PATH, E.npy, Y.npy and I.txt are
+    What makes them small: the configs `digits` and `folder:` are run as their variant `:smoke`; `digits` and `folder:PATH` in
+    one finished workdir for all pages, for any --workdir, unless fields are overridden; PATH, E.npy, Y.npy and I.txt are
     files made here; /tmp/digits, and what no command of the section wrote, is the digits' workdir, too, and
     /tmp/digits-longer a copy of it. Commands of the launcher are planned.
     """
@@ -129,14 +137,14 @@ class Scope:
         config = next((words[at + 1] for at, word in enumerate(words[:-1]) if word == "--config"), "")
         if ":smoke" in config:
             return None
-        return {"digits": "digits", "folder": "images"}.get(config.split(":")[0])
+        return "images" if config == "folder:PATH" else {"digits": "digits"}.get(config.split(":")[0])
 
     def small(self, words: list[str]) -> list[str]:
         """The command as it is run."""
         words = list(words)
         family = self._family(words)
         for at, word in enumerate(words):
-            if words[at - 1] == "--config" and re.fullmatch(r"digits(:quick)?|folder:PATH", word):
+            if words[at - 1] == "--config" and re.fullmatch(r"digits(:quick)?|folder:\w+", word):
                 words[at] = f"{word.removesuffix(':quick')}:smoke"
             if word == "--workdir":
                 name = words[at + 1]
@@ -180,15 +188,15 @@ class Scope:
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-500:]}\n{done.stderr[-2000:]}"
         self.seen.add(key)
 
-    def execute(self, text: str) -> dict:
-        """Runs a block of Python, and returns its names."""
+    def execute(self, text: str) -> str:
+        """Runs a block of Python, and returns what it prints."""
         for name, path in sorted(self.places.items(), key=lambda item: -len(item[0])):
             text = re.sub(rf'(?<=")\b{name}(?=/)' if name[0] != "/" else rf"{name}(?=/)", path, text)
         self._finish(text)
-        names: dict = {}
-        with contextlib.chdir(self.folder):
-            exec(compile(ast.parse(text), "documentation", "exec"), names)
-        return names
+        printed = io.StringIO()
+        with contextlib.chdir(self.folder), contextlib.redirect_stdout(printed):
+            exec(compile(ast.parse(text), "documentation", "exec"), {})
+        return printed.getvalue()
 
 
 def _make_inputs(folder: pathlib.Path) -> None:

@@ -4,6 +4,7 @@ code's, and every command in it and in the README is run, or checked where its p
 documented.py describes how commands are treated.
 """
 
+import ast
 import csv
 import dataclasses
 import html.parser
@@ -63,7 +64,7 @@ def environment(child_env, repo) -> dict[str, str]:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_every_block_has_a_treatment(page):
     for block in documented.blocks(page):
-        assert block.kind in ("run", "check", "script", "python", "elsewhere", "text"), (
+        assert block.kind in ("run", "check", "script", "python", "syntax", "elsewhere", "text"), (
             f"{block.where} is {block.kind!r}: fence commands as bash, with <!-- check: WHY --> before them where they cannot "
             "be run; other code as python; everything else as text"
         )
@@ -80,11 +81,26 @@ def test_commands_run(page, shared, seen, environment, command_server, tmp_path)
             scopes[block.section] = documented.Scope(
                 tmp_path / str(len(scopes)), shared, environment, seen, command_server
             )
-        if block.kind == "python":
-            assert scopes[block.section].execute(block.text)
-            continue
+        _run(block, scopes[block.section])
+
+
+def _run(block: documented.Block, scope: documented.Scope) -> None:
+    if block.kind == "python":
+        printed = scope.execute(block.text)
+        assert printed == block.prints or not block.prints
+    elif block.kind == "run":
         for words in documented.commands(block.text):
-            scopes[block.section].run(words)
+            scope.run(words)
+
+
+def test_the_tutorial_on_embeddings_keeps_as_many_as_it_says(repo, shared, seen, environment, command_server, tmp_path):
+    scope = documented.Scope(tmp_path / "scope", shared, environment, seen, command_server)
+    page = repo / "docs" / "tutorials.md"
+    for block in documented.blocks(page):
+        if "embeddings" in block.section:
+            _run(block, scope)
+    kept = (scope.folder / "kept.txt").read_text().splitlines()
+    assert f"{len(set(kept)):,} of the 1,797 images" in page.read_text()
 
 
 @pytest.mark.soak
@@ -112,6 +128,9 @@ def test_commands_that_are_not_run_are_right(page, environment):
     checked = [block for block in documented.blocks(page) if block.kind in ("script", "check")]
     for block in checked:
         documented.check_script(block.text)
+    for block in documented.blocks(page):
+        if block.kind == "syntax":
+            ast.parse(block.text)
     commands = [words for block in checked if block.kind == "check" for words in documented.commands(block.text)]
     if commands:
         documented.check_all(commands, environment)
@@ -158,6 +177,7 @@ def test_reference_pages_are_up_to_date(reference):
 def test_artifacts_are_those_of_a_whole_run(reference, shared, seen, environment, command_server, tmp_path):
     scope = documented.Scope(tmp_path / "scope", shared, environment, seen, command_server)
     scope.run(["redundancy", "run", "--config", "digits", "--workdir", "/tmp/digits"])
+    scope.run(["redundancy", "report", "--config", "digits", "--workdir", "/tmp/digits", "--style", "paper"])
     scope.run(
         ["redundancy", "import", "--workdir", "DIR", "--embeddings", "E.npy", "--labels", "Y.npy", "--ids", "I.txt"]
     )

@@ -256,6 +256,7 @@ ARTIFACTS = (
              "have names"),
     Artifact("report/results.csv", r"report/results\.csv", "report", "a copy of results.csv, beside the page that links to it"),
     Artifact("report/figures/", r"report/figures/.*", "report", "each figure as SVG, PDF and PNG"),
+    Artifact("report/paper/", r"report/paper/.*", "report", "with `--style paper`: see [For a paper](../report.md#for-a-paper)"),
     Artifact("report/manifest.json", r"report/manifest\.json", "report", "written last", "json", {
         "inputs": "checksums of what the page was made from",
         "shown": "the config's fields that decide what the page shows; and how many finished runs it leaves out",

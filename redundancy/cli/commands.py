@@ -142,6 +142,7 @@ _define(flags.DEFINE_bool, "null", "export", default=False)
 _define(define_path, "images", "export")
 _define(flags.DEFINE_integer, "limit", "export", lower_bound=1)
 _define(flags.DEFINE_float, "watch", "status")
+_define(flags.DEFINE_enum, "style", "report", enum_values=["paper"])
 _define(flags.DEFINE_integer, "port", "browse", lower_bound=1, upper_bound=65535)
 _define(flags.DEFINE_bool, "no_open", "browse", default=False)
 

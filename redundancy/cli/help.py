@@ -209,6 +209,8 @@ redundancy report: puts the answer on one page, DIR/report/index.html, and the f
 
   --config      as for the other stages, with its --config.FIELD=VALUE. The fields report_fraction, report_margin, report_classes
                 and report_groups say what the page shows; with other values it is made anew
+  --style       paper: also writes DIR/report/paper/, for a paper: figure2.pdf (a column wide), table.tex (LaTeX with booktabs)
+                and citation.bib. Nothing is trained. Give it again when there are new results
   --compare     several finished workdirs on one page: "redundancy report --compare --help"
 
 An unfinished sweep has a page, too, of its complete trials. "redundancy browse --workdir DIR" opens the page.

@@ -189,6 +189,8 @@ def _main(argv: list[str]) -> int:
     if processes.is_first():
         if names[-1] == "report":
             print(f"report: {workdir.report}/index.html")
+            if _FLAGS.style:
+                print(f"{_FLAGS.style}: {workdir.report}/{_FLAGS.style}/")
         if name == "run" and STAGES.index(names[-1]) >= STAGES.index("select"):
             print(f"kept images: {export_command(workdir, config)}")
     processes.leave()

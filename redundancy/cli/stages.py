@@ -47,6 +47,10 @@ def _stage(name: str, lease: Lease, goal: Mapping[str, Any] | None):
 
             def stage(config, workdir):
                 processes.first(lambda: report(config, workdir))
+                if flags.FLAGS.style is not None:
+                    from redundancy.report import paper
+
+                    processes.first(lambda: paper.write(config, workdir))
 
     return stage
 

@@ -45,6 +45,8 @@ _PAGE_COLORS = {
     LAYER_COLORS["start"]: "var(--start)",
 }
 _PNG_DPI = 200
+_COLUMN_INCHES = (3.3, 2.4)
+_LEGEND_LENGTH = 28
 _TITLE_LENGTH = 20
 KINDS = ("svg", "pdf", "png")
 
@@ -84,6 +86,16 @@ STYLE = {
     "legend.handlelength": 2.6,
     "lines.linewidth": 1.8,
     "lines.markersize": 6,
+}
+_COLUMN_STYLE = STYLE | {
+    "font.size": 8,
+    "legend.fontsize": 7,
+    "legend.handlelength": 2.2,
+    "legend.columnspacing": 1,
+    "axes.linewidth": 0.6,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 4,
 }
 
 
@@ -141,13 +153,19 @@ def _inline(svg: str, name: str, description: str) -> str:
     return re.sub(r"<[^>]*>", adapt, svg)
 
 
+def _pdf(figure: Figure) -> bytes:
+    pdf = io.BytesIO()
+    logging.getLogger("fontTools").setLevel(logging.ERROR)
+    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return pdf.getvalue()
+
+
 def finish(figure: Figure, name: str, description: str) -> Plot:
     """A figure's files; `description` is for those who do not see it."""
-    svg, pdf, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    svg, png = io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:
-        logging.getLogger("fontTools").setLevel(logging.ERROR)
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        pdf = _pdf(figure)
         figure.savefig(png, format="png", dpi=_PNG_DPI, metadata={"Software": None}, facecolor="white")
     if any("missing from" in str(each.message) for each in caught):
         logging.getLogger("absl").warning(
@@ -155,7 +173,7 @@ def finish(figure: Figure, name: str, description: str) -> Plot:
             "as text. Install fonts, for example Debian's fonts-noto-core and fonts-noto-cjk", name
         )  # fmt: skip
     text = svg.getvalue().decode()
-    return Plot(svg.getvalue(), pdf.getvalue(), png.getvalue(), _inline(text, name, description))
+    return Plot(svg.getvalue(), pdf, png.getvalue(), _inline(text, name, description))
 
 
 def new_figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
@@ -183,9 +201,15 @@ def layer_lines(summaries: Sequence[Summary], layers: Sequence[str]) -> list[Lin
 
 
 def _draw_accuracy(
-    axes: Axes, lines: Sequence[Line], full: Summary | None, full_size: int, legend_size: float = 10
+    axes: Axes,
+    lines: Sequence[Line],
+    full: Summary | None,
+    full_size: int,
+    legend_size: float | None = None,
+    narrow: bool = False,
 ) -> None:
-    """Means with bars of one standard deviation, and the full set's as a band."""
+    """Means with bars of one standard deviation, and the full set's as a band; a long legend of a narrow figure is below."""
+    size, width = matplotlib.rcParams["lines.markersize"], matplotlib.rcParams["lines.linewidth"] / 1.5
     shares = [100 * item.size / full_size for line in lines for item in line.summaries] + [100.0]
     span = max(max(shares) - min(shares), 1.0)
     legend = {}
@@ -207,7 +231,7 @@ def _draw_accuracy(
         bars = [0.0 if math.isnan(item.std) else 100 * item.std for item in ordered]
         drawn = axes.errorbar(
             x, y, yerr=bars if any(bars) else None, color=line.color, marker=line.marker, linestyle=line.style,
-            capsize=3, elinewidth=1.2, markeredgewidth=1.2, zorder=3,
+            capsize=size / 2, elinewidth=width, markeredgewidth=width, zorder=3,
         )  # fmt: skip
         legend[line.label] = drawn[0]
         for number, part in enumerate(each for each in axes.get_children() if each not in drawn_before):
@@ -215,7 +239,7 @@ def _draw_accuracy(
     if full:
         drawn = axes.errorbar(
             [100], [100 * full.mean], yerr=None if math.isnan(full.std) else [100 * full.std], color=INK,
-            marker="*", markersize=11, linestyle="none", capsize=3, elinewidth=1.2, zorder=4,
+            marker="*", markersize=11 / 6 * size, linestyle="none", capsize=size / 2, elinewidth=width, zorder=4,
         )  # fmt: skip
         legend["full set"] = drawn[0]
     axes.set_xlim(min(shares) - 0.05 * span, 100 + 0.05 * span)
@@ -225,7 +249,9 @@ def _draw_accuracy(
     axes.grid(axis="y")
     axes.tick_params(length=0)
     if len(lines) > MANY:
-        axes.figure.legend(legend.values(), legend.keys(), loc="outside right center", fontsize=8.5)
+        place = dict(loc="outside lower center", ncols=2) if narrow else dict(loc="outside right center")
+        labels = [printable(label, _LEGEND_LENGTH) for label in legend] if narrow else legend.keys()
+        axes.figure.legend(legend.values(), labels, fontsize=0.85 * matplotlib.rcParams["font.size"], **place)
     elif legend:
         axes.legend(legend.values(), legend.keys(), loc="best", fontsize=legend_size)
 
@@ -245,6 +271,18 @@ def accuracy_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size
         figure = new_figure(5.8 if len(lines) <= MANY else 7.6, 3.8)
         _draw_accuracy(figure.add_subplot(), lines, full, full_size)
         return finish(figure, name, "Test accuracy against subset size; the table of results holds the same numbers.")
+
+
+def column_plot(summaries: Sequence[Summary], layers: Sequence[str], full_size: int) -> bytes:
+    """The same as `accuracy_plot`, for a column of a paper: 3.3 inches wide, letters of 8 points, as PDF."""
+    full = next((item for item in summaries if item.method == FULL), None)
+    with matplotlib.rc_context(_COLUMN_STYLE):
+        lines = layer_lines(summaries, layers)
+        width, height = _COLUMN_INCHES
+        below = 0.12 * -(-(len(lines) + 1) // 2) if len(lines) > MANY else 0
+        figure = new_figure(width, height + below)
+        _draw_accuracy(figure.add_subplot(), lines, full, full_size, narrow=True)
+        return _pdf(figure)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from redundancy.experiment import results
 from redundancy.selection.link import link
 from redundancy.selection.select import select
 from redundancy.selection.subset import Subset, write_subset
-from redundancy.workdir import Workdir, subset_name, table, write_manifest
+from redundancy.workdir import Workdir, read_manifest, subset_name, table, write_manifest
 
 TEST_SIZE = 360
 
@@ -108,3 +108,17 @@ def make_workdir(root, images, labels, class_names=None, workdir_root=None, grou
     _write_results(workdir, config, len(images))
     write_manifest(workdir.runs, {"results_sha256": storage.sha256(workdir.results)})
     return config, workdir
+
+
+def unfinish(config, workdir):
+    """Gives the runs of results.csv folders of their own, and takes the sweep's manifest away."""
+    files = read_manifest(workdir.subsets)["files"]
+    sha256 = {entry["file"].removesuffix(".parquet"): entry["sha256"] for entry in files}
+    rows = {row["run"]: row for row in csv.DictReader(io.StringIO(storage.read_bytes(workdir.results).decode()))}
+    for run in table.runs(config):
+        row, claim = rows[run.name], {"method": run.method, "subset_sha256": run.subset and sha256[run.subset]}
+        storage.write_json(f"{workdir.run(run.name)}/run.json", claim)
+        numbers = dict(test_accuracy=float(row["test_accuracy"]), test_size=int(row["test_size"]))
+        storage.write_json(workdir.result(run.name), {"images": int(row["size"]), **numbers})
+    storage.remove(storage.join(workdir.runs, "manifest.json"))
+    storage.remove(workdir.results)

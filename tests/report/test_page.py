@@ -1,7 +1,5 @@
 """The stage and its page, on workdirs whose groups are real and whose accuracies are made up."""
 
-import csv
-import io
 import json
 import re
 import shutil
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 from pages import groups_of, read_classes, read_page
 from PIL import Image
-from synthetic import make_workdir, noise_images
+from synthetic import make_workdir, noise_images, unfinish
 
 from redundancy import config as config_lib
 from redundancy import storage
@@ -18,7 +16,7 @@ from redundancy.report import browser, statistics, words
 from redundancy.report.stage import report, report_fraction
 from redundancy.runtime.errors import ConfigError, DataError, WorkdirError
 from redundancy.selection.subset import read_subset
-from redundancy.workdir import Workdir, read_manifest, run_name, subset_name, table, write_manifest
+from redundancy.workdir import Workdir, read_manifest, run_name, subset_name, write_manifest
 from redundancy.workdir import finished as finished_lib
 
 pytestmark = pytest.mark.usefixtures("quick_pdfs")
@@ -358,20 +356,6 @@ def test_workdir_that_is_not_local(tmp_path):
     report(config, workdir)
     assert read_classes(workdir)
     assert storage.exists("memory://report-test/work/report/figures/figure2.png")
-
-
-def unfinish(config, workdir):
-    """Gives the runs of results.csv folders of their own, and takes the sweep's manifest away."""
-    files = read_manifest(workdir.subsets)["files"]
-    sha256 = {entry["file"].removesuffix(".parquet"): entry["sha256"] for entry in files}
-    rows = {row["run"]: row for row in csv.DictReader(io.StringIO(storage.read_bytes(workdir.results).decode()))}
-    for run in table.runs(config):
-        row, claim = rows[run.name], {"method": run.method, "subset_sha256": run.subset and sha256[run.subset]}
-        storage.write_json(f"{workdir.run(run.name)}/run.json", claim)
-        numbers = dict(test_accuracy=float(row["test_accuracy"]), test_size=int(row["test_size"]))
-        storage.write_json(workdir.result(run.name), {"images": int(row["size"]), **numbers})
-    storage.remove(storage.join(workdir.runs, "manifest.json"))
-    storage.remove(workdir.results)
 
 
 def test_an_unfinished_sweep_has_a_page_of_its_complete_trials_that_says_so(swept):
