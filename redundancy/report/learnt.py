@@ -107,8 +107,8 @@ def caution(accuracy: float | None, classes: int, learnt: Learnt | None) -> Caut
         return Caution(sentence, _LITTLE, False)
     if learnt.test_accuracy - guess < _CARRIED * (learnt.accuracy - guess):
         sentence = (
-            f"The network knows its training images far better than others: it names the class of {shown(learnt.accuracy)}% of "
-            f"them, and of {shown(learnt.test_accuracy)}% of the test images."
+            f"The network knows its training images far better than others: it names the class of {words.percent(learnt.accuracy)} of "
+            f"them, and of {words.percent(learnt.test_accuracy)} of the test images."
         )
         return Caution(sentence, _BY_HEART, True)
     return None

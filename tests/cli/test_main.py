@@ -60,7 +60,10 @@ def test_mistakes_in_the_command_line(redundancy, tmp_path):
 
 def test_a_class_that_the_data_set_lacks_stops_a_run_before_it_trains(redundancy, tmp_path):
     done = redundancy("run", "--config=digits:smoke", f"--workdir={tmp_path}/w", "--config.report_classes=7,10")
-    said = "config.report_classes names '10', which is no class of the data set.", "Wanted: a number, or names out of 0, 1"
+    said = (
+        "config.report_classes names '10', which is no class of the data set.",
+        "Wanted: a number, or names out of 0, 1",
+    )
     fails(done, *said, code=2)
     assert not (tmp_path / "w" / "pretrain").exists()
 

@@ -81,7 +81,7 @@ def test_test_accuracy_is_far_below_the_training_s_if_less_than_half_of_what_was
     found = caution(test_accuracy, 10, Learnt(0.1, accuracy, test_accuracy, 2.3))
     assert (found is not None) == far
     if far:
-        assert f"of {accuracy:.2%} of them, and of {test_accuracy:.2%} of the test images." in found.sentence
+        assert f"of {accuracy:.0%} of them, and of {test_accuracy:.0%} of the test images." in found.sentence
         assert found.answers
 
 
