@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from absl import logging
 
 import redundancy
@@ -165,6 +166,18 @@ def _shown_alone(neighbours, leading, compared) -> list[int]:
     return sorted(shown | {each for row in rows for each in (*row["kept"], *row["dropped"])})
 
 
+def _write_lists(names: pa.Array, kept: np.ndarray, fraction: float, write) -> dict[str, str]:
+    """Writes the lists of the kept and of the dropped images; returns their files, none if a name holds a line break."""
+    try:
+        contents = {side: ids.lines(names.filter(those)) for side, those in (("kept", kept), ("dropped", ~kept))}
+    except ConfigError:
+        return {}
+    files = {side: f"{side}-{fraction_name(fraction)}.txt" for side in contents}
+    for side, content in contents.items():
+        write(files[side], content)
+    return files
+
+
 def _is_finished(workdir: Workdir, inputs: Mapping[str, str], shown: Mapping[str, Any]) -> bool:
     """Whether the report was made from these inputs, shows this and lacks no file; a page that was edited since is kept."""
     try:
@@ -252,14 +265,8 @@ def report(config, workdir: Workdir) -> None:
         store = collect.open_store(workdir, layer, made_of.get(f"embeddings/{layer}"))
         names, list_format, originals = collect.read_names(store, dataset, subset.positions)
         if names is not None:
-            try:
-                sides = dict(kept=subset.kept, dropped=~subset.kept)
-                contents = {side: ids.lines(names.filter(those)) for side, those in sides.items()}
-            except ConfigError:  # a name holds a line break
-                contents, list_format = {}, "csv"
-            for side, content in contents.items():
-                lists[side] = f"{side}-{fraction_name(fraction)}.txt"
-                write(lists[side], content)
+            lists = _write_lists(names, subset.kept, fraction, write)
+            list_format = list_format if lists else "csv"
         of_classes = collect.make_classes(config, workdir, layer, dataset, cuts, made_of, names, labels)
         shown_labels = {of.label for of in of_classes}
         labels = [label for label in labels if label in shown_labels]

@@ -85,7 +85,8 @@ def test_page_holds_the_groups_of_every_subset(plain):
                 assert group.pictured
                 assert set(group.positions) <= found.pictures.keys()
     words = page.words()
-    for part in ("Figure 2.", "Figure 4.", "Table 1.", "Figure 12.", "3 paired trials", "paired by seed"):
+    shared = "Pictures are shared out evenly among the classes, up to"
+    for part in ("Figure 2.", "Figure 4.", "Table 1.", "Figure 12.", "3 paired trials", "paired by seed", shared):
         assert part in words
     files = read_manifest(workdir.report)["files"]
     assert {
