@@ -16,7 +16,7 @@ from redundancy.preflight.shapes import Shapes
 from redundancy.runtime.errors import ConfigError, UserError
 
 PROGRAMS = ("train", "embed")
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is opened, so others may use libtpu too
@@ -114,7 +114,7 @@ def run(request: Request, module: str = "redundancy.preflight.child") -> dict:
             json.dump(given, file)
         done = subprocess.run(
             [sys.executable, "-m", module, request_path, result_path],
-            env={**environment, **_ENVIRONMENT},
+            env={**environment, **ENVIRONMENT},
             capture_output=True,
             text=True,
             errors="replace",
