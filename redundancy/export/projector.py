@@ -96,7 +96,7 @@ def _vectors(store: EmbeddingStore, labels: np.ndarray, positions: np.ndarray) -
 
 
 def _cell(value) -> str:
-    """A value as text without tabs and line breaks, since the projector does not support quotes. Booleans become text, too."""
+    """A value as text without tabs and line breaks, since the projector does not support quotes; booleans as yes and no."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, bytes):  # a name that is not valid UTF-8
