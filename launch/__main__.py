@@ -58,7 +58,7 @@ def _number(text: str) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line of the launcher itself, as far as "--"; raises ConfigError if it is wrong."""
+    """Parses the launcher's own arguments, up to "--"; raises ConfigError if they are wrong."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("verb", nargs="?", default="")
     parser.add_argument("names", nargs="*")
@@ -129,7 +129,7 @@ def _names(files) -> list[str]:
 
 
 def _opened(spec: Spec) -> Run:
-    """A run that exists."""
+    """Loads an existing run."""
     task = Run(spec, [])
     if not task.ledger.load():
         known, where = _names(task.files), task.files.root
@@ -164,7 +164,7 @@ def status(spec: Spec, args: argparse.Namespace) -> int:
 
 def logs(spec: Spec, args: argparse.Namespace) -> int:
     task = _opened(spec)
-    number = size = 0  # of the attempt that is shown, and of what was shown
+    number = size = 0  # the attempt that is shown, and the bytes of its log shown so far
     if args.slice >= len(task.records):
         raise ConfigError(f"--slice={args.slice}: the run has {len(task.records)} slice(s).")
     while True:
@@ -187,7 +187,7 @@ def logs(spec: Spec, args: argparse.Namespace) -> int:
 
 
 def end(spec: Spec, args: argparse.Namespace) -> int:
-    """`stop` and `down`."""
+    """Runs the commands `stop` and `down`."""
     if args.verb == "down":
         _opened(spec).down()
     else:
@@ -197,7 +197,7 @@ def end(spec: Spec, args: argparse.Namespace) -> int:
 
 
 def list_(spec: Spec, args: argparse.Namespace) -> int:
-    """Every slice; for `gc` those of this user that are lost or expired, and requests that may still bring one."""
+    """Lists all slices; for `gc`, only this user's lost or expired ones, and requests that may still create a slice."""
     slices, only = backend(spec), args.verb == "gc"
     found = failed = waiting = False
     for resource in slices.existing():
