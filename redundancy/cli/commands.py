@@ -110,13 +110,13 @@ _define(
     "coordinator",
     *STAGES,
     "run",
-    help="HOST:PORT of process 0 of a run of several; auto, or none.",
+    help="HOST:PORT of process 0, for a run of several processes; or auto, or none.",
 )
 _define(
     flags.DEFINE_integer, "num_processes", *STAGES, "run", help="Processes of the run, one on each host.", lower_bound=1
 )
 _define(flags.DEFINE_integer, "process_id", *STAGES, "run", help="Which of them this is, from 0.", lower_bound=0)
-_silent = "Seconds after which a silent process counts as lost, which ends the others."
+_silent = "Seconds after which a process that does not respond counts as lost, which ends the others."
 _define(flags.DEFINE_integer, "heartbeat_s", *STAGES, "run", default=100, help=_silent, lower_bound=5)
 _define(
     flags.DEFINE_bool, "profile", "train", "sweep", "run", default=False, help="Trace some steps of the first training."
@@ -126,7 +126,7 @@ _define(
     "until",
     "run",
     "sweep",
-    help="run: its last stage. sweep: when it ends, see redundancy --help.",
+    help="run: the last stage. sweep: the goal at which it ends, see redundancy --help.",
 )
 _define(flags.DEFINE_integer, "most", "sweep", help="Most trials of sweep --until.", lower_bound=2, upper_bound=10_000)
 _define(flags.DEFINE_integer, "looks", "sweep", help="Looks of sweep --until=verdict.", lower_bound=1, upper_bound=10)
