@@ -232,13 +232,11 @@ class Run:
         return self.update(index, self.records[index].with_last(created=now, asked=now))
 
     def update(self, index: int, record: Record, always: bool = False) -> None:
-        """Saves a slice's record."""
         if always or record != self.records[index]:
             self.records[index] = record
             self.ledger.save()
 
     def close(self, index: int, outcome: str, detail: str) -> None:
-        """Ends the present attempt."""
         action = Close(outcome, detail)
         self._tell(index, action)
         self.update(index, controller.after(self.records[index], action, self.clock.time()))

@@ -66,7 +66,6 @@ NO_MERGES = Merges(*(np.empty(0, dtype) for dtype in (np.int64, np.int64, np.flo
 
 
 def concatenate(merges: Sequence[Merges]) -> Merges:
-    """Concatenates several `Merges`."""
     names = [field.name for field in dataclasses.fields(Merges)]
     return Merges(*(np.concatenate([getattr(each, name) for each in (NO_MERGES, *merges)]) for name in names))
 

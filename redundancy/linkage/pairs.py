@@ -75,7 +75,6 @@ class TooManyPairs(Exception):
 
 
 def concatenate(parts: list[Pairs]) -> Pairs:
-    """The pairs of all parts."""
     names = [field.name for field in dataclasses.fields(Pairs)]
     return Pairs(*(np.concatenate([getattr(part, name) for part in [Pairs.none(), *parts]]) for name in names))
 

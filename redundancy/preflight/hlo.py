@@ -39,7 +39,6 @@ class Collective:
 
 
 def num_bytes(shape: str) -> float:
-    """Total bytes of the arrays of a shape in HLO notation."""
     total = 0
     for name, sizes in _ARRAY.findall(shape):
         item = _ITEM_BYTES[name] if name in _ITEM_BYTES else int(re.search(r"\d+", name)[0]) / 8

@@ -81,7 +81,6 @@ def _on_sigterm(signum, frame) -> None:
 
 
 def _end() -> None:
-    """Ends the process at once."""
     print(message(), file=sys.stderr, flush=True)
     last = threading.Thread(target=_last, daemon=True)
     last.start()

@@ -165,7 +165,6 @@ class _Writer:
         return self.b.load(pointer, align=4, typ=self.kind)
 
     def splat(self, pointer):
-        """A vector with a copy of one number in every lane."""
         number, undefined = self.b.load(pointer, align=4, typ=_FLOAT), ir.Constant(self.kind, ir.Undefined)
         one = self.b.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
         return self.b.shuffle_vector(
@@ -173,7 +172,6 @@ class _Writer:
         )
 
     def add_product(self, total, x, y):
-        """total + x * y, for vectors."""
         fma = self.intrinsic(f"llvm.fma.v{self.lanes}f32", self.kind, [self.kind] * 3)
         self.b.store(self.b.call(fma, [x, y, self.b.load(total, typ=self.kind)]), total)
 
