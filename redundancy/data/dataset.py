@@ -159,7 +159,7 @@ class Dataset:
             raise DataError(f"{self.name}: no position of the {split} split to draw batches from; wanted at least one.")
         if seed is None:
             steps = -(-len(positions) // batch_size)
-            if runs:  # divided evenly, so that all processes have about as many batches as without `runs`
+            if runs:  # as evenly as possible: a process has as many batches as without `runs`, or one fewer
                 first, last = ((shard[0] + more) * len(positions) // shard[1] for more in (0, 1))
                 own = positions[first:last]
             else:

@@ -200,5 +200,5 @@ def from_array(where: str, array: np.ndarray, what: str = "label") -> pa.Array:
             f"{where}: the {what} {inputs.shown(str(error.object))} is no UTF-8 text ({error.reason}); {_WANTED}. Decode the "
             f"{what}s and save them as texts, numpy.char.decode({what.upper()}S, ENCODING)."
         ) from error
-    except Exception as error:  # halves of surrogate pairs; several kinds for numbers that are no characters
+    except Exception as error:  # lone surrogates; several kinds for numbers that are not characters
         raise DataError(f"{where} holds a {what} that is no text ({inputs.shown(str(error))}); {_WANTED}.") from error

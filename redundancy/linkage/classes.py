@@ -40,7 +40,7 @@ def link_small(embeddings: np.ndarray, sizes: Sequence[int], num_merges: Sequenc
     taken = ranges(starts[:-1] - np.arange(len(sizes)), wanted)
     left, right, size = numbered(n, first[taken], second[taken])
     begin = np.repeat(starts[:-1], wanted)
-    made = np.repeat(np.cumsum(wanted) - wanted - sizes, wanted) + n  # what a class's cluster numbers are shifted by
+    made = np.repeat(np.cumsum(wanted) - wanted - sizes, wanted) + n  # shift of a class's cluster numbers
     left, right = (np.where(each < n, each - begin, each - made) for each in (left, right))
     return Merges(left, right, height[taken], size)
 
