@@ -1,10 +1,10 @@
-"""CIFAR-100 as in the paper's section 4.1: the recipe of cifar10 on 100 classes.
+"""CIFAR-100 as in the paper's section 4.1: the recipe of cifar10, with 100 classes.
 
     redundancy run --config cifar100 --workdir DIR --config.data_dir=TFDS_DIR
 
-The paper finds no redundancy here, only a small advantage over random subsets. Assumed numbers and variants: as in
+The paper finds no redundancy here, only a small advantage over random subsets. Assumed numbers and variants are those of
 cifar10. Nearly the recipe of `:gpu` (20.5 epochs) took 398 s on an H100 on 2026-11-27: 60.28 % on the full set, 59.86 % at
-90 % kept by semantic clustering, 60.09 % at random, 58.60 % by either at 70 % (docs/results.md).
+90 % kept by semantic clustering, 60.09 % at random, 58.60 % by both at 70 % (docs/results.md).
 """
 
 from redundancy.config import load

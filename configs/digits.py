@@ -2,10 +2,10 @@
 
     redundancy run --config digits --workdir DIR
 
-The whole pipeline, two minutes on two CPU cores, no download. Expected: 98 to 99 % on the full set, about 98 % at
-90 % kept by either method; three trials on 450 test images cannot show a difference.
-`:methods` compares ten ways to choose, see docs/methods.md: nine minutes on two slow cores.
-`:quick` is shorter; `:smoke` takes seconds, and its numbers mean nothing.
+Runs the whole pipeline in two minutes on two CPU cores, without a download. Expected: 98 to 99 % on the full set, about 98 %
+at 90 % kept by either method; three trials on 450 test images cannot show a difference.
+`:methods` compares ten methods, see docs/methods.md, in nine minutes on two slow cores.
+`:quick` is shorter; `:smoke` takes seconds, and its numbers are meaningless.
 """
 
 from redundancy.config import check_variant, defaults

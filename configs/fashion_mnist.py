@@ -1,9 +1,9 @@
-"""Fashion-MNIST: 60,000 grey images of 28 x 28 of ten kinds of clothing. Not in the paper.
+"""Fashion-MNIST: 60,000 grey images, 28 x 28 pixels, of ten kinds of clothing. Not in the paper.
 
     redundancy run --config fashion_mnist --workdir DIR
 
 TFDS downloads it (30 MB) unless it is in config.data_dir. The recipe is ours: ResNet-20, 20,000 steps.
-`:quick` is for two CPU cores; `:smoke` takes about a minute, and its numbers mean nothing.
+`:quick` is for two CPU cores; `:smoke` takes about a minute, and its numbers are meaningless.
 """
 
 from redundancy.config import check_variant, defaults
@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
         config.fractions, config.trials = (0.9, 0.5), 2
         config.log_every = 50
     if arg == "quick":
-        # Random crops only slow a training of a few epochs down.
+        # No random crops, since they only slow down a training of a few epochs.
         config.widths, config.augmentation = (8, 16, 32), "flip"
         config.steps, config.warmup_steps, config.batch_size = 1200, 100, 64
         config.lr_per_256 = 0.4

@@ -7,10 +7,10 @@ sees 19,200 of them. For a reliable answer, on an accelerator:
 --config.image_size=64 --config.depth=20 --config.batch_size=128 --config.lr_per_256=0.2 --config.steps=20000 --config.trials=10.
 
 If there is no test/ or validation/ folder, a fifth of each class is held out for measuring (--config.holdout). All images below
-a class folder are of that class. Image files that cannot be read, or lie outside of the class folders, are named before any work
-starts; --config.bad_images=skip leaves them out instead. Formats are recognised by content, not by name. Of animations only the
-first frame is used; the camera's orientation (EXIF) is ignored. `:PATH:smoke` takes about a minute, and its numbers mean
-nothing. The recipe is ours.
+a class folder belong to that class. If image files cannot be read, or lie outside of the class folders, an error lists them before
+any work starts; with --config.bad_images=skip they are left out. Formats are recognised by content, not by name. Only the first
+frame of an animation is used; the camera's orientation (EXIF) is ignored. `:PATH:smoke` takes about a minute, and its numbers are
+meaningless. The recipe is ours.
 """
 
 import os
@@ -24,7 +24,7 @@ def get_config(arg: str = ""):
     if not path:
         raise ConfigError("wanted the folder after a colon: --config folder:PATH")
     config = defaults()
-    # A path with :/ is a URL, or one with a slash too few, which is refused.
+    # A path with :/ is a URL, possibly with a missing slash, which is refused later.
     config.dataset = path if ":/" in path else os.path.abspath(os.path.expanduser(path))
     config.image_size = 32
     config.mean, config.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

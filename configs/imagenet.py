@@ -3,17 +3,17 @@
     redundancy run --config imagenet --workdir gs://bucket/imagenet --config.data_dir=gs://bucket/tfds
     redundancy preflight --config imagenet --topology v5e:4x4
 
-The data set is TFDS's imagenet2012, which has to be prepared from the archives that image-net.org gives out.
+The data set is TFDS's imagenet2012, which must be prepared from the archives of image-net.org.
 Assumed, since our copy of the paper's text lost its numbers: steps, batch_size, learning rate, momentum, l2,
 augmentation, fractions, trials. Depth, the 5,000 steps of warm-up and "16 Cloud TPUs" are the paper's. Learning rate (0.1
-for every 256 images) and the 32 images behind each BatchNorm statistic follow Goyal et al. 2017. The paper had no label
-smoothing, and says nothing of bfloat16, which TPUs of its time computed convolutions in.
+for every 256 images) and the 32 images per BatchNorm statistic follow Goyal et al. 2017. The paper used no label smoothing, and
+does not mention bfloat16, in which TPUs of its time computed convolutions.
 
 Not run yet, so there is no expected accuracy. `docs/performance.md` has the results of compiling it for TPU slices.
 
-`:resnet50` is the same with ResNet-50 for 90 epochs (112,603 steps), Goyal et al.'s recipe with a cosine.
-`:fake` is one training of 300 steps on generated images that cost nothing to read, to see whether input is the bottleneck:
-compare its images_per_second (metrics.jsonl, TensorBoard) with a real run's. `redundancy train` alone suffices.
+`:resnet50` is the same with ResNet-50 for 90 epochs (112,603 steps), Goyal et al.'s recipe with cosine decay.
+`:fake` is one training of 300 steps on generated images that take no time to read. It shows whether input is the bottleneck:
+compare its images_per_second (metrics.jsonl, TensorBoard) with that of a real run. Only `redundancy train` is needed.
 `:smoke` runs all stages on a laptop's CPU in a few minutes, on generated images of 64 x 64 pixels; its numbers mean
 nothing.
 """

@@ -1,1 +1,1 @@
-"""From a config file to a running Cloud TPU slice, and back after every preemption: `python -m launch --help`."""
+"""Starts runs on Cloud TPU slices from a config file, and restarts them after every preemption: `python -m launch --help`."""

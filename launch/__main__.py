@@ -21,21 +21,21 @@ from launch.spec import Spec
 from redundancy.runtime.errors import ConfigError, UserError, nearest
 
 USAGE = """\
-launch: runs a redundancy command on Cloud TPU slices, and brings it back after every preemption.
+launch: runs a redundancy command on Cloud TPU slices, and restarts it after every preemption.
 
   python -m launch run --config launch/configs/v5e_spot.py --config.bucket=gs://BUCKET --config.budget_chip_hours=200 \\
       -- run --config imagenet --workdir gs://BUCKET/imagenet
 
-  plan       prints what run would do: commands, chips, the most it can cost; creates nothing
+  plan       prints what run would do: commands, chips, and the largest possible cost; creates nothing
   preflight  checks gcloud, project, zones, bucket and keys, and compiles the config for the slice
-  run        asks for the slices, starts the command on every host, watches, recovers, deletes; returns at the end
-  status RUN   what exists and what each host does;  logs RUN [-f] [--host=N] [--slice=N]: a host's log, also afterwards
+  run        requests the slices, starts the command on every host, watches, recovers, deletes; returns at the end
+  status RUN   shows the slices and the state of each host;  logs RUN [-f] [--host=N] [--slice=N]: a host's log, also afterwards
   stop RUN     the programs save and end, and run deletes the slices;  down RUN: deletes the slices now
-  list       slices of this launcher, in all zones;  gc [--yes]: leftovers, and deletes them
+  list       lists the slices of this launcher, in all zones;  gc [--yes]: lists leftovers, and with --yes deletes them
 
-Whatever comes after -- are the arguments of redundancy; {slice} and {slices} in them become the number of the slice and how
-many there are (--part={slice}/{slices} shares a sweep). The same command is the same run: give it again after Ctrl-C,
-a crash or on another machine, and it goes on. status, logs, stop and down want the same --config, and the name that run prints.
+The arguments after -- are those of redundancy. In them, {slice} and {slices} are replaced by the number of the slice and the
+number of slices (--part={slice}/{slices} shares a sweep). The same command continues the same run, after Ctrl-C, a crash or
+on another machine. status, logs, stop and down need the same --config, and the name that run prints.
 
   --config             a Python file with get_config(); launch/configs/ has v4_spot, v5e_spot, v6e, local
   --config.FIELD=VALUE overrides a field; the fields are below
@@ -58,7 +58,7 @@ def _number(text: str) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line of the launcher itself, as far as "--"; raises ConfigError if it is wrong."""
+    """Parses the launcher's own arguments, up to "--"; raises ConfigError if they are wrong."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("verb", nargs="?", default="")
     parser.add_argument("names", nargs="*")
@@ -129,7 +129,7 @@ def _names(files) -> list[str]:
 
 
 def _opened(spec: Spec) -> Run:
-    """A run that exists."""
+    """Loads an existing run."""
     task = Run(spec, [])
     if not task.ledger.load():
         known, where = _names(task.files), task.files.root
@@ -164,7 +164,7 @@ def status(spec: Spec, args: argparse.Namespace) -> int:
 
 def logs(spec: Spec, args: argparse.Namespace) -> int:
     task = _opened(spec)
-    number = size = 0  # of the attempt that is shown, and of what was shown
+    number = size = 0  # the attempt that is shown, and the bytes of its log shown so far
     if args.slice >= len(task.records):
         raise ConfigError(f"--slice={args.slice}: the run has {len(task.records)} slice(s).")
     while True:
@@ -187,7 +187,7 @@ def logs(spec: Spec, args: argparse.Namespace) -> int:
 
 
 def end(spec: Spec, args: argparse.Namespace) -> int:
-    """`stop` and `down`."""
+    """Runs the commands `stop` and `down`."""
     if args.verb == "down":
         _opened(spec).down()
     else:
@@ -197,7 +197,7 @@ def end(spec: Spec, args: argparse.Namespace) -> int:
 
 
 def list_(spec: Spec, args: argparse.Namespace) -> int:
-    """Every slice; for `gc` those of this user that are lost or expired, and requests that may still bring one."""
+    """Lists all slices; for `gc`, only this user's lost or expired ones, and requests that may still create a slice."""
     slices, only = backend(spec), args.verb == "gc"
     found = failed = waiting = False
     for resource in slices.existing():

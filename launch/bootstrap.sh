@@ -18,7 +18,7 @@ if [ ! -d "$trees/$sha" ]; then
     echo "$sha  $part/bundle.tar.gz" | sha256sum --check --quiet
     mkdir "$part/tree"
     tar -xzf "$part/bundle.tar.gz" -C "$part/tree"
-    # If another start was faster, its tree is as good.
+    # If another start was faster, its tree is used.
     mv -T "$part/tree" "$trees/$sha" 2>/dev/null || [ -d "$trees/$sha" ]
     rm -rf "$part"
     trap - EXIT

@@ -1,4 +1,4 @@
-"""The code as one file: what git tracks and what is new beside it, so that a host runs what lies here now."""
+"""Bundles the code, tracked and new files, into one file, so that hosts run the code exactly as it is in this checkout."""
 
 import dataclasses
 import gzip
@@ -20,7 +20,7 @@ _SECRET = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A gzipped tar file: equal for equal files, whoever makes it, and when."""
+    """A gzipped tar file. It depends only on the files, not on the user or the time."""
 
     files: tuple[str, ...]
     data: bytes
@@ -35,7 +35,7 @@ class Bundle:
 
 
 def make(root: pathlib.Path) -> Bundle:
-    """The bundle of a git checkout: tracked files as they lie there, and untracked ones that git does not ignore."""
+    """The bundle of a git checkout: tracked files in their present state, and untracked ones that git does not ignore."""
     argv = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listed = os.fsdecode(subprocess.run(argv, capture_output=True, check=True).stdout)
@@ -62,13 +62,13 @@ def make(root: pathlib.Path) -> Bundle:
 
 
 def _is_secret(root: pathlib.Path, name: str) -> bool:
-    """By its name, or as the JSON of a service account's key."""
+    """Whether a file is secret, according to its name, or because it is the JSON key of a service account."""
     is_json = name.endswith(".json") and (root / name).is_file()
     return bool(_SECRET.search(name)) or (is_json and b'"private_key"' in (root / name).read_bytes())
 
 
 def _entry(root: pathlib.Path, name: str) -> tuple[tarfile.TarInfo, io.BytesIO | None]:
-    """A file, or a link that stays within the checkout."""
+    """The entry of a file, or of a link to a target within the checkout."""
     path, entry = root / name, tarfile.TarInfo(name)
     if path.is_symlink():
         entry.type, entry.linkname = tarfile.SYMTYPE, os.readlink(path)

@@ -1,7 +1,7 @@
-"""What to do next about one slice: pure functions, with no clock and no cloud of their own.
+"""Decides what to do next about one slice: pure functions that access neither a clock nor the cloud.
 
-`decide` names one action for a record and what was seen; the functions after it give the record that follows. That is saved
-before the action is carried out, so that a controller may be killed at any moment and another one may go on.
+`decide` returns one action for a record and an observation; the functions after it return the next record. This is saved
+before the action is carried out, so that a controller may be killed at any moment and another one can continue.
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from launch.records import DONE, FAILED, STOPPED, Attempt, Host, Policy, Record, Resource, Sight, State
 
-_SHARE_S = 900.0  # of the budget: less is not worth another start
+_SHARE_S = 900.0  # seconds of the budget: with less, another start is not worthwhile
 
-# The cloud's words for a lack of capacity and for what waiting cannot mend; a program's words for a fault of its host, from
+# The cloud's messages for a lack of capacity and for errors that are permanent; programs' messages for faults of the host, from
 # marin's tpu_health.py and JAX's issues.
 CAPACITY = re.compile(
     r"no more capacity|reserved capacity|valid.until|RESOURCE_\w*EXHAUSTED|quota|stockout|expired", re.I
@@ -31,18 +31,18 @@ class Wait:
 
 
 @dataclasses.dataclass(frozen=True)
-class Create:  # once more, if `attempt` is the present one
+class Create:  # repeats the request, if `attempt` is the present one
     zone: str
     attempt: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:  # a new attempt, if the present one has ended
+class Start:  # in a new attempt, if the present one has ended
     attempt: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Close:  # the present attempt has ended
+class Close:  # ends the present attempt
     outcome: str
     detail: str
 
@@ -53,7 +53,7 @@ class Delete:
 
 
 @dataclasses.dataclass(frozen=True)
-class End:  # nothing is left to do, and no slice is left
+class End:  # ends the run: no work and no slice is left
     code: int
     message: str
 
@@ -64,8 +64,8 @@ Action = Wait | Create | Start | Close | Delete | End
 def decide(record: Record, sight: Sight, policy: Policy) -> Action:
     """The next action.
 
-    It neither deletes nor creates while the cloud does not answer, and neither ends nor asks again while a request of an
-    earlier attempt may still bring a slice.
+    As long as the cloud does not answer, this is neither Delete nor Create. As long as a request of an earlier attempt may still
+    create a slice, this is neither End nor a new request.
     """
     last, state = record.last, sight.resource.state
     if state is State.UNKNOWN:
@@ -90,16 +90,16 @@ def decide(record: Record, sight: Sight, policy: Policy) -> Action:
 
 
 def may_appear(record: Record, now: float, policy: Policy) -> bool:
-    """Whether a slice that is absent may still come of a request that was sent."""
+    """Whether a request that was sent may still create the slice, which does not exist yet."""
     return record.last is not None and record.last.asked is not None and now - record.last.asked < policy.appear_s
 
 
 def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
-    """While an attempt lasts."""
+    """The action during an attempt."""
     resource = sight.resource
     since = sight.now - (last.created or last.began)
     if last.started is not None and last.hosts and sum(host.code == 0 for host in sight.hosts) >= last.hosts:
-        return Close("done", sight.hosts[0].line)  # whatever has become of the slice since
+        return Close("done", sight.hosts[0].line)  # even if the slice has been lost since
     if sight.used_s >= policy.budget_s:
         return Close("budget", "budget_chip_hours is used up")
     if sight.stop and last.started is None:
@@ -130,7 +130,7 @@ def _within(last: Attempt, sight: Sight, policy: Policy) -> Action:
 
 
 def _judge(sight: Sight, policy: Policy) -> Action:
-    """While the program should be running on all hosts."""
+    """The action while the program should be running on all hosts."""
     bad = [host for host in sight.hosts if host.code]
     all_ended = sum(host.code is not None for host in sight.hosts) == sight.resource.hosts
     if bad and (all_ended or sight.failing_s > policy.settle_s):
@@ -143,14 +143,14 @@ def _judge(sight: Sight, policy: Policy) -> Action:
 
 
 def first_to_fail(bad: Sequence[Host]) -> Host:
-    """The earliest host whose error did not follow from another's."""
+    """The host with the earliest error that was not a consequence of another host's error."""
     return min(bad, key=lambda host: (host.code in (75, 76), host.ended, host.worker))
 
 
 def _blame(bad: Sequence[Host], left_s: float) -> Close:
     """The outcome of an attempt in which programs ended with an error."""
     if any(host.expired for host in bad):
-        if left_s > _SHARE_S:  # from slices that have ended since
+        if left_s > _SHARE_S:  # slices that have ended since left enough budget
             return Close("share", "its share of the budget is used up; there is more now")
         return Close("budget", "budget_chip_hours is used up; the program was asked to save and end")
     if any(host.stopped for host in bad):
@@ -167,7 +167,7 @@ def _blame(bad: Sequence[Host], left_s: float) -> Close:
 
 
 def _end(record: Record, sight: Sight, policy: Policy) -> End | None:
-    """The end of the run, if no attempt is to follow."""
+    """The end of the run, or None if another attempt follows."""
     outcome, detail = (record.last.outcome, record.last.detail) if record.counted else (None, "")
     if outcome == "done":
         return End(DONE, detail)
@@ -188,14 +188,14 @@ def _end(record: Record, sight: Sight, policy: Policy) -> End | None:
 
 
 def _zone(last: Attempt | None, policy: Policy) -> str:
-    """The zone of the last slice, or the next one if that had no capacity."""
+    """The zone of the last slice, or the next zone if that one had no capacity."""
     if last is None or last.zone not in policy.zones:
         return policy.zones[0]
     return policy.zones[(policy.zones.index(last.zone) + (last.outcome == "capacity")) % len(policy.zones)]
 
 
 def _retry_at(record: Record, policy: Policy) -> float:
-    """When the next attempt may begin: at once in a new zone or after a preemption, later and later after that."""
+    """The earliest time of the next attempt: immediately in a new zone or after a preemption, else with a growing delay."""
     last = record.last
     if not record.counted or last.ended is None:
         return 0.0
@@ -208,12 +208,12 @@ def _retry_at(record: Record, policy: Policy) -> float:
     if rounds <= 0 or rest:
         return last.ended
     pause = min(policy.backoff_max_s, policy.backoff_s * 2.0 ** min(rounds, 20))
-    spread = zlib.crc32(f"{record.name} {last.number}".encode()) / 2**32  # several slices do not ask in step
+    spread = zlib.crc32(f"{record.name} {last.number}".encode()) / 2**32  # spreads the requests of several slices
     return last.ended + pause * (0.75 + 0.5 * spread)
 
 
 def failures(record: Record, policy: Policy) -> int:
-    """Failures of the program since it last ran for `healthy_s`."""
+    """Number of failures of the program since it last ran for `healthy_s`."""
     count = 0
     for attempt in record.counted:
         count = (0 if attempt.ran_s >= policy.healthy_s else count) + (attempt.outcome == "failed")
@@ -225,7 +225,7 @@ def preemptions(record: Record) -> int:
 
 
 def seen(record: Record, resource: Resource, now: float) -> Record:
-    """The record after a look at the slice: what it costs is counted, and a request that was taken is known."""
+    """The record after an observation of the slice: updates its cost, and notes that a request was granted."""
     if resource.state is State.UNKNOWN:
         return record
     if resource.state is State.ACTIVE and record.active_since is None:
@@ -235,7 +235,7 @@ def seen(record: Record, resource: Resource, now: float) -> Record:
     last = record.last
     if last is None or resource.state is State.ABSENT:
         return record
-    # Of several requests another one may come late, after this slice is gone.
+    # If there were several requests, another one may still be granted after this slice is gone.
     asked = None if last.requests == 1 else last.asked
     created = now if last.outcome is None and last.created is None else last.created
     return record.with_last(asked=asked, created=created)
@@ -249,7 +249,7 @@ def after(record: Record, action: Action, now: float) -> Record:
             return record.with_next(action.attempt, action.zone, now, asked=now, requests=1)
         case Create():
             return record.with_last(asked=now, requests=last.requests + 1)
-        case Start() if action.attempt != last.number:  # once more on the same slice
+        case Start() if action.attempt != last.number:  # another attempt on the same slice
             same = dict(asked=last.asked, requests=last.requests, created=last.created)
             return record.with_next(action.attempt, last.zone, now, **same)
         case Close():
@@ -260,12 +260,12 @@ def after(record: Record, action: Action, now: float) -> Record:
 
 
 def refused(record: Record, before: Record, close: Close, now: float) -> Record:
-    """After the cloud refused the request: it brings nothing, but an earlier one, known from `before`, still may."""
+    """The record after a refused request. It creates nothing, but an earlier request, known from `before`, still may."""
     again = before.last is not None and before.last.number == record.last.number
     return after(record.with_last(asked=before.last.asked if again else None), close, now)
 
 
 def unanswered(record: Record, policy: Policy, close: Close, now: float) -> Record:
-    """After the cloud did not answer the request, or did not say why it failed; after `max_refusals` the attempt ends."""
+    """The record after a request without an answer or a reason; the attempt ends after `max_refusals` of them."""
     record = record.with_last(refusals=record.last.refusals + 1, asked=now)
     return record if record.last.refusals < policy.max_refusals else after(record, close, now)

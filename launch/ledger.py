@@ -1,8 +1,8 @@
 """The record of a run in the bucket, which one controller holds at a time.
 
-A save replaces only what the holder itself has read or written, by the file's generation: a controller whose record was
-taken over fails at its next save, and each of its actions comes after a save. The holder's name and time in the record
-serve to refuse a second controller at once.
+A save replaces only the generation of the file that the holder itself has read or written. So if another controller has taken
+over the record, the next save fails, and every action comes after a save. The record also has the holder's name and time, so
+that a second controller can be refused immediately.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from launch.backends import PERMANENT, CloudError
 from launch.records import Record
 from redundancy.runtime.errors import WorkdirError
 
-LEASE_S = 600.0  # a holder that has not saved for so long is dead
+LEASE_S = 600.0  # a holder that has not saved for this time counts as dead
 _RENEW_S = 120.0
-PAUSES = (2.0, 10.0, 30.0, 60.0, 0.0)  # seconds between the tries to write a record
+PAUSES = (2.0, 10.0, 30.0, 60.0, 0.0)  # seconds between tries to write a record
 
 
 def ended(holder: dict) -> bool:
@@ -36,9 +36,10 @@ def ended(holder: dict) -> bool:
 
 
 class Ledger:
-    """Records of a run's slices, in RUN/run.json; RUN/stop asks the holder to stop, and anybody may write it.
+    """Records of a run's slices, in RUN/run.json. The file RUN/stop asks the holder to stop; anybody may write it.
 
-    `clock` has the `time` and `sleep` of `time`. `dead` says whether a holder is known to be dead, however young its last save.
+    `clock` has `time` and `sleep`, like the module `time`. `dead` tells whether a holder is known to be dead, even if its last
+    save is recent.
     """
 
     def __init__(self, files, run: str, clock=time, dead: Callable[[dict], bool] = ended, pauses=PAUSES):
@@ -46,13 +47,13 @@ class Ledger:
         self.path, self._stop = f"{run}/run.json", f"{run}/stop"
         me = {"user": getpass.getuser(), "machine": socket.gethostname(), "pid": os.getpid()}
         self._me = {**me, "id": uuid.uuid4().hex, "since": clock.time()}
-        self._known: list[bytes | None] = [None]  # what may be in the file: as read, or written without an answer
-        self.held = False  # this process holds the record, as far as it knows
+        self._known: list[bytes | None] = [None]  # possible contents of the file: as read, or written without an answer
+        self.held = False  # whether this process holds the record, as far as it knows
         self.head: dict = {}
         self.records: list[Record] = []
 
     def load(self) -> bool:
-        """Whether there is a record."""
+        """Loads the record; returns whether there is one."""
         content = self._files.read(self.path) if self._files.generation(self.path) else None
         self._known = [content]
         if content is None:
@@ -70,7 +71,7 @@ class Ledger:
         return (self.head.get("holder") or {}).get("id") == self._me["id"]
 
     def take(self, force: bool = False) -> None:
-        """Makes this process the holder, from its next save on; raises WorkdirError if another one is."""
+        """Makes this process the holder, from its next save on; raises WorkdirError if another process is the holder."""
         holder = self.head.get("holder")
         if holder and not self.mine and not force and not self._dead(holder):
             silent = self._clock.time() - holder["seen"]
@@ -80,7 +81,7 @@ class Ledger:
                     f"If it is dead, this command goes on at once on its machine, elsewhere after {LEASE_S - silent:.0f} s."
                 )
         self.head["holder"] = dict(self._me)
-        self.head["stops"] = self._files.generation(self._stop)  # what was asked of an earlier holder
+        self.head["stops"] = self._files.generation(self._stop)  # ignores requests to earlier holders
 
     def save(self) -> None:
         if self.mine:
@@ -106,12 +107,12 @@ class Ledger:
         self._known, self.held = [content], self.mine
 
     def renew(self) -> None:
-        """Saves that the holder lives, if its last save is some time ago."""
+        """Saves that the holder is alive, if its last save was some time ago."""
         if self.held and self._clock.time() - self.head["holder"]["seen"] > _RENEW_S:
             self.save()
 
     def release(self) -> None:
-        """Leaves the run to the next controller; if the bucket does not answer, that one has to wait."""
+        """Releases the run for the next controller, which has to wait if the bucket does not answer now."""
         if self.held:
             self.head["holder"] = None
             with contextlib.suppress(WorkdirError, CloudError):

@@ -1,4 +1,4 @@
-"""Before a run: its command is checked, it gets a name, and `plan` and `preflight` say what it would do and what is missing."""
+"""Before a run: checks its command, names it, shows what it would do (`plan`), and what is missing (`preflight`)."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ def say(text: str) -> None:
 
 
 def named(spec: Spec, command: list[str]) -> Spec:
-    """The spec with a name for the run, of its config's name and its fingerprint; raises ConfigError for a wrong command."""
+    """The spec with a name for the run, from its config's name and its fingerprint; raises ConfigError for a wrong command."""
     if not command:
         raise ConfigError("there is no command after --; for example: -- run --config digits --workdir DIR")
     if any(re.match(r"--?(coordinator|num[-_]processes|process[-_]id)\b", part) for part in command):
@@ -81,7 +81,7 @@ def plan(spec: Spec, command: list[str]) -> int:
 
 
 def preflight(spec: Spec, command: list[str]) -> int:
-    """Checks what a run needs; the exit code."""
+    """Checks the requirements of a run; returns the exit code."""
     slices, failed = backend(spec), False
     code = ("code", lambda: f"{len(bundle_lib.make(HERE.parent).data) / 2**20:.1f} MiB", "a git checkout")
     for what, look, wanted in (code, *slices.checks()):

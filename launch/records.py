@@ -1,4 +1,4 @@
-"""What is known of a slice and what is remembered of it: data alone. Times are seconds since 1970."""
+"""Data classes for observations and records of a slice. Times are seconds since 1970."""
 
 import dataclasses
 import enum
@@ -11,7 +11,7 @@ DONE, FAILED, STOPPED = 0, 1, 75
 
 
 class State(enum.Enum):
-    """Of a slice, as far as it matters here."""
+    """The state of a slice, as far as it is relevant here."""
 
     ABSENT = "absent"
     WAITING = "waiting for capacity"
@@ -23,7 +23,7 @@ class State(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Resource:
-    """A slice as the cloud describes it. `ready`: its hosts can work; `message`: the cloud's own words, if any."""
+    """A slice as described by the cloud. `ready`: whether its hosts can work; `message`: the cloud's message, if any."""
 
     name: str
     zone: str
@@ -42,9 +42,9 @@ class Host:
     """The last report of a host's worker."""
 
     worker: int
-    code: int | None = None  # of the program; None while it runs
+    code: int | None = None  # exit code of the program; None while it runs
     ended: float = 0.0
-    stopped: bool = False  # on request
+    stopped: bool = False  # whether it ended on request
     expired: bool = False
     setup: bool = False
     line: str = ""
@@ -59,13 +59,13 @@ class Attempt:
     zone: str
     began: float
     bundle: str = ""  # SHA-256 of the code that was started
-    # When the latest request for the slice was sent or answered, while that request may still bring one; None once the slice
-    # was seen, or the cloud has refused.
+    # The time at which the latest request for the slice was sent or answered; None once the slice was seen or refused, since the
+    # request can then no longer create a slice.
     asked: float | None = None
     requests: int = 0
-    created: float | None = None  # when the cloud took the request, if that is known
-    refusals: int = 0  # requests that the cloud did not answer
-    started: float | None = None  # when every host had acknowledged the start
+    created: float | None = None  # time at which the cloud granted the request, if known
+    refusals: int = 0  # number of requests without an answer
+    started: float | None = None  # time at which all hosts had acknowledged the start
     hosts: int = 0
     outcome: str | None = None  # done, stopped, failed, preempted, unfit, capacity, share, budget, refused
     detail: str = ""
@@ -73,24 +73,24 @@ class Attempt:
 
     @property
     def ran_s(self) -> float:
-        """Seconds that the program ran; 0 before the attempt has ended."""
+        """Seconds for which the program ran; 0 until the attempt has ended."""
         return self.ended - self.started if self.started and self.ended else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """All that is remembered of a slice."""
+    """Everything that is recorded about a slice."""
 
     name: str
     attempts: tuple[Attempt, ...] = ()
-    active_since: float | None = None  # chip-hours are counted from then on
-    used_s: float = 0.0  # active seconds before
-    base: int = 0  # attempts up to this number are of a run that had ended; the budgets do not count them
-    end: tuple[int, str] | None = None  # exit code and message, once nothing is left to do
+    active_since: float | None = None  # start of the time for which chip-hours are counted
+    used_s: float = 0.0  # active seconds before that
+    base: int = 0  # attempts up to this number belong to an earlier, ended run and do not count for the budgets
+    end: tuple[int, str] | None = None  # exit code and message, once the run has ended
 
     @classmethod
     def of(cls, found: dict) -> "Record":
-        """The record of its JSON."""
+        """Makes the record from its JSON."""
         attempts = tuple(Attempt(**attempt) for attempt in found["attempts"])
         return cls(**{**found, "attempts": attempts, "end": tuple(found["end"]) if found["end"] else None})
 
@@ -103,7 +103,7 @@ class Record:
         return tuple(attempt for attempt in self.attempts if attempt.number > self.base)
 
     def seconds(self, now: float) -> float:
-        """For which slices of this record were active."""
+        """Seconds for which slices of this record have been active."""
         return self.used_s + (now - self.active_since if self.active_since is not None else 0.0)
 
     def with_last(self, **changes) -> "Record":
@@ -117,7 +117,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """When to give up on what, in seconds, and which zones to try."""
+    """Time limits, in seconds, and the zones to try."""
 
     zones: tuple[str, ...]
     wait_s: float
@@ -126,13 +126,13 @@ class Policy:
     max_preemptions: int
     max_failures: int
     budget_s: float
-    appear_s: float = 240.0  # a request may bring a slice so long: gcloud ends in 120 s, and lists in another 120 s
+    appear_s: float = 240.0  # time in which a request may create a slice: gcloud takes up to 120 s, and its list too
     unready_s: float = 600.0
-    settle_s: float = 180.0  # after the program of one host has failed, until those of the others have ended
-    healthy_s: float = 3600.0  # once the program has run so long, earlier failures and losses do not count
+    settle_s: float = 180.0  # time from the failure of one host's program until those of the others have ended
+    healthy_s: float = 3600.0  # after the program has run for this time, earlier failures and losses do not count
     max_refusals: int = 5
-    last_s: float = 300.0  # of the budget, kept for saving and for the deletion
-    least_s: float = 60.0  # that the program has at least
+    last_s: float = 300.0  # part of the budget that is reserved for saving and deletion
+    least_s: float = 60.0  # least time that the program gets
     backoff_s: float = 30.0
     backoff_max_s: float = 900.0
 
@@ -151,16 +151,16 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True)
 class Sight:
-    """What is known at one moment about one slice, and what the budgets need of the whole run."""
+    """An observation of one slice at one moment, with the data of the whole run that budgets need."""
 
     now: float
     resource: Resource
-    hosts: tuple[Host, ...] = ()  # whose report of the present attempt has been read
-    quiet_s: float = 0.0  # the longest time since the last report of a host that has not ended
-    unready_s: float = 0.0  # for which the slice is active, but its hosts are not ready
-    failing_s: float = 0.0  # since the first failure of a program was seen
-    stop: bool = False  # somebody asked the run to stop
-    failures: int = 0  # of all slices of the run, as the next two
+    hosts: tuple[Host, ...] = ()  # hosts whose report of the present attempt has been read
+    quiet_s: float = 0.0  # longest time since the last report of a host that has not ended
+    unready_s: float = 0.0  # time for which the slice has been active without its hosts being ready
+    failing_s: float = 0.0  # time since the first failure of a program was seen
+    stop: bool = False  # whether somebody asked the run to stop
+    failures: int = 0  # over all slices of the run, as the next two
     preemptions: int = 0
     used_s: float = 0.0
-    run_s: float = 0.0  # since the run began
+    run_s: float = 0.0  # time since the run began

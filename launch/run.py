@@ -1,6 +1,6 @@
-"""The loop around `controller.decide`: looks at the slices of a run, keeps the record in the bucket, does what was decided.
+"""The loop around `controller.decide`: observes the slices of a run, saves the record in the bucket, and acts.
 
-It may be killed at any moment and started again, here or elsewhere, with the same command: the bucket has all it needs.
+It may be killed at any moment and started again, here or elsewhere, with the same command: its whole state is in the bucket.
 """
 
 import contextlib
@@ -26,17 +26,17 @@ _SAY_S = 60.0
 
 
 def fingerprint(spec: Spec, command: Sequence[str]) -> str:
-    """Of what may not change while a run lasts."""
+    """Checksum of everything that must not change during a run."""
     names = ("root", "project", "backend", "accelerator_type", "slices", "hosts", "spot", "runtime_version")
     fixed = [*(getattr(spec, name) for name in names), list(command)]
     return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:12]
 
 
 class Run:
-    """One run: a command, arguments of `redundancy`, on each of its slices.
+    """One run: a command, given as arguments of `redundancy`, on each of its slices.
 
-    For tests: `say`, `slices`, `clock` and `bundle` in place of `print`, the spec's backend, `time` and this checkout's code;
-    `times`, fields of the policy; `ledger`, arguments of `Ledger`.
+    For tests: `say`, `slices`, `clock` and `bundle` replace `print`, the spec's backend, `time` and this checkout's code;
+    `times` are fields of the policy; `ledger` are arguments of `Ledger`.
     """
 
     def __init__(self, spec, command, say=None, slices=None, clock=time, bundle=None, times=None, ledger=None):
@@ -62,7 +62,7 @@ class Run:
         return last.zone if last else self.policy.zones[0]
 
     def folder(self, index: int, attempt: int) -> str:
-        """Where the hosts of an attempt keep their files."""
+        """Folder of the files of an attempt's hosts."""
         return f"{self.spec.run}/slice-{index}/attempt-{attempt}"
 
     def say(self, index: int, text: object) -> None:
@@ -72,12 +72,12 @@ class Run:
         return sum(record.seconds(self.clock.time()) for record in self.records)
 
     def left_s(self) -> float:
-        """Seconds that each of the slices that have not ended may still last."""
+        """Seconds for which each unfinished slice may still run."""
         working = sum(record.end is None for record in self.records) or self.spec.slices
         return (self.policy.budget_s - self.used_s()) / working
 
     def labels(self, index: int) -> dict[str, str]:
-        left = self.policy.budget_s - self.used_s()  # a slice may use what the others leave
+        left = self.policy.budget_s - self.used_s()  # a slice may use what others leave
         expires = self.clock.time() + self.spec.wait_hours * 3600 + left
         return {
             "app": "redundancy",
@@ -91,10 +91,10 @@ class Run:
     # Beginning.
 
     def open(self) -> None:
-        """Takes the run's record, or begins one.
+        """Takes over the run's record, or creates one.
 
         Raises:
-          WorkdirError: another controller holds the run, it has another command, or slices of its name are somebody else's.
+          WorkdirError: another controller holds the run, it has another command, or slices of its name belong to others.
         """
         mine, now = fingerprint(self.spec, self.command), self.clock.time()
         if self.ledger.load():
@@ -108,7 +108,7 @@ class Run:
             ended = all(record.end for record in self.records)
             self.ledger.take(force=ended)
             for index, record in enumerate(self.records if ended else ()):
-                if record.end[0] != records.DONE:  # it goes on, with fresh budgets except for the chip-hours
+                if record.end[0] != records.DONE:  # it continues, with new budgets except for the chip-hours
                     base = record.last.number if record.last else 0
                     self.records[index] = dataclasses.replace(record, end=None, base=base)
                     head["began"] = now
@@ -125,7 +125,7 @@ class Run:
         self.ledger.save()
 
     def _adopt(self, index: int, resource: Resource) -> None:
-        """Takes over a slice that the record does not know."""
+        """Takes over a slice that is not in the record."""
         record, now = self.records[index], self.clock.time()
         self._check_ours(resource)
         if record.last is not None and record.last.outcome is None:
@@ -145,7 +145,7 @@ class Run:
     # The loop.
 
     def run(self, patient: bool = False) -> int:
-        """Until nothing is left to do; the exit code: the worst of the slices'. `patient`: whatever the cloud answers."""
+        """Runs until all slices have ended; returns their worst exit code. `patient`: continues even after permanent errors."""
         while True:
             self.look(patient)
             if all(record.end for record in self.records):
@@ -153,7 +153,7 @@ class Run:
             self.sleep()
 
     def look(self, patient: bool = False) -> None:
-        """One look at each slice that has not ended."""
+        """Observes each unfinished slice once, and acts."""
         for index, record in enumerate(self.records):
             try:
                 if record.end is None:
@@ -171,7 +171,7 @@ class Run:
             self._say(f"the bucket does not answer: {first_line(error)}")
 
     def step(self, index: int) -> None:
-        """One look at a slice, and what follows from it."""
+        """Observes a slice once, and acts."""
         resource = self.slices.describe(self.name(index), self.zone(index))
         if resource.state not in (State.ABSENT, State.UNKNOWN):
             self._check_ours(resource)
@@ -196,7 +196,7 @@ class Run:
     def _act(self, index: int, sight: Sight) -> Action:
         """Decides, saves the record and acts.
 
-        The record is saved before each action, changed or not: a controller that another one has replaced may not act.
+        The record is saved before each action, even if unchanged, because a controller that was replaced must not act.
         """
         before = self.records[index]
         action = controller.decide(before, sight, self.policy)
@@ -211,7 +211,7 @@ class Run:
                 case Delete():
                     self.slices.delete(self.name(index), self.zone(index))
         except CloudError as error:
-            # A slice in some states cannot be deleted just then, which is called invalid.
+            # In some states a slice cannot be deleted at the moment, which the cloud reports as "invalid".
             if error.kind in PERMANENT and not (isinstance(action, Delete) and error.kind == "invalid"):
                 raise
             self.say(index, error)
@@ -232,19 +232,17 @@ class Run:
         return self.update(index, self.records[index].with_last(created=now, asked=now))
 
     def update(self, index: int, record: Record, always: bool = False) -> None:
-        """Saves a slice's record."""
         if always or record != self.records[index]:
             self.records[index] = record
             self.ledger.save()
 
     def close(self, index: int, outcome: str, detail: str) -> None:
-        """Ends the present attempt."""
         action = Close(outcome, detail)
         self._tell(index, action)
         self.update(index, controller.after(self.records[index], action, self.clock.time()))
 
     def _tell(self, index: int, action: Action) -> None:
-        """Prints an action; the same wait again only after a while."""
+        """Prints an action; repeats the same wait only after some time."""
         match action:
             case Wait(why):
                 kind, now = why.partition(":")[0], self.clock.monotonic()
@@ -299,7 +297,7 @@ class Run:
         return Sight(resource=resource, hosts=hosts, **times, **self._counts())
 
     def _unchanged_s(self, key: tuple, value: object) -> float:
-        """Seconds on this clock, as the hosts' may be off, since a value changed; None says that it is not known."""
+        """Seconds since a value last changed, by this machine's clock, since hosts' may be off; a value of None is unknown."""
         now = self.clock.monotonic()
         if key not in self._since or value not in (None, self._since[key][0]):
             self._since[key] = (value, now)
@@ -316,13 +314,13 @@ class Run:
     # By hand.
 
     def stop(self) -> None:
-        """Asks the controller to end the run, and the programs themselves, in case there is no controller."""
+        """Asks the controller to end the run, and also the programs themselves, in case there is no controller."""
         self.ledger.ask_to_stop()
         for index in range(len(self.records)):
             self._stop_hosts(index, self.slices.describe(self.name(index), self.zone(index)))
 
     def _stop_hosts(self, index: int, resource: Resource) -> None:
-        """Asks the running program to save and end, until all hosts have acknowledged it."""
+        """Asks the running program to save and end, repeatedly until all hosts have acknowledged it."""
         last = self.records[index].last
         if _runs(last) and (index, last.number) not in self._stopped:
             acks, said = start.ask(self, index, "stop", last.number, last.bundle, resource)
@@ -331,10 +329,10 @@ class Run:
             self._stopped |= {(index, last.number)} if len(acks) == last.hosts else set()
 
     def down(self) -> None:
-        """Deletes the run's slices in a controller's place; returns when none can come any more."""
-        for attempt in range(5):  # a controller may be saving at the same time
+        """Deletes the run's slices in place of a controller; returns when no request can create another one."""
+        for attempt in range(5):  # retries, since a controller may be saving at the same time
             self.ledger.take(force=True)
-            for index, record in enumerate(self.records):  # slices of a run that had ended are looked for, too
+            for index, record in enumerate(self.records):  # also looks for slices of an ended run
                 if record.last is not None and record.last.outcome is None:
                     record = controller.after(record, Close("stopped", "taken down"), self.clock.time())
                 end = None if record.last else (records.STOPPED, "taken down")

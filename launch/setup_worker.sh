@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# On a host, in the unpacked code: a virtual environment with what constraints.txt locks, made once for each lock file.
-# Arguments: the version of Python, the extras of pyproject.toml with commas between. Links it as .launch-venv.
+# Runs on a host, in the unpacked code: makes a virtual environment with the versions of constraints.txt, once for each version of
+# that file, and links it as .launch-venv. Arguments: the Python version, and the extras of pyproject.toml, separated by commas.
 set -euo pipefail
 python=$1
 extras=$2
@@ -8,7 +8,7 @@ home="$HOME/.launch"
 uv_version=0.13.9
 uv="$home/uv-$uv_version"
 
-again() { # a command, some times over: networks and package locks are busy at times
+again() { # retries a command, since networks may fail and package locks may be busy
     local pause
     for pause in 5 15 45; do
         "$@" && return

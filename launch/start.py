@@ -1,4 +1,4 @@
-"""How the program of an attempt is started and stopped on the hosts of a slice, for `run.Run`."""
+"""Starts and stops the program of an attempt on the hosts of a slice, for `run.Run`."""
 
 import contextlib
 import json
@@ -10,18 +10,18 @@ from launch.records import Resource
 from launch.spec import Spec
 
 _ACK = re.compile(r"LAUNCH-ACK (\{.*\})")
-_HERE = "LAUNCH-HERE"  # a host prints this first
+_HERE = "LAUNCH-HERE"  # the first line that bootstrap.sh prints on a host
 _START_S, _TRIES = 300.0, 3
 _FOREVER = 1e12
 
 
 def substituted(command: Sequence[str], spec: Spec, index: int) -> list[str]:
-    """The command of one slice."""
+    """The command of one slice, with {slice} and {slices} replaced."""
     return [part.replace("{slice}", str(index)).replace("{slices}", str(spec.slices)) for part in command]
 
 
 def job(run, index: int, attempt: int, zone: str) -> dict:
-    """What the workers of an attempt need to know."""
+    """The contents of job.json, for the workers of an attempt."""
     spec, slices, left = run.spec, run.slices, run.left_s()
     command = substituted(run.command, spec, index)
     setup = ["bash", "launch/setup_worker.sh", spec.python, ",".join(spec.extras)]
@@ -41,14 +41,14 @@ def job(run, index: int, attempt: int, zone: str) -> dict:
 
 
 def bootstrap(run, verb: str, index: int, attempt: int, sha256: str) -> list[str]:
-    """The command for the hosts."""
+    """The command that hosts run."""
     script = pathlib.Path(__file__).with_name("bootstrap.sh").read_text()
     there = run.files.uri(f"{run.folder(index, attempt)}/job.json")
     return ["sh", "-c", script, "launch", run.files.uri(f"bundles/{sha256}.tar.gz"), sha256, verb, there, str(attempt)]
 
 
 def start(run, index: int, attempt: int, resource: Resource) -> None:
-    """Starts the program, and saves that every host has acknowledged it, or closes the attempt."""
+    """Starts the program, and saves that all hosts have acknowledged it; otherwise closes the attempt."""
     bundle = run.bundle
     if not run.files.generation(bundle.name):
         run.files.write(bundle.name, bundle.data)
@@ -65,7 +65,7 @@ def start(run, index: int, attempt: int, resource: Resource) -> None:
     missing = sorted(set(range(resource.hosts)) - acks.keys())
     if missing or not resource.hosts:
         last = "\n".join(said.replace(_HERE, "").strip().splitlines()[-5:])
-        # The start script ran, and failed on the way: it would do so on another slice, too.
+        # If the start script ran and failed, it would probably fail on another slice, too.
         outcome = "failed" if _HERE in said else "unfit"
         return run.close(index, outcome, f"hosts {missing} did not start the program: {last}")
     values = dict(started=run.clock.time(), bundle=bundle.sha256, hosts=resource.hosts)
@@ -73,10 +73,10 @@ def start(run, index: int, attempt: int, resource: Resource) -> None:
 
 
 def ask(run, index: int, verb: str, attempt: int, sha256: str, resource: Resource) -> tuple[dict[int, dict], str]:
-    """Gives a command to all hosts; its acknowledgements by worker, and what else was printed the last time.
+    """Sends a command to all hosts; returns acknowledgements by worker, and other output of the last time.
 
-    It is given again to hosts that have not acknowledged it. The exit code of an ssh to many hosts says nothing: gcloud gives
-    0 if it reached none.
+    The command is sent again to hosts that have not acknowledged it. The exit code of ssh to several hosts is not used, since
+    gcloud returns 0 even if it reached none.
     """
     acks: dict[int, dict] = {}
     said, all_hosts = "", set(range(resource.hosts))

@@ -1,6 +1,6 @@
 # shellcheck shell=sh disable=SC2154
-# On each VM from its start, as root: the slice is deleted if no launcher starts a program in idle_s seconds, and after left_s
-# seconds. The lines before these set both, and define `delete`.
+# Runs on each VM from its start, as root: deletes the slice if no launcher starts a program within idle_s seconds, and in any
+# case after left_s seconds. The launcher inserts lines before these that set both variables and define `delete`.
 watch() {
     sleep "$idle_s"
     for job in "${homes:-/home}"/*/.launch/jobs/* /root/.launch/jobs/*; do

@@ -1,10 +1,10 @@
-"""On a host: starts the program detached, watches it, and mirrors its log and status to the bucket.
+"""Runs on a host: starts the program detached, watches it, and mirrors its log and status to the bucket.
 
     worker.py start|stop JOB ATTEMPT      JOB: gs:// or local path of job.json; prints one line, LAUNCH-ACK {...}
-    worker.py supervise FOLDER            what `start` leaves running
+    worker.py supervise FOLDER            the background process that `start` leaves
 
-The standard library alone, and Python 3.8: it runs before anything is installed. A command may be given twice, at any time:
-the second one acknowledges the first. Processes are found by a variable in their environment, never by name.
+Uses only the standard library and Python 3.8, because it runs before anything is installed. Commands may be repeated at any
+time: a repeated one only acknowledges the first. Processes are found by a variable in their environment, never by name.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ import urllib.request
 
 HOME = os.path.join(os.path.expanduser("~"), ".launch")
 MARK = "LAUNCH_JOB"
-TERM_S = 120.0  # a program that was asked to end has so long to save
-PUT_S = 300.0  # a copy to the bucket may take so long; meanwhile the worker reads no requests
-HOLD_S = 5.0  # a process that is ending may hold the chips so long
+TERM_S = 120.0  # time that a program has for saving, after it was asked to end
+PUT_S = 300.0  # time limit of a copy to the bucket, during which the worker reads no requests
+HOLD_S = 5.0  # time for which an ending process may hold the chips
 LIBTPU_LOCK = "/tmp/libtpu_lockfile"
 _METADATA = "http://{}/computeMetadata/v1/instance/attributes/agent-worker-number"
 
@@ -40,7 +40,7 @@ def fetch(uri):
 
 
 def put(path, uri):
-    """Copies a file to the bucket, whole or not at all."""
+    """Copies a file to the bucket atomically."""
     if uri.startswith("gs://"):
         argv = ["gcloud", "storage", "cp", path, uri]
         pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -70,7 +70,7 @@ def read_json(path):
 
 
 def worker_number():
-    """Which host of the slice this is, from 0."""
+    """The number of this host in the slice, from 0."""
     for name in ("LAUNCH_WORKER", "TPU_WORKER_ID"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
@@ -81,12 +81,12 @@ def worker_number():
 
 
 def mark_of(job, worker, home):
-    """What the processes of a host carry in their environment; hosts that share a machine differ in their folder."""
+    """The mark of a host's processes in their environment; it includes the folder, since hosts may share a machine."""
     return f"{job}/{worker}/{home}"
 
 
 def marked(mark):
-    """Numbers of this machine's processes that carry the mark."""
+    """Numbers of the processes on this machine that have the mark."""
     found, wanted = [], f"{MARK}={mark}".encode()
     for path in glob.glob("/proc/[0-9]*/environ"):
         try:
@@ -104,7 +104,7 @@ def kill(pid, signum, send=os.kill):
 
 
 def end_marked(mark, patience=30.0):
-    """Ends all processes that carry the mark, gently first."""
+    """Ends all processes that have the mark, with SIGTERM first."""
     deadline, asked = time.monotonic() + patience, set()
     left = marked(mark)
     while left and time.monotonic() < deadline + 10.0:
@@ -118,7 +118,7 @@ def end_marked(mark, patience=30.0):
 
 
 def holders(patterns, sudo=True):
-    """Processes that hold one of the devices, in words; those of other users only if sudo needs no password."""
+    """Describes processes that hold one of the devices; those of other users only if sudo needs no password."""
     devices = {path for pattern in patterns for path in glob.glob(pattern)}
     if devices and sudo and os.geteuid() != 0:
         argv = ["sudo", "-n", sys.executable, os.path.abspath(__file__), "holders", *patterns]
@@ -138,7 +138,7 @@ def holders(patterns, sudo=True):
 
 
 def start(uri, attempt):
-    """Starts the program, unless this attempt was started already; returns what to acknowledge."""
+    """Starts the program, unless this attempt was already started; returns the acknowledgement."""
     job, worker = json.loads(fetch(uri)), worker_number()
     folder = os.path.join(HOME, "jobs", job["mark"])
     here, tree = os.path.join(folder, f"attempt-{attempt}"), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -159,7 +159,7 @@ def start(uri, attempt):
             busy = holders(job["devices"])
         if busy:
             return {"state": "busy", "holders": busy}
-        if job["devices"] and os.path.exists(LIBTPU_LOCK):  # nobody holds the chips
+        if job["devices"] and os.path.exists(LIBTPU_LOCK):  # left behind, since no process holds the chips
             with contextlib.suppress(OSError):
                 subprocess.run(["sudo", "-n", "rm", "-f", LIBTPU_LOCK], stderr=subprocess.DEVNULL)
         write_json(os.path.join(here, "job.json"), dict(job, attempt=attempt, worker=worker, tree=tree))
@@ -176,7 +176,7 @@ def start(uri, attempt):
 
 
 def stop(uri, attempt):
-    """Asks the program to save and end; returns what to acknowledge."""
+    """Asks the program to save and end; returns the acknowledgement."""
     here = os.path.join(HOME, "jobs", json.loads(fetch(uri))["mark"], f"attempt-{attempt}")
     if not os.path.isdir(here):
         return {"state": "absent"}
@@ -203,14 +203,14 @@ class Supervisor:
         return [line.rsplit("\r", 1)[-1] for line in text.splitlines() if line.strip()][-lines:]
 
     def mirror(self, state, **values):
-        """Copies log and status to the bucket, the log first: whoever reads that all has ended deletes the slice.
+        """Copies the log and then the status to the bucket, since the controller deletes the slice when the status is "ended".
 
-        Returns why that failed, or None.
+        Returns the reason of a failure, or None.
         """
         job, error = self.job, None
         base, status = "{}/host-{}".format(job["mirror"], job["worker"]), os.path.join(self.folder, "status.json")
         size = os.path.getsize(self.log) if os.path.exists(self.log) else 0
-        # A long log is copied whole each time: the longer it is, the more must be new.
+        # The whole log is copied each time, so the longer it is, the more new text is awaited.
         copy = size - self.copied > (0 if state == "ended" else size // 20 if size > 2**22 else 0)
         self.beat += 1
         tail = self.tail()
@@ -228,7 +228,7 @@ class Supervisor:
         return error
 
     def run(self, argv, state, env):
-        """The exit code of a command, which is ended when somebody asks for that or its time is over."""
+        """Runs a command until it ends, somebody asks it to end, or its time is over; returns the exit code."""
         print("launch: {}".format(" ".join(argv)), flush=True)
         try:
             quiet = dict(stdin=subprocess.DEVNULL, start_new_session=True)
@@ -253,11 +253,11 @@ class Supervisor:
             if time.monotonic() - mirrored > self.job["mirror_s"]:
                 self.mirror(state)
                 mirrored = time.monotonic()
-        kill(process.pid, signal.SIGKILL, os.killpg)  # what it left behind
+        kill(process.pid, signal.SIGKILL, os.killpg)  # processes that it left behind
         return code if code >= 0 else 128 - code
 
     def supervise(self):
-        """Runs setup and program, reports their end, and deletes the slice if nobody else does."""
+        """Runs setup and program, reports their end, and deletes the slice if nothing else does."""
         signal.signal(signal.SIGTERM, lambda *_: self.asked.update(ended=True))
         job, stage, code, began = self.job, "setup", 0, time.time()
         env = dict(os.environ, **job["env"])
@@ -286,7 +286,7 @@ class Supervisor:
             print("launch: nobody has deleted this slice; it deletes itself", flush=True)
             self.mirror("ended", deleting=True, **values)
             subprocess.run(job["delete"], stdin=subprocess.DEVNULL)
-            self.mirror("ended", deleting=True, **values)  # it is still there, and the log says why
+            self.mirror("ended", deleting=True, **values)  # the slice still exists; the log gives the reason
 
 
 def main(verb, *args):

@@ -1,7 +1,7 @@
 """Finds the images a labelled data set does not need, and shows what leaving them out costs.
 
-From Python: `select`, `CompleteLinkage`, and what reads a finished workdir (docs/python.md). Each is imported when it is
-first asked for, so that `import redundancy` costs nothing.
+The Python interface: `select`, `CompleteLinkage`, and functions that read a finished workdir (docs/python.md). Each is imported
+at first use, so that `import redundancy` is fast.
 """
 
 import importlib

@@ -1,6 +1,6 @@
-"""Where slices come from: each module of this folder is a backend, whose class `Backend` checks the spec's fields.
+"""Backends that provide slices: each module of this folder is one, and its class `Backend` checks the spec's fields.
 
-A config names the module: `backend = "local"` is local.py. Nothing else knows which backends there are.
+A config names the module: `backend = "local"` is local.py. There is no other list of backends.
 """
 
 import importlib
@@ -11,12 +11,12 @@ from launch.spec import Spec
 from redundancy.runtime.errors import UserError
 
 NAMES = tuple(module.name for module in pkgutil.iter_modules(__path__))
-# Kinds of errors after which trying again does not help.
+# Kinds of errors after which a retry does not help.
 PERMANENT = ("account", "permission", "invalid", "missing")
 
 
 class CloudError(UserError):
-    """Of a `kind`: changed, exists, account, permission, capacity, unavailable, missing, invalid or other."""
+    """An error with a `kind`: changed, exists, account, permission, capacity, unavailable, missing, invalid or other."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
@@ -24,24 +24,24 @@ class CloudError(UserError):
 
 
 class Slices:
-    """What every backend has; a zone holds one slice of a name at most. Beside what is below:
+    """The interface of backends. A zone has at most one slice of a name. Besides the methods below:
 
-    create(name, zone, labels, left_s)             asks for a slice that may last `left_s` seconds, unless there is one
-    describe(name, zone) -> Resource               raises only if asking again would not help
-    delete(name, zone)                             asks for the end of a slice, in whatever state it is, if there is one
-    existing() -> list[Resource]                   every slice that this launcher has made, in all zones
-    execute(name, zone, argv, workers, timeout)    what a command printed on hosts, on all if `workers` is empty; it may
-                                                   have run on fewer, and more than once: only its output says where
+    create(name, zone, labels, left_s)             requests a slice for at most `left_s` seconds, unless it exists
+    describe(name, zone) -> Resource               raises only if a retry would not help
+    delete(name, zone)                             requests the deletion of a slice, in any state, if it exists
+    existing() -> list[Resource]                   all slices that this launcher has made, in all zones
+    execute(name, zone, argv, workers, timeout)    runs a command on hosts (on all if `workers` is empty) and returns the output;
+                                                   it may have run on fewer hosts, or repeatedly, as only the output shows
     plan(name, zone, labels, left_s, argv)         the commands of a run, for people
-    check_workdir(workdir)                         raises ConfigError if the results would not outlive the slice
+    check_workdir(workdir)                         raises ConfigError if the results would be lost with the slice
 
     Attributes:
-      zones: to try; chips: of one slice; kind: of slice, in words.
+      zones: zones to try; chips: number of chips of a slice; kind: description of the slice.
       files: uri(path), read(path) or None, generation(path) or 0, lines(pattern), names(folder), and write(path, data,
-        generation), which raises CloudError("changed") if the file there is not of that generation.
-      python: that the hosts have; None if the launcher installs one.
-      devices: files of the chips, which one process may hold; env: variables of the program.
-      topology: as `redundancy preflight --topology` spells it; None if there is none to compile for.
+        generation), which raises CloudError("changed") if the file's generation differs.
+      python: path of Python on the hosts; None if the launcher installs it.
+      devices: device files of the chips, which only one process may hold; env: environment variables of the program.
+      topology: name for `redundancy preflight --topology`; None if there is nothing to compile for.
     """
 
     python: str | None = None
@@ -52,17 +52,17 @@ class Slices:
         self.spec, self.zones, self.chips, self.kind, self.files, self.env = spec, zones, chips, kind, files, {}
 
     def delete_argv(self, name: str, zone: str) -> list[str] | None:
-        """The command that deletes a slice, for people and for its hosts; None if there is none."""
+        """The command that deletes a slice, for people and for its hosts; None if there is no such command."""
 
     def denied(self, said: str) -> bool:
-        """Whether what `execute` returned says that this account may not run commands there."""
+        """Whether the output of `execute` says that this account may not run commands there."""
         return False
 
     def warning(self) -> str | None:
-        """What makes a run slow or dear, if anything does."""
+        """A warning if something makes a run slow or expensive."""
 
     def checks(self) -> Iterable[tuple[str, Callable[[], str], str]]:
-        """For preflight: what is looked at, the look, which raises UserError or ValueError, and what is wanted."""
+        """Checks for preflight: the subject, a function that raises UserError or ValueError, and what is expected."""
         return ()
 
 

@@ -1,4 +1,4 @@
-"""Slices of processes of this machine: what a Cloud TPU slice is for the controller, without a cloud."""
+"""Slices that consist of processes of this machine, for use in place of Cloud TPU slices."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ _ZONE = "local"
 
 
 class Backend(Slices):
-    """Each slice is a folder: slice.json, and a home folder for every host."""
+    """Each slice is a folder with slice.json and a home folder for every host."""
 
     python = sys.executable
 
@@ -41,7 +41,7 @@ class Backend(Slices):
             return
         for host in range(self.spec.hosts):
             (self._root / name / f"host-{host}").mkdir(parents=True, exist_ok=True)
-        with socket.socket() as probe:  # finds a free port
+        with socket.socket() as probe:  # to find a free port
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.set_state(name, "ACTIVE", labels=dict(labels), hosts=self.spec.hosts, port=port)
@@ -58,7 +58,7 @@ class Backend(Slices):
         return Resource(name, zone, state, hosts=found["hosts"], message=found["state"], labels=found["labels"])
 
     def delete(self, name: str, zone: str) -> None:
-        """Ends every process of the slice, and removes its folder."""
+        """Ends all processes of the slice, and removes its folder."""
         for host in range((self._found(name) or {}).get("hosts", self.spec.hosts)):
             worker.end_marked(self.mark(name, host), patience=5.0)
         shutil.rmtree(self._root / name, ignore_errors=True)
@@ -73,7 +73,7 @@ class Backend(Slices):
         found = self._found(name)
         if found is None:
             raise CloudError("missing", f"there is no slice {name} under {self._root}")
-        # The user's caches serve all hosts: they are of this machine.
+        # All hosts share the user's caches, since they are on the same machine.
         shared = {"XDG_CACHE_HOME": os.path.expanduser("~/.cache"), **os.environ}
         if found["hosts"] > 1:
             shared |= {
@@ -103,7 +103,7 @@ class Backend(Slices):
 
 
 class LocalFiles:
-    """Files of a folder. `generation`: when the file was written."""
+    """Files in a folder. The `generation` is the time at which a file was written."""
 
     def __init__(self, root: str):
         self.root = str(pathlib.Path(root).expanduser().absolute())

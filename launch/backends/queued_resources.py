@@ -1,4 +1,4 @@
-"""Slices of Cloud TPU through the gcloud binary: each is a queued resource with one node of its name."""
+"""Cloud TPU slices through the gcloud binary: each is a queued resource with one node of the same name."""
 
 import functools
 import json
@@ -19,8 +19,8 @@ from launch.spec import Spec
 from redundancy.runtime.errors import ConfigError, UserError
 from redundancy.storage.cache_folder import cache_folder
 
-# Accelerator types: what their number counts per chip, the TPU VM's software (Google's page on runtimes, 2026), and the
-# names of their topologies for the compiler.
+# Accelerator types: the units of their number per chip, the TPU VM's software (Google's page on runtimes, 2026), and the names
+# of their topologies for the compiler.
 _PLANE = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _CUBE = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"}
 TYPES = {
@@ -29,7 +29,7 @@ TYPES = {
     "v5p": (2, "v2-alpha-tpuv5", "v5p", _CUBE),
     "v6e": (1, "v2-alpha-tpuv6e", "v6e", _PLANE),
 }
-# An ssh connection to a slice that was taken back would otherwise hang.
+# Without these options an ssh connection to a preempted slice would hang.
 _SSH = ("-oServerAliveInterval=15", "-oServerAliveCountMax=4", "-oConnectTimeout=20")
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _QUEUED = "queued-resources"
@@ -39,7 +39,7 @@ _STATES = {
     "ACTIVE": State.ACTIVE,
     "DELETING": State.DELETING,
 }
-# gcloud ends with 1 for every error, and says in words what went wrong; the first that fits counts.
+# gcloud returns exit code 1 for all errors, so errors are classified by their text; the first match counts.
 _KINDS = (
     ("changed", r"conditionNotMet|pre-?conditions? .*(did not hold|failed)|HTTPError 412"),
     ("exists", r"ALREADY_EXISTS|already exists"),
@@ -56,14 +56,14 @@ _DENIED = re.compile(r"Permission denied \(publickey|Host key verification faile
 
 
 def classify(stderr: str) -> CloudError:
-    """The error that gcloud's words describe."""
+    """Classifies the error that gcloud's text describes."""
     errors = [line for line in stderr.splitlines() if line.startswith("ERROR:")] or stderr.strip().splitlines()[-3:]
     text = stderr[stderr.find(errors[0]) :].strip() if errors else "gcloud ended with an error and said nothing"
     return CloudError(next((kind for kind, words in _KINDS if re.search(words, text)), "other"), text)
 
 
 class Gcloud:
-    """Runs gcloud, in a project if one is given; no shell of this machine reads the arguments."""
+    """Runs gcloud, in a project if one is given, without a shell on this machine."""
 
     def __init__(self, project: str = ""):
         self._project = project
@@ -74,14 +74,14 @@ class Gcloud:
         return ["gcloud", "compute", "tpus", *args, *where, f"--zone={zone}"]
 
     def run(self, argv: Sequence[str], stdin: bytes | None = None, timeout: float = 120) -> bytes:
-        """What the command prints; raises CloudError if it fails or takes longer than `timeout` seconds."""
+        """Runs a command and returns its output; raises CloudError if it fails or takes longer than `timeout` seconds."""
         code, stdout, stderr = self.attempt(argv, stdin, timeout)
         if code != 0:
             raise classify(stderr)
         return stdout
 
     def found(self, argv: Sequence[str]) -> bytes | None:
-        """As `run`; None if what the command names does not exist."""
+        """As `run`, but returns None if the resource of the command does not exist."""
         try:
             return self.run(argv)
         except CloudError as error:
@@ -113,11 +113,11 @@ class Backend(Slices):
         self.python = spec.python if "/" in spec.python else None
         self.env = {
             "JAX_COMPILATION_CACHE_DIR": self.files.uri("jax_cache"),
-            "REDUNDANCY_STORAGE_RETRY_S": "300",  # also at the first contact, at which nobody waits
+            "REDUNDANCY_STORAGE_RETRY_S": "300",  # also for the first contact, since no user is waiting
         }
 
     def startup(self, name: str) -> pathlib.Path:
-        """Path of the script that a slice's VMs run when they start."""
+        """Path of the script that a slice's VMs run at their start."""
         return pathlib.Path(cache_folder() or ".launch") / "startup" / f"{name}.sh"
 
     def write_startup(self, name: str, zone: str, left_s: float) -> None:
@@ -154,7 +154,7 @@ class Backend(Slices):
             "--worker=" + (",".join(map(str, workers)) or "all"),
             *(["--tunnel-through-iap"] if self.spec.internal_ips else []),
             *(f"--ssh-flag={flag}" for flag in _SSH),
-            # gcloud splits this at blanks and ssh joins it again: what the host's shell reads is this text.
+            # gcloud splits this text at blanks and ssh joins it again, so the host's shell reads it unchanged.
             f"--command={shlex.join(argv)}",
         ]
 
@@ -274,7 +274,7 @@ def _key() -> str:
 
 
 def _check(spec: Spec) -> tuple[str, int]:
-    """The kind of accelerator and the number of its type; raises ConfigError for a field that cannot be."""
+    """The kind of accelerator and the number in its type; raises ConfigError for invalid fields."""
     bucket, zone = r"gs://[a-z0-9][-_.a-z0-9]+(/[^\s*?\[\]]*)?", r"[a-z]+-[a-z]+\d+-[a-z]"
     spec.need(re.fullmatch(bucket, spec.bucket), "bucket", "gs://BUCKET or gs://BUCKET/FOLDER")
     zones = spec.zones and all(re.fullmatch(zone, each) for each in spec.zones)
@@ -294,7 +294,7 @@ def _billing(spec: Spec) -> str:
 
 
 def _resource(found: dict, zone: str = "") -> Resource:
-    """A queued resource as gcloud's JSON describes it."""
+    """A queued resource, from gcloud's JSON."""
     path = found.get("name", "").split("/")
     name, zone = path[-1], zone or (path[3] if len(path) > 3 else "")
     shown = found.get("state", {})
@@ -307,7 +307,7 @@ def _resource(found: dict, zone: str = "") -> Resource:
 
 
 class GcsFiles:
-    """Files of Cloud Storage, whose generations these are."""
+    """Files in Cloud Storage, with its generations."""
 
     def __init__(self, root: str, gcloud: Gcloud):
         self.root, self._gcloud = root, gcloud

@@ -3,7 +3,7 @@
     python -m launch run --config launch/configs/local.py --config.hosts=2 \\
         -- run --config digits:smoke --workdir /tmp/digits
 
-Each process takes all the devices it sees: on a machine with a GPU let one host have it.
+Each process uses all devices that it sees, so on a machine with a GPU only one host should have it.
 """
 
 import os

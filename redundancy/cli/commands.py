@@ -31,11 +31,11 @@ _OF_FILES, _OF_SCORES = ("number", "text"), ("stored", "class", "names")  # valu
 _SCHEDULERS = "tcp://HOST:PORT, tls://HOST:PORT, file:PATH (a scheduler file), local or local:WORKERS"
 
 _FLAGS = flags.FLAGS
-_COMMANDS: dict[str, tuple[str, ...]] = {}  # the commands that take each flag
+_COMMANDS: dict[str, tuple[str, ...]] = {}  # flag -> commands that take it
 
 
 class _Path(flags.ArgumentParser):
-    """Parses a path: see `given_path`."""
+    """Parses a path, see `given_path`."""
 
     def __init__(self, name: str):
         super().__init__()
@@ -78,7 +78,7 @@ class ConfigParser(flags.ArgumentParser):
 
 
 def _define(define: Callable, names: str, *commands: str, **given) -> None:
-    """Defines flags, separated by spaces in `names`, for some commands."""
+    """Defines flags for some commands; `names` are separated by spaces."""
     shown = {"default": None, "help": f"See redundancy {commands[0]} --help.", **given}
     for name in names.split():
         _COMMANDS[name] = commands
@@ -110,13 +110,13 @@ _define(
     "coordinator",
     *STAGES,
     "run",
-    help="HOST:PORT of process 0 of a run of several; auto, or none.",
+    help="HOST:PORT of process 0, for a run of several processes; or auto, or none.",
 )
 _define(
     flags.DEFINE_integer, "num_processes", *STAGES, "run", help="Processes of the run, one on each host.", lower_bound=1
 )
 _define(flags.DEFINE_integer, "process_id", *STAGES, "run", help="Which of them this is, from 0.", lower_bound=0)
-_silent = "Seconds after which a silent process counts as lost, which ends the others."
+_silent = "Seconds after which a process that does not respond counts as lost, which ends the others."
 _define(flags.DEFINE_integer, "heartbeat_s", *STAGES, "run", default=100, help=_silent, lower_bound=5)
 _define(
     flags.DEFINE_bool, "profile", "train", "sweep", "run", default=False, help="Trace some steps of the first training."
@@ -126,7 +126,7 @@ _define(
     "until",
     "run",
     "sweep",
-    help="run: its last stage. sweep: when it ends, see redundancy --help.",
+    help="run: the last stage. sweep: the goal at which it ends, see redundancy --help.",
 )
 _define(flags.DEFINE_integer, "most", "sweep", help="Most trials of sweep --until.", lower_bound=2, upper_bound=10_000)
 _define(flags.DEFINE_integer, "looks", "sweep", help="Looks of sweep --until=verdict.", lower_bound=1, upper_bound=10)
@@ -148,14 +148,14 @@ _define(flags.DEFINE_bool, "no_open", "browse", default=False)
 
 
 def spelled(arg: str) -> str:
-    """An argument with the flag's name as it is defined: --class_names for --class-names."""
+    """The argument with the flag's name as defined: --class_names for --class-names."""
     name, equals, value = arg.partition("=")
     known = name.lstrip("-").replace("-", "_")
     return f"--{known}{equals}{value}" if name.startswith("--") and known in _COMMANDS else arg
 
 
 def check_flags(command: str) -> None:
-    """Raises ConfigError if a flag of another command is given, or one that the command needs is missing."""
+    """Raises ConfigError if a flag belongs to another command, or if a required flag is missing."""
     for name, commands in _COMMANDS.items():
         if _FLAGS[name].present and command not in commands:
             shown, theirs = name.replace("_", "-"), " and ".join(commands)
@@ -191,7 +191,7 @@ def check_flags(command: str) -> None:
 
 
 def _check_scheduler(address: str) -> None:
-    # Checked here, because a whole run would otherwise fail only after hours of training.
+    # Checked here, because otherwise a run would fail only after hours of training.
     if not re.fullmatch(r"local(:[1-9]\d*)?|(tcp|tls)://.+|file:.+|.+\.json", address):
         raise ConfigError(f"--scheduler={address}: wanted {_SCHEDULERS}; or none, to link on this machine.")
     if importlib.util.find_spec("distributed") is None:
@@ -200,7 +200,7 @@ def _check_scheduler(address: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """How the processes of a run find each other; arguments of `processes.start`."""
+    """Arguments of `processes.start`, with which the processes of a run find each other."""
 
     coordinator: str
     num_processes: int | None
@@ -211,7 +211,7 @@ class Processes:
 def several() -> Processes | None:
     """How to start a run of several processes, from the flags or JAX's environment variables; None for one process.
 
-    Without either, JAX finds the other processes on a host of a TPU slice.
+    Without flags and variables, JAX finds the other processes on a host of a TPU slice.
 
     Raises:
       ConfigError: a value is missing, or values contradict each other.
@@ -254,17 +254,17 @@ def part() -> parts.Part | None:
     """The part of a sweep that --part names.
 
     Raises:
-      ConfigError: the flag is no part.
+      ConfigError: the flag is not of the form I/N.
     """
     given = _FLAGS["part"].value
     return None if given is None else parts.parse(given)
 
 
 def stop_after() -> float | None:
-    """Seconds after which to end that --stop-after names; None without it.
+    """The time after which to end, in seconds, from --stop-after; None without the flag.
 
     Raises:
-      ConfigError: it is no time, or too short.
+      ConfigError: the flag is not a time, or the time is too short.
     """
     given = _FLAGS["stop_after"].value
     if given is None:
@@ -279,7 +279,7 @@ def stop_after() -> float | None:
 
 
 def goal(command: str) -> rounds.Goal | None:
-    """When the sweep ends that --until asks for; None without it, and for other commands.
+    """The goal of a sweep in rounds, from --until; None without the flag, and for other commands.
 
     Raises:
       ConfigError: the flags contradict each other.
@@ -315,7 +315,7 @@ def scores(words: Sequence[str], workdir: Workdir) -> None:
     """Runs "redundancy scores import", "export" or "list"; `words` follow the command.
 
     Raises:
-      ConfigError: there is no such action, or a flag is missing or not for it.
+      ConfigError: there is no such action, or a flag is missing or belongs to another action.
     """
     from redundancy.scoring import exchange
 
@@ -342,10 +342,10 @@ def scores(words: Sequence[str], workdir: Workdir) -> None:
 
 
 def configs(names: Sequence[str]) -> str:
-    """What `redundancy configs` prints: a line for each config that comes along, or the file of the one that is named.
+    """The output of `redundancy configs`: a line for each shipped config, or the file of the one that is named.
 
     Raises:
-      ConfigError: there is none of that name, or several names are given.
+      ConfigError: there is no config of that name, or several names are given.
     """
     known = config_lib.shipped()
     if not names:
@@ -364,12 +364,12 @@ def _title(path: pathlib.Path) -> str:
 
 
 def _given(*names: str) -> dict:
-    """Values of the flags that were given."""
+    """The values of those of these flags that were given."""
     return {name: _FLAGS[name].value for name in names if _FLAGS[name].value is not None}
 
 
 def run(command: str, workdir: Workdir | None, config=None) -> int:
-    """Runs a command of help.HELP with the flags of the command line; workdir and resolved config are None if not given.
+    """Runs a command of help.HELP with the flags of the command line. Workdir and resolved config are None if not given.
 
     Returns:
       the exit code.

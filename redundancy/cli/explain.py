@@ -1,4 +1,4 @@
-"""Decides what the command line shows: lines of the log, and the exit code and message of an error."""
+"""Decides which lines of the log the command line shows, and the exit code and message of an error."""
 
 import errno
 import logging as std_logging
@@ -16,18 +16,18 @@ EXIT_INTERRUPTED = 130
 
 
 class _OwnLines(std_logging.Filter):
-    """Lets through all lines of this package, but only warnings and errors of libraries."""
+    """Passes all lines of this package, but only warnings and errors of libraries."""
 
     def filter(self, record):
         own = str(pathlib.Path(__file__).parents[1]) in record.pathname
         # TFDS warns about its own use of a deprecated attribute whenever it opens a split.
         noise = "FeatureConnector.dtype" in record.getMessage()
-        # Orbax warns that a save takes time and that an optional file is missing; google-auth warns that this is not a
-        # machine of Google's before it looks for other credentials.
+        # Orbax warns that a save takes time and that an optional file is missing. google-auth warns that this is not a
+        # Google machine before it looks for other credentials.
         noise = noise or record.getMessage().startswith(
             ("Waiting for previous save", "Metadata file does not exist", "Authentication failed using Compute Engine")
         )
-        # An error that a library logs with a stack trace also reaches us as an exception, which is shown in one line.
+        # An error that a library logs with a stack trace is also raised as an exception, which is shown in one line.
         noise = noise or bool(record.exc_info) or record.name == "asyncio"
         return own or (record.levelno >= std_logging.WARNING and not noise)
 

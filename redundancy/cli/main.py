@@ -30,20 +30,20 @@ from redundancy.workdir import STAGES, Workdir, last_error
 
 _FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config, by name or file, with its argument after a colon.")
-_FLAGS["config"].parser = commands.ConfigParser()  # which also knows names
+_FLAGS["config"].parser = commands.ConfigParser()  # which also accepts names of configs
 _WORKDIR = commands.define_path("workdir", None, "Folder of this experiment's artifacts, local or gs://.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Show stack traces.")
 
 
-# Flags of which the last one would count in silence, while somebody means all.
+# Flags that must not be repeated: absl would silently use the last one, although the user may mean all.
 _ONCE = ("workdir", "embeddings", "labels", "ids", "class_names", "scores", "output")
 _NEED_DATASET = ("train", "embed", "score", "sweep", "report", "run")
 _COMPILE = ("train", "embed", "score", "link", "sweep", "run")
-_NEED_TRAIN = (*_NEED_DATASET, "preflight")  # the extra
+_NEED_TRAIN = (*_NEED_DATASET, "preflight")  # commands that need the extra `train`
 
 
 def _check_fields(argv: list[str]) -> None:
-    """Reports unknown fields in --config.FIELD flags, since ml_collections' own errors do not help."""
+    """Raises ConfigError for unknown fields in --config.FIELD flags, since ml_collections' own errors are unclear."""
     seen = set()
     for arg in argv:
         name = arg.lstrip("-").partition("=")[0]
@@ -61,14 +61,14 @@ def _check_fields(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags and returns the remaining arguments; raises UserErrors for mistakes."""
+    """Parses the flags and returns the remaining arguments; raises UserError for mistakes."""
     _check_fields(argv[1:])
     try:
         return _FLAGS(argv)
     except UserError:
         raise
     except flags.Error as error:
-        if isinstance(error.__context__, UserError):  # of a flag's own parser; absl wraps every ValueError
+        if isinstance(error.__context__, UserError):  # from a flag's own parser; absl wraps every ValueError
             raise error.__context__ from None
         text = str(error).splitlines()[0]
         named = re.search(r"--config\.(\w+)", text)
@@ -89,7 +89,7 @@ def _resolved_config():
 
 
 def _command(argv: list[str]) -> str:
-    """The name of the command, which is checked together with its flags."""
+    """Checks the command and its flags; returns the command's name."""
     known = (*STAGES, "run", *commands.HELP)
     there = [arg for arg in argv[2:] if arg not in known and os.path.exists(arg)]
     if there and argv[1] in known and argv[1] not in ("configs", "scores"):
@@ -132,7 +132,7 @@ def check(argv: list[str]) -> int:
 
 
 def check_apart(dataset: str, workdir: str) -> None:
-    """Raises ConfigError if a workdir that is to be made would lie in the folder of images, and become a class of it."""
+    """Raises ConfigError if a new workdir would lie in the folder of images, where it would become a class."""
     if not dataset or not storage.is_local(workdir):
         return
     root, given = os.path.realpath(dataset), os.path.realpath(storage.local_path(workdir))
@@ -140,7 +140,7 @@ def check_apart(dataset: str, workdir: str) -> None:
         from redundancy.data.sources import is_builder
 
         if dataset.isidentifier() and is_builder(dataset):
-            return  # TFDS's, though a folder here has its name
+            return  # a TFDS data set, even if a folder here has the same name
         raise ConfigError(
             f"--workdir={workdir} lies in the data set's folder, {root}, whose folders are classes. Choose one elsewhere."
         )
@@ -174,7 +174,7 @@ def _main(argv: list[str]) -> int:
         run_stages(names, config, workdir)
     elif not supervisor.is_child():
         code = supervisor.run(sys.argv)
-        if code == supervisor.LOST:  # the child was aborted and could not record it
+        if code == supervisor.LOST:  # the child was aborted before it could record the error
             last_error.record(workdir.root, name, code, "another process of this run was lost; see its own log")
         return code
     else:
@@ -198,7 +198,7 @@ def _main(argv: list[str]) -> int:
 
 
 def export_command(workdir: Workdir, config) -> str:
-    """The command that writes the list of what a subset keeps, of the fraction that the report shows."""
+    """The command that exports the list of kept images, at the fraction that the report shows."""
     from redundancy.report.stage import report_fraction, report_layer
 
     fraction, layer = float(config_lib.fraction_name(report_fraction(config))), report_layer(config)
@@ -227,7 +227,7 @@ def entry(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     argv = [commands.spelled(arg) for arg in (sys.argv if argv is None else argv)]
     comparing = argv[1:2] == ["report"] and any(arg.partition("=")[0] == "--compare" for arg in argv)
-    sys.argv = argv  # where ml_collections looks for --config.FIELD
+    sys.argv = argv  # ml_collections looks for --config.FIELD here
     if len(argv) < 2 or argv[1] == "help" or {"-h", "--help", "-help"} & set(argv[1:]):
         if comparing:
             return _compare(["--help"])
@@ -247,7 +247,7 @@ def entry(argv: list[str] | None = None) -> int:
             debug = _DEBUG.value
             start_logging(debug)
             if not debug:
-                # Threads and event loops of libraries print traces of errors that this thread gets as exceptions, too.
+                # Threads and event loops of libraries print traces of errors that are also raised in this thread.
                 sys.unraisablehook = threading.excepthook = lambda _: None
             return _main(rest)
     except KeyboardInterrupt:
@@ -270,18 +270,18 @@ def command() -> NoReturn:
     """Runs the command line and ends the process."""
     try:
         code = entry()
-        # JAX's exit handlers would wait for the other processes of a run, which may be gone.
+        # JAX's exit handlers would wait for the other processes of a run, which may no longer exist.
         if code not in (Preempted().code, EXIT_INTERRUPTED) and processes.count() == 1:
             atexit._run_exitfuncs()
         streams.flush()
-    except BrokenPipeError:  # the reader of the standard output has gone, as with "| head"
+    except BrokenPipeError:  # the reader of the standard output has ended, as with "| head"
         code = 128 + signal.SIGPIPE
     except OSError as error:
         if "--debug" in sys.argv:
             raise
         print(f"redundancy: error: the standard output cannot be written: {error.strerror}.", file=sys.stderr)
         code = EXIT_ERROR
-    # Skips Python's own shutdown, during which working threads of libraries may abort the process.
+    # Skips Python's own shutdown, during which running threads of libraries may abort the process.
     os._exit(code)
 
 

@@ -1,4 +1,4 @@
-"""A sweep in rounds: selects and trains more trials until its goal is reached, and says after each where it stands."""
+"""A sweep in rounds: selects and trains more trials until the goal is reached, and logs the state after each round."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,11 +21,11 @@ def begin(config, workdir: Workdir, goal: Goal) -> tuple[Mapping[str, Any], dict
     """Checks the goal; returns the config of the first round, and the record of the goal before its first look.
 
     Raises:
-      ConfigError: the goal does not fit the config.
-      WorkdirError: looks were taken by another plan.
+      ConfigError: the goal does not suit the config.
+      WorkdirError: the workdir has looks that were taken according to another plan.
     """
     goal.check(config.trials)
-    config_lib.resolve({**config, "trials": goal.most})  # not too many trainings
+    config_lib.resolve({**config, "trials": goal.most})  # raises ConfigError for too many trainings
     if all(fraction == 1 for fraction in config.fractions):
         raise ConfigError("--until wants a fraction below 1 in config.fractions: there is nothing to compare.")
     planned = looks.planned(config.trials, goal.most, goal.looks) if goal.width is None else []
@@ -41,10 +41,10 @@ def sweep_in_rounds(
     """Runs the stages select and sweep with more and more trials.
 
     Args:
-      config: of the round that is reached, claimed.
+      config: config of the current round, which has claimed the workdir.
       workdir: workdir with merges.
       wanted: the record of the goal before its first look.
-      sweep: the stage.
+      sweep: the function of the stage sweep.
       fingerprint: see Workdir.claim.
     """
     while True:
@@ -58,7 +58,7 @@ def sweep_in_rounds(
 
 
 def _look(config, workdir: Workdir, wanted: Mapping[str, Any]) -> int | None:
-    """Looks at the results, records that, and says what they show; returns the trials of the next round, None at the end."""
+    """Takes a look at the results, records it and logs it; returns the number of trials of the next round, None at the end."""
     trials = config.trials
     record = {**wanted, "taken": (rounds.read(workdir) or wanted)["taken"]}
     level = looks.level(record, trials)

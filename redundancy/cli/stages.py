@@ -1,4 +1,4 @@
-"""Runs stages and the import in a workdir: takes the lease, checks disk and memory, and records errors."""
+"""Runs stages and imports in a workdir: takes the lease, checks disk and memory, and records errors."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from redundancy.workdir.lease import Lease, is_held
 
 
 def _stage(name: str, lease: Lease, goal: Mapping[str, Any] | None):
-    """The stage's function, imported late so that mistakes in the command line are reported at once; `goal` is that of rounds."""
+    """The stage's function, imported late so that mistakes in the command line are reported fast; `goal` is for rounds."""
     match name:
         case "train":
             from redundancy.training.pretrain import train
@@ -56,7 +56,7 @@ def _stage(name: str, lease: Lease, goal: Mapping[str, Any] | None):
 
 
 def _joined(sweep, root: str, config, workdir: Workdir) -> None:
-    """The stage sweep, once the results of another workdir are taken over."""
+    """Takes over the results of another workdir, then runs the stage sweep."""
     from redundancy.experiment.join import join
 
     processes.first(lambda: join(config, workdir, root))
@@ -93,7 +93,7 @@ def run_stages(names: Sequence[str], config, workdir: Workdir) -> None:
 
 
 def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: processes.Watch) -> None:
-    at = goal = None  # the current stage, once the workdir is claimed; and what a sweep in rounds goes on until
+    at = goal = None  # the current stage, once the workdir is claimed; and the goal of a sweep in rounds
     command = "run" if len(names) > 1 else names[0]
     try:
         token = processes.first(lease.acquire)
@@ -132,7 +132,7 @@ def _work(names: Sequence[str], config, workdir: Workdir, lease: Lease, watch: p
 
 
 def run_scores(words: Sequence[str], workdir: Workdir) -> int:
-    """Runs the command scores, which takes the lease where it writes to the workdir; returns the exit code."""
+    """Runs the command scores, with the lease if it writes to the workdir; returns the exit code."""
     if words != ["import"]:
         commands.scores(words, workdir)
         return 0
@@ -142,7 +142,7 @@ def run_scores(words: Sequence[str], workdir: Workdir) -> int:
 
 
 def run_import(workdir: Workdir, config) -> int:
-    """Runs the command import, which takes the lease as stages do; returns the exit code."""
+    """Runs the command import, with the lease, as for stages; returns the exit code."""
     with Lease(workdir.root):
         try:
             code = commands.run("import", workdir, config)

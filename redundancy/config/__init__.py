@@ -1,4 +1,4 @@
-"""The fields of a config, their types and defaults, and the checks of a given config."""
+"""The fields of a config, with types and defaults, and the checks of a given config."""
 
 from redundancy.config.compare import dataset_name as dataset_name
 from redundancy.config.compare import differing as differing

@@ -1,4 +1,4 @@
-"""Completes and checks a given config. Knows nothing of files and data sets, so it runs before any work."""
+"""Completes and checks a given config. Knows nothing of files and data sets, so it can run before any work."""
 
 import numbers
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from redundancy.config.sections import FIELDS
 from redundancy.runtime.errors import ConfigError, nearest
 from redundancy.runtime.paths import given_path
 
-_LONGEST = 4096  # characters of a text, as of a path on Linux
-_MOST_SHOWN = 200  # characters of a wrong value in a message
+_LONGEST = 4096  # largest number of characters of a text, as for a path on Linux
+_MOST_SHOWN = 200  # largest number of characters of a wrong value in a message
 
 
 def defaults() -> ml_collections.ConfigDict:
-    """A config with every field at its default, for a config to start from."""
+    """A config with every field at its default, as a starting point for configs."""
     config = ml_collections.ConfigDict()
     for name, field in FIELDS.items():
         # A reference of type object takes values of any type; the others keep the type of the default.
@@ -26,7 +26,7 @@ def defaults() -> ml_collections.ConfigDict:
 
 
 def describe() -> str:
-    """The fields as text, by section: name, default, meaning."""
+    """A text that lists the fields by section: name, default, meaning."""
     lines, section = [], None
     for name, field in FIELDS.items():
         if field.section != section:
@@ -37,7 +37,7 @@ def describe() -> str:
 
 
 def check_variant(arg: str, known: tuple[str, ...]) -> None:
-    """Raises ConfigError if a config file's argument is none of `known` and not empty."""
+    """Raises ConfigError if a config file's argument is neither empty nor one of `known`."""
     if arg and arg not in known:
         raise ConfigError(
             f"the config has no argument {arg!r}.{nearest(arg, known)} Arguments: {', '.join(known) or 'none'}."
@@ -48,7 +48,7 @@ def _shown(value: Any) -> str:
     """A wrong value as one short line."""
     try:
         text = " ".join(repr(value).split())
-    # Python refuses to write out integers of thousands of digits; other objects may raise anything.
+    # Python does not print integers of thousands of digits, and other objects may raise any exception.
     except Exception as error:
         text = f"a value that cannot be shown: {type(error).__name__}"
     text = CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
@@ -65,7 +65,7 @@ def convert_value(name: str, field: Field, value: Any) -> Any:
         )
 
     def scalar(item, kind):
-        if isinstance(item, numbers.Real) and not isinstance(item, bool):  # also NumPy's numbers
+        if isinstance(item, numbers.Real) and not isinstance(item, bool):  # including NumPy's numbers
             try:
                 if kind is float:
                     return float(item)
@@ -89,7 +89,7 @@ def convert_value(name: str, field: Field, value: Any) -> Any:
         if not isinstance(value, (tuple, list)):
             fail(f"a tuple of {field.item.__name__}")
         if field.item is str:
-            # On the command line "start,end" arrives as one text.
+            # A tuple from the command line is one text, such as "start,end".
             value = [
                 part for item in value for part in (item.replace(" ", "").split(",") if type(item) is str else [item])
             ]
@@ -109,10 +109,10 @@ def convert_value(name: str, field: Field, value: Any) -> Any:
 
 
 def resolve(given: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.FrozenConfigDict:
-    """The complete, checked config: `given` over the defaults.
+    """The complete and checked config: the values of `given`, and defaults for all other fields.
 
     Raises:
-      ConfigError: an unknown field (with the nearest right name), a value of the wrong type or out of range.
+      ConfigError: a field is unknown (the message suggests a name), or a value has the wrong type or is out of range.
     """
     config = defaults()
     for name in given:
@@ -123,7 +123,7 @@ def resolve(given: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collecti
             raise ConfigError(f'config.{shown} is not a field.{near} "redundancy --helpfull" lists all fields.')
         try:
             value = given[name]
-        # A placeholder without a value, or a reference that cannot be computed.
+        # For example, a placeholder without a value, or a reference that cannot be computed.
         except Exception as error:
             raise ConfigError(f"config.{name} has no value ({_shown(error)}); give it one.") from error
         with config.ignore_type():
@@ -134,7 +134,7 @@ def resolve(given: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collecti
 
 
 def need_dataset(config: Mapping[str, Any], what: str) -> None:
-    """Raises ConfigError if the config has no data set; `what` needs one."""
+    """Raises ConfigError, which says that `what` needs a data set, if the config has none."""
     if not config["dataset"]:
         raise ConfigError(
             f"config.dataset is '': this config has no data set, and {what} needs one. Imported embeddings are enough for "

@@ -1,4 +1,4 @@
-"""Fields of a config about what is selected, compared and reported."""
+"""Fields of a config about selection, comparison and report."""
 
 import functools
 
@@ -24,7 +24,7 @@ FIELDS: dict[str, Field] = {
     ),
     "embedding_parts": _selection(
         8,
-        "files that each layer's embeddings are written in",
+        "number of files for each layer's embeddings",
         **between(1, 10_000),
         affects=Affects.EMBEDDINGS,
     ),
@@ -36,7 +36,7 @@ FIELDS: dict[str, Field] = {
     ),
     "fractions": _in_table(
         (0.95, 0.9, 0.8, 0.7, 0.6, 0.5),
-        "kept shares of the full set to compare with it",
+        "kept shares of the full set",
         "one or more numbers from 0.0001 to 1, at most 1000, that differ in their first four decimals",
         lambda value: (
             len(value) <= 1000
@@ -47,27 +47,27 @@ FIELDS: dict[str, Field] = {
     ),
     "methods": _in_table(
         methods.DEFAULT,
-        "ways of choosing what is kept, see docs/methods.md",
+        "methods that choose the kept images, see docs/methods.md",
         "one or more different names",
         lambda value: 0 < len(set(value)) == len(value),
         str,
     ),
     "balance": _selection(
         "class",
-        "from where images are kept: class, the same share of each class; all, the first of all classes together; or floor, "
-        "half of its share of each class and the rest from all together",
+        "division of kept images among classes: 'class' keeps the same share of each class; 'all' keeps the first ones of all "
+        "classes together; 'floor' keeps half of its share of each class, and the rest from all classes together",
         **one_of(BALANCES),
         affects=Affects.COMPARISON,
     ),
     "score_trials": _selection(
         5,
-        "networks whose mean makes a score such as EL2N; their seeds are those of no trial",
+        "number of networks over which a score such as EL2N is averaged; no trial has their seeds",
         **between(1, 1000),
         affects=Affects.SCORES | Affects.COMPARISON,
     ),
     "score_at": _selection(
         0.1,
-        "share of the training after which el2n, grand and grand_last are taken; assumed",
+        "share of the training after which el2n, grand and grand_last are computed; assumed",
         "a number above 0 and up to 1",
         lambda value: 0 < value <= 1,
         affects=Affects.SCORES | Affects.COMPARISON,
@@ -77,7 +77,7 @@ FIELDS: dict[str, Field] = {
     ),
     "ccs_score": _selection(
         "aum",
-        "score that the method ccs draws by",
+        "score that the method ccs uses",
         "a score that a network makes, such as aum, or score_NAME of an imported one",
         lambda value: (
             (found := methods.find(value)) is not None and found.score is not None and not found.easy and value != "ccs"
@@ -93,7 +93,7 @@ FIELDS: dict[str, Field] = {
     "trials": _in_table(10, "trainings of each method and fraction, with paired seeds", **between(1, 10_000)),
     "report_fraction": _reported(
         0.9,
-        "kept share whose groups the report shows; the nearest of `fractions` is taken",
+        "kept share for which the report shows groups; the nearest of `fractions` is used",
         "a number above 0 and up to 1",
         lambda value: 0 < value <= 1,
     ),
@@ -122,7 +122,7 @@ FIELDS: dict[str, Field] = {
 
 
 def check(config) -> None:
-    """Raises ConfigError for an unknown method, one that the other fields do not suit, or too many trainings."""
+    """Raises ConfigError for an unknown method, one that does not suit other fields, or too many trainings."""
     for name in config.methods:
         methods.need(name, "config.methods: a name")
     if config.balance != "class":

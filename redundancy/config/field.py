@@ -1,4 +1,4 @@
-"""The type of a config's fields, what depends on a field's value, and checks that fields share."""
+"""The type of a config's fields, what depends on a field's value, and common checks."""
 
 import dataclasses
 import enum
@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-# Sanity bounds, which catch typos before work starts: no experiment comes near them.
+# Sanity bounds, far beyond any experiment, which catch typos before work starts.
 MOST = 2**31 - 1  # steps and seeds are int32 on devices
 MOST_IMAGES = 2**24  # of a batch
-# JSON or paths cannot hold some of these characters, and no name has one on purpose.
+# Characters that JSON or paths cannot hold, or that are never in a name on purpose.
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -18,15 +18,15 @@ class Affects(enum.Flag):
 
     Attributes:
       NOTHING: the field says where a data set lies or how it is read; the fingerprint identifies the data set.
-      IDENTITY: the identity of a training, which decides which checkpoints and which result belong to it.
-      NETWORK: pretrain/, and the embeddings that its network made.
-      SCORES: scores/, and the subsets that are chosen by them.
-      EMBEDDINGS: the files that hold these embeddings.
+      IDENTITY: the identity of a training, which determines the checkpoints and the result that belong to it.
+      NETWORK: pretrain/, and the embeddings from its network.
+      SCORES: scores/, and the subsets that are chosen by scores.
+      EMBEDDINGS: the files of these embeddings.
       RUNS: runs/ and results.csv.
-      TABLE: which subsets and runs there are. Those of other values stay, and what lacks is made.
-      REPORT: what the page shows, which is then written again.
-      COMPARISON: whether the results of two workdirs are those of one experiment.
-      HOW: how a training is computed and written, which is the same for all trainings of a workdir.
+      TABLE: the set of subsets and runs. Those of other values stay, and missing ones are made.
+      REPORT: the contents of the page, which is then written again.
+      COMPARISON: whether the results of two workdirs belong to the same experiment.
+      HOW: how trainings are computed and written, which must be the same for all trainings of a workdir.
       RESULT: the result of a training.
     """
 
@@ -45,21 +45,21 @@ class Affects(enum.Flag):
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One field: its default (whose type is the field's type), what it means, and its own check.
+    """One field: its default (whose type is the field's type), its meaning, and its check.
 
-    The default of a field that is added must do what the program did without it: configs, checkpoints and results that
-    lack the field count as having its default.
+    With the default of a new field, the program must behave as it did without the field: configs, checkpoints and results
+    without the field count as having its default.
 
     Attributes:
       section: heading under which the field is listed.
-      default: value of a config that does not set it; () stands for a tuple of `item`.
-      doc: what it means, with its unit.
-      wanted: the allowed values in words, for the error message.
+      default: value if a config does not set the field; () is an empty tuple of `item`.
+      doc: meaning, with the unit.
+      wanted: the allowed values in words, for error messages.
       check: value -> whether it is allowed.
       item: type of the items, if the field is a tuple.
-      affects: what depends on it; by default everything that a training makes.
-      is_path: whether it may hold a path, in which ~ is expanded.
-      or_names: whether it may hold, instead of a number, a tuple of names, or a text with names between commas.
+      affects: what depends on the field; by default everything that a training writes.
+      is_path: whether the value may be a path, in which ~ is expanded.
+      or_names: whether the value may be, instead of a number, a tuple of names, or a text with names between commas.
     """
 
     section: str
@@ -74,17 +74,17 @@ class Field:
 
 
 def fraction_name(fraction: float) -> str:
-    """A fraction in names and tables: four decimals. Fractions that share them count as the same."""
+    """A fraction in names and tables, with four decimals. Fractions with the same decimals count as equal."""
     return f"{fraction:.4f}"
 
 
 def same_fraction(first: float, second: float) -> bool:
-    """Whether two fractions have the same name."""
+    """Whether two fractions have the same `fraction_name`."""
     return fraction_name(first) == fraction_name(second)
 
 
 def share_hint(field: Field, value: Any) -> str:
-    """' For 90 %: 0.9.' for a value such as 90 or "90%" of a field that holds shares; else ''."""
+    """' For 90 %: 0.9.' if a field for shares has a value such as 90 or "90%"; else ''."""
     value = value[0] if isinstance(value, tuple | list) and value else value
     try:
         percent = float(value.strip().removesuffix("%")) if isinstance(value, str) else float(value)

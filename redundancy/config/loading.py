@@ -1,4 +1,4 @@
-"""Finds and runs configs: those that come with redundancy by their name, any other by its path."""
+"""Finds and runs configs: those that come with redundancy by name, others by path."""
 
 import contextlib
 import filecmp
@@ -18,9 +18,9 @@ _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 def shipped() -> dict[str, pathlib.Path]:
     """The files of the configs that come with redundancy, by name."""
-    folder = _PACKAGE / "configs"  # where setup.py puts them in a wheel
+    folder = _PACKAGE / "configs"  # in an installed wheel, see setup.py
     if not folder.is_dir():
-        folder = _PACKAGE.parent / "configs"  # of a checkout, where they are edited
+        folder = _PACKAGE.parent / "configs"  # in a checkout
     return {path.stem: path for path in sorted(folder.glob("*.py"))}
 
 
@@ -28,10 +28,10 @@ def find(name: str) -> pathlib.Path:
     """The file of a config.
 
     Args:
-      name: of a config that comes with redundancy; or a path, which has a slash or ends in .py.
+      name: name of a config that comes with redundancy; or a path, which has a slash or ends in .py.
 
     Raises:
-      ConfigError: there is no such config, or a file of that name lies here, too.
+      ConfigError: there is no such config, or the current folder has a file of that name, too.
     """
     known = shipped()
     if "/" in name or name.endswith(".py"):
@@ -58,7 +58,7 @@ def find(name: str) -> pathlib.Path:
 
 
 def load(given: str) -> Any:
-    """What get_config of a config returns: an `ml_collections.ConfigDict`, if it is right. `resolve` checks it.
+    """The result of a config's get_config, which should be an `ml_collections.ConfigDict`. `resolve` checks it.
 
     Args:
       given: NAME[:ARG] or FILE[:ARG], as on the command line; get_config is called with ARG, or with nothing.
@@ -71,7 +71,7 @@ def load(given: str) -> Any:
 
 
 def evaluate(path: str | os.PathLike, *arguments: str) -> Any:
-    """What get_config of a Python file returns. The file may import what lies beside it, see `_beside`.
+    """The result of a Python file's get_config. The file may import modules from its folder, see `_beside`.
 
     Raises:
       ConfigError: the file cannot be read, has no get_config, or fails.
@@ -81,7 +81,7 @@ def evaluate(path: str | os.PathLike, *arguments: str) -> Any:
     module.__file__, module.__package__ = str(path), path.parent.name
     try:
         with _beside(path):
-            sys.modules[module.__name__] = module  # where dataclasses look it up
+            sys.modules[module.__name__] = module  # dataclasses look the module up there
             try:
                 exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
                 if callable(get_config := getattr(module, "get_config", None)):
@@ -97,10 +97,10 @@ def evaluate(path: str | os.PathLike, *arguments: str) -> Any:
 
 @contextlib.contextmanager
 def _beside(path: pathlib.Path) -> Iterator[None]:
-    """While it lasts, the folder of a file and the one that holds it come first in sys.path, the current folder last.
+    """Context in which the folder of a file and its parent come first in sys.path, and the current folder last.
 
-    Modules from elsewhere that have the name of one beside the file step aside. Afterwards sys.path is as it was, and modules
-    from folders that are not in it are gone from sys.modules.
+    Imported modules from elsewhere with the name of a module beside the file are set aside. At exit sys.path is restored, and
+    modules from folders that are not in it are removed from sys.modules.
     """
     before, modules = sys.path[:], dict(sys.modules)
     places = [str(path.parent), str(path.parent.parent)]
@@ -108,7 +108,7 @@ def _beside(path: pathlib.Path) -> Iterator[None]:
     beside = {os.path.splitext(name)[0] for name in os.listdir(path.parent)} | {path.parent.name}
     for name in beside & {*sys.modules} - {"redundancy"} - sys.stdlib_module_names:
         found, there = PathFinder.find_spec(name, places), _spec(modules[name])
-        # A folder without __init__.py counts less than a module of its name, wherever that is.
+        # A module has precedence over a folder of its name without __init__.py, wherever it is.
         if found and there and (found.origin or not there.origin) and _places(found)[0] != _places(there)[0]:
             _forget(name)
     sys.path[:] = [*places, *before, os.getcwd()]
@@ -119,7 +119,7 @@ def _beside(path: pathlib.Path) -> Iterator[None]:
         for name, module in [*sys.modules.items()]:
             if "." not in name and modules.get(name) is not module and added & {*_places(_spec(module))}:
                 _forget(name)
-        sys.path[:] = before  # only here: where a folder without __init__.py lies follows from it
+        sys.path[:] = before  # not earlier, because the location of a folder without __init__.py depends on it
         sys.modules.update({name: module for name, module in modules.items() if name not in sys.modules})
 
 
@@ -128,7 +128,7 @@ def _spec(module: types.ModuleType) -> ModuleSpec | None:
 
 
 def _places(spec: ModuleSpec | None) -> list[str]:
-    """The folders in which a module or package lies, the first one first; of a namespace package there may be several."""
+    """The folders of a module or package, in order; a namespace package may have several."""
     files = (spec.submodule_search_locations or [spec.origin or ""]) if spec else []
     return [os.path.dirname(file) for file in files]
 

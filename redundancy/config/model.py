@@ -16,8 +16,8 @@ _field = functools.partial(Field, "Model")
 FIELDS: dict[str, Field] = {
     "form": _field(
         "cifar",
-        "of the ResNet v2: 'cifar' has three stages of basic blocks; 'imagenet' a 7x7 stem, max-pooling and four "
-        "stages, of bottlenecks from depth 50 on",
+        "form of the ResNet v2: 'cifar' has three stages of basic blocks; 'imagenet' has a 7x7 stem, max-pooling and four "
+        "stages, with bottlenecks from depth 50 on",
         **one_of(FORMS),
     ),
     "depth": _field(
@@ -28,7 +28,8 @@ FIELDS: dict[str, Field] = {
     ),
     "widths": _field(
         (16, 32, 64),
-        "channels of the residual stages, three or (in the form 'imagenet') four; a bottleneck puts out four times as many",
+        "channels of the residual stages, three or (in the form 'imagenet') four; the output of a bottleneck has four times as "
+        "many",
         "three or four numbers from 1 to 8192",
         lambda value: len(value) in (3, 4) and all(1 <= item <= 8192 for item in value),
         int,
@@ -40,24 +41,25 @@ FIELDS: dict[str, Field] = {
     ),
     "kernel_init": _field(
         "he_fan_out",
-        "of convolutions: He et al. 2015's normal distribution over the inputs or, as in the code of ResNets' authors, "
-        "the outputs of a unit",
+        "initialisation of convolutions: normal distribution of He et al. 2015, by the number of a unit's inputs or, as in the "
+        "code of ResNet's authors, of its outputs",
         **one_of(KERNEL_INITS),
     ),
     "classifier_init": _field(
         "lecun",
-        "of the classifier's kernel: LeCun's normal distribution, Goyal et al.'s of standard deviation 0.01, or zeros",
+        "initialisation of the classifier's kernel: LeCun's normal distribution, Goyal et al.'s with standard deviation 0.01, or "
+        "zeros",
         **one_of(CLASSIFIER_INITS),
     ),
     "classifier_bias": _field(True, "whether the classifier has a bias, which starts at zero"),
     "zero_init_residual": _field(
         False,
-        "whether the last convolution of every residual branch starts at zero, so that blocks start as the identity "
-        "(in a v1 network it is the branch's last BatchNorm scale: Goyal et al., section 5.1)",
+        "whether the last convolution of every residual branch is initialised to zero, so that blocks start as the identity "
+        "(in a v1 network this is done with the branch's last BatchNorm scale: Goyal et al., section 5.1)",
     ),
     "bn_group_size": _field(
         0,
-        "images over which BatchNorm takes its statistics; 0 is the whole batch",
+        "number of images over which BatchNorm computes its statistics; 0 is the whole batch",
         **between(0, MOST_IMAGES),
     ),
     "bn_momentum": _field(
@@ -69,7 +71,7 @@ FIELDS: dict[str, Field] = {
 
 
 def check(config) -> None:
-    """Raises ConfigError if fields do not suit each other."""
+    """Raises ConfigError for inconsistent fields."""
     if config.form == "cifar":
         if config.depth % 6 != 2:
             raise ConfigError(

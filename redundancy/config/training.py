@@ -14,32 +14,32 @@ _how = functools.partial(_field, affects=Affects.HOW)
 _length = functools.partial(_field, affects=Affects.HOW | Affects.COMPARISON)
 
 FIELDS: dict[str, Field] = {
-    # A training's identity has the schedule in place of the fields that it follows from.
-    "steps": _length(100_000, "steps of one training on the full set; not used where epochs is set", **between(1)),
+    # A training's identity contains the schedule instead of the fields that determine it.
+    "steps": _length(100_000, "steps of one training on the full set; not used if epochs is set", **between(1)),
     "epochs": _length(
         0.0, "epochs of one training on the full set, in place of steps; 0 uses steps", **between(0, 100_000)
     ),
     "budget": _field(
         "steps",
-        "what subsets share with the full set: 'steps' the same steps, 'epochs' the same epochs",
+        "length of trainings on subsets: 'steps' as many steps as on the full set, 'epochs' as many epochs",
         **one_of(BUDGETS),
         affects=Affects.RUNS | Affects.COMPARISON,
     ),
-    "batch_size": _field(128, "images of one step and one trial", **between(1, MOST_IMAGES)),
+    "batch_size": _field(128, "images per step, for one trial", **between(1, MOST_IMAGES)),
     "lr_per_256": _field(
         0.2,
-        "learning rate for 256 images a step; the peak is lr_per_256 x batch_size / 256 (Goyal et al., section 2.1)",
+        "learning rate for a batch of 256 images; the peak is lr_per_256 x batch_size / 256 (Goyal et al., section 2.1)",
         "a number above 0, from 1e-12 to 1e36",
         lambda value: 1e-12 <= value <= 1e36,
     ),
-    "warmup_steps": _length(2500, "steps of linear warm-up from 0; not used where warmup_epochs is set", **between(0)),
+    "warmup_steps": _length(2500, "steps of linear warm-up from 0; not used if warmup_epochs is set", **between(0)),
     "warmup_epochs": _length(
         0.0, "epochs of linear warm-up, in place of warmup_steps; 0 uses warmup_steps", **between(0, 100_000)
     ),
     "micro_batch": _field(
         0,
-        "images of a device's share of the batch that are computed at a time, their gradients summed; 0 is all. A "
-        "multiple of bn_group_size, so that nothing changes but memory and speed",
+        "images of a device's share of the batch that are computed at a time, with gradients summed; 0 is the whole share. Must "
+        "be a multiple of bn_group_size, so that only memory and speed change",
         **between(0, MOST_IMAGES),
     ),
     "label_smoothing": _field(
@@ -55,39 +55,38 @@ FIELDS: dict[str, Field] = {
     "nesterov": _field(False, "whether the momentum is Nesterov's"),
     "l2": _field(
         1e-4,
-        "factor of the L2 penalty's gradient, on kernels alone (no bias, no BatchNorm)",
+        "factor of the L2 penalty's gradient; only for kernels, not for biases and BatchNorm",
         **between(0, 1000),
     ),
-    "seed": _field(0, "seed of everything random", **between(0)),
-    "eval_batch_size": _how(500, "images of one evaluation or embedding step", **between(1, MOST_IMAGES)),
+    "seed": _field(0, "seed of all random numbers", **between(0)),
+    "eval_batch_size": _how(500, "images per step of evaluation or embedding", **between(1, MOST_IMAGES)),
     "log_every": _how(100, "steps between two lines of metrics", **between(1)),
     "checkpoint_every": _how(5000, "steps between two checkpoints", **between(1)),
     "checkpoints_kept": _how(
-        2, "checkpoints that each run keeps, the newest", "a whole number from 1 to 1000", lambda n: 1 <= n <= 1000
+        2, "number of newest checkpoints that each run keeps", "a whole number from 1 to 1000", lambda n: 1 <= n <= 1000
     ),
-    "data_parallel": _how(0, "devices that share one trial's batch; 0 spreads trials first", **between(0, 65_536)),
-    "pack": _how(0, "trials trained in one program; 0 is one per device", **between(0, 10_000)),
+    "data_parallel": _how(0, "devices that share one trial's batch; 0: trials are spread first", **between(0, 65_536)),
+    "pack": _how(0, "trials that one program trains; 0 is one per device", **between(0, 10_000)),
     "pack_mode": _how(
         "auto",
-        "how a device trains several trials of a pack: 'loop' one after the other, 'vmap' as one batched network; "
-        "'auto' is what was measured to be faster on its platform",
+        "how a device trains several trials of a pack: 'loop' one after the other, 'vmap' as one batched network; 'auto' uses "
+        "the faster one, as measured",
         **one_of(PACK_MODES),
     ),
     "formulation": _how(
         "auto",
-        "how convolutions and BatchNorm are computed: 'xla', or by kernels of our own: on CPUs 'cpu', and on NVIDIA's GPUs "
-        "'packed', for packs of batched trials; 'auto' is what was measured to be faster on the platform; they agree to "
-        "rounding",
+        "implementation of convolutions and BatchNorm: 'xla', or our own kernels, 'cpu' on CPUs and 'packed' on NVIDIA GPUs for "
+        "packs of batched trials; 'auto' is the one measured to be faster on the platform; results are equal up to rounding",
         **one_of(FORMULATIONS),
     ),
     "steps_per_dispatch": _how(
-        0, "steps in one device program; 0 is 1 on CPU and for streamed sets, 50 elsewhere", **between(0, 10_000)
+        0, "steps in one device program; 0 is 1 on CPU and for streamed sets, otherwise 50", **between(0, 10_000)
     ),
 }
 
 
 def check(config) -> None:
-    """Raises ConfigError if fields do not suit each other."""
+    """Raises ConfigError for inconsistent fields."""
     if not (config.epochs or config.warmup_epochs) and config.warmup_steps > config.steps:
         raise ConfigError(
             f"config.warmup_steps is {config.warmup_steps}, more than config.steps, {config.steps}; "

@@ -1,4 +1,4 @@
-"""Data sets in one .npz file of image and label arrays. Never imports TensorFlow, never unpickles."""
+"""Data sets in one .npz file with arrays of images and labels. Never imports TensorFlow, never unpickles."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ _WANTED = "train_images, train_labels[, test_images, test_labels], or x_train, y
 
 
 class ArrayDataset(Dataset):
-    """Images held in memory; `_read` picks rows, resized if config.image_size differs from their size."""
+    """Images held in memory. `_read` selects rows, and resizes them if config.image_size differs from their size."""
 
     def __init__(self, config, images_by_split: dict[str, np.ndarray], **kwargs):
         super().__init__(config, **kwargs)
@@ -54,13 +54,13 @@ class ArrayDataset(Dataset):
 def open_arrays(config) -> ArrayDataset:
     """Opens the .npz file config.dataset.
 
-    Keys: train_images uint8 [N, H, W, C] or [N, H, W] and train_labels, any integers [N] or [N, 1]; perhaps
-    test_images and test_labels; or Keras' x_train, y_train, x_test, y_test; or images and labels; perhaps
+    Keys: train_images uint8 [N, H, W, C] or [N, H, W] and train_labels, any integers [N] or [N, 1], and optionally
+    test_images and test_labels; or Keras' x_train, y_train, x_test, y_test; or images and labels. Optionally also
     label_names or class_names.
 
     Raises:
-      ConfigError: no such file or split.
-      DataError: damaged, pickled, without the keys, or arrays of the wrong type or shape.
+      ConfigError: there is no such file or split.
+      DataError: the file is damaged, pickled, or lacks the keys, or arrays have the wrong type or shape.
     """
     path = config.dataset
     arrays, digest = _load(path)
@@ -92,7 +92,7 @@ def open_arrays(config) -> ArrayDataset:
 
 
 def _load(path: str) -> tuple[dict[str, np.ndarray], str]:
-    """All arrays of the file that may be wanted, and its SHA-256. Nothing is unpacked to disk."""
+    """The arrays of the file that may be needed, and its SHA-256. Nothing is unpacked to disk."""
     data = inputs.read_bytes(inputs.existing(f"config.dataset is {path!r}", path))
     if data.startswith(b"\x93NUMPY"):
         raise DataError(f"{path} is a single array (.npy), not an .npz file; wanted: {_WANTED}. Use numpy.savez.")
@@ -104,7 +104,7 @@ def _load(path: str) -> tuple[dict[str, np.ndarray], str]:
         raise DataError(
             f"{path}: {error}. Wanted: plain uint8 and integer arrays: {_WANTED}. Save them again with numpy.savez."
         ) from error
-    # On damaged archives zipfile raises nearly anything.
+    # zipfile raises many kinds of exceptions for damaged archives.
     except Exception as error:
         first = inputs.shown((str(error).strip() or type(error).__name__).splitlines()[0])
         raise DataError(
@@ -182,7 +182,7 @@ def _checked(path, image_key, pictures, label_key, labels):
 
 
 def _class_names(path: str, arrays: dict[str, np.ndarray], labels: np.ndarray) -> tuple[str, ...]:
-    """Those in the file, checked, or the numbers up to the highest label."""
+    """The names in the file, checked; without names, the numbers up to the highest label."""
     key = next((key for key in _NAMES if key in arrays), None)
     if key is None:
         highest = int(labels.max(initial=0))
@@ -194,9 +194,9 @@ def _class_names(path: str, arrays: dict[str, np.ndarray], labels: np.ndarray) -
         raise DataError(f"{path}: {key} is {names.dtype} {list(names.shape)}; wanted texts, the name of each class.")
     try:
         found = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.reshape(-1).tolist())
-    # NumPy raises several kinds of exceptions for numbers that are no characters.
+    # NumPy raises several kinds of exceptions for numbers that are not characters.
     except Exception as error:
-        # Replaced characters would make one class of several.
+        # Not decoded with replacement characters, which could turn several classes into one.
         raise DataError(
             f"{path}: {key} holds a name that is no UTF-8 text ({error}); save the names as texts."
         ) from error

@@ -11,16 +11,16 @@ from redundancy.runtime.errors import ConfigError
 def augment(images: jax.Array, key: jax.Array, positions: jax.Array, kind: str, pad: int) -> jax.Array:
     """Crops and flips each image at random.
 
-    What happens to an image depends on (key, its position) alone, not on its place in the batch, so batches may be
-    reordered and sharded. Works under jit, scan, vmap and shard_map.
+    The change of an image depends only on (key, position), not on its place in the batch, so batches may be reordered and
+    sharded. Works under jit, scan, vmap and shard_map.
 
     Args:
       images: uint8 [B, H, W, C].
       key: the key of this trial and step.
       positions: int32 [B].
-      kind: of config.AUGMENTATIONS: 'flip' is horizontal, half of the time; 'crop' cuts H x W out at random after padding
-        with zeros; the crops of 'resized_crop' were made when images were decoded.
-      pad: pixels.
+      kind: one of config.AUGMENTATIONS. 'flip' mirrors half of the images horizontally; 'crop' pads with zeros and cuts out
+        H x W at random; 'resized_crop' does nothing here, since crops are made when images are decoded.
+      pad: pixels of padding.
 
     Returns:
       uint8 [B, H, W, C].
@@ -49,10 +49,10 @@ def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
     Args:
       images: uint8 [..., C].
       mean, std: one number, or one per channel.
-      dtype: of the result.
+      dtype: type of the result.
 
     Raises:
-      ConfigError: neither one number nor one per channel.
+      ConfigError: mean or std has neither one number nor one per channel.
     """
     for name, numbers in (("mean", mean), ("std", std)):
         if len(numbers) not in (1, images.shape[-1]):

@@ -1,7 +1,7 @@
-"""Which part of an image is cut out: a random part for training (Inception's), the centre for everything else.
+"""Chooses the part of an image to cut out: a random part for training (as for Inception), the centre for everything else.
 
-Pure NumPy: positions and image sizes in, windows out. What a random crop is depends on (seed, epoch, position) alone,
-not on the batch, the process or the reader.
+Pure NumPy: positions and image sizes in, windows out. A random crop depends only on (seed, epoch, position), not on the batch,
+the process or the reader.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 from redundancy.data import order
 
 TRIES = 10
-# Apart from the batch order's entropy, which has the same (seed, epoch).
+# Separates these random numbers from those of the batch order, which has the same (seed, epoch).
 _STREAM = 0x0C20_9001
 
 
@@ -19,16 +19,16 @@ _STREAM = 0x0C20_9001
 class RandomResizedCrop:
     """A random part of the image, resized to the wanted square ("Going deeper with convolutions", section 6).
 
-    Ten tries: a share of the image's area, uniform in `area`, and an aspect ratio, uniform in its logarithm in `aspect`;
-    the first rectangle that fits is taken, at a uniformly drawn place. If none fits: the largest part around the centre
-    whose aspect ratio is allowed.
+    Each of ten tries draws a share of the image's area, uniform in `area`, and an aspect ratio, log-uniform in `aspect`. The
+    first rectangle that fits is taken, at a uniformly drawn place. If none fits, it is the largest part around the centre
+    with an allowed aspect ratio.
     """
 
     area: tuple[float, float] = (0.08, 1.0)  # least and greatest share of the image's area, above 0 and up to 1
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # least and greatest width / height, above 0
 
     def draws(self, seed: tuple[int, ...], epochs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """What chance decides of each crop, before the image's size is known.
+        """The random part of each crop, drawn before the image's size is known.
 
         Args:
           seed: non-negative numbers.
@@ -36,8 +36,8 @@ class RandomResizedCrop:
           positions: int64 [n].
 
         Returns:
-          float64 [n, TRIES, 4]: height and width as shares of sqrt(image height * image width), and where the crop lies
-          between the top (left) edge, 0, and the bottom (right) one, 1.
+          float64 [n, TRIES, 4]: height and width as shares of sqrt(image height * image width); vertical and horizontal place
+          of the crop, from 0 at the top (left) edge to 1 at the bottom (right) edge.
         """
         epochs = np.broadcast_to(epochs, np.shape(positions))
         uniform = np.empty((len(positions), TRIES, 4))
@@ -51,10 +51,10 @@ class RandomResizedCrop:
         return np.stack([np.sqrt(area / aspect), np.sqrt(area * aspect), uniform[..., 2], uniform[..., 3]], axis=-1)
 
     def windows(self, draws: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-        """The windows that `draws` mean in images of these sizes.
+        """The windows that result from `draws` in images of these sizes.
 
         Args:
-          draws: float64 [n, TRIES, 4] of `draws`.
+          draws: float64 [n, TRIES, 4], from the method `draws`.
           heights, widths: int [n], pixels.
 
         Returns:
@@ -74,7 +74,7 @@ class RandomResizedCrop:
 
 
 def centre_box(height: int, width: int, share: float) -> tuple[float, float, float, float]:
-    """The centre square with `share` of the shorter side: top, left, height, width in pixels, perhaps between two."""
+    """The centre square with `share` of the shorter side: top, left, height, width in pixels, not necessarily integers."""
     side = share * min(height, width)
     return (height - side) / 2, (width - side) / 2, side, side
 
@@ -82,7 +82,7 @@ def centre_box(height: int, width: int, share: float) -> tuple[float, float, flo
 def _uniform(seed: tuple[int, ...], epoch: int, positions: np.ndarray, count: int) -> np.ndarray:
     """float64 [n, count] in [0, 1), a pure function of (seed, epoch, position)."""
     keys = order.seed_sequence((_STREAM, *seed), epoch).generate_state(2, np.uint64)
-    # SplitMix64, vectorised: a generator per position would cost more than the crop.
+    # Vectorised SplitMix64, since a generator per position would take longer than the crop.
     with np.errstate(over="ignore"):
         starts = keys[0] ^ _mix(positions.astype(np.uint64) + keys[1])
         steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)

@@ -1,7 +1,7 @@
-"""What every data set offers, wherever its images come from: two splits, `read` and `stream`.
+"""The interface of all data sets, whatever the source of their images: two splits, `read` and `stream`.
 
-Sources supply `_read` and `_read_crops`; `_in_order` and `_shuffled` too if they have a better way than reading batch by
-batch. This module never imports TensorFlow or JAX.
+Subclasses implement `_read` and `_read_crops`; also `_in_order` and `_shuffled` if reading batch by batch is not the fastest
+way. This module never imports TensorFlow or JAX.
 """
 
 import collections
@@ -25,13 +25,13 @@ Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One role's share of the data."""
+    """The data of one role in the experiment."""
 
-    name: str  # 'train' or 'test', the role in the experiment
-    stored: str  # the stored split it is, or is a part of
+    name: str  # the role, 'train' or 'test'
+    stored: str  # the stored split that this split is equal to, or a part of
     num_stored: int  # examples in the stored split; positions are below it
-    positions: np.ndarray  # int64 [n], ascending: all of the stored split, or what hold-out left
-    labels: np.ndarray  # int32 [n], of those positions
+    positions: np.ndarray  # int64 [n], ascending: the whole stored split, or a part if some is held out
+    labels: np.ndarray  # int32 [n], of these positions
 
 
 def labels_sha256(labels: np.ndarray) -> str:
@@ -44,14 +44,14 @@ class Dataset:
 
     Attributes:
       name: short name, without folders.
-      class_names: names of the classes; a label is an index into them.
+      class_names: names of the classes; labels are indices into them.
       image_shape: (height, width, channels) of all images that `read` and `stream` return.
-      fingerprint: JSON that identifies what positions mean: name, config, version, split, shard lengths, …, and
+      fingerprint: JSON that identifies the images behind positions: name, config, version, split, shard lengths, …, and
         labels_sha256, the checksum of the training labels.
       train, test: the splits.
-      resident: whether all images of both splits, decoded, fit in config.resident_mb and need no other crops.
-      skipped: (file, what is wrong with it) of each that config.bad_images leaves out; files relative to the data set's
-        folder, in the order of positions.
+      resident: whether the decoded images of both splits fit in config.resident_mb, and training needs no other crops.
+      skipped: (file, reason) of each file that config.bad_images leaves out; files are relative to the data set's folder, in
+        the order of positions.
     """
 
     skipped: tuple[tuple[str, str], ...] = ()
@@ -70,7 +70,7 @@ class Dataset:
         self.fingerprint = {**fingerprint, "labels_sha256": labels_sha256(self.train.labels)}
         self._image_size, self._eval_crop = config.image_size, config.eval_crop
         pixels = (len(self.train.positions) + len(self.test.positions)) * math.prod(image_shape)
-        # A random part of another size is cut out of the image as stored, which cannot be kept decoded.
+        # resized_crop needs the original images, of which decoded copies are not kept.
         self.resident = "resized" not in config.augmentation and pixels <= config.resident_mb * 1e6
         self._whole: dict[str, np.ndarray] = {}
         self._labels = {part.name: np.full(part.num_stored, -1, np.int32) for part in splits}  # -1: not in the split
@@ -78,17 +78,17 @@ class Dataset:
             self._labels[part.name][part.positions] = part.labels
 
     def read(self, split: str, positions) -> np.ndarray:
-        """Images of the given positions; only those are decoded, unless the set is resident and most are asked for.
+        """Images at the given positions. Only these are decoded, unless the set is resident and most images are requested.
 
         Args:
           split: 'train' or 'test'.
           positions: int [n], of the split, in any order, repeats allowed.
 
         Returns:
-          uint8 [n, H, W, C], maybe read-only.
+          uint8 [n, H, W, C], possibly read-only.
 
         Raises:
-          DataError: a position outside the split, or an image that cannot be decoded.
+          DataError: a position is not in the split, or an image cannot be decoded.
         """
         part = self._part(split)
         positions = self._checked(part, positions)
@@ -102,11 +102,11 @@ class Dataset:
 
     @property
     def folder(self) -> str | None:
-        """The local folder that `file_names` are relative to; None if the images are no files."""
+        """The local folder that `file_names` are relative to; None if images are not single files."""
         return None
 
     def file_names(self, split: str, positions) -> list[str] | None:
-        """Where the images of positions int [n] lie, relative to the data set's folder; None if they are no files."""
+        """Paths of the images at positions int [n], relative to `folder`; None if images are not single files."""
         return None
 
     def stream(
@@ -122,30 +122,31 @@ class Dataset:
     ) -> Iterator[Batch]:
         """Batches of images, labels and positions.
 
-        Without a seed: each position once, ascending, the last batch short. With one: endless shuffled epochs in full
-        batches, a pure function of (split, positions, batch_size, seed); a subset keeps the full set's relative order. The
-        order is that of `order.batches`, or of `lanes.Plan` for a TFDS set that is not resident.
+        Without a seed, the stream has each position once, ascending, and the last batch may be short. With a seed, it has
+        endless shuffled epochs in full batches, a pure function of (split, positions, batch_size, seed), in which a subset
+        keeps the relative order of the full set. The order is that of `order.batches`, or of `lanes.Plan` for a TFDS set that
+        is not resident.
 
-        With `shard` = (index, count) a process gets its share of the rows of every batch: side by side, the processes' rows
-        are the batches of one process. Without a seed each gets as many batches as the others; its part of the last one may
-        be short or empty. With `runs` it gets neighbouring positions instead, for which it reads few files.
+        With `shard` = (index, count), a process gets its share of the rows of every batch; concatenated, the shares are the
+        batch. Without a seed all processes get the same number of batches, and a share of the last one may be short or empty.
+        With `runs` a process gets neighbouring positions instead, so that it reads few files.
 
         Args:
           split: 'train' or 'test'.
           positions: int [n], of the split; repeats count once.
-          batch_size: images a batch, of all processes together.
-          seed: non-negative numbers, or None.
-          start_step: batches to leave out at the start; the rest equals the unbroken stream.
-          shard: index of this process, and how many there are.
-          crop: cuts out a random part of each image; with a seed only.
-          runs: whether each process gets neighbouring positions; without a seed only.
+          batch_size: images per batch, of all processes together.
+          seed: non-negative integers, or None.
+          start_step: number of batches to skip at the start; the rest equals the uninterrupted stream.
+          shard: index of this process, and number of processes.
+          crop: cuts out a random part of each image; only with a seed.
+          runs: whether each process gets neighbouring positions; only without a seed.
 
         Returns:
           an iterator of (uint8 [b, H, W, C], int32 [b] labels, int64 [b] positions).
 
         Raises:
           ConfigError: the batch cannot be divided evenly.
-          DataError: a position outside the split, no position at all with a seed, or an unreadable image.
+          DataError: a position is not in the split, there are no positions but a seed, or an image cannot be read.
         """
         part = self._part(split)
         positions = np.unique(self._checked(part, positions))
@@ -158,7 +159,7 @@ class Dataset:
             raise DataError(f"{self.name}: no position of the {split} split to draw batches from; wanted at least one.")
         if seed is None:
             steps = -(-len(positions) // batch_size)
-            if runs:  # as even as can be: no process has more batches than it would of stripes, or two fewer
+            if runs:  # as evenly as possible: a process has as many batches as without `runs`, or one fewer
                 first, last = ((shard[0] + more) * len(positions) // shard[1] for more in (0, 1))
                 own = positions[first:last]
             else:
@@ -174,22 +175,22 @@ class Dataset:
         return ((images, labels[taken], taken) for images, taken in batches)
 
     def _read(self, part: Split, positions: np.ndarray) -> np.ndarray:
-        """uint8 [n, H, W, C] of ascending, different positions of the stored split."""
+        """uint8 [n, H, W, C] at ascending, distinct positions of the stored split."""
         raise NotImplementedError
 
     def _read_crops(self, part: Split, positions: np.ndarray, crop: RandomResizedCrop, draws: np.ndarray) -> np.ndarray:
-        """uint8 [n, H, W, C]: the crops that `draws` mean, of positions in any order, repeats allowed."""
+        """uint8 [n, H, W, C]: the crops that result from `draws`, at positions in any order, repeats allowed."""
         raise NotImplementedError
 
     def _in_order(self, part: Split, positions: np.ndarray, batch_size: int) -> Iterator[Images]:
-        """Images of ascending positions and those positions, `batch_size` at a time, the last batch short."""
+        """Images at ascending positions, and the positions, `batch_size` at a time; the last batch may be short."""
         starts = range(0, len(positions), batch_size)
         rows = (positions[start : start + batch_size] for start in starts)
         batches = ((self.read(part.name, row), row) for row in rows)
         return batches if self.resident else _ahead(batches)
 
     def _shuffled(self, part, positions, batch_size, seed, start_step, rows, crop) -> Iterator[Images]:
-        """Rows `rows` of the endless batches from `start_step` on; `crop` may be None."""
+        """The rows `rows` of each of the endless batches from `start_step` on; `crop` may be None."""
         return _ahead(self._shuffled_by_reading(part, positions, batch_size, seed, start_step, rows, crop))
 
     def _once(self, part, own, share, steps, start_step) -> Iterator[Images]:
@@ -201,7 +202,7 @@ class Dataset:
         for images, taken in self._in_order(part, own, share):
             found += 1
             yield images, taken
-        # Only the last batch can lack all of this process's rows.
+        # Only in the last batch may this process have no rows.
         if found < steps:
             yield np.zeros((0, *self.image_shape), np.uint8), np.zeros(0, np.int64)
 
@@ -252,7 +253,7 @@ def _rows(batch_size: int, index: int, count: int) -> slice:
 
 
 def _ahead(batches: Iterator, depth: int = 2) -> Iterator:
-    """The same items, made in a thread up to `depth` ahead of whoever takes them."""
+    """Yields the same items, which a thread computes up to `depth` items ahead."""
     end = object()
     with concurrent.futures.ThreadPoolExecutor(1, "read-ahead") as pool:
         waiting = collections.deque(pool.submit(next, batches, end) for _ in range(depth))
@@ -262,7 +263,7 @@ def _ahead(batches: Iterator, depth: int = 2) -> Iterator:
 
 
 def final_shape(where: str, shape: tuple, image_size: int, found: str) -> tuple[int, int, int]:
-    """Of images of this shape, resized to config.image_size if it is not 0; if it is, ConfigError for a None in `shape`."""
+    """Shape of images after resizing to config.image_size; raises ConfigError if that is 0 and `shape` contains None."""
     if image_size:
         return image_size, image_size, shape[2]
     if None in shape[:2]:

@@ -1,11 +1,11 @@
-"""TFDS builder over the handwritten digits bundled with scikit-learn: 1,797 images, nothing downloaded."""
+"""TFDS builder for the handwritten digits that come with scikit-learn: 1,797 images, no download."""
 
 import numpy as np
 import sklearn.datasets
 
 from redundancy.data.tfds.quiet import tfds
 
-# The bundled order runs by writer, so the last images are partly by other people than the first.
+# The images are sorted by writer, so the last ones are partly by other people than the first ones.
 TRAIN_IMAGES = 1347
 
 

@@ -20,11 +20,11 @@ from redundancy.runtime.errors import DataError
 from redundancy.runtime.progress import Progress
 
 _THREADS = min(32, os.cpu_count() or 1)
-_LISTED = 10  # bad files named one by one
+_LISTED = 10  # largest number of bad files that a message lists
 
 
 class FolderDataset(Dataset):
-    """Images decoded from their files when asked for, in a few threads; always RGB."""
+    """Images that are decoded from files on request, in a few threads; always RGB."""
 
     def __init__(self, config, root: str, files: dict[str, list[str]], bad: Mapping[str, str], **kwargs):
         super().__init__(config, **kwargs)
@@ -67,15 +67,15 @@ class FolderDataset(Dataset):
 
 
 def open_folder(config) -> FolderDataset:
-    """Opens the folder of images config.dataset; every file is checked first, unless that has been done before.
+    """Opens the folder of images config.dataset. Every file is checked first, unless an earlier check is cached.
 
-    Files that cannot be decoded, and image files that are not read, are an error, or are left out before positions are given,
-    as config.bad_images says.
+    Files that cannot be decoded, and image files of unsupported kinds, raise an error or, depending on config.bad_images, are
+    left out before positions are assigned.
 
     Raises:
-      ConfigError: no such split; images of varied size without config.image_size.
-      DataError: no images, an empty class folder, a class in the test split alone, a folder's name that is no text, files
-        that are not whole images, or a class of which none is; a layout that is another one than it seems.
+      ConfigError: there is no such split, or images differ in size and config.image_size is 0.
+      DataError: there are no images, an empty class folder, a class only in the test split, a folder name that is not text,
+        bad image files, or a class with only bad files; or the layout is probably not meant as it looks.
     """
     root = os.path.abspath(os.path.expanduser(config.dataset))
     folders = layout.find_splits(root, (config.train_split, config.test_split))
@@ -125,11 +125,11 @@ def open_folder(config) -> FolderDataset:
 
 
 def _choose(config, folders: Mapping[str, str]) -> tuple[str, str | None]:
-    """The splits to train and to measure on; None for the latter if it is to be held out.
+    """The splits for training and for measuring; None for the latter if images are to be held out.
 
     Raises:
-      ConfigError: no such split.
-      DataError: the split to measure on has no labels.
+      ConfigError: there is no such split.
+      DataError: the split for measuring has no labels.
     """
     train, given = (split_names.resolve(name, [*folders]) for name in (config.train_split, config.test_split))
     if train not in folders or given in ("", train):
@@ -149,13 +149,13 @@ def _choose(config, folders: Mapping[str, str]) -> tuple[str, str | None]:
 
 
 def _left_out(root: str, folder: str, found: Sequence[Found], bad_images: str) -> dict[str, str]:
-    """Image files that are not read, and why: of kinds that Pillow does not read, or outside of the class folders.
+    """Image files that are left out, with reasons: those of unsupported kinds, and those outside of the class folders.
 
     Raises:
-      DataError: there are some, and config.bad_images is 'stop'.
+      DataError: there are such files, and config.bad_images is 'stop'.
     """
     left_out = {name: reason for each in found for name, reason in each.unread.items()}
-    if folder != root:  # beside the splits
+    if folder != root:  # also files beside the splits
         loose = listing.beside(root, "")
         left_out |= dict.fromkeys([*loose.images, *loose.unread], "lies outside of the class folders")
     others = [name for each in found for name in each.others]
@@ -208,15 +208,15 @@ def _without(
 
 
 def _check(root: str, every: list[str], split_names: list[str]) -> tuple[set[tuple[int, int]], dict[str, str]]:
-    """Decodes all files, whatever config.bad_images says, and remembers the result for as long as they stay unchanged.
+    """Decodes all files, whatever config.bad_images says, and caches the result until files change.
 
     Args:
       root: the data set's folder.
-      every: files, relative to it.
-      split_names: of the splits that they are of.
+      every: files, relative to `root`.
+      split_names: names of the splits of the files.
 
     Returns:
-      the sizes (width, height) of whole images; and what is wrong with each of the other files, in the order of `every`.
+      the sizes (width, height) of the good images; and the problem of each bad file, in the order of `every`.
     """
     bad = {name: problem for name in every if (problem := unfit(os.path.join(root, name)))}
     there = [name for name in every if name not in bad]
@@ -228,7 +228,7 @@ def _check(root: str, every: list[str], split_names: list[str]) -> tuple[set[tup
         "formats": images.FORMAT_NAMES,
     }
 
-    def make():  # whole numbers can be remembered: the bytes of a text
+    def make():  # the cache holds integers: here the bytes of a text
         return np.frombuffer(json.dumps(_check_files(root, there)).encode(), np.uint8)
 
     text = remembered(identity, [os.path.join(root, name) for name in there], make).astype(np.uint8).tobytes()
@@ -238,7 +238,7 @@ def _check(root: str, every: list[str], split_names: list[str]) -> tuple[set[tup
 
 
 def _check_files(root: str, files: list[str]) -> tuple[list, list]:
-    """The different sizes [width, height] of the whole images, and [number, what is wrong] of the other files."""
+    """The different sizes [width, height] of the good images, and [number of the file, problem] of the bad files."""
     sizes, faults = set(), []
     with (
         Progress("check images", len(files), "images") as progress,
@@ -255,7 +255,7 @@ def _check_files(root: str, files: list[str]) -> tuple[list, list]:
 
 
 def _described(root: str, bad: Mapping[str, str], total: int) -> str:
-    """What is wrong: in one line with one file, else a line each for the first of them."""
+    """A message about bad files: one line for a single file, otherwise a line for each of the first ones."""
     todo = "replace or remove {}, or leave out what cannot be decoded with --config.bad_images=skip"
     if len(bad) == 1:
         ((name, problem),) = bad.items()
@@ -271,7 +271,7 @@ def _listing(bad: Mapping[str, str]) -> list[str]:
 
 
 def _sha256(root: str, names: Iterable[str]) -> str:
-    """Checksum of files' names and sizes; -1 for what is no file."""
+    """Checksum of files' names and sizes; the size is -1 for anything but a file."""
     paths = {name: os.path.join(root, name) for name in names}
     sizes = {name: os.path.getsize(path) if os.path.isfile(path) else -1 for name, path in paths.items()}
     lines = sorted(f"{name.replace(os.sep, '/')}, {size}\n" for name, size in sizes.items())

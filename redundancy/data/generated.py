@@ -1,6 +1,7 @@
-"""Images made up from their positions, so cheaply that they never limit: tells input-bound from compute-bound.
+"""Images generated from their positions, so fast that input is never the bottleneck: shows whether a training is input-bound.
 
-dataset="generated" has ImageNet's numbers, "generated:CLASSES:TRAIN:TEST" any others. Never imports TensorFlow.
+dataset="generated" has ImageNet's numbers of classes and images, "generated:CLASSES:TRAIN:TEST" any others. Never imports
+TensorFlow.
 """
 
 import numpy as np
@@ -16,7 +17,7 @@ _DIGITS = 9
 
 
 class GeneratedDataset(Dataset):
-    """Noise: image p is a piece of one random buffer, copied from a place that depends on p and the split."""
+    """Noise images: image p is copied from a place in one random buffer that depends on p and the split."""
 
     def __init__(self, config, **kwargs):
         super().__init__(config, **kwargs)
@@ -26,7 +27,7 @@ class GeneratedDataset(Dataset):
     def _read(self, part, positions):
         images = np.empty((len(positions), *self.image_shape), np.uint8)
         flat = images.reshape(len(positions), -1)
-        # An odd factor: different places for different positions below 2^22.
+        # The factor is odd, so that positions below 2^22 have different places.
         offsets = (positions * 2_654_435_761 + (part.name == "test") * 1_000_003) % _OFFSETS
         for row, offset in zip(flat, offsets.tolist(), strict=True):
             row[:] = self._buffer[offset : offset + flat.shape[1]]
@@ -41,7 +42,7 @@ def open_generated(config) -> GeneratedDataset:
     """Opens config.dataset, "generated" or "generated:CLASSES:TRAIN:TEST"; labels are position % CLASSES.
 
     Raises:
-      ConfigError: other numbers than three from 1 on, fewer training images than classes, or no image_size.
+      ConfigError: not three positive numbers, fewer training images than classes, or no image_size.
     """
     classes, *counts = _numbers(config.dataset)
     shape = final_shape(config.dataset, (None, None, 3), config.image_size, "they have none of their own")

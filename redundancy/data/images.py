@@ -1,9 +1,9 @@
 """Decodes, crops and checks image files with Pillow. Never imports TensorFlow.
 
-The contents decide, not the name. Only formats of pixels are opened: others could start programs (EPS), or have no pixels
-of their own (SVG). Pixels become RGB: transparency is dropped, palettes and CMYK are converted, an animation is its first
-frame. Grey pixels of more than 8 bits are refused. The orientation that a camera noted (EXIF) is not applied, as in TFDS,
-but for TIFF, whose decoder applies it.
+A file's contents determine its format, not its name. Only pixel formats are opened: others could start programs (EPS), or have
+no pixels of their own (SVG). Pixels are converted to RGB: transparency is dropped, palettes and CMYK are converted, and only the
+first frame of an animation is used. Grey pixels of more than 8 bits are refused. As in TFDS, the camera's orientation (EXIF)
+is not applied, except for TIFF, whose decoder applies it.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from redundancy.data.inputs import shown, unfit
 from redundancy.data.resize import resize
 from redundancy.runtime.errors import DataError
 
-# Endings of names that image files have: of those that are read, and of others.
+# File name endings of image files: of supported formats, and of others.
 EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".jfif", ".jpe", ".mpo", ".apng", ".dib",
     ".avifs", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga",
@@ -39,32 +39,32 @@ _BEGINNINGS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51",
 )  # fmt: skip
 _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-# A file of a few bytes can claim any size. The pixels are those that Pillow begins to warn at, the side is JPEG's greatest.
+# A file of a few bytes can claim any size. The limit of pixels is that from which on Pillow warns; the side is JPEG's largest.
 _MOST_PIXELS = 89_478_485
 _LONGEST_SIDE = 65_535
-# Of images above this many pixels a few are decoded at once: of many, all memory would be used up.
+# Of images above this number of pixels, only a few are decoded at once, to limit memory.
 _LARGE = 1 << 25
 _FEW = threading.Semaphore(4)
-# Faults of this machine, its disk or network, not of a file: they may be gone at the next try.
+# Errors of this machine, its disk or network, not of a file; the next try may succeed.
 _PASSING = {
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
 }  # fmt: skip
-# Pillow warns of files that it repairs or thinks too large; which of them are used is decided here.
+# Pillow warns about files that it repairs or considers too large; this module decides which of them are used.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class BadImageError(ValueError):
-    """A file that is not a whole image of a format that is read; the text says why, as what follows the file's name."""
+    """A file is not an intact image of a supported format. The text gives the reason, to follow the file's name."""
 
 
 def _open(path: str) -> Image.Image:
-    """The image, not decoded yet; raises BadImageError, and what Pillow raises for damaged ones."""
+    """Opens an image without decoding it; raises BadImageError, or Pillow's errors for damaged files."""
     if problem := unfit(path):
         raise BadImageError(problem)
     if not os.path.getsize(path):
         raise BadImageError("is empty (0 bytes)")
     try:
-        # TGA has nothing in its contents that tells it from noise.
+        # The contents of a TGA file have no signature, so the name decides.
         image = Image.open(path, formats=(*_FORMATS, "TGA") if path.lower().endswith(".tga") else _FORMATS)
     except Image.UnidentifiedImageError as error:
         with open(path, "rb") as file:
@@ -85,7 +85,7 @@ def _open(path: str) -> Image.Image:
 
 
 def is_image(path: str) -> bool:
-    """Whether a file begins as image files do, whatever its name; False for what cannot be read."""
+    """Whether a file begins like an image file, whatever its name; False if it cannot be read."""
     if unfit(path):
         return False
     try:
@@ -98,13 +98,13 @@ def is_image(path: str) -> bool:
 
 
 def _turn(image: Image.Image) -> contextlib.AbstractContextManager:
-    """Held while an image is decoded; a large one waits for its turn."""
+    """Context to decode an image in; a large image waits for its turn."""
     return _FEW if math.prod(image.size) > _LARGE else contextlib.nullcontext()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
-        # Pillow takes every CMYK JPEG for one of Adobe's, whose numbers are inverted.
+        # Pillow inverts every CMYK JPEG, as if Adobe had written it.
         image = Image.eval(image, lambda value: 255 - value)
     return image.convert("RGB")
 
@@ -116,10 +116,10 @@ def cut(
     crop: RandomResizedCrop | None = None,
     draws: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A square uint8 [size, size, 3] of an image that is perhaps not decoded yet.
+    """Cuts a square uint8 [size, size, 3] out of an image that need not be decoded yet.
 
-    It is the centre with `share` of the shorter side, or the crop that `draws` mean: float64 [TRIES, 4], one row of
-    `RandomResizedCrop.draws`.
+    It is the centre with `share` of the shorter side, or the crop that results from `draws`: float64 [TRIES, 4], one row
+    of `RandomResizedCrop.draws`.
     """
     width, height = image.size
     if crop is None:
@@ -128,8 +128,8 @@ def cut(
     else:
         box = crop.windows(draws[None], np.array([height]), np.array([width]))[0].astype(np.float64)
         spare = 1
-    # JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves enough pixels: much less work for large photographs, and next
-    # to no difference after resizing.
+    # JPEG is decoded at 1/2, 1/4 or 1/8 of the size if that leaves enough pixels: much faster for large photographs, and
+    # hardly different after resizing.
     ratio = max(ratio for ratio in (1, 2, 4, 8) if ratio == 1 or box[2:].min() >= ratio * spare * size)
     image.draft("RGB", (width // ratio, height // ratio))
     if image.size != (width, height):
@@ -142,9 +142,9 @@ def cut(
 
 
 def decode(path: str, size: int, *square) -> np.ndarray:
-    """uint8 [size, size, 3] of an image file, *square being `cut`'s share, crop and draws; the whole image if size is 0.
+    """Decodes an image file to uint8 [size, size, 3]; *square are the share, crop and draws of `cut`. Size 0: the whole image.
 
-    Raises BadImageError, OSError, ValueError, SyntaxError and others if it is not a whole image.
+    Raises BadImageError, OSError, ValueError, SyntaxError and others if the file is not an intact image.
     """
     with _open(path) as image:
         if size:
@@ -154,13 +154,13 @@ def decode(path: str, size: int, *square) -> np.ndarray:
 
 
 def check(path: str) -> tuple[tuple[int, int] | None, str]:
-    """Decodes an image file as cheaply as possible, to see whether it is whole.
+    """Decodes an image file as cheaply as possible, to check whether it is intact.
 
     Returns:
-      (width, height) and '', or None and what is wrong, to follow the file's name.
+      (width, height) and '', or None and the problem, to follow the file's name.
 
     Raises:
-      DataError: the machine cannot read the file now.
+      DataError: the machine cannot read the file at present.
     """
     try:
         with _open(path) as image:
@@ -171,7 +171,7 @@ def check(path: str) -> tuple[tuple[int, int] | None, str]:
                 if image.mode not in ("RGB", "L"):
                     _rgb(image)
             return size, ""
-    # Pillow's plugins raise nearly anything on damaged files; whichever, it is the file's fault.
+    # Pillow's plugins raise many kinds of exceptions for damaged files.
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _PASSING:
             raise DataError(
@@ -182,7 +182,7 @@ def check(path: str) -> tuple[tuple[int, int] | None, str]:
 
 
 def describe(error: Exception, path: str) -> str:
-    """What is wrong with the image file that made `decode` or `check` raise, in one line."""
+    """The problem of an image file for which `decode` or `check` raised this error, in one line."""
     if isinstance(error, BadImageError):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:

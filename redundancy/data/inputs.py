@@ -1,6 +1,6 @@
-"""Checks files and names that others made: may a file be opened, does it fit in memory, can a name be shown.
+"""Checks files and names from outside: whether a file can be opened and fits in memory, and whether a name can be shown.
 
-Only regular files are opened, so that no pipe or device can hang or be touched.
+Only regular files are opened, because pipes and devices could block or change.
 """
 
 import os
@@ -16,11 +16,11 @@ from redundancy.runtime import machine
 from redundancy.runtime.errors import ConfigError, DataError
 from redundancy.runtime.sizes import binary
 
-_SHOWN = 1000  # characters
+_SHOWN = 1000  # largest number of characters
 _LONGEST_NAME = 1000
-_NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # spaces that nobody sees
-_MOST_GROUPS = 10  # of similar names, warned of one by one
-_ALWAYS = 1 << 26  # bytes of memory that are not checked
+_NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # invisible characters
+_MOST_GROUPS = 10  # groups of similar names that are listed in warnings
+_ALWAYS = 1 << 26  # bytes; smaller needs of memory are not checked
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -31,13 +31,13 @@ _KINDS = {
 
 
 def shown(text: str) -> str:
-    """The text as one printable line: controls and broken UTF-8 escaped, the middle cut out if it is long."""
+    """The text as one printable line: controls and broken UTF-8 are escaped, a long text is shortened in the middle."""
     text = CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 2 :]}"
 
 
 def check_names(where: str, names: Sequence[str], what: str = "class name") -> None:
-    """Raises DataError if a name is blank, has more than 1000 characters, or holds controls or broken UTF-8."""
+    """Raises DataError if a name is blank, has more than 1000 characters, or contains control characters or broken UTF-8."""
     for name in names:
         if not name.strip():
             wrong = "is blank"
@@ -54,12 +54,12 @@ def check_names(where: str, names: Sequence[str], what: str = "class name") -> N
 
 
 def similar_names(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Groups of different names that are most likely meant as one.
+    """Groups of different names that probably mean the same.
 
-    They differ in white space, in upper and lower case, or in the form in which Unicode writes the same letters (NFC, NFD).
+    They differ only in white space, in upper and lower case, or in the Unicode form of the same letters (NFC, NFD).
 
     Returns:
-      each group's names in the order given; [] where all names differ in more than that.
+      the names of each group, in the order given; [] if there are no such groups.
     """
     groups: dict[str, dict[str, None]] = {}
     for name in names:
@@ -69,7 +69,7 @@ def similar_names(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def warn_of_similar_names(where: str, names: Iterable[str], what: str = "class names") -> None:
-    """Warns of each group of `similar_names`; `where` is the file or folder that they are from."""
+    """Logs a warning for each group of `similar_names`; `where` is the file or folder with the names."""
     groups = similar_names(names)
     for group in groups[:_MOST_GROUPS]:
         logging.warning(
@@ -82,14 +82,14 @@ def warn_of_similar_names(where: str, names: Iterable[str], what: str = "class n
 
 
 def _distinct(name: str) -> str:
-    """A name in quotes; escaped where it would look like another, as a combining accent does."""
+    """A name in quotes, with characters escaped if it would look like another name, for example combining accents."""
     plain = unicodedata.normalize("NFC", name)
     accents = any(unicodedata.decomposition(letter) for letter in plain)
     return ascii(name) if accents or plain != name else repr(name)
 
 
 def unfit(path: str) -> str:
-    """Why a local path cannot be opened: it is missing, unreadable or no regular file; '' if it can."""
+    """The reason why a local path cannot be opened: missing, unreadable or not a regular file; '' if it can be opened."""
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
@@ -102,10 +102,10 @@ def unfit(path: str) -> str:
 
 
 def existing(what: str, path: str) -> str:
-    """The path of a file without file:// and ~; raises ConfigError if it is not there, or no regular file.
+    """The path of a file without file:// and ~; raises ConfigError if it is missing or not a regular file.
 
     Args:
-      what: names the flag or field and the path, for messages.
+      what: text with the flag or field and the path, for messages.
       path: local or remote.
     """
     path = os.path.expanduser(storage.local_path(path))
@@ -118,7 +118,7 @@ def existing(what: str, path: str) -> str:
 
 
 def read_bytes(path: str) -> bytes:
-    """The whole of an `existing` file; raises DataError if it cannot be read or does not fit in memory."""
+    """The contents of an `existing` file; raises DataError if it cannot be read or does not fit in memory."""
     try:
         if storage.is_local(path):
             check_memory(path, "the file", os.path.getsize(path))
@@ -130,7 +130,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def check_memory(path: str, what: str, wanted: int) -> None:
-    """Raises DataError if `what` of the file `path` needs more bytes of memory than this process can get."""
+    """Raises DataError if `what` of the file `path` needs more memory, in bytes, than this process can allocate."""
     left = machine.available_memory()
     if wanted > max(left, _ALWAYS):
         raise DataError(

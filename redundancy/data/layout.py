@@ -1,6 +1,6 @@
-"""Where the splits and classes of a folder of images are: ROOT/train/CLASS/*.jpg, ROOT/CLASS/*.jpg, and how sets come.
+"""Finds the splits and classes of a folder of images: ROOT/train/CLASS/*.jpg, ROOT/CLASS/*.jpg, and usual variants.
 
-A class has all images below its folder. Reads the names of files, and lists of labels; never images.
+All images below a class folder belong to the class. Reads file names and lists of labels, but no images.
 """
 
 import os
@@ -23,14 +23,14 @@ WANTED = (
 
 
 def find_splits(root: str, named: Sequence[str]) -> dict[str, str]:
-    """Folder of each stored split, by its name; of 'train' alone where the classes lie right in `root`.
+    """Maps each stored split to its folder; only 'train' if the classes lie directly in `root`.
 
     Args:
       root: the data set's folder.
       named: config.train_split and config.test_split, which may name any folder.
 
     Raises:
-      DataError: no folders, or folders that look like splits, none of which is known to be for training.
+      DataError: there are no folders, or they look like splits but none is recognised as the one for training.
     """
     names = listing.folders(root)
     if not names:
@@ -59,7 +59,7 @@ def _may_test(name: str) -> bool:
 
 
 def _train_folder(root: str, names: Sequence[str], given: str) -> str | None:
-    """The folder of the split for training, None if the folders of `root` are classes."""
+    """The folder of the training split; None if the folders of `root` are classes."""
     if "train" in names or given in names:
         return given if given in names else "train"
     trains = split_names.of_role(split_names.TRAIN, names)
@@ -90,7 +90,7 @@ def _train_folder(root: str, names: Sequence[str], given: str) -> str | None:
 
 
 def _check_wrapped(root: str, folder: str) -> None:
-    """Raises DataError if `folder` holds a single folder, which holds no images but folders: most likely the classes."""
+    """Raises DataError if `folder` holds a single folder that holds only folders, which are probably the classes."""
     path, inner = folder, listing.folders(folder)
     while len(inner) == 1:
         path = os.path.join(path, inner[0])
@@ -115,7 +115,7 @@ def _check_inner(folder: str, inner: Collection[str]) -> None:
 
 
 def class_folders(folder: str) -> tuple[str, ...]:
-    """The classes of the split for training; raises DataError if it has none."""
+    """The classes of the training split; raises DataError if it has none."""
     if names := tuple(listing.folders(folder)):
         return names
     raise DataError(
@@ -124,13 +124,13 @@ def class_folders(folder: str) -> tuple[str, ...]:
 
 
 def candidates(names: Sequence[str], train: str) -> list[str]:
-    """The splits that may be measured on, in the order in which 'auto' tries them."""
+    """The splits that may be used for measuring, in the order in which 'auto' tries them."""
     found = [name for role in (split_names.TEST, split_names.VALIDATION) for name in split_names.of_role(role, names)]
     return [name for name in found if name != train]
 
 
 def without_labels(folder: str, class_names: Sequence[str]) -> str:
-    """Why the images of a split have no labels, in words; '' if they have some, or wrong ones."""
+    """A text that says why the images of a split have no labels; '' if they have labels, even wrong ones."""
     names = listing.folders(folder)
     alike = any({*names} & {*group} - {*class_names} for group in similar_names([*class_names, *names]))
     if _annotations(folder) or {*names} & {*class_names} or alike:
@@ -142,13 +142,13 @@ def without_labels(folder: str, class_names: Sequence[str]) -> str:
 
 
 def list_train(root: str, folder: str, class_names: Sequence[str]) -> tuple[Found, np.ndarray]:
-    """Files of a split laid out by class, in the order of positions: class by class, in the order of their paths.
+    """Files of a split with class folders, in the order of positions: by class, then by path.
 
     Returns:
-      what was found, and the label of each image: int64 [n].
+      the files found, and the label of each image: int64 [n].
 
     Raises:
-      DataError: a class that is not of `class_names`, or a class folder without images.
+      DataError: a class is not in `class_names`, or a class folder has no images.
     """
     relative = os.path.relpath(folder, root) if folder != root else ""
     everything, labels = listing.beside(folder, relative), []
@@ -193,10 +193,10 @@ def list_train(root: str, folder: str, class_names: Sequence[str]) -> tuple[Foun
 
 
 def list_test(root: str, folder: str, class_names: Sequence[str]) -> tuple[Found, np.ndarray, list[str]]:
-    """As `list_train`, of a split to measure on, which may have a list of labels instead; and the path of that list.
+    """As `list_train`, for the split for measuring, which may have a list of labels instead; also returns the list's path.
 
     Raises:
-      DataError: as `list_train`; or images without labels, or a list that does not fit the images.
+      DataError: as `list_train`; or images have no labels, or the list does not match the images.
     """
     path = _annotations(folder)
     if path and not {*listing.folders(folder)} & {*class_names}:
@@ -205,7 +205,7 @@ def list_test(root: str, folder: str, class_names: Sequence[str]) -> tuple[Found
 
 
 def _annotations(folder: str) -> str | None:
-    """The list of labels of a split without class folders, as Tiny ImageNet's val/val_annotations.txt."""
+    """The path of a split's list of labels, such as Tiny ImageNet's val/val_annotations.txt, if it has no class folders."""
     names = [entry.name for entry in listing.files(folder) if entry.name.lower().endswith("_annotations.txt")]
     return os.path.join(folder, names[0]) if len(names) == 1 else None
 
@@ -242,6 +242,6 @@ def _list_annotated(root: str, folder: str, path: str, class_names: Sequence[str
 
 
 def _leave_out(found: Found, reason: str) -> None:
-    """Counts images among those that are not read; other files beside folders are none of the data set's."""
+    """Moves images to those that are not read; other files beside class folders do not belong to the data set."""
     found.unread |= dict.fromkeys(found.images, reason)
     found.images, found.others = [], []

@@ -1,4 +1,4 @@
-"""What lies in a folder of images: image files, those that are not read, and the rest. Opens files of unknown kinds alone."""
+"""Lists a folder of images: image files, unsupported image files, and others. Opens only files of unknown kinds."""
 
 import collections
 import dataclasses
@@ -10,17 +10,17 @@ from redundancy.data.images import EXTENSIONS, UNREAD_EXTENSIONS
 from redundancy.data.inputs import shown
 from redundancy.runtime.errors import DataError
 
-# What systems and tools put beside images, in any case of letters; so is all that is hidden.
+# Files that systems and tools put beside images, in any case of letters. They are ignored, as are hidden files.
 _NOT_OURS = {
     "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "__pycache__", "$recycle.bin",
     "system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
 }  # fmt: skip
-# Kinds of files that lie beside images and are none; they are not opened to find out.
+# Kinds of files that are not images but often lie beside them; they are not opened.
 _OTHER_KINDS = (
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".htm", ".pdf", ".log", ".ini",
     ".npy", ".npz", ".pkl", ".pt", ".pth", ".mat", ".h5", ".parquet", ".db", ".zip", ".tar", ".gz", ".py", ".sh",
 )  # fmt: skip
-_MOST_KINDS = 6  # named in a message
+_MOST_KINDS = 6  # largest number of kinds in a message
 
 
 @dataclasses.dataclass
@@ -28,9 +28,9 @@ class Found:
     """Files below a folder, relative to the data set's folder.
 
     Attributes:
-      images: image files of kinds that are read, in the order of their paths.
-      unread: other image files, and what is wrong with them.
-      others: files that are no images.
+      images: image files of supported kinds, in the order of their paths.
+      unread: other image files, with the reason why they are not read.
+      others: files that are not images.
     """
 
     images: list[str] = dataclasses.field(default_factory=list)
@@ -48,7 +48,7 @@ def _is_ours(name: str) -> bool:
 
 
 def entries(path: str) -> list[os.DirEntry]:
-    """What lies in a folder, by name, without hidden entries and what systems put there.
+    """The entries of a folder, by name, without hidden ones and those that systems put there.
 
     Raises:
       DataError: the folder cannot be listed.
@@ -76,7 +76,7 @@ def folders(path: str) -> list[str]:
 
 
 def has_images(path: str) -> bool:
-    """Whether image files lie right in a folder."""
+    """Whether a folder directly contains image files."""
     endings = EXTENSIONS + UNREAD_EXTENSIONS
     return any(entry.name.lower().endswith(endings) and not is_folder(entry) for entry in entries(path))
 
@@ -98,7 +98,7 @@ def below(root: str, relative: str) -> Found:
 
 
 def beside(path: str, relative: str) -> Found:
-    """The files right in the folder `path`, which is called `relative`, or '' for the data set's folder."""
+    """The files directly in the folder `path`, whose name is `relative`, '' for the data set's folder."""
     found = Found()
     for entry in files(path):
         _sort_in(os.path.join(relative, entry.name), entry.path, found)
@@ -106,7 +106,7 @@ def beside(path: str, relative: str) -> Found:
 
 
 def kinds(names: Iterable[str]) -> str:
-    """How many files there are of each kind, by the endings of their names: '7 .heic, 2 .svg'."""
+    """The number of files of each kind, by the endings of their names: '7 .heic, 2 .svg'."""
     counts = collections.Counter(os.path.splitext(name)[1].lower() or "without an ending" for name in names)
     listed = [f"{count} {shown(kind)}" for kind, count in counts.most_common(_MOST_KINDS)]
     rest = sum(counts.values()) - sum(count for _, count in counts.most_common(_MOST_KINDS))
@@ -119,7 +119,7 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def _walk(path: str, relative: str, above: set[tuple[int, int]], found: Found) -> None:
-    """Adds what lies below `path`; `above` are the folders on the way there, which links may lead back to."""
+    """Adds the files below `path`. `above` are its parent folders, to which links may lead back."""
     for entry in entries(path):
         name = os.path.join(relative, entry.name)
         if not is_folder(entry):
@@ -128,7 +128,7 @@ def _walk(path: str, relative: str, above: set[tuple[int, int]], found: Found) -
             before = len(found.images)
             _walk(entry.path, name, above | {identity}, found)
             if len(found.images) == before and entry.name.lower().endswith(EXTENSIONS):
-                found.images.append(name)  # no file, which its check says
+                found.images.append(name)  # not a regular file, which its check will report
 
 
 def _sort_in(name: str, path: str, found: Found) -> None:

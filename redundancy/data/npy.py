@@ -1,4 +1,4 @@
-"""Reads .npy arrays; their header is checked before anything of that size is allocated. Never unpickles."""
+"""Reads .npy arrays; the header is checked before memory for the array is allocated. Never unpickles."""
 
 import math
 import re
@@ -14,17 +14,17 @@ _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 class NotAnArrayError(ValueError):
-    """No array, or one that is not loaded; the text continues a sentence that begins with the file's name."""
+    """The file holds no array, or one that cannot be loaded. The text continues a sentence that begins with the file's name."""
 
 
 def read_header(file: BinaryIO, size: int) -> tuple[np.dtype, int, tuple[int, ...], str]:
     """Reads the header of an open .npy file of `size` bytes.
 
     Returns:
-      dtype, bytes before the array's own, shape, and order, "C" or "F"; the file has the size they ask for.
+      dtype, offset of the data in bytes, shape, and order, "C" or "F". The file's size matches them.
 
     Raises:
-      NotAnArrayError: no .npy, a damaged header, Python objects, or another number of bytes than the header asks for.
+      NotAnArrayError: the file is not .npy, has a damaged header or Python objects, or its size does not match the header.
     """
     start = file.read(len(_MAGIC))
     if start != _MAGIC:
@@ -42,7 +42,7 @@ def read_header(file: BinaryIO, size: int) -> tuple[np.dtype, int, tuple[int, ..
         shape = tuple(map(int, shape))
         if min(shape, default=0) < 0:
             raise ValueError(f"its shape is {list(shape)}")
-    # The header is parsed as a Python literal: damage makes that raise nearly anything.
+    # The header is parsed as a Python literal, which raises many kinds of exceptions if it is damaged.
     except Exception as error:
         first = re.sub(r" at 0x\w+", "", (str(error).strip() or type(error).__name__).splitlines()[0][:200])
         raise NotAnArrayError(f"is truncated or damaged ({first})") from error
@@ -59,7 +59,7 @@ def read_header(file: BinaryIO, size: int) -> tuple[np.dtype, int, tuple[int, ..
 
 
 def read_array(file: BinaryIO, size: int) -> np.ndarray:
-    """The array, read-only, of an open .npy file of `size` bytes; raises as `read_header`."""
+    """The read-only array in an open .npy file of `size` bytes; raises as `read_header`."""
     dtype, offset, shape, order = read_header(file, size)
     try:
         return np.ndarray(shape, dtype, file.read(size - offset), order=order)
@@ -68,7 +68,7 @@ def read_array(file: BinaryIO, size: int) -> np.ndarray:
 
 
 def raw_bytes(dtype: np.dtype) -> str:
-    """What to say of items of one or two raw bytes, as which NumPy writes numbers that it does not know; '' of others."""
+    """A hint for items of one or two raw bytes, in which form NumPy writes number types that it does not know; otherwise ''."""
     if dtype.kind != "V" or dtype.names or dtype.subdtype or dtype.itemsize > 2:
         return ""
     kind = "float8" if dtype.itemsize == 1 else "bfloat16"

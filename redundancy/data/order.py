@@ -1,7 +1,7 @@
-"""The order in which training sees a data set: a pure function of (seed, epoch) and the kept positions.
+"""The order in which a training reads a data set: a pure function of (seed, epoch) and the kept positions.
 
-Knows nothing of images. The full set's order is drawn first and then filtered, so a subset meets its images in the
-same relative order as the full set does with the same seed.
+Knows nothing of images. The order of the full set is drawn first and then filtered, so a subset's images have the same
+relative order as in the full set with the same seed.
 """
 
 import functools
@@ -10,15 +10,15 @@ import numpy as np
 
 
 def seed_sequence(seed: tuple[int, ...], epoch: int) -> np.random.SeedSequence:
-    """Entropy of one (seed, epoch); different for different ones."""
-    # SeedSequence fills up with zeros, so that (1,) and (1, 0) were one seed without their lengths.
+    """The entropy of (seed, epoch); no two pairs have the same."""
+    # Contains the length, because SeedSequence pads with zeros, so (1,) and (1, 0) would be the same.
     return np.random.SeedSequence((len(seed), *seed), spawn_key=(epoch,))
 
 
 @functools.lru_cache(maxsize=32)
 def permutation(size: int, seed: tuple[int, ...], epoch: int) -> np.ndarray:
     """A random order of 0..size-1, read-only int64 [size], a pure function of the arguments."""
-    # NumPy keeps the raw bits of Philox the same over its versions, which it does not promise of `permutation`.
+    # NumPy guarantees the raw bits of Philox across versions, but not `permutation`.
     bits = np.random.Philox(seed_sequence(seed, epoch)).random_raw(size)
     order = np.argsort(bits, kind="stable")
     order.setflags(write=False)
@@ -37,8 +37,8 @@ def epoch_order(num_stored: int, kept: np.ndarray, seed: tuple[int, ...], epoch:
 
     Args:
       num_stored: examples in the full stored split.
-      kept: int64 [n], different positions below num_stored, in any order.
-      seed: non-negative numbers; the stream of one (seed, epoch) is always the same.
+      kept: int64 [n], distinct positions below num_stored, in any order.
+      seed: non-negative integers; the stream of one (seed, epoch) is always the same.
       epoch: from 0.
 
     Returns:
@@ -51,16 +51,16 @@ def epoch_order(num_stored: int, kept: np.ndarray, seed: tuple[int, ...], epoch:
 def batches(
     num_stored: int, kept: np.ndarray, batch_size: int, seed: tuple[int, ...], start_step: int, num_steps: int
 ) -> np.ndarray:
-    """The positions of some steps' batches.
+    """The positions in the batches of some steps.
 
-    Step k takes items k*batch_size up to (k+1)*batch_size of the endless row of epochs, so batches run over the
-    borders of epochs, and a batch larger than `kept` holds several epochs.
+    Step k takes items k*batch_size up to (k+1)*batch_size of the endless concatenation of epochs. So batches may cross
+    the borders of epochs, and a batch larger than `kept` holds several epochs.
 
     Args:
       num_stored, kept, seed: as for `epoch_order`; `kept` is not empty.
-      batch_size: images a step.
-      start_step: first step wanted.
-      num_steps: steps wanted.
+      batch_size: images per step.
+      start_step: first step.
+      num_steps: number of steps.
 
     Returns:
       int64 [num_steps, batch_size].

@@ -1,6 +1,6 @@
-"""Remembers what was read out of all files of a data set, in the user's cache folder, so that it is read once.
+"""Caches, in the user's cache folder, results of reading all files of a data set, so that these are read only once.
 
-A damaged cache, or one of other files, is not used: that costs time, nothing else.
+A damaged cache, or one of other files, is ignored, which only costs time.
 """
 
 import hashlib
@@ -17,37 +17,37 @@ from redundancy.storage.cache_folder import cache_folder, load, save
 
 
 def remembered(identity: Mapping[str, Any], files: Sequence[str], make: Callable[[], np.ndarray]) -> np.ndarray:
-    """What `make` returns, or returned earlier if the files have not changed since.
+    """The result of `make`, from the cache if the files have not changed since it was cached.
 
     Args:
-      identity: JSON that says what is made, and what it depends on beside the files.
+      identity: JSON that identifies the result, and contains everything besides the files that it depends on.
       files: paths of all files that `make` reads, local or gs://.
       make: () -> integers [n].
 
     Returns:
-      int64 [n], maybe read-only.
+      int64 [n], possibly read-only.
     """
     key, folder = _key(identity, files), cache_folder()
     if key is None or folder is None:
         return make().astype(np.int64)
-    # The same name after files have changed: the old result is replaced.
+    # The name does not depend on the files, so that a result for changed files replaces the old one.
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     path = os.path.join(folder, f"{name}.int64")
     if (data := load(path, key)) is not None:
         found = np.frombuffer(data, "<i8")
     else:
         found = make().astype(np.int64)
-        # If a file changed in between, nobody knows which bytes were read.
+        # Not cached if a file changed during `make`, which then may have read old or new bytes.
         if _key(identity, files) == key:
             _save(path, key, found)
     return found
 
 
 def _key(identity: Mapping[str, Any], files: Sequence[str]) -> bytes | None:
-    """Checksum of all that the result depends on; None if changes of the files cannot be detected."""
+    """Checksum of everything that the result depends on; None if changes of the files cannot be detected."""
     try:
         stamps = storage.stamps(files)
-    # Whatever a file system raises: if the files cannot be read either, their reader reports it better.
+    # Any error of a file system is ignored: if the files cannot be read either, their reader reports it better.
     except Exception as error:
         _say("changes of the data set's files cannot be detected", error)
         return None

@@ -1,6 +1,6 @@
-"""Cuts a box out of an image and resizes it in one pass: antialiased bilinear, as Pillow's, several times as fast.
+"""Cuts a box out of an image and resizes it in one pass: antialiased bilinear as in Pillow, but several times as fast.
 
-Compiled by Numba and run without the interpreter's lock; the same bits on every machine. Knows nothing of files.
+Compiled by Numba, runs without the interpreter's lock, and gives the same bits on every machine. Knows nothing of files.
 """
 
 import numpy as np
@@ -9,11 +9,11 @@ from redundancy.runtime.compiled import compiled
 
 
 def resize(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
-    """A box of an image, resized to a square; where the filter reaches beyond the box, it uses the image's pixels there.
+    """Resizes a box of an image to a square. Where the filter extends beyond the box, it uses the image's pixels there.
 
     Args:
       image: uint8 [H, W, C].
-      box: float64 [4]: top, left, height and width in pixels, perhaps between two.
+      box: float64 [4]: top, left, height and width in pixels, not necessarily integers.
       size: side of the result in pixels.
 
     Returns:
@@ -27,7 +27,7 @@ def resize(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
 
 @compiled
 def _taps(start, length, size, limit, step):
-    """For each of `size` outputs: index of the first input that it is made of, times `step`, and the inputs' weights."""
+    """For each of `size` outputs: the index of the first input that contributes, times `step`, and the inputs' weights."""
     scale = length / size
     support = max(scale, 1.0)
     count = min(limit, int(np.ceil(2 * support)) + 1)
@@ -71,8 +71,8 @@ def _down(rows, first, weights, line):
 
 @compiled
 def _across_rgb(line, first, weights, out):
-    # Four lanes, of which the next pixel overwrites the last: the compiler makes one vector instruction of them, as it
-    # does not of three. Unsigned indices, since signed ones are checked for being negative.
+    # With four lanes, the last of which the next pixel overwrites, the compiler emits a vector instruction, but not with
+    # three. Indices are unsigned, since signed ones are checked for being negative.
     one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
     count = np.uint64(weights.shape[1])
     for pixel in range(np.uint64(len(first))):
@@ -107,7 +107,7 @@ def _resize(rows, channels, box, resized):
     size = resized.shape[0]
     top, down = _taps(box[0], box[2], size, rows.shape[0], 1)
     left, across = _taps(box[1], box[3], size, rows.shape[1] // channels, channels)
-    # The taps of weight 0 beyond the last pixel, and the fourth lane, read and write past the end.
+    # Longer than the row, since taps of weight 0 beyond the last pixel, and the fourth lane, access elements past its end.
     line = np.zeros(rows.shape[1] + (across.shape[1] + 1) * channels, np.float32)
     out = np.empty(size * channels + 1, np.float32)
     for number in range(size):

@@ -1,4 +1,4 @@
-"""Finds out what config.dataset names, and opens it. TensorFlow is imported only for TFDS sets."""
+"""Opens the data set that config.dataset names, of any kind. TensorFlow is imported only for TFDS sets."""
 
 import functools
 import os
@@ -12,24 +12,24 @@ from redundancy.runtime.errors import ConfigError, DataError
 
 @functools.lru_cache(maxsize=1)
 def shared_dataset(config) -> Dataset:
-    """`open_dataset`, the same object for all stages of a process."""
+    """`open_dataset`, cached: the same object for all stages of a process."""
     return open_dataset(config)
 
 
 def open_dataset(config) -> Dataset:
-    """Opens the data set that a config names; prepares it first where TFDS has to.
+    """Opens the data set that a config names; TFDS prepares it first if necessary.
 
-    A word that TFDS knows is TFDS's, even if a folder of that name lies here; ./digits is the folder.
+    A name that TFDS knows means TFDS's data set, even if there is a folder of that name; ./digits means the folder.
 
     Args:
       config: resolved, frozen.
 
     Returns:
-      the data set; labels are read, images not yet.
+      the data set, with labels read, but not images.
 
     Raises:
-      ConfigError: no such data set or split, or an image_size is needed.
-      DataError: the data set is damaged, cannot be prepared, or its labels are wrong.
+      ConfigError: there is no such data set or split, or an image_size is needed.
+      DataError: the data set is damaged, cannot be prepared, or has wrong labels.
     """
     config_lib.need_dataset(config, "what opens the data set")
     path = os.path.expanduser(config.dataset)
@@ -63,10 +63,10 @@ def open_dataset(config) -> Dataset:
 
 
 def fingerprint(config) -> dict[str, Any] | None:
-    """Of the data set that a workdir's config names, see `config.known_as`.
+    """The fingerprint of the data set that a workdir's config names, see `config.known_as`.
 
     Returns:
-      None for a name that is neither a place nor what the workdir calls its data set: TFDS might download it.
+      None for a name that is neither a path nor the workdir's name for its data set, since TFDS might download it.
 
     Raises:
       ConfigError, DataError: as `open_dataset`.
@@ -78,14 +78,14 @@ def fingerprint(config) -> dict[str, Any] | None:
 
 
 def is_builder(name: str) -> bool:
-    """Whether a word is TFDS's name of a data set."""
+    """Whether TFDS has a data set of this name."""
     from redundancy.data.tfds.source import builder_names
 
     return name in builder_names()
 
 
 def _prepared(path: str) -> str | None:
-    """The folder with dataset_info.json: `path`, or the one version or config folder in it that has one."""
+    """The folder with dataset_info.json: `path`, or the only version or config folder in it that has one."""
     if os.path.exists(os.path.join(path, "dataset_info.json")):
         return path
     try:

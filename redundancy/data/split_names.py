@@ -1,4 +1,4 @@
-"""Which folders are splits, by their names: what people call the images for training, testing and validation."""
+"""Recognises splits by usual folder names for training, testing and validation."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ KNOWN = (
     "train or training, test or testing, validation, valid, val, dev or eval, in upper or lower case, also as in train_set, "
     "TrainImages or val2017"
 )
-# The names that come before all others, in this order.
+# The names that have precedence over all others, in this order.
 _FIRST = {TRAIN: ("train",), TEST: ("test",), VALIDATION: ("validation", "val")}
 _WORDS = {
     "train": TRAIN, "training": TRAIN, "trn": TRAIN,
@@ -22,19 +22,19 @@ _LIKE = {*_WORDS, "fold", "split", "holdout", "heldout"}
 
 
 def role(name: str) -> str | None:
-    """What a folder of this name is for: TRAIN, TEST or VALIDATION, or None if the name is no split's."""
+    """The role of a folder with this name: TRAIN, TEST or VALIDATION, or None if it is not the name of a split."""
     found = _NAME.fullmatch(re.sub(r"[\W\d_]+", "", name.lower()))
     return _WORDS[found[1]] if found else None
 
 
 def looks_like_split(name: str) -> bool:
-    """Whether a split's word is a part of the name, as in seg_train or fold_1."""
+    """Whether the name contains a word for a split, as in seg_train or fold_1."""
     words = re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1 \2", name).lower())
     return role(name) is not None or not _LIKE.isdisjoint(words)
 
 
 def of_role(wanted: str, names: Iterable[str]) -> list[str]:
-    """Those of `names` that have a role, the likeliest first."""
+    """The names that have the role `wanted`, most likely first."""
     first = _FIRST[wanted]
 
     def order(name):
@@ -44,7 +44,7 @@ def of_role(wanted: str, names: Iterable[str]) -> list[str]:
 
 
 def resolve(given: str, names: Sequence[str]) -> str:
-    """The one of `names` that config.train_split or config.test_split means: itself, or the only one of the same role."""
+    """The name that config.train_split or config.test_split means: the same one, or the only one with the same role."""
     if given in names or re.search(r"\d", given) or not (wanted := role(given)):
         return given
     found = of_role(wanted, names)

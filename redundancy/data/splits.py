@@ -1,4 +1,4 @@
-"""Chooses the stored splits to train and measure on, and checks their labels. Never reads images."""
+"""Chooses the stored splits for training and measuring, and checks their labels. Never reads images."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,7 +8,7 @@ from redundancy.data import order
 from redundancy.data.dataset import Split
 from redundancy.runtime.errors import ConfigError, DataError, nearest
 
-# Which images are held out is part of the data set, not of a trial: config.seed must not change it.
+# The choice of held-out images belongs to the data set, not to a trial, so it must not depend on config.seed.
 HOLDOUT_SEED = 20_190_611
 
 
@@ -19,16 +19,16 @@ def choose(
     has: Callable[[str], bool] | None = None,
     overlap: Callable[[str, str], bool] = str.__eq__,
 ) -> tuple[str, str | None]:
-    """The stored splits for training and for measuring; None if the latter is to be held out.
+    """The stored splits for training and for measuring; None for the latter if images are to be held out.
 
     Args:
       train_split, test_split: as in the config.
       names: the stored splits.
-      has: whether something names a stored split or a part of one; by default membership in `names`.
-      overlap: whether two splits share images; by default whether they are the same.
+      has: function that tells whether a text names a stored split or a part of one; by default, membership in `names`.
+      overlap: function that tells whether two splits share images; by default, whether they are the same.
 
     Raises:
-      ConfigError: a split that is not there, or measuring on images that are trained on.
+      ConfigError: there is no such split, or measuring would use training images.
     """
     has = has or names.__contains__
     if not has(train_split):
@@ -55,17 +55,17 @@ def _unknown(field: str, name: str, names: Sequence[str]) -> ConfigError:
 
 
 def hold_out(labels: np.ndarray, share: float) -> np.ndarray:
-    """Which examples are held out: `share` of each class, rounded, but never a whole class.
+    """Chooses the held-out examples: `share` of each class, rounded, but never a whole class.
 
     Args:
       labels: int32 [n].
       share: above 0 and below 1.
 
     Returns:
-      bool [n], always the same for the same labels.
+      bool [n], True for held-out examples; depends only on the arguments.
 
     Raises:
-      DataError: nothing can be held out, since no class has an image to spare.
+      DataError: nothing can be held out, since no class has more than one image.
     """
     held = np.zeros(len(labels), bool)
     by_class = np.argsort(labels, kind="stable")
@@ -89,18 +89,18 @@ def make(
     test: str | None,
     holdout: float,
 ) -> tuple[Split, Split]:
-    """The two splits, checked.
+    """Makes and checks the two splits.
 
     Args:
       where: the data set, for error messages.
       class_names: names of the classes.
-      stored: labels, integers [n], of the stored splits.
-      train: the one to train on.
-      test: the one to measure on, or None to hold out `holdout` of each class of the train split.
-      holdout: share held out.
+      stored: stored split -> labels, integers [n].
+      train: the stored split for training.
+      test: the stored split for measuring, or None to hold out `holdout` of each class of the training split.
+      holdout: share to hold out.
 
     Raises:
-      DataError: no images, labels outside the classes, a class without a training image, nothing to hold out.
+      DataError: no images, labels outside of the classes, a class without training images, or nothing to hold out.
     """
     labels = _checked(where, "train_split", train, stored[train], class_names)
     empty = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
@@ -123,7 +123,7 @@ def make(
 
 
 def fingerprint(parts: tuple[Split, Split], holdout: float, lengths: Mapping[str, list[int]] | None = None) -> dict:
-    """What a data set's fingerprint says of its splits; `lengths` of the shards of stored splits, by default one each."""
+    """The part of a fingerprint about splits. `lengths` has the shard lengths of stored splits; by default one shard each."""
     train, test = parts
     lengths = lengths or {part.stored: [part.num_stored] for part in parts}
     found = {"split": train.stored, "shard_lengths": lengths[train.stored]}

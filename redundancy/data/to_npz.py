@@ -1,4 +1,4 @@
-"""Writes a data set as the .npz file that needs no TensorFlow: for machines that have none.
+"""Writes a data set as an .npz file, for machines without TensorFlow.
 
 python -m redundancy.data.to_npz cifar10 cifar10.npz --data_dir TFDS_DIR
 """

@@ -18,9 +18,9 @@ from redundancy.workdir.table import full_schedule
 
 
 def embed(config, workdir: Workdir) -> None:
-    """Writes embeddings/LAYER/ for every configured layer. Keeps parts that exist already.
+    """Writes embeddings/LAYER/ for every configured layer. Existing parts are kept.
 
-    Of several processes each makes its own parts on its own devices, and process 0 writes the manifests.
+    If there are several processes, each makes its own parts on its own devices, and process 0 writes the manifests.
 
     Raises:
       WorkdirError: the stage train has not finished, or its checkpoint is missing, damaged or belongs to another config.
@@ -36,7 +36,7 @@ def embed(config, workdir: Workdir) -> None:
         workdir.check_fingerprint(trained["fingerprint"], dataset.fingerprint, f"{workdir.pretrain}/manifest.json")
     positions, labels = dataset.train.positions, dataset.train.labels
     parts = write.part_positions(positions, config.embedding_parts)
-    # The checkpoint's name is the same in every run; the network's checksum is not.
+    # The checkpoint has the same name in every run, so the network is identified by its checksum.
     made_by = {"checkpoint": f"pretrain/checkpoints/{step}", "network": trained.get("network")}
     identities = {layer: {"layer": layer, **made_by, "fingerprint": dataset.fingerprint} for layer in layers}
 
@@ -48,7 +48,7 @@ def embed(config, workdir: Workdir) -> None:
         missing = [index for index in own if not done(index)]
         if not missing:
             return
-        # Uses only its own devices, so that no process waits for another.
+        # Uses only this process's devices, so that no process waits for another.
         trainer = Trainer(config, dataset, make_mesh(config, num_trials=1, devices=jax.local_devices()))
         checkpoints = Checkpoints(workdir.pretrain)
         if step not in checkpoints.steps():

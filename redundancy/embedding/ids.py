@@ -1,10 +1,10 @@
-"""The names of the images of a store, beside it: ids.parquet with columns position and id.
+"""The names of the images of a store, in a file beside it: ids.parquet with columns position and id.
 
-They are ids that were imported, or the files of a folder of images, relative to it. Names that are no UTF-8 make the column
-binary; its bytes are those of the file system.
+Names are imported ids, or paths of files relative to their folder of images. If a name is not valid UTF-8, the column is
+binary and holds the bytes of the file system.
 
-ids.json holds their checksum, so that a lost ids.parquet is noticed. The store's manifest does not name them: ids may come
-later, and everything made of the embeddings refers to the manifest by its checksum.
+ids.json holds the checksum of the ids, so that a lost ids.parquet is noticed. The store's manifest does not mention them,
+because ids may be added later, and artifacts made from the embeddings refer to the manifest by its checksum.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _OF_FILES = 'Without them, "redundancy export" takes the names of files from the
 
 
 def path(folder: str) -> str:
-    """Where the ids of the store in `folder` lie, if it has any."""
+    """Path of the ids of the store in `folder`, whether or not it has any."""
     return storage.join(folder, "ids.parquet")
 
 
@@ -44,7 +44,7 @@ def _is_text(ids: pa.Array) -> bool:
 
 
 def of_files(names: Sequence[str]) -> pa.Array:
-    """Names of files, as Python has them: [n] string, or binary if one is no UTF-8."""
+    """File names, given as Python strings, as an array [n]: string, or binary if one is not valid UTF-8."""
     try:
         return pa.array(names, pa.string())
     except UnicodeEncodeError:
@@ -52,13 +52,13 @@ def of_files(names: Sequence[str]) -> pa.Array:
 
 
 def content_of(manifest: Any) -> Any:
-    """The checksum of the import that a store's manifest names; None if it was not imported."""
+    """The checksum of the imported content in a store's manifest; None if the store was not imported."""
     checkpoint = manifest.get("checkpoint") if isinstance(manifest, dict) else None
     return checkpoint.get("sha256") if isinstance(checkpoint, dict) else None
 
 
 def tie(manifest: Any) -> Any:
-    """The checksum that ties names to a store: of the import, or of the data set; None if its manifest has neither."""
+    """The checksum that ties names to a store: of the imported content, or of the data set; None without either."""
     fingerprint = manifest.get("fingerprint") if isinstance(manifest, dict) else None
     return content_of(manifest) or (fingerprint.get("sha256") if isinstance(fingerprint, dict) else None)
 
@@ -67,10 +67,10 @@ def write(folder: str, positions: np.ndarray, ids: pa.Array, content: str) -> No
     """Writes the ids of a store.
 
     Args:
-      folder: the store's.
+      folder: the store's folder.
       positions: [n] int64 ascending.
       ids: [n] string or binary.
-      content: see `tie`.
+      content: result of `tie` for the store.
     """
     table, sha256 = pa.table({"position": positions, "id": ids}), _sha256(ids)
     storage.write_json(_marker(folder), {"sha256": sha256})
@@ -78,13 +78,13 @@ def write(folder: str, positions: np.ndarray, ids: pa.Array, content: str) -> No
 
 
 def remove(folder: str) -> None:
-    """Removes the ids of an import that was begun with some."""
+    """Removes ids that an unfinished import may have written."""
     storage.remove(path(folder))
     storage.remove(_marker(folder))
 
 
 def may_write(folder: str, ids: pa.Array) -> bool:
-    """Whether the store has no ids, or these (perhaps lost); raises as `read`."""
+    """Whether the store has no ids or the same ids, even if the file is lost; raises as `read`."""
     if storage.exists(path(folder)):
         return read(folder)[1].equals(ids)
     if not storage.exists(_marker(folder)):
@@ -96,7 +96,7 @@ def read(folder: str) -> tuple[np.ndarray, pa.Array] | None:
     """The ids of a finished store: positions [n] int64 ascending and their ids [n] string or binary; None if it has none.
 
     Raises:
-      DataError: they are lost, damaged, or of other embeddings than the store's.
+      DataError: the ids are lost, damaged, or belong to other embeddings.
     """
     file, marker = path(folder), _marker(folder)
     if not storage.exists(file):
@@ -135,10 +135,10 @@ def at(folder: str, positions: np.ndarray) -> pa.Array | None:
 
 
 def lines(names: pa.Array, null: bool = False) -> bytes:
-    """A line for each name, or its bytes and a null byte.
+    """The names, each followed by a line break or, with `null`, by a null byte.
 
     Raises:
-      ConfigError: a name holds a line break, and lines would split it.
+      ConfigError: a name contains a line break, and `null` is False.
     """
     values = [value if isinstance(value, bytes) else str(value).encode() for value in names.to_pylist()]
     broken = [value for value in values if b"\n" in value or b"\r" in value]
@@ -152,7 +152,7 @@ def lines(names: pa.Array, null: bool = False) -> bytes:
 
 
 def _is_whole(table: pa.Table, content: str | None) -> bool:
-    """Whether these are the ids that were written beside the embeddings of this content."""
+    """Whether the table holds all ids that were written for the embeddings with this content."""
     position, ids = table["position"].combine_chunks(), table["id"].combine_chunks()
     if position.type != pa.int64() or not (_is_text(ids) or pa.types.is_binary(ids.type)):
         return False

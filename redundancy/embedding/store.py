@@ -1,7 +1,7 @@
 """Reads the embedding store that `write` wrote, and reports errors in it before work begins.
 
-The manifest has the checksum of each part and of its footer, so parts cannot be mixed up, even if only one class is read.
-Checksums within the files show damage, see storage.
+The manifest has the checksum of each part and of its footer, so a wrong part is detected even if only one class is read.
+Checksums within the files reveal damage, see storage.
 """
 
 import concurrent.futures
@@ -18,20 +18,20 @@ from redundancy.data.dataset import labels_sha256
 from redundancy.embedding.write import check_cosines, digest, footer_sha256, wrong_rows
 from redundancy.runtime.errors import DataError
 
-_READERS = 4  # number of parts that are read at once
-_BATCH = 1 << 16  # rows of a class that are decoded at once
+_READERS = 4  # parts that are read in parallel
+_BATCH = 1 << 16  # rows of a class that are decoded at a time
 _COLUMNS = ["position", "label", "embedding"]
 
 
 class EmbeddingStore:
-    """A finished store. Its parts are checked against the manifest when it is opened, or else when they are read.
+    """A finished store. Parts are checked against the manifest when the store is opened or, without `check`, when read.
 
     Attributes:
       manifest: manifest as `finish` returned it.
       layer: name of the embedded layer.
-      dimension: numbers in one embedding.
-      num_examples: embedded images.
-      class_counts: images of each label that has any.
+      dimension: length of an embedding.
+      num_examples: number of embeddings.
+      class_counts: number of images of each label that has any.
     """
 
     def __init__(self, folder: str, check: bool = True, sha256: str | None = None):
@@ -39,8 +39,8 @@ class EmbeddingStore:
 
         Args:
           folder: the store's folder.
-          check: whether to read every part and compare it with the manifest. If another process has done so, only the
-            parts' footers and the pages' checksums are compared when a class is read.
+          check: whether to read every part and compare it with the manifest. False is for stores that another process has
+            checked: then only the footers and the checksums of pages are compared, when a class is read.
           sha256: checksum that the manifest must have, if known.
 
         Raises:
@@ -64,7 +64,7 @@ class EmbeddingStore:
         self.dimension: int = self.manifest["dimension"]
         self.num_examples: int = self.manifest["num_examples"]
         self.class_counts = {int(label): int(count) for label, count in self.manifest["class_counts"].items()}
-        self._tables: list[pa.Table] | None = None  # of positions and labels, until they are asked for
+        self._tables: list[pa.Table] | None = None  # positions and labels, kept until `labels` is called
         if not check:
             return
         with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
@@ -126,7 +126,7 @@ class EmbeddingStore:
     def _files(self) -> list[tuple[str, pq.ParquetFile, np.ndarray]]:
         """For each part its path, the open file, and the lowest and highest label of its row groups, [groups, 2].
 
-        Opened once: a footer with a thousand row groups takes longer to read than the rows of a class.
+        Cached, since reading a footer with a thousand row groups takes longer than reading the rows of a class.
         """
         files = []
         for part, path in zip(self.manifest["parts"], self._paths, strict=True):
@@ -148,7 +148,7 @@ class EmbeddingStore:
         return files
 
     def _vectors(self, path: str, table: pa.Table) -> np.ndarray:
-        """The column embedding as [n, dimension] float32; raises DataError if it is of another type."""
+        """The column embedding as [n, dimension] float32; raises DataError if it has another type."""
         wanted, column = pa.list_(pa.float32(), self.dimension), table["embedding"]
         # The name of the list's items does not matter.
         if not (pa.types.is_fixed_size_list(column.type) and column.type.list_size == self.dimension) or (
@@ -161,7 +161,7 @@ class EmbeddingStore:
         return flat.to_numpy().reshape(-1, self.dimension)
 
     def _check_vectors(self, embeddings: np.ndarray, positions: np.ndarray, labels: np.ndarray) -> None:
-        """Raises DataError that names the first position, and the label, of an embedding that has no cosine."""
+        """Raises DataError if an embedding has no cosine; names the position and label of the first one."""
         wrong, _ = wrong_rows(embeddings)
         if not len(wrong):
             return
@@ -174,12 +174,12 @@ class EmbeddingStore:
         )
 
     def check_vectors(self) -> None:
-        """Reads and checks every embedding once, several parts at a time, so that no later stage fails after hours.
+        """Reads and checks every embedding once, several parts at a time, so that later stages do not fail after hours.
 
-        Skips this if `write_part` wrote the parts: it checked them, and opening the store compared their checksums.
+        Does nothing if `write_part` wrote the parts: it checked them, and opening the store compared their checksums.
 
         Raises:
-          DataError: an embedding holds NaN or infinity, is zero or has another length.
+          DataError: an embedding holds NaN or infinity, is zero or has the wrong length.
         """
         if self.manifest.get("checked") == digest(self.manifest["parts"]):
             return
@@ -207,7 +207,7 @@ class EmbeddingStore:
           positions [n] int64 ascending, embeddings [n, dimension] float32.
 
         Raises:
-          DataError: an embedding holds NaN or infinity, is zero or of another length.
+          DataError: an embedding holds NaN or infinity, is zero or has the wrong length.
         """
         return self.read_classes([label])[1:]
 
@@ -215,7 +215,7 @@ class EmbeddingStore:
         """Reads only the rows of some classes.
 
         Args:
-          labels: ascending.
+          labels: the classes, ascending.
 
         Returns:
           labels [n] int64 ascending, positions [n] int64 ascending in each class, embeddings [n, dimension] float32.
@@ -224,7 +224,7 @@ class EmbeddingStore:
           DataError: as `read_class`.
         """
         wanted = np.asarray(labels, np.int64)
-        # As much as the manifest counts, filled batch by batch: a large class so is in memory once.
+        # Allocated by the manifest's counts and filled batch by batch, so that memory holds a large class only once.
         count, done = sum(self.class_counts.get(label, 0) for label in labels), 0
         found, positions = np.empty(count, np.int64), np.empty(count, np.int64)
         embeddings = np.empty((count, self.dimension), np.float32)
@@ -238,7 +238,7 @@ class EmbeddingStore:
                     if others:
                         table = table.filter(pa.array(np.isin(table["label"].to_numpy(), wanted)))
                     after = done + table.num_rows
-                    if after > count:  # the caller says what is wrong
+                    if after > count:  # the caller reports the error
                         count = 2 * after
                         found, positions = np.resize(found, count), np.resize(positions, count)
                         embeddings = np.resize(embeddings, (count, self.dimension))
@@ -302,7 +302,7 @@ class EmbeddingStore:
         return positions, labels
 
     def check_labels(self, dataset: Mapping[str, Any] | None) -> None:
-        """Compares the labels with the checksum of labels in the data set's fingerprint.
+        """Compares the labels with the checksum in the data set's fingerprint.
 
         Args:
           dataset: fingerprint of the workdir's data set; if it is None or has no such checksum, nothing is compared.

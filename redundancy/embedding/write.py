@@ -1,11 +1,11 @@
-"""Writes the embedding store: Parquet parts, each written by itself, and a manifest.
+"""Writes the embedding store: independent Parquet parts, and a manifest.
 
-A folder holds files such as part-00003-of-00016.parquet with columns position int64, label int32 and embedding, a
-fixed-size list of float32. Rows are sorted by (label, position) and each label is a row group, so that a class can be read
-without the rest of a part. manifest.json is written last. Embeddings of any model can be stored in this form.
+The folder holds files such as part-00003-of-00016.parquet with columns position int64, label int32 and embedding, a
+fixed-size list of float32. Rows are sorted by (label, position), and each label is a row group, so that a class can be read
+without the rest of the part. manifest.json is written last. Embeddings of any model can be stored in this form.
 
 Until the manifest is written, a record beside each part, such as part-00003-of-00016.json, holds the part's entry for the
-manifest. The writer of a part makes it, so that nobody has to read the part again.
+manifest. It is written with the part, so that the part need not be read again.
 """
 
 import hashlib
@@ -37,10 +37,10 @@ def part_positions(positions: np.ndarray, num_parts: int) -> list[np.ndarray]:
 
 
 def wrong_rows(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of [n, d] float32 that have no cosine, ascending, [m] int64; and whether each is finite, and so zero, [m] bool."""
+    """Rows of [n, d] float32 without a cosine, [m] int64 ascending, and whether each is zero, not infinite or NaN, [m] bool."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         squares = np.einsum("nd,nd->n", embeddings, embeddings)
-    # Squares of numbers that are very large or small may be infinite or 0 too.
+    # A first test only: squares of very large or small numbers may also be infinite or 0.
     rows = np.flatnonzero(~(np.isfinite(squares) & (squares > 0)))
     some = embeddings[rows]
     finite = np.isfinite(some).all(axis=1)
@@ -49,7 +49,7 @@ def wrong_rows(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_cosines(embeddings: np.ndarray, positions: np.ndarray, where: str, remedy: str) -> None:
-    """Raises DataError that names the first position whose embedding has no cosine."""
+    """Raises DataError if an embedding has no cosine; names the first position."""
     wrong, finite = wrong_rows(embeddings)
     if not len(wrong):
         return
@@ -70,16 +70,16 @@ def write_part(
     embeddings: np.ndarray,
     identity: Mapping[str, Any],
 ) -> None:
-    """Writes one part, whole or not at all.
+    """Writes one part atomically.
 
     Args:
       folder: the store's folder.
       index: number of the part, 0…num_parts-1.
-      num_parts: parts of the store.
+      num_parts: number of parts of the store.
       positions: [n] int64, n at least 1.
       labels: [n] int32.
       embeddings: [n, d] float32.
-      identity: JSON values that say whose embeddings these are: layer, checkpoint, fingerprint.
+      identity: JSON values that identify the embeddings: layer, checkpoint, fingerprint.
 
     Raises:
       DataError: an embedding holds NaN or infinity, or is zero.
@@ -97,7 +97,7 @@ def write_part(
         "Look at that image; if many are wrong the training has diverged: lower the learning rate and train again.",
     )
     order = np.lexsort((positions, labels))
-    if (order[1:] < order[:-1]).any():  # else they need no copy
+    if (order[1:] < order[:-1]).any():  # otherwise no copy is needed
         positions, labels, embeddings = positions[order], labels[order], embeddings[order]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
     table = pa.table({"position": positions, "label": labels, "embedding": vectors})
@@ -129,8 +129,8 @@ def _write_record(path: str, identity: str, sha256: str, labels: np.ndarray, dim
 def _record(path: str, identity: Mapping[str, Any], whole: bool = False) -> dict[str, Any] | None:
     """The part's record; None if the part is missing, damaged or has another identity.
 
-    Checks the footer's checksum or, if `whole`, that of all bytes. Parts by earlier versions have no record; they are read
-    once to make it.
+    Checks the checksum of the footer or, if `whole`, of all bytes. Parts by earlier versions have no record, which is then
+    made by reading the part once.
     """
     if not storage.exists(path):
         return None
@@ -151,7 +151,7 @@ def _record(path: str, identity: Mapping[str, Any], whole: bool = False) -> dict
 
 
 def part_identity(path: str) -> dict[str, Any] | None:
-    """The identity in a part; None if the file is damaged or has none."""
+    """The identity stored in a part; None if the file is damaged or has none."""
     try:
         file = storage.open_parquet(path)
     except DataError:
@@ -173,7 +173,7 @@ def footer_sha256(path: str) -> str:
 
 
 def digest(parts: Sequence[Mapping[str, Any]]) -> str:
-    """One checksum of all parts, which marks them in the manifest as written and checked by `write_part`."""
+    """One checksum of all parts. In the manifest it states that `write_part` wrote and checked them."""
     return hashlib.sha256(json.dumps([part["sha256"] for part in parts]).encode()).hexdigest()
 
 
@@ -182,14 +182,14 @@ def finish(
 ) -> dict[str, Any]:
     """Writes the manifest from the parts' records, and removes the records.
 
-    Reads only the footers of the parts: other damage is found when the store is opened.
+    Reads only the footers of the parts; other damage is found when the store is opened.
 
     Args:
       folder: the store's folder.
-      num_parts: parts of the store, all of them written.
+      num_parts: number of parts, all of which must be written.
       identity: identity that was given to `write_part`.
-      class_names: name of each label from 0.
-      num_stored: positions of the split in stored order, those not embedded included; each position is below it.
+      class_names: names of the labels 0, 1, ….
+      num_stored: size of the stored split, including images that are not embedded; each position is below it.
 
     Returns:
       The manifest.
@@ -226,7 +226,7 @@ def finish(
         "parts": parts,
         "checked": digest(parts),
     }
-    for part in parts:  # before the manifest, so that a killed process leaves no record beside a manifest
+    for part in parts:  # removed before the manifest is written, so that no record remains beside a manifest
         storage.remove(record_path(storage.join(folder, part["file"])))
     workdir.write_manifest(folder, manifest)
     return manifest

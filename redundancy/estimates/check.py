@@ -1,6 +1,6 @@
 """Compares the disk and memory that a command needs with those of the machine.
 
-Refuses work only if not even a lower bound of its need fits; warns if the estimate does not fit.
+Raises an error only if even a lower bound of the need does not fit; warns if the estimate does not fit.
 """
 
 import functools
@@ -21,7 +21,7 @@ from redundancy.runtime.sizes import binary
 from redundancy.workdir import Workdir
 from redundancy.workdir.finished import is_finished
 
-_NEAR = 0.8  # share of a device's memory above which device_memory.check_fits is called
+_NEAR = 0.8  # share of a device's memory above which `check_fits` of training/memory.py is called
 _WAYS = {
     "embed": "take a machine with more memory, or raise config.embedding_parts",
     "link": "link on a machine with more memory or on a cluster (--scheduler), keep a larger fraction, or split the class",
@@ -31,7 +31,7 @@ _WAY = "take a machine with more memory, stream the images (--config.resident_mb
 
 
 def _shown(needs: Needs) -> str:
-    """'checkpoints 1.2 GiB, embeddings 3.4 MiB', the largest first."""
+    """'checkpoints 1.2 GiB, embeddings 3.4 MiB', largest first."""
     ordered = sorted(needs.items(), key=lambda item: -item[1].about)
     return ", ".join(f"{name} {binary(need.about)}" for name, need in ordered if need.about >= 1)
 
@@ -44,7 +44,7 @@ def _compare(need: Need, have: float, error: type[UserError], text: str) -> None
 
 
 def _check_disk(work: Work) -> str:
-    """The need of disk, in words; raises WorkdirError if its lower bound is not free."""
+    """The disk space needed, in words; raises WorkdirError if less than the lower bound is free."""
     root = os.path.abspath(storage.local_path(work.workdir.root))
     while not os.path.isdir(root) and root != os.path.dirname(root):
         root = os.path.dirname(root)
@@ -62,7 +62,7 @@ def _check_disk(work: Work) -> str:
 
 
 def _check_memory(work: Work, cluster: bool) -> str:
-    """The memory of the stage that needs most, in words; raises ConfigError if a stage's lower bound is not available."""
+    """The memory of the stage that needs most, in words; raises ConfigError if less than a stage's lower bound is available."""
     have = machine.available_memory()
     most, of_most = 0.0, ""
     for stage in work.todo:
@@ -89,7 +89,7 @@ def _check_devices(work: Work) -> str:
                 device_memory.check_fits(programs, pack, network.resident)
             except ConfigError as error:
                 text = f'The stage "{stage}" does not fit: {error}'
-                # Other programs may free some of a CPU's memory before the sweep begins.
+                # On CPU, other programs may free memory before the sweep begins.
                 if stage != "sweep" or device.platform != "cpu" or wanted > have:
                     raise ConfigError(text) from None
                 logging.warning("%s", text)
@@ -114,18 +114,16 @@ def _check_forward(work: Work, stage: str, have: int) -> None:
 
 
 def check(config, workdir: Workdir, dataset: Dataset | None, stages: Iterable[str], cluster: bool = False) -> None:
-    """Estimates the needs of the stages that are not finished, and refuses what cannot fit.
+    """Estimates the needs of the unfinished stages; raises an error if they cannot fit, and warns if they may not fit.
 
-    Warns of what is short; with --debug logs all in one line.
-
-    Leaves out files that exist already. Ignores quotas and the space of remote storage.
+    With --debug logs all needs in one line. Existing files are left out. Quotas and the space of remote storage are ignored.
 
     Args:
       config: resolved config.
       workdir: workdir that the config has claimed.
-      dataset: data set of the config; None if no stage opens it: the embeddings in the workdir then give the sizes.
+      dataset: data set of the config; None if no stage opens it, and then the embeddings in the workdir give the sizes.
       stages: stages of the command, in order.
-      cluster: whether a cluster links the classes, which then take no memory of this machine.
+      cluster: whether a cluster links the classes, which then need no memory on this machine.
 
     Raises:
       WorkdirError: the workdir's disk clearly has too little space.

@@ -14,11 +14,11 @@ from redundancy.selection.merges import MAX_PARTS
 from redundancy.workdir import read_manifest, table
 from redundancy.workdir.finished import is_whole, missing_subsets, too_shallow
 
-_FILE = 4096  # bytes that the smallest file or folder takes on a disk
-# Measured, in bytes: files of a checkpoint without its arrays; a row group of embeddings, and one of merges; a line of
-# metrics, including TensorBoard's form.
+_FILE = 4096  # bytes of the smallest file or folder on a disk
+# Measured bytes: of a checkpoint's files without arrays; of a row group of embeddings, and of merges; of a line of metrics,
+# with TensorBoard's events.
 _CHECKPOINT, _ROW_GROUP, _CLASS, _LINE = 130_000, 650, 2600, 420
-# Compiled programs and their temporaries, which the estimate of device memory leaves out on every platform.
+# Bytes of compiled programs and their temporaries, which the estimate of device memory does not include on any platform.
 _PROGRAMS, _LINKER = 400 << 20, 100 << 20
 
 
@@ -36,7 +36,7 @@ class Need:
         return Need(factor * self.least, factor * self.about)
 
     def without(self, there: float) -> "Need":
-        """The rest of the need if some bytes exist already."""
+        """The remaining need if some bytes already exist."""
         return Need(max(0.0, self.least - there), max(0.0, self.about - there))
 
 
@@ -57,13 +57,13 @@ def written(folder: str) -> int:
         for name in (*folders, *files):
             try:
                 total += os.lstat(os.path.join(root, name)).st_blocks * 512
-            except (OSError, AttributeError):  # removed meanwhile, or a system without block counts
+            except (OSError, AttributeError):  # the file was removed, or the system reports no block counts
                 continue
     return total
 
 
 def _trainings(work: Work, folders: Mapping[str, int], at_once: int) -> Iterator[tuple[str, Need, Need]]:
-    """Checkpoints and metrics of trainings, whose folders map to steps; a long one briefly holds one more checkpoint."""
+    """Checkpoints and metrics of trainings, given folder -> steps; long trainings briefly hold one checkpoint more."""
     config, network = work.config, work.network
     # Compression shrinks trained parameters by a few per cent.
     checkpoint = Need(0.85 * network.state, network.state + _CHECKPOINT)
@@ -80,7 +80,7 @@ def embeddings(work: Work, layer: str) -> Need:
     parts = min(work.config.embedding_parts, work.images)
     numbers = 4 * work.images * work.dimensions[layer]
     row_groups = min(work.images, parts * len(work.counts))
-    # Parquet stores distinct numbers as a dictionary and indices into it; constant columns of dead units take no space.
+    # Parquet may store numbers as indices into a dictionary; constant columns of dead units take no space.
     return Need(0.3 * numbers, 1.4 * numbers + 8 * work.images + _ROW_GROUP * row_groups + _FILE * (2 + parts))
 
 
@@ -95,7 +95,7 @@ def _subset(work: Work, asked: table.Asked) -> Need:
 
 
 def _writes(work: Work, stage: str) -> Iterator[tuple[str, Need, Need]]:
-    """What a stage still has to write: for each kind the bytes that stay, and those that exist only for a while."""
+    """What a stage still has to write: for each kind of data, the permanent bytes and the temporary bytes."""
     config, workdir, network = work.config, work.workdir, work.network
     match stage:
         case "train" if network:
@@ -115,7 +115,7 @@ def _writes(work: Work, stage: str) -> Iterator[tuple[str, Need, Need]]:
             for folder in map(workdir.merges, config.layers):
                 manifest = read_manifest(folder, classes=dict)
                 if manifest is None or too_shallow(manifest, config.fractions):
-                    # A file for each class, and then a copy of all in parts.
+                    # A file for each class, and finally a copy of all of them in parts.
                     files = _merges(work) + Need(0, _FILE * len(work.counts))
                     yield "merges", _merges(work), files.without(written(folder))
         case "select":
@@ -133,7 +133,7 @@ def _writes(work: Work, stage: str) -> Iterator[tuple[str, Need, Need]]:
 
 
 def disk(work: Work) -> tuple[Needs, Need]:
-    """Bytes still to be written to a local workdir, by kind; and the most that exist at one time."""
+    """Bytes still to be written to a local workdir, by kind, and the largest number that exist at one time."""
     needs: Needs = {}
     most = Need()
     for stage in work.todo:
@@ -150,25 +150,25 @@ def disk(work: Work) -> tuple[Needs, Need]:
 def _images(work: Work, trials: int) -> Need:
     pixels, config = math.prod(work.dataset.image_shape), work.config
     if work.network.resident:
-        # One copy where images are read, and one for the transfer to the devices.
+        # One copy for reading the images, and one for the transfer to the devices.
         return Need(1, 2) * (work.network.resident * pixels)
     # Batches that are being decoded, stacked, transferred and used.
     return Need(3, 8) * (trials * config.batch_size // processes.count() * pixels)
 
 
 def _classes(work: Work) -> Need:
-    """Memory of the classes that are linked at one time, without their pairs, which the linker adapts to the memory."""
+    """Memory of the classes that are linked at one time, without pairs, whose number the linker adapts to the memory."""
     sizes, widest = sorted(work.counts.values(), reverse=True), max(map(work.dimensions.get, work.layers), default=0)
-    # Embeddings and unit vectors; the unit vectors again, centred, and in the order of the leaves.
+    # Embeddings and unit vectors; at most also unit vectors that are centred, and sorted by leaf.
     image = Need(2, 4) * (4 * widest) + Need(0, 300)
     largest, together = sum(sizes[:1]), sum([size for size in sizes if size < local.LARGE][: machine.cores()])
     return Need(image.least * largest, image.about * max(largest, together))
 
 
 def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
-    """Memory of the host that a stage takes at one time, by kind of data; {} if that is little or unknown."""
+    """Peak memory of the host during a stage, by kind of data; {} if that is little or unknown."""
     config, n, network = work.config, work.images, work.network
-    rows = Need(20, 120) * n  # positions, labels, orders of them
+    rows = Need(20, 120) * n  # positions, labels, and their sorting
     match stage:
         case "train" | "score" | "sweep" if network:
             pack = network.pack[stage]
@@ -184,7 +184,7 @@ def memory(work: Work, stage: str, cluster: bool = False) -> Needs:
             needs = {"the largest classes": _classes(work), "programs": Need(0, _LINKER)}
         case "select":
             missing = sum(each.layer is not None for each in missing_subsets(config, work.workdir))
-            # Subsets of one layer are made together, with its merges in memory.
+            # All subsets of one layer are made together, with its merges in memory.
             of_layer = -(-missing // len(config.layers))
             needs = {"subsets": Need(17 * of_layer, 35 * of_layer + 170 * (missing > 0)) * n}
         case _:

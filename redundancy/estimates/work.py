@@ -1,4 +1,4 @@
-"""The stages of a config that are left to do, and the sizes that estimates need. Reads only manifests and shapes."""
+"""The unfinished stages of a config, and the sizes that estimates need. Reads only manifests and shapes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ class Network:
 
     Attributes:
       programs: programs of each stage that trains or embeds.
-      pack: trials that each such stage trains at once.
-      resident: images that lie on each device.
+      pack: trials that each of these stages trains at once.
+      resident: images that each device holds.
       state: bytes of one trial's state.
       inference: bytes of the part of the state that a forward pass needs.
       largest: bytes of the largest output of a layer, for one image.
@@ -44,7 +44,7 @@ class Work:
       workdir: workdir of the config.
       todo: stages that are not finished, in order.
       counts: number of images of each label.
-      dimensions: length of each layer's embeddings, for the layers where it is known.
+      dimensions: layer -> length of its embeddings, if known.
       dataset: None if no stage opens it.
       network: None if no stage trains or embeds.
     """
@@ -108,7 +108,7 @@ def _network(config, dataset: Dataset, todo: tuple[str, ...]) -> tuple[Network, 
 
 
 def work_of(config, workdir: Workdir, dataset: Dataset | None, todo: tuple[str, ...]) -> Work | None:
-    """The work to do; None if neither a data set nor embeddings give its size: the stage then reports what is missing."""
+    """The work to do; None if neither a data set nor embeddings give its size (the stage then reports what is missing)."""
     todo = tuple(stage for stage in todo if stage != "score" or methods.scores(config))
     found = {
         layer: read_manifest(workdir.embeddings(layer), dimension=int, class_counts=dict) for layer in config.layers

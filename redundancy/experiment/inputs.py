@@ -1,4 +1,4 @@
-"""The subsets that the runs of a table train on, checked, and the claims of the runs' folders."""
+"""Checks the subsets that the runs of a table train on, and claims the runs' folders."""
 
 import dataclasses
 from typing import Any
@@ -42,7 +42,7 @@ def kept(workdir: Workdir, run: Run, dataset) -> np.ndarray:
 
 
 def subset_digests(workdir: Workdir) -> dict[str, str]:
-    """Checks every subset file that the stage select wrote; returns their SHA-256 by the subset's name.
+    """Checks every subset file that the stage select wrote; returns subset name -> SHA-256.
 
     Raises:
       WorkdirError: the stage select has not finished.
@@ -57,7 +57,7 @@ def subset_digests(workdir: Workdir) -> dict[str, str]:
 
 
 def wanted_claim(workdir: Workdir, run: Run, digests: dict[str, str]) -> dict[str, Any]:
-    """What a run's folder records of what it trains on; raises DataError if its subset does not exist."""
+    """The record of what a run trains on, for its folder; raises DataError if its subset does not exist."""
     if run.subset is not None and run.subset not in digests:
         raise DataError(f'{workdir.subsets} has no {run.subset}. Delete this folder and run "redundancy select" again.')
     return {**dataclasses.asdict(run), "subset_sha256": run.subset and digests[run.subset]}

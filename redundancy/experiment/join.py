@@ -1,4 +1,4 @@
-"""Takes over the results of another workdir, of the same experiment that went on elsewhere."""
+"""Takes over results from another workdir, in which the same experiment continued elsewhere."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,18 +16,18 @@ from redundancy.workdir.table import Run
 
 
 def join(config, workdir: Workdir, root: str) -> None:
-    """Copies the results of runs that lack here and are done in another workdir. Never overwrites; checkpoints stay there.
+    """Copies the results of runs that are missing here from another workdir. Overwrites nothing; does not copy checkpoints.
 
-    All are checked before the first is taken.
+    All results are checked before the first one is copied.
 
     Args:
-      config: resolved config, claimed.
+      config: resolved config that has claimed the workdir.
       workdir: workdir with subsets.
-      root: of the other workdir, which is only read.
+      root: path of the other workdir, which is only read.
 
     Raises:
       ConfigError: `root` is this workdir.
-      WorkdirError: it is no workdir, or its runs are of another config, data set or subset; names what differs.
+      WorkdirError: `root` is not a workdir, or its runs have another config, data set or subset; names the differences.
       DataError: a result there is damaged, or belongs to another training.
     """
     other = Workdir(root)
@@ -58,7 +58,7 @@ def join(config, workdir: Workdir, root: str) -> None:
 
 
 def _recorded(workdir: Workdir) -> Mapping[str, Any]:
-    """What config.json holds, with the defaults of fields that an earlier version lacked."""
+    """The contents of config.json, plus defaults for fields that an earlier version did not have."""
     try:
         found = need_fields(workdir.config, storage.read_json(workdir.config), config=dict)
     except FileNotFoundError:
@@ -69,7 +69,7 @@ def _recorded(workdir: Workdir) -> Mapping[str, Any]:
 
 
 def _check_configs(workdir: Workdir, other: Workdir) -> None:
-    """Raises WorkdirError if runs of the two workdirs cannot be compared."""
+    """Raises WorkdirError if the configs of the two workdirs make their runs incomparable."""
     theirs, ours = _recorded(other), _recorded(workdir)
     fields = [
         name
@@ -90,7 +90,7 @@ def _check_configs(workdir: Workdir, other: Workdir) -> None:
 
 
 def _check(other: Workdir, run: Run, wanted: Mapping[str, Any], training: str) -> None:
-    """Raises an error if a run of the other workdir was trained on something else than the same run here would be."""
+    """Raises an error if a run in the other workdir was trained differently than the same run here would be."""
     path = storage.join(other.run(run.name), "run.json")
     found = need_fields(path, storage.read_json(path), method=str)
     if fields := config_lib.differing(found, wanted):

@@ -1,4 +1,4 @@
-"""The results of a sweep: which runs have one, and the table results.csv, which is made from them."""
+"""The results of a sweep: determines which runs have one, and makes the table results.csv from them."""
 
 import csv
 import io
@@ -43,7 +43,7 @@ def begun(workdir: Workdir) -> list[str]:
 
 
 def trainings(workdir: Workdir, config, runs: list[Run]) -> dict[str, str]:
-    """Checksum of each run's training, by its name; the run's result must carry the same."""
+    """Checksum of each run's training, by the run's name; the run's result must have the same one."""
     dataset, positions, found = shared_dataset(config), {}, {}
     for run in runs:
         if run.subset not in positions:
@@ -54,7 +54,7 @@ def trainings(workdir: Workdir, config, runs: list[Run]) -> dict[str, str]:
 
 
 def write_results(workdir: Workdir, config, runs: list[Run]) -> None:
-    """Makes results.csv from the runs' own result.json, with rows in the table's order.
+    """Makes results.csv from the result.json of each run, with rows in the table's order.
 
     Raises:
       DataError: a result is missing, damaged or belongs to another training.
@@ -90,7 +90,7 @@ def mend_results(workdir: Workdir, config, runs: list[Run], sha256: str) -> None
     """Writes results.csv again if it is missing or its SHA-256 is not `sha256`.
 
     Raises:
-      DataError: the runs' own results have changed.
+      DataError: the result of a run has changed.
     """
     if storage.exists(workdir.results) and storage.sha256(workdir.results) == sha256:
         return

@@ -1,4 +1,4 @@
-"""The stage `sweep`: trains the runs of the table that have no result, in packs."""
+"""The stage `sweep`: trains all runs of the table that have no result, in packs."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ from redundancy.workdir.table import Run, Schedule, subset_schedule
 
 
 def _packs(runs: list[Run], schedules: dict[float, Schedule], size: int) -> list[tuple[Schedule, list[Run]]]:
-    """Divides runs into packs of up to `size` with the same schedule: the first trials first, and of one trial the longest.
+    """Divides runs into packs of up to `size` with the same schedule, sorted by trial and then by length, the longest first.
 
-    So at any time about as many trials of each subset are done, and they are paired.
+    So at any time, about the same number of paired trials is done for each subset.
     """
     grouped: dict[Schedule, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.trial):
@@ -37,14 +37,14 @@ def _packs(runs: list[Run], schedules: dict[float, Schedule], size: int) -> list
 
 
 def _agreed(config, packs: Sequence[tuple[Schedule, list[Run]]]) -> str:
-    """Checksum of everything that the parts of a sweep must have in common: the packs, and how each is trained."""
+    """Checksum of everything on which the parts of a sweep must agree: the packs, and how each is trained."""
     nothing = Job("", "", np.zeros(0, np.int64), 0)
     cut = [[run.name for run in pack] for _, pack in packs]
     return digest({"packs": cut, "trainings": [identity(config, nothing, schedule) for schedule, _ in packs]})
 
 
 def _alone(table: str) -> None:
-    """Default of `agree`: no other part works in the workdir, so there is nothing to compare."""
+    """The default of `agree`: there are no other parts, so nothing is compared."""
 
 
 def sweep(
@@ -56,22 +56,22 @@ def sweep(
 ) -> None:
     """Trains every run of the table that has no result, then writes results.csv and runs/manifest.json.
 
-    Runs that the config does not ask for stay, and results.csv leaves them out.
+    Runs that the config does not include stay, but results.csv leaves them out.
 
-    A part of a sweep trains its share of the packs of the whole sweep. The part that finds every run done writes the
+    A part of a sweep trains its share of the packs of the whole sweep. The part that finds all runs done writes the
     results.
 
     Args:
       config: resolved config.
       workdir: workdir with subsets.
       profile: whether to trace some steps of the first pack.
-      part: part of a sweep that other machines share; None for the whole sweep.
-      agree: called in process 0, before the first training, with a checksum of everything that parts have in common;
-        raises if another part has a different one, see `lease.Lease.agree`.
+      part: part of a sweep that several machines share; None for the whole sweep.
+      agree: called in process 0, before the first training, with a checksum of everything on which parts must agree; raises
+        if another part has a different checksum, see `lease.Lease.agree`.
 
     Raises:
-      WorkdirError: the stage select has not finished, existing runs belong to other subsets, or other parts divide
-        another table.
+      WorkdirError: the stage select has not finished, existing runs belong to other subsets, or another part divides a
+        different table.
       DataError: a subset or a result is damaged.
     """
     digests = processes.first(lambda: subset_digests(workdir))
@@ -88,8 +88,8 @@ def sweep(
         return
     dataset = shared_dataset(config)
     workdir.claim_dataset(dataset.fingerprint, dataset.skipped)
-    # The mesh and the size of packs depend on the whole table, not on the runs that are left, so that an interrupted sweep
-    # continues with the same programs and gets the same bits. Which runs share a pack does not change them.
+    # The mesh and the size of packs depend on the whole table, not on the remaining runs. So an interrupted sweep continues with
+    # the same programs and gets the same bits, which do not depend on which runs share a pack.
     mesh = make_mesh(config, num_trials=len(runs))
     shape, classes = dataset.image_shape, len(dataset.class_names)
     path = storage.join(workdir.runs, "packing.json")
@@ -106,10 +106,10 @@ def sweep(
     num_done = len(own) - len(left)
     logging.info("%s: %d of %d runs to do", name, len(left), len(own))
     for run in {run.subset: run for run in left}.values():
-        kept(workdir, run, dataset)  # so that a wrong subset is reported before the first training
+        kept(workdir, run, dataset)  # reports a wrong subset before the first training
     if left:
         trainer = Trainer(config, dataset, mesh, size, packing.vmap)
-        # An interrupted pack goes on as it was: its runs have checkpoints of the same step, the others have none.
+        # Started runs are packed separately, so that an interrupted pack, whose runs have the same step, continues as it was.
         for schedule, pack in (
             *_packs([run for run in left if run.name in started], schedules, size),
             *_packs([run for run in left if run.name not in started], schedules, size),
@@ -132,7 +132,7 @@ def sweep(
 def _begin(workdir: Workdir, config, runs: list[Run], digests: dict[str, str]) -> tuple[list[str], list[str]]:
     """Claims the folders of all runs; returns the names of finished runs and of those that have checkpoints.
 
-    If the manifest is that of these runs, all are finished; checks or rewrites results.csv.
+    If the manifest lists these runs, all are finished, and results.csv is checked or rewritten.
     """
     for run in runs:
         claim(workdir, run, digests)

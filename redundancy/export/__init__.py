@@ -1,1 +1,1 @@
-"""The command `export`: what a subset keeps, or drops, its groups or its embeddings, as files for other tools."""
+"""The command `export`: the images that a subset keeps or drops, its groups or its embeddings, as files for other tools."""

@@ -1,4 +1,4 @@
-"""Writes what a subset keeps, or drops, its groups or its embeddings."""
+"""Writes the images that a subset keeps or drops, its groups or its embeddings."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,21 +23,21 @@ from redundancy.workdir import Workdir, need_manifest, read_manifest
 def export(request: Request, workdir: Workdir, config=None) -> None:
     """Writes the images that a finished subset keeps, in ascending order of their positions, to `request.output`.
 
-    npy, txt: the names of the images, see `sources.image_ids`, or else their positions. csv, parquet: a row for each with
-    position, label, class (its name), id (the name, if there is one), group and dissimilarity to the group's kept image (null
-    for random subsets), kept. folder: links to the files, or copies, see `files.write`. tfds: a line for each, TFDS's own
-    example id. groups-csv, groups-parquet: a row for each image, see `groups.make_table`. projector: a folder, see
+    npy, txt: the names of the images, see `sources.image_ids`, or their positions. csv, parquet: a row for each image with
+    position, label, class (its name), id (the image's name, if known), group and dissimilarity to the group's kept image (null
+    for random subsets), kept. folder: links to the files, or copies, see `files.write`. tfds: TFDS's own example id, one per
+    line. groups-csv, groups-parquet: a row for every image, see `groups.make_table`. projector: a folder, see
     `projector.write`.
 
     Args:
-      request: what is wanted.
-      workdir: with finished subsets.
-      config: resolved, of the data set, or None; for thumbnails, and names of files that the workdir does not have.
+      request: the request.
+      workdir: workdir with finished subsets.
+      config: resolved config of the data set, for thumbnails and for file names that the workdir does not have; or None.
 
     Raises:
-      ConfigError: there is no such subset, or `output` is there already or cannot be written.
-      WorkdirError: the stage select has not finished, other embeddings have taken the place of its own, or the config is
-        of another data set.
+      ConfigError: there is no such subset, or `output` already exists or cannot be written.
+      WorkdirError: the stage select has not finished, the embeddings of the subset were replaced, or the config is of
+        another data set.
       DataError: an artifact is damaged, or the data set has no TFDS ids.
     """
     check(request)
@@ -73,7 +73,7 @@ def export(request: Request, workdir: Workdir, config=None) -> None:
 
 
 def _dataset(workdir: Workdir, subset: Subset, config):
-    """The data set of a config, None without one; raises WorkdirError if it is not the subset's."""
+    """The data set of a config, None without a config; raises WorkdirError if it is not the data set of the subset."""
     if config is None:
         return None
     from redundancy.data import shared_dataset
@@ -92,7 +92,7 @@ def _class_names(stores: Sequence[str]) -> list[str] | None:
 
 
 def _export_all(request: Request, workdir: Workdir, manifest: Mapping[str, Any], subset: Subset, config) -> None:
-    """Writes what has all images of a subset; raises as `export`."""
+    """Writes the formats that contain all images of a subset; raises as `export`."""
     stores = sources.find_stores(request, workdir, manifest)
     dataset = _dataset(workdir, subset, config)
     ids, said = sources.image_ids(request, stores, subset, np.arange(len(subset.positions)), dataset)

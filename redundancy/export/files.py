@@ -1,4 +1,4 @@
-"""A folder of the kept images in their classes: links to the files of the data set, or copies of them."""
+"""A folder of the kept images with a folder for each class: links to the files of the data set, or copies."""
 
 import functools
 import os
@@ -20,7 +20,7 @@ _MAKE = {"symlink": os.symlink, "hard": os.link, "copy": shutil.copy2}
 
 
 def classes(subset: Subset, rows: np.ndarray, class_names: Sequence[str] | None) -> list[str]:
-    """The name of each row's class, by which its folder is named; raises DataError if a name can be no folder's."""
+    """The class name of each row, which is also the name of its folder; raises DataError if a name cannot be a folder name."""
     names = {
         label: str(label) if class_names is None else class_names[label]
         for label in np.unique(subset.labels[rows]).tolist()
@@ -32,10 +32,10 @@ def classes(subset: Subset, rows: np.ndarray, class_names: Sequence[str] | None)
 
 
 def root_of(request: Request, workdir: Workdir, config) -> str:
-    """The folder that the names of files are relative to: --images, or the data set of the config or of the workdir.
+    """The folder that file names are relative to: --images, or the data set of the config or of the workdir.
 
     Raises:
-      ConfigError: there is none, or it is no folder.
+      ConfigError: there is no such path, or it is not a folder.
     """
     recorded = storage.read_json(workdir.config).get("config", {}) if storage.exists(workdir.config) else {}
     root = request.images or (config or recorded).get("dataset") or ""
@@ -49,7 +49,7 @@ def root_of(request: Request, workdir: Workdir, config) -> str:
 
 
 def _target(name: str, of_class: str) -> str:
-    """Where a file goes below its class: what follows the class in its name, or the base name."""
+    """The path of a file below its class folder: the part of its name after the class, or the base name."""
     parts = name.split("/")
     places = [place for place, part in enumerate(parts[:-1]) if part == of_class]
     below = parts[places[-1] + 1 :] if places else parts[-1:]
@@ -57,7 +57,7 @@ def _target(name: str, of_class: str) -> str:
 
 
 def _targets(names: Sequence[str], of_class: Sequence[str]) -> list[str]:
-    """The path of each image in the new folder, all different."""
+    """The path of each image in the new folder; all paths are different."""
     targets = [os.path.join(of, _target(name, of)) for name, of in zip(names, of_class, strict=True)]
     if len({*targets}) < len(targets):  # the same name in two folders
         targets = [
@@ -69,17 +69,17 @@ def _targets(names: Sequence[str], of_class: Sequence[str]) -> list[str]:
 
 
 def write(request: Request, ids: pa.Array | None, of_class: Sequence[str], workdir: Workdir, config) -> None:
-    """Makes the folder, whole or not at all.
+    """Creates the folder atomically.
 
     Args:
-      request: `output` is no folder yet, or an empty one.
+      request: its `output` must not exist or be an empty folder.
       ids: [n] names of files, relative to `root_of` or absolute; None if there are none.
       of_class: [n] names of classes.
-      workdir, config: as of `export`.
+      workdir, config: as for `export`.
 
     Raises:
       ConfigError: images have no names, or the folder cannot be written.
-      DataError: a file is not there.
+      DataError: a file is missing.
     """
     if ids is None:
         raise ConfigError(
@@ -112,7 +112,7 @@ def write(request: Request, ids: pa.Array | None, of_class: Sequence[str], workd
                     os.makedirs(os.path.dirname(path), exist_ok=True)
                     _MAKE[link](os.path.realpath(source) if link != "copy" else source, path)
                     progress.advance()
-            os.rename(scratch, output)  # onto an empty folder, or none
+            os.rename(scratch, output)  # `output` is missing or an empty folder
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise

@@ -1,4 +1,4 @@
-"""A subset as a table for other tools: a row for each image, with its group and the fractions at which it is kept."""
+"""A subset as a table for other tools: one row per image, with its group and the fractions at which it is kept."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from redundancy.selection.subset import Subset
 
 
 def make_rows(subset: Subset, rows: np.ndarray, ids: pa.Array | None, class_names: Sequence[str] | None) -> pa.Table:
-    """Rows [n] of a subset as a table: position, label, class and id (if known), group, kept, dissimilarity."""
+    """Rows [n] of a subset as a table with position, label, class and id (if known), group, kept, dissimilarity."""
     dissimilarity, group = subset.dissimilarity[rows], subset.group[rows]
     columns: dict[str, Any] = {"position": subset.positions[rows], "label": subset.labels[rows]}
     if class_names is not None:
@@ -30,11 +30,11 @@ def make_rows(subset: Subset, rows: np.ndarray, ids: pa.Array | None, class_name
 def make_table(
     subset: Subset, kept: Mapping[float, np.ndarray], ids: pa.Array | None, class_names: Sequence[str] | None
 ) -> pa.Table:
-    """All N images of a subset, ascending: the columns of `make_rows`, group_size, and kept_0.9000, … of each fraction.
+    """All N images of a subset by ascending position: the columns of `make_rows`, group_size, and kept_0.9000, … by fraction.
 
     Args:
-      subset: whose groups they are.
-      kept: fraction -> [N] bool, whether an image is kept at it.
+      subset: subset with the groups.
+      kept: fraction -> [N] bool, whether each image is kept.
       ids: [N] string, or None.
       class_names: name of each label, or None.
     """
@@ -48,7 +48,7 @@ def make_table(
 
 
 def csv_bytes(table: pa.Table) -> bytes:
-    """The table as CSV in UTF-8, with a header; what is null is empty. Names that are no UTF-8 keep their bytes."""
+    """The table as CSV in UTF-8 with a header; nulls are empty. Names that are not valid UTF-8 keep their bytes."""
     if "id" in table.column_names and pa.types.is_binary(table.schema.field("id").type):
         names = [name.decode("utf-8", "surrogateescape") for name in table["id"].to_pylist()]
         place, text = table.column_names.index("id"), io.StringIO(newline="")

@@ -1,4 +1,4 @@
-"""Lists of names as arrays of NumPy."""
+"""Lists of names as NumPy arrays."""
 
 import io
 
@@ -7,7 +7,7 @@ import pyarrow as pa
 
 
 def npy(names: pa.Array) -> bytes:
-    """A .npy file: int64 positions, texts, or bytes where a name is no UTF-8; loads without pickle."""
+    """A .npy file of int64 positions, texts, or bytes if a name is not valid UTF-8; loads without pickle."""
     values = (
         names.to_numpy()
         if pa.types.is_integer(names.type)

@@ -1,4 +1,4 @@
-"""Embeddings as TensorBoard's projector reads them: tensors.tsv, metadata.tsv, sprite.png and projector_config.pbtxt."""
+"""Embeddings for TensorBoard's projector: tensors.tsv, metadata.tsv, sprite.png and projector_config.pbtxt."""
 
 import io
 import math
@@ -19,17 +19,17 @@ from redundancy.runtime.progress import Progress
 
 TENSORS, METADATA, SPRITE, CONFIG = FILES
 LIMIT = 10_000
-_MOST = 100_000  # images that the projector takes
-_SPRITE_SIDE, _THUMBNAIL_SIDE = 8192, 64  # pixels; of the whole sprite TensorBoard takes no more
+_MOST = 100_000  # largest number of images that the projector supports
+_SPRITE_SIDE, _THUMBNAIL_SIDE = 8192, 64  # largest sides in pixels; TensorBoard does not accept a larger sprite
 _SEED = 0
 _BATCH = 256
 
 
 def sample(labels: np.ndarray, positions: np.ndarray, limit: int) -> np.ndarray:
-    """Rows of at most `limit` images, ascending: of each class its share, drawn with a fixed seed.
+    """Rows of at most `limit` images, ascending: each class's share, drawn with a fixed seed.
 
     Args:
-      labels, positions: [n], of all images.
+      labels, positions: [n], those of all images.
 
     Raises:
       ConfigError: there are more classes than `limit`.
@@ -47,16 +47,16 @@ def write(folder: str, table: pa.Table, store: EmbeddingStore, dataset, limit: i
 
     Args:
       folder: local or gs://.
-      table: of all images, see `groups.make_table`.
-      store: their embeddings.
-      dataset: for thumbnails; None writes none.
-      limit: most images.
+      table: table of all images, see `groups.make_table`.
+      store: embeddings of the images.
+      dataset: data set for thumbnails; None for no thumbnails.
+      limit: largest number of images.
 
     Returns:
-      for the log, what was written of what.
+      a description of what was written, for the log.
 
     Raises:
-      ConfigError: `limit` is more than the projector takes, or fewer than there are classes.
+      ConfigError: `limit` is more than the projector supports, or less than the number of classes.
       DataError: the store lacks an image.
     """
     limit = LIMIT if limit is None else limit
@@ -81,7 +81,7 @@ def write(folder: str, table: pa.Table, store: EmbeddingStore, dataset, limit: i
 
 
 def _vectors(store: EmbeddingStore, labels: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """[n, d] float32 embeddings of images."""
+    """The embeddings of images, [n, d] float32."""
     vectors = np.empty((len(labels), store.dimension), np.float32)
     for label, rows in rows_by_class(labels).items():
         known, of_class = store.read_class(label)
@@ -96,10 +96,10 @@ def _vectors(store: EmbeddingStore, labels: np.ndarray, positions: np.ndarray) -
 
 
 def _cell(value) -> str:
-    """A value without tabs and line breaks, since the projector knows no quotes; it takes booleans for text."""
+    """A value as text without tabs and line breaks, since the projector does not support quotes; booleans as yes and no."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, bytes):  # a name that is no UTF-8
+    if isinstance(value, bytes):  # a name that is not valid UTF-8
         value = value.decode("utf-8", "replace")
     return re.sub(r"\s", " ", "" if value is None else str(value))
 
@@ -111,7 +111,7 @@ def _metadata(table: pa.Table) -> str:
 
 
 def _sprite(dataset, positions: np.ndarray) -> tuple[bytes, int]:
-    """A PNG with a square thumbnail of each image, in rows, and the thumbnails' side in pixels."""
+    """A PNG with rows of square thumbnails of the images, and the side of a thumbnail in pixels."""
     across = math.ceil(math.sqrt(len(positions)))
     side = min(_THUMBNAIL_SIDE, _SPRITE_SIDE // across, max(dataset.image_shape[:2]))
     sheet = Image.new("RGB", (across * side, math.ceil(len(positions) / across) * side))

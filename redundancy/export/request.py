@@ -1,4 +1,4 @@
-"""What the command line asks `export` for, and whether that can be."""
+"""The request of the command `export`, and its checks."""
 
 import dataclasses
 import errno
@@ -9,7 +9,7 @@ from redundancy.config import FIELDS, LAYERS, share_hint
 from redundancy.runtime.errors import ConfigError
 
 FORMATS = ("npy", "txt", "csv", "parquet", "folder", "tfds", "groups-csv", "groups-parquet", "projector")
-OF_ALL = FORMATS[6:]  # those of all images, kept and dropped
+OF_ALL = FORMATS[6:]  # formats that contain all images, kept and dropped
 LINKS = ("symlink", "hard", "copy")
 PROJECTOR_FILES = ("tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt")
 IMAGE_IDS = ("auto", "position", "tfds", "none")
@@ -17,22 +17,22 @@ IMAGE_IDS = ("auto", "position", "tfds", "none")
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the command line asks for.
+    """The values of the flags.
 
     Attributes:
       fraction: kept share of the subset.
       format: one of FORMATS.
-      output: file to write, local or gs://; of folder and projector the folder.
-      method: how the subset was chosen.
-      layer: of its embeddings; None is "end", or none if the method reads none.
-      trial: number of the trial; None if one subset serves all.
-      dropped: the images that the subset leaves out, instead of those that it keeps.
-      overwrite: whether a file that is there may be replaced.
-      image_ids: one of IMAGE_IDS: what images are named by, except in tfds and folder; None is "auto".
-      limit: most images for the projector; None is 10,000.
+      output: file to write, local or gs://; for folder and projector the folder.
+      method: method that chose the subset.
+      layer: layer of the embeddings; None is "end", or no layer if the method reads none.
+      trial: number of the trial; None if all trials have the same subset.
+      dropped: whether to export the dropped images instead of the kept ones.
+      overwrite: whether an existing file may be replaced.
+      image_ids: one of IMAGE_IDS, the kind of image names, except in tfds and folder; None is "auto".
+      limit: largest number of images for the projector; None is 10,000.
       null: whether txt ends each name with a null byte instead of a line break.
-      link: one of LINKS: how folder has the files; None is "symlink".
-      images: folder that the names of files are relative to, for folder; None is the data set's.
+      link: one of LINKS, the kind of links in folder; None is "symlink".
+      images: for folder, the folder that file names are relative to; None is that of the data set.
     """
 
     fraction: float
@@ -51,12 +51,12 @@ class Request:
 
     @property
     def embedding(self) -> str | None:
-        """The layer whose embeddings the subset is made of; None if the method reads none."""
+        """The layer whose embeddings the subset was made from; None if the method reads no layer."""
         return (self.layer or "end") if methods.get(self.method).per_layer else None
 
 
 def check(request: Request) -> None:
-    """Raises ConfigError if the request makes no sense, whatever the workdir holds."""
+    """Raises ConfigError if the request is invalid, regardless of the workdir."""
     form, method, limit = request.format, request.method, request.limit
 
     def refuse(problem: str) -> None:
@@ -95,7 +95,7 @@ def check(request: Request) -> None:
 
 
 def check_output(request: Request) -> None:
-    """Raises ConfigError if `output` is no file, or for the projector no folder, that may be written."""
+    """Raises ConfigError if `output` is not a file, or for the projector not a folder, that may be written."""
     path, shown = request.output, f"--output={request.output}"
     if path == "-":
         raise ConfigError(f"{shown}: nothing is written to the standard output; wanted a file, such as ./kept.txt.")
@@ -129,9 +129,9 @@ def check_output(request: Request) -> None:
 
 
 def write(request: Request, data: bytes) -> None:
-    """Writes the file whole; raises ConfigError, naming --output, if that fails."""
+    """Writes the file atomically; raises ConfigError, naming --output, if that fails."""
     try:
-        # Created, unless it may be replaced: a file that another process has written since stays.
+        # Without --overwrite, a file that another process has written since the check is not replaced.
         if request.overwrite:
             storage.write_bytes(request.output, data)
         elif not storage.create_bytes(request.output, data):

@@ -1,4 +1,4 @@
-"""What `export` reads of a workdir: the subset, those at other fractions, and names for its images."""
+"""Reads from a workdir what `export` needs: the subset, those at other fractions, and names of images."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,17 @@ from redundancy.workdir import Workdir, read_manifest, subset_name
 
 
 def rows_of(wanted: np.ndarray, known: np.ndarray) -> np.ndarray | None:
-    """Where each wanted position [n] stands among the known ones, ascending; None if one is not known."""
+    """The index of each wanted position [n] among the known ones, which ascend; None if one is unknown."""
     rows = np.searchsorted(known, wanted)
     return rows if np.isin(wanted, known).all() else None
 
 
 def find_entry(request: Request, workdir: Workdir, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The subset's entry in the manifest; raises ConfigError that names those there are."""
+    """The subset's entry in the manifest; raises ConfigError that lists the existing subsets if there is none."""
     name = subset_name(request.method, request.fraction, request.trial, request.embedding or "end")
     files = {file["file"].removesuffix(".parquet"): file for file in manifest["files"]}
     given = request.fraction
-    # A name has four digits: 0.90004 is not 0.9, but 0.3333 names the subset of 1/3.
+    # Names have four decimals, so fractions are compared, too: 0.90004 is not 0.9, but 0.3333 means the subset of 1/3.
     if name in files and any(
         math.isclose(given, known, rel_tol=0, abs_tol=1e-9)
         for known in (float(fraction_name(given)), files[name]["fraction"])
@@ -59,17 +59,17 @@ def find_entry(request: Request, workdir: Workdir, manifest: Mapping[str, Any]) 
 
 
 def used_layers(request: Request, manifest: Mapping[str, Any]) -> list[str]:
-    """Layers whose embeddings the subsets were made of, that of this subset first."""
+    """Layers from whose embeddings the subsets were made, that of this subset first."""
     used = [name.removeprefix("embeddings/") for name in manifest["inputs"] if name.startswith("embeddings/")]
     return sorted(used, key=lambda layer: layer != (request.layer or "end"))
 
 
 def find_stores(request: Request, workdir: Workdir, manifest: Mapping[str, Any]) -> list[str]:
-    """Folders of the embeddings that the subsets were made of, as far as they are still there, this subset's first.
+    """Folders of the embeddings from which the subsets were made, as far as they still exist, this subset's first.
 
     Raises:
-      WorkdirError: others lie there now.
-      DataError: of some the manifest is missing.
+      WorkdirError: a folder now holds other embeddings.
+      DataError: the manifest of some embeddings is missing.
     """
     folders = []
     for layer in used_layers(request, manifest):
@@ -92,10 +92,10 @@ def find_stores(request: Request, workdir: Workdir, manifest: Mapping[str, Any])
 
 
 def read_ids(stores: Sequence[str], positions: np.ndarray) -> pa.Array | None:
-    """The names that the stores have for these positions [n], or None.
+    """The names for these positions [n] in the stores, or None.
 
     Raises:
-      DataError: some position has none, or they are lost or damaged.
+      DataError: a position has no name, or names are lost or damaged.
     """
     found = (ids_lib.at(folder, positions) for folder in stores)
     return next((ids for ids in found if ids is not None), None)
@@ -104,7 +104,7 @@ def read_ids(stores: Sequence[str], positions: np.ndarray) -> pa.Array | None:
 def kept_by_fraction(
     request: Request, workdir: Workdir, manifest: Mapping[str, Any], subset: Subset
 ) -> dict[float, np.ndarray]:
-    """Which images are kept at each fraction that was selected in the same way, descending.
+    """Marks the kept images at each fraction, descending, of subsets with the same method, layer and trial.
 
     Raises:
       DataError: a subset is damaged, or has other images.
@@ -126,10 +126,10 @@ def kept_by_fraction(
 def image_ids(
     request: Request, stores: Sequence[str], subset: Subset, rows: np.ndarray, dataset
 ) -> tuple[pa.Array | None, str]:
-    """What names the images in `rows` [n] of a subset: [n] string, binary or int64, or None; and for the log what it is.
+    """Names of the images in `rows` [n] of a subset, [n] string, binary or int64, or None; and their description for the log.
 
     Raises:
-      DataError: names are lost or damaged, or TFDS's are asked for and the data set has none.
+      DataError: names are lost or damaged, or TFDS's ids are requested and the data set has none.
     """
     positions, fingerprint = subset.positions[rows], subset.metadata["fingerprint"] or {}
     asked = request.image_ids or "auto"
@@ -144,7 +144,7 @@ def image_ids(
     names = dataset.file_names("train", positions) if dataset is not None else None
     if names is not None:
         return ids_lib.of_files(names), ", by the names of their files"
-    # Lists of TFDS's ids are a format of their own.
+    # Lists of TFDS's ids are a separate format.
     if request.format not in ("npy", "txt", "folder") and fingerprint.get("files"):
         return pa.array(tfds_ids.example_ids(fingerprint, positions)), ", by TFDS's ids"
     why = "they have no names" if stores else "the embeddings, and with them any names, are no longer there"

@@ -1,1 +1,1 @@
-"""The command `import`: embeddings of other tools, checked and brought into the store."""
+"""The command `import`: checks embeddings of other tools and writes them to the store."""

@@ -1,6 +1,6 @@
-"""Reads a column of one value for each embedding, labels or ids, from a file of any kind.
+"""Reads labels or ids, one value per embedding, from files of several kinds.
 
-Values stay exact: no number is rounded, and 007 is not 7. Never unpickles.
+Values remain exact: numbers are not rounded, and 007 is not 7. Never unpickles.
 """
 
 import io
@@ -26,9 +26,9 @@ class Column(NamedTuple):
 
     Attributes:
       where: the file, for messages.
-      values: [N]; large_string, int64, uint64 or bool, nulls where values are missing; float64 if not all are whole; or of
-        a type that is neither text nor number.
-      class_names: of whole numbers, as Hugging Face's `datasets` writes them beside the column; else None.
+      values: [N] large_string, int64, uint64 or bool, with nulls for missing values; float64 if not all are integers; or
+        another type that is neither text nor number.
+      class_names: names of integer labels, if Hugging Face's `datasets` has stored them with the column; else None.
     """
 
     where: str
@@ -46,22 +46,22 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def has_columns(path: str) -> bool:
-    """Whether a file is a table, of which --columns may name a column."""
+    """Whether a file is a table, in which --columns may name a column."""
     return files.kind(os.path.expanduser(storage.local_path(path))) == ".parquet" or texts.is_csv(path)
 
 
 def read(path: str, column: str | None, what: str, num_rows: int) -> Column:
-    """A column of `num_rows` values in a .npy, .csv, .txt or Parquet file; which it is, its beginning tells, or its name.
+    """Reads a column of `num_rows` values from a .npy, .csv, .txt or Parquet file, as determined by its first bytes or its name.
 
     Args:
       path: local or gs://.
-      column: its name in a table; None for a file with no other columns, and of Parquet for `what`.
+      column: name of the column in a table. None: the only column of a file or, in Parquet, the column named `what`.
       what: "label" or "id", for messages.
-      num_rows: how many are wanted.
+      num_rows: expected number of values.
 
     Raises:
-      ConfigError: there is no such file, or no such kind of file.
-      DataError: the file is damaged, has no such column, another number of values, or a header for its first value.
+      ConfigError: there is no such file, or the kind of file is not supported.
+      DataError: the file is damaged, has no such column, a wrong number of values, or a header in place of the first value.
     """
     path = inputs.existing(f"--{what}s={inputs.shown(path)}", path)
     kind = files.kind(path)
@@ -77,14 +77,14 @@ def read(path: str, column: str | None, what: str, num_rows: int) -> Column:
 
 
 def of_parquet(paths: Sequence[str], column: str, num_rows: int, what: str, where: str = "") -> Column:
-    """A column over several files, which may have it in different widths and encodings; as `read`.
+    """As `read`, for a column of several files, in which its width and encoding may differ.
 
     Args:
-      paths: in the order of their rows; those without rows are passed over.
-      column: its name.
-      num_rows: how many are wanted, in all.
+      paths: files in the order of their rows; files without rows are skipped.
+      column: name of the column.
+      num_rows: expected total number of values.
       what: "label" or "id", for messages.
-      where: what the files are called together.
+      where: name for all files together, for messages.
     """
     parts, names = [], {}
     for path in paths:
@@ -104,14 +104,14 @@ def of_parquet(paths: Sequence[str], column: str, num_rows: int, what: str, wher
 
 
 def checked(where: str, values: pa.Array, num_rows: int, what: str) -> Column:
-    """The column of values of any width and encoding; raises DataError if they are damaged or not `num_rows`."""
+    """Makes a column from values of any width and encoding; raises DataError if they are damaged or not `num_rows`."""
     if len(values) != num_rows:
         raise DataError(f"{where} has {len(values)} {what}s; wanted {num_rows}, as many as there are embeddings.")
     return Column(where, exact(where, values))
 
 
 def _plain(values: pa.Array) -> pa.Array:
-    """Values without dictionaries, views and types of tools."""
+    """Converts dictionaries, views and extension types to plain arrays."""
     values = getattr(values, "storage", values)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
@@ -119,7 +119,7 @@ def _plain(values: pa.Array) -> pa.Array:
 
 
 def exact(where: str, values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Values as described in `Column`; raises DataError if they are damaged, or too large for the floats they are in."""
+    """Values as described in `Column`; raises DataError if they are damaged, or floats too large to be exact integers."""
     try:
         values.validate(full=True)
         chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
@@ -148,14 +148,14 @@ def exact(where: str, values: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _joined(column: str, parts: Sequence[tuple[str, pa.Array]]) -> pa.Array:
-    """Exact values of several files as one array; raises DataError, naming two files, if they are of different kinds."""
+    """Joins the exact values of several files; raises DataError, naming two files, if their types do not fit together."""
     parts = [(path, values) for path, values in parts if len(values)]
     types = {values.type for _, values in parts if not pa.types.is_null(values.type)}
     below_zero = any(values.type == pa.int64() and (pc.min(values).as_py() or 0) < 0 for _, values in parts)
-    fit = not (below_zero and pa.uint64() in types)  # no type has both, and a float rounds them
+    fit = not (below_zero and pa.uint64() in types)  # no integer type holds both, and a float would round
     kinds: dict[Any, tuple[str, pa.DataType]] = {}
     for path, values in parts:
-        if values.type in types:  # others hold nothing but nulls
+        if values.type in types:  # values of other types are all null
             kinds.setdefault("number" if fit and _is_number(values.type) else values.type, (path, values.type))
     if len(kinds) > 1:
         (first, kind), (second, other), *_ = kinds.values()
@@ -163,7 +163,7 @@ def _joined(column: str, parts: Sequence[tuple[str, pa.Array]]) -> pa.Array:
             f"column {column!r} is {inputs.shown(str(kind))} in {first} and {inputs.shown(str(other))} in {second}; wanted "
             "texts in all files, or numbers of one type. Write one of the two again."
         )
-    if pa.float64() in types:  # which is refused
+    if pa.float64() in types:  # floats are refused
         wanted = pa.float64()
     elif pa.uint64() in types:
         wanted = pa.uint64()
@@ -182,7 +182,7 @@ def _npy(path: str, what: str) -> pa.Array:
 
 
 def from_array(where: str, array: np.ndarray, what: str = "label") -> pa.Array:
-    """Numbers, bools or texts [N] or [N, 1] as an array; raises DataError if they are of another type or shape."""
+    """Converts numbers, bools or texts [N] or [N, 1]; raises DataError if they have another type or shape."""
     kind = array.dtype
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -195,10 +195,10 @@ def from_array(where: str, array: np.ndarray, what: str = "label") -> pa.Array:
     try:
         return pa.array((np.char.decode(array, "utf-8") if kind.kind == "S" else array).tolist(), pa.large_string())
     except UnicodeDecodeError as error:
-        # Replaced characters would make one class of several.
+        # Not decoded with replacement characters, which could turn several classes into one.
         raise DataError(
             f"{where}: the {what} {inputs.shown(str(error.object))} is no UTF-8 text ({error.reason}); {_WANTED}. Decode the "
             f"{what}s and save them as texts, numpy.char.decode({what.upper()}S, ENCODING)."
         ) from error
-    except Exception as error:  # halves of surrogate pairs; several kinds for numbers that are no characters
+    except Exception as error:  # lone surrogates; several kinds for numbers that are not characters
         raise DataError(f"{where} holds a {what} that is no text ({inputs.shown(str(error))}); {_WANTED}.") from error

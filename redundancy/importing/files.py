@@ -1,4 +1,4 @@
-"""What kind of file a file is, which files `--embeddings` names, and in what order."""
+"""Determines the kind of a file, the files that `--embeddings` names, and their order."""
 
 import contextlib
 import glob
@@ -17,7 +17,7 @@ ORDERS = ("number", "text")
 _KINDS = (".npy", ".parquet")
 _WANTED = "wanted a .npy or .parquet file, or a folder or quoted pattern of them"
 _SAVE = 'numpy.save("NAME.npy", {})'
-# Kind: what such a file is, and what makes a readable one of it. None of them is opened to load anything.
+# Kind -> description of such a file, and how to convert it to a readable one. These files are not loaded.
 _OTHERS = {
     ".npz": ("an archive of NumPy arrays", _SAVE.format('numpy.load(FILE)["ARRAY"]')),
     ".pt": ("a file of PyTorch, a pickle, which is never loaded", _SAVE.format("torch.load(FILE).float().numpy(force=True)")),
@@ -42,17 +42,17 @@ _BEGINNINGS = (
 
 
 def ending(path: str) -> str:
-    """The ending of a file's name in lower case, such as ".npy"."""
+    """The file name extension in lower case, such as ".npy"."""
     return os.path.splitext(path)[1].lower()
 
 
 def _named(path: str) -> str:
-    """The kind of a file by its name."""
+    """The kind of a file according to its name."""
     return _SAME.get(ending(path), ending(path))
 
 
 def beginning(path: str) -> bytes:
-    """The first bytes of a file; b"" if it is empty, no regular file, or cannot be read."""
+    """The first bytes of a file; b"" if it is empty, not a regular file, or cannot be read."""
     if storage.is_local(path) and inputs.unfit(path):
         return b""
     with contextlib.suppress(OSError), storage.open_read(path) as file:
@@ -61,10 +61,10 @@ def beginning(path: str) -> bytes:
 
 
 def kind(path: str) -> str:
-    """The kind of a file as an ending, such as ".npy": by how it begins, or else by its name; '' if neither tells."""
+    """The kind of a file as an extension, such as ".npy": from its first bytes, or else its name; '' if unknown."""
     named = _named(path)
     if named in _KINDS and not storage.is_local(path):
-        return named  # a request less for each of many parts
+        return named  # saves a request for each of many parts
     start = beginning(path)
     found = next((kind for magic, kind in _BEGINNINGS if start.startswith(magic)), "")
     if found == ".npz" and (named == ".pt" or any(name.endswith("/data.pkl") for name in _members(path))):
@@ -74,13 +74,13 @@ def kind(path: str) -> str:
 
 def _members(path: str) -> list[str]:
     """Names in a zip archive; [] if it cannot be read."""
-    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:  # zipfile raises nearly anything
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:  # zipfile raises many kinds of errors
         return archive.namelist()
     return []
 
 
 def other_kind(path: str) -> str:
-    """What a file is that is not read, and how to make a readable one; '' if that is not known."""
+    """A description of an unsupported file, and how to convert it to a readable one; '' if unknown."""
     found = kind(path)
     if found not in _OTHERS:
         return ""
@@ -91,20 +91,20 @@ def other_kind(path: str) -> str:
 
 
 def find(path: str, order: str = "") -> tuple[str, list[str]]:
-    """The files of one kind that `path` names: one, those of a folder, or of a pattern.
+    """The files of one kind that `path` names: one file, or those of a folder or a pattern.
 
-    Of several they are those that end in .npy, .parquet, .pq or .parq; if none does, those with the ending of one that
-    begins as such a file does, but for names that begin with "_" or ".", such as _SUCCESS.
+    In a folder or pattern, these are the files that end in .npy, .parquet, .pq or .parq. If there are none, these are the files
+    with the extension of a file that begins as such a file does, without names that begin with "_" or ".", such as _SUCCESS.
 
     Args:
-      path: local; or of Parquet files gs://, which is no pattern.
-      order: one of ORDERS; or '' where both must agree.
+      path: local; for Parquet files also gs://, but not a pattern.
+      order: one of ORDERS; or '' to require that both agree.
 
     Returns:
-      the kind, ".npy" or ".parquet", and the files in their order.
+      the kind, ".npy" or ".parquet", and the files in order.
 
     Raises:
-      ConfigError: there are none, there are both kinds, or their order is not known.
+      ConfigError: there are no files, both kinds, or the order is ambiguous.
       DataError: a folder cannot be listed.
     """
     there = _there(path)
@@ -151,7 +151,7 @@ def find(path: str, order: str = "") -> tuple[str, list[str]]:
 
 
 def _there(path: str) -> list[str]:
-    """What `path` names, of any kind."""
+    """The paths that `path` names, of any kind."""
     missing = ConfigError(f"--embeddings={path}: there is no such file or folder; {_WANTED}.")
     if not storage.is_local(path):
         if ending(path) == ".npy":
@@ -161,7 +161,7 @@ def _there(path: str) -> list[str]:
         if kind(path) in _KINDS:
             return [path]
     elif not os.path.isdir(path):
-        # A file whose name has brackets is no pattern.
+        # An existing file is not taken as a pattern, even if its name has brackets.
         found = (
             [path]
             if os.path.lexists(path)
@@ -186,15 +186,15 @@ def _there(path: str) -> list[str]:
 
 
 def _holds_embeddings(folder: str) -> bool:
-    """Whether a file below it does. Of each ending one is opened, since a folder of images may have millions."""
+    """Whether a file below the folder does. Opens one file per extension, since a folder of images may have millions."""
     found = ((at, name) for at, _, names in os.walk(folder) for name in names if name[0] not in "_.")
     return any(kind(os.path.join(*file)) in _KINDS for file in {ending(file[1]): file for file in found}.values())
 
 
 def _in_order(path: str, files: Sequence[str], order: str) -> list[str]:
-    """The files by their names as text, or with the numbers in them as numbers."""
+    """Sorts files by their names, as text or with the numbers in them as numbers."""
     text = sorted(files)
-    # With zeros before them numbers are in the same order as texts; what has no number at some place stays where it is.
+    # Numbers that are padded with zeros sort like texts.
     number = sorted(text, key=lambda name: re.sub("[0-9]+", lambda digits: digits[0].zfill(1024), name))
     if not order and text != number:
         first, second = next(pair for pair in zip(text, number, strict=True) if len({*pair}) > 1)

@@ -1,4 +1,4 @@
-"""What a column of labels or ids of other tools means: classes and their names, and one name for each image."""
+"""Interprets columns of labels and ids from other tools: as classes with names, and as unique names of images."""
 
 import collections
 import re
@@ -23,13 +23,13 @@ _WANTED = "wanted whole numbers from 0 or names, one for each embedding"
 
 
 class Labels(NamedTuple):
-    """The label of each of N rows as the file has it, in whatever form.
+    """The labels of N rows, in the form that the file has.
 
     Attributes:
       where: the file, for messages.
-      codes: [N] int, which of `values`.
-      values: the different labels, all texts, all whole numbers or all bools.
-      class_names: of the numbers 0, 1, …, where they lie beside the labels.
+      codes: [N] int, index in `values`.
+      values: the different labels: all texts, all integers or all bools.
+      class_names: names of the labels 0, 1, …, if the file has them.
     """
 
     where: str
@@ -38,17 +38,17 @@ class Labels(NamedTuple):
     class_names: Sequence[str] | None = None
 
     def rows(self, wrong: np.ndarray) -> np.ndarray:
-        """The rows, ascending, of some of the values, [len(values)] bool."""
+        """The rows, ascending, whose values are marked in `wrong`, [len(values)] bool."""
         return np.flatnonzero(wrong[self.codes])
 
 
 def one_class(num_rows: int) -> Labels:
-    """The labels of rows that have none."""
+    """Labels for rows without labels: all of one class."""
     return Labels("no labels", np.zeros(num_rows, np.int32), [_ONE_CLASS])
 
 
 def check_labels(column: Column) -> Labels:
-    """The labels in a column; raises DataError if they are of another type, or some are missing."""
+    """The labels in a column; raises DataError if they have an unsupported type, or some are missing."""
     where, values = column.where, column.values
     kind = values.type
     empty = pc.equal(pc.utf8_trim_whitespace(values), "").fill_null(True) if is_text(kind) else values.is_null()
@@ -73,14 +73,14 @@ def check_labels(column: Column) -> Labels:
 
 
 def _numbers(labels: Labels) -> list[float] | None:
-    """The values as numbers, bools as 0 and 1, where all are numbers or numerals."""
+    """The values as numbers, bools as 0 and 1; None unless all are numbers or numerals."""
     values = labels.values
     if not isinstance(values[0], str):
         return [*map(int, values)]
     if all(map(texts.WHOLE.fullmatch, values)):
         return [*map(int, values)]
     if all(texts.WHOLE.fullmatch(value) or _DECIMAL.fullmatch(value) for value in values):
-        # Only floats that have every whole number are taken for one; of others several texts would be one number.
+        # Floats count as integers only in the range where they are exact; beyond, several texts would give the same number.
         return [
             int(value) if texts.WHOLE.fullmatch(value)
             else int(number) if not (number := float(value)) % 1 and abs(number) < 2**53
@@ -91,25 +91,25 @@ def _numbers(labels: Labels) -> list[float] | None:
 
 
 def readings(labels: Labels, names: Sequence[str], are: str = "") -> dict[str, np.ndarray]:
-    """What the labels may mean as classes of these names.
+    """The possible interpretations of labels as classes with these names.
 
     Args:
-      labels: texts, numbers or bools; where they are in the file makes no difference.
-      names: of the classes.
-      are: one of READINGS to have it alone, or ''.
+      labels: texts, numbers or bools; their order in the file has no influence.
+      names: names of the classes.
+      are: one of READINGS for this interpretation only, or ''.
 
     Returns:
-      of each reading the class of each of `labels.values`, int32, -1 for none: "names", the place of its text, or of a
-      numeral of its value, among the names; "indices", where all labels are numbers or numerals, the number itself.
+      for each interpretation the class of each of `labels.values`, int32, -1 for none. "names": the index of its text, or of a
+      numeral with its value, among the names. "indices", if all labels are numbers or numerals: the number itself.
 
     Raises:
-      DataError: indices are asked for, and a label is no number.
+      DataError: "indices" is requested, and a label is not a number.
     """
     index = {name: number for number, name in reversed([*enumerate(names)])}
     found = {"names": [index.get(str(value), -1) for value in labels.values]}
     numbers = _numbers(labels)
     if numbers is not None:
-        # The folder "007" is 7 in other tools.
+        # Other tools treat the folder "007" as the number 7.
         numerals = {int(name): number for name, number in index.items() if _NUMERAL.fullmatch(name)}
         pairs = zip(found["names"], numbers, strict=True)
         found["names"] = [numerals.get(number, -1) if named < 0 else named for named, number in pairs]
@@ -121,28 +121,28 @@ def readings(labels: Labels, names: Sequence[str], are: str = "") -> dict[str, n
 
 
 def _row_has(labels: Labels, wrong: np.ndarray) -> str:
-    """'FILE: row r has the label ...' for messages, of the first of some values, [len(values)] bool."""
+    """'FILE: row r has the label ...' for messages, for the first row whose value is marked in `wrong`."""
     rows = labels.rows(wrong)
     value = labels.values[int(labels.codes[rows[0]])]
     return f"{labels.where}: row {rows[0]} has the label {value!r} ({len(rows)} of {len(labels.codes)} such rows)"
 
 
 def encode(labels: Labels, names: Sequence[str] | None, are: str = "") -> tuple[np.ndarray, list[str]]:
-    """Labels as numbers, and the names of the classes.
+    """Converts labels to numbers, and returns the names of the classes, too.
 
-    With `names`, all labels are names or all are indices. Without, labels are numbered by their sorted different values,
-    which are the class names; so whole numbers 0…K-1, each present, stay.
+    With `names`, either all labels are names or all are indices. Without, the sorted different values are the class names, and
+    labels their indices; so integers 0…K-1, if each occurs, do not change.
 
     Args:
-      labels: as the file has them.
-      names: of the classes.
-      are: one of READINGS; or '' to find out.
+      labels: labels in the form that the file has.
+      names: names of the classes, or None.
+      are: one of READINGS; or '' to infer it.
 
     Returns:
       labels [N] int32, class names.
 
     Raises:
-      DataError: a label is no class, or may be the name of one class and the index of another.
+      DataError: a label is not a class, or could be the name of one class and the index of another.
     """
     if names is None:
         return _numbered(labels, are)
@@ -170,7 +170,7 @@ def encode(labels: Labels, names: Sequence[str] | None, are: str = "") -> tuple[
 
 
 def _numbered(labels: Labels, are: str) -> tuple[np.ndarray, list[str]]:
-    """As `encode` without names."""
+    """`encode` without names."""
     numbers = None if are == "names" or isinstance(labels.values[0], bool) else _numbers(labels)
     keys = [str(value) for value in labels.values] if numbers is None else numbers
     if numbers is not None:
@@ -184,7 +184,7 @@ def _numbered(labels: Labels, are: str) -> tuple[np.ndarray, list[str]]:
 
 
 def read_class_names(path: str) -> list[str]:
-    """The names in a text file, one a line, of the labels 0, 1, …; raises as `columns.read`."""
+    """The names of the labels 0, 1, … in a text file, one per line; raises as `columns.read`."""
     path = inputs.existing(f"--class-names={inputs.shown(path)}", path)
     names = texts.lines(path)
     empty = next((number for number, name in enumerate(names, 1) if not name.strip()), None)
@@ -199,7 +199,7 @@ def read_class_names(path: str) -> list[str]:
 
 
 def check_class_names(where: str, names: Sequence[str]) -> list[str]:
-    """The names; raises DataError if one is there twice or cannot be shown."""
+    """Returns the names; raises DataError if a name occurs twice or cannot be shown."""
     twice, times = collections.Counter(names).most_common(1)[0]
     if times > 1:
         raise DataError(
@@ -210,10 +210,10 @@ def check_class_names(where: str, names: Sequence[str]) -> list[str]:
 
 
 def check_ids(column: Column) -> pa.Array:
-    """The ids in a column of N as [N] large_string.
+    """The ids in a column, as [N] large_string.
 
     Raises:
-      DataError: one is missing, empty, doubled, has a line break, or is no text or whole number.
+      DataError: an id is missing, empty, repeated, contains a line break, or is neither a text nor an integer.
     """
     where, values, _ = column
     num_rows = len(values)

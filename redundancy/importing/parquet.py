@@ -1,4 +1,4 @@
-"""Opens Parquet files of other tools, and reads a column of one value a row."""
+"""Opens Parquet files of other tools, and reads columns with one value per row."""
 
 import contextlib
 import json
@@ -14,15 +14,15 @@ from redundancy.runtime.errors import DataError, UserError
 
 @contextlib.contextmanager
 def opened(path: str, column: str | None = None) -> Iterator[pq.ParquetFile]:
-    """Opens a file that has `column`, if one is given and the file has rows.
+    """Opens a file, and checks that it has `column`, if that is given and the file has rows.
 
-    Whatever pyarrow raises for the file, then and while it is read, becomes a DataError.
+    Errors of pyarrow, on opening and within the context, are converted to DataError.
     """
     if storage.is_local(path) and (problem := inputs.unfit(path)):
         raise DataError(f"{path} {problem}; wanted a Parquet file. Check the path.")
     try:
         with storage.open_read(path) as source:
-            # So a column is read page by page, else a row group at a time, which may be the whole file.
+            # With these options a column is read by pages; otherwise by row groups, and one may be the whole file.
             file = pq.ParquetFile(source, buffer_size=1 << 22, pre_buffer=False, page_checksum_verification=True)
             names = file.schema_arrow.names
             if column is not None and names.count(column) != 1 and file.metadata.num_rows:
@@ -46,14 +46,14 @@ def opened(path: str, column: str | None = None) -> Iterator[pq.ParquetFile]:
 
 
 def only_column(path: str, wanted: str) -> str:
-    """`wanted`, or the name of the only column of a file that has one."""
+    """`wanted`, or the name of the only column if the file has just one."""
     with opened(path) as file:
         names = file.schema_arrow.names
     return names[0] if len(names) == 1 else wanted
 
 
 def read_column(path: str, name: str) -> tuple[pa.ChunkedArray | None, list[str] | None]:
-    """A column, and the names of its classes where Hugging Face's metadata has them; None, None of a file without rows.
+    """A column, and its class names if Hugging Face's metadata has them; None, None for a file without rows.
 
     Raises:
       DataError: the file is damaged, or has no such column.
@@ -66,7 +66,7 @@ def read_column(path: str, name: str) -> tuple[pa.ChunkedArray | None, list[str]
 
 
 def _class_names(metadata: bytes | None, column: str) -> list[str] | None:
-    """Those of a ClassLabel in what `datasets` writes of the columns' types; None if they are not there."""
+    """Class names from the ClassLabel type in the metadata that `datasets` writes; None if there are none."""
     try:
         names = json.loads(metadata or "{}")["info"]["features"][column]["names"]
     except (ValueError, KeyError, TypeError, RecursionError):

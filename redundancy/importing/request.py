@@ -1,4 +1,4 @@
-"""What the command line asks `import` for, and whether that can be."""
+"""The request of the command `import`, and its checks."""
 
 import dataclasses
 
@@ -13,23 +13,23 @@ _COLUMNS = ("embedding", "label", "id")
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the command line asks for; empty texts and 0 are what was not given."""
+    """The values of the flags; '' and 0 mean "not given"."""
 
     embeddings: str  # .npy or Parquet file, or folder or pattern of files of one kind
     labels: str = ""  # .npy, .csv, .txt or Parquet file; without it a column of the Parquet files, or one class
     ids: str = ""  # .txt, .csv, .npy or Parquet file
     columns: str = ""  # "embedding=NAME,label=NAME,id=NAME", any of them
-    class_names: str = ""  # text file with a name a line
+    class_names: str = ""  # text file with one name per line
     layer: str = "end"
-    name: str = ""  # of the data set; the embeddings' base name by default
-    checkpoint: str = ""  # says which model made them
-    parts: int = 0  # files of the store
-    order: str = ""  # of several files of embeddings, one of ORDERS
+    name: str = ""  # name of the data set; by default the base name of the embeddings
+    checkpoint: str = ""  # text that identifies the model
+    parts: int = 0  # number of files of the store
+    order: str = ""  # order of several files of embeddings, one of ORDERS
     labels_are: str = ""  # one of READINGS
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """{"embedding": "emb"} for "embedding=emb"; raises ConfigError for other forms and keys."""
+    """Parses "embedding=emb" to {"embedding": "emb"}; raises ConfigError for other forms and keys."""
     columns: dict[str, str] = {}
     for pair in filter(None, text.split(",")):
         key, equals, name = (part.strip() for part in pair.partition("="))

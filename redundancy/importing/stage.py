@@ -1,7 +1,7 @@
-"""The command `import`: embeddings of other tools, from .npy or Parquet, into the store that `link` reads.
+"""The command `import`: writes embeddings of other tools, from .npy or Parquet, to the store that `link` reads.
 
-A first pass checks all files before anything is written. Nothing finished is overwritten; an interrupted import continues
-where it stopped.
+A first pass checks all files before anything is written. Finished embeddings are not overwritten; an interrupted import
+continues where it stopped.
 """
 
 import collections
@@ -28,12 +28,12 @@ from redundancy.workdir import Workdir, read_manifest
 
 _PART_BYTES = 256e6
 _IMPORTED = "imported"
-# Below so many embeddings a class of each is no sign of a mistake.
+# With fewer embeddings, a separate class for each of them is not taken for a mistake.
 _MANY = 20
 
 
 class _Input(NamedTuple):
-    """Opened files; the vectors' numbers are not checked yet."""
+    """Opened files; the values of the vectors are not checked yet."""
 
     vectors: FileVectors
     labels: labels_lib.Labels
@@ -41,20 +41,20 @@ class _Input(NamedTuple):
 
 
 class _Target(NamedTuple):
-    """What the rows mean."""
+    """The interpretation of the rows."""
 
-    rows: np.ndarray  # [n] int64 ascending, rows that are stored
-    positions: np.ndarray  # [n] int64 ascending, their positions
+    rows: np.ndarray  # [n] int64 ascending, the rows to store
+    positions: np.ndarray  # [n] int64 ascending, positions of these rows
     labels: np.ndarray  # [n] int32
-    class_names: list[str]  # of each label
-    num_stored: int  # positions are below it
+    class_names: list[str]  # name of each label
+    num_stored: int  # upper bound of positions
     fingerprint: Mapping[str, Any] | None  # of the data set; None if the files themselves are the data set
 
 
 def _read_input(request: Request, config) -> _Input:
-    """Opens the files and checks all but the vectors. Raises ConfigError, DataError."""
+    """Opens the files and checks everything except the vectors. Raises ConfigError, DataError."""
     columns = parse_columns(request.columns)
-    # Rows that have all of their own may come in any order.
+    # The order of files matters only if something refers to their rows from outside.
     joined = request.labels or request.ids or config is not None or "id" not in columns
     vectors = open_vectors(request.embeddings, columns.get("embedding"), request.order or ("" if joined else "text"))
     ids, column = None, columns.get("id")
@@ -69,12 +69,12 @@ def _read_input(request: Request, config) -> _Input:
 
 
 def _of_vectors(request: Request, vectors: FileVectors, column: str, what: str) -> columns_lib.Column:
-    """A column of the files of embeddings."""
+    """Reads a column from the files of embeddings."""
     return columns_lib.of_parquet(vectors.paths, column, vectors.num_rows, what, request.embeddings)
 
 
 def _read_labels(request: Request, column: str | None, vectors: FileVectors, config) -> labels_lib.Labels:
-    """The labels of a file or a column; one class for all if there are none. Raises ConfigError, DataError."""
+    """The labels from a file or a column; without labels, one class for all. Raises ConfigError, DataError."""
     if request.labels:
         return labels_lib.check_labels(columns_lib.read(request.labels, column, "label", vectors.num_rows))
     name = column or "label"
@@ -100,11 +100,11 @@ def _read_labels(request: Request, column: str | None, vectors: FileVectors, con
 
 
 def _own_target(request: Request, given: _Input) -> _Target:
-    """Rows are positions, the files are the data set."""
+    """The target if the files are the data set: rows are positions."""
     names, are = given.labels.class_names, request.labels_are
     if request.class_names:
         names = labels_lib.read_class_names(request.class_names)
-    elif names is not None and are == "names":  # the numbers are names
+    elif names is not None and are == "names":  # numbers are names, too
         names = None
     elif names is not None:
         names, are = labels_lib.check_class_names(given.labels.where, names), "indices"
@@ -123,12 +123,12 @@ def _own_target(request: Request, given: _Input) -> _Target:
 
 
 def _dataset_target(request: Request, given: _Input, dataset) -> _Target:
-    """Rows are the training images of a data set, in ascending position; raises DataError if number or labels disagree."""
+    """The target if rows are the training images of a data set, by position; raises DataError if number or labels differ."""
     train, n = dataset.train, given.vectors.num_rows
     held_out = train.num_stored - len(train.positions)
     if n == len(train.positions):
         rows = np.arange(n)
-    elif n == train.num_stored:  # of the whole stored split, of which a part is held out for measuring
+    elif n == train.num_stored:  # the whole stored split, including a part that is held out for measuring
         rows = train.positions
         logging.info("import: %d of %d rows are of images held out for measuring, and left out", held_out, n)
     else:
@@ -146,7 +146,7 @@ def _dataset_target(request: Request, given: _Input, dataset) -> _Target:
             f"{twice!r}; wanted numbers."
         )
     codes = labels.codes[rows]
-    # Where they may be names or indices, what agrees with the data set is what is meant.
+    # If labels may be names or indices, the interpretation that agrees best with the data set is chosen.
     wrong = min((np.flatnonzero(each[codes] != train.labels) for each in readings.values()), key=len)
     if len(wrong):
         first = int(wrong[0])
@@ -163,7 +163,7 @@ def _dataset_target(request: Request, given: _Input, dataset) -> _Target:
 
 
 def _check_vectors(given: _Input, target: _Target) -> str:
-    """Reads all vectors once; returns the SHA-256 of vectors, labels and class names, whatever files they came in.
+    """Reads all vectors once; returns the SHA-256 of vectors, labels and class names, however they are divided into files.
 
     Raises DataError if a vector holds NaN or infinity, or is zero.
     """
@@ -179,7 +179,7 @@ def _check_vectors(given: _Input, target: _Target) -> str:
 
 
 def _identity(request: Request, given: _Input, target: _Target, content: str) -> dict[str, Any]:
-    """Whose embeddings these are, for the store."""
+    """The identity of the embeddings, for the store."""
     name = given.vectors.name
     fingerprint = target.fingerprint or {
         "name": request.name or name,
@@ -192,7 +192,7 @@ def _identity(request: Request, given: _Input, target: _Target, content: str) ->
 
 
 def _finished(folder: str, identity: Mapping[str, Any], ids: pa.Array | None) -> bool:
-    """Whether this very import has finished; raises WorkdirError for other embeddings, DataError for other ids."""
+    """Whether the same import has finished; raises WorkdirError for other embeddings, DataError for other ids."""
     manifest = read_manifest(folder)
     if manifest is None:
         return False
@@ -224,7 +224,7 @@ def _finished(folder: str, identity: Mapping[str, Any], ids: pa.Array | None) ->
 
 
 def _clear_begun(folder: str, identity: Mapping[str, Any], num_parts: int) -> None:
-    """Removes parts of this import if it was begun with another number of them; raises WorkdirError for other parts."""
+    """Removes this import's parts if it was begun with another number of parts; raises WorkdirError for other parts."""
     expected = {write.part_name(index, num_parts) for index in range(num_parts)}
     for name in storage.list_dir(folder):
         path = storage.join(folder, name)
@@ -240,7 +240,7 @@ def _clear_begun(folder: str, identity: Mapping[str, Any], num_parts: int) -> No
 
 
 def _take(blocks: Iterator[np.ndarray], left: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """The next `rows` rows of `left` followed by `blocks`, and what is left of the last block."""
+    """The next `rows` rows of `left` and then `blocks`, and the rest of the last block."""
     taken, count = [left[:rows]], len(left[:rows])
     left = left[rows:]
     while count < rows:
@@ -252,7 +252,7 @@ def _take(blocks: Iterator[np.ndarray], left: np.ndarray, rows: int) -> tuple[np
 
 
 def _write_parts(folder: str, vectors: Vectors, target: _Target, identity: Mapping[str, Any], num_parts: int) -> None:
-    """Writes the parts that are not there; the files are read forward, past the parts that are."""
+    """Writes the missing parts; reads the files sequentially and skips the rows of existing parts."""
     chunks = np.array_split(np.arange(len(target.positions)), num_parts)
     done = [write.part_done(folder, index, num_parts, identity) for index in range(num_parts)]
     finished = sum(len(chunk) for chunk, is_done in zip(chunks, done, strict=True) if is_done)
@@ -274,18 +274,18 @@ def _write_parts(folder: str, vectors: Vectors, target: _Target, identity: Mappi
 
 
 def import_embeddings(request: Request, workdir: Workdir, config=None) -> None:
-    """Brings embeddings and labels of any origin into embeddings/LAYER/.
+    """Imports embeddings and labels of any origin into embeddings/LAYER/.
 
     Args:
-      request: the files and what to make of them.
-      workdir: where to.
-      config: resolved; the embeddings are then of its data set's training images, in stored order. None: the row number
-        is the position.
+      request: the files and their interpretation.
+      workdir: workdir to write to.
+      config: resolved config of a data set, if the embeddings are those of its training images in stored order. With None,
+        positions are row numbers.
 
     Raises:
-      ConfigError: a flag is wrong, or a file is not there.
-      DataError: a file is damaged or its contents are not what is wanted; nothing has been written then.
-      WorkdirError: the workdir holds other embeddings, or is of another data set.
+      ConfigError: a flag is wrong, or a file is missing.
+      DataError: a file is damaged or has wrong contents; nothing has been written then.
+      WorkdirError: the workdir holds other embeddings, or belongs to another data set.
     """
     check(request, config)
     given = _read_input(request, config)

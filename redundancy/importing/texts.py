@@ -1,4 +1,4 @@
-"""Reads text files that others wrote: lines, and a column of .csv. What is wrong is a DataError that names the line."""
+"""Reads text files from outside: lines, and columns of .csv. Errors are DataErrors that name the line."""
 
 import codecs
 import collections
@@ -15,21 +15,21 @@ from redundancy.runtime.errors import DataError
 WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"\s*([-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|nan)\s*", re.IGNORECASE)
 _DIGIT = re.compile("[0-9]")
-# What columns of labels and ids are called: one or several of these words.
+# Usual names of columns of labels and ids consist of one or several of these words.
 _COLUMN = re.compile(
     r"((image|img|photo|sample|example|item|data|file|fname|class|cls|label|category|categories|target|name|path|id|idx|index|"
     r"key|kind|uid|uuid|guid|url|uri|pos|position|row|md5|sha1|sha256|hash|y|gt|ground|truth|fine|coarse|species|breed|type|"
     r"group|tag)(e?s)?[ _.-]*)+",
     re.IGNORECASE,
 )
-# What all values but a header have.
+# Forms that all values have, but a header does not.
 _ALIKE = (
     ("all others are whole numbers", WHOLE.fullmatch),
     ("all others are numbers", _NUMBER.fullmatch),
     ("all others are hexadecimal", re.compile("[0-9a-f-]{8,}", re.IGNORECASE).fullmatch),
     ("all others are names of files", re.compile(r"[/\\]|\.\w{1,5}$").search),
 )
-# That of UTF-32 begins as that of UTF-16 does.
+# UTF-32 comes first, since its mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -39,7 +39,7 @@ _MARKS = (
 
 
 def text(path: str) -> str:
-    """A text file in UTF-8, or in what the mark at its beginning says: UTF-16 or UTF-32; raises DataError for others."""
+    """Reads a text file in UTF-8 or, with a byte order mark, UTF-16 or UTF-32; raises DataError for other encodings."""
     data = inputs.read_bytes(path)
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8-sig")
     try:
@@ -55,27 +55,27 @@ def text(path: str) -> str:
 
 
 def lines(path: str) -> list[str]:
-    """Lines of a text file without their ends; a break at the very end begins no line."""
+    """The lines of a text file, without line breaks; a break at the end does not start another line."""
     found = text(path).replace("\r\n", "\n").split("\n")
     return found[:-1] if not found[-1] else found
 
 
 def is_csv(path: str) -> bool:
-    """Whether a text file is a table by its name."""
+    """Whether a text file is a table, according to its name."""
     return path.lower().endswith((".csv", ".tsv"))
 
 
 def values(path: str, column: str | None, what: str, num_rows: int) -> list[str]:
-    """A text for each embedding: the lines of a file, or a column of a .csv or .tsv, the one named or the only one.
+    """A text for each embedding: the lines of a file, or the named or only column of a .csv or .tsv.
 
     Args:
       path: the file.
-      column: its name in the header; None for a file without header.
-      what: "label" or "id", the key of --columns that names it.
-      num_rows: rows wanted, to detect a header.
+      column: name of the column in the header; None for a file without a header.
+      what: "label" or "id", the key for the column in --columns.
+      num_rows: expected number of rows, to detect a header.
 
     Raises:
-      DataError: the file is no such text, has no such column, a row without a value, or a header for its first value.
+      DataError: the file is not such a text, has no such column, a row without a value, or a header in place of a value.
     """
     if not is_csv(path):
         found, blank_end = lines(path), False
@@ -89,13 +89,13 @@ def values(path: str, column: str | None, what: str, num_rows: int) -> list[str]
 
 
 def rows(path: str) -> tuple[list[tuple[list[str], int]], bool]:
-    """The rows of a .csv or .tsv, each with its last line, as a quoted value may have several; blank ones at the end are left out.
+    """The rows of a .csv or .tsv, without blank ones at the end.
 
     Returns:
-      rows and their lines, and whether there were blank ones at the end.
+      each row with the number of its last line (quoted values may have several), and whether there were blank rows at the end.
 
     Raises:
-      DataError: it is no such text.
+      DataError: the file is not such a text.
     """
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
     reader = csv.reader(io.StringIO(text(path), newline=""), delimiter=delimiter)
@@ -112,13 +112,13 @@ def rows(path: str) -> tuple[list[tuple[list[str], int]], bool]:
 
 
 def _csv_column(path: str, column: str | None, what: str) -> tuple[list[str], bool]:
-    """As `values`, with the header if `column` is None, and whether there are blank lines at the end, which do not count."""
+    """As `values`, including a header if `column` is None; also returns whether there are blank lines at the end."""
     there, blank_end = rows(path)
     if not there:
         raise DataError(f"{path} is empty; wanted a value for each embedding.")
     header, width = there[0][0], len(there[0][0])
     if blank := next((line for row, line in there if not row), None):
-        # Skipped, it would move all that follow it to other embeddings.
+        # Not skipped, since then all later values would belong to the wrong embeddings.
         problem = (
             f": line {blank} is blank, so a row has no {what}; wanted a value in each. Write it there, or leave out the line "
             "if it stands for no embedding."
@@ -140,14 +140,14 @@ def _csv_column(path: str, column: str | None, what: str) -> tuple[list[str], bo
 
 
 def names_a_column(name: str) -> bool:
-    """Whether a text is what columns of labels and ids are called, such as "label", "image_id" or "filename"."""
+    """Whether a text is a usual name of a column of labels or ids, such as "label", "image_id" or "filename"."""
     return bool(_COLUMN.fullmatch(name.strip().strip("#\"'").strip()))
 
 
 def _header_in(found: Sequence[str], what: str, num_rows: int, blank_end: bool, remedy: str) -> str:
-    """What is wrong if the first value is a header, so that all others would move to other embeddings; or ''.
+    """An error text if the first value is a header, so that all others would belong to the wrong embeddings; otherwise ''.
 
-    Where that is not sure, a warning names it.
+    If that is uncertain, a warning is logged.
     """
     if len(found) not in (num_rows, num_rows + 1) or not found:
         return ""

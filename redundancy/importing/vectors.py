@@ -1,4 +1,4 @@
-"""Reads embeddings of other tools, .npy or Parquet, block by block: never all of them at once."""
+"""Reads embeddings of other tools from .npy or Parquet, block by block, never all of them at once."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,8 @@ from redundancy.runtime.errors import ConfigError, DataError
 
 _BLOCK_BYTES = 1 << 26
 _FLOATS = "float16, float32 or float64"
-# Exponents of a row's largest number that float32 holds with no loss of direction: below the lowest, numbers 2**-26
-# times the largest would be denormal; above the highest, some are infinite.
+# The range of the exponent of a row's largest number in which float32 preserves the direction. Below it, numbers 2**-26 times
+# the largest would be denormal; above it, some would be infinite.
 _LOWEST, _HIGHEST = -99, 127
 _MOST = np.finfo(np.float32).max
 
@@ -27,7 +27,7 @@ class _NpyFile:
     columns: Sequence[str] = ()
 
     def __init__(self, path: str):
-        """Raises DataError if the file is truncated, no .npy, or no [n, d] array of floats."""
+        """Raises DataError if the file is truncated, not .npy, or not an [n, d] array of floats."""
         if problem := inputs.unfit(path):
             raise DataError(f"{path} {problem}; wanted a .npy file. Check the path.")
         wanted = f"wanted {_FLOATS} [N, d], N and d at least 1, as numpy.save writes it"
@@ -59,12 +59,12 @@ class _ParquetFile:
     """A Parquet file with a column of lists of floats."""
 
     def __init__(self, path: str, column: str):
-        """Reads the footer. Raises DataError if the file is not Parquet, lacks the column, or has one of another type."""
+        """Reads the footer. Raises DataError if the file is not Parquet, or if the column is missing or has another type."""
         self.path, self._column = path, column
         with parquet.opened(path, column) as file:
             self.columns = file.schema_arrow.names
             self._groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
-            # Without rows a column may be of any type, or missing: pandas writes it as null.
+            # In a file without rows the column may be missing or have any type: pandas writes it as null.
             kind = file.schema_arrow.field(column).type if any(self._groups) else pa.list_(pa.float32())
             if not _is_list_of_floats(getattr(kind, "storage_type", kind)):
                 raise DataError(
@@ -76,7 +76,7 @@ class _ParquetFile:
         self.num_rows = sum(self._groups)
 
     def dimension(self) -> int:
-        """Of the first row; raises DataError if it is empty."""
+        """Length of the first row; raises DataError if it is empty."""
         _, first = next(self._lists(0, 1))
         dimension = first.value_lengths()[0].as_py()
         if not dimension:
@@ -92,7 +92,7 @@ class _ParquetFile:
             yield self._matrix(first, lists, dimension)
 
     def _lists(self, start: int, most: int) -> Iterator[tuple[int, pa.Array]]:
-        """The column from row `start` on, up to `most` lists at a time, and the row of their first."""
+        """Yields the column from row `start` on, up to `most` lists at a time, with the row number of the first one."""
         at = 0
         with parquet.opened(self.path, self._column) as file:
             for number, rows in enumerate(self._groups):
@@ -114,7 +114,7 @@ class _ParquetFile:
                 at = end
 
     def _matrix(self, first: int, lists: pa.Array, dimension: int) -> np.ndarray:
-        """float32 [n, d] of lists that start at row `first`."""
+        """Converts lists, which start at row `first`, to float32 [n, d]."""
         lengths = lists.value_lengths().fill_null(-1).to_numpy()
         wrong = np.flatnonzero(lengths != dimension)
         if len(wrong):
@@ -136,7 +136,7 @@ class Vectors:
     """N vectors of d numbers.
 
     Attributes:
-      name: of the array; of files the base name of the file, folder or pattern.
+      name: name of the array; or base name of the file, folder or pattern.
       num_rows: N, at least 1.
       dimension: d, at least 1.
     """
@@ -152,26 +152,26 @@ class Vectors:
     def blocks(self, start: int = 0) -> Iterator[np.ndarray]:
         """The rows from `start` on, float32 [n, d] at a time.
 
-        A float64 row beyond the range of float32 is multiplied by a power of two that brings it there, which changes its
-        length but no cosine. NaN, infinity and zero rows stay.
+        A float64 row outside of float32's range is multiplied by a power of two that brings it into the range. This changes
+        its length but no cosine. NaN, infinity and zero rows are kept.
         """
         raise NotImplementedError
 
     def where(self, row: int) -> str:
-        """'FILE, row r' for messages; rows of a file are counted from 0."""
+        """'FILE, row r' for messages; rows of each file are counted from 0."""
         raise NotImplementedError
 
 
 class FileVectors(Vectors):
-    """Those in one or several files of one kind; row r is the r-th over all files.
+    """Vectors in one or several files of one kind; rows are counted over all files.
 
     Attributes:
-      paths: of all files, in their order.
-      columns: names of the columns of Parquet files; none of .npy.
+      paths: paths of all files, in order.
+      columns: names of the columns of Parquet files; empty for .npy.
     """
 
     def __init__(self, name: str, opened: Sequence[_NpyFile] | Sequence[_ParquetFile]):
-        """Raises DataError if there are no rows, or the first has no numbers."""
+        """Raises DataError if there are no rows, or if the first row is empty."""
         self.name, self._files = name, [file for file in opened if file.num_rows]
         self.paths = [file.path for file in opened]
         self.columns = [*dict.fromkeys(column for file in opened for column in file.columns)]
@@ -192,7 +192,7 @@ class FileVectors(Vectors):
 
 
 def _is_list_of_floats(kind: pa.DataType) -> bool:
-    """Whether these are lists of numbers; Polars writes those of float16 as two bytes each."""
+    """Whether the type is a list of numbers; Polars writes float16 as two bytes each."""
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not lists and not _is_view(kind):
         return False
@@ -204,10 +204,10 @@ def _is_view(kind: pa.DataType) -> bool:
 
 
 def checked(vectors: Vectors) -> Iterator[np.ndarray]:
-    """The blocks of all rows.
+    """Yields the blocks of all rows.
 
     Raises:
-      DataError: after the last block, if a vector holds NaN or infinity, or is zero; names the first.
+      DataError: after the last block, if a vector holds NaN or infinity, or is zero; names the first such vector.
     """
     at = num_wrong = 0
     first = ""
@@ -227,13 +227,13 @@ def checked(vectors: Vectors) -> Iterator[np.ndarray]:
 
 
 def float32(block: np.ndarray) -> np.ndarray:
-    """[n, d] float16, float32 or float64 to float32; see `Vectors.blocks`."""
+    """Converts [n, d] float16, float32 or float64 to float32, see `Vectors.blocks`."""
     if block.dtype.itemsize == 8:
         largest = np.maximum(block.max(axis=1), -block.min(axis=1))
         exponent = np.frexp(largest)[1]
         beyond = np.isfinite(largest) & (largest > 0) & ((largest > _MOST) | (exponent < _LOWEST))
         if beyond.any():
-            # To the nearer end: lengths do count in the mean of a group, where a tiny vector stays a tiny one.
+            # To the nearer end of the range, since lengths matter in the mean of a group: tiny vectors must remain tiny.
             shift = np.clip(exponent, _LOWEST, _HIGHEST) - exponent
             block = np.ldexp(block, np.where(beyond, shift, 0)[:, None])
     with np.errstate(over="ignore", under="ignore"):
@@ -244,13 +244,13 @@ def open_vectors(path: str, column: str | None, order: str = "") -> FileVectors:
     """Opens the embeddings in a .npy or Parquet file, or in a folder or pattern of files of one of these kinds.
 
     Args:
-      path: local; a Parquet file or a folder of them may be gs:// too.
-      column: of the vectors, for Parquet; None is "embedding".
-      order: of several files, see `files.find`.
+      path: local; for a Parquet file or a folder of them also gs://.
+      column: column of the vectors, for Parquet; None is "embedding".
+      order: order of several files, see `files.find`.
 
     Raises:
-      ConfigError: there is no such file, or the order of several is not known.
-      DataError: a file is damaged, or its contents are no vectors of one length.
+      ConfigError: there is no such file, or the order of several files is ambiguous.
+      DataError: a file is damaged, or does not contain vectors of one length.
     """
     path = os.path.expanduser(storage.local_path(path))
     if CONTROLS.search(path):

@@ -1,1 +1,1 @@
-"""What `import redundancy` offers to other programs: the clustering of arrays, and what a finished workdir holds."""
+"""The interface of `import redundancy` for other programs: clusters arrays, and reads finished workdirs."""

@@ -1,4 +1,4 @@
-"""Embeddings and labels that callers hold in memory or have mapped, as the command `import` takes those of files."""
+"""Checks and converts embeddings and labels in memory or memory-mapped, as the command `import` does for those in files."""
 
 from typing import Any
 
@@ -15,37 +15,37 @@ _WANTED = "wanted numbers [N, d], N and d at least 1"
 
 
 def to_numpy(name: str, values: Any) -> np.ndarray:
-    """An array of any library as NumPy's, without a copy where the library allows it.
+    """Converts an array of any library to NumPy, without a copy if possible.
 
     Args:
-      name: of the argument, for messages.
-      values: array of NumPy (also mapped into memory), JAX or PyTorch, on any device; data frame; or lists.
+      name: name of the argument, for messages.
+      values: array of NumPy (or memory-mapped), JAX or PyTorch, on any device; data frame; or lists.
 
     Raises:
-      DataError: it is sparse, masked, or lists of different lengths.
+      DataError: the array is sparse or masked, or lists have different lengths.
     """
     if hasattr(values, "toarray"):
         raise DataError(f"{name} is a sparse matrix; wanted a dense one: {name}.toarray().")
     if np.ma.is_masked(values):
         raise DataError(f"{name} has masked values; wanted a value in each place. Fill them, or leave those rows out.")
-    if hasattr(values, "detach"):  # PyTorch's
+    if hasattr(values, "detach"):  # a PyTorch tensor
         values = values.detach().cpu()
-        if "bfloat16" in str(values.dtype):  # which NumPy lacks
+        if "bfloat16" in str(values.dtype):  # a type that NumPy does not have
             values = values.float()
     try:
         return np.asarray(values)
-    except (TypeError, ValueError) as error:  # lists of different lengths; tensors that are no dense array
+    except (TypeError, ValueError) as error:  # lists of different lengths, or sparse tensors
         raise DataError(f"{name} is no array ({inputs.shown(str(error))}); wanted rows of one length.") from error
 
 
 class ArrayVectors(Vectors):
-    """The rows of an array; one that is mapped into memory is read where rows are asked for."""
+    """The rows of an array. A memory-mapped array is read only as far as rows are requested."""
 
     def __init__(self, name: str, values: Any):
-        """Raises DataError if the values are no numbers [N, d], TypeError if they are objects that are no numbers."""
+        """Raises DataError if the values are not numbers [N, d], TypeError if they are objects other than numbers."""
         array = to_numpy(name, values)
         if array.dtype == object and array.ndim == 1 and len(array) and all(np.ndim(row) == 1 for row in array):
-            array = _stacked(name, array)  # a column of vectors, of a data frame or a table
+            array = _stacked(name, array)  # a column of vectors from a data frame or a table
         if array.dtype == object:
             array = _numbers(name, array)
         kind, shape = array.dtype, list(array.shape)
@@ -67,7 +67,7 @@ class ArrayVectors(Vectors):
         return f"{self.name}, row {row}"
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
-        """The rows [n], ascending, as float32 [n, d]: a copy, and of these rows alone."""
+        """A copy of the rows numbered [n], ascending, as float32 [n, d]."""
         return _floats(self._array.take(rows, axis=0))
 
 
@@ -95,7 +95,7 @@ def _floats(block: np.ndarray) -> np.ndarray:
 
 
 def _column(name: str, values: Any) -> np.ndarray:
-    """Values as an array; those of a list keep their types, of which NumPy would make texts."""
+    """Values as an array. Elements of a list keep their types, while NumPy would convert mixed ones to texts."""
     if isinstance(values, list | tuple) and not any(
         np.ndim(value) for value in values if not isinstance(value, str | bytes | int | float)
     ):
@@ -107,15 +107,15 @@ def _column(name: str, values: Any) -> np.ndarray:
 
 
 def encode(name: str, values: Any, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as numbers of the sorted different ones.
+    """Converts labels to indices into their sorted different values.
 
     Args:
-      name: of the argument, for messages.
-      values: [num_rows] whole numbers from 0, or texts; None is one class.
-      num_rows: how many are wanted.
+      name: name of the argument, for messages.
+      values: [num_rows] non-negative integers, or texts; None is one class.
+      num_rows: expected number of labels.
 
     Returns:
-      labels [num_rows] int32, and the different ones [K], int64 (uint64 where one is above 2**63 - 1) or texts.
+      labels [num_rows] int32, and the different values [K], int64 (uint64 if one is above 2**63 - 1) or texts.
 
     Raises:
       DataError: labels are missing, negative, of another type, or not `num_rows`.

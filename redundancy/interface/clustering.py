@@ -1,6 +1,6 @@
-"""Embeddings of any model, in memory or mapped, to what is kept of each class: the stages link and select, without files.
+"""The stages link and select without files: from embeddings of any model, in memory or memory-mapped, to the kept rows.
 
-What takes long to import, JAX above all, is imported when it is used.
+Modules that take long to import, above all JAX, are imported at first use.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 def check_fraction(fraction: Any) -> float:
-    """The fraction as a float; raises ConfigError if it is no number above 0 and up to 1."""
+    """The fraction as a float; raises ConfigError if it is not a number above 0 and up to 1."""
     real = isinstance(fraction, numbers.Real) and not isinstance(fraction, bool)
-    if not real or not 0 < fraction <= 1:  # nor is NaN
+    if not real or not 0 < fraction <= 1:  # also refuses NaN
         hint = share_hint(FIELDS["report_fraction"], fraction)
         raise ConfigError(f"fraction is {fraction!r}; wanted a number above 0 and up to 1, such as 0.9.{hint}")
-    # 0.9 of float32 is another number; its digits are the same.
+    # Converted through its digits, since 0.9 in float32 is another number.
     return float(str(fraction)) if isinstance(fraction, np.floating) else float(fraction)
 
 
 def check_rule(rule: Any) -> str:
-    """The rule; raises ConfigError if there is none of this name."""
+    """Returns the rule; raises ConfigError if there is no rule of this name."""
     field = FIELDS["rule"]
     if not isinstance(rule, str) or not field.check(rule):
         raise ConfigError(f"rule is {rule!r}; wanted: {field.wanted} ({field.doc}).")
@@ -41,7 +41,7 @@ def check_rule(rule: Any) -> str:
 
 
 class _Classes(NamedTuple):
-    """Classes that are linked together, as tuples of one length."""
+    """Classes that are linked together, as tuples of equal lengths."""
 
     labels: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -58,12 +58,12 @@ class _Classes(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Embeddings with the class of each.
+    """Embeddings with their classes.
 
     Attributes:
       vectors: [N, d].
-      labels: [N] int32, numbers of the classes.
-      classes: [K] int64 or texts, the label that each number stands for.
+      labels: [N] int32, indices in `classes`.
+      classes: [K] int64 or texts, the original labels.
     """
 
     vectors: "ArrayVectors"
@@ -72,15 +72,15 @@ class Data:
 
     @classmethod
     def of(cls, embeddings: Any, labels: Any, names: tuple[str, str] = ("embeddings", "labels")) -> "Data":
-        """Checks what a caller gave; reads all embeddings once, block by block.
+        """Checks the arguments of a caller; reads all embeddings once, block by block.
 
         Args:
           embeddings: see `select`.
           labels: see `select`.
-          names: of the two arguments, for messages.
+          names: names of the two arguments, for messages.
 
         Raises:
-          DataError: embeddings or labels are not as `select` wants them.
+          DataError: embeddings or labels are not as described in `select`.
         """
         from redundancy.importing.vectors import checked
         from redundancy.interface import arrays
@@ -99,7 +99,7 @@ class Data:
         return rows_by_class(self.labels)
 
     def link(self, fraction: float) -> "Linked":
-        """The merges of each class, as the stage link makes them: enough for any fraction at or above this one.
+        """The merges of each class, as from the stage link: enough for any fraction at or above this one.
 
         Raises:
           DataError: a class does not fit in memory.
@@ -126,7 +126,7 @@ class Data:
         return classes.Linked.of(np.array([*wanted]), np.array([*wanted.values()]), merges)
 
     def choose(self, linked: "Linked", fraction: float, rule: str) -> "Choice":
-        """What the stage select keeps, from merges that are enough for the fraction."""
+        """The choice that the stage select makes, from merges that suffice for the fraction."""
         from redundancy.methods.choose import choose
         from redundancy.methods.counts import beyond_fraction
 
@@ -141,15 +141,15 @@ class Data:
 
 
 def select(embeddings: Any, labels: Any = None, fraction: float = 0.9, *, rule: str = "cosine_raw_mean") -> np.ndarray:
-    """Which rows to keep: the images of each class are grouped by complete linkage, and one of each group stays.
+    """Chooses the rows to keep: groups the rows of each class by complete linkage, and keeps one row of each group.
 
-    The same rows as `redundancy link` and `redundancy select` keep of these embeddings, bit for bit. Classes are read one
-    after the other, small ones together, so an array that is mapped into memory may be larger than memory; a class must fit.
+    The result equals that of `redundancy link` and `redundancy select` for these embeddings, bit for bit. Classes are read one
+    after the other, small ones together, so a memory-mapped array may be larger than memory, but each class must fit.
 
     Args:
-      embeddings: [N, d] numbers, finite and no row zero: an array of NumPy, JAX or PyTorch, a data frame, or lists. They
-        count as float32; of a float64 row beyond its range the direction stays.
-      labels: [N] whole numbers from 0, or texts: the class of each row. None: all rows are of one class.
+      embeddings: [N, d] numbers, finite and no row zero: an array of NumPy, JAX or PyTorch, a data frame, or lists. They are
+        converted to float32; a float64 row outside of its range is scaled, which preserves its direction.
+      labels: [N] non-negative integers, or texts: the class of each row. None: all rows are of one class.
       fraction: kept share of all rows, above 0 and up to 1; at least one row of each class is kept.
       rule: which row of a group is kept, as config.rule: cosine_raw_mean, cosine_unit_mean, medoid or minimax.
 
@@ -157,8 +157,8 @@ def select(embeddings: Any, labels: Any = None, fraction: float = 0.9, *, rule: 
       [n] int64, positions of the kept rows, ascending.
 
     Raises:
-      ConfigError: fraction or rule are not as above; a ValueError.
-      DataError: embeddings or labels are not as above, or a class does not fit in memory; a ValueError.
+      ConfigError: fraction or rule is invalid; a ValueError.
+      DataError: embeddings or labels are invalid, or a class does not fit in memory; a ValueError.
     """
     fraction, rule = check_fraction(fraction), check_rule(rule)
     data = Data.of(embeddings, labels)

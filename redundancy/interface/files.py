@@ -1,4 +1,4 @@
-"""What a finished workdir holds, local or on gs://, as arrays and tables. Writes nothing and takes no lease."""
+"""Reads a finished workdir, local or on gs://, as arrays and tables. Writes nothing and takes no lease."""
 
 import os
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,7 +29,7 @@ class Embeddings(NamedTuple):
     Attributes:
       vectors: [N, d] float32.
       labels: [N] int32.
-      positions: [N] int64, of the images in the stored training split.
+      positions: [N] int64, positions of the images in the stored training split.
       class_names: name of each label.
     """
 
@@ -64,18 +64,18 @@ def load_subset(
     """A subset that `redundancy select` wrote, checked as `redundancy export` checks it.
 
     Args:
-      workdir: where subsets are finished.
+      workdir: workdir with finished subsets.
       fraction: kept share, one of those that were selected.
-      method: how it was chosen.
-      layer: whose embeddings it was chosen by: start, middle or end; None is end, or none for a method that reads none.
-      trial: number of the draw, for a method that draws.
+      method: method that chose the subset.
+      layer: layer of the embeddings that the method read: start, middle or end; None is end, or no layer if it reads none.
+      trial: number of the trial, for a random method.
 
     Returns:
       All N training images by ascending position: positions [N] int64, labels [N] int32, kept [N] bool, group [N] int64,
-      dissimilarity [N] float64, metadata; and kept_positions [n] int64, which stands for the list of `redundancy export`.
+      dissimilarity [N] float64, metadata; and kept_positions [n] int64, the list that `redundancy export` writes.
 
     Raises:
-      ConfigError: there is no such subset; names those there are. A ValueError.
+      ConfigError: there is no such subset; lists the existing ones. A ValueError.
       WorkdirError: the stage select has not finished.
       DataError: a file is damaged; a ValueError.
     """
@@ -88,16 +88,16 @@ def load_subset(
 
 
 def load_embeddings(workdir: str | os.PathLike, layer: str = "end") -> Embeddings:
-    """The embeddings that `redundancy embed` or `redundancy import` wrote, all of them in memory.
+    """The embeddings that `redundancy embed` or `redundancy import` wrote, all in memory.
 
     Raises:
-      WorkdirError: they are not finished, or of another data set than the workdir's.
+      WorkdirError: they are not finished, or of a data set other than the workdir's.
       DataError: a file is damaged, or they do not fit in memory; a ValueError.
       ConfigError: there is no such layer; a ValueError.
     """
     _check_layer(layer)
     store = open_store(_open(workdir), layer)
-    rows = store.num_examples + max(store.class_counts.values(), default=0)  # all, and those of the class that is read
+    rows = store.num_examples + max(store.class_counts.values(), default=0)  # all, plus the class that is being read
     inputs.check_memory(store.folder, "all embeddings", 4 * rows * store.dimension)
     positions, labels = store.labels()
     vectors = np.empty((len(positions), store.dimension), np.float32)
@@ -108,14 +108,14 @@ def load_embeddings(workdir: str | os.PathLike, layer: str = "end") -> Embedding
 
 
 def load_merges(workdir: str | os.PathLike, layer: str = "end") -> dict[int, "Merges"]:
-    """The merges that `redundancy link` wrote: of each label left, right, height and size, lowest first.
+    """The merges that `redundancy link` wrote: for each label left, right, height and size, lowest first.
 
     Raises:
       WorkdirError: the stage link has not finished.
       DataError: a file is damaged; a ValueError.
       ConfigError: there is no such layer; a ValueError.
     """
-    from redundancy.selection import merges  # brings JAX
+    from redundancy.selection import merges  # imports JAX
 
     _check_layer(layer)
     folder = _open(workdir).merges(layer)
@@ -124,7 +124,7 @@ def load_merges(workdir: str | os.PathLike, layer: str = "end") -> dict[int, "Me
 
 
 def load_results(workdir: str | os.PathLike) -> pa.Table:
-    """The table results.csv that `redundancy sweep` wrote: a row for each training, see docs/reference/artifacts.md.
+    """The table results.csv that `redundancy sweep` wrote, with one row per training, see docs/reference/artifacts.md.
 
     Raises:
       WorkdirError: the stage sweep has not finished.

@@ -1,13 +1,13 @@
-"""Which classes are read and linked together: small ones, for each alone would cost more than its images do."""
+"""Groups small classes, which are then read and linked together: one by one, their overhead would exceed the work itself."""
 
 from collections.abc import Mapping
 
-SMALL = 256  # images of a class up to which it is linked together with others
-TOGETHER = 2048  # images of such classes together
+SMALL = 256  # a class of at most this many images is linked together with others
+TOGETHER = 2048  # most images of the classes in one such batch
 
 
 def batches(counts: Mapping[int, int]) -> list[list[int]]:
-    """Labels that are worked on together, from images of each label: a large class is alone, small ones are with the next ones."""
+    """Divides labels into batches by their image counts: a large class is alone, and successive small classes share a batch."""
     found: list[list[int]] = []
     left = 0  # images that the last batch still has room for
     for label, count in sorted(counts.items()):

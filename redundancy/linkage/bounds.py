@@ -1,8 +1,8 @@
-"""Short float32 rows whose products bound dissimilarities from below: what `pairs` proposes pairs by.
+"""Short float32 rows whose products bound dissimilarities from below; `pairs` uses them to propose pairs.
 
-Unit vectors are taken around the mean of their class, and if it pays projected to a few of their directions: a distance
-can only shrink in a projection, so no pair within a threshold is lost, and of a trained network's embeddings few others come
-near. Every bound holds for any rounding of the products. Knows nothing of files and classes.
+The class mean is subtracted from the unit vectors. If that is faster, they are also projected onto a few directions. A
+projection never increases a distance, so no pair within the threshold is lost; with embeddings of a trained network, few
+other pairs are proposed. Every bound holds for any rounding of the products. Knows nothing of files and classes.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ _ROUNDING = 2.0**-24
 _BLOCK, _LARGE_BLOCK = 256, 2048
 _SAMPLE = 256
 _DIRECTIONS = (16, 32, 64, 128)
-# What is weighed, in nanoseconds of one core: a pair of rows of p numbers, a number of a projected row, an exact value of d.
+# Costs in nanoseconds on one core: per pair of rows and per number; per product in a projection; per exact value and number.
 _PAIR, _PAIR_NUMBER, _NUMBER, EXACT, EXACT_NUMBER = 0.35, 0.025, 0.025, 40.0, 0.6
 _WORTH = 0.8
-# The square of a sum of lengths is at most (1 + SHARE) of the first one's and (1 + 1 / SHARE) of the second one's square.
+# (a + b)² ≤ (1 + SHARE) a² + (1 + 1 / SHARE) b².
 SHARE = 2.0**-7
 
 
@@ -32,7 +32,7 @@ def _compiled_product(rows, columns):
 
 
 def _product(rows, columns):
-    """Products of rows [a, p] and [b, p], float32: of samples, so small that no accelerator is worth compiling for."""
+    """Products of rows [a, p] and [b, p], float32. They are samples, too small to be worth compiling for an accelerator."""
     with on_host():
         return _compiled_product(rows, columns)
 
@@ -72,7 +72,7 @@ class Rows:
     loose: np.ndarray
 
     def limits(self, threshold: float) -> np.ndarray:
-        """What makes the test: a pair within the threshold has a float32 product ≥ limits[i] + limits[j]. [n] float32.
+        """Limits [n] float32 for testing pairs: one within the threshold has a float32 product ≥ limits[i] + limits[j].
 
         |x - y|² / 2 = |x|² / 2 + |y|² / 2 - xy, and rounding moves xy by less than p 2**-24 |x| |y|, which is below
         p 2**-24 (|x|² + |y|²) / 2; twice as much is allowed for, and a little for the limits' own rounding.
@@ -83,15 +83,15 @@ class Rows:
         return limits.astype(np.float32)
 
     def between(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """|x - y|² / 2 up to rounding: of rows [a] and rows [b], [a, b] float32."""
+        """|x - y|² / 2 up to rounding, [a, b] float32, for the rows numbered `first` [a] and `second` [b]."""
         product = np.asarray(_product(self.rows[first], self.rows[second]))
         return (self.half[first].astype(np.float32)[:, None] + self.half[second].astype(np.float32)) - product
 
 
 def centred(units: Units) -> Rows:
-    """Unit vectors around their mean, where they are short, and with them the errors of float32 products.
+    """Unit vectors minus their mean. The differences are short, and so the rounding errors of their float32 products are small.
 
-    So a class of nearly equal images is told apart as well as any other. [n, d] to rows of the same d.
+    So nearly equal images are distinguished as well as any others. The rows have as many numbers as the unit vectors.
     """
     rows, half = np.empty(units.grid.shape, np.float32), np.empty(len(units))
     _fill_centred(units.grid, rows, half)
@@ -124,7 +124,7 @@ def _gram_schmidt(rows):
 
 
 def growth(directions: np.ndarray) -> float:
-    """By how much a vector's squared length can grow in directions [p, d], orthonormal or 0, at most, as a share."""
+    """Bounds the relative growth of a vector's squared length when it is projected onto directions [p, d], orthonormal or 0."""
     wide = directions.astype(np.float64)
     return float(np.linalg.norm(wide @ wide.T - np.diag(directions.any(axis=1).astype(np.float64))))
 
@@ -142,20 +142,20 @@ def _in_directions(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
 
 
 def projected_rows(whole: Rows, rows: np.ndarray, some: np.ndarray | slice, growth: float) -> Rows:
-    """`rows` as `Rows`: some of the whole ones in a few directions, of which `growth` is known.
+    """Makes `Rows` of `rows`, which are the rows `some` of `whole`, projected onto a few directions with this `growth`.
 
-    Each number of `rows` is a product [d] in float32, its sum taken in any order.
+    Each number of `rows` is a float32 product of two vectors [d], summed in any order.
     """
     num, dimension = rows.shape[1], whole.rows.shape[1]
     half = np.einsum("np,np->n", rows, rows, dtype=np.float64) / 2
-    # Each of the p products is off by less than d 2**-24 of the row's length, so a row is by less than the root of p of it.
+    # Each of the p products has an error below d 2**-24 times the row's length, so a row has one below sqrt(p) times that.
     error = (2 * dimension * _ROUNDING) ** 2 * num * 2 * whole.half[some]
     loose = (1 + SHARE) * (1 + growth) * whole.loose[some] + (1 + 1 / SHARE) * error
     return Rows(rows, half, (1 + SHARE) * (1 + growth) * whole.widen, loose)
 
 
 def _share_proposed(rows: Rows, threshold: float) -> float:
-    """Share of the pairs of these rows that would be proposed."""
+    """Fraction of the pairs of these rows that would be proposed."""
     n, limits = len(rows.rows), rows.limits(threshold)
     near = np.asarray(_product(rows.rows, rows.rows)) >= limits[:, None] + limits
     return (np.count_nonzero(near) - np.count_nonzero(np.diagonal(near))) / (n * (n - 1))
@@ -163,12 +163,12 @@ def _share_proposed(rows: Rows, threshold: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Shortening:
-    """The quickest way to the near pairs of a class by all blocks.
+    """The fastest form of the rows for finding the near pairs of a class by products of all blocks.
 
     Attributes:
-      directions: [p, d] float32 for rows in these directions; None for rows as they are.
+      directions: [p, d] float32, onto which rows are projected; None if they are not.
       growth: see `growth`.
-      nanoseconds: about what it takes one core.
+      nanoseconds: estimated time on one core.
     """
 
     directions: np.ndarray | None
@@ -176,14 +176,14 @@ class Shortening:
     nanoseconds: float
 
     def of(self, whole: Rows) -> Rows:
-        """The rows."""
+        """The rows in this form."""
         if self.directions is None:
             return whole
         return projected_rows(whole, _in_directions(whole.rows, self.directions), slice(None), self.growth)
 
 
 def shortening(whole: Rows, threshold: float) -> Shortening:
-    """The rows in a few directions, those of as many of the images, if a sample says that it is the quicker way."""
+    """Projects onto the directions of a few of the images, if a sample shows that this is faster."""
     n, dimension = whole.rows.shape
     num_pairs = n * n / 2
     as_they_are = Shortening(None, 0.0, num_pairs * (_PAIR + dimension * _PAIR_NUMBER))
@@ -191,14 +191,14 @@ def shortening(whole: Rows, threshold: float) -> Shortening:
     if not choices or n < 2 * _SAMPLE:
         return as_they_are
     most = choices[-1]
-    # Enough for some of its pairs to be near, however large the class.
+    # Large enough for some of its pairs to be near, whatever the size of the class.
     num_sample = min(2048, max(_SAMPLE, 1 << round(np.log2(2 * n**0.5))))
     sample = np.random.default_rng(n).choice(n, most + num_sample, replace=False, shuffle=False)
     directions = _gram_schmidt(whole.rows[sample[:most]])
     grown = growth(directions)
     if grown > SHARE:
         return as_they_are
-    # Those that the directions were taken from lie wholly in them, and would say nothing of the others.
+    # The images that gave the directions lie in their span, so they do not represent the others.
     others = sample[most:]
     of_others = _in_directions(whole.rows[others], directions)
     cost = {}

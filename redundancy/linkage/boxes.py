@@ -1,7 +1,7 @@
 """Boxes around the leaves of a kd-tree and around its other nodes, for `walk`.
 
-Rows in a few directions (see `bounds`) lie in the order of the leaves. A box's borders are numbers of its rows, so they have
-no rounding of their own. Knows nothing of thresholds.
+Rows are projected onto a few directions (see `bounds`) and sorted by leaf. The borders of a box are coordinates of its rows, so
+they add no rounding error. Knows nothing of thresholds.
 """
 
 import concurrent.futures
@@ -15,13 +15,13 @@ from redundancy.linkage import bounds, leaves
 from redundancy.linkage.bounds import Rows
 from redundancy.runtime.compiled import compiled
 
-SHORT = 16  # directions in which rows are multiplied
+SHORT = 16  # directions in which rows are first compared
 LANES = 8
 
 
 @compiled
 def _fill_boxes(rows, loose, levels, low, high, most_loose):
-    """Bounding boxes of all nodes: node 1 is the root, 2 k and 2 k + 1 are halves of k; [2 m, p], [2 m, p] float32, [2 m] float64."""
+    """Fills the bounding boxes, low and high [2 m, p] float32, and most_loose [2 m] float64 of all nodes; see `Boxes`."""
     n, num = rows.shape
     first = np.int64(1) << levels
     low[:], high[:], most_loose[:] = np.inf, -np.inf, 0
@@ -41,7 +41,7 @@ def _fill_boxes(rows, loose, levels, low, high, most_loose):
 
 @compiled
 def _fill_short(rows, levels, short):
-    """The first directions of the rows, leaf by leaf and direction by direction: [m, q, w] float32, 0 where there is no row."""
+    """Fills short [m, q, w] float32 with the first q directions of each leaf's rows, and with 0 where a leaf has no row."""
     n, num = len(rows), short.shape[1]
     short[:] = 0
     for leaf in range(np.int64(1) << levels):
@@ -56,9 +56,9 @@ class Boxes:
     """Rows in the order of leaves, and a box around each node of their tree.
 
     Attributes:
-      order: [n] int32, the numbers of the rows.
-      levels: there are 2**levels leaves, m.
-      rows: in a few directions, in the order of the leaves.
+      order: [n] int32, the original number of each row.
+      levels: the tree has m = 2**levels leaves.
+      rows: the rows, projected onto a few directions, in the order of the leaves.
       low, high: [2 m, p] float32, the boxes; node 1 is the root, and the halves of node k are 2 k and 2 k + 1.
       most_loose: [2 m] float64, the greatest of `rows.loose` in each node.
       short: [m, q, w] float32, the first directions of each leaf's rows.
@@ -78,12 +78,12 @@ class Boxes:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the order and the number of leaves, which say what a range of leaves is."""
+        """SHA-256 of the order and the number of leaves, which together define the rows in a range of leaves."""
         return hashlib.sha256(self.order.astype("<i4").tobytes() + bytes([self.levels])).hexdigest()
 
 
 def make(whole: Rows, threads: int, leaf: int = leaves.LEAF) -> Boxes | None:
-    """Boxes of the rows; None if rounding made directions that are not orthonormal enough to bound anything."""
+    """Boxes of the rows; None if rounding left the directions not orthonormal enough for a bound."""
     n = len(whole.rows)
     directions = leaves.directions(whole.rows)
     growth = bounds.growth(directions)

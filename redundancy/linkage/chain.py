@@ -1,7 +1,7 @@
 """Complete linkage from all pairs by nearest-neighbour chains (Murtagh 1983): O(n²) time and memory, compiled.
 
-For few clusters of few images, where nearly all pairs are needed. Ties are decided as `ties` says: a cluster pair is as far
-apart as the last of its pairs in that order, whose number is carried along.
+For a few clusters of a few images, where nearly all pairs are needed. Ties are broken as in `ties`: the distance of two
+clusters is that of their last pair of images in that order. The number of this pair is stored beside the distance.
 """
 
 import numpy as np
@@ -9,13 +9,13 @@ import numpy as np
 from redundancy.linkage.dissimilarity import Units
 from redundancy.runtime.compiled import compiled
 
-# Bytes for each pair: its dissimilarity and the number of the pair that it is.
+# Bytes for each pair of clusters: the dissimilarity, and the number of the pair of images that has it.
 BYTES_PER_PAIR = 12
 
 
 @compiled(inline="always")
 def _at(n, one, other):
-    """Place of a pair in the condensed matrix, SciPy's order."""
+    """Index of a pair in the condensed matrix, in SciPy's order."""
     if one > other:
         one, other = other, one
     return n * one - one * (one + 1) // 2 + (other - one - 1)
@@ -25,7 +25,7 @@ def _at(n, one, other):
 def _chain(n, value, number):
     left, right = np.empty(n - 1, np.int32), np.empty(n - 1, np.int32)
     height, last = np.empty(n - 1), np.empty(n - 1, np.int64)
-    active = np.arange(n)  # the clusters there are, each by one of its images
+    active = np.arange(n)  # the present clusters, each represented by one of its images
     place = np.arange(n)
     num_active = n
     chain = np.empty(n + 1, np.int64)
@@ -51,7 +51,7 @@ def _chain(n, value, number):
         one, other = chain[length - 1], chain[length - 2]
         length -= 2
         left[merge], right[merge], height[merge], last[merge] = one, other, best_value, best_number
-        # `one` goes, `other` stands for both.
+        # `one` is removed, and `other` represents both.
         num_active -= 1
         moved = active[num_active]
         active[place[one]] = moved
@@ -81,7 +81,7 @@ def _small(grid, excess, starts, first, second, height):
                 total = np.int64(0)
                 for column in range(grid.shape[1]):
                     total += np.int64(grid[one, column]) * np.int64(grid[other, column])
-                # As `dissimilarity._pair`, which this module may not call: see `compiled`.
+                # A copy of `dissimilarity._pair`, which this module may not call: see `compiled`.
                 value[at] = (1.0 - total * 2.0**-52) + (excess[one] + excess[other])
                 at += 1
         left, right, made, last = _chain(n, value, number)
@@ -93,14 +93,14 @@ def _small(grid, excess, starts, first, second, height):
 
 
 def linkage_of_small(units: Units, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All n - 1 merges of each of some classes, one class after the other, each in its total order.
+    """All n - 1 merges of each of several classes, class after class, each in its total order.
 
     Args:
-      units: of all their images, those of a class side by side.
+      units: all images, grouped by class.
       starts: [c + 1] int64, the first row of each class, and the number of rows; no class is empty.
 
     Returns:
-      An image of each of the two clusters, [m] int64 rows twice, and the height, [m] float64.
+      For each merge, a row of each of the two clusters, two arrays [m] int64, and the height, [m] float64.
     """
     num_merges = len(units) - (len(starts) - 1)
     first, second, height = np.empty(num_merges, np.int64), np.empty(num_merges, np.int64), np.empty(num_merges)
@@ -116,7 +116,7 @@ def linkage(n: int, condensed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
       condensed: [n (n - 1) / 2] float64, overwritten.
 
     Returns:
-      An image of each of the two clusters, [n - 1] int32 twice, and the height, [n - 1] float64.
+      For each merge, an image of each of the two clusters, two arrays [n - 1] int32, and the height, [n - 1] float64.
     """
     number = np.arange(len(condensed), dtype=np.uint32 if len(condensed) <= 2**32 else np.int64)
     left, right, height, last = _chain(n, condensed, number)

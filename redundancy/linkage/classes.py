@@ -1,4 +1,4 @@
-"""The linkage of many classes: small ones together, and the merges of all, one class after the other.
+"""Links many classes, the small ones together, and stores the merges of all of them, class after class.
 
 Knows nothing of files and fractions.
 """
@@ -18,19 +18,19 @@ def link(
     num_merges: Sequence[int],
     advance: Callable[[float], None] | None = None,
 ) -> Merges:
-    """The first merges of one class, see `complete_linkage`, or of several small ones, see `link_small`."""
+    """The first merges of one class, as from `complete_linkage`, or of several small classes, as from `link_small`."""
     if len(sizes) == 1:
         return complete_linkage(embeddings, num_merges[0], advance)
     return link_small(embeddings, sizes, num_merges)
 
 
 def link_small(embeddings: np.ndarray, sizes: Sequence[int], num_merges: Sequence[int]) -> Merges:
-    """The first merges of some classes, one class after the other: of each those of `complete_linkage`.
+    """The first merges of several classes, class after class; they equal those of `complete_linkage`.
 
     All pairs of a class are computed, so it should have no more than `batches.SMALL` images.
 
     Args:
-      embeddings: [n, d] float32, finite and no row zero, the images of a class side by side.
+      embeddings: [n, d] float32, finite and no row zero, grouped by class.
       sizes: images of each class, at least one.
       num_merges: merges wanted of each class, below its size.
     """
@@ -40,13 +40,13 @@ def link_small(embeddings: np.ndarray, sizes: Sequence[int], num_merges: Sequenc
     taken = ranges(starts[:-1] - np.arange(len(sizes)), wanted)
     left, right, size = numbered(n, first[taken], second[taken])
     begin = np.repeat(starts[:-1], wanted)
-    made = np.repeat(np.cumsum(wanted) - wanted - sizes, wanted) + n  # what the number of a class's own cluster is less
+    made = np.repeat(np.cumsum(wanted) - wanted - sizes, wanted) + n  # shift of a class's cluster numbers
     left, right = (np.where(each < n, each - begin, each - made) for each in (left, right))
     return Merges(left, right, height[taken], size)
 
 
 def ranges(first: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """first[0], first[0] + 1, … of lengths[0] numbers, then those from first[1] on, …"""
+    """Concatenates ranges: lengths[0] numbers from first[0] on, then lengths[1] numbers from first[1] on, …"""
     return np.repeat(first - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
 
 
@@ -56,8 +56,8 @@ class Linked(Mapping[int, Merges]):
 
     Attributes:
       labels: [c] int64 ascending.
-      starts: [c + 1] int64, where in `merges` those of a label begin.
-      merges: of all labels, in their order; each class numbers its own images and clusters.
+      starts: [c + 1] int64, the index in `merges` at which those of each label begin.
+      merges: the merges of all labels, in the order of `labels`; images and clusters are numbered within each class.
     """
 
     labels: np.ndarray
@@ -66,7 +66,7 @@ class Linked(Mapping[int, Merges]):
 
     @classmethod
     def of(cls, labels: np.ndarray, num_merges: np.ndarray, merges: Merges) -> "Linked":
-        """From the number of merges of each label."""
+        """Makes it from the number of merges of each label."""
         return cls(np.asarray(labels), np.concatenate(([0], np.cumsum(num_merges))), merges)
 
     def __len__(self) -> int:
@@ -88,12 +88,12 @@ class Linked(Mapping[int, Merges]):
         return np.diff(self.starts)
 
     def together(self, labels: np.ndarray, sizes: np.ndarray, num_merges: np.ndarray) -> Merges:
-        """The first merges of some classes as those of one class that has all their images, and no merges between them.
+        """The first merges of several classes, renumbered as those of one class that consists of all their images.
 
         Args:
-          labels: [c] of the classes, ascending.
-          sizes: [c] images of each.
-          num_merges: [c] merges taken of each.
+          labels: [c] the classes, ascending.
+          sizes: [c] images of each class.
+          num_merges: [c] merges to take from each class.
         """
         first = self.starts[np.searchsorted(self.labels, labels)]
         taken, n = ranges(first, num_merges), int(sizes.sum())

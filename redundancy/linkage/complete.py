@@ -1,9 +1,9 @@
 """Complete linkage of one class: the merges, lowest first, exact. Knows nothing of files, classes and fractions.
 
-Merges up to a height depend on the pairs up to that height alone, so pairs are computed up to a threshold, guessed from
-a sample, and the threshold is raised until enough merges are made (`near`, `counting`). Where so many pairs would be
-needed that it takes longer, all are computed at once (`dense`, or if very many tie `chain`). All give the same merges, those
-of the total order of pairs (dissimilarity, i, j): if dissimilarities tie, the pair of the lower images comes first.
+Merges up to a height depend only on the pairs up to that height. So pairs are computed up to a threshold, which is estimated
+from a sample and raised until there are enough merges (`near`, `counting`). If this would need so many pairs that it is slower,
+all pairs are computed at once (by `dense`, or by `chain` if very many tie). All ways give the same merges, those of the total
+order of pairs (dissimilarity, i, j): of pairs with equal dissimilarities, the one with the lower images comes first.
 """
 
 import contextlib
@@ -26,19 +26,19 @@ from redundancy.runtime.machine import available_memory, cores
 from redundancy.runtime.sizes import binary
 
 _BLOCK_ROWS = 256
-_SMALL = 256  # images up to which all pairs are computed whatever is wanted: it is the faster way
-# What is weighed, in nanoseconds of one core: a pair of d numbers that is counted, one of all pairs, both beyond the search for
-# near pairs; and what counting takes more for a class of any size.
+_SMALL = 256  # up to this many images, computing all pairs is always faster
+# Costs in nanoseconds on one core, without the search for near pairs: per counted pair and per number of it; per pair, and number,
+# if all pairs are computed; and the fixed cost of counting.
 _COUNTED, _COUNTED_NUMBER, _ANY, _ANY_NUMBER, _COUNTING = 200.0, 0.5, 9.0, 0.045, 2.5e6
-# Memory of a pair while it is sorted, and of its place in the table of counts.
+# Memory of a pair while it is sorted, and of its entry in the table of counts.
 _BYTES_PER_PAIR = 2 * 16 + 8 + 48
-_MOST_PAIRS = 1 << 27  # pairs computed between two raises of the threshold
+_MOST_PAIRS = 1 << 27  # most pairs computed between two increases of the threshold
 _SAMPLE_PAIRS = 1 << 22
 _SAMPLE_HITS = 256
-_MANY = 1 << 15  # pairs that are worth putting in order by and by
+_MANY = 1 << 15  # from this many pairs on, they are sorted in pieces, as needed
 _BELOW_ALL, _ABOVE_ALL = -1.0, 2.5  # dissimilarities are 0…2
-_DENSE_MEMORY = 0.5  # share of the memory available that the quicker way may take
-_MUCH = 1 << 27  # bytes
+_DENSE_MEMORY = 0.5  # share of the available memory that computing all pairs may take if it is only the faster way
+_MUCH = 1 << 27  # bytes; classes that take more are linked one at a time
 _much_memory = threading.Lock()
 
 
@@ -49,8 +49,8 @@ class Merges:
     Attributes:
       left: [m] int64, the lower of the two clusters' numbers.
       right: [m] int64, the higher.
-      height: [m] float64, never falling: the greatest dissimilarity within the made cluster.
-      size: [m] int64, images in the made cluster.
+      height: [m] float64, non-decreasing: the greatest dissimilarity within the new cluster.
+      size: [m] int64, images in the new cluster.
     """
 
     left: np.ndarray
@@ -66,14 +66,13 @@ NO_MERGES = Merges(*(np.empty(0, dtype) for dtype in (np.int64, np.int64, np.flo
 
 
 def concatenate(merges: Sequence[Merges]) -> Merges:
-    """Some merges, one after the other."""
     names = [field.name for field in dataclasses.fields(Merges)]
     return Merges(*(np.concatenate([getattr(each, name) for each in (NO_MERGES, *merges)]) for name in names))
 
 
 @compiled
 def numbered(n, first, second):
-    """Numbers of the two clusters, and the size of the made one, from an image of each: see `Merges`."""
+    """Numbers of the two clusters of each merge, and the size of the new one, given an image of each; see `Merges`."""
     parent, number, size = np.arange(n), np.arange(n), np.ones(n, np.int64)
     left, right = np.empty(len(first), np.int64), np.empty(len(first), np.int64)
     total = np.empty(len(first), np.int64)
@@ -107,7 +106,7 @@ def _hashes(grid, factors):
 
 
 def duplicates(grid: np.ndarray) -> np.ndarray:
-    """Of each row the number of the distinct row that it equals: [n, d] int32 to [n] int64, 0…u-1.
+    """Numbers the u distinct rows, 0…u-1, and returns for each row of [n, d] int32 the number of its equal: [n] int64.
 
     Distinct rows are numbered in the order of their last occurrences.
     """
@@ -123,13 +122,13 @@ def duplicates(grid: np.ndarray) -> np.ndarray:
         some = suspects[start : start + 4096]
         equal[some] = (grid[order[some + 1]] == grid[order[some]]).all(axis=1)
         if not equal[some].all():
-            # Different rows of one hash may alternate in its run: sorted by all columns, equal rows are neighbours.
+            # Different rows with the same hash may alternate. Sorted by all columns, equal rows are neighbours.
             order = np.lexsort((np.arange(n), *grid.T))
             equal = (grid[order[1:]] == grid[order[:-1]]).all(axis=1)
             break
     run = np.concatenate(([0], np.cumsum(~equal)))
     last = np.empty(run[-1] + 1, np.int64)
-    last[run] = order  # the last assignment stays, and rows ascend within a run
+    last[run] = order  # rows ascend within a run, and NumPy keeps the last assignment
     rank = np.empty(len(last), np.int64)
     rank[np.argsort(last)] = np.arange(len(last))
     out = np.empty(n, np.int64)
@@ -138,14 +137,14 @@ def duplicates(grid: np.ndarray) -> np.ndarray:
 
 
 def _merges_of_duplicates(distinct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The merges of equal rows, at height 0, in the total order: an image of each of the two clusters.
+    """The merges of equal rows, at height 0, in the total order: for each, an image of each of the two clusters.
 
-    The k-th of equal rows joins those before it when its pair with the one before comes, the last between them.
+    The k-th of several equal rows merges with those before it at its pair with the (k-1)-th, the last of its pairs with them.
     """
     order = np.argsort(distinct, kind="stable")
     again = distinct[order[1:]] == distinct[order[:-1]]
     first, second = order[:-1][again], order[1:][again]
-    order = np.argsort(first)  # an image is followed by one equal image at most
+    order = np.argsort(first)  # `first` has no repeats: at most one equal image directly follows an image
     return first[order], second[order]
 
 
@@ -165,30 +164,30 @@ def _condensed(units: Units) -> np.ndarray:
 
 
 def first_target(n: int, num_merges: int) -> int:
-    """Pairs with which to begin, nearest first: enough for most classes, and few beside the n² / 2 that are computed.
+    """How many of the nearest pairs to begin with: enough for most classes, and few beside all n² / 2.
 
-    Of trained networks' embeddings, keeping 90 % takes about 0.4 pairs per image, 50 % about 15, 10 % about 400; this
-    is at least twice as many, up to 30 % kept.
+    With embeddings of trained networks, keeping 90 % takes about 0.4 pairs per image, 50 % about 15, 10 % about 400. This
+    returns at least twice as many, as long as 30 % or more are kept.
     """
     share = num_merges / n
     return int(n * (3 + 20 * share**2 + 1000 * share**5))
 
 
 def dense_is_quicker(n: int, dimension: int, num_pairs: int) -> bool:
-    """Whether all pairs of n images are linked sooner than the nearest `num_pairs` are found and counted."""
+    """Whether linking n images from all pairs is faster than finding and counting the nearest `num_pairs`."""
     every = n * (n - 1) // 2
     counting = _COUNTING + min(num_pairs, every) * (_COUNTED + dimension * _COUNTED_NUMBER)
     return every * (_ANY + dimension * _ANY_NUMBER) < counting
 
 
 class Threshold:
-    """Dissimilarities of a sample of pairs, which say how many pairs a threshold lets through.
+    """Dissimilarities of a sample of pairs, from which the number of pairs within a threshold is estimated.
 
     The same class gives the same sample on every machine.
     """
 
     def __init__(self, centred: Rows, target: int):
-        """Draws a sample in which the `target` nearest pairs leave enough to count."""
+        """Draws a sample so large that it contains enough of the `target` nearest pairs."""
         n = len(centred.rows)
         self._num_pairs = n * (n - 1) // 2
         wanted = min(_SAMPLE_PAIRS, _SAMPLE_HITS * self._num_pairs // max(target, 1))
@@ -199,7 +198,7 @@ class Threshold:
         self._values = centred.between(first, second)[first[:, None] != second]
 
     def at(self, target: int, above: float) -> float:
-        """A threshold that about `target` pairs are within, and in any case more than are within `above`."""
+        """A threshold within which there are about `target` pairs, and in any case more than within `above`."""
         if target >= self._num_pairs:
             return _ABOVE_ALL
         number = int(target / self._num_pairs * len(self._values))
@@ -211,22 +210,22 @@ class Threshold:
 
 
 def next_target(num_pairs: int, num_merges: int, wanted: int) -> int:
-    """Pairs to go on with, if the `num_pairs` nearest gave `num_merges` of the `wanted` merges."""
-    # Merges come ever more slowly: about as the square root of the pairs.
+    """How many of the nearest pairs to take next, if `num_pairs` gave `num_merges` of the `wanted` merges."""
+    # The number of merges grows slowly, about with the square root of the number of pairs.
     growth = (wanted / max(num_merges, wanted / 16, 1)) ** 2.5
     return int(num_pairs * min(64, max(2, 1.5 * growth)))
 
 
 class Linker:
-    """The linkage of one class, from threshold to threshold.
+    """The linkage of one class, in rounds with rising thresholds.
 
-    `run` does all of it; or pairs computed elsewhere are fed.
+    `run` does all of it. Otherwise call `feed` with pairs that were computed elsewhere.
     """
 
     def __init__(self, units: Units, num_merges: int):
         """Prepares the first `num_merges` merges of n images, 0…n-1 of them.
 
-        Equal images are merged first, and from then on stand for one: a class of n copies has no n² / 2 pairs.
+        Equal images are merged first and then treated as one image, so that n copies do not give n² / 2 pairs.
         """
         n = len(units)
         self._n, self._wanted = n, num_merges
@@ -252,10 +251,10 @@ class Linker:
         return self.near.centred
 
     def next_threshold(self) -> float | None:
-        """Up to where pairs are wanted next, or None if all of them should be computed at once.
+        """The next threshold up to which pairs are needed, or None if all pairs should be computed at once.
 
         Raises:
-          DataError: so many pairs do not fit in the memory that is available.
+          DataError: the pairs do not fit in the available memory.
         """
         n, wanted = len(self.units), self._wanted - len(self._equal[0])
         every = n * (n - 1) // 2
@@ -269,7 +268,7 @@ class Linker:
         share = 1 if target >= every else _DENSE_MEMORY
         if quicker and self._dense_bytes <= share * available:
             return None
-        # Fewer pairs at a time, if more do not fit: half, for a threshold lets through more or fewer than it should.
+        # Only as many pairs as fit in half of the memory, since more pairs than estimated may be within the threshold.
         room = min(_MOST_PAIRS, available // _BYTES_PER_PAIR // 2)
         target = min(target, self._num_pairs + room, every)
         if room < min(n, every - self._num_pairs):
@@ -303,9 +302,9 @@ class Linker:
         """The pairs of `units` above the last threshold and up to this one, see `Near.within`.
 
         Raises:
-          DataError: they do not fit in the memory that is available.
+          DataError: they do not fit in the available memory.
         """
-        plan = plan or self.near.plan(threshold)  # makes the boxes, which take memory
+        plan = plan or self.near.plan(threshold)  # before memory is measured, since it makes the boxes, which take some
         limit = available_memory() // _BYTES_PER_PAIR
         try:
             return self.near.within(threshold, self.threshold, part, plan, limit, advance)
@@ -319,7 +318,7 @@ class Linker:
           DataError: there are too many to count.
         """
         value = found.dissimilarity
-        # Often the nearer half suffices: only what is needed is put in order.
+        # The nearer half is often enough, so pairs are sorted only as far as they are needed.
         places = [len(value) >> shift for shift in (3, 2, 1)] if len(value) >= _MANY else []
         borders = [self.threshold, *(np.partition(value, places)[places] if places else ()), threshold]
         for above, up_to in itertools.pairwise(borders):
@@ -336,9 +335,9 @@ class Linker:
         self.threshold = threshold
 
     def link_all(self) -> None:
-        """Computes all pairs at once."""
+        """Links the class from all pairs, computed at once."""
         wanted, much = self._wanted - len(self._equal[0]), self._dense_bytes > _MUCH
-        # Classes are linked at once, but those that take much memory one after the other, by all cores.
+        # Several classes may be linked in parallel, but those that take much memory one at a time, on all cores.
         with _much_memory if much else contextlib.nullcontext():
             made = dense.linkage(self.units, wanted, cores() if much else 1)
             if made is None:
@@ -349,7 +348,7 @@ class Linker:
         """Makes all merges, computing pairs here.
 
         Args:
-          advance: called with the share of the first threshold's pairs that is computed; seldom is there a second one.
+          advance: called with the share of the first threshold's pairs that is done; a second threshold is rare.
         """
         while not self.done:
             threshold = self.next_threshold()
@@ -357,7 +356,7 @@ class Linker:
                 try:
                     found = self.within(threshold, advance=advance)
                 except DataError:
-                    # So many pairs at one dissimilarity that no threshold is low enough.
+                    # So many pairs have the same dissimilarity that no lower threshold helps.
                     if self._dense_bytes > available_memory():
                         raise
                     threshold = None
@@ -381,16 +380,16 @@ class Linker:
 def complete_linkage(embeddings: np.ndarray, num_merges: int, advance: Callable[[float], None] | None = None) -> Merges:
     """The first merges of agglomerative clustering with complete linkage (the paper's section 3.2).
 
-    Exact and the same on every machine and any number of threads and devices: dissimilarities have the same bits
-    everywhere (see `dissimilarity`). Where they tie, the total order of pairs (dissimilarity, i, j) decides.
+    The result is exact, and the same on every machine and with any number of threads and devices: dissimilarities have the
+    same bits everywhere (see `dissimilarity`). Ties are broken by the total order of pairs (dissimilarity, i, j).
 
     Args:
       embeddings: [n, d] float32, finite and no row zero.
-      num_merges: 0…n-1, how many merges are wanted; n - num_merges clusters remain.
+      num_merges: merges wanted, 0…n-1; n - num_merges clusters remain.
       advance: see `Linker.run`.
 
     Raises:
-      DataError: the pairs that are needed do not fit in memory.
+      DataError: the necessary pairs do not fit in memory.
     """
     n = len(embeddings)
     if not 0 <= num_merges <= max(0, n - 1):
@@ -398,7 +397,7 @@ def complete_linkage(embeddings: np.ndarray, num_merges: int, advance: Callable[
     if num_merges == 0:
         return NO_MERGES
     units = dissimilarity.units(embeddings)
-    del embeddings  # of a large class, unless the caller keeps them
+    del embeddings  # frees them, unless the caller keeps a reference
     linker = Linker(units, num_merges)
     linker.run(advance)
     return linker.merges()

@@ -1,7 +1,7 @@
-"""Complete linkage from the pairs alone, nearest first, by counting: the compiled core of `linkage`.
+"""Complete linkage by counting pairs in ascending order: the compiled core of `linkage`.
 
-Two clusters merge when the last of the pairs between them has come; the height is that pair's dissimilarity. So the
-merges up to any height depend on the pairs up to that height alone. Known since HPC-CLUST (Matias Rodrigues, von Mering
+Two clusters merge when the last of the pairs between them is taken; the height is that pair's dissimilarity. So the merges
+up to any height depend only on the pairs up to that height. The method is known from HPC-CLUST (Matias Rodrigues, von Mering
 2013) and SparseHC (Nguyen, Schmidt, Kwoh 2014), and used by GSHAC (arXiv 2604.11656). Knows nothing of embeddings.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 from redundancy.runtime.compiled import compiled
 
 _NONE = -1
-_FULL = 0.6  # share of the hash table's slots in use at which it is made anew
+_FULL = 0.6  # the hash table is rebuilt when this share of its slots is in use
 
 
 @compiled(inline="always")
@@ -23,7 +23,7 @@ def _find(parent, image):
 
 @compiled(inline="always")
 def _slot(keys, one, other):
-    """Slot of the unordered pair's key, or the empty slot where it belongs."""
+    """Slot of the unordered pair's key, or the empty slot where the key belongs."""
     if one > other:
         one, other = other, one
     key = (np.int64(one) << 32) | np.int64(other)
@@ -39,7 +39,7 @@ def _slot(keys, one, other):
 
 @compiled
 def _rebuilt(count, owner, num_edges):
-    """A hash table with the live edges alone, at most a third full."""
+    """Makes a hash table of the live edges only, at most a third full."""
     live = 0
     for edge in range(num_edges):
         live += count[edge] > 0
@@ -65,8 +65,8 @@ def _grown(values, used):
 def _consume(first, second, value, wanted, clusters, edges, table, made, numbers):
     """Takes pairs in ascending order until `wanted` merges are made.
 
-    An edge stands for two clusters some of whose pairs have come: how many (0 once it is dead), and in a list of each
-    of the two. A cluster's list is walked once, when the cluster is absorbed by one with a longer list.
+    An edge represents two clusters of which at least one pair was taken. It holds the number of these pairs (0 once the edge is
+    dead) and is in the lists of both clusters. A cluster's list is traversed once, when one with a longer list absorbs it.
     """
     parent, size, head, length = clusters
     count, owner, following = edges
@@ -110,7 +110,7 @@ def _consume(first, second, value, wanted, clusters, edges, table, made, numbers
         num_merges += 1
         if length[one] > length[other]:
             one, other = other, one
-        # `one` is absorbed: its edges become edges of `other`, or add to those there are.
+        # `one` is absorbed: its edges become edges of `other`, or are added to existing ones.
         half = head[one]
         while half != _NONE:
             after = following[half]
@@ -138,7 +138,7 @@ def _consume(first, second, value, wanted, clusters, edges, table, made, numbers
 
 
 class Counter:
-    """The state of the linkage of n images between one batch of pairs and the next."""
+    """The state of the linkage of n images between batches of pairs."""
 
     def __init__(self, n: int, wanted: int):
         self._wanted = wanted
@@ -156,11 +156,11 @@ class Counter:
         return self._numbers[2]
 
     def has_room(self, num_pairs: int) -> bool:
-        """Whether the table can number the entries of so many more pairs: with 31 bits, two for each."""
+        """Whether the table can hold this many more pairs: each has two entries, and an entry's number has 31 bits."""
         return self._numbers[0] + num_pairs <= 1 << 30
 
     def feed(self, first: np.ndarray, second: np.ndarray, dissimilarity: np.ndarray) -> None:
-        """Takes pairs, all of them after those of earlier calls in the total order, ascending in it.
+        """Takes pairs in the total order; all must come after those of earlier calls.
 
         Args:
           first, second: [m] int32, rows of the two images, below n.
@@ -172,5 +172,5 @@ class Counter:
         )  # fmt: skip
 
     def merges(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """An image of each of the two clusters, [m] int32 twice, and the height, [m] float64, of the merges so far."""
+        """The merges so far: an image of each of the two clusters, two arrays [m] int32, and the height, [m] float64."""
         return tuple(column[: self.num_merges] for column in self._made)

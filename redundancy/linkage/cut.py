@@ -1,4 +1,4 @@
-"""Groups of one class at any number of groups, the image kept of each, and how far the others are from it.
+"""Cuts one class into any number of groups, chooses the image to keep of each, and measures how far the others are from it.
 
 Knows nothing of files, classes and fractions. Computed in float64.
 """
@@ -11,15 +11,15 @@ from redundancy.linkage import dissimilarity
 from redundancy.linkage.complete import Merges
 from redundancy.runtime.compiled import compiled
 
-# Exact ties of the rules differ by rounding: for a group of two equally long vectors every rule is one.
+# Scores that are equal in theory differ by rounding: in a group of two vectors of equal length, every rule has a tie.
 TIE = 1e-9
 _BATCH_ELEMENTS = 1 << 22
-_GROUPED_ROWS = 1 << 17  # rows whose scores are computed at once, and those that end the last group
+_GROUPED_ROWS = 1 << 17  # rows whose scores are computed at once, plus the rest of the last group
 
 
 @compiled
 def _tops(n, left, right):
-    """The number of each image's last cluster, [n] int64, after the merges of these clusters, [m] int64: see `Merges`."""
+    """The number of each image's cluster, [n] int64, after the merges of the clusters `left` and `right`, [m] int64."""
     top = np.arange(n + len(left))
     for row in range(len(left) - 1, -1, -1):
         top[left[row]] = top[right[row]] = top[n + row]
@@ -27,7 +27,7 @@ def _tops(n, left, right):
 
 
 def groups(merges: Merges, n: int, k: int) -> np.ndarray:
-    """The k groups that are left after the first n - k merges, in O(n).
+    """The k groups that remain after the first n - k merges, in O(n).
 
     No two images of a group are further apart than the height of the group's last merge.
 
@@ -48,14 +48,14 @@ def groups(merges: Merges, n: int, k: int) -> np.ndarray:
     cluster = _tops(n, left, right)
     images = np.arange(n)
     lowest = np.empty(n + made, np.int64)
-    # Where a cluster occurs several times the last assignment stays, in this order that of its lowest image.
+    # Of several assignments to a cluster NumPy keeps the last, which is that of its lowest image in this order.
     lowest[cluster[::-1]] = images[::-1]
     number = np.cumsum(lowest[cluster] == images) - 1
     return number[lowest[cluster]]
 
 
 def _cosine_to_centre(vectors: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Cosine of each row to the mean of its segment; 0 if the mean vanishes and has no direction."""
+    """Cosine of each row to the mean of its segment; 0 if the mean is zero."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
     centres = np.add.reduceat(vectors, starts, axis=0)
     centre_lengths = np.sqrt(np.einsum("gd,gd->g", centres, centres))
@@ -65,7 +65,7 @@ def _cosine_to_centre(vectors: np.ndarray, starts: np.ndarray, sizes: np.ndarray
 
 
 def _negative_sum(units: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Minus the sum of each row's dissimilarities to its segment: the sum of 1 - cos needs the vectors' sum alone."""
+    """Minus the sum of each row's dissimilarities to its segment. The sum of 1 - cos depends only on the vectors' sum."""
     totals = np.repeat(np.add.reduceat(units, starts, axis=0), sizes, axis=0)
     return np.einsum("nd,nd->n", units, totals) - np.repeat(sizes, sizes)
 
@@ -87,16 +87,16 @@ def _negative_maximum(units: np.ndarray, starts: np.ndarray, sizes: np.ndarray) 
 
 
 def scores(vectors: np.ndarray, starts: np.ndarray, sizes: np.ndarray, rule: str) -> np.ndarray:
-    """How well each image stands for its group by a rule, see `representatives`; the highest is kept.
+    """Scores how well each image represents its group, by a rule; the image with the highest score is kept.
 
     Args:
-      vectors: [m, d] float32 embeddings, those of a group side by side.
-      starts, sizes: [g] int64, a group's first row and number of rows.
-      rule: one of `representatives`.
+      vectors: [m, d] float32 embeddings, grouped.
+      starts, sizes: [g] int64, each group's first row and number of rows.
+      rule: a rule of `representatives`.
 
     Returns:
-      [m] float64: the cosine to the centre; for medoid minus the sum of the dissimilarities to the group, for minimax
-      minus the greatest of them.
+      [m] float64: the cosine to the centre; for medoid, minus the sum of the dissimilarities to the group; for minimax,
+      minus the greatest of these dissimilarities.
     """
     if rule == "cosine_raw_mean":
         return _cosine_to_centre(vectors.astype(np.float64), starts, sizes)
@@ -110,17 +110,17 @@ def scores(vectors: np.ndarray, starts: np.ndarray, sizes: np.ndarray, rule: str
 
 
 def representatives(embeddings: np.ndarray, group: np.ndarray, rule: str) -> np.ndarray:
-    """The image kept of each group (the paper's section 3.2). Ties within 1e-9 go to the lowest index.
+    """The image to keep of each group (the paper's section 3.2). Of scores within 1e-9, the lowest index wins.
 
     Rules:
-      cosine_raw_mean: nearest by cosine to the mean of the group's embeddings.
-      cosine_unit_mean: nearest by cosine to the mean of the group's unit vectors.
-      medoid: least sum of dissimilarities to the group; but for ties the same image as cosine_unit_mean.
-      minimax: least greatest dissimilarity to the group.
+      cosine_raw_mean: greatest cosine to the mean of the group's embeddings.
+      cosine_unit_mean: greatest cosine to the mean of the group's unit vectors.
+      medoid: least sum of dissimilarities to the group; the same image as cosine_unit_mean, except for ties.
+      minimax: smallest maximum dissimilarity to the group.
 
     Args:
       embeddings: [n, d] float32, finite and no row zero.
-      group: [n] int64, all of 0…k-1.
+      group: [n] int64, each image's group; every number 0…k-1 occurs.
       rule: one of the above.
 
     Returns:
@@ -133,12 +133,12 @@ def representatives(embeddings: np.ndarray, group: np.ndarray, rule: str) -> np.
     several = sizes > 1
     if not several.any():
         return kept
-    # Most images are alone in their group: only the others are looked at.
+    # Most images are alone in their group, so only the others are computed.
     rows = order[np.repeat(several, sizes)]
     sizes = sizes[several]
     starts = np.cumsum(sizes) - sizes
     found = np.empty(len(rows))
-    # By and by: in float64 the embeddings of a large class would be the most that is in memory.
+    # In blocks, because all embeddings of a large class in float64 would dominate the memory.
     borders = [*np.flatnonzero(np.diff(starts // _GROUPED_ROWS, prepend=-1)).tolist(), len(starts)]
     ends = starts + sizes
     for first, last in itertools.pairwise(borders):
@@ -151,7 +151,7 @@ def representatives(embeddings: np.ndarray, group: np.ndarray, rule: str) -> np.
 
 
 def dissimilarity_to(embeddings: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Dissimilarity of each image to the one that is kept in its place; 0 for the kept image itself.
+    """Dissimilarity of each image to the kept image of its group; 0 for the kept image itself.
 
     Args:
       embeddings: [n, d] float32, finite and no row zero.

@@ -1,11 +1,11 @@
 """Complete linkage of all pairs of a class by nearest-neighbour chains (Murtagh 1983), in O(n²) time and 8 to 12 bytes a pair.
 
-For deep cuts, where so many pairs are needed that counting them (`counting`) takes longer. A dissimilarity is kept as float32,
-rounded from its exact value. Rounding keeps order, and so does the maximum: what is nearest by float32 alone is nearest, and of
-what ties by float32 the exact pairs decide, as `ties` says. Heights are computed exactly in the end.
+For deep cuts, which need so many pairs that counting them (`counting`) takes longer. Dissimilarities are stored as float32,
+rounded from the exact values. Rounding and the maximum both preserve order, so a strictly smallest float32 value is also the
+exact minimum. Where float32 values tie, the exact pairs decide, as in `ties`. Heights are computed exactly at the end.
 
-Only rows are read and written, from left to right: of two clusters that merged, each row takes the greater of its own two
-numbers when it is next looked at. Columns, of which each number is on another page, are never written.
+Memory is read and written only along rows. When two clusters have merged, each row replaces its two numbers by their maximum
+the next time it is read. Columns are never written, since each number of a column lies on another page.
 """
 
 import concurrent.futures
@@ -16,21 +16,21 @@ import numpy as np
 from redundancy.linkage.dissimilarity import Units
 from redundancy.runtime.compiled import compiled
 
-_ROWS, _COLUMNS = 64, 128  # of a tile of products
-_AT_ONCE = 256  # rows that one thread fills
-_STEP = 8  # directions at once
-_CHUNK = 256  # numbers of a row whose least is found at once
-# Above all dissimilarities. Of numbers that are not negative the bits have their order.
+_ROWS, _COLUMNS = 64, 128  # size of a tile of products
+_AT_ONCE = 256  # rows that one thread fills at a time
+_STEP = 8  # dimensions that are multiplied at a time
+_CHUNK = 256  # numbers of a row whose minimum is found at a time
+# Above all dissimilarities. The bits of non-negative floats, read as integers, have the same order as the floats.
 _FAR = np.float32(8).view(np.int32)
-_SHRUNK = 0.6  # share of the columns in use at which the others are thrown away
-# Numbers of an image from which BLAS multiplies, and rounded values are kept, which tell the pair of a height: else it is computed anew.
+_SHRUNK = 0.6  # unused columns are removed once only this share is in use
+# From this dimension on, BLAS multiplies, and rounded values are kept to find the pair of a height; below, they are recomputed.
 LONG = 256
-_SETTLED = 1 / 8  # share of the pairs that may be computed again for ties
+_SETTLED = 1 / 8  # largest share of the pairs that may be recomputed for ties
 
 
 @compiled(fastmath={"reassoc", "contract"})
 def _products(rows, columns, out, height, width):
-    """Products of rows [h, d] with columns [d, w], d a multiple of `_STEP`: exact, so in any order. Fills out[:height, :width]."""
+    """Fills out[:height, :width] with products of rows [h, d] and columns [d, w], d a multiple of `_STEP`; sums are exact."""
     for first in range(0, len(columns), _STEP):
         for row in range(height):
             a, b, c, d = rows[row, first], rows[row, first + 1], rows[row, first + 2], rows[row, first + 3]
@@ -53,20 +53,20 @@ def _products(rows, columns, out, height, width):
 
 @compiled(inline="always")
 def _place(n, one, other):
-    """Place of a pair, one < other, among all pairs of n, in SciPy's order."""
+    """Index of a pair, one < other, among all pairs of n, in SciPy's order."""
     return n * one - one * (one + 1) // 2 + (other - one - 1)
 
 
 @compiled
 def _fill(vectors, excess, values, kept, begin, end, known):
-    """Rounded dissimilarities of rows begin…end-1 and those that follow, on both sides of the diagonal.
+    """Fills in the rounded dissimilarities of rows begin…end-1 to themselves and later rows, on both sides of the diagonal.
 
     Args:
-      vectors: [n, d] float64, units as floats, d made a multiple of `_STEP` with zeros.
+      vectors: [n, d] float64, units as floats, padded with zeros to a d that is a multiple of `_STEP`.
       excess: see `Units`.
       values: [n, n] float32.
-      kept: [n (n - 1) / 2] float32, filled with those i < j in SciPy's order; or [0].
-      known: [end - begin, n - begin] float64, products of the vectors begin…end-1 with those from begin on; or [0, 0].
+      kept: [n (n - 1) / 2] float32, filled with a copy of the values i < j in SciPy's order; or [0] for no copy.
+      known: [end - begin, n - begin] float64, products of vectors begin…end-1 with those from begin on; [0, 0] if unknown.
     """
     n, dimension = vectors.shape
     columns, products = np.empty((dimension, _COLUMNS)), np.empty((_ROWS, _COLUMNS))
@@ -88,7 +88,7 @@ def _fill(vectors, excess, values, kept, begin, end, known):
             for row in range(height):
                 of_row, of_both, out = excess[top + row], products[row], values[top + row, left : left + width]
                 for place in range(width):
-                    # As `dissimilarity._pair`, which this module may not call: see `compiled`.
+                    # A copy of `dissimilarity._pair`, which this module may not call: see `compiled`.
                     out[place] = np.float32((1.0 - of_both[place]) + (of_row + of_columns[place]))
                 for place in range(max(0, top + row + 1 - left) if len(kept) else width, width):
                     kept[_place(n, top + row, left + place)] = out[place]
@@ -102,7 +102,7 @@ def _fill(vectors, excess, values, kept, begin, end, known):
 
 @compiled
 def _least(row):
-    """The least number of a row, [m] int32; where it is first; and a number above 1 if it occurs again."""
+    """The minimum of a row [m] int32, the index of its first occurrence, and a number above 1 if it occurs again."""
     least, times, place, width = _FAR, 0, np.int64(0), len(row)
     for begin in range(0, width, _CHUNK):
         some = row[begin : begin + _CHUNK]
@@ -123,7 +123,7 @@ def _least(row):
 
 @compiled(inline="always")
 def _caught_up(row, one, other, begin, end):
-    """Takes the merges begin…end-1, of the clusters one and other, into a row of distances."""
+    """Applies the merges begin…end-1, of the clusters `one` and `other`, to a row of distances."""
     for number in range(begin, end):
         first, second = row[one[number]], row[other[number]]
         row[one[number]] = first if first > second else second
@@ -132,7 +132,7 @@ def _caught_up(row, one, other, begin, end):
 
 @compiled(fastmath={"reassoc", "contract"})
 def _dot(one, other):
-    """Product of two rows, [d] float64 of `_fill`: exact, so in any order."""
+    """Product of two rows [d] float64 of `_fill`; the sum is exact, in any order."""
     total = 0.0
     for column in range(len(one)):
         total += one[column] * other[column]
@@ -141,7 +141,7 @@ def _dot(one, other):
 
 @compiled
 def _last(one, num_one, other, num_other, following, kept, vectors, excess):
-    """The last pair in the total order between two clusters, which begin with the images one and other: value, i, j.
+    """The last pair in the total order between the clusters that begin with the images one and other: value, i, j.
 
     Args:
       following: see `_linked`.
@@ -165,24 +165,24 @@ def _last(one, num_one, other, num_other, following, kept, vectors, excess):
 
 @compiled
 def _linked(bits, kept, vectors, excess, most):
-    """All merges, in any order; or fewer, if ties take more than `most` exact values.
+    """All merges, in any order; fewer if breaking ties would take more than `most` exact values.
 
     Args:
-      bits: [n n] int32 of the values that `_fill` made, overwritten.
+      bits: [n n] int32, the bits of the values from `_fill`; overwritten.
       kept, vectors, excess: see `_fill`.
 
     Returns:
-      The image with which each of the two clusters begins, [m] int64 twice, their sizes, [m] int64 twice, and the bits of the
-      height, [m] int32; and the image that follows each in its cluster, [n] int64.
+      For each merge, the first image of each of the two clusters, two arrays [m] int64, their sizes, two arrays [m] int64, and
+      the bits of the height, [m] int32; and for each image the next one in its cluster, [n] int64.
     """
     n = len(vectors)
     first, second, rounded = np.empty(n - 1, np.int64), np.empty(n - 1, np.int64), np.empty(n - 1, np.int32)
     num_first, num_second = np.empty(n - 1, np.int64), np.empty(n - 1, np.int64)
     following = np.full(n, -1)
-    # Of the clusters, which are `width` columns: their first and last images and sizes, 0 if it has merged with another.
+    # For each column's cluster: its first and last image, and its size, 0 if it has merged into another.
     begins, ends, size = np.arange(n), np.arange(n), np.ones(n, np.int64)
     width, active, start = n, n, 0
-    # Merges that rows take when they are looked at, and how many each has taken.
+    # The log of merges, which rows apply when they are next read, and how many of them each row has applied.
     one, other, logged, taken = np.empty(n, np.uint32), np.empty(n, np.uint32), 0, np.zeros(n, np.int64)
     chain, length, settled = np.empty(n + 1, np.int64), 0, 0
     for merge in range(n - 1):
@@ -236,7 +236,7 @@ def _linked(bits, kept, vectors, excess, most):
             row, out = bits[cluster * width : (cluster + 1) * width], bits[place * active : (place + 1) * active]
             _caught_up(row, one, other, taken[cluster], logged)
             for column in range(active):
-                out[column] = row[stay[column]]  # never beyond what was read
+                out[column] = row[stay[column]]  # never overwrites what is still to be read
             begins[place], ends[place], size[place] = begins[cluster], ends[cluster], size[cluster]
         for number in range(length):
             chain[number] = new[chain[number]]
@@ -247,7 +247,7 @@ def _linked(bits, kept, vectors, excess, most):
 
 @compiled
 def _heights(first, num_first, second, num_second, following, kept, vectors, excess, value, i, j):
-    """`_last` between the clusters of each of some merges, [m] each."""
+    """Fills in `_last` of the two clusters of each merge, [m] each."""
     for row in range(len(first)):
         value[row], i[row], j[row] = _last(
             first[row], num_first[row], second[row], num_second[row], following, kept, vectors, excess
@@ -255,15 +255,15 @@ def _heights(first, num_first, second, num_second, following, kept, vectors, exc
 
 
 def linkage(units: Units, num_merges: int, threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """The first merges in the total order; None if so many dissimilarities tie that another way is quicker.
+    """The first merges in the total order; None if so many dissimilarities tie that `chain` is faster.
 
     Args:
-      units: of n different images, at least 2.
+      units: n different images, at least 2.
       num_merges: 1…n-1.
-      threads: that work at once.
+      threads: number of threads.
 
     Returns:
-      An image of each of the two clusters, [m] int64 twice, and the height, [m] float64.
+      For each merge, an image of each of the two clusters, two arrays [m] int64, and the height, [m] float64.
     """
     n, dimension = units.grid.shape
     vectors = np.zeros((n, -(-dimension // _STEP) * _STEP))

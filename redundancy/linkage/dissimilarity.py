@@ -1,8 +1,8 @@
 """Dissimilarity of images: one minus the cosine of the angle between their embeddings (the paper's section 3.2).
 
-The value of a pair has the same bits whatever the number of threads, the block size, the order of the two, the
-machine's matrix-product routine or the way it is computed (integers in `decide`, float64 products in
-`between_all`). Knows nothing of files and classes.
+The value of a pair has the same bits for any number of threads, any block size, either order of the two images, any
+matrix-product routine, and either way of computing it (integers in `decide`, float64 products in `between_all`). Knows nothing
+of files and classes.
 """
 
 import dataclasses
@@ -11,11 +11,11 @@ import numpy as np
 
 from redundancy.runtime.compiled import compiled
 
-# Unit vectors are rounded to multiples of 2**-26, so the products in a dot product are multiples of 2**-52 and every
-# partial sum, being below 2, is exact in float64 in whatever order it is taken. A vector moves by at most sqrt(d) 2**-27,
-# so a dissimilarity D by at most 2**-26 sqrt(2 d D), 3e-7 for 2,048 numbers and D = 0.1; typically by 6e-9 sqrt(2 D).
+# Unit vectors are rounded to multiples of 2**-26. So the terms of a dot product are multiples of 2**-52, and every partial
+# sum is below 2 and exact in float64, in any order. Rounding moves a vector by at most sqrt(d) 2**-27 and changes a
+# dissimilarity D by at most 2**-26 sqrt(2 d D), 3e-7 for 2,048 numbers and D = 0.1; typically by 6e-9 sqrt(2 D).
 _GRID = 2.0**26
-# Sums of squares are taken in this many interleaved parts: one order on every machine, and one that SIMD can follow.
+# Sums of squares are taken in this many interleaved parts: the same order on every machine, and suitable for SIMD.
 _LANES = 8
 
 
@@ -25,7 +25,7 @@ class Units:
 
     Attributes:
       grid: [n, d] int32, the unit vectors in multiples of 2**-26.
-      excess: [n] float64, what half the squared length has over 1/2: the rounding's share in each dissimilarity.
+      excess: [n] float64, half the squared length minus 1/2: what the rounding of the vector adds to its dissimilarities.
     """
 
     grid: np.ndarray
@@ -35,7 +35,7 @@ class Units:
         return len(self.grid)
 
     def take(self, rows: np.ndarray) -> "Units":
-        """The units of some rows, in their order."""
+        """The units of these rows, in the given order."""
         return Units(self.grid[rows], self.excess[rows])
 
 
@@ -60,7 +60,7 @@ def _round_rows(embeddings, grid, excess):
         length = np.sqrt(total)
         square = np.int64(0)
         for column in range(dimension):
-            # Divided first and scaled after, the scale being a power of two: as in `unit_vectors`.
+            # First divided, then scaled by a power of two, as in `unit_vectors`.
             value = np.int64(np.rint(np.float64(vector[column]) / length * _GRID))
             grid[row, column] = value
             square += value * value
@@ -71,7 +71,7 @@ def units(embeddings: np.ndarray) -> Units:
     """Embeddings scaled to length 1 and rounded to a grid on which dot products are exact.
 
     Args:
-      embeddings: [n, d] float32, finite and no row zero; of any length from the least denormal number to the largest.
+      embeddings: [n, d] float32, finite and no row zero; lengths may range from the smallest denormal number to the largest.
     """
     embeddings = np.ascontiguousarray(embeddings, np.float32)
     n, dimension = embeddings.shape
@@ -111,11 +111,11 @@ def _pair(grid, excess, first, second):
 
 @compiled
 def decide(i, j, above, threshold, grid, excess, value):
-    """Keeps the pairs (i, j) with above < dissimilarity ≤ threshold, in their order.
+    """Moves the pairs (i, j) with above < dissimilarity ≤ threshold to the front, in their order.
 
     Args:
       i, j: [c] int32, overwritten.
-      above, threshold: dissimilarities that count, the lower one excluded.
+      above, threshold: range of dissimilarities to keep, without `above` itself.
       grid, excess: see `Units`.
       value: [c] float64, filled.
 
@@ -139,8 +139,8 @@ def _excess(vectors: np.ndarray) -> np.ndarray:
 def between_all(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Dissimilarity of every row of `first` to every row of `second`.
 
-    It is half the squared distance of the rounded unit vectors, 1 - cos plus a term for their lengths: never
-    negative, and exactly 0 for duplicates alone.
+    It is half the squared distance of the rounded unit vectors, that is 1 - cos plus a term for their lengths. It is never
+    negative, and exactly 0 only for duplicates.
 
     Args:
       first: [..., a, d] float64 from `unit_vectors`.

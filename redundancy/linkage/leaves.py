@@ -1,8 +1,8 @@
-"""An order of rows in which near ones are neighbours: the leaves of a kd-tree in principal directions.
+"""Sorts rows so that near ones are neighbours: by the leaves of a kd-tree in principal directions.
 
-The tree is halved at medians all the way down, so the borders of its leaves follow from their number alone. The order is the
-same on every machine and with any number of threads: sums are taken in one order, without fused operations. So several
-workers may take a range of leaves each. Knows nothing of thresholds.
+Every node is halved at its median, so the borders of the leaves depend only on their number. The order is the same on every
+machine and with any number of threads: sums are taken in a fixed order, without fused operations. So several workers may each
+process a range of leaves. Knows nothing of thresholds.
 """
 
 import concurrent.futures
@@ -17,8 +17,8 @@ _MOST_DIRECTIONS = 64
 _SPLIT_DIRECTIONS = 16
 _SAMPLE = 1024
 _ROUNDS = 4
-_TOP = 5  # levels at which threads take nodes, below it they take whole trees
-_NONE = 1e-10  # share of a direction's squared length that is rounding
+_TOP = 5  # in these upper levels threads split single nodes in parallel; below, each thread splits a whole subtree
+_NONE = 1e-10  # a direction whose squared length falls to this share consists of rounding errors
 
 
 @compiled
@@ -41,7 +41,7 @@ def _iterated(sample, directions, rounds):
             before = 0.0
             for column in range(size):
                 before += columns[one, column] * columns[one, column]
-            for _ in range(2):  # once more takes away what rounding left
+            for _ in range(2):  # the second pass removes what rounding left
                 for other in range(one):
                     product = 0.0
                     for column in range(size):
@@ -62,7 +62,7 @@ def _iterated(sample, directions, rounds):
 
 
 def directions(rows: np.ndarray) -> np.ndarray:
-    """Directions in which the rows vary most, about in that order: [n, d] float32 to [p, d] float32.
+    """Directions in which the rows vary most, roughly in descending order: [n, d] float32 to [p, d] float32.
 
     They are orthonormal up to rounding; one in which the rows do not vary is 0.
     """
@@ -80,12 +80,12 @@ def directions(rows: np.ndarray) -> np.ndarray:
 
 @compiled
 def project(rows, order, low, high, across, out):
-    """Fills out[low:high] with the rows of these places of `order` in some directions.
+    """Fills out[low:high] with the projections of the rows order[low:high] onto some directions.
 
     Args:
       rows: [n, d] float32.
       order: [n] int32.
-      low, high: places.
+      low, high: indices into `order`.
       across: [d, p] float32, the directions as columns.
       out: [n, p] float32.
     """
@@ -101,7 +101,7 @@ def project(rows, order, low, high, across, out):
 
 @compiled(inline="always")
 def border(n, levels, leaf):
-    """The first place of a leaf of 2**levels."""
+    """The index of the first row of a leaf, of 2**levels leaves."""
     return (np.int64(n) * np.int64(leaf)) >> np.int64(levels)
 
 
@@ -162,18 +162,18 @@ def _split_below(rows, order, levels, depth, index):
 
 
 def num_levels(n: int, leaf: int = LEAF) -> int:
-    """How often n rows are halved so that a leaf has `leaf` rows at most."""
+    """How often n rows must be halved until a leaf has at most `leaf` rows."""
     return max(0, (-(-n // leaf) - 1).bit_length())
 
 
 def order(rows: np.ndarray, found: np.ndarray, levels: int, threads: int) -> np.ndarray:
-    """The rows' numbers in the order of the leaves.
+    """The numbers of the rows, in the order of the leaves.
 
     Args:
       rows: [n, d] float32.
-      found: `directions` of them.
-      levels: the tree has 2**levels leaves; leaf k begins at place n k >> levels.
-      threads: to work with.
+      found: `directions` of the rows.
+      levels: the tree has 2**levels leaves; leaf k begins at index n k >> levels.
+      threads: number of threads.
 
     Returns:
       [n] int32.

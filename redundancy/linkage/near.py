@@ -1,7 +1,7 @@
-"""The near pairs of one class by the quicker of two ways: all blocks of rows (`pairs`), or boxes (`boxes`, `walk`, `panels`).
+"""Finds the near pairs of a class in the faster of two ways: all blocks of rows (`pairs`) or boxes (`boxes`, `walk`, `panels`).
 
-A sample decides which; the pairs are the same. The work may be cut into parts for several machines, which then need one
-plan. Knows nothing of merges.
+The choice is made from a sample and does not change the pairs. The work may be divided into parts for several machines, which
+must then use the same plan. Knows nothing of merges.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from redundancy.linkage.pairs import Pairs
 from redundancy.runtime.errors import DataError
 from redundancy.runtime.machine import cores
 
-LEAST = 1 << 14  # images from which boxes are tried: in fewer they save little, and trying costs
+LEAST = 1 << 14  # boxes are tried from this many images on; with fewer, they save less than the trial costs
 _WORTH = 0.8
-# On an accelerator the tree is the host's work, and products of single leaves are slower than those of blocks. By the data
-# sheet of an H100 a pair of leaves moves 0.3 MB, which takes 100 ns, and all blocks take half as long for as many products.
+# With an accelerator, the host builds the tree, and products of single leaves are slower than those of blocks. According to
+# the data sheet of an H100, a pair of leaves moves 0.3 MB in 100 ns; blocks take half as long for as many products.
 LEAST_ON_ACCELERATOR, _WORTH_ON_ACCELERATOR, _LEAF_PAIR_ON_ACCELERATOR = 1 << 20, 0.25, 100.0
-_ALIGNED = 512  # rows: a multiple of the blocks of large classes on CPU, so that no two parts compute one
+_ALIGNED = 512  # rows: a multiple of large classes' block size on CPU, so that no two parts compute the same block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Plan:
     """How the pairs up to one threshold are found.
 
     Attributes:
-      order: `Boxes.digest` of the leaves; "" for all blocks of rows.
-      nanoseconds: about what it takes one core by boxes.
+      order: `Boxes.digest` if boxes are used; "" for all blocks of rows.
+      nanoseconds: estimated time on one core.
     """
 
     order: str
@@ -38,7 +38,7 @@ class Plan:
 
 
 def _rows(n: int, part: int, num_parts: int, aligned: int) -> tuple[int, int]:
-    """A part's rows low ≤ i < high of n: about the same number of pairs i < j in each part."""
+    """The rows low ≤ i < high of a part, chosen so that all parts have about the same number of pairs i < j."""
 
     def border(number):
         row = n * (1 - (1 - number / num_parts) ** 0.5)
@@ -67,7 +67,7 @@ class Near:
         return boxes.make(self.centred, cores())
 
     def plan(self, threshold: float) -> Plan:
-        """The quicker way to the pairs up to a threshold, by a sample."""
+        """Chooses the faster way to the pairs up to a threshold, from a sample."""
         if self._planned is None or self._planned[0] != threshold:
             self._planned = threshold, *self._make_plan(threshold)
         return self._planned[1]
@@ -99,13 +99,13 @@ class Near:
         """The pairs i < j with above < dissimilarity ≤ threshold, see `pairs.within`.
 
         Args:
-          threshold, above, limit, advance: as there.
-          part: (k, m): the k-th of m parts of them, 0 ≤ k < m.
-          plan: of the same threshold; all parts need the same one. By default the one made here.
+          threshold, above, limit, advance: see `pairs.within`.
+          part: (k, m) for the k-th of m parts, 0 ≤ k < m.
+          plan: plan for this threshold, the same for all parts; by default this machine makes one.
 
         Raises:
           TooManyPairs: there are more than `limit`.
-          DataError: the plan's leaves are others than those made here.
+          DataError: the leaves of the plan differ from those made on this machine.
         """
         plan = plan or self.plan(threshold)
         if plan.order:

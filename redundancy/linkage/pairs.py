@@ -1,8 +1,8 @@
-"""All pairs of a class up to a dissimilarity, by blocked matrix products in JAX; no n × n array ever exists.
+"""Finds all pairs of a class up to a dissimilarity by blocked matrix products in JAX, without an n × n array.
 
-The products, in float32 on whatever devices there are, only propose pairs: with a bound on their error they miss none.
-Each proposed pair's value is then computed exactly (see `dissimilarity`) and decides. So the result is the same whatever
-the block size, the number and the kind of devices. Knows nothing of files and classes.
+The float32 products only propose pairs; thanks to a bound on their error they miss none. Then the exact value of each
+proposed pair (see `dissimilarity`) decides. So the result does not depend on the block size or on the number and kind of
+devices. Knows nothing of files and classes.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ from redundancy.runtime.compiled import compiled
 from redundancy.runtime.in_order import in_order
 from redundancy.runtime.machine import cores
 
-# On CPU a block of rows meets panels of several blocks, whose product just fits a core's cache; with no more shapes than
-# these, XLA compiles few programs whatever the sizes of the classes.
+# On CPU a block of rows is multiplied by panels of several blocks; the product just fits in a core's cache. There are only
+# these shapes, so that XLA compiles few programs for classes of any size.
 _PANEL_COLUMNS = 2048
 _CPU_BLOCKS = (192, 256)
 _LARGE_CPU_BLOCK = 512
-# An accelerator keeps all blocks, and each meets one at a time.
+# An accelerator holds all blocks, and multiplies one by one.
 _ACCELERATOR_BLOCKS = (1024, 2048, 4096, 8192)
 _BLOCKS_WANTED = 8
 _IN_FLIGHT = 3
-_LARGE = 32  # blocks
+_LARGE = 32  # blocks; a class of at least this many uses all cores
 _MOST_THREADS = 8
-_CAPACITY = 1 << 16  # words with proposed pairs that an accelerator sends at once
+_CAPACITY = 1 << 16  # words with proposed pairs in one transfer from an accelerator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Pairs:
         return len(self.i)
 
     def ordered(self) -> "Pairs":
-        """The pairs in the order in which the linkage takes them, see `ties`."""
+        """The pairs in the total order, see `ties`."""
         return self.take(total_order(self.dissimilarity, self.i, self.j))
 
     def take(self, some: np.ndarray) -> "Pairs":
@@ -67,7 +67,7 @@ class Pairs:
 
 
 class TooManyPairs(Exception):
-    """More pairs than the caller has memory for."""
+    """There are more pairs than the caller has memory for."""
 
     def __init__(self, num_pairs: int):
         super().__init__(f"at least {num_pairs} pairs")
@@ -75,13 +75,12 @@ class TooManyPairs(Exception):
 
 
 def concatenate(parts: list[Pairs]) -> Pairs:
-    """The pairs of all parts."""
     names = [field.name for field in dataclasses.fields(Pairs)]
     return Pairs(*(np.concatenate([getattr(part, name) for part in [Pairs.none(), *parts]]) for name in names))
 
 
 def decided(i: np.ndarray, j: np.ndarray, above: float, threshold: float, units: Units) -> Pairs:
-    """The proposed pairs with above < dissimilarity ≤ threshold, by their exact values; i and j, [m] int32, are overwritten."""
+    """The proposed pairs whose exact value is above < dissimilarity ≤ threshold; i and j, [m] int32, are overwritten."""
     value = np.empty(len(i))
     kept = dissimilarity.decide(i, j, above, threshold, units.grid, units.excess, value)
     return Pairs(i[:kept].copy(), j[:kept].copy(), value[:kept].copy())
@@ -95,10 +94,11 @@ def gathered(
     limit: int | None,
     advance: Callable[[float], None] | None,
 ) -> Pairs:
-    """The pairs that all tasks find, in their order.
+    """The pairs that all tasks find, in the order of the tasks.
 
     Args:
-      tasks: each with its work, of `total` together.
+      tasks: the amount of work of each task, and the task.
+      total: the sum of the amounts of work.
       threads, ahead: see `in_order`.
       limit, advance: see `within`.
 
@@ -106,7 +106,7 @@ def gathered(
       TooManyPairs: there are more than `limit`.
     """
     found, num_found, done = [], 0, 0.0
-    with contextlib.closing(in_order(tasks, threads, ahead)) as results:  # an error ends what has begun
+    with contextlib.closing(in_order(tasks, threads, ahead)) as results:  # on an error, ends the running tasks
         for work, some in results:
             num_found += len(some)
             if limit is not None and num_found > limit:
@@ -120,9 +120,9 @@ def gathered(
 
 
 def packed(near: jax.Array) -> jax.Array:
-    """Bits of truths: [r, c] bool to [r, c / 8] uint8.
+    """Packs booleans into bits: [r, c] bool to [r, c / 8] uint8.
 
-    Bit k of byte [r, b] is [r, k c / 8 + b]: so laid out, XLA's loop over b runs in SIMD.
+    Bit k of byte [r, b] is [r, k c / 8 + b]. With this layout XLA's loop over b uses SIMD.
     """
     width, near = near.shape[1] // 8, near.astype(jnp.uint8)
     return functools.reduce(jnp.bitwise_or, (near[:, k * width : (k + 1) * width] << k for k in range(8)))
@@ -130,14 +130,14 @@ def packed(near: jax.Array) -> jax.Array:
 
 @jax.jit
 def _proposed(rows, columns, row_limits, column_limits):
-    """Which pairs may be within the threshold: [r, d], [c, d], [r], [c] float32 to `packed` [r, c / 8] uint8."""
+    """Marks pairs that may be within the threshold: [r, d], [c, d], [r], [c] float32 to `packed` [r, c / 8] uint8."""
     product = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
     return packed(product >= row_limits[:, None] + column_limits[None, :])
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _compacted(bits, capacity):
-    """The words of `packed` that are not 0: how many, their places, and the first `capacity` of them."""
+    """The words of `packed` that are not 0: their number, and the indices and values of the first `capacity` of them."""
     words = jax.lax.bitcast_convert_type(bits.reshape(-1, 4), jnp.uint32)
     (places,) = jnp.nonzero(words, size=capacity, fill_value=0)
     return jnp.count_nonzero(words), places, words[places]
@@ -145,7 +145,7 @@ def _compacted(bits, capacity):
 
 @compiled
 def _compact(words):
-    """Places and values of the words that are not 0: [w] uint32 to [m] int64, [m] uint32."""
+    """Indices and values of the words that are not 0: [w] uint32 to [m] int64, [m] uint32."""
     total = 0
     for word in words:
         total += word != 0
@@ -161,7 +161,7 @@ def _compact(words):
 
 @compiled
 def _unpacked(places, words, bytes_in_row):
-    """Rows and columns of the bits that are 1, [m] int32 each; of words of `packed`, by their places."""
+    """Rows and columns, [m] int32 each, of the bits that are 1 in the words of `packed` with these indices."""
     total = 0
     for word in words:
         bits = np.uint64(word)
@@ -185,12 +185,12 @@ def _unpacked(places, words, bytes_in_row):
 
 
 def sent(bits: jax.Array) -> tuple[jax.Array, ...]:
-    """What an accelerator sends of `packed` bits, for `unpacked`: a few words instead of all."""
+    """Reduces `packed` bits, before an accelerator sends them, to the words that are not 0; see `unpacked`."""
     return (bits, *_compacted(bits, _CAPACITY))
 
 
 def unpacked(begun: tuple[jax.Array, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the bits that are 1, [m] int32 each; of `sent` bits, or of (bits,), for which it waits."""
+    """Waits for the result of `sent`, or for (bits,); returns rows and columns of the bits that are 1, [m] int32 each."""
     bits, bytes_in_row = begun[0], begun[0].shape[1]
     if len(begun) == 4 and (number := int(begun[1])) <= _CAPACITY:
         return _unpacked(np.asarray(begun[2])[:number], np.asarray(begun[3])[:number], bytes_in_row)
@@ -198,7 +198,7 @@ def unpacked(begun: tuple[jax.Array, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Blocks:
-    """Blocks of rows, the last one padded with rows that are near to none, on the devices that work on them."""
+    """Blocks of rows on the devices that work on them. The last block is padded with rows that are near no other row."""
 
     def __init__(self, rows: Rows, threshold: float, size: int, first: int, devices: list[jax.Device]):
         n = len(rows.rows)
@@ -206,7 +206,7 @@ class _Blocks:
         self.num = -(-n // size)
         self._limits = np.full(self.num * size, np.inf, np.float32)
         self._limits[:n] = rows.limits(threshold)
-        # A lone CPU device reads the host's memory: nothing needs to be put there.
+        # A single CPU device reads the host's memory, so no copy is needed.
         self._resident = len(devices) > 1 or devices[0].platform != "cpu"
         self._devices = devices
         self.panel = 1 if self._resident else max(1, _PANEL_COLUMNS // size)
@@ -222,7 +222,7 @@ class _Blocks:
         return rows, limits
 
     def propose(self, row: int, column: int, count: int) -> tuple[jax.Array, ...]:
-        """Begins `_proposed` of block `row` and of `count` blocks from `column` on; `unpacked` waits for it."""
+        """Starts `_proposed` for block `row` and `count` blocks from `column` on; `unpacked` waits for the result."""
         if self._resident:
             on = self._on[row % len(self._devices)]
             (rows, row_limits), (columns, column_limits) = on[row], on[column]
@@ -234,7 +234,7 @@ class _Blocks:
 
 
 def block_size(n: int, devices: list[jax.Device]) -> int:
-    """Rows of one block for a class of n."""
+    """Rows in a block, for a class of n images."""
     if devices[0].platform == "cpu":
         return min(_CPU_BLOCKS, key=lambda size: -(-n // size) * size) if n < 2 * _PANEL_COLUMNS else _LARGE_CPU_BLOCK
     sizes = _ACCELERATOR_BLOCKS
@@ -255,19 +255,19 @@ def within(
 ) -> Pairs:
     """All pairs i < j of rows with above < dissimilarity ≤ threshold.
 
-    Memory is that of the units, of their float32 copy on each device, of the pairs and of a few blocks' bits.
+    Memory holds the units, their float32 copy on each device, the pairs, and the bits of a few blocks.
 
     Args:
-      units: of n images.
+      units: units of n images.
       threshold: the greatest dissimilarity wanted.
-      above: pairs up to here are left out; below 0 none is.
+      above: pairs up to this dissimilarity are excluded; a negative number excludes none.
       rows: (low, high): only pairs with low ≤ i < high; by default all.
-      centred: `bounds.centred` of the same units, if it is there already.
-      shortening: `bounds.shortening` of the same, if it is there already.
-      devices: devices that share the work, block rows dealt out in turn; by default those `devices` says.
-      size: rows of a block, a multiple of 32; by default chosen by n.
-      limit: pairs that there is memory for.
-      advance: called now and then with the share of the work that is done.
+      centred: `bounds.centred` of the units, if already computed.
+      shortening: `bounds.shortening` of the units, if already computed.
+      devices: devices that share the rows of blocks in turn; by default those of `devices.for_class`.
+      size: rows in a block, a multiple of 32; by default `block_size`.
+      limit: number of pairs for which there is memory.
+      advance: called from time to time with the share of the work that is done.
 
     Returns:
       The pairs, in an order that depends on `size`.
@@ -301,7 +301,7 @@ def within(
                 count = min(blocks.panel, blocks.num - column)
                 yield count, functools.partial(decide, row, column, blocks.propose(row, column, count))
 
-    # A large class is linked alone, and its pairs are decided on all cores; of small ones several are linked at once.
+    # A large class is linked alone, and all cores check its pairs; several small classes are linked at once.
     threads = min(cores(), _MOST_THREADS) if blocks.num >= _LARGE else 0
     total = sum(blocks.num - row for row in rows_of_blocks)
     return gathered(tasks(), total, threads, _IN_FLIGHT * len(devices) + threads, limit, advance)

@@ -1,7 +1,7 @@
-"""Pairs by boxes on accelerators: this machine walks the tree (`walk`), and a device multiplies many pairs of leaves at once.
+"""Finds pairs by boxes on accelerators: the host walks the tree (`walk`), and a device multiplies many pairs of leaves at once.
 
-Rows are multiplied in all directions of the boxes. As in `walk`, products only propose pairs, with a bound on their rounding,
-and the exact value decides. Knows nothing of files and classes.
+Products use all directions of the boxes. As in `walk`, they only propose pairs, with a bound on their rounding, and the exact
+value decides. Knows nothing of files and classes.
 """
 
 import functools
@@ -18,24 +18,24 @@ from redundancy.linkage.pairs import Pairs
 from redundancy.runtime.in_order import in_order
 from redundancy.runtime.machine import cores
 
-AT_ONCE = 4096  # pairs of leaves that are multiplied at once
+AT_ONCE = 4096  # pairs of leaves in one call of the device
 _IN_FLIGHT = 3
-_WORDS = 32  # a leaf is padded to a multiple of so many rows, whose bits fill words
+_WORDS = 32  # a leaf is padded to a multiple of this many rows, so that their bits fill whole words
 
 
 @functools.partial(jax.jit, static_argnames="width")
 def proposed(rows, limits, first, count, width):
-    """Which rows of pairs of leaves may be near.
+    """Marks the pairs of rows that may be near, for some pairs of leaves.
 
     Args:
       rows: [n, p] float32, in the order of the leaves.
-      limits: [n] float32, `Rows.limits` of them.
+      limits: [n] float32, `Rows.limits` of the rows.
       first, count: [2, k] int32, the first row and the number of rows of both leaves of each pair.
-      width: rows to which a leaf is padded.
+      width: number of rows to which each leaf is padded.
 
     Returns:
-      `pairs.packed` bits, [k width, width / 8] uint8: of rows of the first leaf and rows of the second. Of a leaf and itself
-      each pair is there once.
+      `pairs.packed` bits, [k width, width / 8] uint8: rows of the first leaf by rows of the second. If both are the same leaf,
+      each pair is marked once.
     """
     place = jnp.arange(width)
     at = jnp.minimum(first[:, :, None] + place, len(rows) - 1)
@@ -52,7 +52,7 @@ def _ranges(boxes: Boxes, begin: int, end: int) -> Iterator[tuple[int, int, int]
 
 
 def _batches(boxes: Boxes, threshold: float, begin: int, end: int) -> Iterator[tuple[float, np.ndarray]]:
-    """Pairs of leaves that may hold near rows, [2, k] int32, k ≤ AT_ONCE; each with the work up to it since the last."""
+    """Yields pairs of leaves that may hold near rows, [2, k] int32, k ≤ AT_ONCE, and the work done since the last batch."""
     tasks = (
         (work, functools.partial(walk.leaf_pairs, boxes, threshold, low, high))
         for work, low, high in _ranges(boxes, begin, end)
@@ -78,12 +78,12 @@ def within(
 ) -> Pairs:
     """All pairs i < j of rows with above < dissimilarity ≤ threshold, as `pairs.within`.
 
-    Each device holds the rows in the boxes' directions, and AT_ONCE pairs of leaves with their products: for leaves of 128
-    rows in 64 directions 0.6 GB.
+    Each device holds the projected rows of the boxes, and AT_ONCE pairs of leaves with their products: 0.6 GB for leaves of
+    128 rows in 64 directions.
 
     Args:
       units, boxes, threshold, above, leaf_range: see `walk.within`.
-      devices: devices that share the work; by default all of this process.
+      devices: devices that share the work; by default all devices of this process.
       limit, advance: see `pairs.within`.
     """
     n, levels = len(units), boxes.levels

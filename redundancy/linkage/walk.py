@@ -1,8 +1,8 @@
-"""Pairs of a large class up to a dissimilarity, by boxes: what two boxes keep apart is not looked at.
+"""Finds the pairs of a large class up to a dissimilarity by boxes: rows in boxes that are far apart are skipped.
 
-A walk down the tree finds to each leaf the leaves that may hold a near row; of both, the rows near the other's box are
-multiplied. All of this only proposes pairs, with a bound on its rounding; the exact value decides. Knows nothing of files
-and classes.
+A walk down the tree finds for each leaf the leaves that may hold a near row. In both leaves, the rows near the other leaf's box
+are selected and multiplied. All of this only proposes pairs, with a bound on its rounding; the exact value decides. Knows
+nothing of files and classes.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from redundancy.runtime.compiled import compiled
 _FAR = np.float32(1e30)
 LEAVES_AT_ONCE, _SAMPLE_LEAVES = 32, 4
 _ROOM, _MOST_ROOM = 1 << 16, 1 << 20
-# What is weighed, in nanoseconds of one core: a pair of leaves, a product of two rows, a comparison in all directions.
+# Costs in nanoseconds on one core: of a pair of leaves, of a product of two rows, of a comparison in all directions.
 _LEAF_PAIR, _ROW_PAIR, _CLOSE = 3000.0, 0.6, 25.0
 
 
@@ -38,12 +38,12 @@ def _gap(low, high, one, other):
 
 @compiled
 def _near_leaves(leaf, levels, low, high, most_loose, wide, grow, stack, found):
-    """Leaves from `leaf` on whose boxes may hold a row near one of its own: which in `found`, and returns how many.
+    """Fills `found` with the leaves from `leaf` on that may hold a row near one of its own; returns their number.
 
     Args:
       wide, grow: see `_propose`.
       stack: [2 levels + 4] int64, overwritten.
-      found: [c] int32; c, the leaves from `leaf` on, is enough.
+      found: [c] int32, c at least the number of leaves from `leaf` on.
     """
     num_leaves = np.int64(1) << levels
     node, count = num_leaves + leaf, 0
@@ -70,7 +70,7 @@ def _near_leaves(leaf, levels, low, high, most_loose, wide, grow, stack, found):
 
 @compiled
 def _pairs_of_leaves(begin, end, levels, low, high, most_loose, wide, grow, one, other):
-    """Pairs of leaves begin…end-1 and those of `_near_leaves`: fills one and other, [c] int32, and returns how many."""
+    """Fills one and other, [c] int32, with the pairs of leaves begin…end-1 and their `_near_leaves`; returns their number."""
     stack, found = np.empty(2 * levels + 4, np.int64), 0
     for leaf in range(begin, end):
         count = _near_leaves(leaf, levels, low, high, most_loose, wide, grow, stack, other[found:])
@@ -81,7 +81,7 @@ def _pairs_of_leaves(begin, end, levels, low, high, most_loose, wide, grow, one,
 
 @compiled(fastmath=True)
 def _near_rows(short, low, high, room, count, gaps, near):
-    """Rows of a leaf whose squared distance to a box is at most `room`: [q, w], [p], [p] to how many, and which in `near`."""
+    """Fills `near` with the rows of a leaf [q, w] whose squared distance to a box is at most `room`; returns their number."""
     gaps[:] = np.float32(0)
     for column in range(len(short)):
         begin, end = low[column], high[column]
@@ -98,7 +98,7 @@ def _near_rows(short, low, high, room, count, gaps, near):
 
 @compiled(fastmath=True)
 def _multiply(short, row, columns, length, out):
-    """Products of a row of a leaf, [q, w], with columns [q, w]: fills out[:length]."""
+    """Fills out[:length] with the products of a row of a leaf, [q, w], and columns [q, w]."""
     for column in range(0, len(short), 8):
         a, b, c, d = short[column, row], short[column + 1, row], short[column + 2, row], short[column + 3, row]
         e, f, g, h = short[column + 4, row], short[column + 5, row], short[column + 6, row], short[column + 7, row]
@@ -138,21 +138,21 @@ def _apart(rows, one, other):
 def _propose(
     begin, end, levels, low, high, most_loose, rows, loose, short, limits, wide, grow, order, i, j, work,
 ):  # fmt: skip
-    """Pairs of rows, i < j, that may be near: those of leaves begin…end-1 and leaves that follow or are the same.
+    """Proposes pairs of rows, i < j, that may be near, of leaves begin…end-1 with themselves and later leaves.
 
-    Stops before a leaf whose pairs do not fit in i and j.
+    Stops before the first leaf whose pairs do not fit in i and j.
 
     Args:
       begin, end: leaves.
       levels, low, high, most_loose, short, order: see `Boxes`; rows, loose: of its `rows`.
       limits: [n] float32, `Rows.limits` of the short rows, in the order of the leaves.
-      wide: half the squared distance of near rows, without what is loose.
-      grow: twice the factor on a squared distance that makes up for its rounding.
-      i, j: [c] int32, filled with what is found.
-      work: [3] int64, added to: pairs of leaves, of rows, and of rows near in the short directions, see `Work`.
+      wide: half the squared distance of near rows, without the rows' `loose`.
+      grow: twice the factor that compensates for the rounding of a squared distance.
+      i, j: [c] int32, filled with the pairs.
+      work: [3] int64, to which are added the pairs of leaves, of rows, and of rows near in the short directions; see `Work`.
 
     Returns:
-      The leaf to go on with, how many pairs were found up to it, how many there are with its own, if it is not `end`.
+      The leaf to continue with, the number of pairs found before it, and, if it is not `end`, their number including its own.
     """
     n, width = len(rows), short.shape[2]
     num_leaves = np.int64(1) << levels
@@ -212,13 +212,13 @@ def _propose(
 
 @dataclasses.dataclass
 class Work:
-    """What was looked at.
+    """Counts of the work done.
 
     Attributes:
       leaves: pairs of leaves whose boxes are near.
       rows: pairs of rows that were multiplied.
-      close: those that are near in the first directions, and were compared in more of them.
-      proposed: those whose exact value was computed.
+      close: pairs of rows that are near in the first directions and were compared in all.
+      proposed: pairs of rows whose exact value was computed.
     """
 
     leaves: int = 0
@@ -227,12 +227,12 @@ class Work:
     proposed: int = 0
 
     def add(self, looked_at: np.ndarray) -> None:
-        """Adds the numbers, [4] int64 in their order."""
+        """Adds the four counts, [4] int64 in the order above."""
         for field, number in zip(dataclasses.fields(self), looked_at.tolist(), strict=True):
             setattr(self, field.name, getattr(self, field.name) + number)
 
     def nanoseconds(self, dimension: int) -> float:
-        """About what this takes a core."""
+        """Estimated time of this work on one core."""
         exact = bounds.EXACT + dimension * bounds.EXACT_NUMBER
         return _LEAF_PAIR * self.leaves + _ROW_PAIR * self.rows + _CLOSE * self.close + exact * self.proposed
 
@@ -248,7 +248,7 @@ class _Search:
         self._limits = Rows(short, half, rows.widen, rows.loose).limits(threshold)
 
     def of_leaves(self, begin: int, end: int, room: int, limit: int | None) -> tuple[Pairs, np.ndarray]:
-        """The pairs of leaves begin…end-1 with those after them; raises TooManyPairs if a leaf alone proposes many more than `limit`."""
+        """The pairs of leaves begin…end-1 with themselves and later ones; TooManyPairs if a leaf exceeds `limit` by far."""
         boxes, found, work = self._boxes, [], np.zeros(4, np.int64)
         while begin < end:
             i, j = np.empty(room, np.int32), np.empty(room, np.int32)
@@ -258,7 +258,7 @@ class _Search:
             )  # fmt: skip
             work[3] += num
             found.append(decided(i[:num], j[:num], self._above, self._threshold, self._units))
-            own = int(needed - num)  # proposed by the next leaf: 16 bytes each, where `limit` counts 88
+            own = int(needed - num)  # proposed by the next leaf, at 16 bytes each; `limit` counts 88 bytes a pair
             if limit is not None and own > 4 * limit:
                 raise TooManyPairs(own)
             room = max(room, own, min(8 * own, _MOST_ROOM))
@@ -271,7 +271,7 @@ def _reach(boxes: Boxes, threshold: float) -> tuple[float, float]:
 
 
 def leaf_pairs(boxes: Boxes, threshold: float, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of leaves begin…end-1 with those after them, or themselves, that may hold near rows: [m] and [m] int32."""
+    """Pairs of leaves begin…end-1 with themselves and later leaves that may hold near rows: two arrays [m] int32."""
     most = (end - begin) * (boxes.num_leaves - begin)
     one, other = np.empty(most, np.int32), np.empty(most, np.int32)
     found = _pairs_of_leaves(
@@ -281,20 +281,20 @@ def leaf_pairs(boxes: Boxes, threshold: float, begin: int, end: int) -> tuple[np
 
 
 def sample(boxes: Boxes) -> list[int]:
-    """Some leaves, spread evenly."""
+    """A sample of the leaves, spread evenly."""
     num = min(boxes.num_leaves, _SAMPLE_LEAVES + boxes.num_leaves // 256)
     return [boxes.num_leaves * (2 * number + 1) // (2 * num) for number in range(num)]
 
 
 def leaf_pairs_left(boxes: Boxes, threshold: float) -> float:
-    """Share of the pairs of leaves that may hold near rows, about, from some leaves alone."""
+    """Estimated share of the pairs of leaves that may hold near rows, from a sample of the leaves."""
     some = sample(boxes)
     found = sum(len(leaf_pairs(boxes, threshold, leaf, leaf + 1)[0]) for leaf in some)
     return found / sum(boxes.num_leaves - leaf for leaf in some)
 
 
 def nanoseconds(units: Units, boxes: Boxes, threshold: float, most: float) -> float:
-    """About what `within` would take one core, from some leaves alone; infinite if it is clearly more than `most`."""
+    """Estimated time of `within` on one core, from a sample of the leaves; infinite if it is clearly more than `most`."""
     search = _Search(units, boxes, threshold, threshold)
     work, left = Work(), 0
     for leaf in sample(boxes):
@@ -307,7 +307,7 @@ def nanoseconds(units: Units, boxes: Boxes, threshold: float, most: float) -> fl
 
 
 def ranges(boxes: Boxes, begin: int, end: int, step: int) -> Iterator[tuple[int, int, int]]:
-    """Leaves begin…end-1 in ranges low…high-1: (work, low, high). The first leaves meet all others, the last ones none."""
+    """Divides leaves begin…end-1 into ranges (work, low, high). Each leaf is compared with later ones, so the last has least."""
     return ((boxes.num_leaves - low, low, min(end, low + step)) for low in range(begin, end, step))
 
 
@@ -325,13 +325,13 @@ def within(
     """All pairs i < j of rows with above < dissimilarity ≤ threshold, as `pairs.within`.
 
     Args:
-      units: of n images.
-      boxes: of `bounds.centred` of the units.
-      threshold, above: as there.
-      leaf_range: only pairs of these leaves with themselves and those after them; by default of all.
-      limit, advance: as there.
-      threads: that work at once.
-      work: added to, if it is given.
+      units: units of n images.
+      boxes: boxes of `bounds.centred` of the units.
+      threshold, above: see `pairs.within`.
+      leaf_range: only pairs of these leaves with themselves and later leaves; by default of all leaves.
+      limit, advance: see `pairs.within`.
+      threads: number of threads.
+      work: if given, the work done is added to it.
     """
     begin, end = leaf_range or (0, boxes.num_leaves)
     search, looked_at = _Search(units, boxes, threshold, above), []

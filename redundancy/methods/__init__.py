@@ -1,6 +1,6 @@
-"""The registry of selection methods: what each needs and what its subsets have. To add a method, add an entry.
+"""The registry of selection methods: the inputs of each and the properties of its subsets. To add a method, add an entry.
 
-Every command reads this table, so heavy imports happen only when a method chooses. docs/methods.md says who defined each.
+Every command reads this table, so expensive imports happen only when a method runs. docs/methods.md names each one's authors.
 """
 
 import dataclasses
@@ -10,33 +10,33 @@ from typing import Any
 
 from redundancy.runtime.errors import ConfigError, nearest
 
-IMPORTED = "score_"  # what the names of imported scores begin with
+IMPORTED = "score_"  # prefix of the names of imported scores
 _IMPORTED = re.compile(rf"{IMPORTED}[a-z0-9_]{{1,40}}")
 _EASY = "_easy"
-NETWORK_FIELDS = ("score_trials", "score_at", "score_window", "seed")  # what scores of our own networks depend on
+NETWORK_FIELDS = ("score_trials", "score_at", "score_window", "seed")  # fields that scores of our networks depend on
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A selection method; knows nothing of files.
 
-    There are two kinds. An *order* gives every image of a class its place, and the first k are kept: `order`, or `score`,
-    whose highest come first. A *choice*, `choose`, depends on k or on a draw.
+    There are two kinds. An *order* ranks the images of a class, and the first k are kept: by the function `order`, or by a
+    `score`, highest first. A *choice* (`choose`) may depend on k in any way.
 
     Attributes:
-      name: its name in configs, results and names of files; letters, digits and underscores.
-      title, how: its name in the report, and the text there after "chosen".
-      choose: which of the n images of a class are kept. Takes by name label, positions [n] int64 ascending, k (images
-        to keep), config, trial (None unless per_trial), embeddings [n, d] float32 (None unless per_layer), score [n] float64
-        (None unless it reads one) and merges (None unless has_groups). Returns kept [n] bool and, of groups, group [n] int64
-        in 0…k-1 and dissimilarity [n] float64 to the group's kept image. It is asked only where k is below n.
-      order: takes the same; returns [k] int64, rows of the class in the order in which they are kept.
-      score: what of a config names the score that it reads, config -> name; None if it reads none.
-      easy: whether it keeps the lowest of its score, not the highest.
-      has_groups: whether it cuts the merges of the stage link into groups; then per_layer is True, too. It gets small
-        classes side by side as if they were one, without a label, and of their merges the n - k to cut.
-      per_layer: whether it reads embeddings, and so makes a subset for each of config.layers.
-      per_trial: whether it draws at random, and so makes a subset for each trial.
+      name: name in configs, results and file names; letters, digits and underscores.
+      title, how: name in the report, and the text there after "chosen".
+      choose: decides which of the n images of a class are kept. Keyword arguments: label, positions [n] int64 ascending, k
+        (images to keep, below n), config, trial (None unless per_trial), embeddings [n, d] float32 (None unless per_layer),
+        score [n] float64 (None unless it reads one) and merges (None unless has_groups). Returns a tuple of kept [n] bool and,
+        if has_groups, group [n] int64 in 0…k-1 and dissimilarity [n] float64 to the kept image of the group.
+      order: takes the same arguments; returns [k] int64, rows of the class in the order in which they are kept.
+      score: function from a config to the name of the score that the method reads; None if it reads none.
+      easy: whether it keeps the lowest scores instead of the highest.
+      has_groups: whether it cuts the merges of the stage link into groups; then per_layer is True, too. `choose` gets several
+        small classes at once as if they were one, without a label, and only the n - k merges to apply.
+      per_layer: whether it reads embeddings, and so has a subset for each of config.layers.
+      per_trial: whether it is random, and so has a subset for each trial.
       over_classes: whether it can choose from all classes together, see config.balance.
       fields: config fields that a subset depends on, besides fractions, layers and trials.
     """
@@ -97,7 +97,7 @@ def _by_score(*, score, k, label, config, trial, **_):
 
 
 def _drawn(purpose: str, config, label: int, trial: int | None = None):
-    """NumPy's generator for one purpose, class and trial: no two share a sequence."""
+    """A NumPy generator for one purpose, class and trial; each has its own sequence."""
     import numpy as np
 
     words = [*purpose.encode(), config.seed, label, 0 if trial is None else trial + 1]
@@ -109,7 +109,7 @@ def _embedded(name: str, title: str, fields: tuple[str, ...] = ()) -> Method:
 
 
 def _scored(name: str, title: str, drawn: bool = False, fields: tuple[str, ...] = NETWORK_FIELDS) -> list[Method]:
-    """The method that keeps the images with the highest score, hard ones for most, and its opposite."""
+    """The method that keeps the images with the highest scores (the hard images, for most scores), and its opposite."""
     both = dict(
         order=_by_score, score=lambda config: name, per_trial=drawn, over_classes=True, fields=("balance", *fields)
     )
@@ -155,7 +155,7 @@ METHODS = {
         _embedded("facility_location", "facility location"),
     )
 }
-# What a comparison has by default: `:methods` of configs/digits.py and configs/cifar10.py.
+# The methods compared by `:methods` of configs/digits.py and configs/cifar10.py.
 COMPARED = (
     "semantic", "random", "el2n", "grand_end", "forgetting", "aum", "dual", "ccs", "k_center", "semdedup",
 )  # fmt: skip
@@ -164,7 +164,7 @@ DEFAULT = (_SEMANTIC.name, BASELINE)
 
 
 def find(name: Any) -> Method | None:
-    """The method with this name: of the table, or one of imported scores, score_NAME; None if there is none."""
+    """The method with this name, from the table or, for score_NAME, of an imported score; None if there is none."""
     if name in METHODS:
         return METHODS[name]
     if not isinstance(name, str) or not _IMPORTED.fullmatch(name):
@@ -175,7 +175,7 @@ def find(name: Any) -> Method | None:
 
 
 def need(name: Any, what: str) -> Method:
-    """The method with this name, as `find`; raises ConfigError that begins with `what` if there is none."""
+    """As `find`, but raises ConfigError, whose message begins with `what`, if there is none."""
     if (found := find(name)) is None:
         near = nearest(name, METHODS) if isinstance(name, str) else ""
         raise ConfigError(
@@ -186,17 +186,17 @@ def need(name: Any, what: str) -> Method:
 
 
 def get(name: str) -> Method:
-    """The method with this name; a method without properties for the full set and for unknown names."""
+    """As `find`, but returns a method without properties for the full set and for unknown names."""
     return find(name) or Method(name, name, f"by {name}")
 
 
 def place(name: str) -> tuple[int, str]:
-    """Sorts names in the order of the table; imported and unknown ones come last."""
+    """Sort key of names: the order of the table; imported and unknown ones come last."""
     return (list(METHODS).index(name) if name in METHODS else len(METHODS)), name
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """The different names, in the order of the table."""
+    """The names without repetitions, in the order of the table."""
     return sorted(dict.fromkeys(names), key=place)
 
 

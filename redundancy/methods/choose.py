@@ -1,4 +1,4 @@
-"""What a method keeps of all classes of a data set. Arrays in, arrays out: knows nothing of files."""
+"""Applies a method to all classes of a data set. Arrays in, arrays out: knows nothing of files."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ from redundancy.methods.counts import kept_of_each, num_asked
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What is kept of N images, in their order.
+    """Which of N images are kept, in the order of the images.
 
     Attributes:
       kept: [N] bool.
       group: [N] int64, number of the redundant group, unique over the classes; -1 if the method has no groups.
-      dissimilarity: [N] float64 to the kept image of the group, 0 for that image; NaN if there are no groups.
+      dissimilarity: [N] float64, to the kept image of the group, 0 for that image; NaN if there are no groups.
     """
 
     kept: np.ndarray
@@ -27,7 +27,7 @@ class Choice:
     dissimilarity: np.ndarray
 
 
-ALL = 2**31  # stands for a label in draws from all classes together
+ALL = 2**31  # replaces the label in draws from all classes together
 
 
 def choose(
@@ -41,16 +41,16 @@ def choose(
     advance: Callable[[int], None] = lambda images: None,
     score: np.ndarray | None = None,
 ) -> list[Choice]:
-    """The choices of one method at several fractions and trials; each class is read once, if at all.
+    """The choices of one method at several fractions and trials; each class is read at most once.
 
     Args:
-      method: of the registry.
+      method: a method of the registry.
       labels: [N] int.
       positions: [N] int64 ascending.
       asked: a fraction and a trial (None unless the method draws) for each choice.
       config: has the method's `fields` as attributes.
-      read: takes some labels, ascending, and their rows [n], class by class and ascending in each, and returns the rows'
-        embeddings [n, d] float32; only for a method that reads embeddings.
+      read: takes some labels, ascending, and their rows [n], class by class and ascending within each class; returns the
+        embeddings of the rows, [n, d] float32. Needed only for a method that reads embeddings.
       linked: the merges of each label; only for a method that has groups.
       advance: called after some classes with their number of images.
       score: [N] float64, the highest is kept first; only for a method that reads one.
@@ -98,7 +98,7 @@ def choose(
 
 
 def _of_class(method: Method, rows, counts: Sequence[int], trials: Sequence[int | None], found, **of_class) -> None:
-    """Marks what is kept of some rows in each choice; an order serves all choices of its trial."""
+    """Marks the kept ones of some rows in each choice; an order is computed once for all choices of a trial."""
     for trial in dict.fromkeys(trials):
         of_trial = [(choice, k) for choice, k, other in zip(found, counts, trials, strict=True) if other == trial]
         if method.order and (most := max((k for _, k in of_trial if k < len(rows)), default=0)):
@@ -113,7 +113,7 @@ def _of_class(method: Method, rows, counts: Sequence[int], trials: Sequence[int 
 
 
 def _over_classes(method: Method, labels, positions, asked, config, score, found) -> None:
-    """Marks what is kept of all classes together: the first by the order of all, after each class's floor if it has one."""
+    """Marks the kept images of all classes together: each class's floor, if there is one, then the first of the order."""
     n = len(labels)
     rows, trials = np.arange(n), [trial for _, trial in asked]
     counts = [min(n, max(1, num_asked(n, fraction))) for fraction, _ in asked]
@@ -128,7 +128,7 @@ def _over_classes(method: Method, labels, positions, asked, config, score, found
         floor = np.minimum(sizes, np.maximum(1, kept_of_each(sizes, fraction) // 2))
         place = np.empty(n, np.int64)
         place[order] = rows
-        # Ranks within each class, of the rows in the order of all.
+        # Ranks of the rows within their class, by the common order.
         inside = np.lexsort((place, of_row))
         rank = np.empty(n, np.int64)
         rank[inside] = rows - np.repeat(starts, sizes)

@@ -13,15 +13,14 @@ def num_asked(num_images: int, fraction: float) -> int:
 
 
 def kept_of_each(sizes: np.ndarray, fraction: float) -> np.ndarray:
-    """Images to keep of each class: its share of the fraction, by largest remainder, and at least one.
+    """Images to keep of each class: `fraction` of its size, rounded by largest remainder, and at least one.
 
-    The sum is `fraction` of all images, rounded half up: the large classes make room for those whose share is below one
-    image. Where the fraction is less than one image a class on average they do not, and the sum is larger; above, the sum
-    is not less than at one image a class. Of a class of 200 and 100 classes of one image, 0.6 keeps 80 + 100, as asked; 0.2
-    keeps 40 + 100, not 60; and 0.4 keeps 67 + 100, as does 101 / 300, which is one image a class.
+    The sum is `fraction` of all images, rounded half up: large classes keep fewer, to compensate for classes whose share is
+    below one image. If the fraction is less than one image a class on average, they do not, and the sum is larger. The sum
+    for larger fractions is never below that for one image a class. Example: a class of 200 images and 100 classes of one
+    image. 0.6 keeps 80 + 100, as asked; 0.2 keeps 40 + 100, not 60; 0.4 keeps 67 + 100, as 101 / 300 (one image a class) does.
 
-    Ties go to the class that comes first. The fraction is taken as the decimal that it prints as, so there are no rounding
-    errors.
+    Ties go to the class that comes first. The fraction is taken as the decimal that it prints as, which avoids rounding errors.
 
     Args:
       sizes: [c] int64, images of each class.
@@ -39,7 +38,7 @@ def kept_of_each(sizes: np.ndarray, fraction: float) -> np.ndarray:
     if asked < classes or kept.sum() > asked:
         return kept
     pool, left, rest = sizes.copy(), asked, total
-    # Each class that is raised to one image lowers the others' share, so another one may fall below one.
+    # Raising a class to one image lowers the shares of the others, so another class may fall below one image.
     while (below := (pool > 0) & (pool * left < rest)).any():
         left, rest = left - int(below.sum()), rest - int(pool[below].sum())
         pool[below] = 0
@@ -48,7 +47,7 @@ def kept_of_each(sizes: np.ndarray, fraction: float) -> np.ndarray:
 
 def _shares(sizes: np.ndarray, numerator: int, denominator: int, wanted: int) -> np.ndarray:
     """sizes * numerator / denominator, [c] int64, rounded by largest remainder so that the sum is `wanted`."""
-    shares, remainder = np.divmod(sizes * numerator, max(denominator, 1))  # exact up to three thousand million images
+    shares, remainder = np.divmod(sizes * numerator, max(denominator, 1))  # exact for up to 3e9 images
     shares[np.argsort(-remainder, kind="stable")[: wanted - int(shares.sum())]] += 1
     return shares
 
@@ -59,23 +58,23 @@ def _by_label(counts: Mapping[int, int], of_sizes: Callable[[np.ndarray], np.nda
 
 
 def class_counts(counts: Mapping[int, int] | Sequence[int] | np.ndarray, fraction: float) -> dict[int, int]:
-    """Images to keep of each label, see `kept_of_each`; the order of the labels decides ties."""
+    """Images to keep of each label, see `kept_of_each`; ties are broken by the order of the labels."""
     counts = counts if isinstance(counts, Mapping) else dict(enumerate(counts))
     return _by_label(counts, lambda sizes: kept_of_each(sizes, fraction))
 
 
 def _fewest(sizes: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
-    """The least of what the fractions keep of each class."""
+    """The smallest number of images that any of the fractions keeps of each class."""
     return np.minimum.reduce([kept_of_each(sizes, fraction) for fraction in fractions])
 
 
 def merges_needed(counts: Mapping[int, int], fractions: Sequence[float]) -> dict[int, int]:
-    """Merges of each class that the fractions need: images of each label to merges of each label."""
+    """The merges that the fractions need, by label, given the number of images by label."""
     return _by_label(counts, lambda sizes: sizes - _fewest(sizes, fractions))
 
 
 def merges_to_make(counts: Mapping[int, int], fractions: Sequence[float]) -> dict[int, int]:
-    """Merges of each class from which any fraction at or above the smallest of `fractions` can be cut; no class is empty."""
+    """The merges by label from which any fraction at or above the smallest one can be cut; no class may be empty."""
     # One more than needed: with largest remainders, a larger fraction may keep one image fewer of a class.
     more = int(min(fractions) < 1)
     return _by_label(counts, lambda sizes: np.minimum(sizes - _fewest(sizes, fractions) + more, sizes - 1))
@@ -86,12 +85,12 @@ def _percent(part: int, total: int) -> str:
 
 
 def beyond_fraction(sizes: np.ndarray, fraction: float, kept: int | None = None) -> str:
-    """What to say of a fraction of which more is kept than was asked for, and why; '' of others.
+    """A message that explains why more is kept than the fraction asks for; '' if that is not the case.
 
     Args:
       sizes: [c] int64, images of each class.
-      fraction: kept share that was asked for.
-      kept: images that are kept; None if they are those of `kept_of_each`.
+      fraction: the requested share.
+      kept: number of kept images; None for that of `kept_of_each`.
     """
     total = int(sizes.sum())
     asked, kept = num_asked(total, fraction), int(kept_of_each(sizes, fraction).sum()) if kept is None else kept
@@ -111,7 +110,7 @@ def beyond_fraction(sizes: np.ndarray, fraction: float, kept: int | None = None)
 
 
 def beyond_fractions(sizes: np.ndarray, files: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What `beyond_fraction` says of subsets, each once, the largest fraction first; their manifest's entries are `files`."""
+    """The different messages of `beyond_fraction` for subsets with these manifest entries, the largest fraction first."""
     made = sorted({(file["fraction"], file["size"]) for file in files if "size" in file}, reverse=True)
     return [said for fraction, size in made if (said := beyond_fraction(sizes, fraction, size))]
 

@@ -1,6 +1,6 @@
 """Orders of the images of one class, computed from their embeddings: the first k are kept, for any k.
 
-Arrays in, arrays out. docs/methods.md says who defined each, and what others call by its name. Ties go to the lowest row.
+Arrays in, arrays out. docs/methods.md names the authors of each, and variants of the same name. Ties go to the lowest row.
 """
 
 import heapq
@@ -10,7 +10,7 @@ import numpy as np
 from redundancy.linkage.dissimilarity import normalized, unit_vectors
 from redundancy.runtime.compiled import compiled
 
-_DENSE = 10_000  # images of a class up to which all similarities are held, 0.8 GB
+_DENSE = 10_000  # for up to this many images all similarities are held in memory, 0.8 GB
 _TILE = 1024
 
 
@@ -19,13 +19,13 @@ def _farthest_first(vectors, k, first):
     n, dimension = vectors.shape
     order = np.empty(k, np.int64)
     rows, near = np.arange(n), np.full(n, np.inf)
-    taken = first  # place in `rows`, which holds those that are left
+    taken = first  # index into `rows`, which holds the rows not chosen yet
     left = n
     for step in range(k):
         order[step] = rows[taken]
         centre = vectors[rows[taken]]
         left -= 1
-        # Rows stay ascending, so that the first of equally far ones is the lowest.
+        # Rows stay ascending, so that of several equally far rows the first is the lowest.
         for at in range(taken, left):
             rows[at], near[at] = rows[at + 1], near[at + 1]
         taken, farthest = 0, -1.0
@@ -43,12 +43,12 @@ def _farthest_first(vectors, k, first):
 def k_center(embeddings: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """Farthest-first traversal: each next image is the one farthest from all before it (Sener and Savarese 2018).
 
-    Euclidean distances; the first image is drawn.
+    Distances are Euclidean. The first image is drawn at random.
 
     Args:
       embeddings: [n, d] float32.
       k: images wanted, 1…n.
-      rng: draws the first one.
+      rng: draws the first image.
 
     Returns:
       [k] int64, rows in the order in which they are chosen.
@@ -62,7 +62,7 @@ def _herd(vectors, mean, k):
     order, rows, half = np.empty(k, np.int64), np.arange(n), np.empty(n)
     for row in range(n):
         half[row] = (vectors[row] * vectors[row]).sum() / 2
-    wanted = mean.copy()  # (t + 1) times the mean, less the sum of those chosen
+    wanted = mean.copy()  # (t + 1) times the mean, minus the sum of the chosen rows
     left = n
     for step in range(k):
         best, taken = -np.inf, 0
@@ -91,7 +91,7 @@ def herding(embeddings: np.ndarray, k: int) -> np.ndarray:
 
 @compiled(fastmath={"reassoc", "contract"})
 def _gain(similarities, nearest):
-    """What a row adds to the sum of the nearest similarities; never more if `nearest` is higher."""
+    """The gain of a row: how much it adds to the sum of the nearest similarities. It never grows when `nearest` does."""
     gain = 0.0
     for at in range(len(nearest)):
         gain += max(similarities[at] - nearest[at], 0.0)
@@ -101,10 +101,10 @@ def _gain(similarities, nearest):
 def facility_location(embeddings: np.ndarray, k: int) -> np.ndarray:
     """Greedy maximum of the sum over all images of the similarity to the nearest chosen one (Wei et al. 2015).
 
-    The similarity is (1 + cos) / 2. Lazy greedy (Minoux 1978): gains only fall, so an image whose gain is still the highest
-    after it is computed anew is the next one.
+    The similarity is (1 + cos) / 2. Uses lazy greedy (Minoux 1978): gains never grow, so an image whose recomputed gain is
+    still the highest is the next one.
 
-    Args, Returns: as `k_center`. Of more than 10,000 images, similarities are computed when they are asked for.
+    Args, Returns: as `k_center`. With more than 10,000 images, similarities are recomputed when needed.
     """
     units = normalized(embeddings)
     n = len(units)
@@ -113,7 +113,7 @@ def facility_location(embeddings: np.ndarray, k: int) -> np.ndarray:
     def similarities(row: int) -> np.ndarray:
         return whole[row] if whole is not None else (1 + units @ units[row]) / 2
 
-    # An upper bound of each first gain: it is computed anew before the row is chosen, so all gains are rounded alike.
+    # An upper bound of each first gain. Gains are recomputed before a row is chosen, so all are rounded alike.
     first = (n + units @ units.sum(axis=0)) / 2 * (1 + 1e-9)
     heap = [(-gain, row, -1) for row, gain in enumerate(first.tolist())]
     heapq.heapify(heap)
@@ -144,10 +144,10 @@ def nearest_before(units: np.ndarray) -> np.ndarray:
 
 
 def semdedup(embeddings: np.ndarray, k: int) -> np.ndarray:
-    """SemDeDup (Abbas et al. 2023) with the class as its cell: duplicates of an image that comes earlier go first.
+    """SemDeDup (Abbas et al. 2023) with classes in place of clusters: near duplicates of an earlier image are dropped first.
 
-    Images come in the order of their cosine to the class's centroid, the farthest first ("keep hard"). An image is dropped
-    if its cosine to any image before it, dropped or not, is above a threshold; here the threshold is the one that keeps k.
+    Images are sorted by their cosine to the class's centroid, the farthest first ("keep hard"). An image is dropped if its
+    cosine to any image before it, dropped or not, is above a threshold; here the threshold is the one that keeps k images.
 
     Args, Returns: as `k_center`.
     """
@@ -157,15 +157,15 @@ def semdedup(embeddings: np.ndarray, k: int) -> np.ndarray:
 
 
 def _to_prototype(embeddings: np.ndarray) -> np.ndarray:
-    """Cosine of each row to the mean of the unit vectors: [n, d] float32 to [n] float64, up to its length."""
+    """Cosine of each row to the mean of the unit vectors, times the length of that mean: [n, d] float32 to [n] float64."""
     units = normalized(embeddings)
     return units @ units.mean(axis=0)
 
 
 def prototypes(embeddings: np.ndarray, k: int) -> np.ndarray:
-    """Images by their dissimilarity to the class's prototype, the mean of its unit vectors, the farthest first.
+    """Sorts images by their dissimilarity to the class's prototype, the mean of its unit vectors, the farthest first.
 
-    Sorscher et al. (2022) call these supervised prototypes; far from the prototype is hard.
+    Sorscher et al. (2022) call these supervised prototypes; images far from the prototype are hard.
 
     Args, Returns: as `k_center`.
     """
@@ -173,12 +173,12 @@ def prototypes(embeddings: np.ndarray, k: int) -> np.ndarray:
 
 
 def prototypes_easy(embeddings: np.ndarray, k: int) -> np.ndarray:
-    """The same, the nearest first: what Sorscher et al. (2022) advise where images are few."""
+    """As `prototypes`, but the nearest first, as Sorscher et al. (2022) recommend for small data sets."""
     return np.argsort(-_to_prototype(embeddings), kind="stable")[:k]
 
 
 def moderate(embeddings: np.ndarray, k: int) -> np.ndarray:
-    """Images by how near the middle they are in the ranking by distance to the class's median (Xia et al. 2023).
+    """Ranks images by distance to the class's median and sorts them by nearness to the middle rank (Xia et al. 2023).
 
     Args, Returns: as `k_center`.
     """
@@ -188,7 +188,7 @@ def moderate(embeddings: np.ndarray, k: int) -> np.ndarray:
 
 
 def by_score(score: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Rows of scores [n], the highest first; ties in the order of the rows, or drawn."""
+    """Rows of scores [n], the highest first; ties are in the order of the rows or, with `rng`, in random order."""
     if rng is None:
         return np.argsort(-score, kind="stable")
     return np.lexsort((rng.permutation(len(score)), -score))

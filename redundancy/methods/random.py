@@ -6,19 +6,19 @@ from redundancy.methods.counts import class_counts, rows_by_class
 
 
 def random_subset(labels: np.ndarray, positions: np.ndarray, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
-    """A uniformly random subset with the counts of `class_counts`, drawn in each class by itself.
+    """A uniformly random subset with the counts of `class_counts`, drawn separately in each class.
 
-    Depends on the seed and on the positions of each class, not on the order of the rows. Other classes only change the
+    It depends on the seed and on the positions of each class, not on the order of the rows. Other classes affect only the
     counts.
 
     Args:
       labels: [n] int.
       positions: [n] int64, unique.
       fraction: kept share, above 0 and up to 1.
-      seed: whole numbers of at least 0, for example (seed, trial).
+      seed: non-negative integers, for example (seed, trial).
 
     Returns:
-      [n] bool, whether a row is kept.
+      [n] bool, True for kept rows.
     """
     rows = rows_by_class(labels)
     counts = class_counts({label: len(of_class) for label, of_class in rows.items()}, fraction)
@@ -29,13 +29,13 @@ def random_subset(labels: np.ndarray, positions: np.ndarray, fraction: float, se
 
 
 def random_rows(positions: np.ndarray, k: int, seed: tuple[int, ...]) -> np.ndarray:
-    """Draws k rows of one class with positions [n]; returns [n] bool. The order of the rows does not matter."""
+    """Draws k rows of a class with positions [n]; returns [n] bool. The draw does not depend on the order of the rows."""
     kept = np.zeros(len(positions), bool)
     kept[random_order(positions, seed)[:k]] = True
     return kept
 
 
 def random_order(positions: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
-    """The rows of positions [n] in random order, [n] int64; the first k are the draw of k."""
+    """The rows of positions [n] in random order, [n] int64; `random_rows` draws the first k of them."""
     order = np.argsort(positions, kind="stable")
     return order[np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(order))]

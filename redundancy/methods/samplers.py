@@ -6,14 +6,14 @@ BINS = 50
 
 
 def ccs(score: np.ndarray, k: int, cutoff: float, rng: np.random.Generator) -> np.ndarray:
-    """Coverage-centric sampling (Zheng et al. 2023): drops the hardest, then draws alike from all ranges of difficulty.
+    """Coverage-centric sampling (Zheng et al. 2023): drops the hardest images, then draws evenly over the range of difficulty.
 
-    The `cutoff` hardest share is dropped, the range of the rest is cut into 50 bins of equal width, and bins get the same
-    number each, those with the fewest images first, so that what a small bin lacks goes to the larger ones.
+    The hardest `cutoff` share is dropped, and the score range of the rest is divided into 50 bins of equal width. All bins get
+    the same number of images. Bins are filled in ascending size, so that what a small bin lacks goes to larger ones.
 
     Args:
       score: [n] float64, high is hard; without NaN.
-      k: images to keep, at most n less those dropped.
+      k: images to keep, at most n minus the dropped images.
       cutoff: share of the hardest that is dropped first, from 0 to below 1.
       rng: draws within the bins.
 
@@ -27,7 +27,7 @@ def ccs(score: np.ndarray, k: int, cutoff: float, rng: np.random.Generator) -> n
     left = score[rows] / 2  # so that no difference overflows
     finite = left[np.isfinite(left)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
-    left = np.clip(left, low, high)  # infinite ones go with the last of their side
+    left = np.clip(left, low, high)  # infinite scores go into the first or last bin
     number = np.zeros(len(left), int)
     if high > low:
         number = np.minimum(((left - low) / (high - low) * BINS).astype(int), BINS - 1)

@@ -9,7 +9,7 @@ from redundancy.linkage.complete import Merges
 def semantic_subset(
     merges: Merges, embeddings: np.ndarray, k: int, rule: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The image kept of each redundant group of one class, and the groups (the paper's section 3.2).
+    """Cuts one class into redundant groups and keeps one image of each (the paper's section 3.2).
 
     Args:
       merges: at least the first n - k merges of the class.
@@ -18,7 +18,7 @@ def semantic_subset(
       rule: which image of a group is kept, see `cut.representatives`.
 
     Returns:
-      kept [n] bool, group [n] int64 in 0…k-1, dissimilarity [n] float64 to the kept image of the group.
+      kept [n] bool; group [n] int64 in 0…k-1; dissimilarity [n] float64 to the kept image of the group.
     """
     group = cut.groups(merges, len(embeddings), k)
     representatives = cut.representatives(embeddings, group, rule)

@@ -1,6 +1,6 @@
 """BatchNorm with statistics over a fixed number of images, independent of batch size and devices.
 
-Goyal et al. 2017 (section 4) treat the number of images behind each statistic as a hyper-parameter of its own.
+Goyal et al. 2017 (section 4) treat the number of images per statistic as a separate hyper-parameter.
 """
 
 import flax.linen as nn
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 class BatchNorm(nn.Module):
     """Normalises each channel over groups of images.
 
-    Statistics and normalisation are float32; the output has `dtype`. In training the batch is cut into
+    Statistics and normalisation are float32; the output has `dtype`. In training the batch is divided into
     consecutive groups of `group_size` images, each normalised by its own mean and variance; the running
-    statistics take the mean over groups. Evaluation uses the running statistics.
+    statistics are updated with the mean over groups. Evaluation uses the running statistics.
 
     Attributes:
       group_size: images in a group; 0 is the whole batch. Must divide the batch.
@@ -21,7 +21,7 @@ class BatchNorm(nn.Module):
       epsilon: added to the variance.
       dtype: type of the output.
       relu: whether a ReLU follows.
-      formulation: "xla", or "cpu", which is faster on CPUs; they are equal up to rounding.
+      formulation: "xla", or "cpu", which is faster on CPUs; both give the same result up to rounding.
     """
 
     group_size: int = 0
@@ -33,7 +33,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x: `[B, H, W, C]` -> the same shape."""
+        """Normalises x `[B, H, W, C]`; returns the same shape."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
@@ -60,17 +60,17 @@ class BatchNorm(nn.Module):
         return self._out(wide * self._of_images(factor, size) + self._of_images(offset, size))
 
     def _group_means(self, x: jax.Array, size: int) -> jax.Array:
-        """`[B, H, W, C]`, or on CPU `[B / size, size, H, W, C]` -> means of each group's pixels, `[B / size, C]`."""
+        """Means of each group's pixels, `[B / size, C]`, of `[B, H, W, C]` or, on CPU, `[B / size, size, H, W, C]`."""
         if self.formulation == "cpu":
             return x.mean(axis=(1, 2, 3))
-        # Reduces each image to one row and groups only the rows: reshaping the large array would keep compilers for
+        # Reduces each image to one row and groups only the rows: reshaping the large array would prevent compilers for
         # accelerators from fusing these sums, and those of the gradient, with the neighbouring convolutions.
         rows = x.mean(axis=(1, 2))
         return rows.reshape(-1, size, x.shape[-1]).mean(axis=1)
 
     @staticmethod
     def _of_images(of_groups: jax.Array, size: int) -> jax.Array:
-        """`[B / size, C]` -> `[B, 1, 1, C]`: repeats each group's values for its images."""
+        """Repeats each group's values for its images: `[B / size, C]` to `[B, 1, 1, C]`."""
         groups, channels = of_groups.shape
         rows = jnp.broadcast_to(of_groups[:, None], (groups, size, channels))
         return rows.reshape(groups * size, 1, 1, channels)

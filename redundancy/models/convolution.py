@@ -1,7 +1,7 @@
-"""Convolutions without bias, in the form that suits the platform; parameters are the same in every form.
+"""Convolutions without bias, in a formulation that suits the platform; parameters are the same in all formulations.
 
-XLA's convolutions suit accelerators. On CPU they reach at most half of the processor's arithmetic rate if channels are few,
-so the folder cpu has kernels of our own. On GPUs they are slow for several trials at once, for which the folder gpu has some.
+XLA's convolutions suit accelerators. On CPUs, with few channels, they reach at most half of the processor's arithmetic rate, so
+the folder cpu has our own kernels. On GPUs they are slow for several trials at once, for which the folder gpu has kernels.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ FORMULATIONS = ("xla", "cpu", "packed")
 
 
 def formulation_for(platform: str) -> str:
-    """The form of a single trial's convolutions that is fastest on "cpu", "gpu" or "tpu"."""
+    """The fastest formulation of a single trial's convolutions on "cpu", "gpu" or "tpu"."""
     return "cpu" if platform == "cpu" else "xla"
 
 
@@ -24,10 +24,10 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int] = (1, 1),
     """Convolution with padding "SAME".
 
     Args:
-      x: `[B, H, W, C]`, of the type to compute in.
+      x: `[B, H, W, C]`, in the type to compute in.
       kernel: `[h, w, C, D]`, of the same type.
       strides: of height and width.
-      formulation: "xla", or "cpu", which is faster on CPUs; they are equal up to rounding. "packed" is "xla" here.
+      formulation: "xla", or "cpu", which is faster on CPUs; equal up to rounding. "packed" is treated as "xla".
 
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), D]` of x's type.
@@ -45,7 +45,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int] = (1, 1),
 
 
 class Conv(nn.Module):
-    """`convolve` with its parameter, named and shaped as `nn.Conv` does: "kernel", `[h, w, C, features]` float32.
+    """`convolve` with its parameter, named and shaped as in `nn.Conv`: "kernel", `[h, w, C, features]` float32.
 
     Attributes:
       features: channels of the output.
@@ -53,7 +53,7 @@ class Conv(nn.Module):
       dtype: type to compute in.
       kernel_init: initializer of the kernel.
       formulation: see `convolve`.
-      packs: of formulation "packed", what computes several trials at once under `jax.vmap`.
+      packs: for the formulation "packed", the kernels that compute several trials at once under `jax.vmap`.
     """
 
     features: int
@@ -66,7 +66,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x: `[B, H, W, C]` -> `[B, ceil(H / stride), ceil(W / stride), features]`."""
+        """Convolves x `[B, H, W, C]`; returns `[B, ceil(H / stride), ceil(W / stride), features]`."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         if self.packs is not None and len({*self.kernel_size}) == len({*self.strides}) == 1:

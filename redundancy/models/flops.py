@@ -1,4 +1,4 @@
-"""Counts the multiply-adds of a network for one image by its definition, without running it.
+"""Counts the multiply-adds of a network for one image from its definition, without running it.
 
 Tracing a deep network takes a second, so results are cached.
 """
@@ -45,12 +45,12 @@ def _forward_pass(model, image_shape: tuple[int, int, int]) -> Iterator:
 
 
 def once(function):
-    """Caches a function of a network and of hashable values, since networks themselves cannot be hashed."""
+    """Caches a function of a network and hashable values; networks themselves cannot be hashed."""
     known = {}
 
     @functools.wraps(function)
     def of_network(model, *rest):
-        key = (repr(model), *rest)  # all fields of the network
+        key = (repr(model), *rest)  # the repr shows all fields of the network
         if key not in known:
             known[key] = function(model, *rest)
         return known[key]
@@ -62,14 +62,14 @@ def once(function):
 def multiply_adds(model, image_shape: tuple[int, int, int]) -> int:
     """Multiply-adds of the convolutions and the classifier in one forward pass of one image.
 
-    Papers count these ("FLOPs" of He et al. 2016a, table 1). A training step usually counts as three forward passes
-    with two floating-point operations for each multiply-add.
+    Papers report this number ("FLOPs" in He et al. 2016a, table 1). A training step is usually counted as three forward
+    passes, with two floating-point operations for each multiply-add.
 
     Args:
       model: a ResNet of any formulation.
       image_shape: (height, width, channels).
     """
-    model = model.clone(formulation="xla")  # its operations are those of the definition
+    model = model.clone(formulation="xla")  # the others have operations beyond the definition
     return sum(_multiply_adds(eqn) for eqn in _forward_pass(model, image_shape))
 
 

@@ -1,7 +1,7 @@
 """A convolution in a narrow type whose kernel gradient is float32 on TPUs.
 
-TPUs sum products of bfloat16 in float32 anyway. Plain autodiff rounds the kernel's gradient to bfloat16 and then sums it
-over the devices in bfloat16; here it stays float32 up to the optimiser.
+TPUs sum products of bfloat16 in float32 anyway. Plain autodiff rounds the kernel gradient to bfloat16 and sums it over the
+devices in bfloat16; here it remains float32 until it reaches the optimiser.
 """
 
 import functools
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 _FORWARD = ("NHWC", "HWIO", "NHWC")
-_KERNEL_GRADIENT = ("CHWN", "IHWO", "HWNC")  # channels of x are the batch, and the batch is what is summed over
+_KERNEL_GRADIENT = ("CHWN", "IHWO", "HWNC")  # the channels of x take the place of the batch, which is summed over
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -23,7 +23,7 @@ def convolution(
       x: `[B, H, W, C]`.
       kernel: `[h, w, C, D]` float32; its gradient is float32.
       strides: rows and columns between two outputs.
-      padding: zeros (before, after) of rows and of columns.
+      padding: number of zeros (before, after), of rows and of columns.
 
     Returns:
       `[B, H', W', D]` in the type of `x`.
@@ -42,7 +42,7 @@ def kernel_gradient(
     strides: tuple[int, int],
     padding: tuple[tuple[int, int], tuple[int, int]],
 ) -> jax.Array:
-    """Gradient of a convolution's kernel, float32 for inputs of any type.
+    """Gradient with respect to a convolution's kernel, float32 for inputs of any type.
 
     Args:
       x: input of the convolution, `[B, H, W, C]`.
@@ -85,7 +85,7 @@ def _backward(strides, padding, saved, gradient):
         (of_kernel,) = jax.linear_transpose(lambda kernel: _plain(x, kernel, strides, padding), kernel)(gradient)
         return of_kernel
 
-    # On other devices, convolutions whose output type is wider than their inputs' are not known to be fast.
+    # On other devices, a convolution whose output type is wider than its input type may be slow.
     return of_x, jax.lax.platform_dependent(x, kernel, gradient, tpu=exact, default=rounded)
 
 

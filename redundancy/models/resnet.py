@@ -1,4 +1,4 @@
-"""ResNet v2 (He et al. 2016b: pre-activation, identity mappings) in its CIFAR and its ImageNet form.
+"""ResNet v2 (He et al. 2016b: pre-activation, identity mappings) in its CIFAR and ImageNet forms.
 
 Parameters have the same names and shapes in every formulation, so checkpoints can be used on any platform.
 """
@@ -18,8 +18,8 @@ from redundancy.runtime.errors import ConfigError
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _EXPANSION = 4  # a bottleneck has this many times as many output channels as its 3 x 3 convolution
 
-# He et al. 2015, section 2.2: normal with variance 2 / fan. "fan_in" keeps the scale of activations, "fan_out", which most
-# implementations of ResNets use, that of gradients.
+# He et al. 2015, section 2.2: normal with variance 2 / fan. "fan_in" preserves the scale of activations; "fan_out", which most
+# ResNet implementations use, preserves that of gradients.
 KERNEL_INITS = {
     "he_fan_in": nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal"),
     "he_fan_out": nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal"),
@@ -53,7 +53,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Pre-activation bottleneck: 1 x 1, 3 x 3 (which has the stride) and 1 x 1, to 4 x `width` channels."""
+    """Pre-activation bottleneck: convolutions of 1 x 1, 3 x 3 (with the stride) and 1 x 1, to 4 x `width` channels."""
 
     width: int
     stride: int
@@ -76,7 +76,7 @@ class Bottleneck(nn.Module):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """3 x 3 maximum, stride 2: `[B, H, W, C]` -> `[B, ceil(H/2), ceil(W/2), C]`."""
+    """Maximum over 3 x 3 pixels, stride 2: `[B, H, W, C]` to `[B, ceil(H/2), ceil(W/2), C]`."""
     return nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
 
 
@@ -88,14 +88,14 @@ class ResNet(nn.Module):
     Attributes:
       stage_blocks: blocks of each stage; every stage but the first halves height and width.
       widths: channels of each stage.
-      num_classes: logits.
-      bottleneck: whether blocks are bottlenecks, which put out 4 x the width.
-      imagenet_stem: 7 x 7 convolution of stride 2 and max-pooling, rather than a 3 x 3 convolution.
+      num_classes: number of logits.
+      bottleneck: whether blocks are bottlenecks, whose output has 4 x the width.
+      imagenet_stem: whether the stem is a 7 x 7 convolution of stride 2 and max-pooling, not a 3 x 3 convolution.
       bn_group_size, bn_momentum: see BatchNorm.
       dtype: type that convolutions compute in.
       kernel_init, classifier_init, classifier_bias, zero_init_residual: see config/model.py.
-      formulation: of convolutions and BatchNorm, see convolution.py.
-      packs: of formulation "packed", what computes several trials at once.
+      formulation: formulation of convolutions and BatchNorm, see convolution.py.
+      packs: for the formulation "packed", the kernels that compute several trials at once.
     """
 
     stage_blocks: tuple[int, ...]
@@ -122,9 +122,9 @@ class ResNet(nn.Module):
           train: whether BatchNorm uses the batch (and updates its running statistics).
 
         Returns:
-          logits `[B, num_classes]` float32, and the layers, each `[B, D]` float32: "start" is the mean over
-          pixels of the first convolution, "middle" of the second stage, "end" of the last BatchNorm and ReLU,
-          which the logits are made of.
+          logits `[B, num_classes]` float32, and the layers, each `[B, D]` float32: means over pixels of the output of
+          the first convolution ("start"), of the second stage ("middle"), and of the last BatchNorm and ReLU ("end"),
+          which is the input of the classifier.
         """
         norm = functools.partial(
             BatchNorm,
@@ -177,13 +177,13 @@ def make_model(
 
     Args:
       config: resolved config.
-      num_classes: logits.
-      platform: where it is to be computed: "cpu", "gpu" or "tpu".
-      device: the same; wanted on "gpu", whose kernels depend on the kind of card.
-      batched: whether several trials are to be computed at once, under `jax.vmap`.
+      num_classes: number of logits.
+      platform: platform that computes it: "cpu", "gpu" or "tpu".
+      device: device that computes it; needed on "gpu", whose kernels depend on the kind of card.
+      batched: whether several trials are computed at once, under `jax.vmap`.
 
     Raises:
-      ConfigError: config.formulation is one that the platform or the card has no kernels for.
+      ConfigError: the platform or the card has no kernels for config.formulation.
     """
     if {"cpu": "cpu", "packed": "gpu"}.get(config.formulation, platform) != platform:
         raise ConfigError(

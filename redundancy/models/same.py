@@ -2,7 +2,7 @@
 
 
 class Same:
-    """The output and the padding of a convolution with the attributes height, width, taps and stride."""
+    """Mixin: output size and padding of a convolution with the attributes height, width, taps and stride."""
 
     height: int
     width: int
@@ -16,6 +16,6 @@ class Same:
 
     @property
     def before(self) -> tuple[int, int]:
-        """Zeros above and on the left, as XLA pads."""
+        """Zeros above and on the left, as in XLA."""
         sides = zip(self.out, (self.height, self.width), strict=True)
         return tuple(max((count - 1) * self.stride + self.taps - size, 0) // 2 for count, size in sides)

@@ -1,4 +1,4 @@
-"""Calls of code that XLA cannot partition, on each device's share of a batch."""
+"""Calls code that XLA cannot partition, on each device's share of a batch."""
 
 from collections.abc import Callable
 
@@ -14,16 +14,16 @@ def by_shards(
     sums: bool = False,
     axis: int = 0,
 ) -> jax.Array:
-    """`function(batch, other)` on each device's share of the images if the mesh's axis "data" has several.
+    """Calls `function(batch, other)` on each device's share of the images, if the mesh's axis "data" has several devices.
 
-    XLA would gather the whole batch on every device, since it cannot partition a custom call.
+    Otherwise XLA would gather the whole batch on every device, since it cannot partition a custom call.
 
     Args:
-      function: of images and of kernels, or of two batches, whose sum over images it takes.
-      batch: its images lie along `axis`.
-      other: kernels, or with `sums` another batch.
+      function: function of images and kernels or, with `sums`, of two batches.
+      batch: images along `axis`.
+      other: kernels or, with `sums`, another batch.
       sums: whether the result is a sum over the batch.
-      axis: of the images, in the result too.
+      axis: axis of the images, also in the result.
     """
     mesh = jax.sharding.get_abstract_mesh()
     axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True)) if not mesh.empty else {}

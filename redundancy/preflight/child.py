@@ -1,6 +1,6 @@
-"""The process that compiles for a slice with libtpu, or for a GPU with XLA's plugin: reads a request, writes the result. compile.py starts it.
+"""The child process, started by compile.py, that compiles for a slice with libtpu, or for a GPU with XLA's plugin.
 
-It is a separate process, since libtpu's settings must be in the environment before JAX starts, and must not stay there.
+A separate process is necessary because libtpu's settings must be in the environment before JAX starts, and must not remain.
 """
 
 import json
@@ -39,7 +39,7 @@ def _crosses_trials(collective: hlo.Collective, trials: int, data: int) -> bool:
 
 
 def _used(memory) -> int:
-    """Bytes that a program takes on a device."""
+    """Bytes that a program uses on a device."""
     return (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -50,11 +50,11 @@ def _used(memory) -> int:
 
 
 def _gpu_facts(compiled, gpu: gpus.Gpu, flops: float, stored: float, turns: int) -> dict:
-    """Facts about a program for a GPU, whose compiler counts no FLOPs.
+    """Facts about a program for a GPU, whose compiler does not count FLOPs.
 
     Args:
       stored: bytes of the resident set.
-      turns: of the loop that the program is: its text has the loop's kernels once.
+      turns: iterations of the program's loop, whose kernels its text contains only once.
     """
     memory, kernels = compiled.memory_analysis(), hlo.kernels(compiled.as_text(), stored)
     used = _used(memory)
@@ -98,9 +98,9 @@ def _facts(compiled, trials: int, data: int, turns: int) -> dict:
 
 
 def _compile(program, arguments, images: int, fixed: int, trials: int, data: int, turns: int = 1) -> dict:
-    """Facts about one program with `images` for each chip and step; or how much too much memory it needs.
+    """Facts about one program with `images` per chip and step; or the memory that it needs, if it does not fit.
 
-    XLA counts a loop's body once, so its FLOPs and bytes are multiplied by the loop's `turns`: the micro-batches.
+    XLA counts the body of a loop once, so its FLOPs and bytes are multiplied by `turns`, the number of micro-batches.
     """
     facts = {"images_per_chip": images, "fixed": fixed}
     try:
@@ -115,11 +115,11 @@ def _compile(program, arguments, images: int, fixed: int, trials: int, data: int
 
 
 def find(request: dict, network=None) -> dict:
-    """Compiles the programs that `request` names; see compile.run.
+    """Compiles the programs that `request` names, see compile.run.
 
     Args:
       request: compile.Request as JSON.
-      network: a module with the interface of models.ResNet, instead of the config's.
+      network: a module with the interface of models.ResNet, to use instead of the config's.
     """
     config = config_lib.resolve(request["config"])
     gpu, pack = parse_topology(request["topology"]).gpu, request["trials"]
@@ -161,7 +161,7 @@ def find(request: dict, network=None) -> dict:
 
 
 def main(network=None) -> None:
-    """Reads the request from the file of the first argument, writes the result to that of the second."""
+    """Reads the request from the file named by the first argument, writes the result to that named by the second."""
     with open(sys.argv[1]) as file:
         request = json.load(file)
     result = find(request, network)

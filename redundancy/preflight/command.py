@@ -1,4 +1,4 @@
-"""The command `preflight`: prints what a config's programs need and cost on a TPU slice or a GPU."""
+"""The command `preflight`: prints memory and cost of a config's programs on a TPU slice or a GPU."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from redundancy.runtime.errors import UserError
 
 
 class DoesNotFitError(UserError):
-    """The batch needs more memory than a chip has."""
+    """A program needs more memory than a chip has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,8 @@ class Flags:
 
     Attributes:
       topology: slice or GPU, such as v5e:16x16 or h100.
-      image_size, classes: side of images and number of classes, instead of those known from the data set's name and the
-        config.
-      trials: trainings at once; 1 as in the stage train.
+      image_size, classes: side of images and number of classes, to use instead of those of the config and the data set.
+      trials: number of simultaneous trainings; 1 as in the stage train.
       json: whether to print JSON instead of text.
     """
 
@@ -40,9 +39,9 @@ def preflight(given: Flags, config) -> None:
     """Compiles the config's training and embedding step for the slice and prints facts for each chip.
 
     Raises:
-      ConfigError: a flag is wrong, or does not fit the config.
+      ConfigError: a flag is wrong, or does not suit the config.
       CompileError: the compiler is missing, or the compilation failed.
-      DoesNotFitError: after printing, a program needs too much memory.
+      DoesNotFitError: a program needs too much memory; raised after the facts are printed.
     """
     topology = parse_topology(given.topology)
     need_dataset(config, "preflight")

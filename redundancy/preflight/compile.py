@@ -1,4 +1,4 @@
-"""Compiles a config's programs for a TPU slice or a GPU in a process of its own, on a machine that needs neither."""
+"""Compiles a config's programs for a TPU slice or a GPU in a child process, on a machine that has neither."""
 
 import dataclasses
 import importlib.util
@@ -18,8 +18,8 @@ from redundancy.runtime.errors import ConfigError, UserError
 PROGRAMS = ("train", "embed")
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is opened, so others may use libtpu too
+    "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is opened, so other processes may use libtpu too
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_LOG_DIR": "disabled",
@@ -36,11 +36,11 @@ class Request:
     """What to compile.
 
     Attributes:
-      config: resolved.
-      topology: the slice.
-      shapes: of the data set.
-      trials: trainings at once, 1 as in the stage train.
-      programs: of PROGRAMS.
+      config: resolved config.
+      topology: the slice or GPU.
+      shapes: shapes of the data set.
+      trials: number of simultaneous trainings; 1 as in the stage train.
+      programs: names from PROGRAMS.
     """
 
     config: object
@@ -66,7 +66,7 @@ def need_compiler(topology: Topology) -> None:
 
 
 def check(request: Request) -> None:
-    """Raises ConfigError if the config's batch cannot be spread over the slice."""
+    """Raises ConfigError if the config's batch cannot be divided among the chips."""
     config, chips = request.config, request.topology.chips
     if config.data_parallel and chips % config.data_parallel:
         raise ConfigError(
@@ -76,18 +76,18 @@ def check(request: Request) -> None:
 
 
 def run(request: Request, module: str = "redundancy.preflight.child") -> dict:
-    """Compiles, and returns memory, FLOPs, bytes and collectives for each program and chip.
+    """Compiles the programs; returns memory, FLOPs, bytes and collectives of each program, per chip.
 
     Args:
       request: what to compile.
       module: module to run as the child process.
 
     Returns:
-      mesh (trials, chips of one batch), parameters, parameter_bytes, and programs: by name fits, images_per_chip, and
-      either hbm_used, flops, bytes_accessed, collectives, or needed (bytes, 0 if unknown) and message.
+      mesh (trials, chips per batch), parameters, parameter_bytes, and programs: name -> fits, images_per_chip, and either
+      hbm_used, flops, bytes_accessed, collectives, or needed (bytes, 0 if unknown) and message.
 
     Raises:
-      ConfigError: the batch cannot be spread over the slice.
+      ConfigError: the batch cannot be divided among the chips.
       CompileError: the compiler is not installed, or the compilation failed.
     """
     check(request)

@@ -1,4 +1,4 @@
-"""TPU generations and the topologies of their slices, or a GPU."""
+"""Topologies: slices of TPU generations, or a GPU."""
 
 import dataclasses
 import math
@@ -11,13 +11,13 @@ from redundancy.training.peaks import peak_flops
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """One chip of a generation.
+    """The chips of one TPU generation, or of one kind of GPU.
 
     Attributes:
-      name: its name in topologies.
-      hbm_bytes: bytes of HBM that a program may use, as libtpu's compiler reports them; a little less than advertised.
+      name: name in topologies.
+      hbm_bytes: bytes of HBM that a program may use, as reported by libtpu's compiler; slightly less than advertised.
       axes: number of axes of the torus.
-      chip_config: libtpu's name for chips that are one JAX device each, if that is not the default.
+      chip_config: libtpu's name for the mode in which each chip is one JAX device, if that is not the default.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Generation:
 
     @property
     def source(self) -> str:
-        """Where the peak rate is published."""
+        """The source of the peak rate."""
         return f"https://docs.cloud.google.com/tpu/docs/{self.name}"
 
 
@@ -56,7 +56,7 @@ class Topology:
     """A slice, or one GPU.
 
     Attributes:
-      generation: of its chips.
+      generation: generation of the chips.
       shape: chips along each axis.
     """
 
@@ -69,7 +69,7 @@ class Topology:
 
     @property
     def gpu(self) -> Gpu | None:
-        """The GPU, if it is one."""
+        """The GPU, or None for a slice."""
         return self.generation if isinstance(self.generation, Gpu) else None
 
     @property
@@ -78,10 +78,10 @@ class Topology:
 
 
 def parse_topology(text: str) -> Topology:
-    """The slice or GPU that `text` names, such as v5e:16x16 or h100.
+    """The slice or GPU with this name, such as v5e:16x16 or h100.
 
     Raises:
-      ConfigError: no such generation, or another number of axes than it has.
+      ConfigError: there is no such generation, or the number of axes is wrong for it.
     """
     name, _, dimensions = text.partition(":")
     if text in GPUS:

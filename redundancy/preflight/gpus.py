@@ -1,6 +1,6 @@
-"""NVIDIA GPUs for which programs are compiled on a machine that has none, and how long their kernels take.
+"""NVIDIA GPUs for which programs are compiled on machines without one, and estimates of the time of kernels.
 
-XLA compiles for a GPU by its description alone; the numbers are those of NVIDIA's data sheets.
+XLA compiles for a GPU from its description alone; the numbers are from NVIDIA's data sheets.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from redundancy.preflight.hlo import Kernel
 from redundancy.training.peaks import peak_flops
 
-# Fitted to four trainings of ResNet-32 on an H100 (2026-11-26 and 27; docs/training.md): least time of a kernel, and the
-# share of the memory's rate that kernels reach, cuDNN's convolutions of few channels apart.
+# Fitted to four trainings of ResNet-32 on an H100 (2026-11-26 and 27; docs/training.md): the least time of a kernel, and the
+# share of the memory bandwidth that kernels reach, with a separate share for cuDNN's convolutions of few channels.
 LAUNCH_S, REACHED, REACHED_BY_CUDNN = 5e-6, 0.6, 0.25
 
 _TARGET = """
@@ -35,13 +35,13 @@ class Gpu:
     """A kind of GPU.
 
     Attributes:
-      name: its name in --topology.
-      kind: its name in JAX.
-      hbm_bytes, bandwidth: of its memory, bytes and bytes/s.
-      capability: compute capability, (9, 0).
-      cores, units, threads, clock: streaming multiprocessors, float32 units and most threads of each, GHz.
-      cache, shared, shared_of_block: bytes of the L2 cache, of the memory that a core's threads share, and of a block's part.
-      source: where the numbers are published.
+      name: name in --topology.
+      kind: name in JAX.
+      hbm_bytes, bandwidth: bytes of memory, and bytes/s.
+      capability: compute capability, for example (9, 0).
+      cores, units, threads, clock: streaming multiprocessors, float32 units and largest number of threads of each, GHz.
+      cache, shared, shared_of_block: bytes of the L2 cache, of the shared memory of a multiprocessor, and of that of a block.
+      source: source of the numbers.
     """
 
     name: str
@@ -97,24 +97,24 @@ GPUS = {
 
 
 def library_path() -> str:
-    """LD_LIBRARY_PATH with NVIDIA's libraries as pip installs them; the compiler does not start without them."""
+    """LD_LIBRARY_PATH with the NVIDIA libraries that pip installs; without them the compiler does not start."""
     folders = [folder for path in sys.path for folder in glob.glob(os.path.join(path, "nvidia", "*", "lib"))]
     return os.pathsep.join([*folders, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])
 
 
 def device(gpu: Gpu):
-    """JAX's device for a GPU that is not there; NVIDIA's libraries must be on LD_LIBRARY_PATH since the process began."""
+    """A JAX device for a GPU that is not present. NVIDIA's libraries must be on LD_LIBRARY_PATH when the process starts."""
     import jax_plugins.xla_cuda13 as plugin
     from jax.experimental import topologies
 
-    plugin._check_cuda_versions = lambda *_, **__: None  # asks the driver, which is not there
+    plugin._check_cuda_versions = lambda *_, **__: None  # it would query the driver, which is not present
     return topologies.get_topology_desc(gpu.name, platform="cuda", topology="1x1x1", target_config=gpu.target).devices[
         0
     ]
 
 
 def step_seconds(kernels: Iterable[Kernel], gpu: Gpu) -> tuple[float, float]:
-    """Estimated seconds of the kernels one after the other, and those of the kernels that are too small to take longer."""
+    """Estimated seconds of all kernels in sequence, and of those kernels among them that take only the least time."""
     total = small = 0.0
     for kernel in kernels:
         reached = REACHED_BY_CUDNN if "cudnn" in kernel.kind else REACHED

@@ -1,4 +1,4 @@
-"""Finds the collectives and the kernels in a compiled program's text (HLO): their bytes, and their groups of devices."""
+"""Finds the collectives and kernels in the text (HLO) of a compiled program, with their bytes and groups of devices."""
 
 import dataclasses
 import math
@@ -22,14 +22,14 @@ _COLLECTIVES = (
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One exchange between devices.
+    """One collective operation.
 
     Attributes:
       kind: all-reduce, all-gather, ...
-      bytes: bytes of a device's whole array: the input of an all-reduce, the output of an all-gather.
-      groups: groups of devices that exchange, by their numbers in the mesh; for a collective-permute pairs (from, to).
-        Empty if all devices are one group.
-      op_name: JAX's name of the operation, or of one of several that were combined.
+      bytes: bytes of the whole array on a device: the input of an all-reduce, the output of an all-gather.
+      groups: groups of devices, by number in the mesh; for a collective-permute, pairs (from, to). Empty if all devices are
+        one group.
+      op_name: JAX's name of the operation, or of one of several combined operations.
     """
 
     kind: str
@@ -39,7 +39,6 @@ class Collective:
 
 
 def num_bytes(shape: str) -> float:
-    """Bytes of all arrays of a shape in HLO's notation."""
     total = 0
     for name, sizes in _ARRAY.findall(shape):
         item = _ITEM_BYTES[name] if name in _ITEM_BYTES else int(re.search(r"\d+", name)[0]) / 8
@@ -59,7 +58,7 @@ def replica_groups(rest: str) -> tuple[tuple[int, ...], ...]:
     return ()
 
 
-# Operations that are no kernel of their own.
+# Operations that do not become separate kernels.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
     "partition-id", "replica-id", "opt-barrier",
@@ -80,11 +79,11 @@ class Kernel:
 
 
 def kernels(text: str, stored: float = 0) -> list[Kernel]:
-    """The kernels of a program for a GPU; one in the body of a loop counts once.
+    """The kernels of a program for a GPU. A kernel in the body of a loop is listed once.
 
     Args:
-      text: the compiled program.
-      stored: bytes of the resident set, of which a kernel that has it as an operand reads a small part.
+      text: text of the compiled program.
+      stored: bytes of the resident set. A kernel that has it as an operand reads only a small part of it.
     """
     bodies, inner, body = [], set(), None
     for line in text.splitlines():
@@ -110,9 +109,9 @@ def kernels(text: str, stored: float = 0) -> list[Kernel]:
 
 
 def collectives(text: str) -> list[Collective]:
-    """Every collective, once: of a pair "…-start", "…-done" only the start counts.
+    """Every collective, listed once; of a pair "…-start", "…-done" only the start.
 
-    A collective in the body of a loop counts once, not for every iteration.
+    A collective in the body of a loop is listed once, not for every iteration.
     """
     found, sizes = [], {}
     for match in map(_INSTRUCTION.match, text.splitlines()):
@@ -125,7 +124,7 @@ def collectives(text: str) -> list[Collective]:
             continue
         given = sum(sizes.get(operand, 0) for operand in re.findall(r"%([\w.\-]+)", tail.split("), ")[0]))
         if kind != opcode and kind != "all-reduce":
-            made -= given  # the result of a start names the operands too
+            made -= given  # the result of a start includes the operands
         op_name = re.search(r'op_name="([^"]*)"', tail)
         size = made if kind == "all-gather" else given
         found.append(Collective(kind, size, replica_groups(tail), op_name[1] if op_name else ""))

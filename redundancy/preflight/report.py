@@ -1,4 +1,4 @@
-"""The results of preflight, as numbers for programs and as text for a terminal."""
+"""The results of preflight, as JSON and as text for a terminal."""
 
 import math
 
@@ -8,23 +8,23 @@ from redundancy.preflight.gpus import LAUNCH_S, REACHED, REACHED_BY_CUDNN
 from redundancy.runtime.sizes import binary, decimal
 
 SHARE = 0.9  # share of the memory that a program may use; the rest is for the runtime, infeed and fragmentation
-_COMBINED = 8  # XLA combines all-reduces up to some size; the gradients of one network take at most this many
-_TINY = 64 * 1024  # bytes; smaller collectives only carry metrics, and cost only their latency
+_COMBINED = 8  # XLA combines small all-reduces; those of the gradients of one network become at most this many
+_TINY = 64 * 1024  # bytes; smaller collectives transfer only metrics, and cost only their latency
 
 
 def fitting_batch(
     images_per_chip: int, used: float, fixed: float, available: float, share: float = 0.9, whole: int = 1
 ) -> int:
-    """Images per chip that would about fill `share` of the memory, if all bytes but `fixed` grow with the batch.
+    """Images per chip that would fill about `share` of the memory, if all bytes except `fixed` grow with the batch.
 
     Args:
       images_per_chip: batch with which the program used `used` bytes; the result is smaller.
-      used, fixed, available: bytes of HBM that the program uses, that do not depend on the batch, and that a chip has.
-      share: share of the memory to fill at most.
-      whole: a chip's images must be a multiple of it, preferably eight times a multiple.
+      used, fixed, available: bytes of HBM that the program uses, those independent of the batch, and those of a chip.
+      share: largest share of the memory to fill.
+      whole: the images of a chip must be a multiple of this number, preferably of eight times this number.
 
     Returns:
-      a number of at least 0.
+      a non-negative integer.
     """
     per_image = max(used - fixed, 1.0) / images_per_chip
     most = min(int(max(share * available - fixed, 0.0) / per_image), images_per_chip - 1)
@@ -33,7 +33,7 @@ def fitting_batch(
 
 
 def _program(generation: Generation, whole: int, found: dict) -> dict:
-    """A program's facts with its bounds; a chip's images must be a multiple of `whole`."""
+    """A program's facts with added bounds; the images of a chip must be a multiple of `whole`."""
     if not found["fits"]:
         given = found["images_per_chip"], found["needed"], found["fixed"], generation.hbm_bytes, SHARE
         batch, some = fitting_batch(*given, whole), fitting_batch(*given)
@@ -48,7 +48,7 @@ def _program(generation: Generation, whole: int, found: dict) -> dict:
 
 
 def summary(request: Request, found: dict) -> dict:
-    """Everything that is reported, as JSON: compile.run's result, bounds, verdicts."""
+    """The whole report as JSON: the result of compile.run, bounds, verdicts."""
     generation, (trials, data) = request.topology.generation, found["mesh"]
     # As mesh.make_mesh requires, each chip has whole BatchNorm groups and micro-batches.
     whole = math.lcm(request.config.bn_group_size or 1, request.config.micro_batch or 1)
@@ -146,7 +146,7 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _collectives(facts: dict) -> list[str]:
-    """The largest collectives of a program, one line each; the rest in one more."""
+    """The largest collectives of a program, one line each, and a line for the rest."""
     ranked = sorted(facts["collectives"], key=lambda of: -of["bytes"])
     lines = [f"  {of['kind']} of {decimal(of['bytes'])} over {of['devices']} chips" for of in ranked[:4]]
     if rest := ranked[4:]:
@@ -184,7 +184,7 @@ def text(result: dict) -> str:
 
 
 def _way_out(result: dict, name: str, facts: dict) -> str:
-    """A suggestion for a program that does not fit."""
+    """A remedy for a program that does not fit."""
     batch, trains = facts["fitting_images_per_chip"], name == "train"
     micro, group = (result["micro_batch"], result["bn_group_size"]) if trains else (0, 0)
     if batch:

@@ -1,11 +1,11 @@
-"""The shapes of images of well-known data sets, without opening them."""
+"""The image shapes of well-known data sets, without opening them."""
 
 import dataclasses
 
 from redundancy.runtime.errors import ConfigError
 
-# Height, width and channels as stored (0: images differ), classes, images of the training split. From the data sets'
-# pages of the TensorFlow Datasets catalog.
+# Height, width and channels as stored (0 if images differ), classes, images of the training split. Source: the pages of the
+# data sets in the TensorFlow Datasets catalog.
 _KNOWN = {
     "cifar10": (32, 32, 3, 10, 50_000),
     "cifar100": (32, 32, 3, 100, 50_000),
@@ -25,10 +25,10 @@ class Shapes:
     """The properties of a data set that programs depend on.
 
     Attributes:
-      image: (height, width, channels) of an image as the network gets it.
+      image: (height, width, channels) of the network's input images.
       classes: number of classes.
       images: images of the training split; 0 if unknown.
-      resident: whether the set lives on the device (config.resident_mb).
+      resident: whether the device holds the set (config.resident_mb).
     """
 
     image: tuple[int, int, int]
@@ -38,15 +38,15 @@ class Shapes:
 
 
 def shapes(config, image_size: int | None = None, classes: int | None = None) -> Shapes:
-    """Shapes of the config's data set, known by its name; for an unknown name they must be given.
+    """Shapes of the config's data set, by its name; for an unknown name they must be given.
 
     Args:
-      config: resolved.
-      image_size: side in pixels, instead of config.image_size.
-      classes: number of classes, instead of the known one.
+      config: resolved config.
+      image_size: side in pixels, to use instead of config.image_size.
+      classes: number of classes, to use instead of the known one.
 
     Raises:
-      ConfigError: something is neither known nor given.
+      ConfigError: a value is neither known nor given.
     """
     name = config.dataset.split(":")[0].split("/")[0]
     height, width, channels, known_classes, images = _KNOWN.get(name, (0, 0, 3, 0, 0))

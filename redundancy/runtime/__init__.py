@@ -1,1 +1,1 @@
-"""How a process runs: on one machine or several, until it is preempted; its errors and what it may use."""
+"""The environment of a process: runs of one or several processes, preemption, errors, available cores, memory and devices."""

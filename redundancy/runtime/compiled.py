@@ -1,4 +1,4 @@
-"""Numba's compiler as this package uses it: no lock is held while compiled code runs, and it is compiled once."""
+"""Numba's compiler as this package uses it: compiled code releases the interpreter's lock and is cached on disk."""
 
 import functools
 from collections.abc import Callable
@@ -7,9 +7,9 @@ import numba
 
 
 def compiled(function: Callable | None = None, **options) -> Callable:
-    """`numba.njit` that caches compiled code on disk, unless no folder can be written to, as in some containers.
+    """`numba.njit` with a cache on disk, unless no folder is writable, as in some containers.
 
-    A compiled function may only call functions of its own module: Numba compiles it again only if its own file changes.
+    A compiled function may only call functions of its own module, since Numba recompiles it only if its own file changes.
     """
     if function is None:
         return functools.partial(compiled, **options)

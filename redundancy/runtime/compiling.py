@@ -1,4 +1,4 @@
-"""How long this process has compiled, by JAX and by Numba, so that rates of work can leave it out. Imports neither."""
+"""Measures how long JAX and Numba compile in this process, so that rates of work can exclude it. Imports neither."""
 
 import sys
 import threading
@@ -12,7 +12,7 @@ _numba = threading.local()
 
 
 def add(seconds: float) -> None:
-    """Records that something compiled for so many seconds up to this moment; several threads may compile at once."""
+    """Records a compilation that took `seconds` and ends now; several threads may compile at once."""
     end = time.monotonic()
     begin = end - seconds
     with _lock:
@@ -22,7 +22,7 @@ def add(seconds: float) -> None:
 
 
 def seconds_since(moment: float) -> float:
-    """Seconds since `moment`, of time.monotonic, in which some thread compiled."""
+    """Seconds since `moment` (of time.monotonic) during which some thread compiled."""
     with _lock:
         return sum(max(0.0, end - max(begin, moment)) for begin, end in _spans)
 
@@ -33,7 +33,7 @@ def _heard(event: str, seconds: float, **_) -> None:
 
 
 def watch() -> None:
-    """Begins to record what JAX and Numba compile, if they are imported; may be called again."""
+    """Starts recording the compilations of JAX and Numba, if they are imported; may be called repeatedly."""
     if "jax" in sys.modules and "jax" not in _watched:
         _watched.add("jax")
         import jax.monitoring
@@ -48,7 +48,7 @@ def watch() -> None:
                 _numba.began = [*getattr(_numba, "began", []), time.monotonic()]
 
             def on_end(self, event):
-                if began := getattr(_numba, "began", None):  # else it began before the watch
+                if began := getattr(_numba, "began", None):  # None if the compilation began before `watch`
                     add(time.monotonic() - began.pop())
 
         event.register("numba:compile", Listener())

@@ -1,6 +1,6 @@
 """Errors that a user can act on. cli.main prints only their text; every other exception is a bug.
 
-ConfigError and DataError are ValueErrors too, as callers from Python expect for wrong input.
+ConfigError and DataError are also ValueErrors, as Python callers expect for wrong input.
 """
 
 import difflib
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Some input is wrong; the text names the file or field, what was found, what is wanted and what to do."""
+    """Some input is wrong; the text names the file or field, what was found, what is expected, and a remedy."""
 
 
 class ConfigError(UserError, ValueError):
@@ -20,17 +20,17 @@ class DataError(UserError, ValueError):
 
 
 class WorkdirError(UserError):
-    """The workdir cannot be used: it has another config, is unwritable, or lacks an earlier stage."""
+    """The workdir cannot be used: it has another config, is not writable, or lacks an earlier stage."""
 
 
 class StorageError(UserError):
-    """Storage refuses a request, or could not be reached for some minutes."""
+    """The storage refused a request, or could not be reached for some minutes."""
 
 
 class Preempted(SystemExit):
     """This process received SIGTERM and has saved its work: exit code 75, EX_TEMPFAIL of sysexits.h.
 
-    Not an Exception, so that no handler catches it by accident. If nothing catches it, the process ends with the code.
+    Not a subclass of Exception, so that no handler catches it by accident. Uncaught, it ends the process with this code.
     """
 
     def __init__(self, *_):

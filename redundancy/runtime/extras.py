@@ -1,4 +1,4 @@
-"""Which packages come with which extra of the installation, and what to do where one is missing."""
+"""The packages of each extra of the installation, and messages for missing ones."""
 
 import importlib.util
 
@@ -18,7 +18,7 @@ EXTRAS = {
 
 
 def hint(module: str, what: str = "This command") -> str | None:
-    """'… needs x, which is not installed: pip install "redundancy[EXTRA]".' for a module; None if it is of no extra."""
+    """'… needs x, which is not installed: pip install "redundancy[EXTRA]".' for a module; None if no extra has it."""
     for extra, modules in EXTRAS.items():
         if (name := module.partition(".")[0]) in modules:
             return f'{what} needs {name}, which is not installed: pip install "redundancy[{extra}]".'
@@ -26,7 +26,7 @@ def hint(module: str, what: str = "This command") -> str | None:
 
 
 def need(extra: str, what: str) -> None:
-    """Raises ConfigError if a package of an extra is not installed. Imports none of them."""
+    """Raises ConfigError if a package of an extra is not installed. Imports nothing."""
     for module in EXTRAS[extra]:
         if importlib.util.find_spec(module) is None:
             raise ConfigError(str(hint(module, what)))

@@ -1,4 +1,4 @@
-"""Tasks that run at once, whose results come in order."""
+"""Runs tasks in parallel and yields their results in order."""
 
 import collections
 import concurrent.futures
@@ -10,12 +10,12 @@ K, T = TypeVar("K"), TypeVar("T")
 
 
 def in_order(tasks: Iterable[tuple[K, Callable[[], T]]], threads: int, ahead: int) -> Iterator[tuple[K, T]]:
-    """Yields the results of tasks in their order, each with its key.
+    """Yields the key and the result of each task, in the order of the tasks.
 
     Args:
-      tasks: key and task; taken from the iterator as they are needed.
-      threads: that run them; with 0 each runs here, when its turn comes.
-      ahead: tasks that are taken before the result of the first is waited for, at least 0.
+      tasks: pairs of key and task; consumed as needed.
+      threads: number of threads; with 0 each task runs in the calling thread when its result is due.
+      ahead: number of tasks to start before waiting for the first result, at least 0.
     """
     pending = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads) if threads else contextlib.nullcontext() as pool:

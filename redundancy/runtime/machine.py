@@ -9,19 +9,19 @@ import sys
 
 
 def cores() -> int:
-    """Cores that this process may run on, at most the environment variable NPROC, which XLA obeys too."""
+    """Number of cores that this process may use, limited by the environment variable NPROC, as in XLA."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("NPROC", "")
     return min(there, int(asked)) if asked.isdecimal() and int(asked) else there
 
 
 def _limits(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> list[int]:
-    """Bytes left below the memory limit of each control group this process is in, as in a container."""
+    """Bytes left within the memory limit of each control group of this process, as set for a container."""
     left = []
     with contextlib.suppress(OSError, ValueError):
         for line in pathlib.Path(groups).read_text().splitlines():
             number, kinds, group = line.split(":", 2)
-            if number == "0":  # version 2
+            if number == "0":  # version 2 of control groups
                 top, limit, used = root, "memory.max", "memory.current"
             elif "memory" in kinds.split(","):
                 top, limit, used = f"{root}/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
@@ -33,7 +33,7 @@ def _limits(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> 
                 if not place.is_relative_to(top):
                     break
                 with contextlib.suppress(OSError, ValueError, LookupError):
-                    # Cached files count as used memory, but the system frees them on demand.
+                    # Cached files count as used, but the system frees their memory on demand.
                     stat = dict(row.split() for row in (place / "memory.stat").read_text().splitlines())
                     cached = int(stat.get("total_inactive_file") or stat["inactive_file"])
                     left.append(int((place / limit).read_text()) - int((place / used).read_text()) + cached)
@@ -41,7 +41,7 @@ def _limits(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> 
 
 
 def available_memory() -> int:
-    """Bytes that this process can still allocate; the machine's whole memory if the system does not report it."""
+    """Bytes that this process can still allocate; the machine's total memory if the system does not report this."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as file:
         for line in file:
@@ -60,11 +60,11 @@ def has_accelerator() -> bool:
 def keep_freed_memory() -> bool:
     """Makes malloc keep freed memory in this process, instead of returning it to the system.
 
-    XLA allocates the buffers of every execution with malloc. glibc returns large buffers to the system at once, and
-    touching their pages again takes a tenth or more of a training step on CPU (docs/performance.md).
+    XLA allocates the buffers of every execution with malloc. glibc returns large buffers to the system immediately, and
+    the page faults of new ones take a tenth or more of a training step on CPU (docs/performance.md).
 
     Returns:
-      whether it worked; it needs glibc.
+      whether it succeeded; it requires glibc.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -72,12 +72,12 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h. An arena of a thread holds at most 64 MiB.
+    # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h. One arena, since others hold at most 64 MiB.
     return all(mallopt(option, value) for option, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 2**28)))
 
 
 def identity() -> str:
-    """A text that identifies this machine, its boot, and the namespace of process numbers (a container has its own)."""
+    """A text that identifies this machine, its current boot, and the namespace of process numbers (containers differ)."""
     parts = [socket.gethostname()]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with contextlib.suppress(OSError):
@@ -86,7 +86,7 @@ def identity() -> str:
 
 
 def started(pid: int) -> str | None:
-    """When a process of this machine started, in clock ticks since boot; None if it does not exist or this is unknown."""
+    """The start of a process of this machine, in clock ticks since boot; None if it does not exist or this is unknown."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rsplit(")", 1)[1].split()[19]
@@ -99,7 +99,7 @@ def has_ended(pid: int, since: str | None = None) -> bool:
 
     Args:
       pid: number of a process of this machine.
-      since: when it `started`, if known: a process that started at another time only has the same number.
+      since: its start, from `started`, if known. A process with another start only has the same number.
     """
     try:
         os.kill(pid, 0)

@@ -1,4 +1,4 @@
-"""Paths as people give them: ~ is expanded, and a URL that lost a slash is refused."""
+"""Paths given by users: ~ is expanded, and a URL with a missing slash is refused."""
 
 import os
 import re
@@ -16,7 +16,7 @@ def given_path(name: str, path: str) -> str:
       path: local or a URL, as given.
 
     Raises:
-      ConfigError: the path is a URL with one slash, or ~ names nobody.
+      ConfigError: the path is a URL with only one slash, or ~NAME is not a user.
     """
     if _ONE_SLASH.match(path):
         scheme, _, rest = path.partition(":")

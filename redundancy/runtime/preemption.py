@@ -1,6 +1,6 @@
-"""How a process handles SIGTERM: it ends at once where that is safe, else at the next safe point.
+"""How a process handles SIGTERM: it ends immediately if that is safe, otherwise at the next safe point.
 
-Every artifact is written whole or not at all, so ending is safe nearly everywhere. A training saves its state first.
+All artifacts are written atomically, so ending is safe almost everywhere. A training saves its state first.
 """
 
 import contextlib
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 
 from redundancy.runtime.errors import Preempted
 
-SHORTEST_S = 10  # a time after which to stop
-_LAST_S = 5.0  # seconds for the functions of `before_end`
-_SAVING_S = 30.0  # before a time is over, to save in
+SHORTEST_S = 10  # smallest number of seconds for `stopping_after`
+_LAST_S = 5.0  # seconds that functions of `before_end` may take
+_SAVING_S = 30.0  # seconds before a time limit at which saving begins
 _asked = threading.Event()
 _before_end: list[Callable[[], None]] = []
 _deferring = 0  # depth of nested `deferred`; only the main thread changes it
@@ -25,7 +25,7 @@ _why = "SIGTERM"
 
 
 def message() -> str:
-    """What a process says that ends as asked."""
+    """The message of a process that ends as asked."""
     return f"redundancy: ended as asked ({_why}); what was computed is saved. Give the same command again to continue."
 
 
@@ -47,7 +47,7 @@ def check() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Within it SIGTERM neither ends the process nor raises: the work itself must look at `asked` and end."""
+    """Context in which SIGTERM neither ends the process nor raises; the work itself must check `asked` and end."""
     global _deferring
     _deferring += 1
     try:
@@ -58,7 +58,7 @@ def deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def before_end(function: Callable[[], None]) -> Iterator[None]:
-    """Within it, `function` is called before SIGTERM ends the process."""
+    """Context in which `function` is called before SIGTERM ends the process."""
     _before_end.append(function)
     try:
         yield
@@ -76,12 +76,11 @@ def _on_sigterm(signum, frame) -> None:
     notice()
     if _deferring:
         return
-    # An exception raised here could interrupt any code; an interrupted import leaves a library broken.
+    # Does not raise, because an exception could interrupt any code, and an interrupted import leaves a library broken.
     _end()
 
 
 def _end() -> None:
-    """Ends the process at once."""
     print(message(), file=sys.stderr, flush=True)
     last = threading.Thread(target=_last, daemon=True)
     last.start()
@@ -91,10 +90,10 @@ def _end() -> None:
 
 @contextlib.contextmanager
 def stopping_after(seconds: float | None) -> Iterator[None]:
-    """Within it the process is asked to end, as by SIGTERM, in time before these seconds are over; None never asks.
+    """Context in which the process is asked to end, as by SIGTERM, some time before `seconds` are over; None never asks.
 
-    What does not end soon, such as a compilation, is ended shortly before, without saving: as after `kill -9` nothing whole
-    is lost. The exit code is that of Preempted, too.
+    A process that does not end by itself, for example during a compilation, is ended shortly before the time is over, without
+    saving. As after `kill -9`, complete artifacts are not lost. The exit code is that of Preempted in either case.
     """
     if seconds is None:
         yield
@@ -119,7 +118,7 @@ def stopping_after(seconds: float | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def handling_sigterm() -> Iterator[None]:
-    """Within it SIGTERM ends the process at once with the code of Preempted or, within `deferred`, is only recorded.
+    """Context in which SIGTERM ends the process at once with the code of Preempted or, within `deferred`, is only recorded.
 
     In a run of several processes, JAX's preemption service replaces this handler once the process has joined the
     others, and notifies all of them.

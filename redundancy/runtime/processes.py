@@ -1,7 +1,7 @@
 """The processes of one run, one on each host: how they start, share work, wait for each other and end together.
 
-They communicate through the key-value store of JAX's coordination service, which process 0 hosts. Devices are only used
-for one check at the start. In a run of one process the functions do nothing between processes and do not import JAX.
+They communicate through the key-value store of JAX's coordination service, which process 0 hosts. Devices are used only
+for one check at the start. In a run of one process, the functions do not communicate and do not import JAX.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ from redundancy.runtime.errors import ConfigError, Preempted, UserError
 T = TypeVar("T")
 
 AUTO, ALONE = "auto", "none"
-_GOOGLE = "0x1ae0"  # vendor of TPUs on the PCI bus, and of other devices of Google's machines
-# Key that JAX's service sets when any process was asked to end.
+_GOOGLE = "0x1ae0"  # PCI vendor of TPUs, and of other devices in Google's machines
+# Key that JAX's service sets when any process is asked to end.
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"
 _FAILED, _HEARD = "redundancy/failed", "redundancy/heard"
 _WATCH_S, _HEARD_S = 1.0, 6.0
@@ -79,7 +79,7 @@ def _wait_for(key: str) -> str:
 
 
 def on_cloud_tpu() -> bool:
-    """Whether this is a host of a TPU slice; there JAX finds the other hosts by itself."""
+    """Whether this is a host of a TPU slice, on which JAX finds the other hosts by itself."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if os.environ.get("JAX_FORCE_TPU_INIT"):
         return True
@@ -88,7 +88,7 @@ def on_cloud_tpu() -> bool:
     vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
     if not any(vendor.read_text().strip() == _GOOGLE for vendor in vendors):
         return False
-    from jax._src import hardware_utils  # knows which of Google's devices are TPUs; has no public name
+    from jax._src import hardware_utils  # has no public name; knows which of Google's devices are TPUs
 
     return hardware_utils.num_available_tpu_chips_and_device_id()[0] > 0
 
@@ -98,7 +98,7 @@ def start(coordinator: str, num_processes: int | None, process_id: int | None, h
 
     Args:
       coordinator: host:port of process 0, or "auto" on Cloud TPU, Slurm and Kubernetes, where JAX finds it.
-      num_processes: processes of the run; None with "auto".
+      num_processes: number of processes of the run; None with "auto".
       process_id: number of this process, from 0; None with "auto".
       heartbeat_s: seconds after which a silent process counts as dead, which ends all others.
 
@@ -126,7 +126,7 @@ def start(coordinator: str, num_processes: int | None, process_id: int | None, h
             "--process-id 0, 1, … on each; or --coordinator=auto on Cloud TPU, Slurm or Kubernetes."
         ) from error
     if count() == 1:
-        # A slice of one host. JAX has replaced the handler of SIGTERM, and there is no other process to notify.
+        # A slice of one host: JAX has replaced the handler of SIGTERM, but there is no other process to notify.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         return
     logging.info("process %d of %d on %s", index(), count(), socket.gethostname())
@@ -134,7 +134,7 @@ def start(coordinator: str, num_processes: int | None, process_id: int | None, h
 
 
 def _check_together() -> None:
-    """Each process sends its number to all: even if the devices see each other, the processes may not."""
+    """Each process sends its number to all others, since processes may not reach each other even if their devices do."""
     from jax.experimental import multihost_utils
 
     numbers = multihost_utils.process_allgather(np.int32(index())).tolist()
@@ -146,7 +146,7 @@ def _check_together() -> None:
 
 
 def first(work: Callable[[], T]) -> T:
-    """Calls `work` in process 0 only; every process returns its result (JSON) or raises its error."""
+    """Calls `work` only in process 0; every process returns its result (JSON) or raises its error."""
     if count() == 1:
         return work()
     key = f"redundancy/first/{next(_turns)}"
@@ -166,10 +166,10 @@ def first(work: Callable[[], T]) -> T:
 
 
 def together(work: Callable[[], T]) -> T:
-    """Calls `work`, the share of this process, and returns its result once every process has finished its share.
+    """Calls `work`, this process's share, and returns its result once all processes have finished their shares.
 
     Raises:
-      Preempted: in every process, if one of them was asked to end.
+      Preempted: in every process, if any process was asked to end.
     """
     if count() == 1:
         return work()
@@ -194,12 +194,12 @@ def together(work: Callable[[], T]) -> T:
 
 
 def barrier() -> None:
-    """Returns when every process has called it; raises as `together`."""
+    """Waits until every process has called it; raises as `together`."""
     together(lambda: None)
 
 
 def ending() -> bool:
-    """Whether to save and end now. All processes must call it at the same steps; all get the same answer."""
+    """Whether to save and end now. All processes must call it at the same steps, and all get the same answer."""
     if count() == 1:
         return preemption.asked()
     from jax.experimental import multihost_utils
@@ -208,10 +208,10 @@ def ending() -> bool:
 
 
 class Watch:
-    """A thread that ends this process if another process failed, and notifies it if another was asked to end.
+    """A thread that ends this process if another process failed, and notifies it if another process was asked to end.
 
     Args:
-      before_end: called before this process is ended, for example to give back the lease.
+      before_end: called before this process is ended, for example to release the lease.
     """
 
     def __init__(self, before_end: Callable[[], None]):
@@ -229,7 +229,7 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stopped.wait(_WATCH_S):
-            # If process 0 does not answer, JAX's own heartbeat decides whether it is lost.
+            # If process 0 does not answer, JAX's heartbeat decides whether it is lost.
             with contextlib.suppress(RuntimeError):
                 if _get(_NOTICE) is not None:
                     preemption.notice()
@@ -245,7 +245,7 @@ class Watch:
 
 
 def _heard() -> None:
-    """Records that this process knows of the failure. Process 0 hosts the store, so it waits until all know."""
+    """Records that this process knows of the failure. Process 0 hosts the store, so it waits until all processes know."""
     with contextlib.suppress(RuntimeError):
         _client().key_value_set(f"{_HEARD}/{index()}", "1", allow_overwrite=True)
         deadline = time.monotonic() + _HEARD_S
@@ -254,7 +254,7 @@ def _heard() -> None:
 
 
 def await_verdict(error: BaseException) -> None:
-    """Waits if another process's end may have caused this error; the watch then ends this process with that cause."""
+    """Waits if the end of another process may have caused this error; the watch then ends this process and names that cause."""
     if count() == 1 or isinstance(error, UserError) or not isinstance(error, RuntimeError):
         return
     if any(word in str(error).lower() for word in _OF_A_CONNECTION):

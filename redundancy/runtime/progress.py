@@ -1,4 +1,4 @@
-"""Shows the progress of long work: a bar with rate and time left on a terminal, plain lines in a log."""
+"""Shows the progress of long work: on a terminal a bar with rate and remaining time, in a log plain lines."""
 
 import collections
 import shutil
@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from redundancy.runtime import compiling, preemption
 
-_WINDOW_S = 30.0  # rates are those of the last seconds of work
-_APART_S = 0.5  # between two moments that are remembered
-_SAID_S = 1.0  # compiling that takes less is not mentioned
+_WINDOW_S = 30.0  # seconds of work over which rates are measured
+_APART_S = 0.5  # seconds between two stored measurements
+_SAID_S = 1.0  # seconds; shorter compilations are not mentioned
 
 
 def duration(seconds: float) -> str:
@@ -25,13 +25,13 @@ def duration(seconds: float) -> str:
 class Progress:
     """Counts `total` units of work; use as a context manager and call `advance`.
 
-    The rate, and the time left, is that of the last half-minute without what was compiled, which is said by itself.
+    The rate and the remaining time are based on the last half-minute, without compilation, whose time is shown separately.
 
     Args:
-      what: what is being done, for example "embed end".
-      total: units of work in all.
-      unit: name of one unit, for example "images".
-      done: units finished before this process started (they do not count in the rate).
+      what: name of the work, for example "embed end".
+      total: total units of work.
+      unit: name of the units, for example "images".
+      done: units finished before this process started, which the rate excludes.
       every_s: seconds between two lines in a log.
 
     Raises:
@@ -47,10 +47,10 @@ class Progress:
     def __enter__(self):
         self._start = self._said = time.monotonic()
         compiling.watch()
-        self._compiled = 0.0  # seconds that were mentioned
+        self._compiled = 0.0  # seconds of compilation that were already shown
         self._seen = collections.deque([(0.0, self._done)])  # seconds of work, and units that were done
         if sys.stderr.isatty():
-            # tqdm takes a terminal that does not report its size for one of no rows and would draw nothing.
+            # tqdm would draw nothing on a terminal that does not report its size, which it takes for one without rows.
             columns, lines = shutil.get_terminal_size((100, 24))
             self._bar = tqdm(
                 total=self._total,
@@ -63,7 +63,7 @@ class Progress:
         return self
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Adds `count` finished units; `note` is shown beside the bar, for example the current loss."""
+        """Adds `count` finished units. The bar shows `note`, for example the current loss."""
         preemption.check()
         self._done += count
         self._note = note or self._note
@@ -85,12 +85,12 @@ class Progress:
             self._line()
 
     def _remember(self, worked: float) -> None:
-        """Keeps what was done at moments of the last half-minute of work, and at the last one before it."""
+        """Stores measurements of the last half-minute of work, and the last one before it."""
         if len(self._seen) > 1 and worked - self._seen[-2][0] < _APART_S:
             self._seen.pop()
         self._seen.append((worked, self._done))
         while len(self._seen) > 2:
-            # What comes before the first unit does not come again: the start goes early.
+            # The first measurement, at the start, is dropped early, since the time before the first unit is not typical.
             kept = _WINDOW_S if self._seen[0][0] else self._every_s
             if worked - self._seen[1][0] < kept:
                 break

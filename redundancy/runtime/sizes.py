@@ -1,4 +1,4 @@
-"""Numbers of bytes as text for messages."""
+"""Formats numbers of bytes for messages."""
 
 _BINARY = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _DECIMAL = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
@@ -12,10 +12,10 @@ def _size(count: float, base: int, units: tuple[str, ...], least: float, form: s
 
 
 def binary(count: float, digits: int = 1) -> str:
-    """'1.2 GiB', of memory and disks."""
+    """'1.2 GiB', for memory and disks."""
     return _size(count, 1024, _BINARY, 1024, f".{digits}f")
 
 
 def decimal(count: float) -> str:
-    """'1.23 GB', of files and transfers."""
+    """'1.23 GB', for files and transfers."""
     return _size(count, 1000, _DECIMAL, 999.5, ".3g")

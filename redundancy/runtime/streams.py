@@ -1,4 +1,4 @@
-"""The standard streams of a process that was started without some of them, as by `2>&-` or by a service."""
+"""Handles processes that are started without some standard streams, as by `2>&-` or by a service."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import sys
 def open_closed() -> None:
     """Opens the null device for each standard stream that is closed.
 
-    Else Python has None for it, and the next file that is opened gets its number: what a library then prints goes into that file.
+    Otherwise Python has None for it, and the next opened file gets its number, so that output of libraries goes into that file.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -24,10 +24,10 @@ def open_closed() -> None:
 
 
 def flush() -> None:
-    """Flushes what was printed.
+    """Flushes the standard output.
 
     Raises:
-      OSError: it could not be written, for example to a full disk. A reader that has gone, as of `| head`, is no error.
+      OSError: it could not be written, for example to a full disk. A closed pipe, as with `| head`, is not an error.
     """
     try:
         for stream in (sys.stdout, sys.stderr):

@@ -1,6 +1,6 @@
-"""Runs the program as a child process and reports in one line how it ended, if it could not do so itself.
+"""Runs the program as a child process. If the child cannot report how it ended, the supervisor does so in one line.
 
-If a process of a run is lost, JAX's runtime aborts the others before they can print an error.
+This is needed because JAX's runtime aborts the processes of a run without an error message if one of them is lost.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 
-LOST = 76  # exit code: another process of the run was lost
+LOST = 76  # exit code for "another process of the run was lost"
 _PARENT = "REDUNDANCY_SUPERVISOR"
 
 
@@ -19,7 +19,7 @@ def is_child() -> bool:
 
 
 def follow_parent() -> None:
-    """Call in the child: on Linux the system then kills it when its parent ends."""
+    """To be called in the child: on Linux, the system then kills it when its parent ends."""
     parent = int(os.environ.pop(_PARENT))
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of linux/prctl.h
@@ -32,7 +32,7 @@ def run(argv: list[str]) -> int:
     child = subprocess.Popen(
         [sys.executable, "-m", "redundancy", *argv[1:]],
         env={**os.environ, _PARENT: str(os.getpid())},
-        start_new_session=True,  # else signals to the group would arrive twice
+        start_new_session=True,  # otherwise the child would receive signals to the group twice
     )
     forwarded = set()
 

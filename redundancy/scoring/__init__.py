@@ -1,1 +1,1 @@
-"""Scores of single images: the stage `score`, which makes them with networks of its own, and the files that hold them."""
+"""Scores of single images: the stage `score`, which trains its own networks to compute them, and the files that hold them."""

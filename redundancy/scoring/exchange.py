@@ -1,4 +1,4 @@
-"""The command `scores`: brings scores and lists of kept images of other tools into a workdir, and writes ours for them."""
+"""The command `scores`: imports scores and lists of kept images from other tools, and exports ours."""
 
 import csv
 import io
@@ -25,9 +25,9 @@ def import_scores(request: Request, workdir: Workdir) -> None:
     """Writes scores/score_NAME.parquet from a file of another tool.
 
     Raises:
-      ConfigError: the request lacks something, or contradicts itself.
-      DataError: the file is damaged, of other images, or has NaN, missing or double ones.
-      WorkdirError: the workdir has no embeddings, or a score of this name.
+      ConfigError: the request is incomplete, or contradicts itself.
+      DataError: the file is damaged, is of other images, or has NaN, missing or duplicate scores.
+      WorkdirError: the workdir has no embeddings, or already has a score of this name.
     """
     if not _NAME.fullmatch(request.name) or request.name.endswith("_easy"):
         raise ConfigError(
@@ -69,10 +69,10 @@ def import_scores(request: Request, workdir: Workdir) -> None:
 
 
 def export_scores(workdir: Workdir, name: str, output: str, overwrite: bool = False) -> None:
-    """Writes a score as .csv or .parquet (id, position, label, score), or as .npy in stored order; high is kept first.
+    """Writes a score as .csv or .parquet (id, position, label, score), or as .npy in stored order; high scores are kept first.
 
     Raises:
-      ConfigError: the ending is another one, or the file is there.
+      ConfigError: the file name has another ending, or the file exists.
       WorkdirError, DataError: as `files.read`.
     """
     if (kind := kinds.ending(output)) not in (".csv", ".parquet", ".npy"):
@@ -110,7 +110,7 @@ def export_scores(workdir: Workdir, name: str, output: str, overwrite: bool = Fa
 
 
 def list_scores(workdir: Workdir) -> str:
-    """A line for each score: its name, the end that is kept, its range, and where it comes from."""
+    """A line for each score: its name, whether high or low scores are kept, its range, and its origin."""
     lines = []
     for name, entry in files.listed(workdir).items():
         score = files.read(workdir, name)

@@ -18,16 +18,16 @@ KEEP = ("high", "low", "listed")
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A score of all N training images, in ascending position.
+    """A score of all N training images, by ascending position.
 
     Attributes:
-      name: of the score, which is also that of its file.
+      name: name of the score and of its file.
       positions: [N] int64 ascending.
       labels: [N] int32.
       values: [N] float64, without NaN.
-      keep: high or low, the end that is kept first; or listed, where 1 marks the images of a list and 0 all others.
-      each: [N, T] float64, the values of the T networks whose mean it is; None if there is one, or it was imported.
-      made: what is known of how it was made, JSON: fingerprint, num_stored, and networks or source.
+      keep: "high" or "low", the scores that are kept first; or "listed": 1 marks the images of a list, 0 all others.
+      each: [N, T] float64, the scores of the T networks, of which `values` is the mean; None for one network or an import.
+      made: JSON that describes how it was made: fingerprint, num_stored, and networks or source.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Score:
 
     @property
     def priority(self) -> np.ndarray:
-        """[N] float64, the highest is kept first."""
+        """[N] float64; images with the highest priority are kept first."""
         return -self.values if self.keep == "low" else self.values
 
 
 def check_made(config, workdir: Workdir, score: Score, trainings: Sequence[str] | None = None) -> None:
-    """Raises WorkdirError if a score of networks was made with other fields of the config, or by other trainings.
+    """Raises WorkdirError if our networks made a score with other values of config fields, or by other trainings.
 
     Args:
-      trainings: digests of the networks' trainings; None if they are not known.
+      trainings: digests of the networks' trainings; None if unknown.
     """
     fields = [name for name in methods.NETWORK_FIELDS if score.made.get(name) != config[name]]
     if fields or (trainings is not None and list(score.made.get("trainings", ())) != [*trainings]):
@@ -64,7 +64,7 @@ def path(workdir: Workdir, name: str) -> str:
 
 
 def write(workdir: Workdir, score: Score) -> None:
-    """Writes a score and lists it in the manifest; one of the same name is replaced."""
+    """Writes a score and lists it in the manifest; replaces a score of the same name."""
     columns = {"position": pa.array(score.positions, pa.int64()), "label": pa.array(score.labels, pa.int32())}
     columns["score"] = pa.array(score.values, pa.float64())
     for number, values in enumerate(score.each.T if score.each is not None else ()):
@@ -105,8 +105,8 @@ def read(workdir: Workdir, name: str) -> Score:
     """The score with this name.
 
     Raises:
-      WorkdirError: there is none.
-      DataError: its file is missing or damaged, or is no score.
+      WorkdirError: there is no such score.
+      DataError: its file is missing or damaged, or does not hold a score.
     """
     entry = listed(workdir).get(name)
     if entry is None:

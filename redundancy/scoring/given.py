@@ -1,4 +1,4 @@
-"""Reads scores, and lists of kept images, that other tools wrote: their values, and ids and labels beside them. Never unpickles."""
+"""Reads scores and lists of kept images, with ids and labels, from files of other tools. Never unpickles."""
 
 import dataclasses
 import io
@@ -22,19 +22,19 @@ _FORMATS = "a .npy, .npz, .csv, .tsv, .txt, .json or Parquet file"
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is to be imported.
+    """What to import.
 
     Attributes:
-      name: of the score; the method that keeps its highest is score_NAME.
-      scores: file.
-      key: array of an .npz file.
-      score_column, id_column, label_column: of a table.
+      name: name of the score, which the method score_NAME reads.
+      scores: path of the file.
+      key: name of the array in an .npz file.
+      score_column, id_column, label_column: names of columns of a table.
       labels, ids: files with one value for each score, in the same order.
-      order: stored, class or names: how the scores lie if no ids say it.
-      keep: high or low, the end that the method score_NAME keeps first.
-      ranking: whether the file has image numbers in ascending score, not scores.
-      kept: whether the file lists the images that are kept, by number or name.
-      overwrite: whether a score of this name is replaced.
+      order: "stored", "class" or "names": the order of the scores, if there are no ids.
+      keep: "high" or "low", the scores that the method score_NAME keeps first.
+      ranking: whether the file holds image numbers in ascending order of score, instead of scores.
+      kept: whether the file lists the kept images, by number or name.
+      overwrite: whether to replace a score of this name.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What a file has: values [n] or [n, T] float64, or texts; and ids and labels in the same order, if there are any."""
+    """The contents of a file: values [n] or [n, T] float64, or texts; ids and labels in the same order, if there are any."""
 
     values: np.ndarray | list[str]
     ids: list[str] | None = None
@@ -62,7 +62,7 @@ class Given:
 
 
 def _table(path: str) -> dict[str, list]:
-    """A .csv or .tsv with a header, as columns of texts."""
+    """Reads a .csv or .tsv with a header into columns of texts."""
     rows, _ = texts.rows(path)
     if len(rows) < 2:
         raise DataError(f"{path} has {len(rows)} lines; wanted a header and a line for each image.")
@@ -74,7 +74,7 @@ def _table(path: str) -> dict[str, list]:
 
 
 def _check_columns(path: str, names: Sequence[str]) -> None:
-    """Raises DataError if there are no columns, or two of one name."""
+    """Raises DataError if there are no columns, or two with the same name."""
     if not names or len({*names}) < len(names):
         raise DataError(
             f"{path} has the columns {inputs.shown(', '.join(names)) or 'none'}; wanted some, each of another name."
@@ -89,7 +89,7 @@ def _numbers(where: str, values: Sequence) -> np.ndarray:
 
 
 def _column(path: str, there: Sequence[str], wanted: str | None, flag: str, guesses: Sequence[str]) -> str | None:
-    """The column that a flag names, or one of some usual names; raises ConfigError if the named one is not there."""
+    """The column that a flag names, or else one with a usual name; raises ConfigError if the named column is missing."""
     if wanted is None:
         return next((name for name in there if name.lower() in guesses), None)
     if wanted not in there:
@@ -100,7 +100,7 @@ def _column(path: str, there: Sequence[str], wanted: str | None, flag: str, gues
 
 
 def _of_table(request: Request, path: str, table: dict[str, Sequence]) -> Given:
-    """Scores, ids and labels of a table's columns."""
+    """Scores, ids and labels from the columns of a table."""
     there = list(table)
     ids = _column(
         path, there, request.id_column, "id-column", ("id", "sample_id", "image", "filename", "file", "path", "name")
@@ -125,7 +125,7 @@ def _of_table(request: Request, path: str, table: dict[str, Sequence]) -> Given:
 
 
 def _arrays(request: Request, path: str) -> Given:
-    """Scores of a .npy file, or of an array of an .npz file, whose labels --label-column may name."""
+    """Scores from a .npy file, or from an array of an .npz file, in which --label-column may name an array of labels."""
     data = inputs.read_bytes(path)
     try:
         if kinds.kind(path) == ".npy":
@@ -136,7 +136,7 @@ def _arrays(request: Request, path: str) -> Given:
         raise
     except npy.NotAnArrayError as error:
         raise DataError(f"{path} {error}; wanted an array of numbers.") from error
-    except Exception as error:  # on damaged archives zipfile raises nearly anything
+    except Exception as error:  # zipfile raises many kinds of exceptions for damaged archives
         raise DataError(f"{path}: {inputs.shown(str(error))}; wanted an array of numbers.") from error
     wanted = request.key or (next(iter(there)) if len(there) == 1 else None)
     if wanted not in there:
@@ -175,11 +175,11 @@ def _of_array(request: Request, where: str, array: np.ndarray) -> Given:
 
 
 def read(request: Request) -> Given:
-    """What the file of a request has.
+    """Reads the file of a request.
 
     Raises:
-      ConfigError: there is no such file, column or array, or no such kind of file.
-      DataError: it is damaged, or has no numbers.
+      ConfigError: there is no such file, column or array, or the kind of file is unknown.
+      DataError: the file is damaged, or holds no numbers.
     """
     path = inputs.existing(f"--scores={inputs.shown(request.scores)}", request.scores)
     kind, end = kinds.kind(path), kinds.ending(path)
@@ -211,7 +211,7 @@ def read(request: Request) -> Given:
             )
     elif texts.is_csv(path):
         given = _of_table(request, path, _table(path))
-    else:  # a line each; of a list of files a label may follow after a blank, as Dyn-Unc writes it
+    else:  # one per line; in a list of files a label may follow after a blank, as Dyn-Unc writes it
         lines = [line.strip() for line in texts.lines(path)]
         listed = [re.sub(r"\s+-?[0-9]+$", "", line) for line in lines if line]
         given = Given(listed if request.kept else _numbers(path, lines))

@@ -1,4 +1,4 @@
-"""Which image of a workdir each value of a file is of: by ids, by labels that agree in one order, or by an order that is given."""
+"""Assigns each value of a file to an image of a workdir: by ids, by an order in which labels agree, or by a given order."""
 
 import dataclasses
 import os
@@ -19,7 +19,7 @@ from redundancy.workdir import Workdir, read_manifest
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """The images of a workdir: positions [N] ascending, labels [N], class names, and names [N] if they have any."""
+    """The images of a workdir: positions [N] ascending, labels [N], class names, and names [N] if the images have any."""
 
     positions: np.ndarray
     labels: np.ndarray
@@ -56,7 +56,7 @@ def images_of(workdir: Workdir) -> Images:
 
 
 def _by_ends(names: Sequence[str]) -> dict[str, list[int]]:
-    """The rows of each end of a path that is cut at a slash, the whole path included."""
+    """Maps every path suffix that begins after a slash, and every whole path, to its rows."""
     found: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         parts = name.split("/")
@@ -66,7 +66,7 @@ def _by_ends(names: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _row_of(given: str, whole: Mapping[str, int], ends: Mapping[str, Sequence[int]]) -> int | None:
-    """The row of a name; or of the one name that is an end of this path, or of which it is an end."""
+    """The row of a name; or of the only name that is a path suffix of it, or of which it is a path suffix."""
     path = given.replace("\\", "/") if given not in whole else given
     while path.startswith("./"):
         path = path[2:]
@@ -79,10 +79,10 @@ def _row_of(given: str, whole: Mapping[str, int], ends: Mapping[str, Sequence[in
 
 
 def _rows_by_id(request: Request, ids: Sequence[str], images: Images, complete: bool) -> np.ndarray:
-    """The row in the workdir of each id: a name or a path, see `_row_of`, or where there are no such names a position.
+    """The row in the workdir of each id. Ids are names or paths, see `_row_of`, or positions if images have no such names.
 
     Raises:
-      DataError: an id is of no image, or of one that another id names; or, if `complete`, an image has none.
+      DataError: an id matches no image, or two ids match the same one; or, if `complete`, an image has no id.
     """
     whole = {name: row for row, name in enumerate(images.names or ())}
     ends = _by_ends(images.names or ())
@@ -115,7 +115,7 @@ def _rows_by_id(request: Request, ids: Sequence[str], images: Images, complete: 
 
 
 def _orders(request: Request, images: Images) -> dict[str, np.ndarray]:
-    """Rows of the workdir in each order that a file may have; raises ConfigError if the request's is none of them."""
+    """Rows of the workdir in each order that a file may have; raises ConfigError if the requested one is none of them."""
     found = {"stored": np.arange(len(images.positions)), "class": np.argsort(images.labels, kind="stable")}
     if images.names is not None:
         found["names"] = np.array(sorted(range(len(images.names)), key=images.names.__getitem__), np.int64)
@@ -125,7 +125,7 @@ def _orders(request: Request, images: Images) -> dict[str, np.ndarray]:
 
 
 def _labels(given: Given, images: Images) -> np.ndarray:
-    """The labels of a file as those of the workdir, int32 [n]; raises DataError if they are others, or not n."""
+    """The labels of a file converted to the workdir's, int32 [n]; raises DataError if they do not match, or are not n."""
     labels, _ = labels_lib.encode(labels_lib.check_labels(given.labels), images.class_names)
     if len(labels) != len(given.values):
         raise DataError(
@@ -135,7 +135,7 @@ def _labels(given: Given, images: Images) -> np.ndarray:
 
 
 def _rows_in_order(request: Request, given: Given, images: Images) -> tuple[np.ndarray, str]:
-    """The row in the workdir of each value of a file without ids, and the order that the file has."""
+    """The row in the workdir of each value of a file without ids, and the order of the file."""
     n, total = len(given.values), len(images.positions)
     if n != total:
         raise DataError(
@@ -153,7 +153,7 @@ def _rows_in_order(request: Request, given: Given, images: Images) -> tuple[np.n
                 f"--scores={request.scores}: its labels agree with the workdir's in no known order ({shown}). It is of other "
                 "images, or sorted otherwise: wanted an id for each score, --id-column or --ids."
             )
-        # Labels that lie class by class agree with every order inside the classes.
+        # Labels sorted by class agree with any order of the images within a class, so they confirm nothing.
         confirmed = np.count_nonzero(np.diff(labels)) >= 2 * len(images.class_names) and all(
             np.array_equal(orders[agreeing[0]], orders[name]) for name in agreeing
         )
@@ -187,10 +187,10 @@ def _whole_numbers(request: Request, values) -> list[int]:
 
 
 def listed(request: Request, given: Given, images: Images) -> tuple[np.ndarray, str]:
-    """Which images a list keeps, [N] bool, and how it names them.
+    """The images that a list keeps, [N] bool, and a text that says how the list names them.
 
-    It is a mask of all images in an order; or names; or numbers, which with the order stored are positions, as `export` writes
-    them, and with another one count the images in that order from 0.
+    The list is a mask over all images in some order, or holds names or numbers. With the order "stored", numbers are positions,
+    as `export` writes them; with another order, they count the images in that order from 0.
     """
     values, total, orders = given.values, len(images.positions), _orders(request, images)
     if isinstance(values, list) and not (images.names is None or all(each.isdecimal() for each in values)):
@@ -235,7 +235,7 @@ def listed(request: Request, given: Given, images: Images) -> tuple[np.ndarray, 
 
 
 def scored(request: Request, given: Given, images: Images) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """The values of each image [N], of each network [N, T] or None, and how the file says which image each is of."""
+    """The values of the images [N], those of each network [N, T] or None, and a text that says how images were matched."""
     if given.ids is not None and (request.order is not None or request.ranking):
         flag = "ranking" if request.ranking else f"order={request.order}"
         raise ConfigError(

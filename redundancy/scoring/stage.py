@@ -1,4 +1,4 @@
-"""The stage `score`: trains networks of its own on the full set, and writes what their training says of every image."""
+"""The stage `score`: trains its own networks on the full set, and writes scores of every image from their trainings."""
 
 import functools
 from collections.abc import Sequence
@@ -23,21 +23,21 @@ from redundancy.training.packing import choose
 from redundancy.training.trainer import Trainer
 from redundancy.workdir import Workdir, finished, read_manifest, table
 
-FIRST_SEED = 2**20  # beyond those of all trials
-EARLY = ("el2n", "grand_last", "grand")  # taken at config.score_at
+FIRST_SEED = 2**20  # larger than the seed of any trial
+EARLY = ("el2n", "grand_last", "grand")  # computed at config.score_at
 AT_END = ("entropy", "least_confidence", "margin", *tally.NAMES)
 _GRADIENTS = {
     "early": "grand",
     "end": "grand_end",
 }  # scores that take a gradient for each image: only if they are asked for
-_LOW = ("margin", "aum")  # of which the low ones are hard
+_LOW = ("margin", "aum")  # scores that are low for hard images
 
 
 def score(config, workdir: Workdir) -> None:
     """Writes scores/NAME.parquet for every score that the config's methods read; does nothing if they read none.
 
-    Networks of config.score_trials seeds that no trial has train on the full set, as in the stage sweep. What a training
-    says of each image is averaged over the networks.
+    Trains config.score_trials networks on the full set, as in the stage sweep but with seeds that no trial has, and averages
+    the scores of each image over the networks.
 
     Raises:
       ConfigError: the training is too short to see every image.
@@ -82,7 +82,7 @@ def score(config, workdir: Workdir) -> None:
 def _of_pack(
     trainer: Trainer, pack: Sequence[Job], size: int, schedule, stops: dict[str, int], wanted: Sequence[str], what: str
 ) -> list[dict[str, np.ndarray]]:
-    """The scores of each network of a pack, name -> float64 [N]; what an earlier run has written is read."""
+    """The scores of each network of a pack, name -> float64 [N]. Reads those that an earlier run has written."""
     found: list[dict[str, np.ndarray]] = [{} for _ in pack]
     for point, step in stops.items():
         gradients = _GRADIENTS[point] in wanted
@@ -92,7 +92,7 @@ def _of_pack(
         if read is None:
             processes.first(functools.partial(_start_again, pack, step))
             train_pack(trainer, list(pack), size, schedule, f"{what}, {point}", until=step)
-            processes.barrier()  # the first process has written the checkpoint that all read
+            processes.barrier()  # until the first process has written the checkpoint that all read
             read = _pass(trainer, pack, size, schedule, point, step, gradients)
             processes.first(functools.partial(_write, places, read, of))
         for of_network, values in zip(found, read, strict=True):
@@ -101,7 +101,7 @@ def _of_pack(
 
 
 def _start_again(pack: Sequence[Job], step: int) -> None:
-    """Removes networks that are trained beyond the step, whose state there is gone."""
+    """Removes networks that are trained beyond the step, since their state at the step is gone."""
     for job in pack:
         if any(
             part.isdecimal() and int(part) > step for part in storage.list_dir(storage.join(job.folder, "checkpoints"))
@@ -110,7 +110,7 @@ def _start_again(pack: Sequence[Job], step: int) -> None:
 
 
 def _pass(trainer: Trainer, pack: Sequence[Job], size: int, schedule, point: str, step: int, gradients: bool):
-    """The scores of a pack's networks, which stand at a step: of a clean pass, and at the end those of the tally."""
+    """The scores of a pack's networks at a step: those of a clean pass and, at the end, those of the tally."""
     states = []
     for job in pack:
         checkpoints = Checkpoints(job.folder)
@@ -132,7 +132,7 @@ def _pass(trainer: Trainer, pack: Sequence[Job], size: int, schedule, point: str
 def _read(
     places: Sequence[str], trainings: Sequence[str], gradients: bool, point: str
 ) -> list[dict[str, np.ndarray]] | None:
-    """What `_write` wrote; None if a file is missing, of another training, or lacks the gradients that are wanted."""
+    """Reads what `_write` wrote; None if a file is missing, is of another training, or lacks the wanted gradients."""
     if not all(map(storage.exists, places)):
         return None
     tables = [storage.read_parquet(place) for place in places]
@@ -149,7 +149,7 @@ def _write(places: Sequence[str], found: Sequence[dict[str, np.ndarray]], traini
 
 
 def _check_others(config, workdir: Workdir, trainings: Sequence[str]) -> None:
-    """Raises WorkdirError if scores that are there were made by other trainings."""
+    """Raises WorkdirError if existing scores were made by other trainings."""
     for name in files.listed(workdir):
         if not name.startswith(methods.IMPORTED):
             files.check_made(config, workdir, files.read(workdir, name), trainings)

@@ -15,7 +15,7 @@ def manifest_sha256(folder: str) -> str | None:
 
 
 def open_store(workdir: Workdir, layer: str) -> EmbeddingStore:
-    """The layer's store; raises WorkdirError if it belongs to another data set than the workdir, DataError for its labels."""
+    """Opens a layer's store; raises WorkdirError if it is of another data set, DataError if its labels are not the set's."""
     store = EmbeddingStore(workdir.embeddings(layer))
     if store.layer != layer:
         raise WorkdirError(
@@ -56,10 +56,10 @@ def check_depth(folder: str, manifest: Mapping[str, Any], fractions: Sequence[fl
 
 
 def are_those(workdir: Workdir, layer: str, recorded: Mapping[str, Any]) -> bool:
-    """Whether a layer's finished merges are those that subsets were cut from, or deeper ones of the same embeddings.
+    """Whether subsets were cut from the finished merges of a layer, or from shallower ones of the same embeddings.
 
     Args:
-      recorded: `inputs` in the manifest of the subsets.
+      recorded: the field `inputs` in the manifest of the subsets.
     """
     folder = workdir.merges(layer)
     if recorded.get(f"merges/{layer}") in (None, manifest_sha256(folder)):

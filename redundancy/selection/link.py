@@ -19,25 +19,25 @@ from redundancy.selection.inputs import check_embeddings, manifest_sha256, open_
 from redundancy.selection.tasks import ClassTask
 from redundancy.workdir import Workdir, finished, read_manifest
 
-# Runs the tasks and calls the function after each: `local.run`, or a cluster's. For a large class it may call the function
-# several times, each time with the number of further images that are done.
+# Runs the tasks and calls the function after each one: `local.run`, or a cluster's. During a large class it may call the
+# function several times, each time with the number of images finished since the last call.
 Engine = Callable[[Sequence[ClassTask], Callable[..., None]], None]
 
 
 def link(config: ml_collections.FrozenConfigDict, workdir: Workdir, engine: Engine = local.run) -> None:
-    """Links the images of each class as far down as the smallest fraction asks (the paper's section 3.2).
+    """Links the images of each class as far as the smallest fraction needs (the paper's section 3.2).
 
-    Merges that are too few for the smallest fraction are made again, deeper. Classes that an interrupted run finished are
-    kept. Of several processes each links its own classes.
+    If existing merges are too few for the smallest fraction, all are computed again, deeper. Classes that an interrupted run
+    finished are kept. If there are several processes, each links its own classes.
 
     Args:
-      config: resolved config, of which only layers, fractions and methods matter.
+      config: resolved config; only layers, fractions and methods are used.
       workdir: workdir with finished embeddings.
       engine: runs the tasks, see `local.run`.
 
     Raises:
-      WorkdirError: the embeddings are not finished or of another data set, or finished merges are of others.
-      DataError: the embeddings are damaged, a class does not fit in memory, or deeper merges do not begin with those there.
+      WorkdirError: the embeddings are not finished or of another data set, or existing merges are of other embeddings.
+      DataError: the embeddings are damaged, a class does not fit in memory, or deeper merges do not begin with existing ones.
     """
     if not methods.grouped(config):
         linked = " or ".join(method.name for method in METHODS.values() if method.has_groups)
@@ -72,7 +72,7 @@ def _link_layer(config: ml_collections.FrozenConfigDict, workdir: Workdir, layer
 
 
 def _is_finished(config, workdir: Workdir, layer: str) -> bool:
-    """Whether a layer has merges that go deep enough; raises WorkdirError if these are of other embeddings."""
+    """Whether a layer has enough merges; raises WorkdirError if they were made from other embeddings."""
     folder = workdir.merges(layer)
     manifest: Mapping[str, Any] | None = read_manifest(folder, embeddings=str, classes=dict, fractions=list)
     if manifest is None:
@@ -82,12 +82,12 @@ def _is_finished(config, workdir: Workdir, layer: str) -> bool:
         logging.info("link %s: deeper than for the fractions %s", layer, manifest["fractions"])
         return False
     if processes.is_first():
-        storage.remove(merges.scratch(folder))  # a process that died may have left it
+        storage.remove(merges.scratch(folder))  # a killed process may have left it
     return True
 
 
 def _wanted_merges(store: EmbeddingStore, fractions: Sequence[float]) -> dict[int, int]:
-    """Merges to make of each class."""
+    """Number of merges to make of each class."""
     counts = store.class_counts
     empty = [name for label, name in enumerate(store.manifest["class_names"]) if label not in counts]
     if empty:
@@ -99,13 +99,13 @@ def _wanted_merges(store: EmbeddingStore, fractions: Sequence[float]) -> dict[in
 
 
 def _own(tasks: Sequence[ClassTask]) -> list[ClassTask]:
-    """This process's share of the tasks, which are dealt out by size, so that each process gets about the same work."""
+    """This process's share of the tasks, which are distributed by size so that each process gets about the same work."""
     dealt = sorted(tasks, key=lambda task: (-task.num_images, task.label))
     return dealt[processes.index() :: processes.count()]
 
 
 def _run(tasks: Sequence[ClassTask], folder: str, store: EmbeddingStore, engine: Engine) -> None:
-    """Links those classes that no earlier run has finished."""
+    """Links the classes that no earlier run has finished."""
     done = merges.finished(folder, {task.path: task.identity for task in tasks})
     total, before = (sum(task.num_images for task in some) for some in (tasks, [t for t in tasks if t.path in done]))
     with Progress(f"link {store.layer}", total, "images", done=before) as progress:

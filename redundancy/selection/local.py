@@ -16,16 +16,17 @@ LARGE = 10_000
 def run(todo: Sequence[Any], finished: Callable[..., None], link: Callable[..., None] | None = None) -> None:
     """Links several classes at once, the largest first.
 
-    Uses threads: the work is in compiled code that holds no lock, and all threads share XLA's threads.
+    Uses threads: the compiled code releases the interpreter's lock, and all threads share XLA's threads.
 
     Args:
-      todo: classes to link: tasks, or whatever `link` takes that has a label and num_images.
-      finished: called in this thread with each class; with a large one in steps, and how many more images are done.
-      link: links a class; `tasks.link_class` by default. With a large class it gets a function too, to call with the share
-        that is done.
+      todo: classes to link: tasks, or other objects that have a label and num_images and that `link` accepts.
+      finished: called in this thread with each finished class. During a large class it is called several times, also with the
+        number of images finished since the last call.
+      link: links a class; `tasks.link_class` by default. For a large class its second argument is a function to call with the
+        share that is done.
 
     Raises:
-      DataError: a class is damaged or does not fit in memory; the others' files stay.
+      DataError: a class is damaged or does not fit in memory; the files of other classes stay.
     """
     link = link or tasks.link_class
     todo = sorted(todo, key=lambda task: (-task.num_images, task.label))
@@ -42,7 +43,7 @@ def run(todo: Sequence[Any], finished: Callable[..., None], link: Callable[..., 
                 future.result()
                 finished(futures[future])
         except BaseException as error:
-            # Preempted ends at once; other errors wait for the classes in progress, whose files stay.
+            # After Preempted this returns at once; after other errors it waits for the classes in progress, whose files stay.
             pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
             raise
         pool.shutdown()

@@ -1,8 +1,8 @@
-"""Merges on disk: a file for each task while the stage runs, then a few parts and a manifest.
+"""Merges on disk: while the stage runs, one file for each task; afterwards a few parts and a manifest.
 
-A task links a class or several small ones. Its file is created once, even if tasks are retried; it is whole or does not
-exist. When all classes are linked, their merges are packed into files such as part-00003-of-00016.parquet, with a row group
-for each class, and the tasks' files are removed.
+A task links one class or several small ones. Its file is created once, even if tasks are retried, and is either complete or
+absent. When all classes are linked, their merges are packed into files such as part-00003-of-00016.parquet, with a row group
+for each class, and the files of the tasks are removed.
 """
 
 import concurrent.futures
@@ -28,12 +28,12 @@ _READERS = 16
 
 
 def scratch(folder: str) -> str:
-    """Folder of the tasks' files until they are packed."""
+    """Folder that holds the files of the tasks until they are packed."""
     return storage.join(folder, "classes")
 
 
 def task_path(folder: str, labels: Sequence[int]) -> str:
-    """'…/classes/class-00012.parquet', or '…/classes/classes-00012-00345.parquet' of several."""
+    """'…/classes/class-00012.parquet', or '…/classes/classes-00012-00345.parquet' for several classes."""
     name = f"class-{labels[0]:05d}" if len(labels) == 1 else f"classes-{labels[0]:05d}-{labels[-1]:05d}"
     return storage.join(scratch(folder), f"{name}.parquet")
 
@@ -45,7 +45,7 @@ def table(labels: np.ndarray, merges: Merges) -> pa.Table:
 
 
 def read_whole(path: str, columns: Sequence[str], identity: str) -> pa.Table | None:
-    """The columns of a file, or None if it is missing, damaged, or of another identity."""
+    """The columns of a file, or None if it is missing, damaged, or has another identity."""
     try:
         table = storage.read_parquet(path, columns)
     except DataError:
@@ -64,12 +64,12 @@ def create_once(path: str, table: pa.Table, identity: str) -> None:
 
 
 def read_task(path: str, identity: str) -> pa.Table | None:
-    """The merges that a task has made, or None if its file is missing, damaged, or of another identity."""
+    """The merges that a task has made, or None if its file is missing, damaged, or has another identity."""
     return read_whole(path, _COLUMNS, identity)
 
 
 def finished(folder: str, identities: Mapping[str, str]) -> set[str]:
-    """Those of the tasks' files that exist, are undamaged, and have the wanted identity."""
+    """The files of tasks that exist, are undamaged, and have the expected identity."""
     there = set(storage.list_dir(scratch(folder)))
     candidates = [path for path in identities if path.rsplit("/", 1)[-1] in there]
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
@@ -80,11 +80,11 @@ def finished(folder: str, identities: Mapping[str, str]) -> set[str]:
 def pack(folder: str, identities: Mapping[str, str], manifest: Mapping[str, Any]) -> None:
     """Packs the files of all tasks into parts, writes the manifest and removes the files of the tasks.
 
-    Finished merges in the folder, which are too few, are replaced. The manifest is removed before the first part is.
+    Replaces finished merges in the folder if they were too few; their manifest is removed before their first part.
 
     Args:
       folder: the layer's merges.
-      identities: of each task's file, in the order of their labels.
+      identities: path of each task's file -> its identity, in the order of the labels.
       manifest: fields of the manifest; "parts" is added.
 
     Raises:
@@ -92,7 +92,7 @@ def pack(folder: str, identities: Mapping[str, str], manifest: Mapping[str, Any]
     """
     earlier = read_manifest(folder, parts=list)
     if earlier is not None and manifest.items() <= earlier.items():
-        return  # another command in the same workdir has packed them
+        return  # another command in this workdir has packed them
     labels = sorted(map(int, manifest["classes"]))
     num_parts = min(MAX_PARTS, len(labels))
     shared = json.dumps({name: manifest[name] for name in ("layer", "embeddings", "classes")}, sort_keys=True)
@@ -106,7 +106,7 @@ def pack(folder: str, identities: Mapping[str, str], manifest: Mapping[str, Any]
         try:
             tables = [table(np.empty(0, np.int32), NO_MERGES), *pool.map(of_task, identities)]
         except DataError:
-            # Another command in the same workdir may have packed and removed them.
+            # Another command in this workdir may have packed and removed them.
             found = read_manifest(folder)
             if found is not None and manifest.items() <= found.items():
                 return
@@ -134,11 +134,11 @@ def pack(folder: str, identities: Mapping[str, str], manifest: Mapping[str, Any]
 
 
 def _check_begins(folder: str, deeper: pa.Table, borders: np.ndarray, before: Linked) -> None:
-    """Raises DataError if deeper merges of a class do not begin with the earlier ones; heights may be rounded otherwise.
+    """Raises DataError if deeper merges of a class do not begin with the earlier ones. Heights may differ by rounding.
 
     Args:
-      deeper: merges of all classes, those of the k-th from borders[k] on.
-      before: of the same classes.
+      deeper: merges of all classes; those of the k-th class begin at borders[k].
+      before: earlier merges of the same classes.
     """
     short = before.num_merges > np.diff(borders)
     rows = ranges(borders[:-1], np.where(short, 0, before.num_merges))
@@ -160,7 +160,7 @@ def read(folder: str, parts: Sequence[Mapping[str, str]], labels: Iterable[int])
     """The merges of each of `labels`.
 
     Raises:
-      DataError: a part is not the one that the manifest names.
+      DataError: a part differs from the manifest's.
     """
 
     def of_part(part):

@@ -30,14 +30,14 @@ _FIELDS = sorted({name for method in methods.METHODS.values() for name in method
 
 
 def select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
-    """Writes the subset of every method, layer, fraction and, if the method draws, trial (the paper's section 3.2).
+    """Writes a subset for every method, layer, fraction and, for random methods, trial (the paper's section 3.2).
 
-    Of several processes, process 0 does it. Existing subsets of other fractions, methods, layers or trials stay, and the
-    manifest lists all.
+    If there are several processes, process 0 does it. Existing subsets of other fractions, methods, layers or trials stay, and
+    the manifest lists all.
 
     Raises:
-      WorkdirError: embeddings or merges are not finished, do not belong together or to the workdir's data set; or
-        existing subsets were made from others, or with another rule or seed.
+      WorkdirError: embeddings or merges are not finished, do not match each other or the workdir's data set; or existing
+        subsets were made from other embeddings or merges, or with another rule or seed.
       DataError: an artifact is damaged, or the embeddings' labels are not the data set's.
     """
     processes.first(lambda: _select(config, workdir))
@@ -51,7 +51,7 @@ def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
         logging.info("select: finished already")
         return
     stores = _open_stores(config, workdir, earlier["files"])
-    # All, so that damage is found before anything is written.
+    # Everything is read first, so that damage is found before anything is written.
     linked, scores = _read_merges(workdir, stores, inputs, missing), _read_scores(config, workdir, stores[0], missing)
     files = [_write(workdir, subset) for subset in _choose(missing, config, stores, linked, scores)]
     for said in beyond_fractions(np.array([*stores[0].class_counts.values()]), files):
@@ -68,7 +68,7 @@ def _select(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
 
 
 def _layers(config: ml_collections.FrozenConfigDict) -> Sequence[str]:
-    """Layers to read; only one, for its labels, if no method reads embeddings."""
+    """Layers to read. If no method reads embeddings, only one is read, for its labels."""
     return config.layers if any(method.per_layer for method in methods.chosen(config)) else config.layers[:1]
 
 
@@ -84,7 +84,7 @@ def _find_inputs(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> d
 def _read_scores(
     config: ml_collections.FrozenConfigDict, workdir: Workdir, store: EmbeddingStore, missing: Sequence[Asked]
 ) -> dict[str, Score]:
-    """The scores that the missing subsets are chosen by; raises WorkdirError if one is of other images or labels."""
+    """The scores that determine the missing subsets; raises WorkdirError if a score is of other images or labels."""
     readers = map(methods.get, {each.method for each in missing})
     names = {method.score(config) for method in readers if method.score}
     found, (positions, labels) = {}, store.labels()
@@ -104,11 +104,11 @@ def _read_scores(
 
 
 def check_imported(config: ml_collections.FrozenConfigDict, workdir: Workdir) -> None:
-    """Raises what the stage select would for imported scores, before the work of the stages that come before it.
+    """Raises the errors of the stage select for imported scores early, before the stages ahead of it begin.
 
     Raises:
-      WorkdirError: a score that the config's methods read is not there.
-      ConfigError: it is a list of images, and of another fraction.
+      WorkdirError: a score that the config's methods read is missing.
+      ConfigError: a score is a list of kept images, and its fraction is not the config's.
     """
     names = [name for name in methods.scores(config) if name.startswith(methods.IMPORTED)]
     found = {name: scores_lib.read(workdir, name) for name in names}
@@ -118,7 +118,7 @@ def check_imported(config: ml_collections.FrozenConfigDict, workdir: Workdir) ->
 def _check_lists(
     config: ml_collections.FrozenConfigDict, workdir: Workdir, found: Mapping[str, Score], asked: Sequence[Asked]
 ) -> None:
-    """Raises ConfigError if a list of kept images is not what is asked for."""
+    """Raises ConfigError if a list of kept images does not suit the subsets that are asked for."""
     for each in asked:
         method = methods.get(each.method)
         score = found.get(method.score(config)) if method.score else None
@@ -140,10 +140,10 @@ def _check_lists(
 def _read_earlier(
     config: ml_collections.FrozenConfigDict, workdir: Workdir, inputs: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """The manifest of existing subsets, to which this config's are added; an empty one if there is none.
+    """The manifest of existing subsets, to which those of this config are added; an empty one if there is none.
 
     Raises:
-      WorkdirError: the subsets were made from other inputs than the present ones, or with another rule or seed.
+      WorkdirError: the subsets were made from inputs other than the present ones, or with another rule or seed.
       DataError: a subset is missing or damaged.
     """
     manifest = read_manifest(workdir.subsets, inputs=dict, files=list)
@@ -205,7 +205,7 @@ def _read_merges(
 
 
 def _need_merges(workdir: Workdir, store: EmbeddingStore, embeddings: str | None, fractions: Sequence[float]) -> Linked:
-    """The layer's merges by label; raises WorkdirError if they belong to other embeddings, or are too few."""
+    """The layer's merges by label; raises WorkdirError if they belong to other embeddings or are too few."""
     folder = workdir.merges(store.layer)
     manifest = need_manifest(folder, "link", embeddings=str, classes=dict, fractions=list, parts=list)
     check_embeddings(folder, manifest, embeddings)
@@ -227,7 +227,7 @@ def _choose(
     linked: Mapping[str, Linked],
     scores: Mapping[str, Score],
 ) -> Iterator[Subset]:
-    """The missing subsets; those of one method and layer are chosen together, so that embeddings are read only once."""
+    """Yields the missing subsets. Those of one method and layer are chosen together, so that embeddings are read only once."""
     for _, together in itertools.groupby(missing, lambda each: (each.method, each.layer) if each.layer else each.name):
         asked = list(together)
         store = next((store for store in stores if store.layer == asked[0].layer), stores[0])
@@ -241,7 +241,7 @@ def _subsets(
     linked: Linked | None,
     scores: Mapping[str, Score],
 ) -> list[Subset]:
-    """The wanted subsets of one method and layer; each class is read at most once."""
+    """The subsets of one method and layer; each class is read at most once."""
     method, (positions, labels) = methods.get(asked[0].method), store.labels()
     score = scores[method.score(config)] if method.score else None
     shown = Progress(f"select {store.layer}", len(labels), "images") if method.per_layer else contextlib.nullcontext()
@@ -273,7 +273,7 @@ def _subsets(
 
 
 def _listed(score: Score, asked: Asked) -> Choice:
-    """What a list keeps, whatever its share of each class is."""
+    """The choice that a list of kept images makes, whatever share of each class it keeps."""
     n = len(score.values)
     kept = score.values > 0 if asked.fraction < 1 else np.ones(n, bool)
     return Choice(kept, np.full(n, -1, np.int64), np.full(n, np.nan))

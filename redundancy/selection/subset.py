@@ -1,4 +1,4 @@
-"""A subset on disk: for every training image whether it is kept, its group, and its dissimilarity to the kept image."""
+"""A subset on disk: for every training image, whether it is kept, its group, and its dissimilarity to the kept image."""
 
 import dataclasses
 import json
@@ -20,15 +20,15 @@ _REMEDY = 'Delete its folder and run "redundancy select" again.'
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """All N training images in ascending position, and which of them a method keeps.
+    """All N training images by ascending position, and which of them a method keeps.
 
     Attributes:
       positions: [N] int64 ascending.
       labels: [N] int32.
       group: [N] int64, number of the redundant group, unique over the classes; -1 if the method has no groups.
       kept: [N] bool.
-      dissimilarity: [N] float64 to the kept image of the group, 0 for that image; NaN if there are no groups.
-      metadata: method, layer, fraction, size, seed, trial, rule, num_stored, fingerprint; None if one has no meaning.
+      dissimilarity: [N] float64, to the kept image of the group, 0 for that image; NaN if there are no groups.
+      metadata: method, layer, fraction, size, seed, trial, rule, num_stored, fingerprint; None for those that do not apply.
     """
 
     positions: np.ndarray
@@ -40,7 +40,7 @@ class Subset:
 
     @property
     def kept_positions(self) -> np.ndarray:
-        """[size] int64 ascending."""
+        """[size] int64, ascending."""
         return self.positions[self.kept]
 
 
@@ -48,7 +48,7 @@ def write_subset(path: str, subset: Subset) -> str:
     """Writes the subset atomically and returns the file's SHA-256; equal subsets give the same bytes."""
     columns = (subset.positions, subset.labels, subset.group, subset.kept, subset.dissimilarity)
     arrays = [
-        # Null instead of NaN, because in most tools the mean of a column with NaN is NaN.
+        # Null instead of NaN, since most tools return NaN as the mean of a column with NaN.
         pa.array(values, kind, mask=np.isnan(values) if name == "dissimilarity" else None)
         for (name, kind), values in zip(_COLUMNS.items(), columns, strict=True)
     ]
@@ -57,7 +57,7 @@ def write_subset(path: str, subset: Subset) -> str:
 
 
 def check_file(folder: str, entry: Mapping[str, Any]) -> str:
-    """Checks the file of a manifest's entry, which has file and sha256, and returns its path.
+    """Checks a file against its manifest's entry, which has the keys file and sha256; returns the path.
 
     Raises:
       DataError: the file is missing, or has another checksum.
@@ -111,8 +111,8 @@ def read_subset(path: str) -> Subset:
     """Reads what `write_subset` wrote.
 
     Raises:
-      DataError: the file is missing or damaged, lacks a column or its metadata, or its positions are out of range,
-        out of order or doubled.
+      DataError: the file is missing or damaged, lacks a column or its metadata, or positions are out of range, out of order
+        or repeated.
     """
     table = storage.read_parquet(path, list(_COLUMNS))
     found = storage.parquet_metadata(table)
@@ -136,13 +136,13 @@ def read_subset(path: str) -> Subset:
 
 
 def mean_dissimilarity(subset: Subset) -> tuple[dict[int, float], float]:
-    """The paper's Table 1: the dropped images' mean dissimilarity to the kept one, averaged over groups of two or more.
+    """The paper's Table 1: for each group of two or more, the mean dissimilarity of the dropped images to the kept one.
 
     Args:
-      subset: of a method that has groups.
+      subset: subset of a method that has groups.
 
     Returns:
-      The mean of each label that has such a group, and the mean over all such groups (NaN if there is none).
+      The mean over the groups of each label that has such a group, and the mean over all such groups (NaN if there is none).
     """
     dropped = ~subset.kept
     group = subset.group[dropped]

@@ -1,7 +1,7 @@
-"""The work of the stage link, divided into tasks that any engine may run on any machine, and repeat if one was lost.
+"""Divides the work of the stage link into tasks that any engine can run on any machine, and rerun if one is lost.
 
-A task reads its input from the store itself, creates one file, and returns at most a number: no array passes through an
-engine. A class is one task (`link_class`) or, if it is very large, many (`link_split`); small ones share a task. Knows nothing of engines.
+A task reads its input from the store itself, creates one file, and returns no arrays, so none passes through the engine. A
+class is one task (`link_class`) or, if it is very large, many (`link_split`); small ones share a task. Knows nothing of engines.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from redundancy.selection import merges
 Run = Callable[[Callable[..., Any], Sequence[tuple]], list]
 
 _COLUMNS = ("i", "j", "dissimilarity")
-_PART_NS = 4e9  # work of a part where it is known to be little, on one core
+_PART_NS = 4e9  # nanoseconds on one core: least work of a part
 _local = threading.local()
 
 
@@ -53,7 +53,7 @@ class ClassTask:
 
     @property
     def label(self) -> int:
-        """The first class."""
+        """The label of the first class."""
         return self.labels[0]
 
     @property
@@ -63,7 +63,7 @@ class ClassTask:
 
     @property
     def identity(self) -> str:
-        """JSON that identifies the embeddings that are linked, and the number of merges."""
+        """JSON that identifies the embeddings, and the number of merges."""
         if len(self.labels) == 1:
             return json.dumps({"embeddings": self.sha256, "label": self.label, "merges": self.num_merges[0]})
         return json.dumps({"embeddings": self.sha256, "labels": self.labels, "merges": self.num_merges})
@@ -75,14 +75,14 @@ class ClassTask:
 
     @property
     def scratch(self) -> str:
-        """Folder of the pairs, if several tasks link the class."""
+        """Folder for the pairs, if several tasks link the class."""
         return storage.join(merges.scratch(self.merges), f"pairs-{self.label:05d}")
 
 
 def _read(task: ClassTask) -> np.ndarray:
-    """The embeddings of one class after the other, [n, d] float32.
+    """The embeddings of the task's classes, class after class, [n, d] float32.
 
-    Each thread reads footers once and compares them with the manifest. The driver has checked every whole file.
+    Each thread reads the footers once and compares them with the manifest. The driver has already checked the complete files.
     """
     key = (task.embeddings, task.sha256)
     if getattr(_local, "key", None) != key:
@@ -90,7 +90,7 @@ def _read(task: ClassTask) -> np.ndarray:
     try:
         labels, _, embeddings = _local.store.read_classes(task.labels)
     except BaseException:
-        _local.key = None  # the user may repair the files before this thread's next task
+        _local.key = None  # reads them again, since the user may repair the files before this thread's next task
         raise
     found = np.searchsorted(labels, task.labels, "right") - np.searchsorted(labels, task.labels)
     wrong = np.flatnonzero(found != task.sizes)
@@ -107,8 +107,8 @@ def link_class(task: ClassTask, advance: Callable[[float], None] | None = None) 
     """Links the classes of a task and creates their file; does nothing if the file exists.
 
     Args:
-      task: the classes.
-      advance: called now and then with the share of the work that is done, if it is one class.
+      task: the classes to link.
+      advance: for a single class, called from time to time with the share of the work that is done.
 
     Raises:
       DataError: a class is damaged, or its pairs do not fit in memory.
@@ -132,8 +132,8 @@ class Round:
 
     Attributes:
       above, threshold: dissimilarities above the first and up to the second.
-      plan: how they are found.
-      num_blocks: parts that the work is cut into.
+      plan: how the pairs are found.
+      num_blocks: number of parts of the work.
     """
 
     above: float
@@ -143,17 +143,17 @@ class Round:
 
 
 def _block_file(task: ClassTask, number: int, of: Round, block: int):
-    """Path and identity of the pairs of one part of a round."""
+    """Path and identity of the file with the pairs of one part of a round."""
     path = storage.join(task.scratch, f"round-{number:02d}-block-{block:05d}-of-{of.num_blocks:05d}.parquet")
     return path, json.dumps([task.identity, of.above, of.threshold, of.plan.order, block, of.num_blocks])
 
 
 def compute_pairs(task: ClassTask, number: int, of: Round, block: int) -> None:
-    """Creates the file of one part of the pairs of a round, the number-th of its class, unless it is there."""
+    """Creates the file with the pairs of one part of a class's round `number`, unless it exists."""
     path, identity = _block_file(task, number, of, block)
     if merges.read_whole(path, _COLUMNS, identity) is not None:
         return
-    # The next part of the class is likely to come to the same worker.
+    # Cached, since the next part of the class is likely to run on the same worker.
     if getattr(_local, "split", None) != task:
         _local.linker = _linker(task)
         _local.split = task
@@ -165,13 +165,13 @@ def compute_pairs(task: ClassTask, number: int, of: Round, block: int) -> None:
 
 
 def continue_class(task: ClassTask, rounds: tuple[Round, ...], num_blocks: int) -> Round | None:
-    """Links a class from the pairs that `compute_pairs` wrote in the rounds so far.
+    """Links a class from the pairs that `compute_pairs` has written in the rounds so far.
 
     Returns:
-      The next round, of `num_blocks` parts or fewer; or None: the class is linked, and its file created.
+      The next round, of at most `num_blocks` parts; or None if the class is linked and its file created.
 
     Raises:
-      DataError: a part's file is missing or damaged, the class is, or its pairs do not fit in memory.
+      DataError: the class or the file of a part is missing or damaged, or the pairs do not fit in memory.
     """
     _local.split = _local.linker = None
     if merges.read_task(task.path, task.identity) is not None:
@@ -199,13 +199,13 @@ def continue_class(task: ClassTask, rounds: tuple[Round, ...], num_blocks: int) 
 
 
 def link_split(task: ClassTask, num_blocks: int, run: Run) -> None:
-    """Links one class as many tasks: parts of the work on its pairs, and then the linkage, until enough merges are made.
+    """Links one class by many tasks, which alternately compute pairs and link, until there are enough merges.
 
-    The file is identical to that of `link_class`. Files of an interrupted call are used.
+    The file is identical to that of `link_class`. Files of an interrupted call are reused.
 
     Args:
       task: the class.
-      num_blocks: parts that the work is cut into at most; the same when a class is continued.
+      num_blocks: largest number of parts of the work; must be the same when an interrupted class is continued.
       run: runs the tasks, see `Run`.
     """
     rounds = []

@@ -1,1 +1,1 @@
-"""What a workdir holds, who works there and when it will be done, read without a lease. Writes nothing."""
+"""Reports the contents of a workdir, who works there and when it will be done. Takes no lease and writes nothing."""

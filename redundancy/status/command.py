@@ -1,4 +1,4 @@
-"""The command `status`: prints what `survey` finds in a workdir, as text or as JSON, once or repeatedly."""
+"""The command `status`: prints the result of `survey` for a workdir, as text or JSON, once or repeatedly."""
 
 import datetime
 import sys
@@ -13,24 +13,24 @@ from redundancy.runtime.progress import duration
 from redundancy.runtime.sizes import decimal
 from redundancy.status.survey import survey
 
-_MOST_SHOWN = 12  # trainings, and damaged files
+_MOST_SHOWN = 12  # largest number of trainings, and of damaged files, in the text
 
 
 def status(root: str, json: bool = False, watch: float | None = None, out: TextIO | None = None) -> int:
-    """Prints the status of a workdir; returns the exit code, 1 if something there is damaged.
+    """Prints the status of a workdir; returns the exit code, which is 1 if something is damaged.
 
     Args:
       root: path of the workdir, local or gs://.
       json: whether to print JSON.
-      watch: seconds between two looks; None for one look.
-      out: where to print; standard output by default.
+      watch: seconds between two reports; None for a single report.
+      out: stream to print to; standard output by default.
 
     Raises:
       ConfigError: `watch` is out of range.
-      WorkdirError: the folder is no workdir.
+      WorkdirError: the folder is not a workdir.
     """
     out = sys.stdout if out is None else out
-    if watch is not None and not 0.1 <= watch <= 86_400:  # NaN is out of range, too
+    if watch is not None and not 0.1 <= watch <= 86_400:  # also refuses NaN
         raise ConfigError(f"--watch={watch:g}: wanted seconds from 0.1 to 86400, for example --watch=10.")
     painting = out.isatty() and not json
     try:
@@ -42,7 +42,7 @@ def status(root: str, json: bool = False, watch: float | None = None, out: TextI
                 text = line(found)
             else:
                 text = render(found)
-            # Move the cursor home, print the text, and clear the rest of the screen.
+            # Moves the cursor home and clears the screen before the text.
             print(f"\x1b[H\x1b[2J{text}" if painting and watch else text, file=out, flush=True)
             if watch is None:
                 return 1 if found["damaged"] else 0

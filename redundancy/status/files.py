@@ -1,4 +1,4 @@
-"""Reads the files of a workdir without a lease. Records damage instead of raising errors."""
+"""Reads the files of a workdir without a lease. Damage is recorded, not raised."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -13,12 +13,12 @@ from redundancy.workdir.owner import is_dead, is_here
 
 
 class Files:
-    """The files that one listing of a workdir shows, and damage found in them.
+    """The files in one listing of a workdir, and the damage found in them.
 
     Attributes:
-      files: by their names relative to the workdir.
-      now: when they were listed, in seconds since 1970.
-      damaged: one line for each file that cannot be used.
+      files: files by path relative to the workdir.
+      now: time of the listing, in seconds since 1970.
+      damaged: a line for each file that cannot be used.
     """
 
     def __init__(self, root: str, now: float):
@@ -29,7 +29,7 @@ class Files:
         return storage.join(self.root, name)
 
     def below(self, folder: str) -> dict[str, File]:
-        """All files below a folder by their names relative to it, without hidden ones."""
+        """All files below a folder, by path relative to it, without hidden ones."""
         return {
             name.removeprefix(f"{folder}/"): file
             for name, file in self.files.items()
@@ -37,7 +37,7 @@ class Files:
         }
 
     def read(self, name: str, read: Callable[[str], Any]) -> Any:
-        """Calls `read` with the path of a file; None if the file is missing, or damaged, which is recorded.
+        """Calls `read` with the path of a file. Returns None if the file is missing or damaged; damage is recorded.
 
         Raises:
           StorageError: the storage cannot be reached.
@@ -46,7 +46,7 @@ class Files:
             return None
         try:
             return read(self.path(name))
-        except FileNotFoundError:  # removed since the listing
+        except FileNotFoundError:  # the file was removed after the listing
             return None
         except (DataError, OSError) as error:
             self.damaged.append(str(error))
@@ -56,7 +56,7 @@ class Files:
         return self.read(f"{folder}/manifest.json", lambda _: read_manifest(self.path(folder), **fields))
 
     def need(self, folder: str, names: Iterable[str]) -> None:
-        """Records which of the files in a folder's manifest are missing or empty."""
+        """Records as damage those files of a folder's manifest that are missing or empty."""
         for name in names:
             file = self.files.get(f"{folder}/{name}")
             if file is None and not self.is_there(f"{folder}/{name}"):
@@ -65,22 +65,22 @@ class Files:
                 self.damaged.append(f"{self.path(folder)}/{name} is empty, but the manifest beside it names it.")
 
     def is_there(self, name: str) -> bool:
-        """Whether a file exists, even if it was written after the listing."""
+        """Whether a file exists, including files written after the listing."""
         return name in self.files or storage.exists(self.path(name))
 
 
 def at_work(files: Files) -> list[dict[str, Any]]:
-    """The owners of the workdir; if there are none, those that ended without giving it back.
+    """The owners of the workdir; if there are none, those that ended without releasing it.
 
     Returns:
-      for each owner: command, pid, host, since; state "working", "gone" or, for a lock that another machine holds,
-      "unknown"; and silent_s, the seconds since it last renewed its lease, None if the system shows that it lives.
+      for each owner: command, pid, host, since; state "working", "gone" or, for a lock of another machine, "unknown"; and
+      silent_s, the seconds since it last renewed its lease, None if the system shows that it is alive.
     """
     owners = []
     for name in sorted(filter(lease.is_name, files.files)):
         try:
             owner = json.loads(storage.read_bytes(files.path(name)))
-        except (FileNotFoundError, ValueError):  # given back meanwhile, or a lock that parts of a sweep share
+        except (FileNotFoundError, ValueError):  # it was just released, or is the shared lock of parts of a sweep
             continue
         if not isinstance(owner, dict):
             continue

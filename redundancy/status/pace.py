@@ -1,17 +1,17 @@
-"""The rate of work, computed from times at which pieces of it ended. Pauses do not count. Knows nothing of files."""
+"""The rate of work, computed from the times at which pieces ended, without pauses. Knows nothing of files."""
 
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_PAUSE = 3.0  # an interval this many times as long as the usual one is a pause, or time spent compiling
-_RARE = 10.0  # the same, compared with the mean of all others, if intervals differ by nature
-_TOGETHER = 2.0  # seconds within which pieces count as ended together
+_PAUSE = 3.0  # an interval longer than the usual one by this factor is a pause, or compilation
+_RARE = 10.0  # the factor relative to the mean of all others, for intervals that naturally differ
+_TOGETHER = 2.0  # seconds within which pieces count as ended at the same time
 
 
 def of_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:
-    """Steps per second of one training, from its lines of metrics with `step` and `time`; None if they are too few."""
+    """Steps per second of one training, from lines of metrics with `step` and `time`; None if there are too few."""
     intervals = [
         (later["time"] - earlier["time"], later["step"] - earlier["step"])
         for earlier, later in itertools.pairwise(lines)
@@ -25,10 +25,10 @@ def of_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def of_ends(ends: Sequence[tuple[float, float]]) -> float | None:
-    """Amount of work per second, from the times at which pieces of it ended; None if they are too few.
+    """Amount of work per second, from the times at which pieces ended; None if there are too few.
 
     Args:
-      ends: end time in seconds and amount of each piece, in any order. The first piece only marks the start.
+      ends: end time in seconds and amount of each piece, in any order. The earliest piece only marks the start.
     """
     together: list[list[float]] = []
     for time, amount in sorted(ends):
@@ -36,7 +36,7 @@ def of_ends(ends: Sequence[tuple[float, float]]) -> float | None:
             together[-1][1] += amount
         else:
             together.append([time, amount])
-    if len(together) < 2:  # all ended together: each counts by itself
+    if len(together) < 2:  # all ended at the same time, so they are not combined
         together = [[time, amount] for time, amount in sorted(ends)]
     intervals = [(later[0] - earlier[0], later[1]) for earlier, later in itertools.pairwise(together)]
     intervals = sorted((seconds, amount) for seconds, amount in intervals if seconds > 0)

@@ -1,4 +1,4 @@
-"""The runs of a workdir, judged by their files: which are done, how far the others are, and how fast they go."""
+"""The runs of a workdir according to their files: which are done, and the progress and rate of the others."""
 
 import concurrent.futures
 import dataclasses
@@ -13,9 +13,9 @@ from redundancy.storage.listing import File, read_tail
 from redundancy.workdir import need_fields, table
 
 _TAIL = 1 << 14  # bytes read from the end of a run's metrics, about sixty lines
-_MOST_READ = 64  # runs whose metrics are read
+_MOST_READ = 64  # largest number of runs whose metrics are read
 _READERS = 16
-_SILENT_S, _COMPILING_S = 600.0, 3600.0  # a run that wrote nothing for this long is not being trained
+_SILENT_S, _COMPILING_S = 600.0, 3600.0  # a run that has written nothing for this time is not being trained
 _RESULT = {"steps": int, "test_correct": int, "test_size": int}
 _STEP = re.compile(r"checkpoints/(\d+)/")
 
@@ -23,7 +23,7 @@ _STEP = re.compile(r"checkpoints/(\d+)/")
 def training(
     files: Files, config: Mapping[str, Any], folder: str, of_folder: Mapping[str, File], steps: int | None
 ) -> dict[str, Any]:
-    """How far an unfinished training has got, from its last lines of metrics and its checkpoints.
+    """The progress of an unfinished training, from its last lines of metrics and its checkpoints.
 
     Args:
       files: files of the workdir.
@@ -33,8 +33,8 @@ def training(
       steps: steps of the whole training.
 
     Returns:
-      step, steps, images_per_second, loss, steps_per_second (None if unknown), `told`: when it wrote its step, and
-      `fresh`: whether it has written lately.
+      step, steps, images_per_second, loss, steps_per_second (None if unknown), `told`: the time at which it wrote its step,
+      and `fresh`: whether it has written recently.
     """
     tail = files.read(f"{folder}/metrics.jsonl", lambda path: read_tail(path, _TAIL))
     lines = storage.json_lines(tail or b"", "step", "time")
@@ -42,7 +42,7 @@ def training(
     saved = [int(found[1]) for name in of_folder if (found := _STEP.match(name))]
     rate = pace.of_lines(lines)
     written = max((file.time for file in of_folder.values()), default=0.0)
-    # On storage that cannot append, lines are written with the checkpoints.
+    # On storage that cannot append, lines are written only with checkpoints.
     patience = max(_SILENT_S, 3 * config["checkpoint_every"] / rate) if rate else _COMPILING_S
     return {
         "step": max([last.get("step", 0), *saved]),
@@ -56,13 +56,13 @@ def training(
 
 
 def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: bool) -> dict[str, Any]:
-    """Counts the done, running and left runs of each method, layer and fraction, and describes the unfinished ones.
+    """Counts the done, running and remaining runs of each method, layer and fraction, and describes the unfinished ones.
 
     Args:
       files: files of the workdir.
       config: the recorded config.
       num_images: training images, 0 if unknown.
-      working: whether a process may be at work.
+      working: whether a process may be working.
     """
     runs = [{**dataclasses.asdict(run), "run": run.name} for run in table.runs(config, num_images)]
     by_run = {}
@@ -80,7 +80,7 @@ def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: boo
                 begun.append(run)
         elif not of_folder["result.json"].size:
             files.damaged.append(f"{files.path(name)} is empty. Delete it and run the stage that writes it again.")
-        elif storage.is_local(files.root):  # on remote storage each would take a request
+        elif storage.is_local(files.root):  # on remote storage, each run would take a request
             found = files.read(name, lambda path: need_fields(path, storage.read_json(path), **_RESULT))
             run["result"] = found if found and found["test_size"] > 0 else None
 
@@ -109,7 +109,7 @@ def sweep(files: Files, config: Mapping[str, Any], num_images: int, working: boo
 
 
 def _reached(files: Files, config: Mapping[str, Any], of: Mapping[str, Any]) -> float:
-    """Estimated step of a training at this moment; the last step it wrote may be as old as its last checkpoint."""
+    """Estimated present step of a training; the last step that it wrote may be as old as its last checkpoint."""
     rate, told = of["steps_per_second"], of["told"]
     if not rate or told is None:
         return of["step"]
@@ -117,7 +117,7 @@ def _reached(files: Files, config: Mapping[str, Any], of: Mapping[str, Any]) -> 
 
 
 def of_training(files: Files, config: Mapping[str, Any], of: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The pace of one training: its steps per second, and the steps that are left."""
+    """The pace of one training: its steps per second, and the remaining steps."""
     rate = of["steps_per_second"]
     if not rate or of["steps"] is None:
         return None
@@ -126,9 +126,9 @@ def of_training(files: Files, config: Mapping[str, Any], of: Mapping[str, Any]) 
 
 
 def of_sweep(files: Files, config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The pace of a sweep: steps per second of all runs together, and the steps that are left; None if unknown.
+    """The pace of a sweep: steps per second of all runs together, and the remaining steps; None if unknown.
 
-    It is measured on the runs that are being trained or, between two packs, on those that ended last.
+    It is measured on the runs in training or, between two packs, on the runs that ended last.
     """
     runs = found["all"]
     if any(run["steps"] is None for run in runs):

@@ -1,4 +1,4 @@
-"""How sure the comparison with the full set is already, and what more trials would take, from the results there are."""
+"""The certainty of the comparison with the full set so far, and the number and time of further trials that are needed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,26 +10,26 @@ from redundancy.workdir import Workdir, rounds
 
 
 def survey(files: Files, config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The comparison of each method, layer and fraction with the full set; None before two trials have one.
+    """The comparison of each method, layer and fraction with the full set; None before two trials have a result.
 
-    All pairs count, also those of trials in which other runs lack. On remote storage no results are read.
+    All pairs are used, including those of trials in which other runs are missing. On remote storage no results are read.
 
     Args:
       files: files of the workdir.
       config: the recorded config.
-      found: of `runs.sweep`.
+      found: result of `runs.sweep`.
 
     Returns:
-      margin: loss, as a share, up to which a subset is no worse; and rows, each with method, layer, fraction, pairs, mean,
-      low, high (None without an interval), verdict, trials_more that would show it no worse (None if it is decided or no
-      number would do), and seconds that these take, of all rows, at the sweep's rate (None if unknown).
+      margin: loss of accuracy, as a share, up to which a subset counts as no worse; and rows, each with method, layer,
+      fraction, pairs, mean, low, high (None without an interval), verdict, trials_more: further trials that would show it no
+      worse (None if decided or impossible), and seconds: their time for all rows, at the sweep's rate (None if unknown).
     """
     runs = found["all"]
     full = {run["trial"] for run in runs if run["method"] == "full" and run["result"]}
     paired = {run["trial"] for run in runs if run["method"] != "full" and run["result"]} & full
     if len(paired) < 2:
         return None
-    # SciPy is imported where there is something to compute.
+    # Imports SciPy only if there is something to compute.
     from redundancy.report import looks, noninferiority, statistics
 
     record = files.read("runs/looks.json", lambda _: rounds.read(Workdir(files.root)))

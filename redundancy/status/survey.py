@@ -1,6 +1,6 @@
-"""What a workdir holds, who works there, and when it will be done, from one listing and a few small files.
+"""Determines the contents of a workdir, who works there, and when it will be done, from one listing and a few small files.
 
-Takes no lease, writes nothing, and works in any workdir, also while other machines work there, after a kill, or if it is
+Takes no lease, writes nothing, and works in any workdir, even while other machines work there, after a kill, or if files are
 damaged. Imports neither JAX nor TensorFlow.
 """
 
@@ -39,7 +39,7 @@ def survey(root: str, now: float | None = None) -> dict[str, Any]:
     """Everything that `status --json` prints about a workdir.
 
     Raises:
-      WorkdirError: the folder is no workdir.
+      WorkdirError: the folder is not a workdir.
       StorageError: the storage cannot be reached.
     """
     root = Workdir(root).root
@@ -106,7 +106,7 @@ def _config(files: Files, tops: set[str]) -> Mapping[str, Any]:
 
 
 def _num_images(files: Files, config: Mapping[str, Any]) -> int:
-    """Training images if the number of steps depends on them and a manifest records them; else 0."""
+    """Number of training images, if the steps depend on it and a manifest records it; else 0."""
     for layer in config["layers"] if config["epochs"] else ():
         if manifest := files.manifest(f"embeddings/{layer}", num_examples=int):
             return manifest["num_examples"]
@@ -114,7 +114,7 @@ def _num_images(files: Files, config: Mapping[str, Any]) -> int:
 
 
 def _stage(files: Files, name: str, config: Mapping[str, Any], runs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A stage: whether it is finished, when its last file was written (None without files), and its files in words."""
+    """Describes a stage: whether it is finished, the time of its last file (None without files), and its files in words."""
     manifests = {folder: files.manifest(folder, **_FIELDS[name]) for folder in finished.folders(config, name)}
     there = {(folder, each): file for folder in manifests for each, file in files.below(folder).items()}
     said, imported = [], False
@@ -143,14 +143,14 @@ def _stage(files: Files, name: str, config: Mapping[str, Any], runs: Mapping[str
     shown = (manifests.get("report") or {}).get("shown")
     if isinstance(shown, dict) and finished.INTERIM in shown:
         said.append(f"interim page, {shown[finished.INTERIM]}")
-    # The sweep first writes a run.json for every run, which does not mean that training has begun.
+    # The sweep first writes a run.json for every run, so these files do not show that training has begun.
     begun = [file.time for (_, each), file in there.items() if name != "sweep" or not each.endswith("/run.json")]
     whole, words = finished.finished(config, name, manifests), ", ".join(said) + (", imported" if imported else "")
     return dict(stage=name, finished=whole, imported=imported, written=max(begun, default=None), files=words)
 
 
 def _beyond(files: Files, config: Mapping[str, Any]) -> list[str]:
-    """Of which fractions more is kept than was asked for, and why: of the subsets or, without any, of the merges."""
+    """Messages about fractions of which more is kept than requested: from the subsets or, without any, from the merges."""
     stores = (files.manifest(f"embeddings/{layer}", class_counts=dict) for layer in config["layers"])
     counts = next((store["class_counts"] for store in stores if store), {})
     if not counts or not all(isinstance(count, int) for count in counts.values()):
@@ -171,7 +171,7 @@ def _set_states(stages: list[dict[str, Any]], config: Mapping[str, Any], owners:
     idle |= {"train"} if imported else set()
     idle |= set() if methods.grouped(config) else {"link"}
     whole = {stage["stage"]: stage["finished"] for stage in stages}
-    before = None  # the first stage that is not finished
+    before = None  # the first unfinished stage
     for stage in stages:
         name = stage["stage"]
         if stage.pop("finished"):
@@ -183,7 +183,7 @@ def _set_states(stages: list[dict[str, Any]], config: Mapping[str, Any], owners:
         elif stage["written"] is not None:
             state = "stopped"
         elif name in ("train", "embed", "link") and whole["select"]:
-            state = "not here"  # a copy: the sweep goes on without it
+            state = "not here"  # in a copied workdir, from which the sweep continues without this stage
         else:
             state = "waiting" if before else "next"
         if state not in ("finished", "not needed", "not here"):
@@ -194,7 +194,7 @@ def _set_states(stages: list[dict[str, Any]], config: Mapping[str, Any], owners:
 
 
 def _pretrain(files: Files, config: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How far the stage train has got; None if it has not begun or has ended."""
+    """The progress of the stage train; None if it has not begun or has ended."""
     if stage["state"] not in ("running", "stopped"):
         return None
     steps = table.runs(config, _num_images(files, config))[0].steps
@@ -203,7 +203,7 @@ def _pretrain(files: Files, config: Mapping[str, Any], stage: Mapping[str, Any])
 
 
 def _pieces(files: Files, name: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The pace of embed in parts, or of link in images, from the times at which files were written."""
+    """The pace of embed in parts, or of link in images, from the times of files."""
     ends, total = [], 0.0
     for layer in config["layers"]:
         store = files.manifest(f"embeddings/{layer}", class_counts=dict)
@@ -238,7 +238,7 @@ def _pace(
     runs: Mapping[str, Any] | None,
     working: bool,
 ) -> dict[str, Any] | None:
-    """The pace of the first stage that is running or stopped, what is left of it, and when it will end."""
+    """The pace of the first running or stopped stage, its remaining work, and its expected end."""
     stage = next((each["stage"] for each in stages if each["state"] in ("running", "stopped")), None)
     match stage:
         case "train" if pretrain is not None:
@@ -256,7 +256,7 @@ def _pace(
 
 
 def _errors(files: Files) -> list[dict[str, Any]]:
-    """The recorded errors of commands that have not succeeded since, the latest first."""
+    """The recorded errors of commands that have not succeeded since then, the latest first."""
     fields = dict(command=str, time=str, host=str, code=int, message=str)
     found = []
     for name in filter(last_error.is_name, files.files):
@@ -267,7 +267,7 @@ def _errors(files: Files) -> list[dict[str, Any]]:
 
 
 def _bytes(files: Files) -> dict[str, int]:
-    """Bytes of each folder or file of the workdir, and of all together."""
+    """Bytes of each folder or file in the workdir, and their sum."""
     found: dict[str, int] = {}
     for name, file in files.files.items():
         top = name.split("/")[0]

@@ -1,7 +1,7 @@
-"""Local and gs:// paths behind one set of functions: whole-file atomic writes, JSON, Parquet, checksums.
+"""One set of functions for local and gs:// paths: atomic writes of whole files, JSON, Parquet, checksums.
 
-Paths are plain strings. A file is there whole or not at all. Operations on remote paths that fail temporarily are tried
-again, see `retries`; other failures are errors that name the path. Nothing here knows what the files mean.
+Paths are plain strings. A file is either complete or absent. Operations on remote paths are retried if they fail temporarily,
+see `retries`; other failures raise errors that name the path. This package does not know what the files mean.
 """
 
 from redundancy.storage.conditional import create_bytes as create_bytes

@@ -1,4 +1,4 @@
-"""Files in the user's cache folder, which make later starts faster. No result depends on them."""
+"""Files in the user's cache folder, which make later starts faster. Results do not depend on them."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from redundancy import storage
 
 
 def cache_folder() -> str | None:
-    """Path of the cache folder, which may not exist yet; None if the user has no home."""
+    """Path of the cache folder, which may not exist yet; None if the user has no home directory."""
     # A relative XDG_CACHE_HOME is invalid and must be ignored (XDG base directory specification).
     roots = (os.environ.get("XDG_CACHE_HOME", ""), os.path.join(os.path.expanduser("~"), ".cache"))
     root = next((root for root in roots if os.path.isabs(root)), None)
@@ -29,5 +29,5 @@ def load(path: str, key: bytes) -> bytes | None:
 
 
 def save(path: str, key: bytes, data: bytes) -> None:
-    """Writes `data` after a checksum of `key` and `data`; the key is all that the data depends on. Raises OSError."""
+    """Writes a checksum of `key` and `data`, then `data`. The key must contain all that the data depends on. Raises OSError."""
     storage.write_bytes(path, _checksum(key, data) + data)

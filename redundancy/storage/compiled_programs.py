@@ -1,7 +1,7 @@
-"""Programs that JAX has compiled, kept in the user's cache folder, so that a later start need not compile them again.
+"""Caches the programs that JAX compiles in the user's cache folder, so that later starts need not compile them again.
 
-What is kept depends on the program, the versions of JAX and its compiler, the devices and this processor; a program that is
-read back computes the same bits. JAX removes those that were used longest ago.
+The cache key contains the program, the versions of JAX and its compiler, the devices and this processor; a cached program
+computes the same bits. JAX removes the least recently used programs.
 """
 
 import hashlib
@@ -10,13 +10,13 @@ import os
 
 from redundancy.storage.cache_folder import cache_folder
 
-OFF = "REDUNDANCY_NO_PROGRAM_CACHE"  # set to 1: nothing is kept
+OFF = "REDUNDANCY_NO_PROGRAM_CACHE"  # environment variable; 1 turns the cache off
 _BYTES = 4 << 30
-_LEAST_S = 0.3  # of compilation; what takes less is compiled again
+_LEAST_S = 0.3  # seconds; programs that compile faster are not cached
 
 
 def _processor() -> str:
-    """Names the processor and what it can do: a home folder may be shared by machines that differ."""
+    """Identifies the processor and its features, since different machines may share a home folder."""
     from llvmlite import binding
 
     text = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
@@ -24,10 +24,10 @@ def _processor() -> str:
 
 
 def remember() -> None:
-    """Lets JAX keep what it compiles from now on; call it before JAX is imported.
+    """Turns JAX's compilation cache on; must be called before JAX is imported.
 
-    Does nothing if the variable JAX_COMPILATION_CACHE_DIR says where, if `OFF` is set, if there is no folder to write to, or
-    without the package filelock, which bounds the folder's size.
+    Does nothing if JAX_COMPILATION_CACHE_DIR is set, if `OFF` is set, if there is no writable folder, or if the package
+    filelock, with which JAX limits the folder's size, is not installed.
     """
     root = cache_folder()
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or os.environ.get(OFF, "0") != "0" or root is None:

@@ -1,4 +1,4 @@
-"""Conditional writes and removals: only if there is no file yet, or only if the file has not changed."""
+"""Conditional writes and removals: only if the file does not exist, or only if it has not changed."""
 
 import contextlib
 import os
@@ -14,8 +14,8 @@ from redundancy.storage.remote import filesystem, is_gs, is_local, patiently, up
 def create_bytes(path: str, data: bytes) -> bool:
     """Writes the whole file unless it exists; if several processes try at once, one succeeds. Returns whether it wrote.
 
-    The answer of a remote service may get lost. If the next try then finds a file with the same bytes, it counts as
-    written by this call. So the bytes must name their writer if only one of several writers may succeed.
+    A remote service's answer may get lost. If the next try then finds a file with the same bytes, this call is taken to
+    have written it. So if only one of several writers may succeed, the bytes must identify the writer.
     """
     if not is_local(path):
         return _write_on_condition(path, data, lambda fs, name: upload(fs, name, data, mode="create"))
@@ -33,7 +33,7 @@ def create_bytes(path: str, data: bytes) -> bool:
 
 
 def _write_on_condition(path: str, data: bytes, write: Callable[[fsspec.AbstractFileSystem, str], None]) -> bool:
-    """Whether `write`, which raises FileExistsError if its condition does not hold, wrote `data`."""
+    """Calls `write`, which raises FileExistsError if its condition does not hold; returns whether it wrote `data`."""
     tries = 0
 
     def attempt(fs: fsspec.AbstractFileSystem, name: str) -> bool:
@@ -53,7 +53,7 @@ def _write_on_condition(path: str, data: bytes, write: Callable[[fsspec.Abstract
 
 
 def generation(path: str) -> str | None:
-    """A text that changes whenever the file is rewritten, for `remove_if` and `write_if`; None if there is no file."""
+    """A text that changes whenever the file is rewritten, for `remove_if` and `write_if`; None if the file does not exist."""
 
     def look(fs: fsspec.AbstractFileSystem, name: str) -> str:
         if is_gs(path):
@@ -70,7 +70,7 @@ def generation(path: str) -> str | None:
 
 
 def remove_if(path: str, wanted: str) -> bool:
-    """Removes a file if its `generation` still is `wanted`; returns whether it removed the file.
+    """Removes a file if its `generation` is still `wanted`; returns whether it removed the file.
 
     On gs:// this is atomic. Elsewhere another process may rewrite the file between the check and the removal.
     """
@@ -85,7 +85,7 @@ def remove_if(path: str, wanted: str) -> bool:
                 fs.rm_file(name)
         except FileNotFoundError:
             return False
-        except FileExistsError as error:  # the file changed, or an earlier try removed it and its answer got lost
+        except FileExistsError as error:  # the file changed, or an earlier try removed it and the answer got lost
             return type(error) is not FileExistsError and generation(path) is None
         return True
 
@@ -93,9 +93,9 @@ def remove_if(path: str, wanted: str) -> bool:
 
 
 def write_if(path: str, wanted: str, data: bytes) -> bool:
-    """Writes a file, of some megabytes at most, if its `generation` still is `wanted`; returns whether it wrote.
+    """Writes a file of at most some megabytes if its `generation` is still `wanted`; returns whether it wrote.
 
-    It is as atomic as `remove_if`, and treats lost answers as `create_bytes` does.
+    It is as atomic as `remove_if`, and handles lost answers as `create_bytes` does.
     """
     if not is_gs(path):
         if generation(path) != wanted:

@@ -15,7 +15,7 @@ from redundancy.storage.remote import download, filesystem, is_gs, is_local, ope
 
 
 def join(root: str, *parts: str) -> str:
-    """`root` and `parts` joined by slashes, for local paths and URLs alike."""
+    """Joins `root` and `parts` by slashes, for both local paths and URLs."""
     return posixpath.join(root, *parts)
 
 
@@ -29,7 +29,7 @@ def exists(path: str) -> bool:
             except FileNotFoundError:
                 return False
             return True
-        # gcsfs requests the object and the folder at once, and drops the connection of the slower answer.
+        # Avoids gcsfs's `exists`, which requests object and folder at once and drops the connection of the slower answer.
         bucket, _, key = name.rstrip("/").partition("/")
         with contextlib.suppress(FileNotFoundError):
             if key:
@@ -49,18 +49,18 @@ def make_dirs(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Removes a file, or a folder with all its files; no error if there is none."""
+    """Removes a file, or a folder with all its files; does nothing if it does not exist."""
 
     def delete(fs: fsspec.AbstractFileSystem, name: str) -> None:
         for last in (False, False, True):
             try:
-                # On gs:// only objects exist; gcsfs would also ask for objects that stand for folders.
+                # On gs:// only objects exist; gcsfs would also look for objects that represent folders.
                 fs.rm(fs.find(name) if is_gs(path) else name, recursive=not is_gs(path))
                 return
             except FileNotFoundError:
                 if last or is_gs(path) or not fs.exists(name):
                     return
-            except OSError as error:  # another process may remove or write files there at the same time
+            except OSError as error:  # another process may be removing or writing files there
                 if last or error.errno != errno.ENOTEMPTY:
                     raise
 
@@ -68,10 +68,10 @@ def remove(path: str) -> None:
 
 
 def list_dir(path: str, hidden: bool = False) -> list[str]:
-    """Sorted base names of the entries of a folder, with `hidden` also dot files; [] if there is no such folder."""
+    """Sorted base names of the entries of a folder, including dot files if `hidden`; [] if there is no such folder."""
 
     def listed(fs: fsspec.AbstractFileSystem, name: str) -> list[str]:
-        # fsspec's remote file systems cache listings, but another process may have written meanwhile.
+        # fsspec's remote file systems cache listings, but another process may have written since.
         fs.invalidate_cache(name)
         return fs.ls(name, detail=False)
 
@@ -88,7 +88,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def write_bytes(path: str, data: bytes) -> None:
-    """Writes the whole file or nothing: readers never see a partial file, even if this process dies."""
+    """Writes the file atomically: readers never see a partial file, even if this process is killed."""
     if not is_local(path):
         patiently(path, lambda fs, name: upload(fs, name, data))
         return
@@ -102,7 +102,7 @@ def write_text(path: str, text: str) -> None:
 
 
 def open_read(path: str) -> io.IOBase:
-    """Opens the file for reading bytes; it can seek."""
+    """Opens the file for reading bytes; the result is seekable."""
     if not is_local(path):
         return open_remote(path)
     fs, name = filesystem(path)
@@ -110,7 +110,7 @@ def open_read(path: str) -> io.IOBase:
 
 
 def sha256(path: str) -> str:
-    """Hex SHA-256 of the file."""
+    """SHA-256 of the file in hexadecimal."""
     digest = hashlib.sha256()
     with open_read(path) as file:
         while block := file.read(1 << (22 if is_local(path) else 25)):
@@ -119,6 +119,6 @@ def sha256(path: str) -> str:
 
 
 def check_sha256(path: str, wanted: str, remedy: str) -> None:
-    """Raises DataError, which ends with `remedy`, if a file is missing or its SHA-256 is not `wanted`."""
+    """Raises DataError if a file is missing or its SHA-256 is not `wanted`; the message ends with `remedy`."""
     if not exists(path) or sha256(path) != wanted:
         raise DataError(f"{path} is missing, damaged or another file than the manifest names. {remedy}")

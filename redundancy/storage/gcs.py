@@ -1,6 +1,6 @@
 """gcsfs with the retries of `retries`, and with a timeout for every request.
 
-fsspec uses this class for all gs:// paths in the process, also for the files that Orbax writes.
+fsspec uses this class for all gs:// paths in the process, including the files that Orbax writes.
 """
 
 import asyncio
@@ -14,41 +14,41 @@ import gcsfs
 
 from redundancy.storage import retries
 
-_CONNECT = 30.0  # seconds
-_SLOWEST = 100_000.0  # bytes a second, of uploads
+_CONNECT = 30.0  # timeout in seconds
+_SLOWEST = 100_000.0  # bytes per second; slower uploads time out
 _DONE = (204, {}, None, b"")
-# A single try of a request, without gcsfs's own retries, which give up after half a minute and log nothing before.
+# A single try of a request. gcsfs's own retries give up after half a minute and log nothing until then.
 _request_once = getattr(gcsfs.GCSFileSystem._request, "__wrapped__", gcsfs.GCSFileSystem._request)
 
 
 class PerhapsOursError(FileExistsError):
-    """The object to be created exists already; an earlier try may have created it if its answer got lost."""
+    """The object to be created already exists; an earlier try, whose answer got lost, may have created it."""
 
 
 class _LostUploadError(ConnectionError):
-    """The service has forgotten an upload: its requests can no longer succeed, but a new upload may."""
+    """The service no longer knows an upload. Its requests cannot succeed, but a new upload may."""
 
 
 class PatientGCSFileSystem(gcsfs.GCSFileSystem):
-    """Google Cloud Storage. Listings are never cached: other processes write to the same folders."""
+    """Google Cloud Storage. Listings are not cached, since other processes write to the same folders."""
 
     def __init__(self, *args, **kwargs):
         silence = retries.silence()
-        # Large objects take long, so a connection counts as lost only after a time without any byte.
+        # Large objects take long, so a connection counts as lost only after some time without any byte.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT, silence), sock_read=silence)
         kwargs = {"requests_timeout": timeout, "use_listings_cache": False, **kwargs}
         super().__init__(*args, **kwargs)
 
     async def _set_session(self):
         session = await super()._set_session()
-        session._retry_connection = False  # else aiohttp would try again by itself, unseen by our counts
+        session._retry_connection = False  # otherwise aiohttp would retry by itself, uncounted by us
         return session
 
     async def _request(self, method, path, *args, data=None, **kwargs):
-        """One request, tried again while it fails temporarily.
+        """One request, retried while it fails temporarily.
 
         Raises:
-          StorageError: it failed for too long, the service refuses, or there is no such bucket.
+          StorageError: it failed for too long, the service refused it, or there is no such bucket.
           PerhapsOursError: the object to be created exists, and an earlier try may have created it.
           FileNotFoundError, FileExistsError and others: as gcsfs raises them.
         """
@@ -56,7 +56,7 @@ class PatientGCSFileSystem(gcsfs.GCSFileSystem):
         body = data.getbuffer() if hasattr(data, "getbuffer") else data
         what = _named(url, kwargs.get("prefix") or kwargs.get("name"), body)
         session = "upload_id=" in url.query or "/upload/resumable/" in url.path
-        # aiohttp has no timeout for a request body that the server does not read.
+        # aiohttp itself has no timeout for a request body that the server does not read.
         size = len(body) if hasattr(body, "__len__") else 0
         limit = None if data is None else 2 * retries.silence() + _CONNECT + size / _SLOWEST
         del body
@@ -70,13 +70,13 @@ class PatientGCSFileSystem(gcsfs.GCSFileSystem):
                     return _LostUploadError(f"the service has forgotten the upload of {what}")
                 if missing and re.search("/b/[^/]*/o$", url.path):
                     raise retries.no_bucket(what) from error
-                if missing and method == "DELETE" and failures:  # an earlier try removed it, and its answer got lost
+                if missing and method == "DELETE" and failures:  # an earlier try removed it, and the answer got lost
                     return _DONE
                 if isinstance(error, FileExistsError) and failures:
                     raise PerhapsOursError(str(error)) from error
                 raise
 
-        if session and method == "DELETE":  # cancels a failed upload; the service forgets it anyway
+        if session and method == "DELETE":  # cancels a failed upload, which the service discards anyway
             with contextlib.suppress(Exception):
                 await once(0)
             return _DONE
@@ -87,7 +87,7 @@ class PatientGCSFileSystem(gcsfs.GCSFileSystem):
 
 
 def _named(url: urllib.parse.SplitResult, asked: str | None, body: object) -> str:
-    """gs://BUCKET/NAME of the object of a request, from its URL, its parameters or the head of its body."""
+    """gs://BUCKET/NAME of a request's object, from the URL, the parameters or the start of the body."""
     found = re.search("/b/([^/]*)(?:/o/([^/]*))?", url.path)
     if not found:
         return f"{url.scheme}://{url.netloc}"

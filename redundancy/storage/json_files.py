@@ -23,7 +23,7 @@ def _no_number(text: str) -> None:
 
 
 def read_json(path: str) -> Any:
-    """The value in a JSON file: one that `write_json` wrote, or one of another program, which has no checksum.
+    """The value in a JSON file, written by `write_json` or by another program, without a checksum.
 
     Raises:
       DataError: the file is not JSON, or its checksum does not match.
@@ -31,7 +31,7 @@ def read_json(path: str) -> Any:
     data = read_bytes(path)
     try:
         value = json.loads(data, parse_constant=_no_number)
-        if b"\\u" in data:  # may be a lone surrogate, which cannot be encoded
+        if b"\\u" in data:  # it may be a lone surrogate, which cannot be encoded
             json.dumps(value, ensure_ascii=False).encode()
         if not isinstance(value, dict) or _CHECKSUM not in value:
             return value
@@ -48,7 +48,7 @@ def read_json(path: str) -> Any:
 
 
 def json_lines(data: bytes, *numbers: str) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines text, without those that lack one of `numbers` and without an incomplete last line."""
+    """The objects in JSON lines, except those without one of the fields `numbers`, and except an incomplete last line."""
     found = []
     for text in data.decode(errors="replace").splitlines():
         with contextlib.suppress(ValueError):
@@ -59,7 +59,7 @@ def json_lines(data: bytes, *numbers: str) -> list[dict[str, Any]]:
 
 
 def json_bytes(value: Any) -> bytes:
-    """The bytes that `write_json` writes."""
+    """The bytes that `write_json` writes for `value`."""
     if isinstance(value, dict):
         rest = json.loads(json.dumps({key: value[key] for key in value if key != _CHECKSUM}, allow_nan=False))
         value = {**rest, _CHECKSUM: _canonical_sha256(rest)}
@@ -67,11 +67,11 @@ def json_bytes(value: Any) -> bytes:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Writes JSON; an object gets a last key with a checksum of the others, which `read_json` checks and removes."""
+    """Writes JSON. Adds to an object a last key with a checksum of the others, which `read_json` checks and removes."""
     files.write_bytes(path, json_bytes(value))
 
 
 def change_json(path: str, seen: str | None, value: Any) -> bool:
-    """As `write_json`, if the file's `generation` still is `seen` (None: no file). Returns whether it wrote."""
+    """As `write_json`, if the file's `generation` is still `seen` (None: no file). Returns whether it wrote."""
     data = json_bytes(value)
     return create_bytes(path, data) if seen is None else write_if(path, seen, data)

@@ -1,4 +1,4 @@
-"""Lists all files below a folder at once, and finds which have changed, without reading them. Writes nothing."""
+"""Lists all files below a folder at once, and detects changes without reading them. Writes nothing."""
 
 import contextlib
 import dataclasses
@@ -14,26 +14,26 @@ from redundancy.storage.files import open_read
 from redundancy.storage.remote import download, filesystem, is_gs, is_local, local_path, patiently
 from redundancy.storage.retries import status_of
 
-_MOMENT = 2.0  # seconds; the resolution of FAT's times
+_MOMENT = 2.0  # seconds, the resolution of time stamps on FAT
 # Keys of a remote file's entry in a listing by gcsfs, s3fs, fsspec's memory file system and others.
 _CHANGING = ("generation", "etag", "ETag", "md5Hash", "crc32c", "mtime", "updated", "LastModified", "created")
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """Size in bytes and time of the last change in seconds since 1970, 0 if the storage does not report it."""
+    """Size in bytes, and time of the last change in seconds since 1970 (0 if the storage does not report it)."""
 
     size: int
     time: float
 
 
 def list_files(root: str) -> dict[str, File]:
-    """Every file below `root`, hidden ones too, by its name relative to `root`; {} if there is no such folder.
+    """Every file below `root`, including hidden ones, by its path relative to `root`; {} if there is no such folder.
 
-    Files that vanish during the listing are left out.
+    Files that are removed during the listing are left out.
 
     Raises:
-      PermissionError: a folder may not be listed.
+      PermissionError: a folder cannot be listed for lack of permission.
       StorageError: there is no such bucket, or the storage cannot be reached.
     """
     if is_local(root):
@@ -82,7 +82,7 @@ def _walk(root: str) -> dict[str, File]:
             with contextlib.suppress(FileNotFoundError):
                 status = entry.stat()
                 if entry.is_dir():
-                    if (of := (status.st_dev, status.st_ino)) not in seen:  # a link may lead back
+                    if (of := (status.st_dev, status.st_ino)) not in seen:  # links may form a loop
                         seen.add(of)
                         folders.append(name)
                 elif entry.is_file():
@@ -91,10 +91,10 @@ def _walk(root: str) -> dict[str, File]:
 
 
 def read_tail(path: str, size: int) -> bytes:
-    """The last `size` bytes of a file, or all of a smaller one, by one request.
+    """The last `size` bytes of a file, or all bytes of a smaller one, with one request.
 
     Raises:
-      FileNotFoundError: there is none.
+      FileNotFoundError: the file does not exist.
     """
     if not is_gs(path):
         with open_read(path) as file:
@@ -105,7 +105,7 @@ def read_tail(path: str, size: int) -> bytes:
         try:
             return download(fs, name, f"-{size}")[1]
         except Exception as error:
-            if status_of(error) == 416:  # it is empty
+            if status_of(error) == 416:  # the file is empty
                 return b""
             raise
 
@@ -118,14 +118,14 @@ def is_folder(root: str) -> bool:
 
 
 def stamps(paths: Sequence[str]) -> list[list[str]] | None:
-    """A stamp for each file, which changes when the file's bytes change. Reads no file.
+    """A stamp for each file, which changes when the file's content changes. Reads no file.
 
-    A local file's stamp is its size and the times of its last changes; a remote file's is the size, generation, checksums
-    and time in the listing of its folder.
+    The stamp of a local file consists of its size and the times of its last changes; that of a remote file, of the size,
+    generation, checksums and time in the listing of its folder.
 
     Returns:
-      the texts of each file's stamp. None if a file might change without its stamp: the listing has only the size, or
-      the file changed within the last two seconds, which is the resolution of some file systems.
+      the texts of each file's stamp. None if a file could change without changing its stamp: the listing has only the size,
+      or the file changed within the last two seconds, which is the resolution of some file systems.
 
     Raises:
       OSError: a file is missing, or its folder cannot be listed. Remote file systems also raise their own errors.

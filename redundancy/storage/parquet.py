@@ -1,4 +1,4 @@
-"""Parquet files with checksums of every page and of the footer, which are verified when the file is read."""
+"""Parquet files with checksums of every page and of the footer, which are verified on reading."""
 
 import base64
 import contextlib
@@ -20,13 +20,13 @@ _FOOTER, _NO_FOOTER = (
 )
 
 
-# Mean bytes of a row group below which pages are stored as they are: zstd takes most of the time of writing them, and saves
+# Below this mean size of row groups, in bytes, pages are not compressed: zstd would take most of the writing time and save
 # nothing (docs/clustering.md, many small classes).
 _SMALL = 8192
 
 
 def _row_bytes(schema: pa.Schema) -> int:
-    """Bytes of a row; those of a text are taken for 16."""
+    """Bytes of a row, if each text has 16."""
     total = 0
     for field in schema:
         kind, times = field.type, 1
@@ -37,14 +37,14 @@ def _row_bytes(schema: pa.Schema) -> int:
 
 
 def parquet_bytes(tables: Sequence[pa.Table], metadata: dict[str, str] | None = None) -> bytes | memoryview:
-    """A Parquet file with each table as one row group, and checksums of each page and of the footer.
+    """The bytes of a Parquet file with one row group for each table, and checksums of each page and of the footer.
 
     Args:
-      tables: at least one, all of one schema.
+      tables: at least one, all with the same schema.
       metadata: key-value pairs for the file's schema.
     """
     schema = tables[0].schema.with_metadata({**(metadata or {}), _FOOTER: _NO_FOOTER})
-    sink = pa.BufferOutputStream()  # not one of Python, into which each page would be a call
+    sink = pa.BufferOutputStream()  # into a Python object, every page would be written by a Python call
     small = len(tables) > 1 and sum(table.num_rows for table in tables) * _row_bytes(schema) < _SMALL * len(tables)
     encoding = dict(compression="none", use_dictionary=False) if small else dict(compression="zstd")
     with pq.ParquetWriter(sink, schema, write_page_checksum=True, **encoding) as writer:
@@ -58,7 +58,7 @@ def parquet_bytes(tables: Sequence[pa.Table], metadata: dict[str, str] | None = 
 
 
 def parquet_footer(file: io.IOBase) -> bytes:
-    """The bytes of an open Parquet file's footer, which says where the pages lie."""
+    """The bytes of an open Parquet file's footer, which holds the locations of the pages."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - 8))
     file.seek(max(0, size - 8 - int.from_bytes(file.read(8)[:4], "little")))
@@ -71,7 +71,7 @@ def _checked_footer(file: io.IOBase) -> pq.FileMetaData:
     read = pq.read_metadata(pa.BufferReader(footer))
     metadata = read.metadata or {}
     found = metadata.get(_FOOTER.encode())
-    if found is None:  # written by another program, or damaged just where the checksum's key stands
+    if found is None:  # written by another program, or damaged at the key of the checksum
         copy = base64.b64decode(metadata.get(b"ARROW:schema", b""))
         whole = _FOOTER.encode() not in footer and _NO_FOOTER.encode() not in copy
     else:
@@ -90,7 +90,7 @@ def write_parquet(path: str, tables: Sequence[pa.Table], metadata: dict[str, str
 
 @contextlib.contextmanager
 def parquet_errors(path: str) -> Iterator[None]:
-    """Turns what pyarrow raises for a missing, truncated or damaged file into a DataError that names it."""
+    """Converts the errors that pyarrow raises for a missing, truncated or damaged file into a DataError that names the file."""
     try:
         yield
     except FileNotFoundError as error:
@@ -134,7 +134,7 @@ def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
     file = open_parquet(path, columns or ())
     try:
         with parquet_errors(path):
-            # Threads only for large files: a process that ends while they start is aborted.
+            # Threads only for large files: a process that exits while they start is aborted.
             table = file.read(columns, use_threads=file.metadata.num_rows > 2**20)
             metadata = file.schema_arrow.metadata or {}
             if _FOOTER.encode() in metadata:
@@ -145,7 +145,7 @@ def read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def _check_nulls(metadata: pq.FileMetaData, table: pa.Table) -> None:
-    """Raises ValueError if the table has more or fewer nulls than the footer says.
+    """Raises ValueError if the number of nulls in the table differs from that in the footer.
 
     No checksum covers the headers of pages; a damaged header can turn values into nulls.
     """

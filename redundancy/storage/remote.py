@@ -1,4 +1,4 @@
-"""Remote files by fsspec: reads in ranges, uploads of whole files, and retries."""
+"""Remote files through fsspec: reads in ranges, uploads of whole files, and retries."""
 
 import base64
 import errno
@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-# gcsfs and TensorStore read these variables at first use. gcsfs would look up each bucket's kind by gRPC, which this
-# package does not need; TensorStore would wait forever for a silent server.
+# gcsfs and TensorStore read these variables at first use. Without them gcsfs would look up the kind of each bucket by gRPC,
+# which this package does not need, and TensorStore would wait forever for a server that does not respond.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 os.environ.setdefault("TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS", "30")
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
@@ -21,7 +21,7 @@ import fsspec
 from redundancy.runtime.errors import DataError, StorageError, UserError
 from redundancy.storage.retries import retrying, status_of
 
-# The class, and gcsfs with it, is imported when the first gs:// path is used, also if Orbax uses it.
+# Imports the class, and with it gcsfs, only when the first gs:// path is used, by this package or by Orbax.
 for _protocol in ("gs", "gcs"):
     fsspec.register_implementation(
         _protocol,
@@ -41,7 +41,7 @@ def is_local(path: str) -> bool:
 
 
 def local_path(path: str) -> str:
-    """A local path without the prefix file://."""
+    """Removes the prefix file:// from a local path."""
     return path.removeprefix("file://")
 
 
@@ -64,7 +64,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def patiently(path: str, operation: Callable[[fsspec.AbstractFileSystem, str], _T]) -> _T:
-    """Calls `operation` with the path's file system and its name there; if it is remote, with `retrying`."""
+    """Calls `operation` with the path's file system and its name there; for a remote path, with `retrying`."""
     if is_local(path):
         return operation(*filesystem(path))
     try:
@@ -76,7 +76,7 @@ def patiently(path: str, operation: Callable[[fsspec.AbstractFileSystem, str], _
 def download(
     fs: fsspec.AbstractFileSystem, name: str, span: str = "", generation: str | None = None
 ) -> tuple[Mapping[str, str], bytes]:
-    """Header fields and bytes of an object on gs://, or of a range of it such as "0-99" or "-99".
+    """Downloads an object on gs://, or a range of it such as "0-99" or "-99"; returns header fields and bytes.
 
     Raises:
       ConnectionError: the received bytes do not match their checksum.
@@ -95,14 +95,14 @@ def _md5(data: bytes | memoryview) -> str:
 
 
 def upload(fs: fsspec.AbstractFileSystem, name: str, data: bytes, **mode: str) -> None:
-    """Uploads a whole object; raises ConnectionError if the service received other bytes."""
+    """Uploads a whole object; raises ConnectionError if the service received different bytes."""
     answer = fs.pipe_file(name, data, **mode)
     if isinstance(answer, dict) and answer.get("md5Hash") not in (None, _md5(data)):
         raise ConnectionError(f"sent {len(data)} bytes, but the service received other bytes")
 
 
 class _RemoteFile(io.RawIOBase):
-    """A remote file, read in ranges with `retrying`. All ranges are of the same version of the file."""
+    """A remote file, read in ranges with `retrying`. All ranges come from the same version of the file."""
 
     def __init__(self, path: str):
         self._path, self._at, self._generation = path, 0, None
@@ -116,7 +116,7 @@ class _RemoteFile(io.RawIOBase):
         try:
             headers, tail = download(fs, name, f"-{_TAIL}")
         except Exception as error:
-            if status_of(error) == 416:  # it is empty
+            if status_of(error) == 416:  # the file is empty
                 return b"", 0
             raise
         self._generation = headers.get("X-Goog-Generation")
@@ -168,5 +168,5 @@ class _RemoteFile(io.RawIOBase):
 
 
 def open_remote(path: str) -> io.BufferedReader:
-    """Opens the file for reading bytes; it can seek. A small file takes a single request."""
+    """Opens the file for reading bytes; the result is seekable. A small file takes a single request."""
     return io.BufferedReader(_RemoteFile(path), _AHEAD)

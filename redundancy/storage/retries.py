@@ -1,6 +1,6 @@
-"""Retries of remote storage: which errors may be temporary, for how long to try again, and what to log meanwhile.
+"""Retries of operations on remote storage: which errors may be temporary, how long to retry, and what to log meanwhile.
 
-Recognises the errors of gcsfs, aiohttp, requests, google-auth and TensorStore by name and text; imports none of them.
+Recognises the errors of gcsfs, aiohttp, requests, google-auth and TensorStore by name and text, without importing them.
 """
 
 import errno
@@ -20,17 +20,17 @@ from redundancy.runtime.errors import ConfigError, StorageError, UserError
 
 T = TypeVar("T")
 
-_FIRST, _LONGEST = 0.25, 10.0  # seconds before the second try, and at most before any later one
+_FIRST, _LONGEST = 0.25, 10.0  # seconds before the second try, and longest wait before a later one
 _RETRY_S = "REDUNDANCY_STORAGE_RETRY_S"
 _LINE_EVERY = 15.0  # seconds between lines in the log
-_UNREACHED = 10.0  # seconds, for a service that this process has not reached yet: there is probably no network
-_UNAUTHORISED = 30.0  # seconds to try again after HTTP 401: the token may just have expired
+_UNREACHED = 10.0  # seconds to retry while this process has reached no service yet: there is probably no network
+_UNAUTHORISED = 30.0  # seconds to retry after HTTP 401: the token may just have expired
 
 _TRANSIENT_ERRNOS = {
     errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
     errno.ENETRESET, errno.ENETUNREACH, errno.EPIPE, errno.ETIMEDOUT,
 }  # fmt: skip
-# Classes of errors, also of derived ones, that the network causes and not the request.
+# Error classes, including their subclasses, whose cause is the network and not the request.
 _TRANSIENT_TYPES = {
     "aiohttp.client_exceptions.ClientConnectionError",
     "aiohttp.client_exceptions.ClientPayloadError",
@@ -50,7 +50,7 @@ _LASTING_TYPES = {
 }
 # Errors whose attribute `code` or `status` is an HTTP status.
 _HTTP_TYPES = ("aiohttp.", "gcsfs.", "google.api_core.", "urllib.error.")
-# Status texts of TensorStore and of curl below it, and answers to a batch of requests.
+# Status texts of TensorStore and of its curl, and of answers to a batch of requests.
 _TRANSIENT_TEXT = re.compile(
     r"\b(UNAVAILABLE|DEADLINE_EXCEEDED)\b|\ball \d+ retry attempts failed"
     r"|\bHTTP (response |status |code:? ?)*(408|429|50[0234])\b|\"code\": ?(408|429|50[0234])\b"
@@ -72,12 +72,12 @@ def _number(name: str, default: float) -> float:
 
 
 def patience() -> float:
-    """Seconds for which an operation is tried again, from REDUNDANCY_STORAGE_RETRY_S; fewer at first, see `Patience`."""
+    """Seconds for which operations are retried, from REDUNDANCY_STORAGE_RETRY_S; fewer before the first contact."""
     return _number(_RETRY_S, 300.0)
 
 
 def silence() -> float:
-    """Seconds without a byte after which a connection counts as lost, from REDUNDANCY_STORAGE_TIMEOUT_S."""
+    """Seconds without any byte after which a connection counts as lost, from REDUNDANCY_STORAGE_TIMEOUT_S."""
     return max(_number("REDUNDANCY_STORAGE_TIMEOUT_S", 60.0), 0.1)
 
 
@@ -96,7 +96,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 def _verdict(error: BaseException) -> bool | None:
-    """Whether trying again may help; None if that depends on the error's cause."""
+    """Whether a retry may help; None if that depends on the error's cause."""
     if isinstance(error, StorageError) or not isinstance(error, Exception):
         return False
     types = _types(error)
@@ -124,10 +124,10 @@ def _verdict(error: BaseException) -> bool | None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the operation that raised `error` may succeed when it is tried again.
+    """Whether the operation that raised `error` may succeed if it is retried.
 
-    This holds for a busy or broken service (HTTP 408, 429, 5xx), timeouts, lost or refused connections, and failed name
-    resolution. If the error itself does not show it, its causes decide.
+    That is so for a busy or broken service (HTTP 408, 429, 5xx), timeouts, lost or refused connections, and failed name
+    resolution. If the error itself is inconclusive, its causes decide.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -185,14 +185,14 @@ def one_line(error: BaseException) -> str:
 
 
 class Patience:
-    """Decides when to try a failing operation again, and when to give up.
+    """Decides when to retry a failing operation, and when to give up.
 
-    Gives up sooner while no operation of this process has got any answer: then there is probably no network at all.
+    Gives up sooner as long as no operation of this process has received an answer: there is probably no network at all.
     """
 
     _lock = threading.Lock()
-    _last_line = -1e9  # shared by all operations, since they fail together when the network does
-    _reached = threading.Event()  # set once any operation of this process got an answer
+    _last_line = -1e9  # shared by all operations, since a network failure affects all of them
+    _reached = threading.Event()  # set once any operation of this process has received an answer
 
     def __init__(self, what: str):
         """`what` is the path, or a description of the operation, for messages."""
@@ -203,8 +203,8 @@ class Patience:
         """Seconds to wait before the next try.
 
         Raises:
-          StorageError: the operation has failed for too long, or the service refused.
-          error: if trying again does not help.
+          StorageError: the operation has failed for too long, or the service refused it.
+          error: if a retry would not help.
         """
         if isinstance(error, FileNotFoundError) or status_of(error) is not None:
             Patience._reached.set()
@@ -229,10 +229,10 @@ class Patience:
         return min(random.uniform(longest / 2, longest), max(limit - tried, 0.05))
 
     def _limit(self, error: Exception) -> float:
-        """Seconds for which an operation that fails with `error` is tried."""
+        """Seconds for which an operation that fails with `error` is retried."""
         if status_of(error) == 401:
             return min(self._patience, _UNAUTHORISED)
-        # Someone who set the variable knows that it may take longer.
+        # A user who has set the variable expects the first contact to take as long.
         if not Patience._reached.is_set() and _RETRY_S not in os.environ:
             return min(self._patience, _UNREACHED)
         return self._patience
@@ -249,20 +249,20 @@ class Patience:
 
 
 def network_is_there() -> None:
-    """Gives the first contact its full time, too: another machine has answered this process already."""
+    """Gives the first contact the full time, too, because another machine has already answered this process."""
     Patience._reached.set()
 
 
 def retrying(what: str, operation: Callable[[], T]) -> T:
-    """Calls `operation` and returns its result; calls it again while it fails temporarily, for `patience` seconds at most.
+    """Calls `operation` and returns its result; retries while it fails temporarily, for at most `patience` seconds.
 
     Args:
       what: the path, or a description of the operation, for messages.
-      operation: may be called many times, even after it succeeded if only the answer got lost.
+      operation: must allow repeated calls, even after a success whose answer got lost.
 
     Raises:
-      StorageError: it failed for longer than `patience`, or the service refuses.
-      Exception: any other error of `operation`, at once.
+      StorageError: it failed for longer than `patience`, or the service refused it.
+      Exception: any other error of `operation`, immediately.
     """
     own = Patience(what)
     while True:
@@ -276,7 +276,7 @@ def retrying(what: str, operation: Callable[[], T]) -> T:
 
 
 async def retrying_async(what: str, operation: Callable[[int], Any]) -> Any:
-    """As `retrying`; `operation(failures)` returns the coroutine of one try, given the number of failed tries before."""
+    """As `retrying`; `operation(failures)` returns the coroutine of one try, given the number of previous failures."""
     import asyncio
 
     own = Patience(what)

@@ -1,4 +1,4 @@
-"""Hidden files that local files are written to before they are renamed, and the removal of those that kills left."""
+"""Hidden files to which local files are written before a rename, and the removal of those that killed processes left."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ from redundancy.runtime import machine
 from redundancy.storage.remote import is_local, local_path
 
 _NAME = re.compile(r"\..+\.writer-([0-9a-f]{12})-(\d+)-[0-9a-f]{8}\.tmp")
-_OLD = 86400.0  # seconds
+_OLD = 86400.0  # seconds after which a file of another machine counts as left behind
 
 
 @functools.cache
@@ -23,7 +23,7 @@ def _machine() -> str:
 
 @contextlib.contextmanager
 def scratch_file(path: str, name: str, data: bytes) -> Iterator[str]:
-    """Path of a hidden file with `data` beside the local file `name`, to be renamed to it; removed on exit."""
+    """Yields the path of a hidden file with `data`, to be renamed to the local file `name` beside it; removes it on exit."""
     folder, base = os.path.split(name)
     os.makedirs(folder, exist_ok=True)
     writer = f"writer-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -46,8 +46,8 @@ def scratch_file(path: str, name: str, data: bytes) -> Iterator[str]:
 def remove_scratch(folder: str) -> list[str]:
     """Removes the hidden files that killed processes left in a local folder and all folders below it.
 
-    Removes a file if its process has ended or, if another machine wrote it, if it is older than a day. Other processes may
-    write there at the same time. Remote paths have no such files: an interrupted upload leaves nothing.
+    A file is removed if its process has ended or, if another machine wrote it, if it is older than a day. Other processes may
+    write there at the same time. Remote paths have no such files, since an interrupted upload leaves nothing.
 
     Returns:
       the files that were removed.

@@ -2,7 +2,7 @@
 
 from redundancy.runtime import machine
 
-# Works only before JAX starts its threads, hence here. On hosts with an accelerator many threads decode images, which is
+# Must run before JAX starts its threads, hence here. Not done with an accelerator: there many threads decode images, which is
 # faster without it.
 if not machine.has_accelerator():
     machine.keep_freed_memory()

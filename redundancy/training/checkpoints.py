@@ -1,4 +1,4 @@
-"""Checkpoints of single trials, stored with Orbax. No other module uses Orbax."""
+"""Checkpoints of single trials, stored with Orbax, which no other module uses."""
 
 import contextlib
 import dataclasses
@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Orbax would use TensorFlow's gs:// client if TensorFlow is installed; the rest of the project uses fsspec's, and data
-# sets in .npz files must not import TensorFlow at all.
+# If TensorFlow is installed, Orbax would use its gs:// client. The rest of the project uses fsspec's, and with data sets in
+# .npz files TensorFlow must not be imported at all.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 import flax.serialization
@@ -23,7 +23,7 @@ from redundancy.config import differing, left_out
 from redundancy.runtime import processes
 from redundancy.runtime.errors import StorageError, WorkdirError
 
-_SHOWN = 4  # most differences in an error
+_SHOWN = 4  # most differences that an error lists
 
 
 def _folder(run_folder: str) -> str:
@@ -33,12 +33,12 @@ def _folder(run_folder: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a checkpoint records of a training besides its state.
+    """What a checkpoint records about a training besides its state.
 
     Attributes:
-      of: JSON that identifies the training: config, data, seeds. A checkpoint of another training is not continued.
-      at: JSON with the position in its data; for people only, since it follows from the step.
-      pending: metrics of the steps since the last line of metrics, name -> [steps] float32.
+      of: JSON that identifies the training: config, data, seeds. A checkpoint is only continued by the same training.
+      at: JSON with the position in the data. It is for people only, since it follows from the step.
+      pending: metrics of the steps that no line of metrics has reported yet, name -> [steps] float32.
     """
 
     of: Mapping[str, Any]
@@ -81,7 +81,7 @@ def _json_sha256(about: Mapping[str, Any]) -> str:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager, but it does not ask JAX's preemption service, since the training loop does in every process."""
+    """Orbax's manager without its query of JAX's preemption service, which the training loop already asks in every process."""
 
     def reached_preemption(self, step: int) -> bool:
         return False
@@ -91,7 +91,7 @@ class Checkpoints:
     """The newest checkpoints of one run, in the folder `checkpoints/` of the run.
 
     A checkpoint is a trial's whole state on the host (parameters, statistics, momentum and step), with a checksum and its
-    `Progress`. Incomplete checkpoints do not count. Of several processes, process 0 writes and all read.
+    `Progress`. Incomplete checkpoints are ignored. If there are several processes, process 0 writes and all read.
     """
 
     def __init__(self, run_folder: str, kept: int = 2):
@@ -120,7 +120,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state, progress: Progress = _NOTHING) -> None:
-        """Saves in the background; the next save, wait or close waits for it. Does nothing except in process 0.
+        """Starts a save in the background; the next save, wait or close waits for it. Does nothing except in process 0.
 
         Raises:
           WorkdirError: the previous checkpoint cannot be written.
@@ -142,7 +142,7 @@ class Checkpoints:
             self._manager.save(step, args=items, force=True)
 
     def _finish(self) -> None:
-        """Waits for the save. If it failed temporarily, starts it again, so that the caller can try once more."""
+        """Waits for the save. If it failed temporarily, starts it again, so that the caller can wait again."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
@@ -162,7 +162,7 @@ class Checkpoints:
         return Progress(about["of"], about["at"], pending)
 
     def sha256(self, step: int) -> str:
-        """Checksum of the state of a step, which identifies it in artifacts made from it; raises as `progress`."""
+        """Checksum of the state of a step, by which artifacts made from it identify it; raises as `progress`."""
         return self._about(step)["sha256"]
 
     def _about(self, step: int) -> dict[str, Any]:
@@ -186,8 +186,8 @@ class Checkpoints:
           of: identity of the training to continue, see `Progress`; only its own keys are compared.
 
         Raises:
-          WorkdirError: the checkpoint cannot be read, holds other arrays than `like`, is damaged or belongs to another
-            training.
+          WorkdirError: the checkpoint cannot be read, has arrays that differ from those of `like`, is damaged or belongs to
+            another training.
         """
         target = jax.tree.map(np.asarray, flax.serialization.to_state_dict(like))
         path, about = self._path(step), self._about(step)
@@ -273,7 +273,7 @@ def _short(value: Any) -> str:
 
 
 def common_step(all_checkpoints: Sequence[Checkpoints]) -> int | None:
-    """The last step of which every run of a pack has a checkpoint, or None; the same in all processes."""
+    """The last step at which every run of a pack has a checkpoint, or None; the same in all processes."""
 
     def find():
         steps = set.intersection(*(set(checkpoints.steps()) for checkpoints in all_checkpoints))

@@ -1,8 +1,8 @@
 """Batches for the device programs, from a resident or a streamed data set, behind one interface.
 
 An *item* is a program's input for one batch; `fetch`, inside the program, turns it into images, labels and positions.
-A resident feed's items are row numbers into arrays on the device, a streaming feed's items are the images themselves.
-Items lie on the mesh; the next ones are transferred while the device computes.
+The items of a resident feed are row numbers of arrays on the device; those of a streaming feed are the images themselves.
+Items are on the mesh; the next ones are transferred while the device computes.
 """
 
 import collections
@@ -22,7 +22,7 @@ from redundancy.training.mesh import local_share, put, put_local
 Item = dict[str, jax.Array]
 Batch = tuple[jax.Array, jax.Array, jax.Array]
 
-_AHEAD = 2  # items on the mesh, or being transferred, besides the one in use
+_AHEAD = 2  # items on the mesh, or in transfer, besides the one in use
 _TRAIN, _ONCE = P("trial", None, "data"), P("data")
 
 
@@ -59,7 +59,7 @@ def _ahead(generator: Callable[..., Iterator]) -> Callable[..., Iterator]:
 
 
 class ResidentFeed:
-    """Batches of a data set that lies on every device as uint8 and is indexed there."""
+    """Batches of a data set that every device holds as uint8 and indexes."""
 
     def __init__(self, dataset: Dataset, mesh: Mesh):
         self._mesh = mesh
@@ -91,7 +91,7 @@ class ResidentFeed:
     def once(
         self, role: str, positions: np.ndarray, batch_size: int, ordered: bool = True
     ) -> Iterator[tuple[Item, jax.Array]]:
-        """Items `[B]` that hold each position once, the last one padded, each with the mask bool `[B]` of real rows.
+        """Items `[B]` that together hold each position once. The last one is padded; a mask bool `[B]` marks its real rows.
 
         If not `ordered`, positions come in the order that is cheapest to read, and any item may be padded.
         """
@@ -152,7 +152,7 @@ class StreamingFeed:
 
 
 def resident_images(dataset: Dataset) -> int:
-    """Number of images that lie on every device: all of both splits, or 0 for a streamed set."""
+    """Number of images that every device holds: all of both splits, or 0 for a streamed set."""
     return len(dataset.train.positions) + len(dataset.test.positions) if dataset.resident else 0
 
 

@@ -1,11 +1,11 @@
-"""The learning rate of a training: linear warm-up, then cosine decay."""
+"""The learning rate schedule: linear warm-up, then cosine decay."""
 
 import jax
 import jax.numpy as jnp
 
 
 def peak_learning_rate(config) -> float:
-    """Highest learning rate, proportional to the images of a step (Goyal et al. 2017, section 2.1)."""
+    """Peak learning rate, proportional to the batch size (Goyal et al. 2017, section 2.1)."""
     return config.lr_per_256 * config.batch_size / 256
 
 
@@ -14,9 +14,9 @@ def learning_rate(step: jax.Array, steps: jax.Array | int, peak: float, warmup_s
 
     Args:
       step: steps taken before this one, from 0.
-      steps: steps in all.
+      steps: total number of steps.
       peak: highest rate, reached after `warmup_steps`.
-      warmup_steps: steps of warm-up; cut to `steps` if a training is shorter.
+      warmup_steps: steps of warm-up; limited to `steps` in a shorter training.
     """
     warmup = jnp.minimum(warmup_steps, steps)
     rising = step / jnp.maximum(warmup, 1)

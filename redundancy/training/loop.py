@@ -1,4 +1,4 @@
-"""Trains a pack of runs from their last checkpoint to their result; holds the whole training loop."""
+"""The training loop: trains a pack of runs from their last checkpoint to their result."""
 
 import dataclasses
 import hashlib
@@ -24,7 +24,7 @@ from redundancy.training.profiling import Profiler
 from redundancy.training.trainer import Trainer
 from redundancy.workdir.table import Schedule
 
-PRETRAIN_SEED = 0  # trial t has seed t + 1, so no trial repeats the training of the network that embeds
+PRETRAIN_SEED = 0  # trial t has seed t + 1, so no trial repeats the training of the embedding network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +56,12 @@ def identity(config, job: Job, schedule: Schedule) -> dict[str, Any]:
 
 
 def digest(identity: Mapping[str, Any]) -> str:
-    """Checksum of an identity; a result carries it, so that it is not taken for another training's result."""
+    """Checksum of an identity. It is stored in the result, so that this is not taken for that of another training."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _diverged(error: DivergedError, jobs: list[Job], checkpoints: list[Checkpoints]) -> DivergedError:
-    """Closes the checkpoints; returns the error extended by the last good checkpoint and what to do."""
+    """Closes the checkpoints; returns the error with the last good checkpoint and a remedy added to its text."""
     for saved in checkpoints:
         saved.wait()
     steps = sorted(set.intersection(*(set(saved.steps()) for saved in checkpoints)))
@@ -75,7 +75,7 @@ def _diverged(error: DivergedError, jobs: list[Job], checkpoints: list[Checkpoin
 
 
 def _write(lines: Iterable[Line], writers: list[MetricsWriter]) -> str:
-    """Writes lines of metrics; returns a short text of the last one."""
+    """Writes lines of metrics; returns a summary of the last one."""
     note = ""
     for step, values in lines:
         for writer, of_run in zip(writers, values, strict=True):
@@ -95,21 +95,21 @@ def train_pack(
 ) -> list[dict]:
     """Trains several jobs at once and writes a result.json for each.
 
-    Starts from the last step of which all jobs have a checkpoint. Copies of the last job fill the pack up to `size`;
-    nothing is written for them. If any process of the run is asked to end, all processes save the same step and end.
+    Starts at the last step at which all jobs have a checkpoint. Copies of the last job fill the pack up to `size`; nothing is
+    written for them. If any process of the run is asked to end, all processes save the same step and end.
 
     Args:
       trainer: trainer for the data set.
       jobs: one for each run.
       size: trials in the pack.
       schedule: schedule of every job.
-      what: name of this work, for its progress.
+      what: name of this work, for the progress display.
       profile: whether to trace some steps into the first job's folder.
-      until: step at which to save and stop; None for the last. What stops before the last has no results, and a further
+      until: step at which to save and stop; None for the last step. A training that stops earlier has no results, and another
         call continues it.
 
     Returns:
-      the results, one per job: test_accuracy, test_correct, test_size, test_loss, seconds; [] if it stops before the end.
+      one result per job: test_accuracy, test_correct, test_size, test_loss, seconds; [] if it stops before the end.
 
     Raises:
       DivergedError: a loss or a parameter is not finite; names the step and the last good checkpoint.
@@ -128,7 +128,7 @@ def train_pack(
         states = [saved.restore(start, *each) for saved, *each in zip(checkpoints, states, identities, strict=True)]
         before = [saved.progress(start) for saved in checkpoints]
     state = trainer.stack(states + [states[-1]] * (size - len(jobs)))
-    # One trial of a pack may be further than the others, and the pack be divided in another way when it goes on.
+    # One trial of a pack may be further than the others, and packs may be divided differently in the next run.
     writers = [
         MetricsWriter(job.folder, max(saved.steps(), default=0)) for job, saved in zip(jobs, checkpoints, strict=True)
     ]
@@ -162,7 +162,7 @@ def train_pack(
                 first, step = step, step + item["position"].shape[1]
                 state, metrics = trainer.train(state, seeds, schedule, item)
                 profiler.dispatched(metrics)
-                # Fetches metrics of the previous dispatch while this one runs, so the device never waits.
+                # Fetches metrics of the previous dispatch while this one runs, so that the device never waits.
                 note = _write(meter.sent(step, metrics), writers)
                 ending = processes.ending()
                 if ending or step // config.checkpoint_every > first // config.checkpoint_every or step == steps:
@@ -171,7 +171,7 @@ def train_pack(
                     for job, one in zip(jobs, ones, strict=True):
                         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one)):
                             raise DivergedError(f"the parameters of {job.name} are not finite after step {step}")
-                    # The order matters: a checkpoint exists only after all lines up to it, and no run starts its next
+                    # The order matters: a checkpoint is written only after all lines up to it, and no run starts its next
                     # checkpoint before all runs have the previous one.
                     for writer in writers:
                         writer.flush()

@@ -12,15 +12,15 @@ from redundancy.runtime.sizes import binary
 from redundancy.training.programs import Programs
 
 _SHARE = 0.9  # share of a device's memory that a plan may use
-# XLA keeps only a part of the values that autodiff saves for the backward pass, and recomputes the rest: it keeps a half to
-# two thirds of ResNet-32's on CPU, a fifth of ResNet-101's on TPU (both compiled). The estimate is rather too low.
+# XLA keeps only part of the values that autodiff saves for the backward pass, and recomputes the rest: it keeps a half to
+# two thirds of ResNet-32's on CPU, a fifth of ResNet-101's on TPU (from compiled programs). The estimate errs on the low side.
 _KEPT = {"cpu": 0.5}
 _KEPT_ELSEWHERE = 0.2
-_COPIES = 4  # arrays as large as the parameters: the old and the new ones, momentum and gradient
+_COPIES = 4  # arrays as large as the parameters: old parameters, new parameters, momentum and gradient
 
 
 def num_bytes(tree) -> int:
-    """Bytes of all arrays, or shapes of arrays, in a tree."""
+    """Total bytes of the arrays, or shapes of arrays, in a tree."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -43,7 +43,7 @@ def _activations(model, images: int, image_shape: tuple[int, int, int], dtype: s
 
 
 def device_memory(device) -> int:
-    """Bytes that one device has available; for a CPU device, its share of the machine's available memory."""
+    """Available bytes of one device; for a CPU device, its share of the machine's available memory."""
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]
@@ -56,11 +56,11 @@ def estimate(programs: Programs, pack: int, num_images: int) -> dict[str, int]:
     Args:
       programs: programs of the training.
       pack: trials, a multiple of the mesh's trial axis.
-      num_images: images on the device, of both splits; 0 for a streamed set.
+      num_images: images of both splits on the device; 0 for a streamed set.
 
     Returns:
-      bytes of images, state and activations. Their sum is a rough estimate, since compilers need more in some places and
-      save memory in others.
+      bytes of images, state and activations. Their sum is a rough estimate: compilers need more memory in some places and
+      less in others.
     """
     config, mesh = programs.config, programs.mesh
     here = pack // mesh.shape["trial"]
@@ -81,7 +81,7 @@ def estimate(programs: Programs, pack: int, num_images: int) -> dict[str, int]:
 
 
 def check_fits(programs: Programs, pack: int, num_images: int) -> None:
-    """Raises ConfigError if a pack will not fit in the devices' memory; `num_images` as for `estimate`."""
+    """Raises ConfigError if a pack does not fit in the devices' memory; `num_images` as for `estimate`."""
     wanted = estimate(programs, pack, num_images)
     device = programs.mesh.local_devices[0]
     have = device_memory(device)

@@ -17,7 +17,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def _shares(config, devices: int) -> list[int]:
-    """Numbers of devices that can share one trial's batch, with whole BatchNorm groups and micro-batches on each."""
+    """Possible numbers of devices that share one trial's batch, such that each has whole BatchNorm groups and micro-batches."""
     fits = [d for d in _divisors(devices) if config.batch_size % d == 0]
     for whole in (config.bn_group_size, config.micro_batch):
         if whole:
@@ -26,17 +26,17 @@ def _shares(config, devices: int) -> list[int]:
 
 
 def make_mesh(config, num_trials: int, devices: Sequence | None = None) -> Mesh:
-    """A mesh of all devices, or of the largest number that divides the work, for packs of `num_trials` trials in all.
+    """A mesh of all devices, or of the largest number of them among which the work can be divided.
 
-    Trials are spread over devices first, since no collective crosses trials; remaining devices share batches.
+    Trials are spread over devices first, since they need no collectives between them; remaining devices share batches.
 
     Args:
       config: resolved config.
-      num_trials: number of all trials.
+      num_trials: number of trials of all packs together.
       devices: devices to choose from; by default JAX's.
 
     Raises:
-      ConfigError: config.data_parallel does not fit the devices or the batch, or JAX's devices would idle on whole hosts.
+      ConfigError: config.data_parallel does not suit the devices or the batch, or all devices of a host would be idle.
     """
     real, devices = devices is None, jax.devices() if devices is None else list(devices)
     shares = _shares(config, len(devices))
@@ -71,7 +71,7 @@ def make_mesh(config, num_trials: int, devices: Sequence | None = None) -> Mesh:
 
 
 def put(mesh: Mesh, spec: P, tree):
-    """Puts host arrays on the mesh; every process passes the whole array and keeps its own part."""
+    """Puts host arrays on the mesh; every process passes the whole array and holds its own part."""
     sharding = NamedSharding(mesh, spec)
 
     def put_one(array):
@@ -88,7 +88,7 @@ def put_local(mesh: Mesh, spec: P, tree):
 
 
 def local_share(mesh: Mesh) -> tuple[range, tuple[int, int]]:
-    """This process's part of the mesh: its range of the trial axis, and (index, count) of its share of "data".
+    """This process's part of the mesh: its range on the axis "trial", and (index, count) of its share of "data".
 
     Raises:
       ConfigError: the process's devices do not form a rectangle of the mesh, or shares differ in size.
@@ -120,6 +120,6 @@ def fetch_to_host(tree):
 
 
 def pack_size(config, mesh: Mesh, num_trials: int) -> int:
-    """Trials in one pack: config.pack, or as few as there are, rounded up to a multiple of the mesh's trial axis."""
+    """Trials in one pack: config.pack, at most `num_trials`, rounded up to a multiple of the mesh's axis "trial"."""
     axis = mesh.shape["trial"]
     return -(-min(max(config.pack, 1), num_trials) // axis) * axis

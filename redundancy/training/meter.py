@@ -1,6 +1,6 @@
-"""Fetches metrics from the device one dispatch late, so that the device never waits, and makes lines of them.
+"""Fetches metrics from the device one dispatch late, so that the device never waits, and aggregates them into lines.
 
-Checks every step: a loss that is not finite is reported with its step before anything else is saved.
+Every step is checked: a loss that is not finite is reported with its step before anything else is saved.
 """
 
 import collections
@@ -25,13 +25,13 @@ class Meter:
 
     Args:
       names: names of the pack's runs.
-      start, stop: steps before the first dispatch and after the last.
-      log_every: steps between two lines; there is also one at `stop`.
-      images: images of one step and one trial.
-      size: trials in the pack, including copies that fill it up.
+      start, stop: step before the first dispatch, step after the last.
+      log_every: steps between two lines; there is also a line at `stop`.
+      images: images of one trial in one step.
+      size: trials in the pack, including copies that fill it.
       devices: devices of the mesh.
       flops_per_image: floating-point operations of one training step for one image.
-      dtype: type that convolutions compute in, for the devices' peak.
+      dtype: type that convolutions compute in, on which the devices' peak rate depends.
       pending: for each run the metrics of steps before `start` that no line has reported yet, see `Meter.pending`.
     """
 
@@ -56,14 +56,14 @@ class Meter:
         if any(of_run for of_run in pending):
             rows = [*pending] + [pending[-1]] * (size - len(pending))
             self._fetched = [{name: np.stack([row[name] for row in rows]) for name in pending[0]}]
-        self._last = start  # step that the last dispatch sent ends with
-        self._lengths = set()  # lengths in steps of the dispatches sent so far; each new length is compiled first
+        self._last = start  # last step of the dispatch that was sent last
+        self._lengths = set()  # numbers of steps of the dispatches so far; each new number is compiled first
         self._compiled = start  # last step of the last dispatch that may have been compiled
-        self._clock = None  # time up to which seconds are counted; None while the clock is stopped
-        self._counted, self._seconds = 0, 0.0  # steps since the last line whose time is known, and their time
+        self._clock = None  # time up to which seconds have been counted; None while the clock is stopped
+        self._counted, self._seconds = 0, 0.0  # steps since the last line whose duration is known, and this duration
 
     def sent(self, step: int, metrics) -> Iterator[Line]:
-        """Call after sending a dispatch that ends with `step`; yields the lines due from earlier dispatches, without waiting.
+        """To be called after sending a dispatch that ends with `step`. Yields the lines of earlier dispatches, without waiting.
 
         Raises:
           DivergedError: a loss is not finite.
@@ -77,7 +77,7 @@ class Meter:
             yield from self._fetch()
 
     def rest(self) -> Iterator[Line]:
-        """Waits for every sent dispatch and yields the lines that are due. Stops the clock until `resume`.
+        """Waits for all dispatches sent and yields their lines. Stops the clock until `resume`.
 
         Raises:
           DivergedError: a loss is not finite.
@@ -87,16 +87,16 @@ class Meter:
         self._clock = None
 
     def pending(self) -> list[dict[str, np.ndarray]]:
-        """For each run the metrics of the steps since the last line, name -> [steps]; call after `rest`.
+        """For each run the metrics of the steps since the last line, name -> [steps]; to be called after `rest`.
 
-        A resumed training whose meter gets them writes the same lines as an uninterrupted one.
+        If they are passed to the meter of the resumed training, it writes the same lines as an uninterrupted one.
         """
         names = self._fetched[0] if self._fetched else ()
         whole = {name: np.concatenate([host[name] for host in self._fetched], axis=1) for name in names}
         return [{name: values[index] for name, values in whole.items()} for index in range(len(self._names))]
 
     def resume(self) -> None:
-        """Restarts the clock; call after `rest` and before sending the next dispatch."""
+        """Restarts the clock; to be called after `rest` and before sending the next dispatch."""
         self._clock = time.monotonic()
 
     def _fetch(self) -> Iterator[Line]:
@@ -110,7 +110,7 @@ class Meter:
         if self._clock is not None:
             self._counted += step - self._step
             self._seconds += now - self._clock
-        # The time before a compiled dispatch contains the compilation, so it does not count.
+        # The time before a compiled dispatch includes the compilation, so it is not counted.
         self._clock = now if step >= self._compiled else None
         self._fetched.append(host)
         due = step // self._log_every > self._step // self._log_every or step == self._stop
@@ -119,7 +119,7 @@ class Meter:
             yield step, self._line()
 
     def _line(self) -> list[dict[str, float]]:
-        """For each run the means since the last line, and the rate if one could be measured."""
+        """For each run, the means since the last line, and the rate if it could be measured."""
         means = {
             name: np.concatenate([host[name] for host in self._fetched], axis=1).mean(axis=1)
             for name in self._fetched[0]

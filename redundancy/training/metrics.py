@@ -1,6 +1,6 @@
 """A run's metrics: lines of JSON, and the same numbers as TensorBoard events. Imports no TensorFlow.
 
-Of several processes only process 0 writes.
+If there are several processes, only process 0 writes.
 """
 
 import io
@@ -22,7 +22,7 @@ def _event_bytes(event: Event) -> bytes:
 
 
 def read(folder: str) -> list[dict]:
-    """The lines of metrics in a run's folder, in order, without an incomplete last line."""
+    """The lines of metrics in a run's folder, in order; an incomplete last line is left out."""
     path = storage.join(folder, "metrics.jsonl")
     return storage.json_lines(storage.read_bytes(path), "step", "time") if storage.exists(path) else []
 
@@ -32,8 +32,8 @@ class MetricsWriter:
 
     Args:
       folder: the run's folder.
-      step: of the run's newest checkpoint. Lines after it are dropped. Lines up to it stay, and are not written again when
-        a pack repeats those steps: the checkpoint promises them.
+      step: step of the run's newest checkpoint. Lines after it are removed. Lines up to it stay, and are not written again if
+        the pack repeats those steps.
     """
 
     def __init__(self, folder: str, step: int = 0):
@@ -58,7 +58,7 @@ class MetricsWriter:
         self._data["events"] += _event_bytes(event)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line: `step`, the time, and the values."""
+        """Writes one line: `step`, the time, and the values."""
         if not processes.is_first() or step <= self._step:
             return
         self._add({"step": step, "time": round(time.time(), 3), **values})
@@ -69,7 +69,7 @@ class MetricsWriter:
                 self._written[kind] = len(self._data[kind])
 
     def flush(self) -> None:
-        """Uploads the lines written so far, on storage that cannot append."""
+        """On storage that cannot append, uploads the lines written so far."""
         for kind, path in self._paths.items():
             if not storage.is_local(path) and self._written[kind] < len(self._data[kind]):
                 storage.write_bytes(path, self._data[kind])

@@ -1,6 +1,6 @@
-"""Gradients of a batch, computed part by part, so that only one part's activations are in memory.
+"""Gradients of a batch, computed part by part, so that only the activations of one part are in memory.
 
-If every part holds whole BatchNorm groups, the result is that of the whole batch up to the order of sums.
+If every part consists of whole BatchNorm groups, the result equals that of the whole batch up to the order of sums.
 """
 
 from collections.abc import Callable
@@ -21,16 +21,16 @@ def _cut(array: jax.Array, count: int, shards: int) -> jax.Array:
 def mean_value_and_grad(
     loss_of: Callable, params: Any, batch: tuple[jax.Array, ...], count: int, shards: int, unroll: bool = False
 ) -> tuple[tuple[jax.Array, Any], Any]:
-    """As jax.value_and_grad(loss_of, has_aux=True)(params, *batch); loss and aux are means over images.
+    """As jax.value_and_grad(loss_of, has_aux=True)(params, *batch), for loss and aux that are means over images.
 
     Args:
       loss_of: (params, *part of the batch) -> (loss, aux), floating-point arrays that are means over images, or over
         groups of images that lie in one part.
-      params: parameters to differentiate by.
+      params: parameters with respect to which the loss is differentiated.
       batch: arrays `[B, …]`, sharded over the mesh's axis "data".
       count: parts; must divide each device's share of the batch.
       shards: devices along "data".
-      unroll: whether to unroll the loop over parts, for CPUs. The compiler may then overlap parts and use memory for
+      unroll: whether to unroll the loop over parts, for CPUs. The compiler may then overlap parts and use the memory of
         several.
 
     Returns:

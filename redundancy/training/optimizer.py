@@ -1,14 +1,14 @@
-"""SGD with momentum and coupled L2 on kernels. The learning rate is learning_rate.py's."""
+"""SGD with momentum and coupled L2 on kernels, without the learning rate, see learning_rate.py."""
 
 import jax
 import optax
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
-    """Gradient -> direction; the caller multiplies by minus the learning rate.
+    """Transforms a gradient into a direction, which the caller multiplies by minus the learning rate.
 
     The L2 penalty's gradient is added before momentum (coupled, not AdamW's decoupled decay), and only for
-    arrays of two or more axes: no bias and no BatchNorm parameter (Goyal et al. 2017, section 5.1).
+    arrays with two or more axes, so not for biases and BatchNorm parameters (Goyal et al. 2017, section 5.1).
     """
 
     def kernels(params):

@@ -1,7 +1,7 @@
-"""How many trials train at once on each device, and how: measured if that may help, and recorded.
+"""Chooses how many trials train at once on each device, and in which mode. Measures if that may help, and records the choice.
 
-Trials that run one after the other on a device gain little from a larger pack. Batched into one network they keep a large
-device busy if its kernels for batched convolutions are good. A measurement decides.
+If the trials of a device run one after the other, a larger pack gains little. Batched into one network, they keep a large
+device busy, provided that its kernels for batched convolutions are fast. A measurement decides.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from redundancy.training.memory import check_fits
 from redundancy.training.mesh import pack_size, put
 from redundancy.training.programs import Programs
 
-_TRIED = (4, 8)  # trials on each device
-_WORTH = 1.1  # a larger pack must be this much faster
+_TRIED = (4, 8)  # trials per device that are measured
+_WORTH = 1.1  # factor by which a larger pack must be faster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Packing:
 
 
 def candidates(config, mesh, num_runs: int) -> list[Packing]:
-    """The packings that may be the fastest, the simplest first; a single one if there is nothing to measure."""
+    """The packings that may be fastest, the simplest first; only one if there is nothing to measure."""
     axis = mesh.shape["trial"]
     smallest = pack_size(config, mesh, num_runs)
     modes = {"loop": [False], "vmap": [True]}.get(config.pack_mode)
@@ -39,7 +39,7 @@ def candidates(config, mesh, num_runs: int) -> list[Packing]:
         # On CPU batched convolutions are slower than separate ones (docs/performance.md).
         modes = [False] if mesh.devices.flat[0].platform == "cpu" else [False, True]
     if jax.process_count() > 1:
-        modes = modes[:1]  # every process must make the same choice
+        modes = modes[:1]  # no measurement, since every process must make the same choice
     found = [Packing(smallest, vmap) for vmap in modes if smallest > axis] or [Packing(smallest, False)]
     if not config.pack and True in modes and jax.process_count() == 1:
         found += [Packing(axis * each, True) for each in _TRIED if axis * each <= num_runs]
@@ -47,7 +47,7 @@ def candidates(config, mesh, num_runs: int) -> list[Packing]:
 
 
 def images_per_second(programs: Programs, packing: Packing, num_images: int) -> float:
-    """Measures training steps of a pack on images of noise."""
+    """Measures the training steps of a pack on noise images."""
     rng = np.random.default_rng(0)
     mesh, block, batch = programs.mesh, programs.block, programs.config.batch_size
     arrays = {
@@ -72,7 +72,7 @@ def images_per_second(programs: Programs, packing: Packing, num_images: int) -> 
 def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_runs: int, path: str) -> Packing:
     """The packing of a sweep.
 
-    The choice is written to `path`, and a resumed sweep on the same mesh of the same kind of devices keeps it, since another
+    The choice is written to `path`. A resumed sweep on an equal mesh of the same kind of devices keeps it, since another
     packing rounds differently. If parts of a sweep measure at the same time, all use the choice that is written first.
 
     Args:
@@ -80,9 +80,9 @@ def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_run
       image_shape: (height, width, channels).
       num_classes: classes of the data set.
       mesh: mesh of the sweep.
-      num_images: images of a resident set; 0 for a streamed one, which is not measured, since its input is the bound.
+      num_images: images of a resident set; 0 for a streamed one, which is not measured, since input limits its speed.
       num_runs: runs in the table.
-      path: file, local or gs://.
+      path: file of the choice, local or gs://.
     """
     tried = candidates(config, mesh, num_runs)
     if len(tried) == 1 or not num_images:
@@ -118,4 +118,4 @@ def choose(config, image_shape, num_classes: int, mesh, num_images: int, num_run
     choice = {**dataclasses.asdict(best), "device": kind, "mesh": shape, "measured": measured}
     if storage.change_json(path, seen, choice):
         return best
-    return recorded() or best  # another part of the sweep may have chosen meanwhile, perhaps on other devices
+    return recorded() or best  # another part of the sweep may have written its choice meanwhile

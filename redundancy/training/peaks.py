@@ -1,10 +1,10 @@
-"""Peak arithmetic rates of devices, which metrics compare a training with."""
+"""Peak arithmetic rates of devices, with which metrics compare a training."""
 
 import re
 
-# Dense FLOP/s of matrix products, by a part of JAX's device_kind: (bfloat16, float32 as JAX computes it by default).
-# NVIDIA's data sheets (H100 and H200 SXM, A100, L4; float32 products run as TF32), Google Cloud's pages of each TPU
-# generation (float32 products run as one bfloat16 pass). Longer names stand before what they contain.
+# Dense FLOP/s of matrix products, by a substring of JAX's device_kind: (bfloat16, float32 as JAX computes it by default).
+# Sources: NVIDIA's data sheets (H100 and H200 SXM, A100, L4; float32 products run as TF32), Google Cloud's pages of each TPU
+# generation (float32 products run as one bfloat16 pass). A name that contains another one comes before it.
 _PEAKS = {
     "H200": (989e12, 494e12),
     "H100": (989e12, 494e12),
@@ -19,7 +19,7 @@ _PEAKS = {
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """FLOP/s of one device at its peak; None if it is not known, as for CPUs.
+    """Peak FLOP/s of one device; None if unknown, as for CPUs.
 
     Args:
       device_kind: as JAX names it.

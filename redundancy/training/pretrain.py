@@ -1,4 +1,4 @@
-"""The stage `train`: trains the network that embeds on the whole training set."""
+"""The stage `train`: trains the embedding network on the whole training set."""
 
 from absl import logging
 
@@ -12,7 +12,7 @@ from redundancy.workdir import Workdir, read_manifest, table, write_manifest
 
 
 def train(config, workdir: Workdir, profile: bool = False) -> None:
-    """Trains on the full set and writes pretrain/: checkpoints, metrics, result, manifest; and a trace with `profile`.
+    """Trains on the full set and writes pretrain/: checkpoints, metrics, result, manifest and, with `profile`, a trace.
 
     Raises:
       ConfigError: the warm-up of this training, or of one in the sweep, is longer than the training.
@@ -22,7 +22,7 @@ def train(config, workdir: Workdir, profile: bool = False) -> None:
         return
     dataset = shared_dataset(config)
     num_images = len(dataset.train.positions)
-    # Checked here, because the sweep would report it only after this training and the stages between.
+    # Checked here, because the sweep would report an error only after this training and the stages between.
     table.check(config, num_images)
     schedule = table.full_schedule(config, num_images)
     workdir.claim_dataset(dataset.fingerprint, dataset.skipped)

@@ -24,7 +24,7 @@ class Profiler:
         self._on, self._dispatches, self._place = on, 0, None
 
     def dispatched(self, result) -> None:
-        """Call after each dispatch; waits for `result` if the trace ends with it."""
+        """To be called after each dispatch; waits for `result` if the trace ends with it."""
         if not self._on:
             return
         self._dispatches += 1
@@ -37,7 +37,7 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
-        """Ends and writes a trace that is still running."""
+        """Stops a trace that is still running, and writes it."""
         if self._place is None:
             if self._on and self._dispatches:
                 logging.warning("--profile: the training is too short, no trace was written")

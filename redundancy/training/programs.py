@@ -1,8 +1,8 @@
 """The device programs of training, evaluation and embedding, for packs of trials on one mesh.
 
-`shard_map` over "trial" keeps trials apart: no collective crosses that axis. Within a trial the batch is spread
-over "data". A program depends only on arrays, and can be compiled from their shapes: preflight does so without data
-and devices.
+`shard_map` over "trial" keeps trials independent: no collective crosses that axis. Within a trial, the batch is spread over
+"data". Programs depend only on arrays and can be compiled from their shapes alone; preflight does so without data and
+devices.
 """
 
 import functools
@@ -27,22 +27,22 @@ from redundancy.training.optimizer import make_optimizer
 
 _GRADIENT_BYTES = 256 << 20
 
-# params, batch_stats, opt_state, step, and tally if it keeps one; with a leading trial axis in a pack.
+# params, batch_stats, opt_state, step, and tally if there is one; with a leading trial axis in a pack.
 State = dict[str, Any]
 
 
 def clean_scores(logits: jax.Array, labels: jax.Array, pooled: jax.Array) -> dict[str, jax.Array]:
     """Scores of single predictions: logits [B, C], labels int32 [B] and the last layer's input [B, D], to float32 [B] each.
 
-    el2n is the length of the error, p - y (Paul et al. 2021), and grand_last that of the loss's gradient by the last layer's
-    weights and biases, |p - y| sqrt(|h|^2 + 1). entropy and least_confidence (1 - max p) are in nats and shares; no_margin is
-    one less the difference of the two greatest p.
+    el2n is the norm of the error p - y (Paul et al. 2021). grand_last is the norm of the loss's gradient with respect to the
+    last layer's weights and biases, |p - y| sqrt(|h|^2 + 1). entropy is in nats; least_confidence is 1 - max p; no_margin is
+    one minus the difference of the two greatest p.
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     p = jnp.exp(log_p)
     el2n = jnp.linalg.norm(p - jax.nn.one_hot(labels, p.shape[1]), axis=1)
     greatest = jax.lax.top_k(p, 2)[0]
-    unsure = -jnp.expm1(jnp.max(log_p, axis=1))  # 1 - p would be 0 for all that are sure
+    unsure = -jnp.expm1(jnp.max(log_p, axis=1))  # computed as 1 - p, it would round to 0 for confident predictions
     return {
         "el2n": el2n,
         "grand_last": el2n * jnp.sqrt(jnp.sum(pooled.astype(jnp.float32) ** 2, axis=1) + 1),
@@ -53,16 +53,16 @@ def clean_scores(logits: jax.Array, labels: jax.Array, pooled: jax.Array) -> dic
 
 
 class Programs:
-    """Programs for one config, shape of images, number of classes and mesh; compiled at first use.
+    """Programs for one config, image shape, number of classes and mesh; compiled at first use.
 
     Args:
       config: resolved config.
       image_shape: (height, width, channels).
-      num_classes: of the classifier.
-      mesh: ("trial", "data"); its devices may be those of a topology, which do not exist here.
-      resident: whether images lie on the devices, rather than come with the items.
+      num_classes: outputs of the classifier.
+      mesh: ("trial", "data"); its devices may be those of a topology that this machine does not have.
+      resident: whether devices hold the images, rather than items.
       vmap: whether a device's trials are batched into one network, rather than run one after the other.
-      tallied: stored images of which the training keeps a tally, see tally.py; 0 for none.
+      tallied: number of stored images for which the training keeps a tally, see tally.py; 0 for none.
 
     Attributes:
       block: steps in one dispatch.
@@ -87,10 +87,10 @@ class Programs:
         self.model = make_model(config, num_classes, platform, device, batched=vmap)
         self._optimizer = make_optimizer(config)
         # XLA's CPU convolutions are slow inside a while loop, where they do not use several threads (measured about 10
-        # times slower for 8 x 8 images, 30 times for 32 x 32). So with them neither steps nor trials are loops.
+        # times slower for 8 x 8 images, 30 times for 32 x 32). So loops over steps and trials are unrolled with them.
         self.unroll = platform == "cpu" and uses_xla_convolutions(self.model, image_shape)
         self.vmap = vmap
-        # A streamed dispatch holds all its images at once, on the host and on the device. On CPU single steps are long.
+        # A streamed dispatch holds all its images at once, on the host and on the device. On CPU a single step is long enough.
         self.block = config.steps_per_dispatch or (1 if platform == "cpu" or not resident else 50)
         self.eval_batch_size = -(-config.eval_batch_size // mesh.shape["data"]) * mesh.shape["data"]
 
@@ -106,7 +106,7 @@ class Programs:
 
     @functools.cached_property
     def gradient_batch_size(self) -> int:
-        """Images of one dispatch of `gradient_norm`: as many as have 256 MiB of gradients on a device, and at most 64 there."""
+        """Images of one dispatch of `gradient_norm`: per device, as many as have 256 MiB of gradients, and at most 64."""
         parameters = jax.eval_shape(self._init, jax.ShapeDtypeStruct((), jnp.uint32))["params"]
         of_image = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))
         return max(1, min(64, _GRADIENT_BYTES // of_image)) * self.mesh.shape["data"]
@@ -163,7 +163,7 @@ class Programs:
             )
             loss = self._losses(logits, labels, config.label_smoothing).mean()
             answers = {}
-            if self.tallied:  # aux is the mean over the parts, each of which has the answers of its own images
+            if self.tallied:  # aux is the mean over the parts, and each part has only the answers of its own images
                 answers = (
                     jnp.zeros((config.batch_size, self.num_classes)).at[rows].set(logits.astype(jnp.float32)) * parts
                 )
@@ -233,7 +233,7 @@ class Programs:
         return self._each_trial(sums, states)
 
     def _score_body(self, states, arrays, item):
-        """What single images score in eval mode, name -> float32 [T, B]; the images are not augmented."""
+        """Scores of single images in eval mode, without augmentation: name -> float32 [T, B]."""
         images, labels, _ = fetch(arrays, item)
 
         def of_trial(state):
@@ -243,7 +243,7 @@ class Programs:
         return self._each_trial(of_trial, states)
 
     def _gradient_norm_body(self, states, arrays, item):
-        """Length of the gradient of the loss by all parameters for each image alone, in eval mode: float32 [T, B]."""
+        """Norm of the gradient of each single image's loss with respect to all parameters, in eval mode: float32 [T, B]."""
         images, labels, _ = fetch(arrays, item)
 
         def of_trial(state):
@@ -272,7 +272,7 @@ class Programs:
         return jax.tree.map(lambda leaf: self._abstract(spec, lead + leaf.shape, leaf.dtype), state)
 
     def _abstract_input(self, spec: P, lead: tuple[int, ...], num_images: int) -> tuple[dict, dict]:
-        """Shapes of the arrays and items that feed.py makes."""
+        """Shapes of the arrays and items that feed.py provides."""
         item = {"position": self._abstract(spec, lead, jnp.int32)}
         if not self.resident:
             image = self._abstract(P(*spec), (*lead, *self.image_shape), jnp.uint8)
@@ -287,7 +287,7 @@ class Programs:
         """Shapes and shardings of the arguments of `train`, for `train.lower(*train_arguments(1))`.
 
         Args:
-          trials: trials of the pack, a multiple of the mesh's trial axis.
+          trials: trials of the pack, a multiple of the mesh's axis "trial".
           block: steps in the dispatch.
           num_images: training images of a resident set.
         """

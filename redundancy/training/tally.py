@@ -1,6 +1,6 @@
-"""What a training remembers of every image: one value or sum for each, updated by every batch in which the image comes.
+"""Statistics that a training keeps for every image, updated by each batch that contains the image.
 
-The predictions are those of the training step itself: augmented images, BatchNorm in training mode ("as they come").
+The predictions are those of the training step itself: augmented images, BatchNorm in training mode.
 """
 
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ def start(num_stored: int, window: int) -> Tally:
 
 
 def _last_of_each(positions: jax.Array) -> jax.Array:
-    """Whether each of the positions [B] does not come again in the batch: at the border of two epochs one may."""
+    """Marks the last occurrence of each of the positions [B] in the batch: a batch across two epochs may repeat some."""
     order = jnp.argsort(positions)  # stable
     again = jnp.append(positions[order][1:] == positions[order][:-1], False)
     return jnp.zeros(len(positions), bool).at[order].set(~again)
 
 
 def update(tally: Tally, positions: jax.Array, labels: jax.Array, logits: jax.Array) -> Tally:
-    """The tally after a batch: positions and labels int32 [B], logits [B, C]. An image that comes twice counts once."""
+    """The tally after a batch: positions and labels int32 [B], logits [B, C]. A repeated image counts once."""
     logits = logits.astype(jnp.float32)
     own = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
     of_label = jnp.sum(jnp.where(own, logits, 0), axis=1)
@@ -45,7 +45,7 @@ def update(tally: Tally, positions: jax.Array, labels: jax.Array, logits: jax.Ar
     whole = seen + 1 >= window
     deviation, mean = jnp.std(recent, axis=1, ddof=1), recent.mean(axis=1)
 
-    # Positions beyond the end are dropped.
+    # JAX drops updates at positions beyond the end.
     rows = jnp.where(_last_of_each(positions), positions, len(tally["seen"]))
 
     def add(name, values):
@@ -66,10 +66,10 @@ def update(tally: Tally, positions: jax.Array, labels: jax.Array, logits: jax.Ar
 def scores(tally: Mapping[str, np.ndarray], positions: np.ndarray) -> dict[str, np.ndarray]:
     """The scores of one network: its tally on the host, and positions [n], to name -> float64 [n].
 
-    forgetting counts how often a right answer became a wrong one; an image that was never right counts once for each
-    presentation, more than any other (Toneva et al. 2019). aum is the mean margin of the logits (Pleiss et al. 2020). dyn_unc is the mean over windows of the standard
-    deviation of the probability of the label (He et al. 2024), dual that of the deviation times one less the mean (Cho et
-    al. 2025). Of a training shorter than a window the only window is what there was.
+    forgetting counts how often a right answer became wrong; an image that was never right has the number of its presentations,
+    more than any other (Toneva et al. 2019). aum is the mean margin of the logits (Pleiss et al. 2020). dyn_unc is the mean over
+    windows of the standard deviation of the label's probability (He et al. 2024); dual is the mean of this deviation times one
+    minus the window's mean (Cho et al. 2025). A training shorter than a window counts as one window.
 
     Raises:
       ValueError: an image was never seen.

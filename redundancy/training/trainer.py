@@ -1,4 +1,4 @@
-"""Runs the device programs on a data set: states on the mesh, batches from the feed, results on the host."""
+"""Runs the device programs on a data set: takes batches from the feed, keeps states on the mesh, returns results on the host."""
 
 import collections
 import functools
@@ -24,7 +24,7 @@ class Trainer:
       config: resolved config.
       dataset: the data set with its images.
       mesh: ("trial", "data").
-      pack: most trials that train at once.
+      pack: largest number of trials that train at once.
       vmap, tallied: see Programs.
 
     Raises:
@@ -40,7 +40,7 @@ class Trainer:
 
     @functools.cached_property
     def flops_per_image(self) -> int:
-        """Floating-point operations of training on one image, by the usual count."""
+        """Floating-point operations of training on one image, by the usual count, see `flops`."""
         return 6 * multiply_adds(self.programs.model, self.dataset.image_shape)
 
     def init_state(self, seed: int) -> State:
@@ -48,38 +48,38 @@ class Trainer:
         return jax.device_get(self.programs.init(np.uint32(seed)))
 
     def stack(self, states: list[State]) -> State:
-        """States of single trials on the host -> the pack's state on the mesh."""
+        """Combines states of single trials on the host into the pack's state on the mesh."""
         return put(self.mesh, P("trial"), jax.tree.map(lambda *leaves: np.stack(leaves), *states))
 
     def unstack(self, states: State, count: int) -> list[State]:
-        """The pack's state -> the first `count` trials' states on the host."""
+        """Returns the states of the first `count` trials of a pack, on the host."""
         host = fetch_to_host(states)
         return [jax.tree.map(lambda leaf, i=i: leaf[i], host) for i in range(count)]
 
     def train(self, states: State, seeds: np.ndarray, schedule: Schedule, items) -> tuple[State, dict]:
-        """Runs one dispatch; `states` is consumed. Metrics are device arrays `[T, K]`, not waited for.
+        """Runs one dispatch. It consumes `states`, and returns metrics `[T, K]` as device arrays without waiting for them.
 
         Args:
-          states: of the pack, on the mesh.
+          states: states of the pack, on the mesh.
           seeds: uint32 `[T]`.
-          schedule: of this training.
-          items: of the feed, on the mesh.
+          schedule: schedule of this training.
+          items: items of the feed, on the mesh.
         """
         lengths = {"steps": np.float32(schedule.steps), "warmup_steps": np.float32(schedule.warmup_steps)}
         with jax.set_mesh(self.mesh):
             return self.programs.train(states, seeds, lengths, self.feed.arrays["train"], items)
 
     def evaluate(self, states: State) -> tuple[np.ndarray, np.ndarray]:
-        """Correct answers int64 `[T]` and mean loss float64 `[T]` on the whole test set.
+        """Number of correct answers int64 `[T]` and mean loss float64 `[T]` on the whole test set.
 
-        Batches are padded and masked, and sums are taken, so every test image counts once.
+        Batches are padded and masked, so that every test image counts once.
         """
         positions = self.dataset.test.positions
         waiting, fetched = collections.deque(), []
         with jax.set_mesh(self.mesh):
             for item, mask in self.feed.once("test", positions, self.programs.eval_batch_size, ordered=False):
                 waiting.append(self.programs.evaluate(states, self.feed.arrays["test"], item, mask))
-                if len(waiting) > 2:  # else a fast source could put the whole set on the device
+                if len(waiting) > 2:  # otherwise a fast source could put the whole set on the device
                     fetched.append(fetch_to_host(waiting.popleft()))
         fetched += [fetch_to_host(batch) for batch in waiting]
         sums = jax.tree.map(lambda *leaves: np.sum(np.stack(leaves), axis=0, dtype=np.float64), *fetched)
@@ -88,11 +88,11 @@ class Trainer:
         return sums["correct"].astype(np.int64), sums["loss"] / len(positions)
 
     def score(self, states: State, gradients: bool) -> dict[str, np.ndarray]:
-        """What every training image scores in a clean pass: eval mode, not augmented, see `programs.clean_scores`.
+        """Scores of every training image in a clean pass: eval mode, no augmentation, see `programs.clean_scores`.
 
         Args:
-          states: of the pack, on the mesh.
-          gradients: whether to compute grand, too, the length of the gradient by all parameters.
+          states: states of the pack, on the mesh.
+          gradients: whether to also compute grand, the norm of the gradient with respect to all parameters.
 
         Returns:
           name -> float32 `[T, n]` (margin: float64), in the order of the training positions.
@@ -114,7 +114,7 @@ class Trainer:
         return found
 
     def embed(self, state: State, positions: np.ndarray):
-        """Pooled layers of training images, not augmented, in the order of `positions`.
+        """Pooled layers of training images, without augmentation, in the order of `positions`.
 
         Args:
           state: one trial's state.

@@ -1,4 +1,4 @@
-"""The folder of one experiment: paths of its artifacts, its config, which stages are finished, and who may write."""
+"""The folder of one experiment: paths of its artifacts, its config, its finished stages, and the right to write there."""
 
 from redundancy.workdir.layout import STAGES as STAGES
 from redundancy.workdir.layout import run_name as run_name

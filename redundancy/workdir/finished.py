@@ -1,4 +1,4 @@
-"""Which stages of a config are finished in a workdir: those whose manifests exist, since manifests are written last."""
+"""Determines which stages of a config are finished in a workdir, from their manifests, which are written last."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from redundancy.config import Affects
 from redundancy.methods.counts import merges_needed
 from redundancy.workdir import Workdir, read_manifest, table
 
-INTERIM = "interim"  # field of what a page shows, while the sweep is unfinished
+INTERIM = "interim"  # field of the report's manifest that marks a page made before the sweep was finished
 _FOLDERS = {
     "train": "pretrain",
     "embed": "embeddings",
@@ -19,7 +19,7 @@ _FOLDERS = {
     "sweep": "runs",
     "report": "report",
 }
-# Fields of the manifests that say for which config the stage is finished.
+# Fields of the manifests that determine for which config a stage is finished.
 _NEEDED: dict[str, dict[str, type]] = {
     "link": {"classes": dict},
     "score": {"scores": list},
@@ -29,7 +29,7 @@ _NEEDED: dict[str, dict[str, type]] = {
 
 
 def folders(config: Mapping[str, Any], stage: str) -> list[str]:
-    """Folders of a stage's manifests, relative to the workdir: one, or one for each layer."""
+    """Folders of a stage's manifests, relative to the workdir: one, or one per layer."""
     folder = _FOLDERS[stage]
     return [f"{folder}/{layer}" for layer in config["layers"]] if stage in ("embed", "link") else [folder]
 
@@ -39,13 +39,13 @@ def is_whole(folder: str) -> bool:
 
 
 def missing(config: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> list[table.Asked]:
-    """The subsets of a config that the manifest of subsets does not list; all of them if it is None."""
+    """The subsets of a config that the manifest of subsets does not list; all subsets if it is None."""
     made = {entry["file"].removesuffix(".parquet") for entry in manifest["files"]} if manifest else set()
     return [each for each in table.subsets(config) if each.name not in made]
 
 
 def missing_scores(config: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> list[str]:
-    """The scores of networks that the config's methods read and the manifest of scores does not list."""
+    """The scores of our networks that the config's methods read and that the manifest of scores does not list."""
     entries = manifest["scores"] if manifest else ()
     made = {entry.get("file") for entry in entries if isinstance(entry, dict)}
     names = (name for name in methods.scores(config) if not name.startswith(methods.IMPORTED))
@@ -65,13 +65,13 @@ def too_shallow(manifest: Mapping[str, Any], fractions: Sequence[float]) -> bool
 
 
 def swept(config: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> bool:
-    """Whether the manifest of runs is that of the runs that a config asks for; one that lists no runs is."""
+    """Whether the manifest of runs lists the runs of a config; a manifest without a list counts as such."""
     names = [run.name for run in table.runs(config)]
     return manifest is not None and manifest.get("runs", names) == names
 
 
 def shown(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that decide what the page shows, in JSON form."""
+    """The fields that determine what the page shows, in JSON form."""
     wanted = config_lib.to_json(config)
     fields = config_lib.FIELDS.items()
     return {name: wanted[name] for name, field in fields if field.affects & (Affects.TABLE | Affects.REPORT)}

@@ -1,6 +1,6 @@
-"""A small file in a workdir about the last command that failed there; the next success removes it.
+"""A small file in a workdir that records the last command that failed there; the next success removes it.
 
-Best effort: failures here are swallowed, so that they cannot hide the error itself.
+Failures to write or remove it are ignored, so that they cannot hide the error itself.
 """
 
 import contextlib
@@ -11,9 +11,9 @@ import socket
 from redundancy import storage
 from redundancy.workdir.parts import Part, suffix
 
-_MOST = 2000  # characters of a message
+_MOST = 2000  # largest number of characters of a message
 _NAME = re.compile(r"last_error(-part-\d+-of-\d+)?\.json")
-# What looks like a password, a key or a token, in URLs and in answers of services.
+# Text that looks like a password, a key or a token, in URLs and in answers of services.
 _SECRETS = (
     (re.compile(r"://[^/\s:@]+:[^/\s@]+@"), "://…@"),
     (
@@ -30,19 +30,19 @@ _SECRETS = (
 
 
 def is_name(name: str) -> bool:
-    """Whether the name of a file in a workdir is one of an error file."""
+    """Whether a file in a workdir, given its name, is an error file."""
     return _NAME.fullmatch(name) is not None
 
 
 def without_secrets(text: str) -> str:
-    """A message without what looks like a password, a key or a token."""
+    """The message without any text that looks like a password, a key or a token."""
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text if len(text) <= _MOST else f"{text[:_MOST]}…"
 
 
 def record(root: str, command: str, code: int, message: str, stage: str = "", part: Part | None = None) -> None:
-    """Records that a command failed, if the folder is a workdir already.
+    """Records that a command failed, if the folder is already a workdir.
 
     Args:
       root: path of the workdir, local or gs://.
@@ -69,7 +69,7 @@ def record(root: str, command: str, code: int, message: str, stage: str = "", pa
 def forget(root: str, command: str, part: Part | None = None) -> None:
     """Removes the recorded errors of a command that has succeeded.
 
-    "run" removes all. A stage also removes errors of "run" in that stage, and the whole sweep those of its parts.
+    "run" removes all errors. A stage also removes errors of "run" in that stage, and the whole sweep those of its parts.
     """
     with contextlib.suppress(Exception):
         for name in filter(is_name, storage.list_dir(root)):

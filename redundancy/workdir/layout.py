@@ -7,7 +7,7 @@ STAGES = ("train", "embed", "score", "link", "select", "sweep", "report")
 
 
 def subset_name(method: str, fraction: float, trial: int | None = None, layer: str = "end") -> str:
-    """'semantic-0.9000', 'random-0.9000-trial2', 'semantic-start-0.9000' for another layer than end."""
+    """'semantic-0.9000', 'random-0.9000-trial2', or 'semantic-start-0.9000' for a layer other than end."""
     middle = "" if layer == "end" else f"-{layer}"
     suffix = "" if trial is None else f"-trial{trial}"
     return f"{method}{middle}-{fraction_name(fraction)}{suffix}"
@@ -46,5 +46,5 @@ class Layout:
         return self.path("runs", name)
 
     def result(self, name: str) -> str:
-        """File of the result of the run `name`, which the run writes last."""
+        """File of the result of the run `name`, the last file that the run writes."""
         return self.path("runs", name, "result.json")

@@ -1,8 +1,8 @@
-"""Lets one command at a time work in a workdir, or the parts of one sweep; the lease of a dead owner expires.
+"""Allows one command at a time in a workdir, or the parts of one sweep; the lease of a dead owner expires.
 
-In a local workdir the owner locks the file .lock, and the system releases the lock when the owner ends, however it ends. On
-gs://, and on file systems without locks, the owner rewrites the file .lease.json every few seconds. Each part of a sweep has
-its own file and, if it is a lock, a shared lock on .lock.
+In a local workdir the owner locks the file .lock, and the system releases the lock whenever the owner ends. On gs://, and on
+file systems without locks, the owner rewrites the file .lease.json every few seconds. Each part of a sweep has its own file
+and, where locks are used, also a shared lock on .lock.
 """
 
 import contextlib
@@ -26,24 +26,24 @@ from redundancy.workdir.parts import Part, suffix
 
 try:
     import fcntl
-except ImportError:  # no POSIX system
+except ImportError:  # not a POSIX system
     fcntl = None
 
 LOCK, LEASE = ".lock", ".lease.json"
 RENEW_S = 10.0
-STALE_S = 60.0  # an owner that has not renewed its lease for this long counts as dead
-_MOMENT_S = 1.0  # a process that ends, or looks for others, may hold a lock for this long
+STALE_S = 60.0  # an owner that has not renewed its lease for this time counts as dead
+_MOMENT_S = 1.0  # for at most this time, an ending process, or one that checks for others, may hold a lock
 _OF_PART = re.compile(r"\.(lock|lease)-part-[0-9]+-of-([0-9]+)(\.json)?")
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 def _names(part: Part | None) -> tuple[str, str]:
-    """Names of the files of a lock and of a lease."""
+    """File names of the lock and of the lease."""
     return f".lock{suffix(part)}", f".lease{suffix(part)}.json"
 
 
 def is_name(name: str) -> bool:
-    """Whether the name of a file in a workdir is one of a lock or a lease."""
+    """Whether a file in a workdir, given its name, is a lock or a lease."""
     return name in (LOCK, LEASE) or _OF_PART.fullmatch(name) is not None
 
 
@@ -52,10 +52,10 @@ class Lease:
 
     Args:
       root: path of the workdir, local or gs://.
-      part: part of a sweep, beside which the other parts of the same division may work; None excludes everybody.
+      part: part of a sweep, with which other parts of the same division may work concurrently; None excludes all others.
 
     Attributes:
-      token: unique to this lease; "" while it is not held.
+      token: unique text of this lease; "" while it is not held.
     """
 
     def __init__(self, root: str, part: Part | None = None):
@@ -94,13 +94,13 @@ class Lease:
         self.release()
 
     def agree(self, table: str) -> None:
-        """Records how this part divides the sweep, and refuses to work beside a part that divides it differently.
+        """Records how this part divides the sweep, and raises if another working part divides it differently.
 
         Args:
-          table: checksum of everything that the parts must have in common.
+          table: checksum of everything on which the parts must agree.
 
         Raises:
-          WorkdirError: a part that is at work has recorded another checksum.
+          WorkdirError: another working part has recorded a different checksum.
         """
         self._owner["table"] = table
         if self._locks:
@@ -116,11 +116,11 @@ class Lease:
         self._end()
 
     def release(self) -> None:
-        """Gives the lease back; does nothing if it is not held."""
+        """Releases the lease; does nothing if it is not held."""
         self._ended.set()
         while self._locks:
             path, descriptor = self._locks.pop()
-            with contextlib.suppress(OSError):  # others share it
+            with contextlib.suppress(OSError):  # fails if others share the lock
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.remove(path)
             os.close(descriptor)
@@ -133,12 +133,12 @@ class Lease:
                     storage.remove(self._path)
         self.token = ""
         made, self._made = self._made, []
-        with contextlib.suppress(OSError):  # it is not empty
+        with contextlib.suppress(OSError):  # fails if the folder is not empty
             for folder in made:
                 os.rmdir(folder)
 
     def _make_dirs(self) -> None:
-        """Makes the workdir and remembers the folders it made; `release` removes those that stay empty."""
+        """Creates the workdir and notes which folders it created; `release` removes those that are still empty."""
         if not storage.is_local(self._root):
             return
         path = os.path.abspath(storage.local_path(self._root))
@@ -148,7 +148,7 @@ class Lease:
         storage.make_dirs(self._root)
 
     def _excludes(self, name: str, owner: dict[str, Any] | None = None) -> bool:
-        """Whether the owner of the file `name` excludes this process; if `owner` is None, whether it might."""
+        """Whether the owner of the file `name` excludes this process; if `owner` is None, whether any owner could."""
         of = _OF_PART.fullmatch(name)
         if self._part is None or name == self._lease_name or of is None or int(of[2]) != self._part.count:
             return True
@@ -172,7 +172,7 @@ class Lease:
         if self._part is None:
             if not self._take(LOCK, fcntl.LOCK_EX):
                 return False
-            for path in self._part_locks():  # of killed parts only: a living part would share the lock
+            for path in self._part_locks():  # left by killed parts only: a living part would share the lock
                 os.remove(path)
         else:
             if not self._take(LOCK, fcntl.LOCK_SH):
@@ -199,7 +199,7 @@ class Lease:
                     raise in_use(self._root, (name == LOCK and self._locked_parts()) or owner) from None
                 time.sleep(0.05)
                 continue
-            # An owner removes the file when it ends, so this may be the lock of a removed file.
+            # An owner removes the file when it ends, so this may be a lock on a removed file.
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                     break
@@ -215,17 +215,17 @@ class Lease:
         os.ftruncate(descriptor, len(data))
 
     def _part_files(self, kind: str) -> set[str]:
-        """Names of the locks or leases that parts of a sweep have in the workdir."""
+        """Names of the locks or leases of parts of a sweep in the workdir."""
         found = map(_OF_PART.fullmatch, storage.list_dir(self._root, hidden=True))
         return {each[0] for each in found if each and each[1] == kind}
 
     def _part_locks(self) -> list[str]:
-        """Files that the other parts of a sweep lock or have locked."""
+        """Lock files of the other parts of a sweep, whether locked or left behind."""
         names = self._part_files("lock") - {self._lock_name}
         return [os.path.join(storage.local_path(self._root), name) for name in sorted(names)]
 
     def _locked_parts(self) -> dict[str, Any] | None:
-        """The owner of a working part that excludes this process; None if there is none."""
+        """The owner of a working part that excludes this process, or None."""
         for path in self._part_locks():
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -253,11 +253,11 @@ class Lease:
             return None, b""
 
     def _write_lease(self) -> None:
-        # Check before writing, so that a refused process leaves nothing; and again after, for a concurrent start.
+        # Checked before writing, so that a refused process leaves nothing, and again afterwards, for concurrent starts.
         self._refuse(self._living(self._others()))
         while not storage.create_bytes(self._path, self._content()):
             if parse(self._read(self._path)[1]).get("token") == self._owner["token"]:
-                break  # it is ours: only the answer to our request was lost
+                break  # we wrote it: only the answer to our request was lost
             if owner := self._living([self._path]):
                 raise in_use(self._root, owner)
         thread = threading.Thread(target=self._renew, daemon=True, name="lease")
@@ -266,12 +266,12 @@ class Lease:
         self._refuse(self._living(self._others()))
 
     def _others(self) -> list[str]:
-        """Other leases that may exclude this process."""
+        """Paths of other leases that may exclude this process."""
         names = {LEASE, *self._part_files("lease")} - {self._lease_name}
         return [storage.join(self._root, name) for name in sorted(names) if self._excludes(name)]
 
     def _living(self, paths: Iterable[str]) -> dict[str, Any] | None:
-        """The owner of a renewed lease that excludes this process; None if there is none. Removes dead leases."""
+        """The owner of a renewed lease that excludes this process, or None. Removes leases of dead owners."""
         seen = {}
         for path in paths:
             generation, content = self._read(path)
@@ -297,7 +297,7 @@ class Lease:
                     return owner
         for _ in seen:
             logging.info("%s: the owner of the lease did not renew it and counts as dead", self._root)
-        # A lease that was written at the last moment belongs to a living owner, or was taken over.
+        # A lease that was written just now belongs to a living owner, or was taken over.
         return self._living([path for path, (generation, _) in seen.items() if not storage.remove_if(path, generation)])
 
     def _renew(self) -> None:
@@ -310,7 +310,7 @@ class Lease:
                     if parse(content).get("token") != self._owner["token"]:
                         self._end()
                 generation = storage.generation(self._path)
-            except (UserError, OSError) as error:  # the work itself will fail and report it
+            except (UserError, OSError) as error:  # the work itself will fail and report the cause
                 logging.warning("%s: the lease could not be renewed (%s)", self._root, str(error).splitlines()[0])
 
     def _end(self) -> None:
@@ -324,7 +324,7 @@ class Lease:
 
 
 def is_held(root: str, token: str, part: Part | None = None) -> bool:
-    """Whether this process sees the lease with this token in the workdir."""
+    """Whether the workdir, as this process sees it, has the lease with this token."""
     lock, lease = _names(part)
     for name in (lock, lease) if storage.is_local(root) else (lease,):
         with contextlib.suppress(FileNotFoundError, StorageError):

@@ -1,6 +1,6 @@
 """Reads, checks and writes the manifests of a workdir's folders.
 
-A stage writes its manifest last: a stage with a manifest is finished, and its outputs are whole.
+A stage writes its manifest last: a stage with a manifest is finished, and its outputs are complete.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ def read_manifest(folder: str, **fields: type) -> dict[str, Any] | None:
     """The manifest of a finished folder of artifacts, or None if the folder is not finished.
 
     Raises:
-      DataError: the manifest is not JSON, or lacks a field or has another type of it.
+      DataError: the manifest is not JSON, or a field is missing or has another type.
     """
     path = storage.join(folder, "manifest.json")
     try:
@@ -52,10 +52,10 @@ def read_manifest(folder: str, **fields: type) -> dict[str, Any] | None:
 
 
 def _check_entries(path: str, name: str, entries: Any) -> None:
-    """Raises DataError if an entry of a manifest's list or table is not as this program writes it."""
+    """Raises DataError if an entry of a manifest's list or table does not have the fields that this program writes."""
     table = isinstance(entries, dict)
     if not isinstance(entries, list | dict) or table != (name == "classes"):
-        return  # of another kind of manifest
+        return  # an entry of another kind of manifest
     where = f"{path}, in {name},"
     if name == "parts" and not entries:
         raise DataError(
@@ -101,7 +101,7 @@ def need_results(workdir: Layout) -> bytes:
 
     Raises:
       WorkdirError: the stage that writes it has not finished.
-      DataError: it was changed since.
+      DataError: the table was changed afterwards.
     """
     if not storage.exists(workdir.results):
         raise WorkdirError(f'{workdir.root} has no results.csv: run "redundancy sweep" with this workdir first.')

@@ -1,4 +1,4 @@
-"""The owner of a workdir, as a lock or a lease records it, and whether that process still lives."""
+"""The owner of a workdir, as recorded in a lock or a lease, and checks whether that process is still alive."""
 
 import contextlib
 import datetime
@@ -15,7 +15,7 @@ from redundancy.workdir.parts import Part
 
 
 def this(part: Part | None) -> dict[str, Any]:
-    """This process as an owner of a part of a sweep or, if `part` is None, of the whole workdir."""
+    """A record of this process as the owner of a part of a sweep or, if `part` is None, of the whole workdir."""
     pid = os.getpid()
     command = " ".join(sys.argv[1:2])
     return {
@@ -34,7 +34,7 @@ def is_here(owner: Mapping[str, Any]) -> bool:
 
 
 def is_dead(owner: Mapping[str, Any]) -> bool:
-    """Whether the owner was a process of this machine and has ended; False if that is not known."""
+    """Whether the owner was a process of this machine and has ended; False if unknown."""
     if not is_here(owner) or not isinstance(owner.get("pid"), int) or not os.path.isdir("/proc/self"):
         return False
     return machine.has_ended(owner["pid"], owner.get("started"))
@@ -50,7 +50,7 @@ def in_use(root: str, owner: Mapping[str, Any]) -> WorkdirError:
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    """The owner in a file's content; {} if there is none."""
+    """The owner recorded in a file's content; {} if there is none."""
     with contextlib.suppress(ValueError):
         if isinstance(found := json.loads(data), dict):
             return found

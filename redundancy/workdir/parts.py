@@ -1,4 +1,4 @@
-"""A sweep that several machines share: the flag --part=I/N, and which packs belong to which part."""
+"""A sweep that several machines share: the flag --part=I/N, and the assignment of packs to parts."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ class Part:
 
 
 def suffix(part: Part | None) -> str:
-    """'-part-0-of-4', for names of a part's own files; '' for the whole sweep."""
+    """'-part-0-of-4', for the names of a part's own files; '' for the whole sweep."""
     return "" if part is None else f"-part-{part.number}-of-{part.count}"
 
 
@@ -27,7 +27,7 @@ def parse(text: str) -> Part:
     """The part that "I/N" names.
 
     Raises:
-      ConfigError: `text` is no part.
+      ConfigError: `text` is not of this form.
     """
     found = re.fullmatch(r"(0|[1-9][0-9]{0,3})/([1-9][0-9]{0,3})", text)
     if found is None or int(found[1]) >= int(found[2]):
@@ -36,10 +36,10 @@ def parse(text: str) -> Part:
 
 
 def shares(steps: Sequence[int], count: int) -> list[int]:
-    """The part of each pack: each goes to the part that has the fewest steps so far.
+    """The number of the part of each pack: each pack goes to the part with the fewest steps so far.
 
     Args:
-      steps: steps of each pack, in the order in which packs are trained.
+      steps: steps of each pack, in the order of training.
       count: number of parts.
     """
     taken, found = [0] * count, []

@@ -1,4 +1,4 @@
-"""A sweep that goes on in rounds of trials: the flag --until, and the record of its looks, runs/looks.json."""
+"""A sweep in rounds of trials: the flag --until, and the record of its looks at the results, runs/looks.json."""
 
 import dataclasses
 import math
@@ -13,17 +13,17 @@ from redundancy.workdir.layout import Layout
 from redundancy.workdir.manifest import need_fields
 
 VERDICT = "verdict"
-_LEAST = 4  # trials before a width is judged: the spread of fewer says too little
+_LEAST = 4  # trials needed before a width is judged, since the spread of fewer is unreliable
 
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """When a sweep ends.
+    """The condition that ends a sweep in rounds.
 
     Attributes:
-      width: half the width, in points, that no interval may exceed; None if every verdict is to be reached.
-      most: trials.
-      looks: looks that are planned, for a verdict.
+      width: half of the width, in percentage points, that no interval may exceed; None for "until every verdict is reached".
+      most: largest number of trials.
+      looks: number of planned looks, for verdicts.
     """
 
     width: float | None
@@ -36,7 +36,7 @@ class Goal:
         return VERDICT if self.width is None else f"{self.width:g}"
 
     def check(self, trials: int) -> None:
-        """Raises ConfigError if the goal does not fit a config's number of trials, the least."""
+        """Raises ConfigError if the goal does not suit a config's number of trials, which is the smallest number."""
         if trials > self.most:
             raise ConfigError(f"--most={self.most} is below config.trials, {trials}, which is the least. Raise --most.")
         if (least := _LEAST if self.width is not None else 2) > trials:
@@ -49,7 +49,7 @@ def parse(until: str, most: int | None, looks: int) -> Goal:
     """The goal that the flags name.
 
     Raises:
-      ConfigError: --until is no goal, or --most is missing.
+      ConfigError: --until is not a valid goal, or --most is missing.
     """
     width = None
     if until != VERDICT:
@@ -72,10 +72,10 @@ def path(workdir: Layout) -> str:
 
 
 def read(workdir: Layout) -> dict[str, Any] | None:
-    """The record: until, margin, least, most, planned (for a verdict), and the looks that were taken; None without one.
+    """The record: until, margin, least, most, planned (for verdicts), and the looks taken so far; None if there is none.
 
     Raises:
-      DataError: it is damaged.
+      DataError: the record is damaged.
     """
     try:
         found = storage.read_json(path(workdir))
@@ -87,7 +87,7 @@ def read(workdir: Layout) -> dict[str, Any] | None:
 
 
 def grown(config: Mapping[str, Any], workdir: Layout) -> Mapping[str, Any]:
-    """The config with as many trials as the sweep's rounds have come to, if it asks for fewer."""
+    """The config with at least as many trials as the rounds of the sweep have reached."""
     record = read(workdir)
     if record is None or not record["taken"]:
         return config
@@ -101,7 +101,7 @@ def with_trials(config: Mapping[str, Any], trials: int) -> ml_collections.Frozen
 
 
 def check(workdir: Layout, wanted: Mapping[str, Any]) -> None:
-    """Raises WorkdirError if looks were taken by another plan than `wanted`, a record."""
+    """Raises WorkdirError if looks were taken according to another plan than that of the record `wanted`."""
     found = read(workdir)
     if found is None or not found["taken"]:
         return

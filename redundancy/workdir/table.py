@@ -1,6 +1,6 @@
-"""The subsets and the trainings that a config asks for, and how many steps each training takes.
+"""The subsets and trainings that a config asks for, and the number of steps of each training.
 
-Opens no file and imports no JAX, so that the command `status` can use it too.
+Opens no file and does not import JAX, so that the command `status` can use it too.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from redundancy.workdir import run_name, subset_name
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A subset that a config asks for; layer is None if the method reads none, trial if it draws nothing."""
+    """A subset that a config asks for; layer is None if the method reads no layer, trial is None if it is not random."""
 
     method: str
     layer: str | None
@@ -32,7 +32,7 @@ class Run:
       method: "full", or one of `methods.METHODS`.
       layer: layer that the subset was made from; "end" if the method has none.
       fraction: kept share of the full set.
-      trial: number of the trial; runs of one trial share initialisation and order.
+      trial: number of the trial; runs of one trial have the same initialisation and order of images.
       steps: steps of the training; None if they depend on an unknown number of images.
       subset: name of the subset, None for the full set.
     """
@@ -58,8 +58,8 @@ class Schedule:
     """How long one training takes.
 
     Attributes:
-      steps: all steps.
-      warmup_steps: first steps, in which the learning rate rises.
+      steps: total number of steps.
+      warmup_steps: number of first steps, during which the learning rate rises.
     """
 
     steps: int
@@ -67,7 +67,7 @@ class Schedule:
 
 
 def _kinds(config) -> list[tuple[str, str | None, float]]:
-    """Method, layer and fraction, fractions descending; the layer is None if the method has none."""
+    """Method, layer and fraction, fractions descending; the layer is None if the method reads none."""
     return [
         (method, layer, fraction)
         for method in config.methods
@@ -77,7 +77,7 @@ def _kinds(config) -> list[tuple[str, str | None, float]]:
 
 
 def subsets(config) -> list[Asked]:
-    """All subsets of a resolved config: one for each method, layer, fraction and, if the method draws, trial."""
+    """All subsets of a resolved config: one for each method, layer, fraction and, for random methods, trial."""
     return [
         Asked(method, layer, fraction, trial)
         for method, layer, fraction in _kinds(config)
@@ -92,7 +92,7 @@ def runs(config, num_images: int = 0) -> list[Run]:
 
     Args:
       config: resolved config.
-      num_images: training images of the full set, 0 if unknown; only needed if config.epochs is set.
+      num_images: training images of the full set, 0 if unknown; needed only if config.epochs is set.
     """
     found = []
     for method, layer, fraction in [("full", None, 1.0), *(kind for kind in _kinds(config) if kind[2] != 1.0)]:
@@ -105,7 +105,7 @@ def runs(config, num_images: int = 0) -> list[Run]:
 
 
 def num_steps(config, num_images: int, fraction: float = 1.0) -> int:
-    """Steps of a training on a share of the full set: as many steps as there, or as many epochs (config.budget)."""
+    """Steps of a training on a share of the full set: the same steps or the same epochs as on it, see config.budget."""
     full = max(1, round(config.epochs * (num_images / config.batch_size))) if config.epochs else config.steps
     return full if config.budget == "steps" else max(1, round(full * fraction))
 
@@ -137,7 +137,7 @@ def full_schedule(config, num_images: int) -> Schedule:
 def subset_schedule(config, num_images: int, fraction: float) -> Schedule:
     """The schedule of a training on a subset, see `num_steps`.
 
-    If config.budget is 'epochs', a warm-up in epochs shrinks with the subset, and one in steps does not.
+    If config.budget is 'epochs', a warm-up given in epochs shrinks with the subset; a warm-up given in steps does not.
 
     Args:
       config: resolved config.

@@ -1,4 +1,4 @@
-"""Ties a workdir to one config and one data set: a command claims both before it works."""
+"""Ties a workdir to one config and one data set, which each command claims before it works."""
 
 import csv
 import datetime
@@ -18,9 +18,9 @@ from redundancy.workdir import rounds
 from redundancy.workdir.layout import Layout
 from redundancy.workdir.manifest import need_fields, read_manifest
 
-# Artifacts that only a run of a config makes; embeddings may also be imported.
+# Artifacts that always belong to a config; embeddings may also be imported without one.
 _OF_A_CONFIG = {"pretrain", "merges", "subsets", "runs", "results.csv"}
-# Fields that fingerprints by earlier versions lack.
+# Fields that are missing in fingerprints by earlier versions.
 _ADDED = {"labels_sha256", "files"}
 _ATTEMPTS = 10
 _PACKAGES = ("redundancy", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow")
@@ -42,14 +42,14 @@ def _now() -> str:
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], fields: Iterable[str]) -> str:
-    """'depth: 8 there, 14 here; ...' for fields of two configs."""
+    """'depth: 8 there, 14 here; ...' for fields that differ between two configs."""
     return "; ".join(
         f"{name}: {found.get(name, 'absent')!r} there, {wanted.get(name, 'absent')!r} here" for name in fields
     )
 
 
 def _asked(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The differing fields that say which runs there are, with both values."""
+    """The differing fields that determine which runs there are, with both values."""
     return {
         name: {"before": found[name], "after": wanted[name]}
         for name in config_lib.differing(found, wanted)
@@ -66,21 +66,20 @@ class Workdir(Layout):
         fingerprint: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda config: None,
         part: bool = False,
     ) -> Mapping[str, Any]:
-        """Records the config in the workdir, or checks that the artifacts in it fit this config.
+        """Records the config in the workdir, or checks that the existing artifacts are consistent with it.
 
-        A field may differ from the recorded config as long as no artifact depends on it, see `_dependents`; config.json is
-        then written with the new config. Fields that only say which runs there are may always differ; config.json keeps
-        what was asked before. In a run of several processes, process 0 does it.
+        A field may differ from the recorded config as long as no artifact depends on it, see `_dependents`; the new config
+        is then written to config.json. Fields that only determine which runs there are may always differ; config.json also
+        keeps their earlier values. If there are several processes, process 0 does it.
 
-        Another config.dataset is no difference where the data set is the recorded one, which lies elsewhere. config.json
-        keeps the path that its artifacts were made with. A sweep that goes on in rounds has at least the trials that these
-        have come to.
+        A different config.dataset is allowed if it is the recorded data set in another place. config.json keeps the path
+        with which the artifacts were made. A sweep in rounds gets at least the number of trials that its rounds have reached.
 
         Args:
           config: resolved.
-          fingerprint: config -> fingerprint of its data set, None if it should not be opened; called where artifacts
-            depend on another config.dataset. By default no data set is opened.
-          part: whether other parts of a sweep may be at work, whose table of runs must not change.
+          fingerprint: config -> fingerprint of its data set, or None to leave it closed. Called if artifacts depend on a
+            different config.dataset. By default no data set is opened.
+          part: whether other parts of a sweep may be working, whose table of runs must not change.
 
         Returns:
           the config to work with, see `known`.
@@ -105,7 +104,7 @@ class Workdir(Layout):
         return self.known(config)
 
     def known(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The config, with what this workdir calls the data set, wherever it lies: the recorded path and name."""
+        """The config with the path and name under which this workdir has recorded the data set, wherever it lies now."""
         if (fingerprint := self.dataset_fingerprint()) is None:
             return config
         recorded = need_fields(self.config, storage.read_json(self.config), config=dict)["config"]
@@ -117,7 +116,7 @@ class Workdir(Layout):
         )
 
     def _until_written(self, attempt: Callable[[], bool]) -> None:
-        """Repeats an attempt to rewrite config.json until no other part of a sweep changed it meanwhile."""
+        """Repeats an attempt to rewrite config.json until no other part of a sweep has changed it concurrently."""
         if not any(attempt() for _ in range(_ATTEMPTS)):
             raise WorkdirError(
                 f"{self.config} cannot be replaced, or other processes keep changing it. Find out which do."
@@ -139,7 +138,7 @@ class Workdir(Layout):
         recorded = {"config": wanted, "versions": versions()}
         if "config.json" in made and made != {"config.json"}:
             recorded = need_fields(self.config, storage.read_json(self.config), config=dict)
-            # An earlier version, which lacked a field, did what the field's default asks for.
+            # An earlier version without a field behaved as with the field's default.
             defaults = config_lib.to_json(config_lib.defaults())
             recorded = {**recorded, "config": {**defaults, **recorded["config"]}}
             fields = config_lib.differing(recorded["config"], wanted)
@@ -174,9 +173,9 @@ class Workdir(Layout):
             ) from error
 
     def _fixed(self, fields: Sequence[str], made: set[str]) -> dict[str, list[str]]:
-        """Those of the differing `fields` that something in the workdir depends on, and what that is."""
+        """The differing `fields` on which something in the workdir depends, with the dependent artifacts."""
         dependents = self._dependents(made)
-        if dependents:  # anything may depend on a field that only another version of this program has
+        if dependents:  # artifacts may depend on a field that only another version of this program has
             dependents = {name: [self.root] for name in set(fields) - set(config_lib.FIELDS)} | dependents
         return {name: dependents[name] for name in fields if name in dependents}
 
@@ -199,8 +198,8 @@ class Workdir(Layout):
     def _dependents(self, made: set[str]) -> dict[str, list[str]]:
         """Maps each config field to the artifacts in the workdir that depend on it.
 
-        Imported embeddings depend on no field, and merges do not either: they record how deep they go. Subsets and runs of
-        other fractions, methods, layers and trials have other names, and may lie side by side.
+        Imported embeddings and merges depend on no field; merges record how deep they go. Subsets and runs of other fractions,
+        methods, layers and trials have different names, and may coexist.
         """
         fields: dict[str, list[str]] = {}
 
@@ -225,11 +224,11 @@ class Workdir(Layout):
         return fields
 
     def _has_networks(self, made: set[str]) -> bool:
-        """Whether the stage `score` has begun to train; imported scores depend on no field."""
+        """Whether the stage `score` has started training; imported scores depend on no field."""
         return "scores" in made and "networks" in storage.list_dir(self.scores)
 
     def _embedded_layer(self, unfinished: bool) -> str | None:
-        """Folder of a layer that the stage `embed` finished or, if `unfinished`, may have begun; None if there is none."""
+        """Folder of a layer that the stage `embed` has finished or, if `unfinished`, may have started; None without one."""
         for layer in storage.list_dir(self.path("embeddings")):
             manifest = read_manifest(self.embeddings(layer))
             checkpoint = manifest.get("checkpoint") if isinstance(manifest, dict) else None
@@ -238,11 +237,11 @@ class Workdir(Layout):
         return None
 
     def claim_dataset(self, fingerprint: Mapping[str, Any], skipped: Sequence[tuple[str, str]] = ()) -> None:
-        """Records the data set's fingerprint beside the config, or checks that it is the recorded one.
+        """Records the data set's fingerprint beside the config, or checks that it equals the recorded one.
 
         Args:
-          fingerprint: of the data set.
-          skipped: files that the data set leaves out, with the reason; written to skipped_images.csv.
+          fingerprint: fingerprint of the data set.
+          skipped: (file, reason) of each file that the data set leaves out; written to skipped_images.csv.
 
         Raises:
           WorkdirError: positions in this workdir refer to another data set.
@@ -278,7 +277,7 @@ class Workdir(Layout):
             )
 
     def dataset_fingerprint(self) -> dict[str, Any] | None:
-        """The recorded fingerprint, or None before the first stage that opens the data set."""
+        """The recorded fingerprint; None until a stage opens the data set."""
         if not storage.exists(self.config):
             return None
         found = need_fields(self.config, storage.read_json(self.config), config=dict)

@@ -1,4 +1,4 @@
-"""Decodes, crops and resizes images inside a tf.data pipeline; a JPEG is decoded no further than its crop needs."""
+"""Decodes, crops and resizes images inside a tf.data pipeline; of a JPEG, only what the crop needs is decoded."""
 
 import dataclasses
 import functools
@@ -15,15 +15,15 @@ _JPEG = b"\xff\xd8\xff"
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """Turns encoded images into pixels, each independent of the others; several at once enter Python once."""
+    """Decodes images independently of each other; takes several per call, to save calls of Python."""
 
     channels: int  # 1, 3 or 4
-    size: int  # side of the result in pixels; 0 leaves images as they are
-    eval_crop: float = 1.0  # share of the shorter side that the centre square has, without `crop`
+    size: int  # side of the result in pixels; 0 keeps the size of images
+    eval_crop: float = 1.0  # side of the centre square, as a share of the shorter side; used without `crop`
     crop: RandomResizedCrop | None = None
 
     def __call__(self, encoded: tf.Tensor, *draws: tf.Tensor) -> tf.Tensor:
-        """Pixels uint8 [k, H, W, C] of string [k], k known; with a crop, *draws is float64 [k, TRIES, 4]."""
+        """Decodes string [k] to pixels uint8 [k, H, W, C]; k must be static. With a crop, *draws is float64 [k, TRIES, 4]."""
         return _traced(self)(encoded, *draws)
 
     def _decode(self, encoded, *draws):
@@ -66,7 +66,7 @@ class Decoder:
         return tf.cond(jpeg, lambda: _jpeg_sides(encoded), lambda: tf.shape(self._whole(encoded))[:2])
 
     def _boxes(self, sides, *draws):
-        """float64 [k, 4]: top, left, height, width; as RandomResizedCrop.windows, or crops.centre_box."""
+        """float64 [k, 4]: top, left, height, width, from RandomResizedCrop.windows or crops.centre_box."""
         sides = tf.cast(sides, tf.float64)
         if self.crop is None:
             side = self.eval_crop * tf.reduce_min(sides, 1, keepdims=True)
@@ -83,20 +83,20 @@ class Decoder:
         return tf.where(tf.reduce_any(fits, 1)[:, None], tf.concat([corners, chosen], 1), centred)
 
     def _levels(self, boxes):
-        """int32 [k]: which of _RATIOS; the greatest that leaves enough pixels."""
+        """int32 [k]: index in _RATIOS of the greatest ratio that leaves enough pixels."""
         spare = 2 if self.crop is None else 1
         enough = tf.constant(_RATIOS[1:], tf.float64) * spare * self.size
         return tf.reduce_sum(tf.cast(tf.reduce_min(boxes[:, 2:], 1)[:, None] >= enough, tf.int32), 1)
 
     def _full_size(self, each, sides, boxes):
-        """The boxes, from where their parts begin, and the parts: uint8 [h, w, C] each."""
+        """The boxes, relative to the decoded parts of the images, and these parts: uint8 [h, w, C] each."""
         low, extent = _windows(boxes, sides)
         windows = tf.unstack(tf.concat([low, extent], 1), len(each))
         parts = [self._jpeg(one, window, 1) for one, window in zip(each, windows, strict=True)]
         return [_from(low, boxes), *parts]
 
     def _parts(self, each, sides, boxes, levels):
-        """As _full_size, of JPEGs decoded at their levels and of other images."""
+        """As _full_size, with JPEGs decoded at their levels."""
         ratios = tf.gather(tf.constant([*_RATIOS, 1]), levels)[:, None]
         boxes = boxes / tf.cast(ratios, tf.float64)
         low, extent = _windows(boxes, (sides + ratios - 1) // ratios)
@@ -119,7 +119,7 @@ class Decoder:
 
 @functools.lru_cache(maxsize=16)
 def _traced(decoder: Decoder):
-    """The decoder's graph, made once for all streams of a process: it takes up to a second."""
+    """The decoder's graph, cached for all streams of a process, since tracing takes up to a second."""
     return tf.function(decoder._decode, autograph=False)
 
 
@@ -128,7 +128,7 @@ def _jpeg_sides(encoded):
 
 
 def _windows(boxes, sides):
-    """int32 [k, 2] twice: first pixel and number of pixels, down and across, that the boxes lie in."""
+    """For the pixels that contain the boxes, down and across: the first ones and their numbers, int32 [k, 2] each."""
     low = tf.cast(tf.floor(boxes[:, :2]), tf.int32)
     high = tf.minimum(sides, tf.cast(tf.math.ceil(boxes[:, :2] + boxes[:, 2:]), tf.int32))
     low = tf.minimum(low, high - 1)

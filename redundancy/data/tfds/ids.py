@@ -1,6 +1,6 @@
-"""TFDS's own ids of examples, from what a data set's fingerprint says of its files. Never imports TensorFlow.
+"""TFDS's own ids of examples, derived from the files in a data set's fingerprint. Never imports TensorFlow.
 
-`tfds.ReadConfig(add_tfds_id=True)` gives each example the id FILE__NUMBER, its number in its file counted from 0, for
+With `tfds.ReadConfig(add_tfds_id=True)` each example has the id FILE__NUMBER, with its number in the file from 0, for
 example cifar10-train.tfrecord-00000-of-00001__123.
 """
 
@@ -14,18 +14,18 @@ from redundancy.runtime.errors import DataError
 
 
 def _next_shard(name: str) -> str | None:
-    """'x-00004-of-00016' for 'x-00003-of-00016'; None where the name has no shard number."""
+    """'x-00004-of-00016' for 'x-00003-of-00016'; None if the name has no shard number."""
     found = re.fullmatch(r"(.*?)(\d+)(-of-\d+.*)", name)
     return f"{found[1]}{int(found[2]) + 1:0{len(found[2])}d}{found[3]}" if found else None
 
 
 def describe_files(paths: Sequence[str], skips: Sequence[int]) -> list[list]:
-    """A split's files in stored order and the examples each skips at its start, in short form for the fingerprint.
+    """A compact description, for the fingerprint, of a split's files in stored order and their skipped first examples.
 
     Returns:
-      [name, skip, count] for each run of `count` files whose shard numbers follow one another and of which none but the
-      first skips examples; `name` and `skip` are the first's. [] if the files lie in several folders: TFDS then puts a
-      part of the folder in the ids.
+      [name, skip, count] for each run of `count` files with consecutive shard numbers of which only the first skips
+      examples; `name` and `skip` are those of the first file. [] if the files lie in several folders, since TFDS then
+      includes a part of the folder in the ids.
     """
     split = [path.rpartition("/") for path in paths]
     if len({folder for folder, _, _ in split}) > 1:
@@ -44,7 +44,7 @@ def example_ids(fingerprint: Mapping[str, Any], positions: np.ndarray) -> list[s
     """The TFDS id of each position int64 [n] of the data set that has this fingerprint.
 
     Raises:
-      DataError: the data set is not TFDS's, or its fingerprint does not name the files.
+      DataError: the data set is not from TFDS, or its fingerprint does not name the files.
     """
     name, instead = fingerprint.get("name"), "export the positions, with --format npy, txt or parquet."
     if "version" not in fingerprint or "shard_lengths" not in fingerprint:

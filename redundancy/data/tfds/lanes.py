@@ -1,7 +1,7 @@
-"""The order in which training sees a set stored in shards that can only be read from their start on.
+"""The order in which a training reads a set whose shards can only be read sequentially.
 
-Each epoch the shards are shuffled and dealt to *lanes* that are read side by side, so that a batch mixes as many shards
-as there are lanes. Within a lane, *windows* of some records are shuffled. The full set's order is drawn first and then
+In each epoch the shards are shuffled and assigned to *lanes* that are read in parallel, so that a batch mixes as many shards
+as there are lanes. Within a lane, *windows* of some records are shuffled. The order of the full set is drawn first and then
 filtered, so a subset keeps its relative order. Knows nothing of files and images.
 """
 
@@ -15,17 +15,17 @@ import numpy as np
 from redundancy.data import order
 
 LANES = 64
-# Records that all lanes together hold at a time, in one process: a window being used and the next one, being read.
+# Records that the lanes of one process hold at a time: the window in use and the next one, which is being read.
 BUFFERED_RECORDS = 8192
 BUFFERED_BYTES = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """What the order is made from."""
+    """The parameters of the order."""
 
     lengths: tuple[int, ...]  # examples in each shard
-    window: int  # records of a lane that are shuffled among themselves
+    window: int  # number of a lane's records that are shuffled together
 
     @property
     def num_lanes(self) -> int:
@@ -41,19 +41,19 @@ class Shards:
 
 
 def make_shards(lengths: tuple[int, ...], record_bytes: float) -> Shards:
-    """The order's basis for shards of these lengths; windows are short where records are long."""
+    """Parameters for shards of these lengths; the longer the records, the shorter the windows."""
     records = min(BUFFERED_RECORDS, int(BUFFERED_BYTES / max(1.0, record_bytes)))
     return Shards(lengths, max(8, records // (2 * min(LANES, len(lengths)))))
 
 
 class EpochOrder(NamedTuple):
-    """The order of a set, or of the kept part of one, in one epoch; every lane is spread evenly over it."""
+    """The order of a set, or of the kept part of one, in one epoch. Each lane is spread evenly over it."""
 
-    shards: np.ndarray  # int64 [S]: the shards lane by lane, each lane's in the order they are read
-    splits: np.ndarray  # int64 [lanes + 1]: where each lane begins in `shards`
-    starts: np.ndarray  # int64 [lanes]: slots of each lane's first window that lie before the lane's first record
-    positions: np.ndarray  # int64 [n]: the epoch's order
-    lanes: np.ndarray  # uint8 [n]: the lane that each of them comes from
+    shards: np.ndarray  # int64 [S]: the shards, lane by lane, in reading order
+    splits: np.ndarray  # int64 [lanes + 1]: index in `shards` at which each lane begins
+    starts: np.ndarray  # int64 [lanes]: empty slots in each lane's first window before the lane's first record
+    positions: np.ndarray  # int64 [n]: positions in the order of the epoch
+    lanes: np.ndarray  # uint8 [n]: the lane of each position
 
 
 @functools.lru_cache(maxsize=2)
@@ -63,7 +63,7 @@ def epoch_order(shards: Shards, seed: tuple[int, ...], epoch: int) -> EpochOrder
     count, lanes = len(shards.lengths), shards.num_lanes
     shuffled = np.argsort(bits.random_raw(count), kind="stable")
     by_lane = [shuffled[lane::lanes] for lane in range(lanes)]
-    # A first window of random length: lanes do not all need their next window at once, and the borders of windows move.
+    # First windows have random lengths, so that lanes do not need their next windows all at once, and window borders vary.
     starts = (bits.random_raw(lanes) % np.uint64(shards.window)).astype(np.int64)
     lengths = np.array(shards.lengths)
     positions, windows, times = [], [], []
@@ -76,7 +76,7 @@ def epoch_order(shards: Shards, seed: tuple[int, ...], epoch: int) -> EpochOrder
         first_window += (size + start) // shards.window + 1
         times.append((slots + 0.5) / size)
     windows = np.concatenate(windows).astype(np.uint64)
-    # One sort by (window, random number); 32 random bits suffice to shuffle a window of some thousand.
+    # One sort by (window, random number); 32 random bits suffice to shuffle a window of some thousand records.
     shuffle = np.argsort(windows << np.uint64(32) | bits.random_raw(len(windows)) >> np.uint64(32), kind="stable")
     spread = np.argsort(np.concatenate(times), kind="stable")
     lane_of = np.repeat(np.arange(lanes, dtype=np.uint8), [len(of_lane) for of_lane in times])
@@ -90,23 +90,23 @@ def epoch_order(shards: Shards, seed: tuple[int, ...], epoch: int) -> EpochOrder
 
 
 class LaneReading(NamedTuple):
-    """What a process reads of one lane in one epoch: runs of records, cut into windows, and which of them it uses."""
+    """The runs of records that a process reads of one lane in one epoch, their windows, and the records that it uses."""
 
-    gap: int  # slots at the start of the first window that hold no record
-    shards: np.ndarray  # int64 [s]: of the runs, in the order they are read; so are the next three
+    gap: int  # empty slots at the start of the first window
+    shards: np.ndarray  # int64 [s]: the shard of each run, in reading order, as the next three
     skips: np.ndarray
     takes: np.ndarray
-    wanted: np.ndarray  # bool [s]: whether a run holds anything that is used; if not, its records are slots left empty
-    splits: np.ndarray  # int64 [windows + 1]: where the uses of each window begin
-    slots: np.ndarray  # int64 [n]: place in its window of each image used, in the order of use
-    positions: np.ndarray  # int64 [n]: of those images
+    wanted: np.ndarray  # bool [s]: whether a run has used records; if not, its slots are left empty
+    splits: np.ndarray  # int64 [windows + 1]: index in `slots` at which each window begins
+    slots: np.ndarray  # int64 [n]: place in its window of each used image, in the order of use
+    positions: np.ndarray  # int64 [n]: positions of these images
 
 
 class Plan:
-    """Which image is in which row of which batch, for one process; safe to use in several threads.
+    """The image in each row of each batch, for one process; thread-safe.
 
-    The endless row of epochs, each the full order filtered by `kept`, is cut into batches of `batch_size`; the rows of a
-    batch are then sorted by lane. A process takes a fixed range of the rows, and so few lanes.
+    The endless concatenation of epochs, each the full order filtered by `kept`, is divided into batches of `batch_size`. The
+    rows of each batch are then sorted by lane. A process takes a fixed range of the rows, which come from few lanes.
     """
 
     def __init__(
@@ -118,15 +118,15 @@ class Plan:
         start_step: int = 0,
         rows: slice | None = None,
     ):
-        """Draws nothing yet.
+        """Stores the parameters; draws nothing yet.
 
         Args:
-          shards: what the order is made from.
+          shards: parameters of the order.
           kept: bool [N], with at least one True.
           batch_size: rows of a batch, of all processes together.
-          seed: non-negative numbers.
-          start_step: the first batch wanted.
-          rows: this process's rows of each batch; all of them by default.
+          seed: non-negative integers.
+          start_step: the first batch.
+          rows: this process's rows of each batch; by default all rows.
         """
         self.shards, self.batch_size, self.seed, self.start_step = shards, batch_size, tuple(seed), start_step
         self._kept, self._rows = kept, rows or slice(0, batch_size)
@@ -157,13 +157,13 @@ class Plan:
                 cut = slice(max(0, begin - epoch * self.num_kept), end - epoch * self.num_kept)
                 pieces.append((found.positions[cut], found.lanes[cut], np.full(len(found.lanes[cut]), epoch)))
         columns = [np.concatenate(column).reshape(count, self.batch_size) for column in zip(*pieces, strict=True)]
-        # Two epochs that meet in a batch stay apart, so that each is a piece of the row of all batches.
+        # If two epochs share a batch, they are sorted separately, so that each epoch remains contiguous.
         keys = columns[2] * self.shards.num_lanes + columns[1]
         by_lane = np.argsort(keys, axis=1, kind="stable")[:, self._rows]
         return tuple(np.take_along_axis(column, by_lane, axis=1) for column in columns)
 
     def lane(self, lane: int, epoch: int) -> LaneReading:
-        """What this process reads of one lane in one epoch."""
+        """The reading of one lane in one epoch by this process."""
         with self._lock:
             if epoch in self._touched and not self._touched[epoch][lane]:
                 return _NOTHING
@@ -201,7 +201,7 @@ class Plan:
         return full._replace(positions=full.positions[picked], lanes=full.lanes[picked])
 
     def _use(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """This process's images of one epoch by lane, in the order of use; where each lane's begin."""
+        """This process's images of one epoch by lane, in the order of use, and the index at which each lane begins."""
         first = max(self.start_step, epoch * self.num_kept // self.batch_size)
         last = -(-(epoch + 1) * self.num_kept // self.batch_size)
         if last <= first:

@@ -1,6 +1,6 @@
-"""Imports TensorFlow and TFDS without the lines that their native code writes to stderr before logging is set up, which
-TF_CPP_MIN_LOG_LEVEL does not reach; errors of the import are Python exceptions and stay visible. Keeps TensorFlow away from
-the accelerator, and TFDS from importing what a data set's files name.
+"""Imports TensorFlow and TFDS without the lines that their native code writes to stderr before logging is set up and that
+TF_CPP_MIN_LOG_LEVEL does not suppress. Import errors are Python exceptions and remain visible. Also keeps TensorFlow off the
+accelerator, and keeps TFDS from importing modules that the files of a data set name.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ with _native_stderr_closed():
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    # The accelerator is JAX's alone; too late if something else has started TensorFlow's devices before.
+    # Only JAX uses the accelerator. This fails if something has already initialised TensorFlow's devices.
     with contextlib.suppress(RuntimeError, ValueError):
         for kind in ("GPU", "TPU"):
             tf.config.set_visible_devices([], kind)
 
 
 def _refuse_foreign_features():
-    # A prepared data set's features.json names the classes of its features, and TFDS imports whatever module they are in.
+    # The features.json of a prepared data set names the classes of its features, and TFDS would import their modules.
     connector = tfds.features.FeatureConnector
     find = connector.cls_from_name.__func__
 

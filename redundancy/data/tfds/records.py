@@ -1,7 +1,7 @@
 """Reads single records of TFRecord files on a local disk. Never imports TensorFlow.
 
-A record is its length (8 bytes, little-endian), 4 bytes of checksum, the data, 4 bytes of checksum; going from length to
-length finds the records of a file, once. Checksums are not read: opening the data set has read all labels with them.
+A record consists of its length (8 bytes, little-endian), 4 bytes of checksum, the data, and 4 bytes of checksum. The records of
+a file are located once, by reading all lengths. Checksums are not verified here, since opening the data set has done so.
 """
 
 import functools
@@ -18,18 +18,18 @@ _HEADER, _FOOTER = 12, 4
 
 
 class RecordFiles:
-    """The records of some files, or parts of them, by position; safe to use in several threads."""
+    """The records of some files, or parts of files, by position; thread-safe."""
 
     def __init__(self, files: Sequence[str], skips: Sequence[int], takes: Sequence[int]):
-        """Opens nothing yet; `skips` records at the start of each file are left out, `takes` after them count."""
+        """Opens nothing yet. Of each file, the first `skips` records are left out, and the next `takes` are used."""
         self._files, self._skips = files, skips
         self._ends = np.cumsum(takes)
         self._offsets = [None] * len(files)
-        # A file that falls out is closed when the last thread that reads it has let go of it.
+        # A file that is evicted is closed when the last thread that reads it drops its reference.
         self._opened = functools.lru_cache(maxsize=_OPEN_FILES)(lambda shard: io.FileIO(files[shard]))
 
     def read(self, positions: np.ndarray) -> np.ndarray:
-        """The records at positions int64 [n]: bytes objects [n]. Raises DataError if a file is missing or too short."""
+        """The records at positions int64 [n], as bytes objects [n]. Raises DataError if a file is missing or too short."""
         shards = np.searchsorted(self._ends, positions, side="right")
         found = np.empty(len(positions), object)
         for row, (shard, position) in enumerate(zip(shards.tolist(), positions.tolist(), strict=True)):
@@ -52,7 +52,7 @@ class RecordFiles:
         return data
 
     def _find(self, file, shard: int) -> np.ndarray:
-        """int64 [takes + 1]: where the first record begins and where each one ends."""
+        """int64 [takes + 1]: the start of the first record and the end of each record."""
         count = int(self._ends[shard] - (self._ends[shard - 1] if shard else 0))
         offset, skip = 0, self._skips[shard]
         offsets = np.empty(count + 1, np.int64)

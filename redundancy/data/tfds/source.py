@@ -1,7 +1,7 @@
 """Data sets that TFDS knows or has prepared: finds, prepares, checks and opens them; stream.py reads them.
 
-A position is an example's place in its split's files, counted shard by shard; it travels with the record from the file on,
-so that nothing depends on the number of reader threads.
+A position is an example's index in its split's files, counted shard by shard. It is attached to the record when the file is
+read, so that nothing depends on the number of reader threads.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ from redundancy.data.tfds.stream import INTERLEAVED_SHARDS, Stored
 from redundancy.runtime.errors import ConfigError, DataError, StorageError, nearest
 from redundancy.runtime.progress import Progress
 
-_LOOKED_THROUGH = 16_384  # images, for the one that cannot be decoded
+_LOOKED_THROUGH = 16_384  # largest number of images among which the one that cannot be decoded is searched
 
 
 class TfdsDataset(Dataset):
-    """Records of a prepared TFDS data set, decoded only after the kept positions have been looked up."""
+    """Records of a prepared TFDS data set; only those at kept positions are decoded."""
 
     def __init__(self, config, builder, stored: dict[str, Stored], image_key: str, **kwargs):
         super().__init__(config, **kwargs)
@@ -76,7 +76,7 @@ class TfdsDataset(Dataset):
                 step += 1
 
     def _decoded(self, part, positions, interleaved, batch_size):
-        """Positions and pixels; ascending if one shard is read at a time."""
+        """Positions and pixels, ascending if shards are read one at a time."""
         stored = self._stored[part.stored]
 
         def groups_of(positions, interleaved):
@@ -88,7 +88,7 @@ class TfdsDataset(Dataset):
             return functools.partial(images.unbatch().batch, drop_remainder=True)
 
         together = stream.together(batch_size) if stream.random_access(self._builder) else 1
-        # Groups are whole: the last position fills up the last one, and is cut off again.
+        # All groups are full: the last position is repeated to fill the last group, and the repeats are cut off again.
         filled = np.concatenate([positions, np.repeat(positions[-1:], -len(positions) % together)])
         groups, left, seen = groups_of(filled, interleaved), len(positions), np.zeros(part.num_stored, bool)
         with _errors(self._builder, lambda: self._find_bad(part, groups_of(positions[~seen[positions]], 1))):
@@ -98,7 +98,7 @@ class TfdsDataset(Dataset):
                 seen[taken] = True
 
     def _find_bad(self, part, groups, crop: RandomResizedCrop | None = None) -> str:
-        """Which of `groups` of encoded images (see `stream.decoded`) a stream failed at, in words; '' if unknown."""
+        """Names the image among `groups` (see `stream.decoded`) at which a stream failed; '' if unknown."""
         decoder = self._decoder(crop)
         decode = tf.function(lambda encoded, *draws: decoder(encoded, *draws), autograph=False)
         for positions, *encoded in groups(1).take(_LOOKED_THROUGH):
@@ -139,7 +139,7 @@ def open_named(config) -> TfdsDataset:
         ) from error
     except OSError as error:
         raise DataError(f"config.data_dir is {config.data_dir!r}, which cannot be used: {error}.") from error
-    # Damaged files in data_dir make TFDS raise nearly anything.
+    # TFDS raises many kinds of exceptions for damaged files in data_dir.
     except Exception as error:
         cause = error
         while cause is not None:
@@ -154,7 +154,7 @@ def open_named(config) -> TfdsDataset:
 
 
 def open_prepared(config, folder: str) -> TfdsDataset:
-    """Opens the folder, perhaps gs://, with dataset_info.json of a prepared TFDS data set; raises as `open_dataset`."""
+    """Opens the folder, local or gs://, of a prepared TFDS data set, with dataset_info.json; raises as `open_dataset`."""
     try:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:
@@ -166,7 +166,7 @@ def open_prepared(config, folder: str) -> TfdsDataset:
 
 
 def _prepare(builder, elsewhere: bool = False):
-    """The builder, prepared; the digits in the folder for temporary files if `elsewhere` and their own cannot be written."""
+    """The builder, prepared. With `elsewhere`, the digits use the temporary folder if their usual folder is not writable."""
     if builder.info.splits:
         return builder
     place = f"{builder.info.full_name} is not in {builder.data_dir}"
@@ -177,7 +177,7 @@ def _prepare(builder, elsewhere: bool = False):
     try:
         builder.download_and_prepare()
     except Exception as error:
-        # Another process may have finished the same preparation first: TFDS then cannot rename its own over it.
+        # TFDS cannot rename its result if another process has finished the same preparation first.
         if builder.data_path.joinpath("dataset_info.json").exists():
             return tfds.builder_from_directory(builder.data_path)
         if elsewhere and isinstance(error, OSError):
@@ -234,7 +234,7 @@ def _open(config, builder) -> TfdsDataset:
 
 
 def _keys(builder) -> tuple[str, str]:
-    """Names of the image and the label feature."""
+    """Names of the image feature and the label feature."""
     features, where = builder.info.features, builder.info.full_name
     kinds = (tfds.features.Image, tfds.features.ClassLabel)
     found = [[key for key, feature in features.items() if isinstance(feature, kind)] for kind in kinds]
@@ -256,7 +256,7 @@ def _keys(builder) -> tuple[str, str]:
 
 
 def _stored(builder, name: str) -> Stored | None:
-    """The files of a split or a slice of one; None if there is no such split."""
+    """The files of a split, or of a slice of one; None if there is no such split."""
     try:
         instructions = builder.info.splits[name].file_instructions
     except (KeyError, ValueError, AssertionError):
@@ -281,7 +281,7 @@ def _fingerprint(builder, stored: dict[str, Stored], parts, holdout: float) -> d
 
 
 def _labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
-    """int64 [num_examples]: labels in stored order, read again only if the files have changed."""
+    """int64 [num_examples]: labels in stored order, cached until the files change."""
     identity = {
         "made": "labels of TFDS records",
         "name": builder.info.full_name,
@@ -296,7 +296,7 @@ def _labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
 
 
 def _read_labels(builder, name: str, stored: Stored, label_key: str) -> np.ndarray:
-    """As `_labels`; every record is read, no image is decoded."""
+    """As `_labels`, but not cached; reads every record without decoding images."""
     features = tfds.decode.PartialDecoding({label_key: True}).extract_features(builder.info.features)
 
     def parse(position, record):
@@ -324,8 +324,7 @@ def _check_complete(builder, name: str, found: int, wanted: int) -> None:
 
 @contextlib.contextmanager
 def _errors(builder, find: Callable[[], str] = str, caught=tf.errors.OpError) -> Iterator[None]:
-    """Turns TensorFlow's errors into DataErrors; `find` looks for the image that is to blame."""
-    # A default, since a stream still open when Python exits is closed after this module's globals are gone.
+    """Converts TensorFlow's errors into DataErrors; `find` searches for the image that caused the error."""
     try:
         yield
     except caught as error:
@@ -340,7 +339,7 @@ def _errors(builder, find: Callable[[], str] = str, caught=tf.errors.OpError) ->
 
 
 def _short(error: BaseException) -> str:
-    """The first line of an error's text, ending in a full stop."""
+    """The first line of an error's text, with a full stop at the end."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0].strip()[:300]
     text = re.sub(r"^\{\{.*?\}\} | \[Op:.*", "", text)
     return text if text.endswith(".") else text + "."

@@ -1,7 +1,7 @@
 """Batches from the record files of a prepared TFDS data set, through tf.data.
 
-Of files on a local disk only the wanted records are read (`planned`, `fetched`). Others, such as those in gs://, are read
-from their start on, many side by side, and what is not wanted is skipped unparsed (`shuffled`, `in_order`). The order is the
+From files on a local disk, only the necessary records are read (`planned`, `fetched`). Other files, such as those in gs://, are
+read sequentially, many in parallel, and unnecessary records are skipped unparsed (`shuffled`, `in_order`). The order is the
 same.
 """
 
@@ -18,7 +18,7 @@ from redundancy.data.tfds.quiet import tf, tfds
 from redundancy.data.tfds.records import RecordFiles
 
 INTERLEAVED_SHARDS = 16
-_DRAWS = (TRIES, 4)  # of one crop
+_DRAWS = (TRIES, 4)  # shape of one crop's draws
 _LOOKED_UP_AT_ONCE = 128
 _PLANNED_AT_ONCE = 4096
 _DECODED_AT_ONCE = 8
@@ -28,7 +28,7 @@ _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else o
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A stored split, or a slice of one: its files, and how many examples to skip and take in each."""
+    """A stored split, or a slice of one: its files, and the numbers of examples to skip and to take in each."""
 
     files: tuple[str, ...]
     skips: tuple[int, ...]
@@ -39,7 +39,7 @@ class Stored:
         return sum(self.takes)
 
     def overlaps(self, other: "Stored") -> bool:
-        """Whether some example is in both."""
+        """Whether both contain a common example."""
         theirs = collections.defaultdict(list)
         for file, skip, take in zip(other.files, other.skips, other.takes, strict=True):
             theirs[file].append((skip, skip + take))
@@ -48,15 +48,15 @@ class Stored:
 
 
 def open_file(builder, file) -> tf.data.Dataset:
-    """The records of one file: strings."""
+    """The records of one file, as strings."""
     return tfds.core.file_adapters.ADAPTER_FOR_FORMAT[builder.info.file_format].make_tf_data(file)
 
 
 def in_order(builder, stored: Stored, wanted: np.ndarray | None, interleaved: int) -> tf.data.Dataset:
-    """(positions int64 [n], records string [n]) of the positions that `wanted` (bool [N], or None for all) marks.
+    """(positions int64 [n], records string [n]) at the positions that `wanted` (bool [N], or None for all) marks.
 
-    Only files that hold some are opened, and read as far as the last one; `interleaved` of them side by side, so that with 1
-    the positions ascend.
+    Only files with such records are opened, and read up to the last such record. `interleaved` files are read in parallel; with
+    1, positions ascend.
     """
     offsets = np.cumsum((0, *stored.takes[:-1]))
     columns = [np.array(stored.files), *(np.array(each, np.int64) for each in (stored.skips, stored.takes, offsets))]
@@ -70,7 +70,7 @@ def in_order(builder, stored: Stored, wanted: np.ndarray | None, interleaved: in
     def open_shard(file, skip, take, offset):
         records = open_file(builder, file).skip(skip).take(take)
         numbered = tf.data.Dataset.zip(tf.data.Dataset.range(offset, offset + take), records)
-        # Looking up many at once is several times as fast as Dataset.filter, which calls a function a record.
+        # Filtering batches is several times as fast as Dataset.filter, which calls a function for every record.
         some = numbered.batch(_LOOKED_UP_AT_ONCE)
         return some if bitmap is None else some.map(pick)
 
@@ -84,16 +84,16 @@ def in_order(builder, stored: Stored, wanted: np.ndarray | None, interleaved: in
 
 
 def image_bytes(image_key: str, records: tf.Tensor) -> tf.Tensor:
-    """string [n]: the encoded images of serialized examples, string [n]."""
+    """The encoded images, string [n], in serialized examples, string [n]."""
     return tf.io.parse_example(records, {image_key: tf.io.FixedLenFeature([], tf.string)})[image_key]
 
 
 def shuffled(
     builder, stored: Stored, image_key: str, plan: lanes.Plan, crop: RandomResizedCrop | None
 ) -> tf.data.Dataset:
-    """Endless (position, encoded image[, draws of its crop]), one by one, in the order of `plan`.
+    """Endless stream of (position, encoded image[, draws of its crop]), one by one, in the order of `plan`.
 
-    Each lane is a pipeline of its own that reads its shards from start to end; the plan says which lane is next.
+    Each lane is a separate pipeline that reads its shards sequentially; the plan determines which lane is next.
     """
     files, window = tf.constant(stored.files), plan.shards.window
     first_records = np.array(stored.skips, np.int64)
@@ -132,14 +132,14 @@ def shuffled(
 
     def open_lane(lane):
         epochs = tf.data.Dataset.range(plan.first_epoch, np.iinfo(np.int64).max)
-        # An epoch ends with an empty window, where a lane of which nothing more is wanted comes to rest.
+        # An epoch ends with an empty window, at which a lane stops if nothing more is requested from it.
         end = tf.data.Dataset.from_tensors(_empty_window(crop))
         windows = epochs.flat_map(lambda epoch: open_epoch(lane, epoch).concatenate(end))
         return windows.prefetch(1).unbatch()
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int64)])
     def lane_variant(lane):
-        # Traced once and called for each lane, which is a hundred times as fast as building each of them.
+        # Traced once and called for each lane, which is a hundred times as fast as building every lane.
         return tf.data.experimental.to_variant(open_lane(lane))
 
     spec = open_lane(tf.constant(0, tf.int64)).element_spec
@@ -169,13 +169,13 @@ def _choices(plan: lanes.Plan) -> tf.data.Dataset:
 
 
 def random_access(builder) -> bool:
-    """Whether single records can be read at no more cost than many in a row."""
+    """Whether reading single records is as cheap as reading sequentially."""
     local = "://" not in str(builder.data_path)
     return local and builder.info.file_format == tfds.core.file_adapters.FileFormat.TFRECORD
 
 
 def planned(plan: lanes.Plan, crop: RandomResizedCrop | None) -> tf.data.Dataset:
-    """Endless (position[, draws of its crop]), one by one, in the order of `plan`."""
+    """Endless stream of (position[, draws of its crop]), one by one, in the order of `plan`."""
 
     def rows(step):
         (positions,), _, (epochs,) = plan.steps(int(step), 1)
@@ -193,7 +193,7 @@ def planned(plan: lanes.Plan, crop: RandomResizedCrop | None) -> tf.data.Dataset
 
 
 def fetched(stored: Stored, image_key: str, positions: tf.data.Dataset) -> Callable[[int], tf.data.Dataset]:
-    """Adds encoded images, read one by one, to (position[, draws]), of which some are taken together."""
+    """Adds encoded images, read one by one, to groups of (position[, draws]); returns a function of the size of groups."""
     files = RecordFiles(stored.files, stored.skips, stored.takes)
 
     @tf.autograph.experimental.do_not_convert
@@ -217,20 +217,20 @@ def decoded(
     image_shape: tuple[int, ...],
     together: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of positions int64 [b] and pixels uint8 [b, H, W, C], made ahead; the last may be short.
+    """Batches of positions int64 [b] and pixels uint8 [b, H, W, C], computed ahead; the last one may be short.
 
     Args:
-      groups: from a number to a data set of positions, encoded images and what else `decode` takes, so many together.
-      decode: from string [k] and the others to uint8 [k, H, W, C].
+      groups: function from a number k to a data set of k positions, k encoded images, and other inputs of `decode`.
+      decode: function from string [k] and the other inputs to uint8 [k, H, W, C].
       batch_size, image_shape: b and (H, W, C).
-      together: images decoded in one call; best a divisor of the batch, which saves a copy.
+      together: images decoded in one call; a divisor of the batch size saves a copy.
     """
 
     @tf.autograph.experimental.do_not_convert
     def decode_some(positions, *encoded):
         return positions, tf.ensure_shape(decode(*encoded), (together, *image_shape))
 
-    # tf.data's own choice comes late and often stays at one.
+    # A fixed number of threads, because tf.data's autotuning starts late and often stays at one.
     images = groups(together).map(decode_some, num_parallel_calls=_CORES, deterministic=True)
     if batch_size % together:
         images, together = images.unbatch(), 1
@@ -240,6 +240,6 @@ def decoded(
 
 
 def together(batch_size: int) -> int:
-    """How many images to decode in one call: a divisor of the batch if there is a fair one."""
+    """Number of images to decode in one call: a divisor of the batch size, if there is a suitable one."""
     divisors = [number for number in range(4, _DECODED_AT_ONCE + 1) if batch_size % number == 0]
     return max(divisors, default=min(batch_size, _DECODED_AT_ONCE))

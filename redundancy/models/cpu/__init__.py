@@ -1,4 +1,4 @@
-"""Convolutions for CPUs by compiled kernels of our own; README.md explains why. Other rooms only call `convolve`."""
+"""Convolutions for CPUs by our own compiled kernels; README.md explains why. Other modules only call `convolve`."""
 
 import functools
 
@@ -9,7 +9,7 @@ from redundancy.models.cpu import calls
 from redundancy.models.cpu.kernels import lanes
 from redundancy.models.shards import by_shards
 
-_MOST_WEIGHTS = 2**20  # of a kernel; above, matrix products were measured as fast, and they need no partial sums
+_MOST_WEIGHTS = 2**20  # of a kernel; above, matrix products were measured to be as fast, and need no partial sums
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array | None:

@@ -24,9 +24,9 @@ _WRITERS = {
 }
 _LEVEL = 3  # optimisation level
 _MOST_PARTS = 64
-_PARTIAL_BYTES = 2**21  # most bytes of the partial sums of all parts
+_PARTIAL_BYTES = 2**21  # limit for the partial sums of all parts together
 _LOCK = threading.Lock()
-_ALIVE = []  # engines must live as long as the process, since XLA may call their code
+_ALIVE = []  # keeps engines alive until the process ends, since XLA may call their code
 
 
 def available() -> bool:
@@ -51,7 +51,7 @@ def _text(kind: str, shape: Shape, wide: bool) -> str:
     partial = 4 * shape.taps**2 * shape.channels * shape.features if kind == "kernel_gradient" else 0
     parts = max(8, min(_MOST_PARTS, _PARTIAL_BYTES // partial)) if partial else _MOST_PARTS
     text = str(module) + handler(scratch, partial, parts, lanes(shape.features) or 1)
-    if wide:  # LLVM's descriptions of some processors prefer vectors of half this width
+    if wide:  # for some processors, LLVM prefers vectors of half this width
         text = re.sub(
             r"^(define [^{]*\))", r'\1 "prefer-vector-width"="512" "min-legal-vector-width"="512"', text, flags=re.M
         )
@@ -60,7 +60,7 @@ def _text(kind: str, shape: Shape, wide: bool) -> str:
 
 @functools.cache
 def _writers() -> str:
-    """Checksum of the sources that generate kernels; it is part of `_identity`, since generating their text takes long."""
+    """Checksum of the sources that generate kernels. `_identity` uses it, because generating the kernels' text takes long."""
     digest = hashlib.sha256()
     for path in (__file__, kernels.__file__, TEXT):
         digest.update(hashlib.sha256(pathlib.Path(path).read_bytes()).digest())
@@ -68,7 +68,7 @@ def _writers() -> str:
 
 
 def _identity(kind: str, shape: Shape, wide: bool) -> str:
-    """A text of everything that the object code depends on."""
+    """A text that contains everything that the object code depends on."""
     return repr(
         (
             *(kind, shape, wide, _writers(), interface_version()),
@@ -89,7 +89,7 @@ def _object(text: str) -> bytes:
 
 
 def _loaded(code: bytes) -> binding.ExecutionEngine:
-    """Loads object code, for as long as the process lives."""
+    """Loads object code until the process ends."""
     machine, _ = _machine()
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
     engine.add_object_file(binding.ObjectFileRef.from_data(code))
@@ -118,7 +118,7 @@ def _target(kind: str, shape: Shape) -> str:
 def _call(kind: str, shape: Shape, result: tuple[int, ...], *arguments: jax.Array) -> jax.Array:
     with _LOCK:
         name = _target(kind, shape)
-    # Under vmap, the images of one kernel come after those of another.
+    # Under vmap, kernels are processed one after the other.
     call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(result, jnp.float32), vmap_method="sequential")
     return call(*arguments)
 
@@ -128,7 +128,7 @@ def forward(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
     Args:
       x: `[B, H, W, C]` float32.
-      kernel: `[t, t, C, D]` float32, with `lanes` for D.
+      kernel: `[t, t, C, D]` float32; `lanes(D)` must not be 0.
       stride: down and across.
 
     Returns:
@@ -143,7 +143,7 @@ def input_gradient(gradient: jax.Array, kernel: jax.Array, size: tuple[int, int]
 
     Args:
       gradient: `[B, H', W', D]` float32.
-      kernel: `[t, t, C, D]` float32, with `lanes` for C.
+      kernel: `[t, t, C, D]` float32; `lanes(C)` must not be 0.
       size: rows and columns of the input.
       stride: of the convolution.
 
@@ -156,12 +156,12 @@ def input_gradient(gradient: jax.Array, kernel: jax.Array, size: tuple[int, int]
 
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array, taps: int, stride: int) -> jax.Array:
-    """The gradient of the kernel of `forward`, the sum over the batch.
+    """The gradient of `forward` with respect to its kernel, summed over the batch.
 
     Args:
       x: `[B, H, W, C]` float32.
-      gradient: of the output, `[B, H', W', D]` float32, with `lanes` for D.
-      taps: rows, and columns, of the kernel.
+      gradient: gradient of the output, `[B, H', W', D]` float32; `lanes(D)` must not be 0.
+      taps: number of rows, and of columns, of the kernel.
       stride: of the convolution.
 
     Returns:

@@ -9,14 +9,14 @@ import jax
 from absl import logging
 
 TEXT = pathlib.Path(__file__).with_name("handler.ll")
-# Versions of XLA's foreign function interface whose structs have the offsets in handler.ll. Before you add one, compare its
-# xla/ffi/api/c_api.h and run the tests of tests/models.
+# Versions of XLA's foreign function interface whose structs have the offsets in handler.ll. Before you add a version, compare
+# the offsets with its xla/ffi/api/c_api.h and run the tests in tests/models.
 KNOWN_VERSIONS = ((0, 3),)
 
 
 @functools.cache
 def interface_version() -> tuple[int, int] | None:
-    """Major and minor version of XLA's interface; None if it has none or one that is not in KNOWN_VERSIONS."""
+    """Major and minor version of XLA's interface; None if it is unknown or not in KNOWN_VERSIONS."""
     try:
         text = (pathlib.Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h").read_text()
     except OSError:
@@ -37,8 +37,8 @@ def handler(scratch: int, partial: int, parts: int, lanes: int) -> str:
     Args:
       scratch: bytes of zeros that the kernel needs.
       partial: bytes of the kernel's result if it is a sum over images; 0 if each image has its own result.
-      parts: most parts of a batch.
-      lanes: floats that the sum's length is a multiple of.
+      parts: largest number of parts of a batch.
+      lanes: the length of a sum is a multiple of this number of floats.
     """
     major, minor = interface_version()
     return string.Template(TEXT.read_text()).substitute(

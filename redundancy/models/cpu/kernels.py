@@ -1,7 +1,7 @@
-"""Direct convolutions for CPUs, as functions of LLVM's intermediate language that compute some images of a batch.
+"""Direct convolutions for CPUs, as functions in LLVM's intermediate language that compute some images of a batch.
 
-Sums of 16 pixels by 16 channels stay in vector registers during the loops over taps and channels. No array is rearranged;
-images are only copied into a border of zeros. Knows nothing of XLA and threads, see handler.ll.
+Sums of 16 pixels by 16 channels stay in vector registers during the loops over taps and channels. Array layouts do not change;
+images are only copied to add a border of zeros. Knows nothing of XLA and threads, see handler.ll.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ _INT, _FLOAT, _POINTER = ir.IntType(64), ir.FloatType(), ir.PointerType()
 
 
 def lanes(channels: int) -> int:
-    """Channels of a vector, which LLVM splits into the processor's vectors; 0 if there is no kernel for `channels`."""
+    """Channels in a vector, which LLVM splits into the processor's vectors; 0 if there is no kernel for `channels`."""
     return next((count for count in (16, 8, 4) if channels % count == 0), 0)
 
 
@@ -27,7 +27,7 @@ class Shape(Same):
     Attributes:
       height, width: of the input, pixels.
       channels, features: of the input and of the output.
-      taps: rows, and columns, of the kernel.
+      taps: number of rows, and of columns, of the kernel.
       stride: between two outputs, down and across.
     """
 
@@ -41,7 +41,7 @@ class Shape(Same):
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Which inputs and which of the kernel's taps contribute to an output, along one axis.
+    """The inputs and taps of the kernel that contribute to an output, along one axis.
 
     Output `start + i * step`, for i below `count`, is a sum over j below `taps` of input `i * stride + source + j * turn`
     times tap `tap + j * tap_step`.
@@ -59,7 +59,7 @@ class Axis:
 
     @property
     def sources(self) -> range:
-        """The inputs from the first to the last that are needed, including those beyond the border."""
+        """All inputs from the first to the last needed one, including those beyond the border."""
         ends = [
             self.source + j * self.turn + i for j in (0, self.taps - 1) for i in (0, (self.count - 1) * self.stride)
         ]
@@ -71,11 +71,11 @@ def _forward_axis(shape: Shape, axis: int) -> Axis:
 
 
 def _transposed_axes(shape: Shape, axis: int) -> list[Axis]:
-    """Axes of the gradient by the input: one for each place of an input between two outputs."""
+    """Axes of the gradient with respect to the input: one for each offset of an input between two outputs."""
     size, stride, before = (shape.height, shape.width)[axis], shape.stride, shape.before[axis]
     axes = []
     for place in range(min(stride, size)):
-        # Input i * stride + place had tap k in output i + (place + before - k) / stride, if that is whole.
+        # Output i + (place + before - k) / stride, if that is an integer, used tap k for input i * stride + place.
         first = (place + before) % stride
         taps = len(range(first, shape.taps, stride))
         source = (place + before - first) // stride
@@ -138,13 +138,13 @@ class _Writer:
 
     @contextlib.contextmanager
     def covering(self, size: int, step: int):
-        """Starts of blocks of `step` that cover 0..size-1; the last begins earlier if they do not divide it."""
+        """Starts of blocks of `step` that cover 0..size-1; the last block begins earlier if `step` does not divide `size`."""
         with self.loop(0, size, step) as start:
             latest = self.int(size - step)
             yield self.b.select(self.b.icmp_signed("<", start, latest), start, latest)
 
     def local(self, kind) -> ir.Value:
-        """Room for one value, in a register once it is optimised."""
+        """A local variable, which the optimiser puts in a register."""
         with self.b.goto_entry_block():
             return self.b.alloca(kind)
 
@@ -158,14 +158,13 @@ class _Writer:
         return self.b.mul(self._value(value), self.int(factor))
 
     def at(self, pointer, offset):
-        """The address `offset` floats on."""
+        """The address `offset` floats after `pointer`."""
         return self.b.gep(pointer, [self._value(offset)], source_etype=_FLOAT)
 
     def vector(self, pointer):
         return self.b.load(pointer, align=4, typ=self.kind)
 
     def splat(self, pointer):
-        """A number in every lane."""
         number, undefined = self.b.load(pointer, align=4, typ=_FLOAT), ir.Constant(self.kind, ir.Undefined)
         one = self.b.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
         return self.b.shuffle_vector(
@@ -173,7 +172,6 @@ class _Writer:
         )
 
     def add_product(self, total, x, y):
-        """total += x * y, of vectors."""
         fma = self.intrinsic(f"llvm.fma.v{self.lanes}f32", self.kind, [self.kind] * 3)
         self.b.store(self.b.call(fma, [x, y, self.b.load(total, typ=self.kind)]), total)
 
@@ -182,7 +180,7 @@ class _Writer:
         return found or ir.Function(self.b.module, ir.FunctionType(result, kinds), name)
 
     def pad(self, image, scratch, padded: _Padded) -> None:
-        """Copies an image into the middle of the zeros in `scratch`."""
+        """Copies an image into `scratch`, within its border of zeros."""
         row = padded.columns * padded.channels
         flag = ir.IntType(1)
         copy = self.intrinsic("llvm.memcpy.p0.p0.i64", ir.VoidType(), [_POINTER, _POINTER, _INT, flag])
@@ -201,7 +199,7 @@ def _divisor(number: int, most: int) -> int:
 
 
 def _write_sums(w: _Writer, padded: _Padded, axes: Sequence[tuple[Axis, Axis]], shape: Shape, size, features, wide):
-    """Outputs of `size` x `features` from padded inputs, for each pair (down, across) in `axes`."""
+    """Writes code for outputs of `size` x `features` from padded inputs, for each pair (down, across) in `axes`."""
     x, kernel, out, scratch, first, last = w.function.args
     channels, most = padded.channels, 16 if wide else 4
     unrolled = _divisor(channels, 16)
@@ -248,13 +246,13 @@ def write_forward(module: ir.Module, name: str, shape: Shape, wide: bool) -> int
     """Writes `name(x, kernel, out, scratch, first, last)`: the outputs of images first..last-1.
 
     Args:
-      module: to write to.
-      name: of the function.
-      shape: of the convolution; there are `lanes` for its features.
+      module: module to write to.
+      name: name of the function.
+      shape: shape of the convolution; `lanes` of its features must not be 0.
       wide: whether there are 32 registers of 512 bits, rather than 16 of 256.
 
     Returns:
-      bytes that `scratch` needs, zeros at first.
+      bytes that `scratch` needs, initially zeros.
     """
     down, across = _forward_axis(shape, 0), _forward_axis(shape, 1)
     padded = _Padded.of((shape.height, shape.width), shape.channels, [down], [across])
@@ -264,9 +262,9 @@ def write_forward(module: ir.Module, name: str, shape: Shape, wide: bool) -> int
 
 
 def write_input_gradient(module: ir.Module, name: str, shape: Shape, wide: bool) -> int:
-    """Writes `name(gradient of the output, transposed kernel, out, scratch, first, last)`: the gradient by the input.
+    """Writes `name(gradient of the output, transposed kernel, out, scratch, first, last)`: the gradient of the input.
 
-    The kernel is `[taps, taps, features, channels]` here, and there are `lanes` for the channels. Arguments and
+    The kernel is `[taps, taps, features, channels]` here, and `lanes` of the channels must not be 0. Arguments and
     result are as for write_forward.
     """
     down, across = _transposed_axes(shape, 0), _transposed_axes(shape, 1)
@@ -278,7 +276,7 @@ def write_input_gradient(module: ir.Module, name: str, shape: Shape, wide: bool)
 
 
 def write_kernel_gradient(module: ir.Module, name: str, shape: Shape, wide: bool) -> int:
-    """Writes `name(x, gradient of the output, out, scratch, first, last)`: adds the kernel's gradient by some images.
+    """Writes `name(x, gradient of the output, out, scratch, first, last)`: adds some images' part of the kernel's gradient.
 
     Arguments and result are as for write_forward.
     """

@@ -1,7 +1,7 @@
 """Caches the object code of compiled kernels in the user's cache folder, so that later processes start faster.
 
-The code is executed, so each file has a checksum, and a folder that other users may write to is not used. A damaged file is
-compiled again, and if the folder cannot be written to nothing is cached.
+The code is executed, so each file has a checksum, and a folder that other users may write to is not used. Damaged files are
+compiled again. If the folder cannot be written to, nothing is cached.
 """
 
 import contextlib
@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from redundancy.storage import cache_folder
 
-MOST_FILES = 1000  # of some KiB each; beyond, the oldest are removed
+MOST_FILES = 1000  # of some KiB each; the oldest beyond this number are removed
 
 
 def kept(identity: str, make: Callable[[], bytes]) -> bytes:
-    """Calls `make` and caches its result; if an earlier process has cached it, returns that.
+    """Returns the cached result of `make`, which is called if no earlier process has cached it.
 
     Args:
       identity: everything that the object code depends on.
@@ -36,7 +36,7 @@ def kept(identity: str, make: Callable[[], bytes]) -> bytes:
 
 
 def _folder() -> str | None:
-    """The cache folder, made if it is missing; None if that fails or other users may write to it."""
+    """The cache folder, created if missing; None if that fails or other users may write to it."""
     root = cache_folder.cache_folder()
     if root is None:
         return None
@@ -50,7 +50,7 @@ def _folder() -> str | None:
 
 
 def _bound(folder: str) -> None:
-    """Removes the oldest files beyond MOST_FILES, which may include unfinished ones of killed processes."""
+    """Removes the oldest files beyond MOST_FILES, including unfinished ones of killed processes."""
     with os.scandir(folder) as entries:
         files = sorted((entry.stat().st_mtime, entry.path) for entry in entries)
     for _, path in files[:-MOST_FILES]:

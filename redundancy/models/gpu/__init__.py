@@ -1,4 +1,4 @@
-"""Convolutions of packs on GPUs by Triton kernels of our own; README.md explains why."""
+"""Convolutions of packs on GPUs by our own Triton kernels; README.md explains why."""
 
 import jax
 from absl import logging
@@ -12,14 +12,14 @@ __all__ = ["Kernels", "Packs", "convolution", "packs_for"]
 
 
 def packs_for(device: jax.Device | None, needed: bool) -> Kernels | None:
-    """The kernels for a device; None, and a line in the log that says why, if XLA's convolutions are to be taken.
+    """The kernels for a device. Returns None and logs the reason if XLA's convolutions must be used instead.
 
     Args:
-      device: a GPU, of this machine or of a topology.
-      needed: whether kernels that cannot be had are an error.
+      device: a GPU of this machine or of a topology.
+      needed: whether it is an error if there are no kernels.
 
     Raises:
-      ConfigError: they are needed and cannot be had.
+      ConfigError: kernels are needed, and there are none.
     """
     card = cards.card_of(device)
     reason = cards.obstacle(card)

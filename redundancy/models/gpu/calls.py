@@ -1,4 +1,4 @@
-"""The kernels' calls: what is computed by how many programs in which tiles, and `jax_triton`'s way to do it."""
+"""Calls the kernels through `jax_triton`: determines the result, the number of programs and the tiles of each call."""
 
 import dataclasses
 
@@ -22,9 +22,9 @@ class Call:
       kernel: name of the function in kernels.py.
       result: shape and type of its result.
       grid: programs along three axes.
-      constants: its constants.
-      warps: of a program.
-      stages: for the compiler.
+      constants: compile-time constants.
+      warps: warps of a program.
+      stages: pipeline stages, for the compiler.
     """
 
     kernel: str
@@ -69,16 +69,16 @@ def call_of(kind: str, shape: Shape, dtype: jnp.dtype, tile: Tile) -> Call:
 
 @dataclasses.dataclass(frozen=True)
 class Kernels:
-    """Convolutions of packs on one kind of card. Each is None if XLA is to compute it.
+    """Convolutions of packs on one kind of card. Each method returns None if XLA must compute the convolution.
 
     Attributes:
-      card: which they are compiled for.
+      card: card that the kernels are compiled for.
     """
 
     card: Card
 
     def forward(self, x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array | None:
-        """Outputs.
+        """Outputs of the convolutions.
 
         Args:
           x: `[T, B, H, W, C]`, bfloat16 or float32.
@@ -91,7 +91,7 @@ class Kernels:
         return self._call("forward", Shape.of(x.shape, kernel.shape, stride), x, kernel)
 
     def input_gradient(self, dy: jax.Array, kernel: jax.Array, size: tuple[int, int], stride: int) -> jax.Array | None:
-        """Gradients by the inputs.
+        """Gradients with respect to the inputs.
 
         Args:
           dy: `[T, B, H', W', D]`, bfloat16 or float32.
@@ -106,12 +106,12 @@ class Kernels:
         return self._call("input_gradient", Shape.of(x, kernel.shape, stride), dy, kernel)
 
     def kernel_gradient(self, x: jax.Array, dy: jax.Array, taps: int, stride: int) -> jax.Array | None:
-        """Gradients by the kernels, sums over each trial's batch.
+        """Gradients with respect to the kernels, summed over each trial's batch.
 
         Args:
           x: `[T, B, H, W, C]`, bfloat16 or float32.
           dy: `[T, B, H', W', D]` of the same type.
-          taps: rows, and columns, of the kernel.
+          taps: number of rows, and of columns, of the kernel.
           stride: of the convolution.
 
         Returns:
@@ -129,7 +129,7 @@ class Kernels:
         return None if tile is None else self.run(call_of(kind, shape, dtype, tile), *arguments)
 
     def run(self, call: Call, *arguments: jax.Array) -> jax.Array:
-        """The result of a call."""
+        """Runs a call and returns its result."""
         import jax_triton
 
         from redundancy.models.gpu import kernels
@@ -149,7 +149,7 @@ class Kernels:
 def serves(shape: Shape, dtype: jnp.dtype) -> bool:
     """Whether the kernels can compute a convolution at all."""
     within_numbers = all(
-        shape.batch * pixels[0] * pixels[1] * channels < 2**31  # of one trial; offsets there are int32
+        shape.batch * pixels[0] * pixels[1] * channels < 2**31  # offsets within one trial are int32
         for pixels, channels in (((shape.height, shape.width), shape.channels), (shape.out, shape.features))
     )
     return (

@@ -1,10 +1,10 @@
-"""Which GPUs the kernels are compiled for, and why not for others."""
+"""Decides which GPUs the kernels are compiled for, and explains why not for others."""
 
 import dataclasses
 
 import jax
 
-_LEAST_CAPABILITY = 80  # bfloat16 in tensor cores; Triton's tests begin here too
+_LEAST_CAPABILITY = 80  # tensor cores with bfloat16; Triton's own tests begin here too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,21 +21,21 @@ class Card:
 
 
 def card_of(device: jax.Device | None) -> Card | None:
-    """The kind of a device, of this machine or of a topology; None if it is none of NVIDIA's."""
+    """The card of a device, of this machine or of a topology; None if it is not an NVIDIA GPU."""
     capability = str(getattr(device, "compute_capability", ""))
     major, _, minor = capability.partition(".")
     return Card(device.device_kind, 10 * int(major) + int(minor)) if major.isdigit() and minor.isdigit() else None
 
 
 def obstacle(card: Card | None) -> str | None:
-    """What keeps the kernels from running on a card; None if nothing does."""
+    """The reason why the kernels cannot run on a card; None if they can."""
     if card is None:
         return "the device is not one of NVIDIA's"
     if card.capability < _LEAST_CAPABILITY:
         return f"{card.kind} has compute capability {card.capability / 10}; wanted 8.0 or more"
     try:
         import jax_triton  # noqa: F401
-    except Exception as error:  # one for another JAX raises errors of many kinds
+    except Exception as error:  # a version for another JAX raises many kinds of errors
         first = (str(error).splitlines() or [type(error).__name__])[0]
         return f'jax_triton cannot be imported ({first}): pip install "redundancy[gpu]"'
     return None

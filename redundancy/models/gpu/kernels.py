@@ -1,14 +1,14 @@
-"""Convolutions of a pack and their gradients as Triton kernels: products of matrices that are never written down.
+"""Convolutions of a pack and their gradients as Triton kernels: products of matrices that are not stored in memory.
 
 A convolution of one trial is the product of `[pixels, rows]` and `[rows, columns]`. A row is one channel at one tap of the
-kernel, so that rows are what a convolution sums over; columns are the channels of the result. Each program makes one tile
-of one trial's result and loads the elements of the large matrix from the images; what lies in the padding is 0. The
-gradient of the kernel sums over pixels, and its rows are those of the result.
+kernel, so the convolution sums over rows; columns are the channels of the result. Each program computes one tile of one
+trial's result. It loads the elements of the large matrix from the images; elements in the padding are 0. The kernel gradient
+sums over pixels instead, and rows are an axis of its result.
 
 Arrays are `[T, B, H, W, C]`, kernels `[T, k, k, C, D]`, in bfloat16 or float32. Sums are float32, in a fixed order.
 
-Constants of all three: sizes as in shape.py (OUT_…: of the output; TOP, LEFT: zeros before). PIXELS, ROWS, COLUMNS: of a tile.
-STAGES: tiles that are loaded ahead; 0 writes the loop over rows out.
+Constants of all kernels: sizes as in shape.py (OUT_…: of the output; TOP, LEFT: zeros before); PIXELS, ROWS, COLUMNS: size
+of a tile; STAGES: tiles that are loaded ahead, 0 to unroll the loop over rows.
 """
 
 import triton
@@ -17,15 +17,15 @@ import triton.language as tl
 
 @triton.jit
 def _place(pixels, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
-    """Image, row and column of numbered pixels."""
+    """Image, row and column of pixels, given their numbers."""
     return pixels // (HEIGHT * WIDTH), pixels // WIDTH % HEIGHT, pixels % WIDTH
 
 
 @triton.jit
 def _rows(first, ROWS: tl.constexpr, TAPS: tl.constexpr, CHANNELS: tl.constexpr, AXIS: tl.constexpr):
-    """Tap down, tap across and channel of ROWS rows from `first` on, laid along the axis that is not AXIS.
+    """Tap down, tap across and channel of ROWS rows from `first` on, along the axis that is not AXIS.
 
-    TAPS are those across. Taps are single numbers where all rows are of one: the compiler then loads whole channels.
+    TAPS is the number of taps across. If all rows have the same tap, taps are scalars: the compiler then loads whole channels.
     """
     row = first + tl.arange(0, ROWS)
     if CHANNELS % ROWS == 0:
@@ -40,7 +40,7 @@ def _forward_rows(
     total, x, kernel, first, known, row, column, start, d, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
     FEATURES: tl.constexpr, TAPS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """`total` and the product of some rows."""
+    """Adds the product of some rows to `total`."""
     down, across, channel = _rows(first, ROWS, TAPS, CHANNELS, 0)
     r = first + tl.arange(0, ROWS)
     h, w = row[:, None] + down, column[:, None] + across
@@ -95,7 +95,7 @@ def _input_gradient_rows(
     ACROSS: tl.constexpr, CHANNELS: tl.constexpr, FEATURES: tl.constexpr, OUT_HEIGHT: tl.constexpr, OUT_WIDTH: tl.constexpr,
     TAPS: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """`total` and the product of some rows, each a feature at a tap."""
+    """Adds the product of some rows, each a feature at a tap, to `total`."""
     down, across, feature = _rows(first, ROWS, ACROSS, FEATURES, 0)
     r = first + tl.arange(0, ROWS)
     h, w = row[:, None] - down, column[:, None] - across
@@ -117,8 +117,8 @@ def _input_gradient_part(
     STRIDE: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr, PIXELS: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The pixels that taps A, A + STRIDE, … down and B, B + STRIDE, … across fall on."""
-    DOWN: tl.constexpr = (TAPS - A + STRIDE - 1) // STRIDE  # such taps; 0 if the kernel is smaller than the stride
+    """Computes the pixels to which taps A, A + STRIDE, … down and B, B + STRIDE, … across contribute."""
+    DOWN: tl.constexpr = (TAPS - A + STRIDE - 1) // STRIDE  # number of these taps; may be 0
     ACROSS: tl.constexpr = (TAPS - B + STRIDE - 1) // STRIDE
     FIRST_ROW: tl.constexpr = (A + STRIDE * TOP - TOP) % STRIDE
     FIRST_COLUMN: tl.constexpr = (B + STRIDE * LEFT - LEFT) % STRIDE
@@ -157,10 +157,10 @@ def input_gradient(
     TOP: tl.constexpr, LEFT: tl.constexpr, PIXELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """dx of dy and the kernel. Programs: blocks of pixels of the input, blocks of channels x parts of pixels, trials.
+    """dx from dy and the kernel. Programs: blocks of pixels of the input, blocks of channels x parts of pixels, trials.
 
-    With a stride of s, a pixel gets something from every s-th tap alone, so that there are s * s parts of the pixels, each
-    with the same taps for all of its pixels.
+    With a stride of s, only every s-th tap contributes to a pixel. So the pixels are divided into s * s parts; all pixels of a
+    part have the same taps.
     """
     trial = tl.program_id(2).to(tl.int64)
     dy += trial * (BATCH * OUT_HEIGHT * OUT_WIDTH * FEATURES)
@@ -182,7 +182,7 @@ def kernel_gradient(
     TOP: tl.constexpr, LEFT: tl.constexpr, PIXELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STAGES: tl.constexpr, TURNS: tl.constexpr,
 ):  # fmt: skip
-    """Sums of x and dy over a share of the pixels: float32 `[shares, T, k, k, C, D]`, which are yet to be summed.
+    """Partial kernel gradients over shares of the pixels: float32 `[shares, T, k, k, C, D]`. The caller must sum the shares.
 
     Programs: shares of the pixels, blocks of rows x blocks of features, trials. TURNS: tiles of pixels in a share.
     """

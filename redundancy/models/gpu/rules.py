@@ -1,8 +1,8 @@
-"""A convolution that a batch of trials computes in another way than one trial: rules for `jax.vmap` and for gradients.
+"""A convolution that is computed differently for a batch of trials than for one trial: rules for `jax.vmap` and gradients.
 
-One trial's convolution is XLA's. Under `vmap` over trials, which have a kernel each, the three functions that a convolution
-consists of (output, gradient by the input, gradient by the kernel) get the whole pack, `[T, …]`. What computes packs is an
-argument, so that the rules know nothing of GPUs.
+XLA computes the convolution of one trial. Under `vmap` over trials, each with its own kernel, the three functions of a
+convolution (output, gradient of the input, gradient of the kernel) receive the whole pack, `[T, …]`. The implementation for
+packs is an argument, so the rules know nothing of GPUs.
 """
 
 import functools
@@ -16,7 +16,7 @@ from redundancy.models.shards import by_shards
 
 
 class Packs(Protocol):
-    """What computes packs; hashable. Methods return None for what XLA is to compute; see calls.Kernels for their arguments."""
+    """An implementation for packs; hashable. Methods return None if XLA must compute; see calls.Kernels for their arguments."""
 
     def forward(self, x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array | None: ...
 
@@ -33,9 +33,9 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int, packs: Packs) -> j
 
     Args:
       x: `[B, H, W, C]`.
-      kernel: `[k, k, C, D]`, of x's type or wider; its gradient has its type, and is not rounded to x's in a pack.
+      kernel: `[k, k, C, D]`, of x's type or wider; its gradient has the kernel's type and, in a pack, is not rounded to x's.
       stride: down and across.
-      packs: computes it for several trials.
+      packs: computes several trials at once.
 
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), D]` in the type of `x`.
@@ -62,7 +62,7 @@ def _xla(x, kernel, stride):
 
 @functools.cache
 def _functions(stride: int, taps: int, size: tuple[int, int], packs: Packs) -> tuple[Callable, Callable, Callable]:
-    """Output of (x, kernel), gradient by the input of (dy, kernel), and by the kernel of (x, dy), for one trial."""
+    """For one trial: output from (x, kernel), gradient of the input from (dy, kernel), gradient of the kernel from (x, dy)."""
 
     def output(x, kernel):
         return _xla(x, kernel, stride)
@@ -84,11 +84,11 @@ def _functions(stride: int, taps: int, size: tuple[int, int], packs: Packs) -> t
 
 
 def _of_trials(one: Callable, pack: Callable, sums: bool = False) -> Callable:
-    """`one` of a single trial, which calls `pack` under `vmap`, or the `vmap` of `one` if that returns None.
+    """Wraps `one` so that under `vmap` it calls `pack`, or the `vmap` of `one` if `pack` returns None.
 
     Args:
-      one: of a batch, and of a kernel or with `sums` another batch.
-      pack: the same of arrays with a leading axis of trials.
+      one: function of a batch and of a kernel or, with `sums`, another batch.
+      pack: the same function for arrays with a leading axis of trials.
       sums: whether the result is a sum over images.
     """
 
@@ -112,7 +112,7 @@ def _of_trials(one: Callable, pack: Callable, sums: bool = False) -> Callable:
 
     @single.def_vmap
     def _(count, batched, batch, other):
-        if not sums and not batched[1]:  # more images of one network
+        if not sums and not batched[1]:  # not several networks, but more images of one
             result = single(batch.reshape(-1, *batch.shape[2:]), other)
             return result.reshape(count, -1, *result.shape[1:]), True
         return trials(_each(count, batched[0], batch), _each(count, batched[1], other)), True
@@ -121,5 +121,5 @@ def _of_trials(one: Callable, pack: Callable, sums: bool = False) -> Callable:
 
 
 def _each(count: int, batched: bool, array: jax.Array) -> jax.Array:
-    """An array for each of `count`."""
+    """`array`, repeated `count` times along a new first axis unless it has one."""
     return array if batched else jnp.broadcast_to(array, (count, *array.shape))

@@ -14,7 +14,7 @@ class Shape(Same):
       batch: images of each trial.
       height, width: of the input, pixels.
       channels, features: of the input and of the output.
-      taps: rows, and columns, of the kernel.
+      taps: number of rows, and of columns, of the kernel.
       stride: between two outputs, down and across.
     """
 
@@ -29,7 +29,7 @@ class Shape(Same):
 
     @classmethod
     def of(cls, x: tuple[int, ...], kernel: tuple[int, ...], stride: int) -> "Shape":
-        """From the shapes of the input, `[T, B, H, W, C]`, and of the kernels, `[T, k, k, C, D]`."""
+        """Makes it from the shapes of the input, `[T, B, H, W, C]`, and of the kernels, `[T, k, k, C, D]`."""
         return cls(*x, kernel[4], kernel[1], stride)
 
     @property

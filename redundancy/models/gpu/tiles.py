@@ -1,7 +1,7 @@
-"""Which tile each kernel works in: what was measured on an H100, else by the sizes.
+"""Chooses the tile size of each kernel: as measured on an H100, or by a rule of the sizes.
 
-`python -m benchmarks.packed` measures on the card at hand and writes a file to the user's cache folder, which comes first.
-Another tile sums in another order, so results differ by rounding.
+`python -m benchmarks.packed` measures on this machine's card and writes a file to the user's cache folder, which takes
+precedence. Another tile size sums in another order, so results differ by rounding.
 """
 
 import dataclasses
@@ -18,18 +18,18 @@ from redundancy.models.gpu.shape import Shape
 from redundancy.storage.cache_folder import cache_folder
 
 KINDS = ("forward", "input_gradient", "kernel_gradient")
-_MOST_CHANNELS = 128  # beyond, XLA's grouped convolutions are taken until something else is measured
+_MOST_CHANNELS = 128  # beyond, XLA's grouped convolutions are used unless a measurement says otherwise
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """How one kernel is cut; see kernels.py.
+    """How one kernel is divided; see kernels.py.
 
     Attributes:
-      pixels, rows, columns: of a tile.
-      warps: of a program.
-      stages: tiles that are loaded ahead; 0 writes the loop over rows out.
-      shares: of the pixels, which are summed apart, at most; of the gradient of the kernel alone.
+      pixels, rows, columns: size of a tile.
+      warps: warps of a program.
+      stages: tiles that are loaded ahead; 0 unrolls the loop over rows.
+      shares: largest number of shares of the pixels that are summed separately; only for the gradient of the kernel.
     """
 
     pixels: int
@@ -40,8 +40,8 @@ class Tile:
     shares: int = 0
 
 
-# The fastest pixels, warps (and shares) in bfloat16 for 8 trials of 128 images of CIFAR's size on an H100, by a prototype with the
-# same tiles whose rows were those of one tap (2026-11-27, docs/performance.md). By channels, features, taps and stride.
+# Fastest (pixels, warps[, shares]) by (channels, features, taps, stride), bfloat16, for 8 trials of 128 images of CIFAR's size
+# on an H100. Measured with a prototype whose rows were those of one tap (2026-11-27, docs/performance.md).
 _MEASURED = {
     "forward": {
         (3, 16, 3, 1): (256, 4),
@@ -60,7 +60,7 @@ _MEASURED = {
         (32, 32, 3, 1): (128, 8),
         (32, 64, 3, 2): (256, 4),
         (32, 64, 1, 2): (64, 2),
-        (64, 64, 3, 1): (128, 8),  # (256, 4) was faster by a tenth, but spills registers
+        (64, 64, 3, 1): (128, 8),  # (256, 4) was a tenth faster, but spills registers
     },
     "kernel_gradient": {
         (3, 16, 3, 1): (64, 4, 128),
@@ -76,18 +76,18 @@ _MEASURED = {
 
 
 def _power(number: int, least: int, most: int) -> int:
-    """The power of two that holds `number`, between `least` and `most`."""
+    """The smallest power of two that is at least `number`, limited to `least` … `most`."""
     return max(least, min(most, 1 << (number - 1).bit_length()))
 
 
 def usual(kind: str, shape: Shape, wide: bool, capability: int) -> Tile:
-    """The tile by the table above or by the sizes.
+    """The tile from the table above, or by a rule of the sizes.
 
     Args:
-      kind: of KINDS.
-      shape: of the convolution.
-      wide: whether its type is float32, whose products are not made by tensor cores.
-      capability: of the card; what is measured is of an H100, 90.
+      kind: one of KINDS.
+      shape: shape of the convolution.
+      wide: whether the type is float32, which tensor cores do not multiply.
+      capability: compute capability of the card; the table is for an H100, 90.
     """
     summed, result = (shape.channels, shape.features)[:: -1 if kind == "input_gradient" else 1]
     weights = shape.taps**2 * shape.channels
@@ -106,7 +106,7 @@ def usual(kind: str, shape: Shape, wide: bool, capability: int) -> Tile:
 
 
 def served(kind: str, shape: Shape, wide: bool, card: Card) -> Tile | None:
-    """The tile of a kernel on a card; None leaves the convolution to XLA."""
+    """The tile of a kernel on a card; None if XLA must compute the convolution."""
     found = chosen(card.kind).get("tiles", {}).get(key(kind, shape, wide), {})
     if found:
         return Tile(**found["tile"]) if found["tile"] else None
@@ -114,22 +114,22 @@ def served(kind: str, shape: Shape, wide: bool, card: Card) -> Tile | None:
 
 
 def key(kind: str, shape: Shape, wide: bool) -> str:
-    """The name of a kernel and of the sizes that its tile depends on, in the file of choices."""
+    """The key in the file of choices: the name of a kernel and the sizes that its tile depends on."""
     sizes = (shape.height, shape.width, shape.channels, shape.features, shape.taps, shape.stride)
     return f"{kind} {'float32' if wide else 'bfloat16'} {'x'.join(map(str, sizes))}"
 
 
 def path(card: str) -> str | None:
-    """The file of what was measured on such a card; None if the user has no cache folder."""
+    """The file with the measurements on such a card; None if the user has no cache folder."""
     folder = cache_folder()
     return folder and os.path.join(folder, "packed", re.sub(r"\W+", "-", card) + ".json")
 
 
 @functools.cache
 def chosen(card: str) -> dict:
-    """What `benchmarks.packed` wrote for such a card; empty if it did not, or if several processes must choose alike.
+    """What `benchmarks.packed` wrote for such a card; empty if it wrote nothing, or if several processes must choose alike.
 
-    form: "packed" or "xla", the faster step. tiles: by `key`, each with its tile, or null where XLA was faster.
+    form: "packed" or "xla", whichever has the faster step. tiles: `key` -> tile, or null where XLA was faster.
     """
     file = path(card) if jax.process_count() == 1 else None
     try:

@@ -1,6 +1,6 @@
 """Runs calls on the workers of a Dask scheduler, and turns their failures into clear errors.
 
-If a worker dies, its call is repeated on another. Nothing large passes through the scheduler. Knows nothing of linkage.
+If a worker dies, its call is repeated on another. No large data passes through the scheduler. Knows nothing of linkage.
 """
 
 import contextlib
@@ -34,10 +34,10 @@ class Cluster:
     """The workers of one scheduler.
 
     Args:
-      client: client that is connected to the scheduler.
+      client: client connected to the scheduler.
       address: address of the scheduler, for messages.
-      marker: name of the file by which workers know the workdir, see `dask_worker.call`.
-      num_classes: classes to link; the caller counts in `num_finished` those that are linked.
+      marker: name of the file by which workers recognise the workdir, see `dask_worker.call`.
+      num_classes: number of classes to link; the caller counts the linked ones in `num_finished`.
     """
 
     def __init__(self, client: "Client", address: str, marker: str, num_classes: int):
@@ -53,10 +53,10 @@ class Cluster:
         )
 
     def need_workers(self) -> None:
-        """Waits for a worker, and compares the packages of all workers and of the scheduler with this process's.
+        """Waits for a worker, and compares package versions on all workers and the scheduler with those of this process.
 
         Raises:
-          UserError: one of them has another version of this package, or none; or the scheduler is lost.
+          UserError: a worker or the scheduler has another version of this package, or none; or the scheduler is lost.
         """
         try:
             while not self._num_workers():
@@ -66,7 +66,7 @@ class Cluster:
             raise UserError(self._lost(error)) from error
 
     def _num_workers(self) -> int:
-        """Number of workers; from time to time logs that there are none."""
+        """Number of workers; logs from time to time if there are none."""
         number = self._client.scheduler_info(n_workers=0).get("n_workers")
         if number is None:
             raise ConnectionError("it does not answer")
@@ -105,18 +105,18 @@ class Cluster:
     def map(
         self, function: Callable, arguments: Sequence[tuple], done: Callable[[int, Any], None], results: bool
     ) -> None:
-        """Calls the function with each tuple of arguments, the first ones first.
+        """Calls the function with each tuple of arguments, in order.
 
-        A call whose worker dies, or that fails for no fault of the user's, is made again.
+        A call is repeated if its worker dies, or if it fails with anything but a UserError.
 
         Args:
           function: a function at the top level of a module.
           arguments: small arguments of each call; the first is the `ClassTask`.
-          done: called in this thread after each call, with its number in `arguments` and, if `results`, what it returned.
+          done: called in this thread after each call, with its index in `arguments` and its result.
           results: whether results are fetched from the workers; else they are None.
 
         Raises:
-          UserError: a call raised one, or failed or killed its worker each time, or the scheduler is lost.
+          UserError: a call raised a UserError, failed or killed its worker at every try, or the scheduler is lost.
         """
         run, events = uuid.uuid4().hex[:8], queue.SimpleQueue()
         running: dict[Future, tuple[int, int, bool]] = {}
@@ -150,7 +150,7 @@ class Cluster:
                 if error is None:
                     done(number, result)
                 elif _is_of_memory(error) and not alone and len(suspects) < _MOST_SUSPECTS:
-                    # Another task on the same worker may have killed it; running alone shows which one does.
+                    # Another task on the same worker may have killed it. Running tasks alone shows which one.
                     logging.warning("%s: %s. It is tried again, last and alone.", _name(task), _short(error))
                     suspects.append(number)
                 elif isinstance(error, CallFailed) and tries + 1 < _TRIES:
@@ -159,7 +159,7 @@ class Cluster:
                 else:
                     raise self._explained(error, task) from error
                 if suspects and not running:
-                    # The smallest class first: it is the least likely one to kill a worker, and the one that does ends the run.
+                    # Smallest class first: it is the least likely to kill a worker, and the one that does so ends the run.
                     suspects.sort()
                     submit(suspects.pop(), alone=True)
         finally:
@@ -168,13 +168,13 @@ class Cluster:
                     self._client.cancel(list(running))
 
     def _next(self, events: "queue.SimpleQueue[Future]") -> "Future":
-        """The next future that is done or cancelled."""
+        """Waits for the next future that is done or cancelled."""
         while True:
             try:
                 return events.get(timeout=_LOOK_S)
             except queue.Empty:
                 self._need_client()
-                with contextlib.suppress(OSError):  # if the scheduler does not answer, its futures soon show it
+                with contextlib.suppress(OSError):  # if the scheduler does not answer, its futures will soon fail
                     self._num_workers()
 
     def _need_client(self) -> None:
@@ -205,7 +205,7 @@ class Cluster:
 
 
 def _outcome(future: "Future", results: bool) -> tuple[Any, BaseException | None]:
-    """Result (fetched if `results`) and exception of a future that is done or cancelled."""
+    """The result (fetched if `results`) and the exception of a future that is done or cancelled."""
     if future.status == "finished" and not results:
         return None, None
     try:
@@ -221,7 +221,7 @@ def _is_of_memory(error: BaseException) -> bool:
 
 
 def _short(error: BaseException) -> str:
-    """One line, without Dask's own words."""
+    """The error in one line, without the text that Dask adds."""
     from distributed import KilledWorker
 
     if isinstance(error, KilledWorker):

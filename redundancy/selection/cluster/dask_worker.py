@@ -1,6 +1,6 @@
 """Runs on a worker for `distributed`: checks the worker's version and workdir, limits its threads, calls the function.
 
-Workers import it, so it imports no more than the tasks need. Knows nothing of scheduling.
+Workers import this module, so it imports only what the tasks need. Knows nothing of scheduling.
 """
 
 import functools
@@ -25,9 +25,9 @@ from redundancy.selection import merges
 
 @functools.cache
 def version() -> str:
-    """This package's version and a digest of its sources: two checkouts of one version may differ.
+    """This package's version and a digest of its sources, since two checkouts of the same version may differ.
 
-    Its configs, which lie in redundancy/ in an installed wheel alone, do not count.
+    The configs are not included, since they lie in redundancy/ only in an installed wheel.
     """
     root = pathlib.Path(redundancy.__file__).parent
     digest = hashlib.sha256()
@@ -41,7 +41,7 @@ def version() -> str:
 class CallFailed(Exception):
     """A call's exception as text (machine, type, message and stack trace), since not every exception can be sent.
 
-    `memory` is whether the call ran out of memory.
+    `memory` says whether the call ran out of memory.
     """
 
     def __init__(self, worker: str, what: str, memory: bool, trace: str):
@@ -53,19 +53,19 @@ class CallFailed(Exception):
 
 
 def dask_setup(_) -> None:
-    """Dask calls it when a local worker starts. Ignores Ctrl-C, which reaches workers too: the driver ends them."""
+    """Called by Dask when a local worker starts. Ignores Ctrl-C, which also reaches workers: the driver ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def use_cores(number: int) -> None:
-    """Keeps JAX's and Numba's threads in this process to `number`, and JAX off the accelerators unless JAX_PLATFORMS is set.
+    """Limits JAX's and Numba's threads in this process to `number`, and keeps JAX off accelerators unless JAX_PLATFORMS is set.
 
-    XLA makes its pool of threads when JAX is first used; later this changes nothing.
+    Has no effect once JAX has been used, since XLA then has its pool of threads.
     """
-    os.environ.setdefault("NPROC", str(number))  # read by XLA, though it is not in its documentation
+    os.environ.setdefault("NPROC", str(number))  # an undocumented variable that XLA reads
     if "JAX_PLATFORMS" not in os.environ:
         os.environ["JAX_PLATFORMS"] = "cpu"
-        if "jax" in sys.modules:  # it has read the variable already
+        if "jax" in sys.modules:  # JAX has already read the variable
             sys.modules["jax"].config.update("jax_platforms", "cpu")
     if "numba" in sys.modules:
         sys.modules["numba"].set_num_threads(1)
@@ -87,15 +87,15 @@ def call(wanted: str, folder: str, marker: str, wait_s: float, function: Callabl
 
     Args:
       wanted: the driver's `version()`.
-      folder: the merges that are being made.
-      marker: name of a file which the driver has written among the files of the classes.
-      wait_s: seconds to wait first, if the call failed before.
+      folder: folder of the merges that are being made.
+      marker: name of a file that the driver has written beside the files of the classes.
+      wait_s: seconds to wait before a repeated call.
       function: a function at the top level of a module, so that it can be sent by name.
       arguments: small arguments of the function.
 
     Raises:
-      UserError: as `function` raises it; or this worker has another version of this package or does not see the workdir.
-      CallFailed: for any other exception of the function.
+      UserError: from `function`; or this worker has another version of this package or does not see the workdir.
+      CallFailed: the function raised any other exception.
     """
     from distributed import get_worker
 
@@ -116,4 +116,4 @@ def call(wanted: str, folder: str, marker: str, wait_s: float, function: Callabl
     except Exception as error:
         what, memory = f"{type(error).__name__}: {error}".rstrip(". "), isinstance(error, MemoryError)
         failed = CallFailed(socket.gethostname(), what, memory, traceback.format_exc())
-    raise failed  # outside of the handler: else the original exception would be its context and be sent, too
+    raise failed  # outside of the handler, so that the original exception is not sent along as its context

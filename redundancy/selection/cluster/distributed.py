@@ -1,7 +1,7 @@
 """Links classes on a cluster of dask.distributed with any number of machines; workers may come and go.
 
-Each class is one task, the largest first; a very large class is divided into several, and small ones share a task. Tasks read and write the workdir
-themselves; only their descriptions pass through the scheduler.
+Each class is one task, the largest first. A very large class is divided into several tasks, and small ones share a task. Tasks
+read and write the workdir themselves; only their descriptions pass through the scheduler.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Several workers link a class of at least this many images together.
 SPLIT_IMAGES = 100_000
-# Blocks depend only on the size of the class, so that another cluster can continue with the same ones.
+# The number of blocks depends only on the size of the class, so that another cluster can continue with the same blocks.
 _PAIRS_PER_BLOCK = 2_000_000_000
 _CONNECT_S = 10.0
 _FORMS = "tcp://HOST:PORT, tls://HOST:PORT, file:PATH (a scheduler file), local or local:WORKERS"
@@ -38,7 +38,7 @@ def _address(scheduler: str) -> str | int:
 
     Raises:
       ConfigError: `scheduler` has no known form.
-      UserError: the scheduler file is not there or holds no address.
+      UserError: the scheduler file is missing or holds no address.
     """
     kind, _, rest = scheduler.partition(":")
     if kind == "local":
@@ -61,14 +61,14 @@ def _address(scheduler: str) -> str | int:
 
 
 def _worker_environ() -> dict[str, str]:
-    """Environment of a local worker of one thread, set before it imports anything."""
+    """Environment of a single-threaded local worker, set before it imports anything."""
     names = ("NPROC", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return {**dict.fromkeys(names, "1"), "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
 
 
 @contextlib.contextmanager
 def _connected(scheduler: str) -> Iterator[tuple["Client", str]]:
-    """A client of the scheduler, and the scheduler's address; local workers are started and stopped.
+    """Yields a client of the scheduler and the scheduler's address; starts and stops local workers.
 
     Raises:
       UserError: Dask is not installed, or the scheduler cannot be reached.
@@ -85,7 +85,7 @@ def _connected(scheduler: str) -> Iterator[tuple["Client", str]]:
             f"{address} needs certificates. Set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
             "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."
         )
-    # Dask logs lost workers and connections, but repairs them itself or raises an exception, too.
+    # Dask logs lost workers and connections, although it also recovers from them or raises an exception.
     for name in ("distributed", "distributed.client", "distributed.scheduler", "distributed.nanny"):
         std_logging.getLogger(name).setLevel(std_logging.CRITICAL)
     with contextlib.ExitStack() as stack:
@@ -94,7 +94,7 @@ def _connected(scheduler: str) -> Iterator[tuple["Client", str]]:
                 n_workers=address,
                 threads_per_worker=1,
                 processes=True,
-                memory_limit=0,  # a class may take more than its worker's share of the memory
+                memory_limit=0,  # a class may need more than its worker's share of the memory
                 dashboard_address=None,
                 silence_logs=std_logging.CRITICAL,
                 env=_worker_environ(),
@@ -102,7 +102,7 @@ def _connected(scheduler: str) -> Iterator[tuple["Client", str]]:
             )
             address = stack.enter_context(workers).scheduler_address
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of versions, which Cluster compares itself
+            warnings.simplefilter("ignore")  # about versions, which Cluster compares itself
             try:
                 client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
             except (OSError, ValueError, TypeError, RuntimeError) as error:
@@ -116,25 +116,25 @@ def _connected(scheduler: str) -> Iterator[tuple["Client", str]]:
 
 @contextlib.contextmanager
 def _marked(folder: str) -> Iterator[str]:
-    """Writes a file beside the classes' files, by which workers recognise the folder; returns its name, removes it at exit."""
+    """Writes a file beside those of the classes, by which workers recognise the folder; yields its name, removes it at exit."""
     marker = f".run-{uuid.uuid4().hex}"
     path = storage.join(merges.scratch(folder), marker)
     storage.write_bytes(path, b"The run that wrote this has not ended, or was killed.\n")
     try:
         yield marker
     finally:
-        with contextlib.suppress(Exception):  # a leftover does no harm, and is removed when all classes are linked
+        with contextlib.suppress(Exception):  # a leftover is harmless, and removed when all classes are linked
             storage.remove(path)
 
 
 def num_blocks(task: ClassTask) -> int:
-    """Largest number of parts into which the work on a very large class is divided."""
+    """Maximum number of parts into which the work on a very large class is divided."""
     num_pairs = task.num_images * (task.num_images - 1) // 2
     return max(2, -(-num_pairs // _PAIRS_PER_BLOCK))
 
 
 def _link_split(cluster: Cluster, task: ClassTask, advance: Callable[[int], None]) -> None:
-    """Links one class by many calls; calls `advance` with numbers of further images done, which sum to all its images."""
+    """Links one class by many calls; calls `advance` with the images done since the last call, which sum to all its images."""
     reported = 0
 
     def report(images: int) -> None:
@@ -159,12 +159,12 @@ def _link_split(cluster: Cluster, task: ClassTask, advance: Callable[[int], None
 
 
 def _absolute(path: str) -> str:
-    """The path in a form that works in a worker with another current folder."""
+    """The path in a form that is valid in a worker with another current folder."""
     return os.path.abspath(path) if "://" not in path else path
 
 
 def _anywhere(task: ClassTask) -> ClassTask:
-    """The task with paths that hold in any worker."""
+    """The task with paths that are valid in any worker."""
     return dataclasses.replace(task, embeddings=_absolute(task.embeddings), merges=_absolute(task.merges))
 
 
@@ -175,22 +175,22 @@ def run(
     scheduler: str,
     split_images: int = SPLIT_IMAGES,
 ) -> None:
-    """Runs the tasks on the workers of a scheduler, the largest class first; a `link.Engine` once `scheduler` is given.
+    """Runs the tasks on the workers of a scheduler, the largest class first; with `scheduler` bound it is a `link.Engine`.
 
-    The merges are identical to those of `local.run`, for any number of workers, also if workers join or die.
+    The merges are identical to those of `local.run`, for any number of workers, and even if workers join or die.
 
     Args:
       todo: classes to link, all of one layer.
-      finished: called in this thread after each class; during a very large one also with the number of further images
-        done.
+      finished: called in this thread after each class; during a very large one also with the number of images done since the
+        last call.
       scheduler: "tcp://HOST:PORT" (or tls), "file:PATH" of a scheduler file, or "local" or "local:WORKERS" to start
         worker processes on this machine.
       split_images: several workers link a class of at least this many images together.
 
     Raises:
-      ConfigError: `scheduler` is none of these.
+      ConfigError: `scheduler` has none of these forms.
       UserError: there is no such scheduler, it is lost, Dask is not installed, or workers have another version.
-      DataError: a class is damaged or does not fit in a worker's memory; the others' files stay.
+      DataError: a class is damaged or does not fit in a worker's memory; the files of other classes stay.
     """
     _address(scheduler)
     if not todo:
