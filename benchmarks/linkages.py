@@ -200,11 +200,14 @@ def linker(embedded: np.ndarray) -> tuple[Any, float]:
 
     Of a few hundred images the linkage computes all pairs instead; the search is measured all the same.
     """
-    from redundancy.linkage import complete, dissimilarity
+    from redundancy.linkage import complete, dissimilarity, thresholds
 
     wanted = merges_wanted(len(embedded), KEPT)
-    begun, target = complete.Linker(dissimilarity.units(embedded), wanted), complete.first_target(len(embedded), wanted)
-    return begun, complete.Threshold(begun.centred, target).at(target, begun.threshold)
+    begun, target = (
+        complete.Linker(dissimilarity.units(embedded), wanted),
+        thresholds.first_target(len(embedded), wanted),
+    )
+    return begun, thresholds.Threshold(begun.centred, target).at(target, begun.threshold)
 
 
 def by_boxes(linker: Any, threshold: float) -> tuple[int, float]:

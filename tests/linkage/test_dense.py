@@ -89,7 +89,7 @@ def test_the_point_where_all_pairs_are_taken_changes_nothing(kind, rounds, monke
     # After no, one or two thresholds.
     embeddings = _embeddings(kind, 500, 6)
     asked = []
-    monkeypatch.setattr(complete, "_SMALL", 0)
+    monkeypatch.setattr(complete, "SMALL", 0)
     monkeypatch.setattr(complete, "first_target", lambda n, num_merges: 100)
     monkeypatch.setattr(complete, "dense_is_quicker", lambda *sizes: asked.append(sizes) or len(asked) > rounds)
     assert_same(complete.complete_linkage(embeddings, 490), by_scipy(embeddings))

@@ -57,7 +57,7 @@ def test_few_merges_are_the_first_of_all():
 
 @pytest.mark.parametrize("small", [0, 1000])
 def test_no_pair_of_a_group_is_further_apart_than_its_height(small, monkeypatch):
-    monkeypatch.setattr(complete, "_SMALL", small)
+    monkeypatch.setattr(complete, "SMALL", small)
     monkeypatch.setattr(complete, "dense_is_quicker", lambda *sizes: False)
     embeddings = _embeddings(200, 6)
     n = len(embeddings)
@@ -170,7 +170,7 @@ def test_merges_do_not_depend_on_threads():
 @pytest.fixture
 def always_counting(monkeypatch):
     """Pairs and counting even where all pairs at once would be quicker."""
-    monkeypatch.setattr(complete, "_SMALL", 0)
+    monkeypatch.setattr(complete, "SMALL", 0)
     monkeypatch.setattr(complete, "dense_is_quicker", lambda *sizes: False)
 
 
@@ -214,7 +214,7 @@ def test_merges_are_those_of_the_total_order(kind, n, dimension, seed, made):
     assert_same(complete.complete_linkage(embeddings, n - 1), expected)
     assert_same(complete.complete_linkage(embeddings, num_merges), expected)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(complete, "_SMALL", 0)
+        patch.setattr(complete, "SMALL", 0)
         patch.setattr(complete, "dense_is_quicker", lambda *sizes: False)
         # One merge's pairs at a time: many thresholds, and the counts kept between them.
         patch.setattr(complete, "_MOST_PAIRS", 7)
@@ -249,7 +249,7 @@ def test_larger_classes_at_every_depth(kind, always_counting):
 def test_both_ways_give_the_same_merges(monkeypatch):
     embeddings = _embeddings(1100, 12)
     counted = complete.complete_linkage(embeddings, 700)
-    monkeypatch.setattr(complete, "_SMALL", 2000)
+    monkeypatch.setattr(complete, "SMALL", 2000)
     assert_same(complete.complete_linkage(embeddings, 700), counted)
 
 

@@ -89,7 +89,7 @@ def test_merges_are_the_same_either_way(n, dimension, seed, kind, share):
     }[kind].astype(np.float32)
     num_merges = 1 + int(share * (n - 2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(complete, "_SMALL", 0)
+        patch.setattr(complete, "SMALL", 0)
         patch.setattr(complete, "dense_is_quicker", lambda *sizes: False)
         patch.setattr(complete, "_MOST_PAIRS", 50)  # several thresholds
         expected = complete.complete_linkage(embeddings, num_merges)
