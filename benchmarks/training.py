@@ -33,6 +33,7 @@ from redundancy.training.peaks import peak_flops
 from redundancy.training.programs import Programs
 
 _PACKAGES = ("numpy", "jax", "jaxlib", "flax", "optax", "torch", "redundancy")
+_LONGEST_COMPILE_S = 120  # for which PyTorch is waited, once ours is compiled
 _IMAGES = {32: 50_000, 224: 2_000}  # by side, resident on the device
 _RESNET32 = {"depth": 32, "augmentation": "crop_flip", "pad": 4, "batch_size": 128}
 _RESNET50 = {
@@ -194,6 +195,8 @@ def _compile(chosen: Mapping[str, Case], device: str) -> dict[tuple[str, str], "
             found[name, entry] = ours
             say(f"  {name}, {entry}: compiled in {ours.first_call_s:.1f} s")
     for name, child in children.items():
+        child.join(_LONGEST_COMPILE_S)
+        child.kill()
         child.join()
         say(f"  PyTorch, {name}: " + (f"not compiled, exit code {child.exitcode}" if child.exitcode else "compiled"))
     return found

@@ -67,6 +67,7 @@ _RESULT = {
     "steps": "steps of the training",
     "training": "SHA-256 over config, schedule, seed and kept positions: which training this is the result of",
     "seconds": "since the training began or, in a pack, since its pack began; over all interruptions",
+    "time": "when the training ended, seconds since 1970",
 }
 _METRICS = {
     "step": "steps done",

@@ -80,7 +80,11 @@ def convert_value(name: str, field: Field, value: Any) -> Any:
                 fail(f"a text of at most {_LONGEST} characters")
             return given_path(f"config.{name}", str(item)) if field.is_path else str(item)
         if type(item) is not kind:
-            fail({float: "a number", int: "a whole number", str: "a text", bool: "True or False"}[kind])
+            fail(
+                field.wanted
+                if field.or_names
+                else {float: "a number", int: "a whole number", str: "a text", bool: "True or False"}[kind]
+            )
         return item
 
     if isinstance(field.default, tuple):
@@ -95,9 +99,9 @@ def convert_value(name: str, field: Field, value: Any) -> Any:
             ]
         converted = tuple(scalar(item, field.item) for item in value)
     elif field.or_names and isinstance(value, (str, tuple, list)):
-        names = value.split(",") if isinstance(value, str) else value
+        names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
         # On the command line the names "7,8" arrive as numbers.
-        converted = tuple(scalar(str(item) if type(item) is int else item, str).strip() for item in names)
+        converted = tuple(scalar(str(item) if type(item) is int else item, str) for item in names)
     else:
         converted = scalar(value, type(field.default))
     numbers_there = converted if isinstance(converted, tuple) else (converted,)

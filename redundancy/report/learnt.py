@@ -1,6 +1,7 @@
 """Whether the network that made the groups learnt enough for them to mean something, and what the page says if not."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -8,11 +9,11 @@ from redundancy import storage
 from redundancy.report import words
 from redundancy.workdir import Workdir, read_manifest
 
-# The loss has not fallen if it ends above this share of a guess's.
+# The loss has not fallen if more than this share of what a guess's loss has above the least possible is left.
 _FELL = 0.9
 # Test accuracy is far below the training's if less than this share of what is above a guess is left.
 _CARRIED = 0.5
-_LAST = 0.1  # share of the training that its last loss and accuracy are means of
+_LAST = 0.2  # share of the training that its last loss and accuracy are means of, at most
 _LITTLE = (
     "Groups of such a network mean little, and so do differences between subsets. Train longer (steps or epochs), or look at "
     "the learning rate and the labels; then look here again."
@@ -29,15 +30,17 @@ class Learnt:
     """How the training of the network that embeds ended.
 
     Attributes:
-      loss, accuracy: mean training loss and accuracy over the last tenth of its steps.
+      loss, accuracy: mean training loss and accuracy over the last lines of metrics, a fifth of the steps at most.
       test_accuracy: of the test images.
       guess: loss of whoever knows only how frequent the classes are.
+      least: loss of whoever is always right, above 0 with label smoothing.
     """
 
     loss: float
     accuracy: float
     test_accuracy: float
     guess: float
+    least: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,26 +64,41 @@ def guess_loss(counts: np.ndarray, smoothing: float) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def read(workdir: Workdir, counts: np.ndarray, smoothing: float) -> Learnt | None:
-    """How the stage train ended; None if the embeddings are not of a network that was trained in this workdir.
+def least_loss(classes: int, smoothing: float) -> float:
+    """Cross-entropy of a network that gives every image its smoothed label; arguments as of `guess_loss`."""
+    label = np.array([1 - smoothing + smoothing / classes] + [smoothing / classes] * (classes - 1))
+    label = label[label > 0]
+    return float(-(label * np.log(label)).sum())
+
+
+def read(workdir: Workdir, layer: str, counts: np.ndarray, smoothing: float) -> Learnt | None:
+    """How the stage train ended.
+
+    None if the embeddings are not of the network that was trained in this workdir, or if no line of its metrics is of the
+    last fifth of the training alone.
 
     Args:
       workdir: of the report.
+      layer: whose groups the page shows.
       counts, smoothing: see `guess_loss`.
 
     Raises:
-      DataError: the stage's manifest is damaged.
+      DataError: a manifest is damaged.
     """
-    manifest = read_manifest(workdir.pretrain)
+    manifest, embedded = (read_manifest(folder) or {} for folder in (workdir.pretrain, workdir.embeddings(layer)))
     path = storage.join(workdir.pretrain, "metrics.jsonl")
-    if manifest is None or not isinstance(manifest.get("test_accuracy"), float) or not storage.exists(path):
+    if not isinstance(manifest.get("test_accuracy"), float) or not storage.exists(path):
+        return None
+    if manifest.get("network") is None or manifest["network"] != embedded.get("network"):
         return None
     lines = storage.json_lines(storage.read_bytes(path), "step", "loss", "accuracy")
-    if not lines:
+    # A line has the means since the line before.
+    last = [line for before, line in itertools.pairwise(lines) if before["step"] >= (1 - _LAST) * lines[-1]["step"]]
+    if not last:
         return None
-    last = [line for line in lines if line["step"] > (1 - _LAST) * lines[-1]["step"]]
     loss, accuracy = (float(np.mean([line[name] for line in last])) for name in ("loss", "accuracy"))
-    return Learnt(loss, accuracy, manifest["test_accuracy"], guess_loss(counts, smoothing))
+    guess, least = guess_loss(counts, smoothing), least_loss(len(counts), smoothing)
+    return Learnt(loss, accuracy, manifest["test_accuracy"], guess, least)
 
 
 def caution(accuracy: float | None, classes: int, learnt: Learnt | None) -> Caution | None:
@@ -102,7 +120,7 @@ def caution(accuracy: float | None, classes: int, learnt: Learnt | None) -> Caut
         return Caution(sentence, _LITTLE, False)
     if learnt is None:
         return None
-    if learnt.loss > _FELL * learnt.guess:
+    if learnt.loss - learnt.least > _FELL * (learnt.guess - learnt.least):
         sentence = f"The training loss hardly fell: it ends at {words.small(learnt.loss)}, and a guess has {words.small(learnt.guess)}."
         return Caution(sentence, _LITTLE, False)
     if learnt.test_accuracy - guess < _CARRIED * (learnt.accuracy - guess):

@@ -27,5 +27,10 @@ def named_labels(wanted: int | tuple[str, ...], class_names: Sequence[str]) -> l
             raise ConfigError(
                 f"config.report_classes names {name!r}, which is no class of the data set.{nearest(name, labels, 3)} "
                 f"Wanted: a number, or names out of {listed}{more}."
+                + (
+                    """ A name with a comma is written "('a,b',)"."""
+                    if any("," in each for each in class_names)
+                    else ""
+                )
             )
     return [labels[name] for name in wanted]

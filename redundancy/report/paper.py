@@ -15,9 +15,9 @@ from redundancy.workdir import Workdir, need_manifest, rounds, table
 _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", words.MINUS: "$-$", "–": "--", "’": "'",
-    **{letter: f"\\{letter}" for letter in "{}$&#%_"},
+    "`": r"\textasciigrave{}", "-": "-{}", **{letter: f"\\{letter}" for letter in "{}$&#%_"},
 }  # fmt: skip
-_TABLE = r"""% Needs \usepackage{booktabs}.
+_TABLE = r"""% Needs \usepackage{booktabs}; with names in other than Latin letters also LuaLaTeX, and a font that has them.
 \begin{table}
 \centering\footnotesize
 \setlength{\tabcolsep}{3pt}
@@ -82,13 +82,17 @@ def caption(config: Mapping[str, Any], name: str, found: results.Results, summar
     full_size = max(item.size for item in summaries)
     steps, tested = table.num_steps(config, full_size), max(run.test_size for run in found.runs)
     shared = "" if config["budget"] == "steps" else ", fewer for subsets, in proportion to their size"
+    compared = [each for item in summaries for each in (item.to_full, item.to_random) if each is not None]
+    differences = ", and differences in points" if compared else ""
+    means = f"Means over {found.trials} trials (standard deviation)" if found.trials > 1 else "One trial"
+    interval = " [95% interval of trials paired by seed]" if any(each.has_interval for each in compared) else ""
     parts = [
-        f"{name}: test accuracy (%) after training from scratch on shares (%) of the {full_size:,} training images, and "
-        f"differences in points. Means over {words.plural(found.trials, 'trial')} (standard deviation) [95% interval of trials paired by seed].",
+        f"{name}: test accuracy (%) after training from scratch on shares (%) of the {full_size:,} training images{differences}.",
+        f"{means}{interval}.",
         f"Protocol: ResNet-{config['depth']} v2, {steps:,} steps of {config['batch_size']} images{shared}; "
         f"{tested:,} test images.",
     ]
-    if (grouped := methods.grouped(config)) is not None:
+    if (grouped := methods.grouped(config)) is not None and any(item.method == grouped.name for item in summaries):
         parts.append(f"{grouped.title.capitalize()}: complete linkage within each class.")
     if found.interim:
         parts.append(f"Interim: {found.trials} of {found.asked} trials are complete.")

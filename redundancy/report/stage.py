@@ -33,6 +33,7 @@ from redundancy.report import (
     statistics,
     words,
 )
+from redundancy.report.named import named_labels
 from redundancy.runtime.errors import ConfigError, DataError
 from redundancy.selection.subset import mean_dissimilarity
 from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, rounds, write_manifest
@@ -241,6 +242,7 @@ def report(config, workdir: Workdir) -> None:
     summaries = statistics.summarise(found.runs, level)
     fraction, layer = report_fraction(config), report_layer(config)
     full_size, class_names = len(dataset.train.positions), dataset.class_names
+    named_labels(config.report_classes, class_names)  # so that a wrong name is reported where there are no groups, too
     counts = np.bincount(dataset.train.labels, minlength=len(class_names))
     written: dict[str, str] = {}
 
@@ -316,7 +318,7 @@ def report(config, workdir: Workdir) -> None:
         class_rows=class_rows,
         beyond=beyond_fractions(counts[counts > 0], subsets["files"]),
         trial_s=cost.trial_seconds(config, workdir, full_size),
-        learnt=learnt.read(workdir, counts, config.label_smoothing),
+        learnt=learnt.read(workdir, layer, counts, config.label_smoothing),
         lists=lists,
         list_format=list_format,
         leading=leading,

@@ -215,6 +215,7 @@ def train_pack(
             "steps": steps,
             "training": digest(identities[index]),
             "seconds": round(time.monotonic() - began, 3),
+            "time": round(time.time(), 3),
         }
         if processes.is_first():
             storage.write_json(result_path(job.folder), result)

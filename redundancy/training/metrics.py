@@ -37,7 +37,7 @@ class MetricsWriter:
     """
 
     def __init__(self, folder: str, step: int = 0):
-        self._step = step
+        self._step = 0  # of the last line that is kept
         self._paths = {
             "jsonl": storage.join(folder, "metrics.jsonl"),
             "events": storage.join(folder, "tensorboard", "events.out.tfevents.0000000000.redundancy"),
@@ -46,6 +46,7 @@ class MetricsWriter:
         for line in read(folder):
             if line["step"] <= step:
                 self._add(line)
+                self._step = line["step"]
         if processes.is_first():
             for kind, path in self._paths.items():
                 storage.write_bytes(path, self._data[kind])

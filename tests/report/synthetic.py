@@ -16,6 +16,7 @@ from redundancy.selection.subset import Subset, write_subset
 from redundancy.workdir import Workdir, read_manifest, subset_name, table, write_manifest
 
 TEST_SIZE = 360
+NETWORK = "0" * 64  # checksum of the network that the embeddings are said to be of
 
 
 def noise_images(count: int, shape=(8, 8, 1), classes: int = 2, seed: int = 0):
@@ -34,7 +35,7 @@ def pixels(images):
 
 def _write_embeddings(workdir, layer, dataset, embed):
     embeddings = embed(dataset.read("train", dataset.train.positions))
-    identity = {"layer": layer, "checkpoint": "none", "fingerprint": dataset.fingerprint}
+    identity = {"layer": layer, "checkpoint": "none", "network": NETWORK, "fingerprint": dataset.fingerprint}
     folder = workdir.embeddings(layer)
     write.write_part(folder, 0, 1, dataset.train.positions, dataset.train.labels, embeddings, identity)
     if (names := dataset.file_names("train", dataset.train.positions)) is not None:

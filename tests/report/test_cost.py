@@ -1,7 +1,5 @@
 """What a further trial costs, by the times of the trainings there are."""
 
-import json
-
 import pytest
 
 from redundancy import config as config_lib
@@ -24,9 +22,7 @@ def swept(root, times, **fields):
     config, workdir = config_lib.resolve({**FIELDS, **fields}), Workdir(str(root))
     runs = sorted(table.runs(config, 1000), key=lambda run: (run.trial, -run.fraction))
     for run, (end, seconds) in zip(runs, times, strict=False):
-        storage.write_json(workdir.result(run.name), {"seconds": seconds})
-        lines = [{"step": 50, "time": end - 1}, {"step": 100, "time": end}]
-        storage.write_text(f"{workdir.run(run.name)}/metrics.jsonl", "\n".join(map(json.dumps, lines)) + "\n")
+        storage.write_json(workdir.result(run.name), {"seconds": seconds, "time": end})
     return config, workdir
 
 
@@ -49,7 +45,6 @@ def test_without_times_the_cost_is_unknown(tmp_path):
     config, workdir = swept(tmp_path, [])
     assert trial_seconds(config, workdir, 1000) is None
     (run, *_) = table.runs(config, 1000)
-    storage.write_json(workdir.result(run.name), {"steps": 100})
-    assert trial_seconds(config, workdir, 1000) is None
-    storage.write_bytes(workdir.result(run.name), b"{")
-    assert trial_seconds(config, workdir, 1000) is None
+    for content in (b'{"steps": 100}', b"{", b"[]"):
+        storage.write_bytes(workdir.result(run.name), content)
+        assert trial_seconds(config, workdir, 1000) is None

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 from pages import read_page
-from synthetic import make_workdir, noise_images
+from synthetic import NETWORK, make_workdir, noise_images
 
 from redundancy import storage
-from redundancy.report.learnt import Learnt, caution, guess_loss, read
+from redundancy.report.learnt import Learnt, caution, guess_loss, least_loss, read
 from redundancy.report.stage import report
 from redundancy.workdir import Workdir, write_manifest
 
@@ -22,7 +22,7 @@ def trained(workdir, losses, accuracies, test_accuracy):
         {"step": 10 * line, "time": 1e9 + line, "loss": loss, "accuracy": share} for line, (loss, share) in numbers
     ]
     storage.write_text(f"{workdir.pretrain}/metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    write_manifest(workdir.pretrain, {"step": 10 * len(lines), "test_accuracy": test_accuracy})
+    write_manifest(workdir.pretrain, {"step": 10 * len(lines), "test_accuracy": test_accuracy, "network": NETWORK})
 
 
 @pytest.mark.parametrize(
@@ -85,22 +85,46 @@ def test_test_accuracy_is_far_below_the_training_s_if_less_than_half_of_what_was
         assert found.answers
 
 
-def test_the_last_tenth_of_the_training_counts(tmp_path):
-    workdir = Workdir(str(tmp_path))
-    assert read(workdir, np.full(10, 7), 0.0) is None
-    trained(workdir, [9.0] * 18 + [0.5, 0.3], [0.1] * 18 + [0.9, 0.8], 0.7)
-    found = read(workdir, np.full(10, 7), 0.0)
+def test_a_perfect_network_s_loss_has_fallen_whatever_the_smoothing():
+    for counts, smoothing in ((np.array([9900, 20, 20, 20]), 0.1), (np.array([500, 500]), 0.7)):
+        least, guess = least_loss(len(counts), smoothing), guess_loss(counts, smoothing)
+        assert caution(0.99, len(counts), Learnt(least + 0.001, 0.99, 0.99, guess, least)) is None
+        assert caution(0.99, len(counts), Learnt(guess - 0.001, 0.99, 0.99, guess, least)) is not None
+    assert least_loss(10, 0.0) == 0
+
+
+def test_the_last_fifth_of_the_training_counts(tmp_path):
+    workdir, counts = Workdir(str(tmp_path)), np.full(10, 7)
+    write_manifest(workdir.embeddings("end"), {"network": NETWORK})
+    assert read(workdir, "end", counts, 0.0) is None
+    trained(workdir, [9.0] * 8 + [0.5, 0.3], [0.1] * 8 + [0.9, 0.8], 0.7)
+    found = read(workdir, "end", counts, 0.0)
     assert (found.loss, found.accuracy, found.test_accuracy) == (pytest.approx(0.4), pytest.approx(0.85), 0.7)
+    write_manifest(workdir.embeddings("end"), {"checkpoint": "a model of somebody else"})
+    assert read(workdir, "end", counts, 0.0) is None
+    write_manifest(workdir.embeddings("end"), {"network": NETWORK})
+    trained(workdir, [9.0, 0.5, 0.3], [0.1, 0.9, 0.8], 0.7)
+    assert read(workdir, "end", counts, 0.0) is None, "the last line is a third of the training"
     storage.write_text(f"{workdir.pretrain}/metrics.jsonl", '{"step": 10, "lo')
-    assert read(workdir, np.full(10, 7), 0.0) is None
+    assert read(workdir, "end", counts, 0.0) is None
 
 
 @pytest.mark.parametrize(
     ("losses", "accuracies", "first", "answers"),
     [
-        ([0.7, 0.69], [0.9, 0.9], "The training loss hardly fell: it ends at 0.690, and a guess has 0.693.", False),
-        ([0.7, 0.01], [0.5, 1.0], "The network knows its training images far better than others", True),
-        ([0.7, 0.3], [0.5, 0.75], "Dropping 10% of images, chosen", True),
+        (
+            [0.7] * 9 + [0.69],
+            [0.9] * 10,
+            "The training loss hardly fell: it ends at 0.695, and a guess has 0.693.",
+            False,
+        ),
+        (
+            [0.7] * 8 + [0.01] * 2,
+            [0.5] * 8 + [1.0] * 2,
+            "The network knows its training images far better than others",
+            True,
+        ),
+        ([0.7] * 8 + [0.3] * 2, [0.5] * 8 + [0.75] * 2, "Dropping 10% of images, chosen", True),
     ],
     ids=["loss", "test accuracy", "neither"],
 )

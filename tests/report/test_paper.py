@@ -30,7 +30,14 @@ def read(folder, name):
 def plain_text(latex):
     """What LaTeX prints, of the commands that the table uses."""
     text = latex.replace(r"\textbackslash{}", "\0").replace("$-$", words.MINUS)
-    for command, letter in (("less", "<"), ("greater", ">"), ("bar", "|"), ("asciitilde", "~"), ("asciicircum", "^")):
+    for command, letter in (
+        ("less", "<"),
+        ("greater", ">"),
+        ("bar", "|"),
+        ("asciitilde", "~"),
+        ("asciicircum", "^"),
+        ("asciigrave", "`"),
+    ):
         text = text.replace(rf"\text{command}{{}}", letter)
     text = re.sub(r"\\scriptsize|(?<!\\)[{}]", "", text)
     return re.sub(r"\\([{}$&#%_])", r"\1", text).replace("\0", "\\")
@@ -72,8 +79,22 @@ def test_caption_tells_the_protocol(plain):
     assert "Interim" not in caption
 
 
+@pytest.mark.parametrize(
+    ("fields", "there", "missing"),
+    [
+        ({"trials": 1}, "and differences in points. One trial.", "interval"),
+        ({"fractions": (1.0,)}, "training images. Means over 3 trials (standard deviation).", "differences|linkage"),
+    ],
+)
+def test_caption_speaks_only_of_what_the_table_has(tmp_path, fields, there, missing):
+    config, workdir = make(tmp_path, **fields)
+    caption = plain_text(re.search(r"\\caption\{(.*)\}\\smallskip", read(paper.write(config, workdir), "table.tex"))[1])
+    assert there in caption
+    assert not re.search(missing, caption)
+
+
 def test_names_from_outside_are_printed_as_they_are():
-    hostile = r"50%_of #1 \input{x} $y^2$ & ~<a|b>" + '"\n'
+    hostile = r"50%_of #1 \input{x} $y^2$ & ~<a|b> `a` b--c" + '"\n'
     latex = paper.escaped(hostile)
     assert plain_text(latex) == hostile.replace('"', "''").replace("\n", " ")
     assert not re.search(r"(?<!\\)[%#&_]|\\input|\n", latex)
