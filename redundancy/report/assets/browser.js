@@ -243,6 +243,9 @@ async function openClass(label, row = null) {
   }
 }
 
+/* Moves the page to the class or group that was asked for; it may lie under a long list. */
+const showAnswer = () => byId("class-view").scrollIntoView();
+
 const LIST_ORDERS = {
   stored: (a, b) => a.label - b.label,
   name: (a, b) => a.name.localeCompare(b.name, "en", { numeric: true }),
@@ -307,7 +310,10 @@ function startBrowser() {
   slider.addEventListener("input", moveSlider);
   byId("find").addEventListener("input", showList);
   byId("find").addEventListener("keydown", (event) => {
-    if (event.key === "Enter") byId("classes").querySelector("button")?.click();
+    const first = byId("classes").querySelector("button");
+    if (event.key !== "Enter" || !first) return;
+    first.click();
+    showAnswer();
   });
   for (const list of [byId("classes"), byId("images")]) list.addEventListener("keydown", moveInList);
   byId("list-order").addEventListener("change", showList);
