@@ -142,7 +142,7 @@ def render(
         sentence, droppable = caution.sentence, droppable if caution.answers else []
     said += [f"{each[0].upper()}{each[1:]}." for each in facts["beyond"]]
     width, height = images.shown_size(facts["image_shape"])
-    shown = dict(width=width, height=height, originals=facts["originals"])
+    shown = dict(width=width, height=height, originals=facts["originals"], kept=facts["lists"].get("kept"))
     body = {"pixelated": width > facts["image_shape"][1], "one-class": len(facts["class_names"]) == 1}
     index, texts = browse or (None, [])
     scripts = ("theme.js", "tables.js")

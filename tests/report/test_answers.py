@@ -262,3 +262,60 @@ def test_the_command_of_what_may_go_names_the_workdir(made, opened):
     said = page.page.locator("#export").text_content()
     assert f"--workdir '{workdir.root}' --fraction 0.9 --dropped --format txt" in said
     assert storage.read_bytes(f"{workdir.report}/results.csv") == storage.read_bytes(workdir.results)
+
+
+IN_SIGHT = "name => { const box = document.querySelector(name).getBoundingClientRect();" + (
+    " const slider = document.querySelector('.slider').getBoundingClientRect();"
+    " return box.top >= slider.bottom && box.bottom <= innerHeight; }"
+)
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_links_and_enter_bring_the_answer_into_sight(made, opened, width):
+    page = opened(made[1], (width, 844), reduced_motion="reduce")
+    page.page.locator("#leading summary").click()
+    page.page.locator("#leading a").last.click()
+    page.page.wait_for_function(IN_SIGHT, arg="#sought-text")
+    page.page.select_option("#list-order", "largest")
+    page.page.locator("#table1 ~ .scroll tbody a", has_text="plain").click()
+    sync_api.expect(page.page.locator("#class-title")).to_have_text("plain")
+    page.page.wait_for_function(IN_SIGHT, arg="#class-title")
+    assert page.page.locator("#list-order").input_value() == "largest"
+    for field, text, answer in (("#find", "kafer", "#class-title"), ("#find-image", "no 0", "#sought-text")):
+        page.page.evaluate("scrollTo(0, 0)")
+        page.page.fill(field, text)
+        page.page.keyboard.press("Enter")
+        page.page.wait_for_function(IN_SIGHT, arg=answer)
+    page.check()
+
+
+def test_a_position_comes_before_names_with_its_digits(made, opened):
+    page = opened(made[1])
+    subset = subset_of(made[1])
+    position = next(each for each in subset.positions[~subset.kept].tolist() if each >= 10)
+    page.page.fill("#find-image", str(position))
+    first = page.page.locator("#images button").first
+    sync_api.expect(first).to_have_text(re.compile(rf"position {position} · .*no \d{{3}}\.png"))
+    sync_api.expect(page.page.locator(f".sought [data-position='{position}']")).to_have_count(1)
+    assert page.page.locator("#images button").count() > 1
+    page.page.keyboard.press("Enter")
+    sync_api.expect(first).to_have_attribute("aria-current", "true")
+    page.check()
+
+
+def test_a_search_without_a_match_leaves_no_answer(made, opened):
+    page = opened(made[1])
+    said, view = page.page.locator("#images-found"), page.page.locator("#sought")
+    for text, told in (
+        ("99999", "No training image has position 99999."),
+        ("nobody", "(kept-0.9000.txt lists the names)"),
+    ):
+        page.page.fill("#find-image", str(int(subset_of(made[1]).positions[0])))
+        sync_api.expect(view).to_be_visible()
+        page.page.wait_for_function("location.hash.includes('image=')")
+        page.page.fill("#find-image", text)
+        sync_api.expect(said).to_contain_text(told)
+        sync_api.expect(view).to_be_hidden()
+        page.page.wait_for_function("!location.hash.includes('image=')")
+    sync_api.expect(said).to_contain_text("or the name is misspelt, or the image was held out")
+    page.check()
