@@ -186,6 +186,13 @@ def test_a_pair_is_enlarged_by_mouse_and_keyboard(made, opened):
     sync_api.expect(dialog.locator("img.original")).to_have_count(2)  # the files, 24 pixels wide
     assert dialog.locator("img.original").first.evaluate("image => image.naturalWidth") == 24
     assert name in dialog.text_content()
+    distance = page.page.locator("#cards .shot.dropped > span").first.text_content().removeprefix("goes ")
+    note = page.page.locator("#pair-note")
+    sync_api.expect(note).to_contain_text(f"The dissimilarity of the two is {distance}.")
+    sync_api.expect(note).to_contain_text("not the files")
+    assert re.search(r"largest difference of a pixel: \d+ of 255; the map is brightened", dialog.text_content())
+    tops = dialog.locator("img.original").evaluate_all("all => all.map(each => each.getBoundingClientRect().top)")
+    assert tops[0] == tops[1]
     page.page.keyboard.press("Escape")
     sync_api.expect(dialog).to_be_hidden()
     button.focus()

@@ -115,8 +115,9 @@ const named = (data, row) => data.files.get(row) ?? String(data.positions[row]);
 /* The last part of an image's name. */
 const shortName = (data, row) => (data.files.has(row) ? data.files.get(row).split("/").pop() : String(data.positions[row]));
 
-/* An image with its role, a note under it, and its name. */
-function shot(data, row, role, note, kept) {
+/* An image with its role, its dissimilarity to the kept one, and its name. */
+function shot(data, row, role, kept, distance) {
+  const note = row === kept ? role : `${role === "dropped" ? "goes" : role} ${small(distance)}`;
   const position = data.positions[row], source = pictureSource(data, row);
   const alt = `${role} image, position ${position}`;
   const picture = source === null
@@ -126,7 +127,7 @@ function shot(data, row, role, note, kept) {
   const name = element("bdi", { class: "name", title: named(data, row) }, shortName(data, row));
   if (source === null || row === kept) return element("span", { class: `shot ${role}` }, picture, element("span", {}, note), name);
   const button = element("button", { type: "button", class: "enlarge", "aria-label": `Enlarge: ${alt}, beside the kept one` }, picture);
-  button.addEventListener("click", () => openPair(data, kept, row, role));
+  button.addEventListener("click", () => openPair(data, kept, row, role, distance));
   return element("span", { class: `shot ${role}` }, button, element("span", {}, note), name);
 }
 
@@ -166,11 +167,10 @@ function card(data, group) {
   }
   const row = element("div", { class: "row" });
   group.rows.subarray(0, data.shown).forEach((each, i) => {
-    row.append(i ? shot(data, each, "dropped", `goes ${small(group.distances[i])}`, group.rows[0])
-      : shot(data, each, "kept", "kept", each));
+    row.append(shot(data, each, i ? "dropped" : "kept", group.rows[0], group.distances[i]));
   });
   if (group.outside < data.images)
-    row.append(shot(data, group.outside, "outside", `outside ${small(group.outsideDistance)}`, group.rows[0]));
+    row.append(shot(data, group.outside, "outside", group.rows[0], group.outsideDistance));
   body.append(row);
   if (group.size > data.shown) body.append(element("p", {}, `${count(group.size, "image")} (${data.shown} shown)`));
   const why = reason(group);
