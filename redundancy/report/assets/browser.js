@@ -22,7 +22,7 @@ const percent = (share) => `${+(100 * share).toFixed(2)}%`;
 /* A dissimilarity with three significant digits, as in the tables. */
 function small(value) {
   if (!Number.isFinite(value)) return "–";
-  if (value === 0) return "0";
+  if (value < 1e-6) return "0"; // what rounding leaves of identical images
   if (value >= 1e-4) return value.toPrecision(3);
   return value.toExponential(2).replace("e-", "e−");
 }
