@@ -266,6 +266,14 @@ def test_the_command_of_what_may_go_names_the_workdir(made, opened):
     _config, workdir = made
     assert "redundancy export --workdir DIR --fraction 0.9 --dropped" in read_page(workdir).words()
     page = opened(workdir)
+    told = page.page.locator("section[aria-labelledby=delete]").text_content()
+    for sentence in (
+        page.page.locator("header .verdict").nth(1).text_content(),
+        "Names are relative to the data set’s folder.",
+        "This is for 90% kept, as Table 1, wherever the slider stands.",
+    ):
+        assert sentence in told
+    assert page.page.locator("#export").evaluate("command => command.scrollWidth <= command.clientWidth")
     said = page.page.locator("#export").text_content()
     assert f"--workdir '{workdir.root}' --fraction 0.9 --dropped --format txt" in said
     assert storage.read_bytes(f"{workdir.report}/results.csv") == storage.read_bytes(workdir.results)
