@@ -27,7 +27,7 @@ function showImages(matches, text) {
   byId("images").hidden = !matches.length;
   byId("images").replaceChildren(...matches.slice(0, FOUND).map(({ label, row, name }) => {
     const button = element("button", { type: "button", "data-image": `${label} ${row}` }, element("bdi", {}, name));
-    button.addEventListener("click", () => openClass(label, row));
+    button.addEventListener("click", async () => { await openClass(label, row); showAnswer(); });
     return element("li", {}, button);
   }));
   byId("images-found").hidden = !text;
@@ -115,8 +115,8 @@ byId("find-image").addEventListener("input", () => findImage());
 byId("find-image").addEventListener("keydown", async (event) => {
   if (event.key !== "Enter") return;
   await findImage();
-  if (!byId("images").querySelector("[aria-current=true]")) byId("images").querySelector("button")?.click();
-  if (byId("images").querySelector("button")) showAnswer();
+  if (byId("images").querySelector("[aria-current=true]")) showAnswer();
+  else byId("images").querySelector("button")?.click();
 });
 byId("all-groups").addEventListener("click", showAll);
 byId("class-view").addEventListener("shown", showSought);
