@@ -201,6 +201,12 @@ def test_a_pair_is_enlarged_by_mouse_and_keyboard(made, opened):
     assert not page.faults()
     page.page.locator("#pair-close").click()
     sync_api.expect(dialog).to_be_hidden()
+    page.page.evaluate(
+        "{ const { pictures } = state.data, [first] = pictures.values();"
+        " for (const row of pictures.keys()) pictures.set(row, first); showClass(); }"
+    )
+    page.page.locator("#cards .shot.dropped .enlarge").first.click()
+    sync_api.expect(dialog).to_contain_text("difference identical pixels")
     assert not page.complaints
 
 
@@ -334,3 +340,46 @@ def test_a_search_without_a_match_leaves_no_answer(made, opened):
         page.page.wait_for_function("!location.hash.includes('image=')")
     sync_api.expect(said).to_contain_text("or the name is misspelt, or the image was held out")
     page.check()
+
+
+def test_classes_that_are_equal_are_ordered_by_size_then_name(made, opened):
+    page = opened(made[1])
+    page.page.wait_for_selector("#cards > li")
+    page.page.evaluate(
+        "index.classes.forEach((each, i) => { each.mean = each.mean.map(() => i * 1e-15); each.largest = each.largest.map("
+        "() => [9, 9, 12][i]); })"
+    )
+    page.page.select_option("#list-order", "tightest")
+    assert page.class_names() == ["plain", LONG, "Käfer"]
+    assert set(page.page.locator("#classes button span").all_text_contents()) == {"mean 0"}
+    sync_api.expect(page.page.locator("#found")).to_contain_text("3 classes, by the mean dissimilarity")
+    page.check()
+
+
+def test_a_tree_of_identical_images_has_no_axis(made, opened):
+    page = opened(made[1])
+    page.page.wait_for_selector("#cards > li")
+    kept = page.page.locator("#cards .shot.kept .name").first.get_attribute("title")
+    page.page.locator("#cards .facts button").first.click()
+    sync_api.expect(page.page.locator("#tree-what")).to_contain_text(f"the group of {kept}, ")
+    axis = page.page.locator("#tree-drawing .scale text")
+    assert axis.count() == 6
+    page.page.evaluate("state.data.merges.heights.fill(1e-15), drawTree()")
+    assert axis.all_text_contents() == ["all images are identical to the network"]
+    assert page.page.locator("#tree-drawing .marks text").count() == 0
+    page.check()
+
+
+def test_no_label_of_the_list_is_cut_off(made, opened):
+    page = opened(made[1])
+    page.page.wait_for_selector("#cards > li")
+    for field in ("#find-image", "#list-order"):
+        cut = page.page.locator(field).evaluate(
+            "field => { const style = getComputedStyle(field), pen = document.createElement('canvas').getContext('2d');"
+            " pen.font = style.font;"
+            " const texts = field.options ? [...field.options].map(each => each.text) : [field.placeholder];"
+            " const room = field.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)"
+            " - (field.options ? 20 : 0);"
+            " return texts.filter(text => pen.measureText(text).width > room); }"
+        )
+        assert cut == []
