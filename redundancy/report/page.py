@@ -20,7 +20,7 @@ _ENVIRONMENT = jinja2.Environment(
 )  # fmt: skip
 _ENVIRONMENT.filters.update(
     percent=words.percent, accuracy=words.accuracy, points=words.points, interval=words.interval, small=words.small,
-    plural=words.plural, class_title=words.class_title, p_value=words.p_value,
+    plural=words.plural, class_title=words.class_title, p_value=words.p_value, trials=words.trials,
 )  # fmt: skip
 
 _RULES = {
@@ -136,13 +136,14 @@ def render(
     groups = (at for at, item in enumerate(answers) if methods.get(item.method).has_groups and item.layer == layer)
     main_droppable = droppable[next(groups, 0)][0] if droppable else ""
     full = find(summaries, FULL, 1.0)
-    said = [verdict, main_droppable]
+    said, judged = [verdict, main_droppable], main_droppable
     if caution := learnt.caution(full and full.mean, len(facts["class_names"]), facts["learnt"]):
         said = [caution.detail, *([sentence, *said] if caution.answers else ())]
         sentence, droppable = caution.sentence, droppable if caution.answers else []
+        judged = judged if caution.answers else sentence
     said += [f"{each[0].upper()}{each[1:]}." for each in facts["beyond"]]
     width, height = images.shown_size(facts["image_shape"])
-    shown = dict(width=width, height=height, originals=facts["originals"])
+    shown = dict(width=width, height=height, originals=facts["originals"], kept=facts["lists"].get("kept"))
     body = {"pixelated": width > facts["image_shape"][1], "one-class": len(facts["class_names"]) == 1}
     index, texts = browse or (None, [])
     scripts = ("theme.js", "tables.js")
@@ -161,6 +162,7 @@ def render(
         class_texts=[(label, Markup(text)) for label, text in texts],
         sentence=sentence,
         said=[each for each in said if each],
+        verdict=judged,
         droppable=droppable,
         tests=[(method_name(item.method, item.layer, several), test) for item in answers for test in item.tests],
         headlines=_headlines(summaries, facts),

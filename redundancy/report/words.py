@@ -11,6 +11,8 @@ from redundancy.report.statistics import CONFIDENCE, FULL, Difference, Summary, 
 MINUS = "\N{MINUS SIGN}"
 # With fewer pairs, the spread is uncertain by more than a factor of three.
 _FEW_PAIRS = 5
+# Dissimilarities below this are those of identical images, of which rounding leaves a little.
+_NOTHING = 1e-6
 
 
 def _decimals(test_size: int) -> int:
@@ -67,10 +69,17 @@ def time(seconds: float) -> str:
     return f"about {number} {unit}{'' if number == '1' else 's'}"
 
 
-def _more(count: int, trial_s: float | None) -> str:
-    """'about 110 more trials (about 3 hours at this sweep's rate)'."""
+def _more(test: NonInferiority, trial_s: float | None) -> str:
+    """'about 110 more trials (about 3 hours at this sweep's rate) would do'."""
+    count = test.trials_more
     cost = "" if trial_s is None else f" ({time(count * trial_s)} at this sweep’s rate)"
-    return f"{trials(count)} more {'trial' if count == 1 else 'trials'}{cost}"
+    return f"{trials(count)} more {'trial' if count == 1 else 'trials'}{cost} would do"
+
+
+def _rough(test: NonInferiority) -> str:
+    """', a rough guess from 3 pairs'; '' if there are enough."""
+    pairs = test.difference.pairs
+    return f", a rough guess from {pairs} pairs" if pairs < _FEW_PAIRS else ""
 
 
 def margin(share: float) -> str:
@@ -80,10 +89,10 @@ def margin(share: float) -> str:
 
 
 def small(value: float) -> str:
-    """A dissimilarity: three significant digits; '–' for NaN."""
+    """A dissimilarity: three significant digits, '0' where it is rounding alone; '–' for NaN."""
     if not math.isfinite(value):
         return "–"
-    if value == 0:
+    if value < _NOTHING:
         return "0"
     return f"{value:.2e}".replace("e-0", "e-").replace("e-", f"e{MINUS}") if value < 1e-4 else f"{value:#.3g}"
 
@@ -213,10 +222,9 @@ def _outlook(test: NonInferiority, loss: float, decimals: int, trial_s: float | 
     """What more trials would do for a share that these do not decide; `loss` is the margin."""
     share, change = percent(test.share), test.difference
     if test.trials_more is not None:
-        rough = f", a rough guess from {change.pairs} pairs" if change.pairs < _FEW_PAIRS else ""
         return (
-            f"For {share}, {_more(test.trials_more, trial_s)} would do "
-            f"with {percent(POWER)} probability, if its true mean and spread are those seen{rough}."
+            f"For {share}, {_more(test, trial_s)} "
+            f"with {percent(POWER)} probability, if its true mean and spread are those seen{_rough(test)}."
         )
     if change.mean <= -loss:
         return (
@@ -267,8 +275,8 @@ def droppable(
     elif not answer.low:
         count = first.difference.pairs
         who = "One paired trial" if count == 1 else f"These {count} paired trials"
-        more = f"; {_more(first.trials_more, trial_s)} would do" if first.trials_more else ""
-        sentence = f"{who} cannot tell whether any of {name} can be dropped, {how}, with no loss above {loss}{more}."
+        more = f"; {_more(first, trial_s)}{_rough(first)}" if first.trials_more else ""
+        sentence = f"{who} cannot tell whether any of the data set {name} can be dropped, {how}, with no loss above {loss}{more}."
         parts = [seen, _outlook(first, answer.margin, decimals, trial_s), above]
     elif answer.low == answer.most:
         tried = ", the most tried," if several else ""

@@ -186,6 +186,13 @@ def test_a_pair_is_enlarged_by_mouse_and_keyboard(made, opened):
     sync_api.expect(dialog.locator("img.original")).to_have_count(2)  # the files, 24 pixels wide
     assert dialog.locator("img.original").first.evaluate("image => image.naturalWidth") == 24
     assert name in dialog.text_content()
+    distance = page.page.locator("#cards .shot.dropped > span").first.text_content().removeprefix("goes ")
+    note = page.page.locator("#pair-note")
+    sync_api.expect(note).to_contain_text(f"The dissimilarity of the two is {distance}.")
+    sync_api.expect(note).to_contain_text("not the files")
+    assert re.search(r"largest difference of a pixel: \d+ of 255; the map is brightened", dialog.text_content())
+    tops = dialog.locator("img.original").evaluate_all("all => all.map(each => each.getBoundingClientRect().top)")
+    assert tops[0] == tops[1]
     page.page.keyboard.press("Escape")
     sync_api.expect(dialog).to_be_hidden()
     button.focus()
@@ -194,6 +201,12 @@ def test_a_pair_is_enlarged_by_mouse_and_keyboard(made, opened):
     assert not page.faults()
     page.page.locator("#pair-close").click()
     sync_api.expect(dialog).to_be_hidden()
+    page.page.evaluate(
+        "{ const { pictures } = state.data, [first] = pictures.values();"
+        " for (const row of pictures.keys()) pictures.set(row, first); showClass(); }"
+    )
+    page.page.locator("#cards .shot.dropped .enlarge").first.click()
+    sync_api.expect(dialog).to_contain_text("difference identical pixels")
     assert not page.complaints
 
 
@@ -259,6 +272,114 @@ def test_the_command_of_what_may_go_names_the_workdir(made, opened):
     _config, workdir = made
     assert "redundancy export --workdir DIR --fraction 0.9 --dropped" in read_page(workdir).words()
     page = opened(workdir)
+    told = page.page.locator("section[aria-labelledby=delete]").text_content()
+    for sentence in (
+        page.page.locator("header .verdict").nth(1).text_content(),
+        "Names are relative to the data set’s folder.",
+        "This is for 90% kept, as Table 1, wherever the slider stands.",
+    ):
+        assert sentence in told
+    assert page.page.locator("#export").evaluate("command => command.scrollWidth <= command.clientWidth")
     said = page.page.locator("#export").text_content()
     assert f"--workdir '{workdir.root}' --fraction 0.9 --dropped --format txt" in said
     assert storage.read_bytes(f"{workdir.report}/results.csv") == storage.read_bytes(workdir.results)
+
+
+IN_SIGHT = "name => { const box = document.querySelector(name).getBoundingClientRect();" + (
+    " const slider = document.querySelector('.slider').getBoundingClientRect();"
+    " return box.top >= slider.bottom && box.bottom <= innerHeight; }"
+)
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_links_and_enter_bring_the_answer_into_sight(made, opened, width):
+    page = opened(made[1], (width, 844), reduced_motion="reduce")
+    page.page.locator("#leading summary").click()
+    page.page.locator("#leading a").last.click()
+    page.page.wait_for_function(IN_SIGHT, arg="#sought-text")
+    page.page.select_option("#list-order", "largest")
+    page.page.locator("#table1 ~ .scroll tbody a", has_text="plain").click()
+    sync_api.expect(page.page.locator("#class-title")).to_have_text("plain")
+    page.page.wait_for_function(IN_SIGHT, arg="#class-title")
+    assert page.page.locator("#list-order").input_value() == "largest"
+    for field, text, answer in (("#find", "kafer", "#class-title"), ("#find-image", "no 0", "#sought-text")):
+        page.page.evaluate("scrollTo(0, 0)")
+        page.page.fill(field, text)
+        page.page.keyboard.press("Enter")
+        page.page.wait_for_function(IN_SIGHT, arg=answer)
+    page.check()
+
+
+def test_a_position_comes_before_names_with_its_digits(made, opened):
+    page = opened(made[1])
+    subset = subset_of(made[1])
+    position = next(each for each in subset.positions[~subset.kept].tolist() if each >= 10)
+    page.page.fill("#find-image", str(position))
+    first = page.page.locator("#images button").first
+    sync_api.expect(first).to_have_text(re.compile(rf"position {position} · .*no \d{{3}}\.png"))
+    sync_api.expect(page.page.locator(f".sought [data-position='{position}']")).to_have_count(1)
+    assert page.page.locator("#images button").count() > 1
+    page.page.keyboard.press("Enter")
+    sync_api.expect(first).to_have_attribute("aria-current", "true")
+    page.check()
+
+
+def test_a_search_without_a_match_leaves_no_answer(made, opened):
+    page = opened(made[1])
+    said, view = page.page.locator("#images-found"), page.page.locator("#sought")
+    for text, told in (
+        ("99999", "No training image has position 99999."),
+        ("nobody", "(kept-0.9000.txt lists the names)"),
+    ):
+        page.page.fill("#find-image", str(int(subset_of(made[1]).positions[0])))
+        sync_api.expect(view).to_be_visible()
+        page.page.wait_for_function("location.hash.includes('image=')")
+        page.page.fill("#find-image", text)
+        sync_api.expect(said).to_contain_text(told)
+        sync_api.expect(view).to_be_hidden()
+        page.page.wait_for_function("!location.hash.includes('image=')")
+    sync_api.expect(said).to_contain_text("or the name is misspelt, or the image was held out")
+    page.check()
+
+
+def test_classes_that_are_equal_are_ordered_by_size_then_name(made, opened):
+    page = opened(made[1])
+    page.page.wait_for_selector("#cards > li")
+    page.page.evaluate(
+        "index.classes.forEach((each, i) => { each.mean = each.mean.map(() => i * 1e-15); each.largest = each.largest.map("
+        "() => [9, 9, 12][i]); })"
+    )
+    page.page.select_option("#list-order", "tightest")
+    assert page.class_names() == ["plain", LONG, "Käfer"]
+    assert set(page.page.locator("#classes button span").all_text_contents()) == {"mean 0"}
+    sync_api.expect(page.page.locator("#found")).to_contain_text("3 classes, by the mean dissimilarity")
+    page.check()
+
+
+def test_a_tree_of_identical_images_has_no_axis(made, opened):
+    page = opened(made[1])
+    page.page.wait_for_selector("#cards > li")
+    kept = page.page.locator("#cards .shot.kept .name").first.get_attribute("title")
+    page.page.locator("#cards .facts button").first.click()
+    sync_api.expect(page.page.locator("#tree-what")).to_contain_text(f"the group of {kept}, ")
+    axis = page.page.locator("#tree-drawing .scale text")
+    assert axis.count() == 6
+    page.page.evaluate("state.data.merges.heights.fill(1e-15), drawTree()")
+    assert axis.all_text_contents() == ["all images are identical to the network"]
+    assert page.page.locator("#tree-drawing .marks text").count() == 0
+    page.check()
+
+
+def test_no_label_of_the_list_is_cut_off(made, opened):
+    page = opened(made[1])
+    page.page.wait_for_selector("#cards > li")
+    for field in ("#find-image", "#list-order"):
+        cut = page.page.locator(field).evaluate(
+            "field => { const style = getComputedStyle(field), pen = document.createElement('canvas').getContext('2d');"
+            " pen.font = style.font;"
+            " const texts = field.options ? [...field.options].map(each => each.text) : [field.placeholder];"
+            " const room = field.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)"
+            " - (field.options ? 20 : 0);"
+            " return texts.filter(text => pen.measureText(text).width > room); }"
+        )
+        assert cut == []

@@ -203,7 +203,9 @@ def test_an_image_is_found_by_its_name(made, opened, request):
     page.page.locator("#all-groups").click()
     assert page.page.locator("#sought").is_hidden()
     find(page, "nobody.png")
-    page.page.wait_for_selector("#images-found:has-text('No image in a redundant group has this in its name')")
+    page.page.wait_for_selector(
+        "#images-found:has-text('Not found among the names of the images of redundant groups.')"
+    )
     page.check()
     assert sum(url.endswith("/names.js") for url in page.requests) == (made == "many")
 
@@ -279,7 +281,7 @@ def test_too_many_names_are_searched_in_the_open_class_alone(tmp_path, opened, m
     find(page, cat)
     expect_group(page, workdir, cat)
     find(page, dog)
-    page.page.wait_for_selector("#images-found:has-text('group of the class that is open (the other classes lie')")
+    page.page.wait_for_selector("#images-found:has-text('groups of the class that is open (the other classes lie')")
     page.open_class(1)
     find(page, dog + " ")
     expect_group(page, workdir, dog)

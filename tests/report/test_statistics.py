@@ -124,7 +124,10 @@ def test_answers_of_a_loss_of_one_trial_and_of_nothing_dropped():
         *((words.percent(share), text) for share, text in ((0.9, "90%"), (1 - 0.9, "10%"), (0.125, "12.5%"))),
         *((words.percent(share), text) for share, text in ((1.0, "100%"), (0.0001, "0.01%"), (1 - 0.95, "5%"))),
         *((words.points(value), text) for value, text in ((-0.0021, "−0.21"), (0.0021, "+0.21"), (-0.00001, "0.00"))),
-        *((words.small(x), text) for x, text in ((0.012345, "0.0123"), (0.0000123, "1.23e−5"), (math.nan, "–"))),
+        *(
+            (words.small(x), text)
+            for x, text in ((0.012345, "0.0123"), (0.0000123, "1.23e−5"), (8.1e-15, "0"), (math.nan, "–"))
+        ),
         *((words.plural(count, "class"), text) for count, text in ((1, "1 class"), (1200, "1,200 classes"))),
         *((words.p_value(p), text) for p, text in ((1e-9, "<0.001"), (0.0042, "0.004"), (0.25, "0.25"))),
         *((words.p_value(p), text) for p, text in ((0.9999, ">0.99"), (1.0, "1"), (math.nan, "–"))),
@@ -278,11 +281,11 @@ CHOSEN = "chosen by semantic clustering"
         ({0.9: MUCH}, f"Dropping 10% of digits, {CHOSEN}, loses more", []),
         # The trials do not decide.
         ({0.9: UNSURE, 0.5: MUCH},
-         f"These 3 paired trials cannot tell whether any of digits can be dropped, {CHOSEN}, with no loss above 0.2 points of "
-         f"test accuracy; about {answers({0.9: UNSURE}).tests[0].trials_more} more trials would do.",
+         f"These 3 paired trials cannot tell whether any of the data set digits can be dropped, {CHOSEN}, with no loss above 0.2 points of "
+         f"test accuracy; about {answers({0.9: UNSURE}).tests[0].trials_more} more trials would do, a rough guess from 3 pairs.",
          ["if its true mean and spread are those seen, a rough guess from 3 pairs"]),
         ({0.9: less(0.002, 0.003, 0.004)},
-         f"These 3 paired trials cannot tell whether any of digits can be dropped, {CHOSEN}, with no loss above 0.2 points of "
+         f"These 3 paired trials cannot tell whether any of the data set digits can be dropped, {CHOSEN}, with no loss above 0.2 points of "
          "test accuracy.",
          ["the estimated loss, 0.30 points, is not below 0.2 points: more trials would sooner show a loss"]),
         ({0.9: less(0.001)}, "One paired trial cannot tell whether any", ["no spread to tell chance by"]),

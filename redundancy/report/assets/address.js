@@ -44,9 +44,17 @@ async function readAddress() {
   else showImages([], "");
   if (number !== read) return;
   reading = false;
-  if (head === "#view") byId("browse").scrollIntoView();
+  if (head === "#view") showAnswer();
 }
 
+/* A link on the page leads to a class or an image; the orders that were chosen stay. */
+function keepOrders(link) {
+  const view = new URLSearchParams(link.hash.slice("#view?".length));
+  for (const id of ["list-order", "order"]) view.set(FIELDS[id], byId(id).value);
+  link.hash = `#view?${view}`;
+}
+
+for (const link of document.querySelectorAll("a[href^='#view?']")) link.addEventListener("click", () => keepOrders(link));
 byId("class-view").addEventListener("shown", writeAddress);
 for (const id of ["find", "list-order"]) byId(id).addEventListener("change", writeAddress);
 addEventListener("popstate", readAddress);

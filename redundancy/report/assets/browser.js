@@ -4,6 +4,7 @@
 
 const index = JSON.parse(document.getElementById("index").textContent);
 const PAGE = 24; // cards added at a time
+const ROUNDING = 1e-6; // dissimilarities below this are those of identical images
 const LISTED = 60; // positions that a card without pictures lists
 const byId = (id) => document.getElementById(id);
 
@@ -22,7 +23,7 @@ const percent = (share) => `${+(100 * share).toFixed(2)}%`;
 /* A dissimilarity with three significant digits, as in the tables. */
 function small(value) {
   if (!Number.isFinite(value)) return "–";
-  if (value === 0) return "0";
+  if (value < ROUNDING) return "0";
   if (value >= 1e-4) return value.toPrecision(3);
   return value.toExponential(2).replace("e-", "e−");
 }
@@ -110,13 +111,15 @@ function told(data, row) {
   return file + (data.goes.has(row) ? `, goes at ${percent(data.goes.get(row))} kept` : "");
 }
 
+const called = (data, row) => data.files.get(row) ?? `position ${data.positions[row]}`;
 const named = (data, row) => data.files.get(row) ?? String(data.positions[row]);
 
 /* The last part of an image's name. */
 const shortName = (data, row) => (data.files.has(row) ? data.files.get(row).split("/").pop() : String(data.positions[row]));
 
-/* An image with its role, a note under it, and its name. */
-function shot(data, row, role, note, kept) {
+/* An image with its role, its dissimilarity to the kept one, and its name. */
+function shot(data, row, role, kept, distance) {
+  const note = row === kept ? role : `${role === "dropped" ? "goes" : role} ${small(distance)}`;
   const position = data.positions[row], source = pictureSource(data, row);
   const alt = `${role} image, position ${position}`;
   const picture = source === null
@@ -126,7 +129,7 @@ function shot(data, row, role, note, kept) {
   const name = element("bdi", { class: "name", title: named(data, row) }, shortName(data, row));
   if (source === null || row === kept) return element("span", { class: `shot ${role}` }, picture, element("span", {}, note), name);
   const button = element("button", { type: "button", class: "enlarge", "aria-label": `Enlarge: ${alt}, beside the kept one` }, picture);
-  button.addEventListener("click", () => openPair(data, kept, row, role));
+  button.addEventListener("click", () => openPair(data, kept, row, role, distance));
   return element("span", { class: `shot ${role}` }, button, element("span", {}, note), name);
 }
 
@@ -152,7 +155,7 @@ function card(data, group) {
   });
   const head = element("div", { class: "facts" }, element("span", {}, facts.join(" · ")));
   if (data.merges) {
-    const label = `Tree of the group of position ${data.positions[group.rows[0]]}`;
+    const label = `Tree of the group of ${called(data, group.rows[0])}`;
     const button = element("button", { type: "button", class: "quiet", "aria-label": label }, "Tree");
     button.addEventListener("click", () => openTree([group]));
     head.append(button);
@@ -166,11 +169,10 @@ function card(data, group) {
   }
   const row = element("div", { class: "row" });
   group.rows.subarray(0, data.shown).forEach((each, i) => {
-    row.append(i ? shot(data, each, "dropped", `goes ${small(group.distances[i])}`, group.rows[0])
-      : shot(data, each, "kept", "kept", each));
+    row.append(shot(data, each, i ? "dropped" : "kept", group.rows[0], group.distances[i]));
   });
   if (group.outside < data.images)
-    row.append(shot(data, group.outside, "outside", `outside ${small(group.outsideDistance)}`, group.rows[0]));
+    row.append(shot(data, group.outside, "outside", group.rows[0], group.outsideDistance));
   body.append(row);
   if (group.size > data.shown) body.append(element("p", {}, `${count(group.size, "image")} (${data.shown} shown)`));
   const why = reason(group);
@@ -243,16 +245,28 @@ async function openClass(label, row = null) {
   }
 }
 
+/* Moves the page to the class or group that was asked for; it may lie under a long list. */
+const showAnswer = () => byId("class-view").scrollIntoView();
+
+const goneOf = (of) => of.images - of.kept[state.cut];
+const least = (value) => (a, b) => (value(a) === value(b) ? 0 : value(a) - value(b));
+const settled = (value) => (value === null ? Infinity : value < ROUNDING ? 0 : value);
+const byName = (a, b) => a.name.localeCompare(b.name, "en", { numeric: true });
 const LIST_ORDERS = {
   stored: (a, b) => a.label - b.label,
-  name: (a, b) => a.name.localeCompare(b.name, "en", { numeric: true }),
-  dropped: (a, b) => goneOf(b) / b.images - goneOf(a) / a.images || a.label - b.label,
-  groups: (a, b) => b.groups[state.cut] - a.groups[state.cut] || a.label - b.label,
-  largest: (a, b) => b.largest[state.cut] - a.largest[state.cut] || a.label - b.label,
-  tightest: (a, b) => (a.mean[state.cut] ?? Infinity) - (b.mean[state.cut] ?? Infinity) || a.label - b.label,
-  height: (a, b) => (a.height[state.cut] ?? Infinity) - (b.height[state.cut] ?? Infinity) || a.label - b.label,
+  name: byName,
+  dropped: least((of) => -goneOf(of) / of.images),
+  groups: least((of) => -of.groups[state.cut]),
+  largest: least((of) => -of.largest[state.cut]),
+  tightest: least((of) => settled(of.mean[state.cut])),
+  height: least((of) => settled(of.height[state.cut])),
 };
-const goneOf = (of) => of.images - of.kept[state.cut];
+/* Among equals the class with the largest group comes first, then names decide. */
+const inTurn = (order) => (a, b) => LIST_ORDERS[order](a, b) || LIST_ORDERS.largest(a, b) || byName(a, b) || a.label - b.label;
+const LIST_MEANINGS = {
+  tightest: ", by the mean dissimilarity within their groups, least first",
+  height: ", by the dissimilarity at which merging stopped, least first",
+};
 const LIST_NOTES = {
   groups: (of) => count(of.groups[state.cut], "group"),
   largest: (of) => `group of ${whole(of.largest[state.cut])}`,
@@ -266,7 +280,7 @@ const fold = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLocaleLowe
 function showList() {
   const wanted = fold(byId("find").value.trim()), order = byId("list-order").value;
   const found = index.classes.filter((each) => fold(each.name).includes(wanted));
-  found.sort(LIST_ORDERS[order]);
+  found.sort(inTurn(order));
   const note = LIST_NOTES[order] ?? ((of) => `${whole(goneOf(of))} of ${whole(of.images)} go`);
   byId("classes").replaceChildren(...found.map((each) => {
     const open = state.wanted === each.label ? "true" : "false";
@@ -275,7 +289,8 @@ function showList() {
     button.addEventListener("click", () => openClass(each.label));
     return element("li", {}, button);
   }));
-  byId("found").textContent = wanted ? `${count(found.length, "class")} of ${whole(index.classes.length)}` : count(index.classes.length, "class");
+  byId("found").textContent = count(found.length, "class") + (wanted ? ` of ${whole(index.classes.length)}` : "") +
+    (LIST_MEANINGS[order] ?? "");
 }
 
 /* The slider counts from the smallest fraction, the cuts from the largest. */
@@ -307,7 +322,10 @@ function startBrowser() {
   slider.addEventListener("input", moveSlider);
   byId("find").addEventListener("input", showList);
   byId("find").addEventListener("keydown", (event) => {
-    if (event.key === "Enter") byId("classes").querySelector("button")?.click();
+    const first = byId("classes").querySelector("button");
+    if (event.key !== "Enter" || !first) return;
+    first.click();
+    showAnswer();
   });
   for (const list of [byId("classes"), byId("images")]) list.addEventListener("keydown", moveInList);
   byId("list-order").addEventListener("change", showList);

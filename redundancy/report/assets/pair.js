@@ -24,7 +24,7 @@ async function loadPicture(source) {
   return image;
 }
 
-/* A canvas with the absolute differences of two pictures of one size, the greatest one white; and that one's share of 1. */
+/* A canvas with the absolute differences of two pictures of one size, the greatest one white; and that one, of 255. */
 function differences(first, second) {
   const [width, height] = [first.naturalWidth, first.naturalHeight];
   const canvas = element("canvas", { width, height, role: "img", "aria-label": "map of differences" });
@@ -41,10 +41,10 @@ function differences(first, second) {
   }
   for (let i = 0; i < made.data.length; i++) if (i % 4 !== 3 && most) made.data[i] *= 255 / most;
   context.putImageData(made, 0, 0);
-  return [canvas, most / 255];
+  return [canvas, most];
 }
 
-async function openPair(data, kept, row, role) {
+async function openPair(data, kept, row, role, distance) {
   const dialog = byId("pair"), outside = role === "outside", number = ++pairs;
   const scale = PAIR / Math.max(index.width, index.height);
   const size = { width: Math.round(scale * index.width), height: Math.round(scale * index.height) };
@@ -54,8 +54,10 @@ async function openPair(data, kept, row, role) {
   const sources = roles.map(([each]) => pictureSource(data, each));
   const figures = roles.map(([, what], i) => (sources[i] === null ? element("span", { class: "nopicture" }, "no picture on this page")
     : element("img", { src: sources[i], ...size, alt: `${what}, enlarged` })));
+  byId("pair-files").replaceChildren();
   byId("pair-images").replaceChildren(...figures.map((each, i) => pairFigure(each, captions[i])));
-  const seen = "Pictures as the page holds them: the size that the network saw, or its small multiple.";
+  const seen = `The dissimilarity of the two is ${small(distance)}. The map compares the pictures of this page, which have the size ` +
+    "that the network saw or a small multiple of it, not the files.";
   byId("pair-note").textContent = seen;
   dialog.showModal();
   if (sources.every((each) => each !== null)) {
@@ -64,7 +66,7 @@ async function openPair(data, kept, row, role) {
     const [canvas, most] = differences(...loaded);
     canvas.style.width = `${size.width}px`;
     byId("pair-images").append(pairFigure(canvas, [element("b", {}, "difference"),
-      ` the brightest is ${percent(most)} of the range`]));
+      most ? ` largest difference of a pixel: ${most} of 255; the map is brightened to show it` : " identical pixels"]));
   }
   const files = roles.map(([each]) => original(data, each));
   if (files.includes(null)) return;
@@ -75,7 +77,7 @@ async function openPair(data, kept, row, role) {
       image.alt = `${roles[i][1]}, the file`;
       image.className = "original";
     });
-    byId("pair-images").append(...loaded.map((image, i) =>
+    byId("pair-files").append(...loaded.map((image, i) =>
       pairFigure(image, [element("b", {}, `${roles[i][1]}, the file`), ` ${image.naturalWidth} × ${image.naturalHeight}`])));
   } catch {
     if (number === pairs) byId("pair-note").textContent = `${seen} The files of the images cannot be reached from here.`;

@@ -27,52 +27,71 @@ function showImages(matches, text) {
   byId("images").hidden = !matches.length;
   byId("images").replaceChildren(...matches.slice(0, FOUND).map(({ label, row, name }) => {
     const button = element("button", { type: "button", "data-image": `${label} ${row}` }, element("bdi", {}, name));
-    button.addEventListener("click", () => openClass(label, row));
+    button.addEventListener("click", async () => { await openClass(label, row); showAnswer(); });
     return element("li", {}, button);
   }));
   byId("images-found").hidden = !text;
   byId("images-found").textContent = text;
 }
 
+/* Leaves the image that was looked for, also one whose class is still being loaded. */
 function showAll() {
-  state.row = null;
-  showClass();
+  const { data, row, wanted } = state;
+  if (data && (row !== null || wanted !== data.label)) openClass(data.label);
+}
+
+/* The image of a position, if there is one; then those with this whole name, and those with it in their names. */
+function matchesOf(all, wanted, position) {
+  const placed = [], exact = [], others = [];
+  for (const { label, positions, rows, names, low } of all) {
+    const at = positions.indexOf(position), file = names[rows.indexOf(at)];
+    if (at >= 0) placed.push({ label, row: at, name: `position ${position}${file === undefined ? "" : ` · ${file}`}` });
+    low.forEach((name, i) => {
+      if (rows[i] === at || !name.includes(wanted)) return;
+      const isWhole = name === wanted || name.endsWith(`/${wanted}`);
+      (isWhole ? exact : others).push({ label, row: rows[i], name: names[i] });
+    });
+  }
+  return { placed, exact, others };
+}
+
+/* What the search says: how many images it found, and why it found no position or no image. */
+function toldOf({ placed, exact, others }, position) {
+  const number = placed.length + exact.length + others.length, inClass = index.search === "class";
+  const where = inClass ? " of the class that is open (the other classes lie in files of their own)" : "";
+  const said = number ? [`${count(number, "image")} found${number > FOUND ? `, the first ${FOUND} listed` : ""}${where}.`] : [];
+  if (position >= 0 && !placed.length) {
+    const whole = index.classes.reduce((sum, each) => sum + each.images, 0) === index.images;
+    said.push(`No training image${where || (whole ? "" : " of the classes listed here")} has position ${position}.`);
+  }
+  if (!number && index.named)
+    said.push(`Not found among the names of the images of redundant groups${where}. A training image that is in no group is kept` +
+      `${index.kept ? ` (${index.kept} lists the names)` : ""}; or the name is misspelt, or the image was held out.`);
+  else if (!number && position < 0) said.push("Images have no names here: look for a position.");
+  return said.join(" ");
 }
 
 /* Lists the images that are looked for; opens the one that is meant, unless the address says what is open. */
 async function findImage(opening = true) {
   const wanted = fold(byId("find-image").value.trim());
-  if (!wanted) {
-    showImages([], "");
+  const show = (matches, text, one) => {
+    showImages(matches, text);
+    if (opening && one) return openClass(one.label, one.row);
     return opening ? showAll() : undefined;
-  }
-  const where = index.search === "class" ? " of the class that is open (the other classes lie in files of their own)" : "";
+  };
+  if (!wanted) return show([], "");
   let all;
   try {
     all = await loadNames();
   } catch {
-    return showImages([], `The file ${index.search} with the names is missing: it lies beside this page.`);
+    return show([], `The file ${index.search} with the names is missing: it lies beside this page.`);
   }
   if (wanted !== fold(byId("find-image").value.trim())) return;
-  const exact = [], others = [];
   const position = /^\d+$/.test(wanted) ? Number(wanted) : -1;
-  for (const { label, positions, rows, names, low } of all) {
-    const at = positions.indexOf(position);
-    if (at >= 0) others.push({ label, row: at, name: names[rows.indexOf(at)] ?? `position ${position}` });
-    low.forEach((name, i) => {
-      if (!name.includes(wanted)) return;
-      const isWhole = name === wanted || name.endsWith(`/${wanted}`);
-      if (rows[i] !== at) (isWhole ? exact : others).push({ label, row: rows[i], name: names[i] });
-    });
-  }
-  const matches = [...exact, ...others];
-  const listed = matches.length > FOUND ? `, the first ${FOUND} listed` : "";
-  showImages(matches, matches.length
-    ? `${count(matches.length, "image")} found${listed}${where}.`
-    : `No image in a redundant group${where} has this in its name${index.named ? "" : ", nor is it a position"}. ` +
-      "Images that are in no group at any fraction here are kept; they are found by their positions alone.");
-  const one = exact.length === 1 ? exact[0] : matches.length === 1 ? matches[0] : null;
-  if (one && opening) openClass(one.label, one.row);
+  const found = matchesOf(all, wanted, position), { placed, exact, others } = found;
+  const meant = [...placed, ...exact], matches = [...meant, ...others];
+  const one = meant.length === 1 ? meant[0] : matches.length === 1 ? matches[0] : null;
+  return show(matches, toldOf(found, position), one);
 }
 
 /* What becomes of the image that was looked for, at the slider's fraction. */
@@ -96,7 +115,8 @@ byId("find-image").addEventListener("input", () => findImage());
 byId("find-image").addEventListener("keydown", async (event) => {
   if (event.key !== "Enter") return;
   await findImage();
-  if (!byId("images").querySelector("[aria-current=true]")) byId("images").querySelector("button")?.click();
+  if (byId("images").querySelector("[aria-current=true]")) showAnswer();
+  else byId("images").querySelector("button")?.click();
 });
 byId("all-groups").addEventListener("click", showAll);
 byId("class-view").addEventListener("shown", showSought);

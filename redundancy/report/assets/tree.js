@@ -88,11 +88,24 @@ function leaf(data, node, y, keptRows) {
     made.append(drawn("image", { href: source, x: 2, y: y - THUMB / 2, width: THUMB, height: THUMB }));
     made.append(drawn("rect", { class: "frame", x: 2, y: y - THUMB / 2, width: THUMB, height: THUMB }));
   }
-  const name = shortName(data, row), short = name.length > NAME ? `${name.slice(0, NAME - 1)}…` : name;
+  const name = shortName(data, row), most = kept ? NAME - " kept".length + 1 : NAME;
+  const short = name.length > most ? `${name.slice(0, most - 1)}…` : name;
   const shown = below.length > 1 ? count(below.length, "image") : `${short}${kept ? " kept" : ""}`;
   made.append(drawn("text", { x: THUMB + 10, y: y + 4 }, shown));
   for (const event of ["focus", "mouseenter"]) made.addEventListener(event, () => peek(data, row, text));
   return made;
+}
+
+/* The axis: heights from 0 to the highest merge. */
+function scaleOf(x, highest, bottom) {
+  const scale = drawn("g", { class: "scale" });
+  for (let i = 0; i <= 4; i++) {
+    const value = (highest * i) / 4;
+    scale.append(drawn("path", { d: `M${x(value)} ${TOP - 4}V${bottom}` }));
+    scale.append(drawn("text", { x: x(value), y: TOP - 8, "text-anchor": i === 4 ? "end" : "middle" }, small(value)));
+  }
+  scale.append(drawn("text", { x: LABEL, y: 12 }, "dissimilarity (1 − cos) at which images join"));
+  return scale;
 }
 
 function drawTree() {
@@ -111,7 +124,7 @@ function drawTree() {
   const open = opened(data, roots);
   const heightOf = (node) => (node < n ? 0 : merges.heights[node - n]);
   const highest = Math.max(...roots.map(heightOf));
-  const top = highest * 1.08 || 1;
+  const flat = highest < ROUNDING, top = flat ? 1 : highest * 1.08;
   const width = Math.max(320, Math.min(860, byId("tree-drawing").clientWidth || 600));
   const x = (height) => LABEL + (height / top) * (width - LABEL - RIGHT);
 
@@ -137,23 +150,17 @@ function drawTree() {
   for (const root of roots) draw(root, roots.length > 1 && root >= n ? Math.min(top, heightOf(root) + top * 0.02) : null);
 
   const bottom = TOP + ROW * rows + 4;
-  const scale = drawn("g", { class: "scale" });
-  for (let i = 0; i <= 4; i++) {
-    const value = (highest * i) / 4;
-    scale.append(drawn("path", { d: `M${x(value)} ${TOP - 4}V${bottom}` }));
-    scale.append(drawn("text", { x: x(value), y: TOP - 8, "text-anchor": i === 4 ? "end" : "middle" }, small(value)));
-  }
-  scale.append(drawn("text", { x: LABEL, y: 12 }, "dissimilarity (1 − cos) at which images join"));
+  const scale = flat ? drawn("g", { class: "scale" }, drawn("text", { x: LABEL, y: 12 }, "all images are identical to the network")) : scaleOf(x, highest, bottom);
   // Merges up to a fraction's height are made at it.
   const marks = drawn("g", { class: "marks" });
-  for (const each of data.cuts) {
+  for (const each of flat ? [] : data.cuts) {
     const merge = n - each.kept - 1;
     if (merge < 0 || merge >= merges.heights.length || merges.heights[merge] > top) continue;
     const at = x(merges.heights[merge]);
     marks.append(drawn("path", { d: `M${at} ${TOP - 4}V${bottom}` }));
     marks.append(drawn("text", { x: at - 3, y: bottom + 12, "text-anchor": "end" }, percent(each.fraction)));
   }
-  const what = chosen ? `the group of position ${data.positions[groups[0].rows[0]]}`
+  const what = chosen ? `the group of ${called(data, groups[0].rows[0])}`
     : `${count(groups.length, "group")} of ${count(cut.groups.length, "group")}, in the order of the list`;
   byId("tree-what").textContent = `Drawn: ${what}, ${data.name}. Dashed: where the cut of each fraction lies.`;
   const height = bottom + 18;
