@@ -59,14 +59,14 @@ function matchesOf(all, wanted, position) {
 function toldOf({ placed, exact, others }, position) {
   const number = placed.length + exact.length + others.length, inClass = index.search === "class";
   const where = inClass ? " of the class that is open (the other classes lie in files of their own)" : "";
+  const complete = index.classes.reduce((sum, each) => sum + each.images, 0) === index.images;
   const said = number ? [`${count(number, "image")} found${number > FOUND ? `, the first ${FOUND} listed` : ""}${where}.`] : [];
-  if (position >= 0 && !placed.length) {
-    const whole = index.classes.reduce((sum, each) => sum + each.images, 0) === index.images;
-    said.push(`No training image${where || (whole ? "" : " of the classes listed here")} has position ${position}.`);
-  }
+  if (position >= 0 && !placed.length)
+    said.push(`No training image${where || (complete ? "" : " of the classes listed here")} has position ${position}.`);
   if (!number && index.named)
     said.push(`Not found among the names of the images of redundant groups${where}. A training image that is in no group is kept` +
-      `${index.kept ? ` (${index.kept} lists the names)` : ""}; or the name is misspelt, or the image was held out.`);
+      `${index.kept ? ` (${index.kept} lists the names)` : ""}; or the name is misspelt, or the image was held out` +
+      `${complete ? "" : ", or its class is not listed here"}.`);
   else if (!number && position < 0) said.push("Images have no names here: look for a position.");
   return said.join(" ");
 }
