@@ -69,6 +69,7 @@ def test_of_one_file(tmp_path, caplog, shape, fields):
     check_estimate(config, written["about"])
 
 
+@pytest.mark.soak
 def test_of_large_images_with_names(tmp_path, caplog):
     images, labels = smooth_images(240, 160, 3)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -82,6 +83,7 @@ def test_of_large_images_with_names(tmp_path, caplog):
     check_estimate(config, written["about"])
 
 
+@pytest.mark.soak
 def test_of_a_file_for_each_class(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(browser, "PAGE_BYTES", browser._REST_BYTES + 1)
     images, labels = smooth_images(400, 32, 8)
