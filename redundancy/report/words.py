@@ -12,7 +12,7 @@ MINUS = "\N{MINUS SIGN}"
 # With fewer pairs, the spread is uncertain by more than a factor of three.
 _FEW_PAIRS = 5
 # Dissimilarities below this are those of identical images, of which rounding leaves a little.
-_NOTHING = 1e-6
+_NOTHING = 1e-12
 
 
 def _decimals(test_size: int) -> int:

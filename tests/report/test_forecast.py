@@ -56,6 +56,15 @@ def check_estimate(config, written):
     assert written / 2 < page_bytes(counts, data.image_shape, *asked) < 2 * written
 
 
+def make_photos(root, images, labels):
+    """A workdir of photos in folders, so that they have names."""
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = root / "photos" / f"class {label}" / f"IMG_{number:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path, compress_level=1)
+    return make_workdir(root, images, labels, dataset=str(root / "photos"), image_size=images.shape[1])
+
+
 @pytest.mark.parametrize(
     ("shape", "fields"),
     [((8, 8, 1), {}), ((8, 8, 1), dict(methods=("random",))), ((32, 32, 3), dict(classes=3, layers=("start", "end")))],
@@ -71,13 +80,7 @@ def test_of_one_file(tmp_path, caplog, shape, fields):
 
 @pytest.mark.soak
 def test_of_large_images_with_names(tmp_path, caplog):
-    images, labels = smooth_images(240, 160, 3)
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        path = tmp_path / "photos" / f"class {label}" / f"IMG_{number:05d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path, compress_level=1)
-    fields = dict(dataset=str(tmp_path / "photos"), image_size=160)
-    config, workdir = make_workdir(tmp_path, images, labels, **fields)
+    config, workdir = make_photos(tmp_path, *smooth_images(240, 160, 3))
     said, written = said_and_written(config, workdir, caplog)
     check(said, written)
     check_estimate(config, written["about"])
@@ -86,13 +89,7 @@ def test_of_large_images_with_names(tmp_path, caplog):
 @pytest.mark.soak
 def test_of_a_file_for_each_class(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(browser, "PAGE_BYTES", browser._REST_BYTES + 1)
-    images, labels = smooth_images(400, 32, 8)
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        path = tmp_path / "photos" / f"class {label}" / f"IMG_{number:05d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path, compress_level=1)
-    fields = dict(dataset=str(tmp_path / "photos"), image_size=32)
-    check(*said_and_written(*make_workdir(tmp_path, images, labels, **fields), caplog))
+    check(*said_and_written(*make_photos(tmp_path, *smooth_images(400, 32, 8)), caplog))
 
 
 @pytest.mark.soak

@@ -4,7 +4,7 @@
 
 const index = JSON.parse(document.getElementById("index").textContent);
 const PAGE = 24; // cards added at a time
-const ROUNDING = 1e-6; // dissimilarities below this are those of identical images
+const ROUNDING = 1e-12; // dissimilarities below this are those of identical images
 const LISTED = 60; // positions that a card without pictures lists
 const byId = (id) => document.getElementById(id);
 
