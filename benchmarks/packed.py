@@ -1,23 +1,26 @@
 """Which convolutions are fastest for a pack on the GPU at hand: XLA's under vmap, or ours, and in which tiles.
 
-    python -m benchmarks.packed [--quick] [--json] [--only steps|kernels] [--trials T] [--batch B] [--depth N]
+    python -m benchmarks.packed [--quick] [--json] [--only steps|kernels] [--form cifar|imagenet] [--depth N] [--trials T]
+      [--batch B]
 
-Whole training steps of a pack of ResNets on CIFAR's shape by XLA's convolutions and by ours; every kernel of that network in
-several tiles, beside XLA's convolution; and the steps again in the fastest tiles. Ends within three minutes (--seconds). What
+Whole training steps of a pack of ResNets on CIFAR's or ImageNet's shape by XLA's convolutions and by ours; every kernel of that
+network in several tiles, beside XLA's convolution; and the steps again in the fastest tiles. Ends within three minutes (--seconds). What
 was fastest is written to the user's cache folder, where trainings on such a card find it. A ratio is the time of XLA's
 convolutions over that of ours; above 1 ours is faster.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import datetime
+import gc
 import json
 import os
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +40,10 @@ from redundancy.training.packing import Packing, images_per_second
 from redundancy.training.programs import Programs
 
 _PACKAGES = ("jax", "jaxlib", "jax-triton", "triton", "flax", "redundancy")
-_IMAGE = (32, 32, 3)
+_FORMS = {  # fields of the config, and sizes of an image
+    "cifar": ({"augmentation": "crop_flip", "pad": 4}, (32, 32, 3)),
+    "imagenet": ({"form": "imagenet", "widths": (64, 128, 256, 512)}, (224, 224, 3)),
+}
 _AT_ONCE = 10  # calls in one program, of different arrays: single ones would measure the way to the device
 _FOR_STEPS = 40  # seconds that are kept for the last steps
 
@@ -84,14 +90,24 @@ def convolutions(model, trials: int, batch: int, image_shape: tuple[int, int, in
     return Counter({key: times for key, times in recorder.times.items() if key != ("input_gradient", stem)})
 
 
-def variations(kind: str, tile: Tile) -> list[Tile]:
-    """The tile, and others that differ from it in one thing."""
+def variations(kind: str, shape: Shape, tile: Tile) -> list[Tile]:
+    """The tile, others that differ from it in one thing, and some that compute several lines of pixels together."""
     changes = [{"pixels": 2 * tile.pixels}, {"pixels": tile.pixels // 2}, {"warps": 2 * tile.warps}]
     changes += [{"warps": tile.warps // 2}, {"rows": 2 * tile.rows}, {"rows": tile.rows // 2}]
     if kind == "kernel_gradient":
         changes += [{"shares": 2 * tile.shares}, {"shares": tile.shares // 2}, {"stages": 2}, {"stages": 4}]
+        lines = [{"lines": 2, "stages": 2, "shares": shares} for shares in (tile.shares, 2 * tile.shares)]
+        lines += [{"lines": 4, "stages": 2, "shares": 2 * tile.shares, "pixels": tile.pixels // 2}]
+        lines += [{"lines": 4, "stages": 1, "shares": 2 * tile.shares}]
     else:
         changes += [{"stages": 3 if tile.stages == 0 else 0}, {"stages": 4}]
+        # 64 sums a thread; with more the compiler runs out of registers. Tensor cores want 64 pixels.
+        sizes = [(count, warps, 64 * 32 * warps // (count * tile.columns)) for count in (2, 4) for warps in (4, 8)]
+        lines = [{"lines": count, "warps": warps, "pixels": pixels} for count, warps, pixels in sizes if pixels >= 64]
+    if shape.taps > 1:  # else no line is needed twice
+        needed = shape.taps * (shape.features if kind == "input_gradient" else shape.channels)
+        rows = min(tile.rows, tiles.power(needed, 16, 64))
+        changes += [{**change, "rows": rows} for change in lines]
     others = [dataclasses.replace(tile, **change) for change in changes]
     return [
         tile,
@@ -141,6 +157,16 @@ def by_kernel(kernels: gpu.Kernels, kind: str, shape: Shape, dtype, tile: Tile) 
     return function
 
 
+@contextlib.contextmanager
+def collecting_no_garbage() -> Iterator[None]:
+    """Lets several threads compile by Triton. In Python 3.11 a collection within ast.parse makes another thread's parse fail."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def _compiled(function: Callable, pairs: list):
     """Compiles as many calls as there are pairs into one program; the reason as text if that fails."""
     try:
@@ -160,10 +186,10 @@ def of_kernel(kernels: gpu.Kernels, kind: str, shape: Shape, dtype, quick: bool)
     """Microseconds of XLA's convolution and of ours by tile, the fastest, and how far ours are from float32's."""
     wide = dtype == jnp.float32
     pairs = [_arrays(kind, shape, dtype, seed) for seed in range(_AT_ONCE)]
-    tried = variations(kind, tiles.usual(kind, shape, wide, kernels.card.capability))
+    tried = variations(kind, shape, tiles.usual(kind, shape, wide, kernels.card.capability))
     tried = tried[:2] if quick else tried
     functions = [by_xla(kind, shape), *(by_kernel(kernels, kind, shape, dtype, tile) for tile in tried)]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with collecting_no_garbage(), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         programs = list(pool.map(lambda function: _compiled(function, pairs), functions))
     with jax.default_matmul_precision("highest"):
         exact = by_xla(kind, shape)(*(array.astype(jnp.float32) for array in pairs[0]))
@@ -193,8 +219,8 @@ def of_kernel(kernels: gpu.Kernels, kind: str, shape: Shape, dtype, quick: bool)
 def _step(fields: Mapping[str, Any], trials: int, formulation: str) -> dict[str, Any]:
     """Images/s of training steps of a pack, and seconds until they are measured."""
     config = config_lib.resolve({**fields, "formulation": formulation})
-    began = time.perf_counter()
-    programs = Programs(config, _IMAGE, 10, make_mesh(config, trials, jax.devices()[:1]), resident=True, vmap=True)
+    began, image = time.perf_counter(), _FORMS[config.form][1]
+    programs = Programs(config, image, 10, make_mesh(config, trials, jax.devices()[:1]), resident=True, vmap=True)
     rate = images_per_second(programs, Packing(trials, True), 4096)
     say(f"steps, {formulation}: {rate:,.0f} images/s")
     return {
@@ -208,15 +234,16 @@ def measure(flags, kernels: gpu.Kernels) -> dict[str, Any]:
     """Cases and ratios, as for JSON; writes the choices."""
     began, card = time.perf_counter(), kernels.card.kind
     path = tiles.path(card)
+    fields, image = _FORMS[flags.form]
     fields = {
-        **{"depth": flags.depth, "dtype": flags.dtype, "augmentation": "crop_flip", "pad": 4, "pack": flags.trials},
+        **{**fields, "depth": flags.depth, "dtype": flags.dtype, "pack": flags.trials},
         **{"batch_size": flags.batch, "steps_per_dispatch": 10 if flags.quick else 50},
     }
     only = flags.only or ["steps", "kernels"]
     cases, ratios, kept = {}, {}, {}
     steps = {name: _step(fields, flags.trials, name) for name in (("xla", "packed") if "steps" in only else ())}
     if "kernels" in only:
-        times = convolutions(make_model(config_lib.resolve(fields), 10), flags.trials, flags.batch, _IMAGE)
+        times = convolutions(make_model(config_lib.resolve(fields), 10), flags.trials, flags.batch, image)
         dtype = jnp.dtype(flags.dtype)
         for (kind, shape), count in sorted(times.items(), key=lambda item: -item[1]):
             if time.perf_counter() - began > flags.seconds - (_FOR_STEPS if steps else 0):
@@ -238,7 +265,10 @@ def measure(flags, kernels: gpu.Kernels) -> dict[str, Any]:
         best = max(steps, key=lambda name: steps[name]["images_per_second"])
         if best == "packed":  # its tiles were the usual ones: the single kernels' times were misleading
             choice["tiles"] = known.get("tiles", {})
-        choice |= {"form": "xla" if best == "xla" else "packed", "steps": steps}
+        if flags.form == "cifar":  # which every network follows unless its config says otherwise
+            choice |= {"form": "xla" if best == "xla" else "packed", "steps": steps}
+        elif best == "xla":
+            choice["tiles"] |= {name: {**each, "tile": None} for name, each in kept.items()}
         ratios |= {
             f"step/{name}": entry["images_per_second"] / steps["xla"]["images_per_second"]
             for name, entry in steps.items()
@@ -269,12 +299,15 @@ def remark(entry: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Measures what the flags ask for and prints it."""
     parser = common.parser(__doc__, ["steps", "kernels"])
+    parser.add_argument("--form", choices=list(_FORMS), default="cifar")
+    parser.add_argument("--depth", type=int, help="layers of the ResNet; default 32, of ImageNet's 50")
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--depth", type=int, default=32)
+    parser.add_argument("--batch", type=int, help="images of a trial; default 128, of ImageNet's size 32")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--seconds", type=float, default=170.0, help="after which no further kernel is tried")
     flags = parser.parse_args(arguments)
+    usual = {"cifar": (32, 128), "imagenet": (50, 32)}[flags.form]
+    flags.depth, flags.batch = flags.depth or usual[0], flags.batch or usual[1]
     device = jax.devices()[0]
     card = cards.card_of(device)
     if reason := cards.obstacle(card):

@@ -1,4 +1,4 @@
-"""Compiles the training of a pack for an H100 that is not there, and counts its kernels.
+"""Compiles the training of a pack for an H100 that is not there, and counts its kernels and their bytes.
 
     python -m benchmarks.packed_for_a_gpu [--trials T] [--batch B] [--depth N] [--dtype bfloat16] [--formulation packed]
 
@@ -12,6 +12,8 @@ import time
 from collections import Counter
 
 from benchmarks.for_a_gpu import h100, with_libraries
+
+_IMAGES = 50_000  # of the resident set
 
 
 def main() -> None:
@@ -29,6 +31,7 @@ def main() -> None:
     from jax.sharding import AxisType, Mesh
 
     from redundancy import config as config_lib
+    from redundancy.preflight import hlo
     from redundancy.training.programs import Programs
 
     config = config_lib.resolve(
@@ -41,10 +44,13 @@ def main() -> None:
     programs = Programs(config, (32, 32, 3), 10, mesh, resident=True, vmap=True)
     began = time.perf_counter()
     with jax.set_mesh(mesh):
-        lowered = programs.train.lower(*programs.train_arguments(flags.trials, num_images=50_000))
+        lowered = programs.train.lower(*programs.train_arguments(flags.trials, num_images=_IMAGES))
         traced = time.perf_counter()
         made = lowered.compile()
     text, memory = made.as_text(), made.memory_analysis()
+    moved = Counter()
+    for kernel in hlo.kernels(text, stored=_IMAGES * 32 * 32 * 3):
+        moved[kernel.kind] += kernel.bytes
     calls = Counter(re.findall(r'custom_call_target="([^"]+)"', text))
     found = {
         **vars(flags),
@@ -56,6 +62,7 @@ def main() -> None:
         "fusions": len(re.findall(r"= .* fusion\(", text)),
         "copies": len(re.findall(r" copy\(", text)),
         "transposes": len(re.findall(r" transpose\(", text)),
+        "mb_a_step": {kind: round(size / 1e6) for kind, size in moved.items() if size >= 1e6},
         "argument_mib": memory.argument_size_in_bytes >> 20,
         "temporary_mib": memory.temp_size_in_bytes >> 20,
         "jax": jax.__version__,

@@ -25,13 +25,24 @@ def test_the_convolutions_of_a_step_are_counted():
     assert times["kernel_gradient", Shape(3, 16, 32, 32, 16, 32, 1, 2)] == 1
 
 
+@pytest.mark.soak
+def test_bottlenecks_of_imagenet_are_counted():
+    fields, image = packed._FORMS["imagenet"]
+    model = make_model(config_lib.resolve({**fields, "depth": 50}), 10)
+    times = packed.convolutions(model, 2, 4, image)
+    assert sum(times.values()) == 3 * 53 - 1
+    assert times["forward", Shape(2, 4, 224, 224, 3, 64, 7, 2)] == 1
+    assert times["input_gradient", Shape(2, 4, 7, 7, 2048, 512, 1, 1)] == 2
+
+
 def test_tiles_that_are_tried_differ_from_the_usual_one():
     shape = Shape(8, 128, 32, 32, 16, 16, 3, 1)
     for kind in tiles.KINDS:
         usual = tiles.usual(kind, shape, False, 90)
-        tried = packed.variations(kind, usual)
+        tried = packed.variations(kind, shape, usual)
         assert tried[0] == usual
         assert len(set(tried)) == len(tried) > 6
+        assert {tile.lines for tile in tried} == {1, 2, 4}
 
 
 @pytest.mark.parametrize("kind", tiles.KINDS)

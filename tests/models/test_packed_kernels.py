@@ -73,7 +73,7 @@ EVERY = [
     (1 + taps % 2, 2, 10 - taps % 3, 8 + stride, channels, 12, taps, stride)
     for taps in range(1, 8)
     for stride in (1, 2)
-    for channels in (1, 3, 16, 40)
+    for channels in (1, 3, 16, 20)
 ]  # fmt: skip
 
 
@@ -87,14 +87,25 @@ def test_kernels_of_every_size(sizes):
     "tile",
     [
         Tile(16, 32, 32, shares=3),
+        Tile(16, 16, 32, shares=2, stages=0, lines=2),
         *soaked(
-            Tile(16, 16, 16, shares=7), Tile(16, 64, 32, shares=2, stages=0), Tile(128, 32, 16, shares=9, stages=2)
+            Tile(16, 16, 16, shares=7),
+            Tile(16, 64, 32, shares=2, stages=0),
+            Tile(128, 32, 16, shares=9, stages=2),
+            Tile(16, 64, 16, shares=1, lines=3),
+            Tile(32, 16, 64, shares=5, lines=4, stages=0),
+            Tile(16, 16, 16, lines=8, shares=2),
         ),
     ],
     ids=str,
 )
 def test_any_tile_gives_the_same(tile):
     check(Shape(1, 3, 5, 6, 20, 36, 2, 2), jnp.float32, lambda _: tile)
+
+
+@pytest.mark.parametrize("sizes", soaked(*[(sizes,) for sizes in EVERY[9::5]]), ids=str)
+def test_several_lines_of_every_size(sizes):
+    check(Shape(*sizes), jnp.float32, lambda _: Tile(32, 16, 16, shares=2, stages=0, lines=2 + sizes[3] % 2))
 
 
 def test_the_same_every_time_and_one_trial_as_in_a_pack():

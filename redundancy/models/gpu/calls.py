@@ -41,28 +41,27 @@ def call_of(kind: str, shape: Shape, dtype: jnp.dtype, tile: Tile) -> Call:
     constants = dict(
         BATCH=shape.batch, HEIGHT=shape.height, WIDTH=shape.width, CHANNELS=shape.channels, FEATURES=shape.features,
         OUT_HEIGHT=out_height, OUT_WIDTH=out_width, TAPS=shape.taps, STRIDE=shape.stride, TOP=top, LEFT=left,
-        PIXELS=tile.pixels, ROWS=tile.rows, COLUMNS=tile.columns, STAGES=tile.stages,
+        PIXELS=tile.pixels, ROWS=tile.rows, COLUMNS=tile.columns, LINES=tile.lines, STAGES=tile.stages,
     )  # fmt: skip
 
     def blocks(count: int, size: int) -> int:
         return -(-count // size)
 
     stages = tile.stages or 3
+    of_output = blocks(shape.batch * blocks(out_height, tile.lines) * out_width, tile.pixels)
     if kind == "forward":
-        pixels = blocks(shape.batch * out_height * out_width, tile.pixels)
         result = jax.ShapeDtypeStruct(shape.y, dtype)
-        grid = (pixels, blocks(shape.features, tile.columns), shape.trials)
+        grid = (of_output, blocks(shape.features, tile.columns), shape.trials)
     elif kind == "input_gradient":
-        side = (blocks(shape.height, shape.stride), blocks(shape.width, shape.stride))
+        side = (blocks(shape.height, shape.stride * tile.lines), blocks(shape.width, shape.stride))
         pixels = blocks(shape.batch * side[0] * side[1], tile.pixels)
         result = jax.ShapeDtypeStruct(shape.x, dtype)
         grid = (pixels, blocks(shape.channels, tile.columns) * shape.stride**2, shape.trials)
     else:
-        chunks = blocks(shape.batch * out_height * out_width, tile.pixels)
-        constants["TURNS"] = blocks(chunks, tile.shares)
-        shares = blocks(chunks, constants["TURNS"])
+        constants["TURNS"] = blocks(of_output, tile.shares)
+        shares = blocks(of_output, constants["TURNS"])
         result = jax.ShapeDtypeStruct((shares, *shape.kernel), jnp.float32)
-        rows = blocks(shape.taps**2 * shape.channels, tile.rows)
+        rows = blocks(shape.taps ** (2 if tile.lines == 1 else 1) * shape.channels, tile.rows)
         grid = (shares, rows * blocks(shape.features, tile.columns), shape.trials)
     return Call(kind, result, grid, constants, tile.warps, stages)
 

@@ -30,6 +30,7 @@ class Tile:
       warps: warps of a program.
       stages: tiles that are loaded ahead; 0 unrolls the loop over rows.
       shares: largest number of shares of the pixels that are summed separately; only for the gradient of the kernel.
+      lines: pixels below each other that are computed together.
     """
 
     pixels: int
@@ -38,6 +39,7 @@ class Tile:
     warps: int = 4
     stages: int = 3
     shares: int = 0
+    lines: int = 1
 
 
 # Fastest (pixels, warps[, shares]) by (channels, features, taps, stride), bfloat16, for 8 trials of 128 images of CIFAR's size
@@ -75,7 +77,7 @@ _MEASURED = {
 }
 
 
-def _power(number: int, least: int, most: int) -> int:
+def power(number: int, least: int, most: int) -> int:
     """The smallest power of two that is at least `number`, limited to `least` … `most`."""
     return max(least, min(most, 1 << (number - 1).bit_length()))
 
@@ -93,14 +95,14 @@ def usual(kind: str, shape: Shape, wide: bool, capability: int) -> Tile:
     weights = shape.taps**2 * shape.channels
     known = {} if wide or capability != 90 else _MEASURED[kind]
     measured = known.get((shape.channels, shape.features, shape.taps, shape.stride))
-    columns = _power(result, 16, 32 if wide else 64)
+    columns = power(result, 16, 32 if wide else 64)
     if kind == "kernel_gradient":
         pixels, warps, shares = measured or (32 if wide else 64, 4, 32)
-        return Tile(pixels, _power(weights, 16, 32 if wide else 64), columns, warps, 3, shares)
+        return Tile(pixels, power(weights, 16, 32 if wide else 64), columns, warps, 3, shares)
     pixels, warps = measured or (64 if wide else 128, 8 if columns == 64 else 4)
     most = 16 if wide else 64
     rows = next((rows for rows in (64, 32, 16) if rows <= most and summed % rows == 0), 0)
-    rows = rows or _power(shape.taps**2 * summed, 16, min(most, 32))
+    rows = rows or power(shape.taps**2 * summed, 16, min(most, 32))
     steps = -(-(shape.taps**2) * summed // rows)
     return Tile(pixels, rows, columns, warps, 3 if wide or steps > 9 else 0)
 
