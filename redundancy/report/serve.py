@@ -10,6 +10,7 @@ import http.server
 import os
 import signal
 import sys
+import threading
 import urllib.parse
 import webbrowser
 from collections.abc import Iterator
@@ -176,7 +177,10 @@ def browse(workdir: Workdir, port: int | None = None, no_open: bool = False) -> 
 
 @contextlib.contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """Within it SIGTERM does what Ctrl-C does: there is nothing to save."""
+    """Within it SIGTERM does what Ctrl-C does: there is nothing to save. Python allows that in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -138,6 +138,16 @@ def test_what_is_missing_and_a_port_that_is_taken(workdir, tmp_path):
             serve.make_server(workdir, port)
 
 
+def test_it_serves_in_any_thread(workdir, monkeypatch):
+    server = serve.make_server(workdir, 0)
+    monkeypatch.setattr(serve, "make_server", lambda *_: server)
+    thread = threading.Thread(target=serve.browse, args=(workdir, None, True))
+    thread.start()
+    assert ask(server.server_address[1], "/")[::2] == (200, PAGE)
+    server.shutdown()
+    thread.join()
+
+
 @pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_tells_the_address_and_ends_in_silence(workdir, repo, child_env, ended_by):
     port = free_port()

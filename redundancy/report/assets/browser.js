@@ -274,8 +274,8 @@ const LIST_NOTES = {
   height: (of) => `cut at ${spell(of.height[state.cut])}`,
 };
 
-/* Text as it is searched: without case and accents; macOS writes letters with accents in two parts in names of files. */
-const fold = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLocaleLowerCase();
+/* Text as it is searched: without case and accents, and ß as ss. macOS writes accents of file names as letters of their own. */
+const fold = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toUpperCase().toLowerCase();
 
 function showList() {
   const wanted = fold(byId("find").value.trim()), order = byId("list-order").value;
