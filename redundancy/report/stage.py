@@ -1,23 +1,18 @@
 """The stage "report": from results, subsets, embeddings and images to report/index.html and its figures."""
 
 import hashlib
-import itertools
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from absl import logging
 
 import redundancy
 from redundancy import methods, storage
-from redundancy.config import fraction_name, same_fraction
 from redundancy.data import shared_dataset
 from redundancy.embedding import ids
 from redundancy.methods.counts import beyond_fractions
 from redundancy.report import (
-    browser,
     collect,
     cost,
     figures,
@@ -33,19 +28,13 @@ from redundancy.report import (
     statistics,
     words,
 )
+from redundancy.report.grouped import Grouped, find
 from redundancy.report.named import named_labels
-from redundancy.runtime.errors import ConfigError, DataError
-from redundancy.selection.subset import mean_dissimilarity
+from redundancy.runtime.errors import DataError
 from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, rounds, write_manifest
 
 _FIGURE_CLASSES = 2
-_NEIGHBOUR_ROWS = 6
-_GALLERY_CLASSES = 12
-_GALLERY_GROUPS = 24
-_GALLERY_IMAGES = 10
 _FIGURE3_CLASSES = 4
-_LEADING = 8
-_ROLES = ("kept", "other", "outside")
 
 
 def report_fraction(config) -> float:
@@ -59,22 +48,8 @@ def report_layer(config) -> str:
     return "end" if "end" in config.layers or not config.layers else config.layers[-1]
 
 
-def _class_rows(subset, groups: gallery.Groups, class_names) -> list[dict[str, Any]]:
-    """Table 1: a row for each class, and a last row for the whole data set."""
-    by_label, overall = mean_dissimilarity(subset)
-    rows = []
-    for label in [*range(len(class_names)), None]:
-        of_class = slice(None) if label is None else groups.labels == label
-        sizes = groups.sizes[of_class]
-        numbers = dict(images=int(sizes.sum()), kept=len(sizes), groups=int((sizes > 1).sum()))
-        name = "All classes" if label is None else class_names[label]
-        mean = overall if label is None else by_label.get(label, math.nan)
-        rows.append(dict(name=name, **numbers, largest=int(sizes.max(initial=0)), mean=mean))
-    return rows
-
-
-def _plots(config, summaries, groups, labels, class_names, full_size: int) -> dict[str, figures.Plot]:
-    layer = report_layer(config)
+def _plots(config, summaries, of_groups: Grouped, class_names, full_size: int) -> dict[str, figures.Plot]:
+    layer, groups, labels = report_layer(config), of_groups.groups, of_groups.labels
     plots = {"figure2": figures.accuracy_plot(summaries, [layer], full_size, "figure2")}
     if any(method.per_layer for method in methods.chosen(config)) and len(config.layers) > 1:
         plots["figure8"] = figures.accuracy_plot(summaries, list(config.layers), full_size, "figure8")
@@ -86,27 +61,19 @@ def _plots(config, summaries, groups, labels, class_names, full_size: int) -> di
         if len(class_names) > 1:
             counts.append((f"All {len(class_names):,} classes", gallery.size_counts(groups)))
         plots["figure4"] = figures.group_size_plot(counts, "figure4")
+    if labels:
+        plots |= _gallery_plots(class_names, of_groups)
     return plots
 
 
-def _gallery_groups(groups: gallery.Groups, labels) -> dict[int, list[list[int]]]:
-    """Groups for the figures of images: label -> groups, each a list of positions with the kept one first."""
-    return {
-        label: [
-            groups.members(index)[:_GALLERY_IMAGES].tolist()
-            for index in gallery.choose_groups(groups, label, _GALLERY_GROUPS)
-        ]
-        for label in labels[:_GALLERY_CLASSES]
-    }
-
-
-def _gallery_plots(class_names, chosen, neighbours, image: Mapping[int, np.ndarray]) -> dict[str, figures.Plot]:
+def _gallery_plots(class_names, of_groups: Grouped) -> dict[str, figures.Plot]:
     """Figures 3 (groups of some classes) and 12, and pages for an appendix with more groups of more classes."""
+    image, neighbours = of_groups.image, of_groups.neighbours
     blocks = [
         gallery_figures.Block(
             words.class_title(class_names[label]), [[image[each] for each in row] for row in of_class]
         )
-        for label, of_class in chosen.items()
+        for label, of_class in of_groups.galleries.items()
     ]
     plots = {"figure3": gallery_figures.gallery_plot(blocks[:_FIGURE3_CLASSES], "figure3", lines=2)}
     for page_number, first in enumerate(range(0, len(blocks), _FIGURE3_CLASSES), 1):
@@ -129,19 +96,6 @@ def _gallery_plots(class_names, chosen, neighbours, image: Mapping[int, np.ndarr
     return plots
 
 
-def _leading(groups: gallery.Groups, class_names, shown: set[int]) -> dict[str, list[dict[str, Any]]]:
-    """The largest and the tightest groups of the classes that the page shows."""
-
-    def row(index: int) -> dict[str, Any]:
-        label, position = int(groups.labels[index]), int(groups.members(index)[0])
-        numbers = dict(size=int(groups.sizes[index]), spread=float(groups.spread[index]))
-        return dict(label=label, name=words.class_title(class_names[label]), position=position, **numbers)
-
-    orders = zip(("largest", "tightest"), gallery.ranked(groups), strict=True)
-    of_shown = {name: (index for index in order if int(groups.labels[index]) in shown) for name, order in orders}
-    return {name: [row(index) for index in itertools.islice(found, _LEADING)] for name, found in of_shown.items()}
-
-
 def _compared(
     config, workdir: Workdir, files, runs, level: float, dataset, image: dict[int, np.ndarray]
 ) -> dict[str, Any]:
@@ -159,24 +113,10 @@ def _compared(
     )  # fmt: skip
 
 
-def _shown_alone(neighbours, leading, compared) -> list[int]:
-    """Positions of the images that stand on the page outside the browser of groups."""
+def _shown_alone(of_groups: Grouped, compared) -> list[int]:
+    """Positions of the images that stand on the page outside the browser of groups and the figures."""
     rows = compared["rows"] if compared else []
-    shown = {row[role] for row in neighbours for role in _ROLES}
-    shown |= {row["position"] for of_order in leading.values() for row in of_order}
-    return sorted(shown | {each for row in rows for each in (*row["kept"], *row["dropped"])})
-
-
-def _write_lists(names: pa.Array, kept: np.ndarray, fraction: float, write) -> dict[str, str]:
-    """Writes the lists of the kept and of the dropped images; returns their files, none if a name holds a line break."""
-    try:
-        contents = {side: ids.lines(names.filter(those)) for side, those in (("kept", kept), ("dropped", ~kept))}
-    except ConfigError:
-        return {}
-    files = {side: f"{side}-{fraction_name(fraction)}.txt" for side in contents}
-    for side, content in contents.items():
-        write(files[side], content)
-    return files
+    return sorted(of_groups.shown_alone | {each for row in rows for each in (*row["kept"], *row["dropped"])})
 
 
 def _is_finished(workdir: Workdir, inputs: Mapping[str, str], shown: Mapping[str, Any]) -> bool:
@@ -250,54 +190,29 @@ def report(config, workdir: Workdir) -> None:
         storage.write_bytes(storage.join(workdir.report, name), content)
         written[name] = hashlib.sha256(content).hexdigest()
 
-    groups, class_rows, labels, neighbours, leading = None, [], [], [], {}
-    of_classes, planned, described = [], None, []
-    lists, list_format, originals = {}, "txt", ""
-    image: dict[int, np.ndarray] = {}
-    galleries: dict[int, list[list[int]]] = {}
-    if (grouped := methods.grouped(config)) and fraction < 1:
-        fractions = collect.shown_fractions(config.fractions, fraction)
-        cuts = collect.read_subsets(workdir, subsets["files"], grouped.name, layer, fractions, dataset.fingerprint)
-        main = [same_fraction(item, fraction) for item in fractions].index(True)
-        subset = cuts[main]
-        groups = gallery.make_groups(subset.positions, subset.labels, subset.group, subset.kept, subset.dissimilarity)
-        class_rows = _class_rows(subset, groups, class_names)
-        labels = gallery.telling_labels(groups)
-        made_of = subsets["inputs"]
-        store = collect.open_store(workdir, layer, made_of.get(f"embeddings/{layer}"))
-        names, list_format, originals = collect.read_names(store, dataset, subset.positions)
-        if names is not None:
-            lists = _write_lists(names, subset.kept, fraction, write)
-            list_format = list_format if lists else "csv"
-        of_classes = collect.make_classes(config, workdir, layer, dataset, cuts, made_of, names, labels)
-        shown_labels = {of.label for of in of_classes}
-        labels = [label for label in labels if label in shown_labels]
-        leading = _leading(groups, class_names, shown_labels)
-        neighbours = collect.find_neighbours(store, groups, labels, _NEIGHBOUR_ROWS)
-        galleries = _gallery_groups(groups, labels)
-        sample = browser.sample_positions(of_classes, config.seed)
-        wanted = [each for of_class in galleries.values() for members in of_class for each in members]
-        wanted += _shown_alone(neighbours, leading, None)
-        # Each call reads a streamed set from end to end: this one, and another for the browser's pictures.
-        wanted = np.unique(np.concatenate([np.array(wanted, np.int64), sample]))
-        if wanted.size:
-            image = dict(zip(wanted.tolist(), dataset.read("train", wanted), strict=True))
-        if of_classes:
-            planned = browser.plan(of_classes, [image[position] for position in sample.tolist()])
-            described = collect.describe(config, of_classes, cuts, main, store, planned)
-    compared = None
+    grouped, of_groups = methods.grouped(config), Grouped()
+    if grouped and fraction < 1:
+        of_groups = find(config, workdir, subsets, grouped.name, fraction, layer, dataset, write)
+    compared, image = None, of_groups.image
     if rivals.several(config) and fraction < 1:
         compared = _compared(config, workdir, subsets["files"], found.runs, level, dataset, image)
-    plots = _plots(config, summaries, groups, labels, class_names, full_size)
-    if labels:
-        plots |= _gallery_plots(class_names, galleries, neighbours, image)
-    thumbnails = {position: images.encode(image[position]) for position in _shown_alone(neighbours, leading, compared)}
-    pictures = sum(len(positions) for _, positions in described)
-    bytes_of = forecast.expected(of_classes, planned, pictures, plots, thumbnails, len(class_names))
+    plots = _plots(config, summaries, of_groups, class_names, full_size)
+    thumbnails = {position: images.encode(image[position]) for position in _shown_alone(of_groups, compared)}
+    pictures = sum(len(positions) for _, positions in of_groups.described)
+    bytes_of = forecast.expected(of_groups.of_classes, of_groups.planned, pictures, plots, thumbnails, len(class_names))
     logging.info("report: writes %s", forecast.in_words(bytes_of))
     browse = None
-    if of_classes:
-        browse = collect.fill_browser(config, dataset, of_classes, described, planned, cuts, main, write)
+    if of_groups.planned is not None:
+        browse = collect.fill_browser(
+            config,
+            dataset,
+            of_groups.of_classes,
+            of_groups.described,
+            of_groups.planned,
+            of_groups.cuts,
+            of_groups.main,
+            write,
+        )
     html = page.render(
         config,
         summaries,
@@ -315,15 +230,15 @@ def report(config, workdir: Workdir) -> None:
         interim=words.interim(found.trials, found.asked) if found.interim else "",
         fraction=fraction,
         layer=layer,
-        class_rows=class_rows,
+        class_rows=of_groups.class_rows,
         beyond=beyond_fractions(counts[counts > 0], subsets["files"]),
         trial_s=cost.trial_seconds(config, workdir, full_size),
         learnt=learnt.read(workdir, layer, counts, config.label_smoothing),
-        lists=lists,
-        list_format=list_format,
-        leading=leading,
-        originals=originals,
-        neighbours=neighbours,
+        lists=of_groups.lists,
+        list_format=of_groups.list_format,
+        leading=of_groups.leading,
+        originals=of_groups.originals,
+        neighbours=of_groups.neighbours,
         compared=compared,
         lines=figures.layer_lines(summaries, [layer]),
         thumbnails=thumbnails,
