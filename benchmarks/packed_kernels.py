@@ -1,12 +1,11 @@
 """Compiles the kernels for packs for an NVIDIA GPU that is not there, and counts their instructions.
 
-    python -m benchmarks.packed_kernels [--lines 1 2 4] [--batch B] [--capability 90] [--json]
+    python -m benchmarks.packed_kernels [--lines 1 2 4 8] [--batch B] [--capability 90] [--json]
 
-For each convolution of CIFAR's ResNets (8 trials) and each kernel: registers and spilled bytes of a thread, bytes of shared memory,
-and two least times on an H100: *issue*, if every instruction were issued at once, four a clock and multiprocessor; and *move*, if
-loads and stores of the caches and of shared memory took 128 bytes a clock and multiprocessor (what tensor cores read from
-shared memory themselves is left out). No kernel runs. Compiled by Triton
-and ptxas; the body of a loop counts as often as it is run.
+For each convolution of CIFAR's ResNets (8 trials) and each kernel: registers and spilled bytes of a thread, bytes of shared
+memory, and two least times on an H100: *issue*, if every instruction were issued at once, four a clock and multiprocessor; and
+*move*, if the L1 cache and shared memory took or gave 128 bytes a clock and multiprocessor, what tensor cores read themselves
+included. No kernel runs. Compiled by Triton and ptxas; the body of a loop counts as often as it is run.
 """
 
 import argparse
@@ -65,13 +64,9 @@ def assembled(kind: str, shape: Shape, dtype: str, capability: int, tile: Tile) 
         architecture = f"sm_{capability}{'a' if capability == 90 else ''}"
         binary = path.with_suffix(".cubin")
         said = _run(programs / "ptxas", f"-arch={architecture}", "-v", path, "-o", binary).stderr
-        executed = _executed(_run(programs / "nvdisasm", "-c", binary).stdout, kind, call)
+        executed = _executed(_run(programs / "nvdisasm", "-c", binary).stdout, _turns(kind, shape, tile, call))
     warps = call.warps * math.prod(call.grid) / (shape.stride**2 if kind == "input_gradient" else 1)
-    moves = {name: times for name, times in executed.items() if re.match("LDG|LDS|STG|STS", name)}
-    moved = sum(
-        32 * times * max((size for end, size in _BYTES.items() if end in name), default=4)
-        for name, times in moves.items()
-    )
+    moved = sum(times * _moved(name) for name, times in executed.items())
     return {
         "registers": int(re.search(r"Used (\d+) registers", said)[1]),
         "spilled": sum(map(int, re.findall(r"(\d+) bytes spill", said))),
@@ -85,7 +80,26 @@ def _run(*command) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=True)
 
 
-def _executed(text: str, kind: str, call: Call) -> Counter:
+def _moved(name: str) -> int:
+    """Bytes that a warp's instruction moves between registers or tensor cores and the L1 cache or shared memory."""
+    if product := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)", name):  # of four warps, both factors from shared memory
+        pixels, columns, rows = map(int, product.groups())
+        return 2 * rows * (pixels + columns) // 4
+    if not re.match("LDG|LDS|STG|STS", name):
+        return 0
+    return 32 * max((size for end, size in _BYTES.items() if end in name), default=4)
+
+
+def _turns(kind: str, shape: Shape, tile: Tile, call: Call) -> int:
+    """How often the loop of a kernel is run, if it has one."""
+    if kind == "kernel_gradient":
+        return call.constants["TURNS"]
+    summed = shape.channels if kind == "forward" else shape.features
+    taps = shape.taps ** (2 if tile.lines == 1 else 1) / (shape.stride**2 if kind == "input_gradient" else 1)
+    return max(1, math.ceil(taps * summed / tile.rows))
+
+
+def _executed(text: str, turns: int) -> Counter:
     """How often a warp executes each instruction of a disassembled kernel, which has one loop at most."""
     codes, labels, times = [], {}, []
     for line in text.splitlines():
@@ -94,7 +108,6 @@ def _executed(text: str, kind: str, call: Call) -> Counter:
         elif code := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*(?:\.\w+)*)(.*)", line):
             codes.append(code.groups())
             times.append(1)
-    turns = call.constants.get("TURNS", 1)
     for index, (name, rest) in enumerate(codes):
         target = re.search(r"\.L_x_\d+", rest) if name == "BRA" else None
         start = labels.get(target[0], index) if target else index
@@ -106,7 +119,7 @@ def _executed(text: str, kind: str, call: Call) -> Counter:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a line for each kernel and tile: of the lines asked for, the usual tile and those that benchmarks.packed tries."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lines", type=int, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--lines", type=int, nargs="*", default=[1, 2, 4, 8])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--capability", type=int, default=90)
     parser.add_argument("--json", action="store_true")

@@ -42,7 +42,7 @@ def test_tiles_that_are_tried_differ_from_the_usual_one():
         tried = packed.variations(kind, shape, usual)
         assert tried[0] == usual
         assert len(set(tried)) == len(tried) > 6
-        assert {tile.lines for tile in tried} == {1, 2, 4}
+        assert {tile.lines for tile in tried} >= {1, 2, 4}
 
 
 @pytest.mark.parametrize("kind", tiles.KINDS)

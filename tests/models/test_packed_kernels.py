@@ -103,9 +103,21 @@ def test_any_tile_gives_the_same(tile):
     check(Shape(1, 3, 5, 6, 20, 36, 2, 2), jnp.float32, lambda _: tile)
 
 
-@pytest.mark.parametrize("sizes", soaked(*[(sizes,) for sizes in EVERY[9::5]]), ids=str)
+OF_LINES = [
+    (1 + lines % 2, 2, 7 + lines, 6 + stride, channels, 12, taps, stride, lines, stages)
+    for taps in (2, 3)
+    for stride in (1, 2)
+    for lines, stages in ((2, 0), (3, 3), (4, 2), (8, 0))
+    for channels in (3, 20)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "sizes", soaked(*[(sizes,) for sizes in [*OF_LINES, (1, 2, 9, 8, 5, 12, 7, 2, 2, 0)]]), ids=str
+)
 def test_several_lines_of_every_size(sizes):
-    check(Shape(*sizes), jnp.float32, lambda _: Tile(32, 16, 16, shares=2, stages=0, lines=2 + sizes[3] % 2))
+    *sizes, lines, stages = sizes
+    check(Shape(*sizes), jnp.float32, lambda _: Tile(32, 16, 16, shares=2, stages=stages, lines=lines))
 
 
 def test_the_same_every_time_and_one_trial_as_in_a_pack():

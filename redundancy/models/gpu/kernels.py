@@ -6,7 +6,7 @@ trial's result. It loads the elements of the large matrix from the images; eleme
 sums over pixels instead, and rows are an axis of its result.
 
 With LINES = n > 1 a pixel of a tile stands for n pixels below each other, and a row for a channel at a tap across. A program
-loads each line of the image once for all pixels and all taps down that need it: for 3 x 3 taps n + 2 lines instead of 3 n.
+loads each line of the image once for all pixels and all taps down that need it: for 3 x 3 taps and a stride of 1, n + 2 lines instead of 3 n.
 
 Arrays are `[T, B, H, W, C]`, kernels `[T, k, k, C, D]`, in bfloat16 or float32. Sums are float32, in a fixed order.
 
