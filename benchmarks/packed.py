@@ -110,7 +110,7 @@ def variations(kind: str, shape: Shape, tile: Tile) -> list[Tile]:
         elif of_taps * summed <= _MOST_UNROLLED * tile.rows:
             changes += [{"stages": 0}]
         # 64 sums a thread; with more the compiler runs out of registers. Four warps together take 64 pixels at least.
-        forms = [(4, 2), (8, 2), (4, 4), (2, 8), (4, 8)]
+        forms = [(2, 8), (4, 8), *([(4, 2), (8, 2)] if tile.columns < 64 else [(2, 4)])]
         sizes = [(count, warps, 64 * 32 * warps // (count * tile.columns)) for count, warps in forms]
         lines = [
             {"lines": count, "warps": warps, "pixels": pixels}

@@ -15,7 +15,7 @@ import pytest
 
 from redundancy.workdir import STAGES
 
-KILLS = int(os.environ.get("KILLS", "48"))
+KILLS = int(os.environ.get("KILLS", "24"))
 SEED = int(os.environ.get("KILL_SEED", "1"))
 SMALL = (
     "--config=configs/digits.py:smoke", "--config.embedding_parts=4", "--config.pack=2", "--config.steps=12",
