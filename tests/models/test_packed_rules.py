@@ -231,6 +231,19 @@ def test_packed_is_refused_where_it_cannot_be(monkeypatch):
         make_model(config, 10, "gpu", H100)
 
 
+@pytest.mark.parametrize(
+    ("version", "crashes"), [("3.6.0", False), ("3.7.1", True), ("4.0.0+git1", True), ("nightly", False)]
+)
+def test_a_triton_that_would_crash_after_tensorflow_is_not_imported(monkeypatch, version, crashes):
+    monkeypatch.setitem(sys.modules, "tensorflow", types.ModuleType("tensorflow"))
+    monkeypatch.setitem(sys.modules, "jax_triton", None)
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    monkeypatch.setattr(cards.importlib.metadata, "version", lambda _: version)
+    assert ("import triton first" in cards.obstacle(Card("card", 90))) == crashes
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    assert "jax_triton cannot be imported" in cards.obstacle(Card("card", 90))
+
+
 def test_auto_takes_the_kernels_for_packs_where_it_can(monkeypatch, tmp_path, caplog):
     config = config_lib.resolve({})
     assert make_model(config, 10, "cpu", batched=True).formulation == "cpu"

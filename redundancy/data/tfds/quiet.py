@@ -4,8 +4,15 @@ accelerator, and keeps TFDS from importing modules that the files of a data set 
 """
 
 import contextlib
+import importlib.util
 import os
 import sys
+
+if importlib.util.find_spec(
+    "jax_triton"
+):  # Triton 3.7 and later crash the process if they are imported after TensorFlow
+    with contextlib.suppress(ImportError):
+        import triton  # noqa: F401
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """Decides which GPUs the kernels are compiled for, and explains why not for others."""
 
 import dataclasses
+import importlib.metadata
+import sys
 
 import jax
 
@@ -27,12 +29,23 @@ def card_of(device: jax.Device | None) -> Card | None:
     return Card(device.device_kind, 10 * int(major) + int(minor)) if major.isdigit() and minor.isdigit() else None
 
 
+def _crashes_after_tensorflow() -> bool:
+    """Whether the installed Triton ends the process if it is imported after TensorFlow, as 3.7 to 3.9 do."""
+    try:
+        major, minor = map(int, importlib.metadata.version("triton").split(".")[:2])
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return False
+    return (major, minor) >= (3, 7)
+
+
 def obstacle(card: Card | None) -> str | None:
     """The reason why the kernels cannot run on a card; None if they can."""
     if card is None:
         return "the device is not one of NVIDIA's"
     if card.capability < _LEAST_CAPABILITY:
         return f"{card.kind} has compute capability {card.capability / 10}; wanted 8.0 or more"
+    if "tensorflow" in sys.modules and "triton" not in sys.modules and _crashes_after_tensorflow():
+        return "TensorFlow was imported before Triton, which would crash; import triton first"
     try:
         import jax_triton  # noqa: F401
     except Exception as error:  # a version for another JAX raises many kinds of errors
