@@ -21,7 +21,7 @@ import pytest
 from hypothesis import settings
 from sklearn.datasets import load_digits
 
-import tests.models.interpreter  # noqa: F401  # imports Triton, which from 3.7 on crashes if it comes after TensorFlow
+import tests.models.interpreter  # imports Triton, which from 3.7 on crashes if it comes after TensorFlow
 import tests.tiers  # noqa: F401  (registers the profiles)
 from tests.command_server import Server
 
