@@ -11,10 +11,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("EPATH_USE_TF", "false")
 # Most tests wait for compilations of tiny networks. Those in faults/test_survival.py run the programs as they come.
-_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-if version("jax").startswith("0.10."):  # later ones end the process at an unknown flag
-    _FLAGS += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", _FLAGS)
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    # From 0.11 on it is unknown, which ends the process.
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jax").startswith("0.10.") else ""),
+)
 
 import jax
 import numpy as np
