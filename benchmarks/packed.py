@@ -27,12 +27,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
 
 from benchmarks import common
 from benchmarks.common import say
 from redundancy import config as config_lib
 from redundancy import storage
 from redundancy.models import gpu, make_model
+from redundancy.models.flops import equations
 from redundancy.models.gpu import cards, tiles
 from redundancy.models.gpu.calls import call_of
 from redundancy.models.gpu.shape import Shape
@@ -51,46 +53,45 @@ _MOST_UNROLLED = 18  # products in a kernel without a loop; Triton needs seconds
 _MOST_ERROR = {"bfloat16": 0.02, "float32": 1e-3}  # of a result's greatest value
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+_noted = Primitive("noted_convolution")
+_noted.def_abstract_eval(lambda *_, kind, shape, result, dtype: jax.core.ShapedArray(result, dtype))
+
+
 class Recorder:
-    """Notes what convolutions a pack consists of, and leaves them to XLA.
-
-    Attributes:
-      times: of each kind and shape.
-    """
-
-    times: Counter = dataclasses.field(default_factory=Counter)
+    """Puts a note of its kind and shape in the place of each convolution of a pack; nothing can be computed with it."""
 
     def forward(self, x, kernel, stride):
-        self.times["forward", Shape.of(x.shape, kernel.shape, stride)] += 1
+        shape = Shape.of(x.shape, kernel.shape, stride)
+        return _noted.bind(x, kernel, kind="forward", shape=shape, result=shape.y, dtype=x.dtype)
 
     def input_gradient(self, dy, kernel, size, stride):
-        self.times["input_gradient", Shape.of((*dy.shape[:2], *size, kernel.shape[3]), kernel.shape, stride)] += 1
+        shape = Shape.of((*dy.shape[:2], *size, kernel.shape[3]), kernel.shape, stride)
+        return _noted.bind(dy, kernel, kind="input_gradient", shape=shape, result=shape.x, dtype=dy.dtype)
 
     def kernel_gradient(self, x, dy, taps, stride):
-        kernel = (x.shape[0], taps, taps, x.shape[4], dy.shape[4])
-        self.times["kernel_gradient", Shape.of(x.shape, kernel, stride)] += 1
+        shape = Shape.of(x.shape, (x.shape[0], taps, taps, x.shape[4], dy.shape[4]), stride)
+        return _noted.bind(x, dy, kind="kernel_gradient", shape=shape, result=shape.kernel, dtype=jnp.dtype("float32"))
 
 
 def convolutions(model, trials: int, batch: int, image_shape: tuple[int, int, int]) -> Counter:
     """How often a training step of a pack has each kind of convolution and shape; nothing is computed."""
-    recorder = Recorder()
-    model = model.clone(formulation="packed", packs=recorder)
+    model = model.clone(formulation="packed", packs=Recorder())
     images = jax.ShapeDtypeStruct((trials, batch, *image_shape), jnp.dtype(model.dtype))
     variables = jax.eval_shape(
         jax.vmap(lambda x: model.init(jax.random.key(0), x[:1], train=False)),
         jax.ShapeDtypeStruct((trials, 1, *image_shape), jnp.float32),
     )
-    recorder.times.clear()
 
     def loss(params, rest, images):
         (logits, _), _ = model.apply({"params": params, **rest}, images, train=True, mutable=["batch_stats"])
         return logits.sum()
 
     rest = {name: variables[name] for name in variables if name != "params"}
-    jax.eval_shape(jax.vmap(jax.grad(loss)), variables["params"], rest, images)
+    step = jax.make_jaxpr(jax.vmap(jax.grad(loss)))(variables["params"], rest, images)
+    found = [each.params for each in equations(step.jaxpr) if each.primitive.name == _noted.name]
     stem = Shape(trials, batch, *image_shape, model.widths[0], *((7, 2) if model.imagenet_stem else (3, 1)))
-    return Counter({key: times for key, times in recorder.times.items() if key != ("input_gradient", stem)})
+    times = Counter((each["kind"], each["shape"]) for each in found)
+    return Counter({key: count for key, count in times.items() if key != ("input_gradient", stem)})
 
 
 def variations(kind: str, shape: Shape, tile: Tile) -> list[Tile]:

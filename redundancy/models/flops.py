@@ -16,13 +16,13 @@ def _is_function(value) -> bool:
     return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
-def _equations(jaxpr) -> Iterator:
+def equations(jaxpr) -> Iterator:
     """All equations of a Jaxpr, including those of inner functions."""
     for eqn in jaxpr.eqns:
         yield eqn
         for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_function):
             if _is_function(value):
-                yield from _equations(getattr(value, "jaxpr", value))
+                yield from equations(getattr(value, "jaxpr", value))
 
 
 def _multiply_adds(eqn) -> int:
@@ -41,7 +41,7 @@ def _forward_pass(model, image_shape: tuple[int, int, int]) -> Iterator:
     """The equations of one image's forward pass."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
-    return _equations(jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, image).jaxpr)
+    return equations(jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, image).jaxpr)
 
 
 def once(function):

@@ -11,7 +11,7 @@ from absl import logging
 TEXT = pathlib.Path(__file__).with_name("handler.ll")
 # Versions of XLA's foreign function interface whose structs have the offsets in handler.ll. Before you add a version, compare
 # the offsets with its xla/ffi/api/c_api.h and run the tests in tests/models.
-KNOWN_VERSIONS = ((0, 3),)
+KNOWN_VERSIONS = ((0, 3), (0, 4), (0, 5))  # jaxlib 0.10.2, 0.11.2, 0.12.0
 
 
 @functools.cache
