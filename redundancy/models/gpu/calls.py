@@ -1,6 +1,7 @@
 """Calls the kernels through `jax_triton`: determines the result, the number of programs and the tiles of each call."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -133,10 +134,13 @@ class Kernels:
 
         from redundancy.models.gpu import kernels
 
+        result = (
+            "out_type" if "out_type" in inspect.signature(jax_triton.triton_call).parameters else "out_shape"
+        )  # < 0.4
         return jax_triton.triton_call(
             *arguments,
             kernel=getattr(kernels, call.kernel),
-            out_shape=call.result,
+            **{result: call.result},
             grid=call.grid,
             num_warps=call.warps,
             num_stages=call.stages,
