@@ -4,10 +4,9 @@
       [--batch B]
 
 Whole training steps of a pack of ResNets on CIFAR's or ImageNet's shape by XLA's convolutions and by ours; every kernel of that
-network in several tiles, beside XLA's convolution; and the steps again in the fastest tiles. Ends within three minutes, of
-ImageNet's shape in nine (--seconds). What
-was fastest is written to the user's cache folder, where trainings on such a card find it. A ratio is the time of XLA's
-convolutions over that of ours; above 1 ours is faster.
+network in several tiles, beside XLA's convolution; and the steps again in the fastest tiles. Ends within three minutes, for
+ImageNet within nine (--seconds). What was fastest is written to the user's cache folder, where trainings on such a card find
+it. A ratio is the time of XLA's convolutions over that of ours; above 1 ours is faster.
 """
 
 import concurrent.futures
@@ -249,7 +248,7 @@ def _step(fields: Mapping[str, Any], trials: int, formulation: str) -> dict[str,
     }
 
 
-def _pixels(item: tuple[tuple[str, Shape], int]) -> int:
+def _moved(item: tuple[tuple[str, Shape], int]) -> int:
     """Numbers that a step's convolutions of one kind and shape take and give."""
     (_, shape), count = item
     return count * (math.prod(shape.x) + math.prod(shape.y))
@@ -270,7 +269,7 @@ def measure(flags, kernels: gpu.Kernels) -> dict[str, Any]:
     dtype = jnp.dtype(flags.dtype)
     times = convolutions(make_model(config_lib.resolve(fields), 10), flags.trials, flags.batch, image)
     if "kernels" in only:
-        for (kind, shape), count in sorted(times.items(), key=_pixels, reverse=True):
+        for (kind, shape), count in sorted(times.items(), key=_moved, reverse=True):
             if time.perf_counter() - began > flags.seconds - (steps["packed"]["all_s"] if steps else 0):
                 say("the time is over: the other kernels keep their tiles")
                 break
@@ -325,11 +324,11 @@ def main(arguments: Sequence[str]) -> None:
     """Measures what the flags ask for and prints it."""
     parser = common.parser(__doc__, ["steps", "kernels"])
     parser.add_argument("--form", choices=list(_FORMS), default="cifar")
-    parser.add_argument("--depth", type=int, help="layers of the ResNet; default 32, of ImageNet's 50")
+    parser.add_argument("--depth", type=int, help="layers of the ResNet; default 32, for ImageNet 50")
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--batch", type=int, help="images of a trial; default 128, of ImageNet's size 32")
+    parser.add_argument("--batch", type=int, help="images of a trial; default 128, for ImageNet 32")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--seconds", type=float, help="of all; default 170, of ImageNet's size 500")
+    parser.add_argument("--seconds", type=float, help="of all; default 170, for ImageNet 500")
     flags = parser.parse_args(arguments)
     usual = {"cifar": (32, 128, 170), "imagenet": (50, 32, 500)}[flags.form]
     flags.depth, flags.batch, flags.seconds = (

@@ -37,7 +37,7 @@ _BYTES = {".128": 16, ".64": 8, ".M88.4": 16, ".M88.2": 8, ".MT88.4": 16, ".MT88
 
 
 def assembled(kind: str, shape: Shape, dtype: str, capability: int, tile: Tile) -> dict:
-    """What Triton and ptxas make of a kernel: registers, spilled and shared bytes, and the seconds above, in microseconds."""
+    """What Triton and ptxas make of a kernel: registers, spilled and shared bytes, and the two least times, microseconds."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

@@ -69,7 +69,7 @@ class Grouped:
         return of_rows | {row["position"] for of_order in self.leading.values() for row in of_order}
 
 
-def find(
+def find_groups(
     config,
     workdir: Workdir,
     subsets: Mapping[str, Any],

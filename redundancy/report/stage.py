@@ -28,7 +28,7 @@ from redundancy.report import (
     statistics,
     words,
 )
-from redundancy.report.grouped import Grouped, find
+from redundancy.report.grouped import Grouped, find_groups
 from redundancy.report.named import named_labels
 from redundancy.runtime.errors import DataError
 from redundancy.workdir import Workdir, finished, need_manifest, read_manifest, rounds, write_manifest
@@ -192,7 +192,7 @@ def report(config, workdir: Workdir) -> None:
 
     grouped, of_groups = methods.grouped(config), Grouped()
     if grouped and fraction < 1:
-        of_groups = find(config, workdir, subsets, grouped.name, fraction, layer, dataset, write)
+        of_groups = find_groups(config, workdir, subsets, grouped.name, fraction, layer, dataset, write)
     compared, image = None, of_groups.image
     if rivals.several(config) and fraction < 1:
         compared = _compared(config, workdir, subsets["files"], found.runs, level, dataset, image)

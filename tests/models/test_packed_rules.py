@@ -1,6 +1,7 @@
 """What a convolution of the form "packed" does under vmap, in gradients and in a training, with packs computed by XLA."""
 
 import dataclasses
+import importlib.util
 import subprocess
 import sys
 import types
@@ -242,6 +243,24 @@ def test_a_triton_that_would_crash_after_tensorflow_is_not_imported(monkeypatch,
     assert ("import triton first" in cards.obstacle(Card("card", 90))) == crashes
     monkeypatch.delitem(sys.modules, "tensorflow")
     assert "jax_triton cannot be imported" in cards.obstacle(Card("card", 90))
+
+
+@pytest.mark.soak
+def test_triton_comes_before_tensorflow_where_packs_need_it(tmp_path, repo, child_env):
+    pytest.importorskip("triton")
+    (tmp_path / "jax_triton.py").touch()
+    program = (
+        "import sys, redundancy.data.tfds.quiet as _; print([m for m in sys.modules if m in ('triton', 'tensorflow')])"
+    )
+    for path, wanted in ((f"{tmp_path}:{repo}", "['triton', 'tensorflow']"), (str(repo), "['tensorflow']")):
+        if path == str(repo) and importlib.util.find_spec("jax_triton"):
+            continue
+        env = {**child_env, "PYTHONPATH": path}
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=repo, env=env, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.strip() == wanted
 
 
 def test_auto_takes_the_kernels_for_packs_where_it_can(monkeypatch, tmp_path, caplog):

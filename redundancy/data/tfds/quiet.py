@@ -4,15 +4,16 @@ accelerator, and keeps TFDS from importing modules that the files of a data set 
 """
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import sys
 
-if importlib.util.find_spec(
-    "jax_triton"
-):  # Triton 3.7 and later crash the process if they are imported after TensorFlow
-    with contextlib.suppress(ImportError):
-        import triton  # noqa: F401
+# Triton 3.7 and later crash the process if they are imported after TensorFlow. Where it cannot be imported,
+# models/gpu/cards.py reports why.
+if importlib.util.find_spec("jax_triton"):
+    with contextlib.suppress(Exception):
+        importlib.import_module("triton")
 
 
 @contextlib.contextmanager

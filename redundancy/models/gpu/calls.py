@@ -134,9 +134,9 @@ class Kernels:
 
         from redundancy.models.gpu import kernels
 
-        result = (
-            "out_type" if "out_type" in inspect.signature(jax_triton.triton_call).parameters else "out_shape"
-        )  # < 0.4
+        # jax_triton has renamed this argument in 0.4.
+        named = inspect.signature(jax_triton.triton_call).parameters
+        result = "out_type" if "out_type" in named else "out_shape"
         return jax_triton.triton_call(
             *arguments,
             kernel=getattr(kernels, call.kernel),
